@@ -1,0 +1,1 @@
+"""Segmentation training. Without this file `import train` would find train.py instead of this package."""

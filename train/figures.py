@@ -1,0 +1,117 @@
+"""Pictures of a run: curves, confusion matrix, overlays of labels and predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from train.base_train import EpochResult
+from train.dataset import IGNORE_INDEX, ClassMap
+from train.metrics import ConfusionMatrix
+from train.preprocess import UInt8, native_logits
+
+if TYPE_CHECKING:
+    from train.model_train import ModelTrain
+
+SAMPLES = 6  # validation pictures that are shown
+OVERLAY_SHARE = 0.55  # of the class colour in an overlay
+KOREAN_FONTS = ("Malgun Gothic", "AppleGothic", "NanumGothic", "Noto Sans CJK KR", "Noto Sans KR")
+
+
+def draw_all(folder: Path, training: ModelTrain) -> None:
+    """Write curves.png, confusion.png and overlays.png of a finished training into `folder`."""
+    save_curves(folder / "curves.png", training.history)
+    save_confusion(folder / "confusion.png", training.best_confusion, training.data.classes)
+    save_samples(folder / "overlays.png", training)
+
+
+def overlay(image: UInt8, indices: UInt8, classes: ClassMap) -> UInt8:
+    """The picture (H,W,3) uint8 with the colours of its classes (H,W) uint8 laid over; ignored pixels stay as they are."""
+    # Two tables of 256 entries instead of float arithmetic for each pixel: this runs for every prediction.
+    colors = np.zeros((256, 3), np.uint8)
+    colors[: classes.num_classes] = (np.array(classes.colors) * OVERLAY_SHARE).astype(np.uint8)
+    dimmed = (np.arange(256) * (1 - OVERLAY_SHARE)).astype(np.uint8)
+    return np.where((indices == IGNORE_INDEX)[..., None], image, dimmed[image] + colors[indices])
+
+
+def _pyplot() -> Any:
+    """matplotlib without a display, with a Korean font where one is installed; loaded only when it is needed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import font_manager, pyplot
+
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    matplotlib.rcParams["font.family"] = ["DejaVu Sans", *(name for name in KOREAN_FONTS if name in installed)]
+    return pyplot
+
+
+def save_curves(path: Path, history: list[EpochResult]) -> None:
+    """Losses on the left; accuracy and mIoU of the validation split on the right, the saved epoch marked."""
+    plt = _pyplot()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    epochs = [result.epoch + 1 for result in history]
+    left.plot(epochs, [result.train_loss for result in history], marker="o", markersize=3, label="train loss")
+    left.plot(epochs, [result.validation.loss for result in history], marker="o", markersize=3, label="val loss")
+    left.set(title="Class-weighted cross-entropy", xlabel="epoch", ylim=(0, None))
+    right.plot(
+        epochs, [result.validation.accuracy for result in history], marker="o", markersize=3, label="val accuracy"
+    )
+    right.plot(epochs, [result.validation.miou for result in history], marker="o", markersize=3, label="val mIoU")
+    best = max(history, key=lambda result: result.validation.miou)
+    right.axvline(best.epoch + 1, color="grey", linestyle=":", label=f"saved: mIoU {best.validation.miou:.3f}")
+    right.set(title="Validation split, native size", xlabel="epoch", ylim=(0, 1))
+    for axes in (left, right):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def save_confusion(path: Path, confusion: ConfusionMatrix, classes: ClassMap) -> None:
+    """Each row is a label and sums to 100 % of its pixels; an absent class has an empty row."""
+    plt = _pyplot()
+    counts = confusion.counts
+    rows = counts.sum(1, keepdims=True)
+    share = np.divide(counts, rows, out=np.full(counts.shape, np.nan), where=rows > 0)
+    side = max(5.0, 0.55 * len(counts) + 2)
+    figure, axes = plt.subplots(figsize=(side + 1, side), layout="constrained")
+    drawn = axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
+    for row, column in zip(*np.nonzero(share >= 0.005), strict=True):
+        shade = "white" if share[row, column] > 0.5 else "black"
+        axes.text(column, row, f"{share[row, column] * 100:.0f}", ha="center", va="center", color=shade, fontsize=8)
+    axes.set_xticks(range(len(counts)), classes.names, rotation=60, ha="right")
+    axes.set_yticks(range(len(counts)), classes.names)
+    axes.set(
+        xlabel="predicted",
+        ylabel="label",
+        title=f"Validation split: mIoU {confusion.miou:.3f}, % of each label's pixels",
+    )
+    figure.colorbar(drawn, shrink=0.8)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+@torch.inference_mode()
+def save_samples(path: Path, training: ModelTrain) -> None:
+    """Rows of picture, label and prediction by the saved model, for pictures spread evenly over the validation split."""
+    from train.checkpoint import load_model
+    from utils.lakefs_utils import file_sha256
+
+    file, pictures, classes = training.settings.model_path, training.val_pictures, training.data.classes
+    model = load_model(file, file_sha256(file), training.device)
+    rows = []
+    for index in np.linspace(0, len(pictures) - 1, min(SAMPLES, len(pictures))).round().astype(int):
+        image, label, _ = pictures.arrays(int(index))
+        batch = torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
+        logits = native_logits(model.network, batch, [training.size], model.normalisation, training.device)[0]
+        predicted = logits.argmax(0).to(torch.uint8).cpu().numpy()
+        rows.append(np.concatenate([image, overlay(image, label, classes), overlay(image, predicted, classes)], axis=1))
+    sheet = Image.fromarray(np.concatenate(rows))
+    scale = max(1, round(900 / sheet.width))  # small pictures are shown larger, pixel by pixel
+    sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST).save(path)

@@ -1,0 +1,44 @@
+"""Data for an empty folder: what the lakeFS branch has, else a generated sample set."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from config import Settings
+from train.dataset import is_empty
+from train.sample_data import generate_sample
+from utils.console import say
+from utils.lakefs_utils import LakeFS, LakePath, inside
+
+
+def fill_if_empty(settings: Settings, lake: LakeFS) -> None:
+    """Leave a folder with data alone; fill an empty one from the branch, or with the sample set, and say so."""
+    root = settings.data_dir
+    if not is_empty(root):
+        return
+    head = lake.head()
+    if next(lake.objects(head, "data/"), None) is None:
+        say(
+            f"{root} 이(가) 비어 있고 lakeFS 에도 데이터가 없어 샘플 데이터를 만듭니다 (seed {settings.seed})",
+            f"{root} is empty and lakeFS has no data: generating a sample set (seed {settings.seed})",
+        )
+        generate_sample(root, settings.seed)
+        return
+    source = LakePath(lake.repo, head, "data/")
+    say(f"{root} 이(가) 비어 있어 {source} 에서 받습니다", f"{root} is empty: downloading {source}")
+    tree = lake.download(source, cache_folder(settings))
+    for file in lake.objects(head, "data/"):
+        _copy(inside(tree, file.path), inside(root, file.path.removeprefix("data/")))
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A file of one's own, not a link: it may be edited."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target.with_name(f".{target.name}.part"))
+    target.with_name(f".{target.name}.part").replace(target)
+
+
+def cache_folder(settings: Settings) -> Path:
+    """Where downloads are kept, verified and read-only."""
+    return settings.lakefs_local_dir / "cache"

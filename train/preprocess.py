@@ -1,0 +1,79 @@
+"""From a picture of any size to logits of that size: the one path that training, validation and inference share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+UInt8 = npt.NDArray[np.uint8]
+EVAL_BATCH = 8  # pictures at once in validation and inference: one number, so that both give equal figures
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Mean and standard deviation of each of R, G, B, in units of 0..1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def resize_image(image: UInt8, size: tuple[int, int]) -> UInt8:
+    """(H,W,3) uint8 to `size` (height, width), antialiased; unchanged where it fits already."""
+    if image.shape[:2] == size:
+        return image
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+
+def resize_mask(mask: UInt8, size: tuple[int, int]) -> UInt8:
+    """(H,W) uint8 class indices to `size` by the nearest pixel: no class is invented between two others."""
+    if mask.shape == size:
+        return mask
+    return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
+
+
+def to_input(images: Tensor, normalisation: Normalisation, device: torch.device) -> Tensor:
+    """(N,3,H,W) uint8 to the network's input: float32, normalised, channels_last, on `device`."""
+    images = images.to(device, non_blocking=True).to(torch.float32, memory_format=torch.channels_last)
+    mean = torch.tensor(normalisation.mean, device=device).view(1, 3, 1, 1) * 255
+    std = torch.tensor(normalisation.std, device=device).view(1, 3, 1, 1) * 255
+    return (images - mean) / std
+
+
+def native_logits(
+    network: nn.Module,
+    images: Tensor,
+    sizes: Sequence[tuple[int, int]],
+    normalisation: Normalisation,
+    device: torch.device,
+) -> list[Tensor]:
+    """Logits (num_classes, height, width) float32 at each picture's own size, from a batch (N,3,H,W) uint8."""
+    logits = network(to_input(images, normalisation, device)).float()
+    return [
+        F.interpolate(one[None], size, mode="bilinear", align_corners=False)[0]
+        for one, size in zip(logits, sizes, strict=True)
+    ]
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; "auto" takes CUDA, else Apple's MPS, else the CPU. Raises UsageError if it is not there."""
+    from utils.console import UsageError, t
+
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next(candidate for candidate in ("cuda", "mps", "cpu") if there[candidate])
+    if not there[name]:
+        found = ", ".join(device for device, is_there in there.items() if is_there)
+        raise UsageError(
+            t(
+                f"DEVICE={name}: 이 컴퓨터에 없습니다 (있는 것: {found})",
+                f"DEVICE={name}: not on this machine (there is: {found})",
+            )
+        )
+    return torch.device(name)

@@ -1,0 +1,1 @@
+"""Versions of code, data and experiments: Git, lakeFS, object storage, MLflow, and the console."""

@@ -1,0 +1,187 @@
+"""Experiments and the registry in MLflow: connect, find runs, and follow a run or a version to its lakeFS paths."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from config import ROOT, Settings
+from utils.console import AppError, UsageError, t
+from utils.git_utils import without_credentials
+from utils.lakefs_utils import LakePath
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment, Run
+
+HEALTH_S = 5.0  # seconds that a named server may take to answer before it counts as down
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where a model comes from: what MLflow knows of a run, or of the registered version made from it."""
+
+    run_id: str
+    version: str | None  # "<name> v<N>" for a registered version
+    model_path: LakePath
+    model_sha256: str
+    data_path: LakePath
+    git_commit: str
+    metrics: dict[str, float]
+
+
+def tracking_uri(settings: Settings) -> str:
+    """The server of the settings, or a SQLite file by its absolute path: a relative one depends on the working directory."""
+    return settings.mlflow_tracking_uri or f"sqlite:///{(ROOT / 'mlflow.db').as_posix()}"
+
+
+@contextlib.contextmanager
+def explained(settings: Settings, what: str) -> Iterator[None]:
+    """Turn MLflow's exceptions into one line: what, which server, what came back."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        words = " ".join(str(error).split())[:400]
+        raise AppError(f"{what} (MLflow {without_credentials(tracking_uri(settings))}): {words}") from error
+
+
+def connect(settings: Settings) -> MlflowClient:
+    """A client of the named server, or of the SQLite default. Raises AppError for a named server that does not answer."""
+    uri = tracking_uri(settings)
+    if uri.startswith(("http://", "https://")):
+        _check_health(uri)
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")  # MLflow's own 7 wait for four minutes
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    import filelock
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+    with explained(settings, t("MLflow 연결", "connecting to MLflow")):
+        if not uri.startswith("sqlite:///"):
+            client.search_experiments(max_results=1)
+            return client
+        # The first call makes the schema, which two processes must not do at once.
+        with filelock.FileLock(uri.removeprefix("sqlite:///") + ".lock"):
+            client.search_experiments(max_results=1)
+    return client
+
+
+def _check_health(uri: str) -> None:
+    import urllib3
+
+    try:
+        retries = urllib3.Retry(2, backoff_factor=0.3, status=0)
+        urllib3.request("GET", uri.rstrip("/") + "/health", timeout=HEALTH_S, retries=retries)
+    except urllib3.exceptions.HTTPError as error:
+        shown, cause = without_credentials(uri), type(getattr(error, "reason", None) or error).__name__
+        raise AppError(
+            t(
+                f"MLflow {shown}: 서버가 응답하지 않습니다 ({cause}): "
+                "서버를 시작하거나 MLFLOW_TRACKING_URI 를 고치세요 (비우면 내장 SQLite 를 씁니다)",
+                f"MLflow {shown}: the server does not answer ({cause}): "
+                "start it or mend MLFLOW_TRACKING_URI (unset: SQLite in the project's folder)",
+            )
+        ) from error
+
+
+def experiment_id(client: MlflowClient, settings: Settings) -> str:
+    """The experiment of the settings, made if it is not there; two processes may do so at once."""
+    from mlflow.exceptions import MlflowException
+
+    name = settings.mlflow_experiment
+    with explained(settings, t(f"실험 '{name}'", f"experiment '{name}'")):
+        found = client.get_experiment_by_name(name)
+        if found is not None and found.lifecycle_stage == "active":
+            return str(found.experiment_id)
+        # Without a server there is no default place for pictures that is not relative to the working directory.
+        place = None if settings.mlflow_tracking_uri else (ROOT / "mlartifacts").as_uri()
+        try:
+            return str(client.create_experiment(name, artifact_location=place))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is not None:
+                raise
+        again = client.get_experiment_by_name(name)
+        assert again is not None  # another process has just made it
+        return str(again.experiment_id)
+
+
+def experiments(client: MlflowClient, settings: Settings) -> list[Experiment]:
+    """All active experiments, newest first."""
+    with explained(settings, t("실험 목록", "listing experiments")):
+        return list(client.search_experiments(max_results=1000))
+
+
+def finished_runs(client: MlflowClient, settings: Settings, experiment: str, metric: str) -> list[Run]:
+    """FINISHED runs of an experiment that committed a model and have a finite `metric`, best first.
+
+    Runs of `--smoke` are left out: their figures are those of two batches.
+    """
+    runs: list[Run] = []
+    token: str | None = None
+    with explained(settings, t("실행 검색", "searching runs")):
+        while True:
+            page = client.search_runs(
+                [experiment], "attributes.status = 'FINISHED'", max_results=1000, page_token=token
+            )
+            runs += [run for run in page if _usable(run, metric)]
+            token = page.token
+            if not token:
+                break
+    return sorted(runs, key=lambda run: (-run.data.metrics[metric], -run.info.start_time))
+
+
+def _usable(run: Run, metric: str) -> bool:
+    tags, value = run.data.tags, run.data.metrics.get(metric)
+    return "lakefs_model_commit" in tags and tags.get("smoke") != "true" and value is not None and math.isfinite(value)
+
+
+def get_run(client: MlflowClient, settings: Settings, run_id: str) -> Run:
+    """A run by its id. Raises UsageError for an unknown one."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise AppError(f"MLflow {without_credentials(tracking_uri(settings))}: {error}") from error
+        raise UsageError(
+            t(
+                f"실행 '{run_id}' 이(가) MLflow 에 없습니다",
+                f"no run '{run_id}' in MLflow {without_credentials(tracking_uri(settings))}",
+            )
+        ) from error
+
+
+def run_lineage(run: Run) -> Lineage:
+    """The lakeFS paths of a run. Raises AppError for a run that committed no model."""
+    tags, params = run.data.tags, run.data.params
+    missing = [key for key in ("lakefs_model_path", "lakefs_data_path") if key not in params]
+    missing += [key for key in ("model_sha256",) if key not in tags]
+    if missing:
+        raise AppError(
+            t(
+                f"실행 {run.info.run_id} ({run.info.status}) 에 {', '.join(missing)} 이(가) 없습니다: 모델을 커밋하지 못한 실행입니다",
+                f"run {run.info.run_id} ({run.info.status}) has no {', '.join(missing)}: it committed no model",
+            )
+        )
+    return Lineage(
+        run_id=run.info.run_id,
+        version=None,
+        model_path=LakePath.parse(params["lakefs_model_path"]),
+        model_sha256=tags["model_sha256"],
+        data_path=LakePath.parse(params["lakefs_data_path"]),
+        git_commit=tags.get("git_commit", "none"),
+        metrics=dict(run.data.metrics),
+    )
+
+
+def when(timestamp_ms: int) -> str:
+    """MLflow's time stamp as local date and time."""
+    return datetime.fromtimestamp(timestamp_ms / 1000).strftime("%Y-%m-%d %H:%M")
