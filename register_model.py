@@ -72,10 +72,11 @@ def best_runs(client: MlflowClient, settings: Settings) -> list[Run]:
     experiment = mlflow_utils.experiment_id(client, settings)
     runs = mlflow_utils.finished_runs(client, settings, experiment, settings.register_metric)
     if not runs:
+        name, metric = settings.mlflow_experiment, settings.register_metric
         raise AppError(
             t(
-                f"실험 '{settings.mlflow_experiment}' 에 지표 '{settings.register_metric}' 이(가) 있는 완료된 실행이 없습니다: train.py 를 먼저 실행하세요",
-                f"no finished run with metric '{settings.register_metric}' in experiment '{settings.mlflow_experiment}': run train.py first",
+                f"실험 '{name}' 에 지표 '{metric}' 이(가) 있는 완료된 실행이 없습니다: train.py 를 먼저 실행하세요",
+                f"no finished run with metric '{metric}' in experiment '{name}': run train.py first",
             )
         )
     return runs

@@ -17,7 +17,8 @@ from PIL import Image
 
 from train import data_check
 from train.data_check import DataFaults, Fault, check_data, summary
-from train.dataset import SPLITS, data_files, extend_split, is_empty, linked_folders, new_split, write_splits
+from train.dataset import SPLITS, data_files, is_empty, linked_folders
+from train.splits import extend_split, new_split, write_splits
 from utils import console
 from utils.console import UsageError, set_language
 

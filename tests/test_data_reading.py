@@ -19,18 +19,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from train import sample_data
+from train.classes import IGNORE_INDEX, ClassMap, build_classes, classes_from_values
 from train.data_check import check_data
-from train.dataset import (
-    IGNORE_INDEX,
-    SAMPLE_STAGING,
-    ClassMap,
-    build_classes,
-    classes_from_values,
-    data_files,
-    is_empty,
-    read_image,
-    read_mask,
-)
+from train.dataset import SAMPLE_STAGING, data_files, is_empty
+from train.pictures import read_image, read_mask
 from train.sample_data import draw_pair, generate_sample
 from utils import console
 from utils.console import UsageError, set_language

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from train.dataset import ClassMap
+from train.classes import ClassMap
 from train.networks import build_network
 from train.preprocess import Normalisation
 from utils.console import AppError, t

@@ -12,31 +12,21 @@ from pathlib import Path
 
 import numpy as np
 
+from train.classes import CLASSES_FILE, ClassMap, Misfit, classes_from_values, few, read_classes
 from train.dataset import (
-    CLASSES_FILE,
     LOSSY_SUFFIXES,
     PICTURE_SUFFIXES,
     SPLITS,
-    ClassMap,
     DataSet,
-    Misfit,
     Pair,
-    bilevel_high,
-    classes_from_values,
     data_files,
-    decode_image,
-    decode_mask,
-    extend_split,
-    few,
     is_picture,
     layouts_of,
     linked_folders,
-    new_split,
     pictures_below,
-    read_classes,
-    read_splits,
-    write_splits,
 )
+from train.pictures import bilevel_high, decode_image, decode_mask
+from train.splits import extend_split, new_split, read_splits, write_splits
 from utils.console import UsageError, progress, t, table
 
 MAX_ROWS = 200  # of the printed table

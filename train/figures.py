@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from train.base_train import EpochResult
-from train.dataset import IGNORE_INDEX, ClassMap
+from train.classes import IGNORE_INDEX, ClassMap
 from train.metrics import ConfusionMatrix
 from train.preprocess import UInt8, native_logits
 

@@ -15,9 +15,10 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from train.checkpoint import Model
-from train.dataset import SPLITS, is_picture, pictures_below, read_image, read_mask
+from train.dataset import SPLITS, is_picture, pictures_below
 from train.figures import overlay
 from train.metrics import ConfusionMatrix
+from train.pictures import read_image, read_mask
 from train.preprocess import EVAL_BATCH, UInt8, native_logits, resize_image
 from utils.console import UsageError, progress, t, warn
 from utils.lakefs_utils import LakeFS, LakePath, inside, write_atomically
@@ -78,7 +79,7 @@ def _split_names(lake: LakeFS, source: LakePath, files: Sequence[str], cache: Pa
     """split -> names of its pairs, for both layouts."""
     if not any(path.startswith("images/") for path in files):
         return {split: list(pictures_below(files, f"{split}/images/")) for split in SPLITS}
-    from train.dataset import read_splits
+    from train.splits import read_splits
 
     tree = lake.download(source, cache, lambda path: path.startswith(f"{source.path}splits/"))
     splits = read_splits(inside(tree, source.path))

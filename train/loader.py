@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from train.dataset import ClassMap, DataSet, Pair, read_image, read_mask
+from train.classes import ClassMap
+from train.dataset import DataSet, Pair
+from train.pictures import read_image, read_mask
 from train.preprocess import Normalisation, UInt8, resize_image, resize_mask
 from utils.console import UsageError, progress, t
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from train.dataset import IGNORE_INDEX
+from train.classes import IGNORE_INDEX
 
 
 class ConfusionMatrix:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from train import loader
 from train.base_train import SMOKE_BATCHES, BaseTrain, EpochResult, Validation
 from train.checkpoint import Model, save_model
-from train.dataset import IGNORE_INDEX, DataSet
+from train.classes import IGNORE_INDEX
+from train.dataset import DataSet
 from train.metrics import ConfusionMatrix
 from train.networks import build_network
 from train.preprocess import EVAL_BATCH, Normalisation, choose_device, native_logits, to_input

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-UInt8 = npt.NDArray[np.uint8]
+from train.classes import UInt8
+
 EVAL_BATCH = 8  # pictures at once in validation and inference: one number, so that both give equal figures
 
 

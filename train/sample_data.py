@@ -13,16 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from train.dataset import (
-    CLASSES_FILE,
-    SAMPLE_STAGING,
-    ClassMap,
-    build_classes,
-    data_files,
-    is_empty,
-    new_split,
-    write_splits,
-)
+from train.classes import CLASSES_FILE, ClassMap, build_classes
+from train.dataset import SAMPLE_STAGING, data_files, is_empty
+from train.splits import new_split, write_splits
 from utils.console import UsageError, progress, t
 
 SIDE = 128  # pixels
@@ -31,7 +24,7 @@ COLORS = ((0, 0, 0), (230, 75, 60), (60, 160, 230), (245, 200, 60))
 Plane = npt.NDArray[np.float64]
 
 
-def generate_sample(root: Path, seed: int, count: int = 300) -> None:
+def generate_sample(root: Path, seed: int, count: int = 500) -> None:
     """Make `count` pairs of 128x128 pictures with classes.json and an 80/10/10 split below `root`.
 
     Everything is made in a hidden folder first and then moved; a call after an interruption finishes the work.
