@@ -1,0 +1,305 @@
+"""Commits, the log, differences and merges: the same answers from every lakeFS."""
+
+import lakefs_sdk as sdk
+import pytest
+from lakefs_sdk import exceptions
+
+from tests.lakefs.conftest import Repo
+
+
+def test_commit(repo: Repo) -> None:
+    repo.put("a")
+    before = repo.api.branches_api.get_branch(repo.name, "main").commit_id
+    made = repo.commit(message="첫 커밋\n본문", metadata={"git": "abc", "::lakefs::x::url[url:ui]": "https://x"})
+    assert len(made.id) == 64
+    assert (made.parents, made.message, made.generation) == ([before], "첫 커밋\n본문", 2)
+    assert made.metadata == {"git": "abc", "::lakefs::x::url[url:ui]": "https://x"}
+    assert made.meta_range_id
+    assert repo.api.commits_api.get_commit(repo.name, "main") == made
+    assert repo.api.commits_api.get_commit(repo.name, made.id[:12]) == made
+    assert repo.staged() == []
+    assert repo.commit(date=1_000_000, allow_empty=True).creation_date == 1_000_000
+
+
+def test_nothing_to_commit(repo: Repo) -> None:
+    repo.put("a", "same", key="value")
+    repo.commit()
+
+    def refused() -> None:
+        assert repo.staged() == []
+        with pytest.raises(exceptions.BadRequestException, match="commit: no changes"):
+            repo.commit()
+
+    refused()
+    repo.put("a", "same", key="value")
+    refused()
+    repo.put("b")
+    repo.delete("b")
+    refused()
+    repo.delete("a")
+    repo.put("a", "same", key="value")
+    refused()
+
+
+@pytest.mark.parametrize("change", ["content", "metadata", "type"])
+def test_what_counts_as_a_change(repo: Repo, change: str) -> None:
+    repo.put("a", "same", key="value")
+    repo.commit()
+    if change == "content":
+        repo.put("a", "diff", key="value")
+    elif change == "metadata":
+        repo.put("a", "same", key="other")
+    else:
+        headers = {"x-lakefs-meta-key": "value", "Content-Type": "image/png"}
+        repo.raw("POST", "/branches/main/objects", b"same", headers, path="a")
+    assert repo.staged() == [("a", "changed")]
+    repo.commit()
+    assert repo.diff("main~", "main") == [("a", "changed")]
+
+
+def test_commit_on_an_unknown_branch(repo: Repo) -> None:
+    with pytest.raises(exceptions.NotFoundException):
+        repo.commit("no")
+
+
+def history(repo: Repo) -> dict[str, str]:
+    """main: one, two, three; dev, from one: four; merged. Commit ids by message."""
+    ids = {}
+    for message, path, branch in (("one", "a", "main"), ("two", "b/1", "main"), ("three", "a", "main")):
+        repo.put(path, message, branch)
+        ids[message] = repo.commit(branch, message, date=1000 + len(ids)).id
+    repo.branch("dev", ids["one"])
+    repo.put("c", "four", "dev")
+    ids["four"] = repo.commit("dev", "four", date=1003).id
+    ids["merged"] = repo.merge("dev", message="merged")
+    return ids
+
+
+def test_log(repo: Repo) -> None:
+    ids = history(repo)
+
+    def log(**options: object) -> tuple[list[str], bool]:
+        page = repo.api.refs_api.log_commits(repo.name, "main", **options)
+        if page.pagination.has_more:
+            assert page.pagination.next_offset == page.results[-1].id
+        return [commit.message for commit in page.results], page.pagination.has_more
+
+    first = "Repository created"
+    # By date: the repository itself is the newest of those that have no date of their own.
+    assert sorted(log()[0]) == sorted(["merged", "four", "three", "two", "one", first])
+    assert log()[0][:5] == ["merged", "four", "three", "two", "one"]
+    assert log(first_parent=True)[0] == ["merged", "three", "two", "one", first]
+    assert log(amount=2) == (["merged", "four"], True)
+    assert log(amount=2, after=ids["four"]) == (["three", "two"], True)
+    assert log(amount=2, limit=True) == (["merged", "four"], False)
+    assert log(objects=["a"])[0] == ["three", "one"]
+    assert log(prefixes=["b/", "c"])[0] == ["four", "two"]
+    assert log(objects=["b"], prefixes=["x"])[0] == []
+    assert log(stop_at=ids["three"])[0] == ["merged", "four", "three"]
+
+
+def test_diff_of_refs(repo: Repo) -> None:
+    for path in ("a", "b", "d/1", "d/2"):
+        repo.put(path, "old")
+    repo.commit()
+    repo.branch("dev")
+    repo.put("a", "new", "dev")
+    repo.delete("b", "dev")
+    repo.put("d/3", "added", "dev")
+    repo.commit("dev")
+    repo.put("e", "on main only")
+    repo.commit()
+    three = [("a", "changed"), ("b", "removed"), ("d/3", "added")]
+    assert repo.diff("main", "dev", "three_dot") == three
+    assert repo.diff("main", "dev") == [*three, ("e", "removed")]
+    assert repo.diff("dev", "main") == [("a", "changed"), ("b", "added"), ("d/3", "removed"), ("e", "added")]
+    assert repo.diff("main", "main") == []
+    assert repo.diff("main", "dev", prefix="d/") == [("d/3", "added")]
+    assert repo.diff("main", "dev", delimiter="/")[2:] == [("d/", "prefix_changed"), ("e", "removed")]
+    assert repo.diff("main", "dev", amount=2, after="a") == [("b", "removed"), ("d/3", "added")]
+    page = repo.api.refs_api.diff_refs(repo.name, "main", "dev", type="two_dot", amount=3)
+    assert (page.pagination.has_more, page.pagination.next_offset) == (True, "d/3")
+    assert [change.size_bytes for change in page.results] == [3, 3, 5]
+
+
+def test_diff_of_a_branch(repo: Repo) -> None:
+    for path in ("a", "b", "c"):
+        repo.put(path)
+    repo.commit()
+    repo.put("a", "changed")
+    repo.delete("b")
+    repo.put("c")  # the same again
+    repo.put("d/1")
+    repo.put("d/2")
+    assert repo.staged() == [("a", "changed"), ("b", "removed"), ("d/1", "added"), ("d/2", "added")]
+    assert repo.staged(amount=1, after="a") == [("b", "removed")]
+    assert repo.staged(delimiter="/") == [("a", "changed"), ("b", "removed"), ("d/", "prefix_changed")]
+    assert repo.staged(prefix="d/") == [("d/1", "added"), ("d/2", "added")]
+
+
+def diverge(repo: Repo) -> None:
+    """Both branches change `both` (differently) and `same` (equally); each changes something of its own."""
+    for path in ("both", "same", "ours", "theirs", "gone", "kept"):
+        repo.put(path, "base")
+    repo.commit()
+    repo.branch("dev")
+    for branch, own in (("main", "ours"), ("dev", "theirs")):
+        repo.put("both", branch, branch)
+        repo.put("same", "equal", branch)
+        repo.put(own, own, branch)
+        repo.put(f"new-{own}", own, branch)
+    repo.delete("gone", "dev")
+    repo.commit()
+    repo.commit("dev")
+
+
+def contents(repo: Repo, ref: str = "main") -> dict[str, str]:
+    return {path: repo.get(path, ref).decode() for path in repo.paths(ref)}
+
+
+def test_merge_conflict(repo: Repo) -> None:
+    diverge(repo)
+    assert ("both", "conflict") in repo.diff("main", "dev", "three_dot")
+    head = repo.api.branches_api.get_branch(repo.name, "main").commit_id
+    answer = repo.raw("POST", "/refs/dev/merge/main", b"{}", {"Content-Type": "application/json"})
+    assert (answer.status, answer.json()) == (409, {"reference": ""})
+    assert repo.api.branches_api.get_branch(repo.name, "main").commit_id == head
+    with pytest.raises(exceptions.BadRequestException, match="argument strategy: invalid value: validation error"):
+        repo.merge("dev", strategy="mine")
+
+
+@pytest.mark.parametrize(("strategy", "both"), [("source-wins", "dev"), ("dest-wins", "main")])
+def test_merge_with_a_strategy(repo: Repo, strategy: str, both: str) -> None:
+    diverge(repo)
+    ours, theirs = (repo.api.branches_api.get_branch(repo.name, name).commit_id for name in ("main", "dev"))
+    made = repo.api.commits_api.get_commit(repo.name, repo.merge("dev", strategy=strategy, metadata={"k": "v"}))
+    assert made.parents == [ours, theirs]
+    assert (made.message, made.generation) == ("Merge 'dev' into 'main'", 4)
+    assert made.metadata == {"k": "v", ".lakefs.merge.strategy": strategy}
+    assert contents(repo) == {
+        "both": both,
+        "same": "equal",
+        "ours": "ours",
+        "theirs": "theirs",
+        "new-ours": "ours",
+        "new-theirs": "theirs",
+        "kept": "base",
+    }
+    with pytest.raises(exceptions.BadRequestException, match="update branch main: no changes"):
+        repo.merge("dev")
+    assert repo.merge("dev", allow_empty=True)
+    base = repo.api.refs_api.find_merge_base(repo.name, "dev", "main")
+    assert base.base_commit_id == theirs
+
+
+@pytest.mark.parametrize("changed_by", ["main", "dev"])
+def test_deleted_here_and_changed_there_is_a_conflict(repo: Repo, changed_by: str) -> None:
+    repo.put("a")
+    repo.commit()
+    repo.branch("dev")
+    repo.put("a", "changed", changed_by)
+    repo.delete("a", "main" if changed_by == "dev" else "dev")
+    repo.commit()
+    repo.commit("dev")
+    assert repo.diff("main", "dev", "three_dot") == [("a", "conflict")]
+    with pytest.raises(exceptions.ApiException) as error:
+        repo.merge("dev")
+    assert error.value.status == 409
+    repo.merge("dev", strategy="source-wins")
+    assert repo.paths() == (["a"] if changed_by == "dev" else [])
+
+
+def test_fast_forward_and_squash(repo: Repo) -> None:
+    repo.branch("dev")
+    repo.put("a", "x", "dev")
+    head = repo.commit("dev").id
+    made = repo.api.commits_api.get_commit(repo.name, repo.merge("dev", message="m"))
+    assert made.parents[1] == head  # a commit of its own, even where main has not moved
+    assert made.metadata == {".lakefs.merge.strategy": "default"}
+    repo.put("b", "x", "dev")
+    repo.commit("dev")
+    squashed = repo.api.commits_api.get_commit(repo.name, repo.merge("dev", squash_merge=True))
+    assert squashed.parents == [made.id]
+    assert repo.paths() == ["a", "b"]
+    assert repo.merge(head[:16], "dev", allow_empty=True)  # any reference can be merged
+
+
+def test_dirty_destination(repo: Repo) -> None:
+    repo.put("z")
+    repo.commit()
+    repo.branch("dev")
+    repo.put("a", "x", "dev")
+    repo.commit("dev")
+    repo.put("b")
+    for action in (
+        lambda: repo.merge("dev"),
+        lambda: repo.api.branches_api.revert_branch(repo.name, "main", sdk.RevertCreation(ref="main", parent_number=0)),
+        lambda: repo.api.branches_api.cherry_pick(repo.name, "main", sdk.CherryPickCreation(ref="dev")),
+    ):
+        with pytest.raises(exceptions.BadRequestException, match=r"uncommitted changes \(dirty branch\)"):
+            action()
+    assert repo.paths() == ["b", "z"]
+    repo.delete("b")
+    repo.put("z")  # staged, and no change: not dirty, and gone after the merge
+    repo.merge("dev")
+    assert (repo.paths(), repo.staged()) == (["a", "z"], [])
+
+
+def test_a_dirty_source_does_not_matter(repo: Repo) -> None:
+    repo.branch("dev")
+    repo.put("a", "x", "dev")
+    repo.commit("dev")
+    repo.put("b", "x", "dev")
+    repo.merge("dev")
+    assert (repo.paths(), repo.staged("dev")) == (["a"], [("b", "added")])
+
+
+def test_revert(repo: Repo) -> None:
+    ids = history(repo)
+    revert = repo.api.branches_api.revert_branch
+    revert(repo.name, "main", sdk.RevertCreation(ref=ids["two"], parent_number=0))
+    assert repo.paths() == ["a", "c"]
+    assert repo.api.commits_api.get_commit(repo.name, "main").message == f"Revert {ids['two']}"
+    with pytest.raises(exceptions.ApiException, match="must specify 1-based parent number for reverting merge commit"):
+        revert(repo.name, "main", sdk.RevertCreation(ref=ids["merged"], parent_number=0))
+    with pytest.raises(exceptions.BadRequestException, match="given commit does not have the given parent number"):
+        revert(repo.name, "main", sdk.RevertCreation(ref=ids["merged"], parent_number=3))
+    with pytest.raises(exceptions.ApiException, match="conflict found") as error:
+        revert(repo.name, "main", sdk.RevertCreation(ref=ids["one"], parent_number=1))
+    assert error.value.status == 409
+    revert(repo.name, "main", sdk.RevertCreation(ref=ids["merged"], parent_number=1))
+    assert repo.paths() == ["a"]
+
+
+def test_cherry_pick(repo: Repo) -> None:
+    ids = history(repo)
+    repo.branch("other", ids["one"])
+    made = repo.api.branches_api.cherry_pick(repo.name, "other", sdk.CherryPickCreation(ref=ids["two"]))
+    assert (made.message, made.parents) == ("two", [ids["one"]])
+    assert made.metadata["cherry-pick-origin"] == ids["two"]
+    assert repo.paths("other") == ["a", "b/1"]
+    with pytest.raises(exceptions.BadRequestException, match="must specify 1-based parent number for cherry-picking"):
+        repo.api.branches_api.cherry_pick(repo.name, "other", sdk.CherryPickCreation(ref=ids["merged"]))
+    pick = sdk.CherryPickCreation(ref=ids["merged"], parent_number=1)
+    repo.api.branches_api.cherry_pick(repo.name, "other", pick)
+    assert repo.paths("other") == ["a", "b/1", "c"]
+
+
+def test_hard_reset(repo: Repo) -> None:
+    ids = history(repo)
+    repo.api.experimental_api.hard_reset_branch(repo.name, "main", ids["one"])
+    assert repo.api.branches_api.get_branch(repo.name, "main").commit_id == ids["one"]
+    assert contents(repo) == {"a": "one"}
+
+
+def test_merge_base_of_a_criss_cross(repo: Repo) -> None:
+    ids = history(repo)
+
+    def base(left: str, right: str) -> str:
+        return repo.api.refs_api.find_merge_base(repo.name, left, right).base_commit_id
+
+    assert base("main", "dev") == base("dev", "main") == ids["four"]
+    assert base("main", "main") == ids["merged"]
+    repo.branch("old", ids["two"])
+    assert base("old", "dev") == ids["one"]
+    assert base("old", "main") == ids["two"]

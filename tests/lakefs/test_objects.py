@@ -1,0 +1,244 @@
+"""Objects: uploads in every shape, names of every kind, ranges, listings, copies and deletions."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import lakefs_sdk as sdk
+import pytest
+from lakefs_sdk import exceptions
+
+from tests.lakefs.conftest import Repo
+
+NAMES = [
+    "plain.png",
+    "with space.png",
+    "한글/이미지 1.png",
+    "a#b?c%d+e&f=g.png",
+    "%2F%20",
+    "'\"<>\\|.png",
+    "../up",
+    "//double",
+    "trailing/",
+    ".",
+    "é",  # composed and
+    "e\u0301",  # decomposed are different paths
+    "🎉",
+    "n" * 1000,
+    "가" * 341,  # 1,023 bytes
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names(repo: Repo, name: str) -> None:
+    stats = repo.put(name, "content")
+    assert (stats.path, stats.size_bytes) == (name, 7)
+    repo.commit()
+    assert repo.paths() == [name]
+    assert repo.get(name) == b"content"
+    assert repo.api.objects_api.stat_object(repo.name, "main", name).path == name
+    repo.delete(name)
+    assert repo.paths() == []
+
+
+def test_paths_too_long_or_missing(repo: Repo) -> None:
+    answer = repo.raw("POST", "/branches/main/objects", b"x", path="가" * 342)
+    text = "argument path: invalid value: validation error: 1026 is above maximum length (1024)"
+    assert (answer.status, answer.json()) == (400, {"message": text})
+    assert repo.raw("POST", "/branches/main/objects", b"x").status == 400
+    assert repo.raw("POST", "/branches/main/objects?path=", b"x").status == 400
+
+
+def test_unknown_branch(repo: Repo) -> None:
+    answer = repo.raw("POST", "/branches/no/objects", b"x", path="a")
+    assert (answer.status, answer.json()) == (404, {"message": "branch 'no' not found"})
+
+
+@pytest.mark.parametrize("size", [0, 1, 65535, 65536, 65537, 3_000_000])
+def test_upload_in_three_shapes(repo: Repo, size: int) -> None:
+    data = os.urandom(size)
+
+    def pieces() -> Iterator[bytes]:
+        yield from (data[start : start + 70_001] for start in range(0, size, 70_001))
+
+    repo.put("raw", data, Key="Value")
+    keys = {"x-lakefs-meta-key": "Value", "Content-Type": "application/octet-stream"}
+    answer = repo.raw("POST", "/branches/main/objects", pieces(), keys, path="chunked")  # type: ignore[arg-type]
+    assert answer.status == 201
+    repo.api.objects_api.upload_object(repo.name, "main", "form", content=data)
+    for path in ("raw", "chunked", "form"):
+        stats = repo.api.objects_api.stat_object(repo.name, "main", path)
+        assert (stats.size_bytes, stats.checksum) == (size, hashlib.md5(data).hexdigest())
+        assert stats.content_type == "application/octet-stream"
+        assert stats.metadata == ({} if path == "form" else {"key": "Value"})
+        assert repo.get(path) == data
+
+
+def test_form_with_other_parts_and_a_content_type(repo: Repo) -> None:
+    parts = [
+        ('Content-Disposition: form-data; name="other"', "--not--the-end"),
+        ('Content-Disposition: form-data; name="content"; filename="x"\r\nContent-Type: image/png', "\r\n--b\r\n-\n"),
+        ('Content-Disposition: form-data; name="after"', "z"),
+    ]
+    body = "".join(f"--bound\r\n{head}\r\n\r\n{text}\r\n" for head, text in parts) + "--bound--\r\n"
+    headers = {"Content-Type": "multipart/form-data; boundary=bound"}
+    answer = repo.raw("POST", "/branches/main/objects", body.encode(), headers, path="a")
+    assert (answer.status, answer.json()["content_type"]) == (201, "image/png")
+    assert repo.get("a") == b"\r\n--b\r\n-\n"
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"junk", b"--bound\r\n\r\n", b"--bound--", b"--bound\r\nA: b\r\n\r\nx\r\n--bound--"]
+)
+def test_broken_form(repo: Repo, body: bytes) -> None:
+    headers = {"Content-Type": "multipart/form-data; boundary=bound"}
+    assert repo.raw("POST", "/branches/main/objects", body, headers, path="a").status == 500
+    assert repo.paths() == []
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_ranges(repo: Repo, size: int) -> None:
+    data = os.urandom(size)
+    repo.put("a", data)
+    cases = {"0-0": (0, 1), "2-5": (2, 6), "3-": (3, size), "-4": (size - 4, size), "5-999999999": (5, size)}
+    for text, (start, stop) in (cases | {"-999999999": (0, size)}).items():
+        answer = repo.raw("GET", "/refs/main/objects", None, {"Range": f"bytes={text}"}, path="a")
+        assert (answer.status, answer.data) == (206, data[start:stop])
+        assert answer.headers["Content-Range"] == f"bytes {start}-{stop - 1}/{size}"
+        head = repo.raw("HEAD", "/refs/main/objects", None, {"Range": f"bytes={text}"}, path="a")
+        assert (head.status, head.headers["Content-Length"], head.data) == (206, str(stop - start), b"")
+    answer = repo.raw("GET", "/refs/main/objects", None, {"Range": f"bytes={size}-"}, path="a")
+    assert (answer.status, answer.headers["Content-Range"]) == (416, f"bytes */{size}")
+    assert answer.json() == {"message": "Requested Range Not Satisfiable"}
+    for text, status in (("bytes=0-1,3-4", 416), ("lines=1-2", 400)):
+        assert repo.raw("GET", "/refs/main/objects", None, {"Range": text}, path="a").status == status
+
+
+def test_head_and_conditions(repo: Repo) -> None:
+    repo.put("a", "hello")
+    etag = '"5d41402abc4b2a76b9719d911017c592"'
+    head = repo.raw("HEAD", "/refs/main/objects", path="a")
+    assert (head.status, head.data, head.headers["Content-Length"], head.headers["ETag"]) == (200, b"", "5", etag)
+    assert head.headers["Content-Type"] == "application/octet-stream"
+    assert repo.raw("HEAD", "/refs/main/objects", path="no").status == 404
+    assert repo.raw("GET", "/refs/main/objects", None, {"If-None-Match": etag}, path="a").status == 304
+    assert repo.raw("GET", "/refs/main/objects", None, {"If-None-Match": '"x"'}, path="a").status == 200
+    answer = repo.raw("POST", "/branches/main/objects", b"other", {"If-None-Match": "*"}, path="a")
+    assert (answer.status, answer.json()) == (412, {"message": "path already exists"})
+    assert repo.raw("POST", "/branches/main/objects", b"new", {"If-None-Match": "*"}, path="b").status == 201
+    assert (repo.get("a"), repo.get("b")) == (b"hello", b"new")
+
+
+def test_only_one_of_many_creates(repo: Repo) -> None:
+    def create(number: int) -> int:
+        headers = {"If-None-Match": "*"}
+        return repo.raw("POST", "/branches/main/objects", str(number).encode(), headers, path="a").status
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(create, range(8))) == [201] + [412] * 7
+
+
+def test_an_object_beside_a_folder_of_its_name(repo: Repo) -> None:
+    for path in ("a", "a/b", "a/b/c", "a.b", "ab"):
+        repo.put(path, path)
+    repo.commit()
+    assert repo.paths() == ["a", "a.b", "a/b", "a/b/c", "ab"]  # by bytes: "." is before "/"
+    assert repo.paths(delimiter="/") == ["a", "a.b", "a/", "ab"]
+    assert repo.paths(prefix="a/", delimiter="/") == ["a/b", "a/b/"]
+    assert [repo.get(path) for path in repo.paths()] == [b"a", b"a.b", b"a/b", b"a/b/c", b"ab"]
+
+
+def test_more_than_a_page(repo: Repo) -> None:
+    names = [f"d{number % 7}/{number:04}" for number in range(1001)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(repo.put, names))
+    for _ in ("staged", "committed"):
+        assert repo.paths() == sorted(names)
+        assert repo.paths(amount=99, prefix="d3/") == [name for name in sorted(names) if name.startswith("d3/")]
+        assert repo.paths(amount=2, delimiter="/") == [f"d{number}/" for number in range(7)]
+        first = repo.api.objects_api.list_objects(repo.name, "main")
+        assert (len(first.results), first.pagination.has_more, first.pagination.max_per_page) == (100, True, 1000)
+        assert repo.api.objects_api.list_objects(repo.name, "main", after="d6/9").results == []
+        if repo.staged():
+            repo.commit()
+    result = repo.api.objects_api.delete_objects(repo.name, "main", sdk.PathList(paths=[*names[:999], "never-there"]))
+    assert result.errors == []
+    assert repo.paths() == sorted(names[999:])
+    with pytest.raises(exceptions.BadRequestException, match="request size exceeded, max paths is set to 1000"):
+        repo.api.objects_api.delete_objects(repo.name, "main", sdk.PathList(paths=names))
+
+
+def test_listings_of_staged_over_committed(repo: Repo) -> None:
+    for path in ("a", "b", "d/1", "d/2", "e"):
+        repo.put(path)
+    repo.commit()
+    repo.delete("b")
+    repo.delete("d/1")
+    repo.delete("d/2")
+    repo.put("c")
+    repo.put("e", "changed")
+    assert repo.paths() == ["a", "c", "e"]
+    assert repo.paths(delimiter="/") == ["a", "c", "e"]  # nothing is left in d/
+    assert repo.paths("main@") == ["a", "b", "d/1", "d/2", "e"]
+    assert [stats.size_bytes for stats in repo.stats()] == [1, 1, 7]
+    assert repo.raw("GET", "/refs/main/objects", path="b").status == 404
+
+
+def test_user_metadata(repo: Repo) -> None:
+    repo.put("a", "x", sha256="0" * 64, Note="한글은 못 가도 ascii".encode("ascii", "ignore").decode())
+    stats = repo.stats()[0]
+    assert stats.metadata["sha256"] == "0" * 64
+    assert set(stats.metadata) == {"sha256", "note"}  # header names come in lower case
+    listed = repo.api.objects_api.list_objects(repo.name, "main", user_metadata=False)
+    assert not listed.results[0].metadata
+    repo.commit()
+    new = sdk.UpdateObjectUserMetadata(set={"k": "v"})
+    repo.api.experimental_api.update_object_user_metadata(repo.name, "main", "a", new)
+    assert repo.api.objects_api.stat_object(repo.name, "main", "a").metadata == {"k": "v"}
+    assert repo.staged() == [("a", "changed")]
+
+
+def test_copy(repo: Repo) -> None:
+    repo.put("a", "one", key="value")
+    repo.commit()
+    repo.put("a", "two")
+    creation = sdk.ObjectCopyCreation(src_path="a", src_ref="main@")
+    stats = repo.api.objects_api.copy_object(repo.name, "main", "copy", creation)
+    assert (stats.path, stats.metadata) == ("copy", {"key": "value"})
+    repo.api.objects_api.copy_object(repo.name, "main", "copy2", sdk.ObjectCopyCreation(src_path="a"))
+    assert (repo.get("copy"), repo.get("copy2")) == (b"one", b"two")
+
+
+def test_reset(repo: Repo) -> None:
+    for path in ("a", "d/1", "d/2", "e"):
+        repo.put(path)
+    repo.commit()
+    for path in ("a", "d/1", "d%", "new"):
+        repo.put(path, "other")
+    repo.delete("e")
+
+    def reset(kind: str, path: str | None = None) -> list[str]:
+        repo.api.branches_api.reset_branch(repo.name, "main", sdk.ResetCreation(type=kind, path=path))
+        return [path for path, _ in repo.staged()]
+
+    assert reset("object", "a") == ["d%", "d/1", "e", "new"]
+    assert reset("object", "never-there") == ["d%", "d/1", "e", "new"]
+    assert reset("common_prefix", "d/") == ["d%", "e", "new"]
+    assert reset("reset") == []
+    assert repo.paths() == ["a", "d/1", "d/2", "e"]
+
+
+def test_deleting_what_is_not_there(repo: Repo) -> None:
+    repo.delete("no")
+    repo.put("staged")
+    repo.delete("staged")
+    assert repo.staged() == []
+    answer = repo.raw(
+        "POST",
+        "/branches/no/objects/delete",
+        json.dumps({"paths": ["a"]}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    assert (answer.status, answer.json()) == (200, {"errors": []})

@@ -1,0 +1,125 @@
+"""Starts the lakeFS servers that tests run against: the embedded one, and a real one where its program is at hand."""
+
+import contextlib
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Server:
+    """A lakeFS server that answers; below `storage_namespace` each repository takes a folder of its own."""
+
+    kind: str  # "embedded" or "real"
+    endpoint: str  # without /api/v1
+    access_key_id: str
+    secret_access_key: str
+    storage_namespace: str
+
+    def namespace(self, repository: str) -> str:
+        """A storage namespace nobody has used: lakeFS refuses one that was, even of a deleted repository."""
+        return f"{self.storage_namespace.rstrip('/')}/{repository}/{secrets.token_hex(4)}"
+
+
+def real_available() -> bool:
+    return bool(os.environ.get("LAKEFS_ENDPOINT")) or shutil.which("lakefs") is not None
+
+
+@contextlib.contextmanager
+def embedded(folder: Path) -> Iterator[Server]:
+    """The embedded server over `folder`, in this process."""
+    from utils import local_lakefs
+
+    with local_lakefs.start(folder) as server:
+        yield Server("embedded", server.endpoint, server.access_key_id, server.secret_access_key, "local://tests")
+
+
+@contextlib.contextmanager
+def real(folder: Path) -> Iterator[Server]:
+    """The server that LAKEFS_ENDPOINT names, else one over `folder`: on MinIO if that is installed, else on files."""
+    env = os.environ
+    if env.get("LAKEFS_ENDPOINT"):
+        keys = env["LAKEFS_ACCESS_KEY_ID"], env["LAKEFS_SECRET_ACCESS_KEY"]
+        yield Server("real", env["LAKEFS_ENDPOINT"].rstrip("/"), *keys, env["LAKEFS_STORAGE_NAMESPACE"])
+        return
+    with contextlib.ExitStack() as stack:
+        storage = _minio(folder, stack) if shutil.which("minio") else _local_blocks(folder)
+        namespace = "s3://lake" if storage["LAKEFS_BLOCKSTORE_TYPE"] == "s3" else "local://lake"
+        address, access, secret = f"127.0.0.1:{_free_port()}", "AKIA" + secrets.token_hex(8), secrets.token_hex(20)
+        settings = {
+            "LAKEFS_LISTEN_ADDRESS": address,
+            "LAKEFS_DATABASE_TYPE": "local",
+            "LAKEFS_DATABASE_LOCAL_PATH": str(folder / "kv"),
+            "LAKEFS_STATS_ENABLED": "false",
+            "LAKEFS_LOGGING_LEVEL": "WARN",
+            "LAKEFS_AUTH_ENCRYPT_SECRET_KEY": secret,
+            "LAKEFS_INSTALLATION_USER_NAME": "admin",
+            "LAKEFS_INSTALLATION_ACCESS_KEY_ID": access,
+            "LAKEFS_INSTALLATION_SECRET_ACCESS_KEY": secret,
+        }
+        stack.enter_context(_process(["lakefs", "run"], settings | storage, f"http://{address}/_health", folder))
+        yield Server("real", f"http://{address}", access, secret, namespace)
+
+
+def _minio(folder: Path, stack: contextlib.ExitStack) -> dict[str, str]:
+    address, user, password = f"127.0.0.1:{_free_port()}", "tests", secrets.token_hex(16)
+    (folder / "minio" / "lake").mkdir(parents=True)  # a folder there is a bucket
+    command = ["minio", "server", "--address", address, str(folder / "minio")]
+    settings = {"MINIO_ROOT_USER": user, "MINIO_ROOT_PASSWORD": password}
+    stack.enter_context(_process(command, settings, f"http://{address}/minio/health/live", folder))
+    return {
+        "LAKEFS_BLOCKSTORE_TYPE": "s3",
+        "LAKEFS_BLOCKSTORE_S3_FORCE_PATH_STYLE": "true",
+        "LAKEFS_BLOCKSTORE_S3_ENDPOINT": f"http://{address}",
+        "LAKEFS_BLOCKSTORE_S3_DISCOVER_BUCKET_REGION": "false",
+        "LAKEFS_BLOCKSTORE_S3_REGION": "us-east-1",
+        "LAKEFS_BLOCKSTORE_S3_CREDENTIALS_ACCESS_KEY_ID": user,
+        "LAKEFS_BLOCKSTORE_S3_CREDENTIALS_SECRET_ACCESS_KEY": password,
+    }
+
+
+def _local_blocks(folder: Path) -> dict[str, str]:
+    return {"LAKEFS_BLOCKSTORE_TYPE": "local", "LAKEFS_BLOCKSTORE_LOCAL_PATH": str(folder / "blocks")}
+
+
+@contextlib.contextmanager
+def _process(command: list[str], settings: dict[str, str], health_url: str, folder: Path) -> Iterator[None]:
+    """Runs `command` until the block ends, and enters it once `health_url` answers (60 seconds at most)."""
+    log = folder / f"{command[0]}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, env=os.environ | settings, cwd=folder, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        _wait_until_up(process, health_url, log)
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_until_up(process: "subprocess.Popen[bytes]", health_url: str, log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(urllib.error.URLError, ConnectionError):
+            urllib.request.urlopen(health_url, timeout=5).close()
+            return
+        time.sleep(0.1)
+    raise RuntimeError(f"{process.args!r} does not answer at {health_url}:\n{log.read_text(errors='replace')[-2000:]}")
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])

@@ -1,0 +1,85 @@
+"""One SQLite file that threads and processes share: connections, transactions, and how durable each is."""
+
+import contextlib
+import os
+import secrets
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+BUSY_SECONDS = 120.0  # how long a writer waits for the others
+
+
+def publish(path: Path, write: Callable[[Path], None]) -> None:
+    """Makes a file appear whole or not at all; of several processes that try at once, the first one wins."""
+    if path.exists():
+        return
+    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
+    try:
+        write(part)
+        os.link(part, path)
+    except FileExistsError:
+        pass
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class Database:
+    """The file at `path`, made with `schema` if missing. Raises RuntimeError for a file of another schema version."""
+
+    def __init__(self, path: Path, schema: str, version: int) -> None:
+        self._path = path
+        self._local = threading.local()
+
+        def create(part: Path) -> None:
+            with contextlib.closing(sqlite3.connect(part, isolation_level=None)) as db:
+                db.execute("PRAGMA journal_mode=WAL")
+                db.executescript(f"BEGIN; {schema} PRAGMA user_version={version}; COMMIT;")
+
+        publish(path, create)
+        (found,) = self("PRAGMA user_version").fetchone()
+        if found != version:
+            raise RuntimeError(f"{path} has schema {found}, this program knows {version}")
+
+    def __call__(self, query: str, *values: object) -> sqlite3.Cursor:
+        """Runs a query on this thread's connection."""
+        return self._connection.execute(query, values)
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        if not hasattr(self._local, "db"):
+            self._local.db = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
+            self._local.db.execute("PRAGMA synchronous=NORMAL")
+        return self._local.db  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Closes this thread's connection; other threads close theirs when they end."""
+        self._connection.close()
+        del self._local.db
+
+    @contextlib.contextmanager
+    def reading(self, begin: str = "BEGIN") -> Iterator[None]:
+        """Everything read in the block is of one moment."""
+        self(begin)
+        try:
+            yield
+            self("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self("ROLLBACK")
+            raise
+
+    def writing(self) -> contextlib.AbstractContextManager[None]:
+        """The only writer. Survives a crash of the process; after a power cut the last few may be gone."""
+        return self.reading("BEGIN IMMEDIATE")
+
+    @contextlib.contextmanager
+    def writing_durably(self) -> Iterator[None]:
+        """The only writer; on disk when the block ends."""
+        self("PRAGMA synchronous=FULL")
+        try:
+            with self.writing():
+                yield
+        finally:
+            self("PRAGMA synchronous=NORMAL")
