@@ -1,0 +1,126 @@
+"""A copy of the project in a temporary folder, used as a person would: its real scripts, run as processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from train.sample_data import generate_sample
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+SOURCE = Path(__file__).resolve().parent.parent
+OWN_NAMES = ("LAKEFS_", "MINIO_", "MLFLOW_", "REGISTER", "LAKECTL_", "AWS_")
+
+
+@dataclass
+class Project:
+    """`run` starts a script in `folder`; `env` is added to an environment without this project's names."""
+
+    folder: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    def command(self, script: str, *arguments: str) -> list[str]:
+        return [sys.executable, str(self.folder / script), *arguments]
+
+    def environment(self, **extra: str) -> dict[str, str]:
+        clean = {key: value for key, value in os.environ.items() if not key.startswith(OWN_NAMES)}
+        return clean | {"APP_LANG": "en", "PYTHONDONTWRITEBYTECODE": "1"} | self.env | extra
+
+    def run(
+        self, script: str, *arguments: str, answers: str = "", cwd: Path | None = None, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(script, *arguments),
+            cwd=cwd or self.folder,
+            env=self.environment(**env),
+            input=answers,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    def start(self, script: str, *arguments: str, **env: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.command(script, *arguments),
+            cwd=self.folder,
+            env=self.environment(**env),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def git(self, *arguments: str) -> str:
+        identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
+        done = subprocess.run(
+            ["git", *identity, *arguments], cwd=self.folder, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    def mlflow(self) -> MlflowClient:
+        """A client of the project's own runs."""
+        import mlflow
+
+        uri = self.env.get("MLFLOW_TRACKING_URI", f"sqlite:///{self.folder / 'mlflow.db'}")
+        return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+    def runs(self) -> list[Any]:
+        """All runs of the default experiment, newest first."""
+        client = self.mlflow()
+        experiment = client.get_experiment_by_name("Image Segmentation")
+        assert experiment is not None
+        return list(client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"]))
+
+    def predictions(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((self.folder / "data/predictions/predictions.json").read_text())
+        return content
+
+
+def make_project(folder: Path, pictures: int = 30, git: bool = True) -> Project:
+    """The project's code in `folder`, committed to a Git repository of its own, with a small sample set as its data."""
+    for name in ("config.py", "train.py", "register_model.py", "infer.py", ".gitignore"):
+        shutil.copy(SOURCE / name, folder / name)
+    for name in ("train", "utils"):
+        shutil.copytree(SOURCE / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    project = Project(folder)
+    if pictures:
+        generate_sample(folder / "data", seed=0, count=pictures)
+    if git:
+        project.git("init", "--quiet", "--initial-branch=main")
+        project.git("add", ".")
+        project.git("commit", "--quiet", "-m", "first")
+    return project
+
+
+def wait_for_line(process: subprocess.Popen[str], wanted: Callable[[str], bool], seconds: float = 120) -> list[str]:
+    """Read a process's output until a line is the wanted one; fails with what was read when it ends or is too slow."""
+    lines: list[str] = []
+    deadline = time.monotonic() + seconds
+    assert process.stdout is not None
+    for line in process.stdout:
+        lines.append(line)
+        if wanted(line):
+            return lines
+        assert time.monotonic() < deadline, "".join(lines)
+    raise AssertionError("ended early:\n" + "".join(lines))
+
+
+def finish(process: subprocess.Popen[str], signal_number: int | None = None) -> tuple[int, str]:
+    """Exit code and remaining output, after an optional signal."""
+    if signal_number is not None:
+        process.send_signal(signal_number)
+    rest, _ = process.communicate(timeout=120)
+    return process.returncode, rest
+
+
+SIGINT, SIGTERM, SIGKILL = signal.SIGINT, signal.SIGTERM, signal.SIGKILL
