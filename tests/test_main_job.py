@@ -102,7 +102,9 @@ def test_the_branch_holds_data_and_model_with_their_origin(trained: tuple[Projec
     found = {file.path: file.sha256 for file in lake.objects("main", "")}
     assert {path for path in found if path.startswith("models/")} == {"models/model.pth"}
     assert found["models/model.pth"] == run.data.tags["model_sha256"]
-    local = sorted(p.relative_to(project.folder).as_posix() for p in (project.folder / "data").rglob("*") if p.is_file())
+    local = sorted(
+        p.relative_to(project.folder).as_posix() for p in (project.folder / "data").rglob("*") if p.is_file()
+    )
     assert sorted(p for p in found if p.startswith("data/")) == [p for p in local if "predictions" not in p]
     metadata = lake.commit_metadata(run.data.tags["lakefs_model_commit"])
     assert metadata["git_commit"] == project.git("rev-parse", "HEAD")

@@ -103,7 +103,7 @@ def save_samples(path: Path, training: ModelTrain) -> None:
     from train.checkpoint import load_model
     from utils.lakefs_utils import file_sha256
 
-    file, pictures, classes = training.settings.model_path, training.val_pictures, training.data.classes
+    file, pictures, classes = training.best_file, training.val_pictures, training.data.classes
     model = load_model(file, file_sha256(file), training.device)
     rows = []
     for index in np.linspace(0, len(pictures) - 1, min(SAMPLES, len(pictures))).round().astype(int):

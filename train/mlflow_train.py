@@ -20,7 +20,7 @@ from train.base_train import EpochResult
 from train.dataset import data_files
 from train.model_train import ModelTrain
 from utils import mlflow_utils
-from utils.console import AppError, one_line, say, t, warn
+from utils.console import AppError, one_line, say, t, uninterrupted, warn
 from utils.git_utils import GitFacts, without_credentials
 from utils.lakefs_utils import LakeFS, LakePath, LocalFile, file_sha256
 
@@ -73,18 +73,23 @@ class MlflowTrain(ModelTrain):
         try:
             yield
         except BaseException as error:
-            status = "FAILED" if isinstance(error, Exception) else "KILLED"
-            try:
-                self.client.set_tag(self.run_id, "error", self.without_secrets(one_line(error))[:5000])
-                self.client.set_terminated(self.run_id, status)
-            except Exception as second:  # the first error is the one to show; this one must not hide it
-                warn(
-                    f"실행 {self.run_id} 을(를) {status} 로 닫지 못했습니다: {one_line(second)}",
-                    f"could not close run {self.run_id} as {status}: {one_line(second)}",
-                )
+            self.close_after(error)
             raise
         with mlflow_utils.explained(self.settings, t("실행 종료", "closing the run")):
             self.client.set_terminated(self.run_id, "FINISHED")
+
+    def close_after(self, error: BaseException) -> None:
+        """Close the run as FAILED or KILLED, with the error's words."""
+        status = "FAILED" if isinstance(error, Exception) else "KILLED"
+        try:
+            with uninterrupted():
+                self.client.set_tag(self.run_id, "error", self.without_secrets(one_line(error))[:5000])
+                self.client.set_terminated(self.run_id, status)
+        except Exception as second:  # the first error is the one to show; this one must not hide it
+            warn(
+                f"실행 {self.run_id} 을(를) {status} 로 닫지 못했습니다: {one_line(second)}",
+                f"could not close run {self.run_id} as {status}: {one_line(second)}",
+            )
 
     def run_tags(self) -> dict[str, str]:
         """Everything that is known before training, Git's facts under MLflow's own names too."""
@@ -231,13 +236,18 @@ class MlflowTrain(ModelTrain):
             with mlflow_utils.explained(self.settings, t("그림 기록", "recording pictures")):
                 self.client.log_artifacts(self.run_id, folder)
 
+    @property
+    def best_file(self) -> Path:
+        """In a folder of the run's own, until it is committed: two trainings at once must not write over each other."""
+        return self.settings.model_path.parent / self.run_id / self.settings.model_path.name
+
     # --- model ----------------------------------------------------------------------------------------------------
 
     def commit_model(self, data_path: LakePath, best: EpochResult) -> Result:
         """Bring the model file to lakeFS and put its path, hash and figures into the run."""
         from mlflow.entities import Param, RunTag
 
-        model_file, v = self.settings.model_path, best.validation
+        model_file, v = self.best_file, best.validation
         sha256 = file_sha256(model_file)
         metrics = {"best_val_miou": v.miou, "best_val_accuracy": v.accuracy}
         metadata = {
@@ -262,6 +272,8 @@ class MlflowTrain(ModelTrain):
                 params=[Param("lakefs_model_path", str(path))],
                 tags=[RunTag("lakefs_model_commit", done.commit_id), RunTag("model_sha256", sha256)],
             )
+        os.replace(model_file, self.settings.model_path)
+        model_file.parent.rmdir()
         return Result(self.run_id, data_path, path, sha256, v.accuracy, v.miou)
 
 

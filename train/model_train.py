@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +61,11 @@ class ModelTrain(BaseTrain):
             f"model {self.settings.model}: {parameters:,} parameters, {self.data.classes.num_classes} classes",
         )
 
+    @property
+    def best_file(self) -> Path:
+        """Where the best model so far is kept."""
+        return self.settings.model_path
+
     def _order(self, epoch: int) -> list[list[int]]:
         order = loader.epoch_batches(len(self.train_pictures), self.settings.batch_size, self.settings.seed, epoch)
         return order[:SMOKE_BATCHES] if self.smoke else order
@@ -111,7 +117,7 @@ class ModelTrain(BaseTrain):
     def save_best(self, result: EpochResult) -> None:
         self.best_confusion = self.confusion
         metrics = {"best_val_miou": result.validation.miou, "best_val_accuracy": result.validation.accuracy}
-        save_model(self.settings.model_path, self.model(metrics))
+        save_model(self.best_file, self.model(metrics))
 
     def on_epoch_end(self, result: EpochResult) -> None:
         """Print the epoch: one line of figures, one of each class's IoU; '*' marks the best so far."""

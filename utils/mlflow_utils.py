@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config import ROOT, Settings
-from utils.console import AppError, UsageError, t
+from utils.console import AppError, UsageError, t, uninterrupted
 from utils.git_utils import without_credentials
 from utils.lakefs_utils import LakePath
 
@@ -42,11 +44,12 @@ def tracking_uri(settings: Settings) -> str:
 
 @contextlib.contextmanager
 def explained(settings: Settings, what: str) -> Iterator[None]:
-    """Turn MLflow's exceptions into one line: what, which server, what came back."""
+    """Turn MLflow's exceptions into one line: what, which server, what came back. Ctrl-C waits until the call is whole."""
     from mlflow.exceptions import MlflowException
 
     try:
-        yield
+        with uninterrupted():
+            yield
     except MlflowException as error:
         words = " ".join(str(error).split())[:400]
         raise AppError(f"{what} (MLflow {without_credentials(tracking_uri(settings))}): {words}") from error
@@ -59,18 +62,35 @@ def connect(settings: Settings) -> MlflowClient:
         _check_health(uri)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")  # MLflow's own 7 wait for four minutes
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # not a line for each table of a new database
+    import mlflow
+
+    with explained(settings, t("MLflow 연결", "connecting to MLflow")):
+        if uri.startswith("sqlite:///"):
+            _make_database(Path(uri.removeprefix("sqlite:///")))
+        client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+    return client
+
+
+def _make_database(path: Path) -> None:
+    """MLflow's schema takes seconds to make, which two processes must not do at once and a kill must not leave half done.
+
+    So it is made under a lock, in a file of another name, and put in place whole.
+    """
     import filelock
     import mlflow
 
-    client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
-    with explained(settings, t("MLflow 연결", "connecting to MLflow")):
-        if not uri.startswith("sqlite:///"):
-            client.search_experiments(max_results=1)
-            return client
-        # The first call makes the schema, which two processes must not do at once.
-        with filelock.FileLock(uri.removeprefix("sqlite:///") + ".lock"):
-            client.search_experiments(max_results=1)
-    return client
+    with filelock.FileLock(f"{path}.lock"):
+        if path.exists():
+            return
+        fresh, whole = path.with_name(f"{path.name}.new"), path.with_name(f"{path.name}.whole")
+        fresh.unlink(missing_ok=True)
+        mlflow.MlflowClient(tracking_uri=f"sqlite:///{fresh.as_posix()}").search_experiments(max_results=1)
+        shutil.copyfile(fresh, whole)  # MLflow keeps the first file open, which some systems do not let be renamed
+        os.replace(whole, path)
+        with contextlib.suppress(PermissionError):
+            fresh.unlink()
 
 
 def _check_health(uri: str) -> None:
