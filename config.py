@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.console import LANGUAGES, UsageError, set_language, t
+from utils.git_utils import without_credentials
 
 ROOT = Path(__file__).resolve().parent
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -98,7 +99,7 @@ class Settings:
     def public(self) -> dict[str, str]:
         """All settings but the secrets, as text, for the record of a run."""
         secret = {"lakefs_access_key_id", "lakefs_secret_access_key", "minio_access_key", "minio_secret_key"}
-        return {k: str(v) for k, v in dataclasses.asdict(self).items() if k not in secret}
+        return {k: without_credentials(str(v)) for k, v in dataclasses.asdict(self).items() if k not in secret}
 
 
 FIELDS: dict[str, Any] = typing.get_type_hints(Settings)
@@ -123,20 +124,18 @@ def load_settings(**overrides: Any) -> Settings:
 
     Raises UsageError that names the key, the value, and the rule or the nearest known key.
     """
-    from dotenv import dotenv_values
-
-    dotenv = {key: value for key, value in dotenv_values(ROOT / ".env").items() if value is not None}
-    set_language(os.environ.get("APP_LANG") or dotenv.get("APP_LANG") or "ko")
+    dotenv = read_dotenv()
     for key in dotenv:
         _check_known(key)
     values: dict[str, Any] = {}
     for name, hint in FIELDS.items():
-        text = os.environ.get(name.upper()) or dotenv.get(name.upper())
+        text = os.environ.get(name.upper(), dotenv.get(name.upper()))  # an empty one takes back what .env says
         if overrides.get(name) is not None:
             values[name] = overrides[name]
-        elif text:  # set but empty is the same as not set
+        elif text:
             values[name] = _parse(name.upper(), text.strip(), hint)
     settings = Settings(**values)
+    set_language(settings.app_lang)
     anchored: dict[str, Any] = {
         name: (ROOT / getattr(settings, name)).resolve()
         if overrides.get(name) is None
@@ -145,6 +144,13 @@ def load_settings(**overrides: Any) -> Settings:
         if hint is Path
     }
     return dataclasses.replace(settings, **anchored)
+
+
+def read_dotenv() -> dict[str, str]:
+    """The keys and values of `.env`; none where there is no such file."""
+    from dotenv import dotenv_values
+
+    return {key: value for key, value in dotenv_values(ROOT / ".env").items() if value is not None}
 
 
 def _check_known(key: str) -> None:
@@ -189,3 +195,7 @@ def _parse(key: str, text: str, hint: Any) -> Any:
 
 def _bad(key: str, value: object, expected: str) -> UsageError:
     return UsageError(t(f"{key}={value!r}: 기대한 값은 {expected} 입니다", f"{key}={value!r}: expected {expected}"))
+
+
+# Before any text is shown, --help too; a wrong value is said by load_settings.
+set_language(os.environ.get("APP_LANG", read_dotenv().get("APP_LANG", "ko")))

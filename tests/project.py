@@ -33,28 +33,33 @@ class Project:
     def command(self, script: str, *arguments: str) -> list[str]:
         return [sys.executable, str(self.folder / script), *arguments]
 
-    def environment(self, **extra: str) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
         clean = {key: value for key, value in os.environ.items() if not key.startswith(OWN_NAMES)}
-        return clean | {"APP_LANG": "en", "PYTHONDONTWRITEBYTECODE": "1"} | self.env | extra
+        return clean | {"APP_LANG": "en", "PYTHONDONTWRITEBYTECODE": "1"} | self.env
 
     def run(
-        self, script: str, *arguments: str, answers: str = "", cwd: Path | None = None, **env: str
+        self,
+        script: str,
+        *arguments: str,
+        answers: str = "",
+        cwd: Path | None = None,
+        env: dict[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             self.command(script, *arguments),
             cwd=cwd or self.folder,
-            env=self.environment(**env),
+            env=self.environment() | (env or {}),
             input=answers,
             capture_output=True,
             text=True,
             timeout=300,
         )
 
-    def start(self, script: str, *arguments: str, **env: str) -> subprocess.Popen[str]:
+    def start(self, script: str, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             self.command(script, *arguments),
             cwd=self.folder,
-            env=self.environment(**env),
+            env=self.environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -88,6 +93,7 @@ class Project:
 
 def make_project(folder: Path, pictures: int = 30, git: bool = True) -> Project:
     """The project's code in `folder`, committed to a Git repository of its own, with a small sample set as its data."""
+    folder.mkdir(exist_ok=True)
     for name in ("config.py", "train.py", "register_model.py", "infer.py", ".gitignore"):
         shutil.copy(SOURCE / name, folder / name)
     for name in ("train", "utils"):

@@ -6,12 +6,22 @@ import secrets
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Storage:
+    """An S3 server that answers, with its root keys."""
+
+    endpoint: str
+    access_key: str
+    secret_key: str
 
 
 @dataclass(frozen=True)
@@ -23,6 +33,7 @@ class Server:
     access_key_id: str
     secret_access_key: str
     storage_namespace: str
+    storage: "Storage | None" = None  # the object storage under it, where this module started one
 
     def namespace(self, repository: str) -> str:
         """A storage namespace nobody has used: lakeFS refuses one that was, even of a deleted repository."""
@@ -51,8 +62,9 @@ def real(folder: Path) -> Iterator[Server]:
         yield Server("real", env["LAKEFS_ENDPOINT"].rstrip("/"), *keys, env["LAKEFS_STORAGE_NAMESPACE"])
         return
     with contextlib.ExitStack() as stack:
-        storage = _minio(folder, stack) if shutil.which("minio") else _local_blocks(folder)
-        namespace = "s3://lake" if storage["LAKEFS_BLOCKSTORE_TYPE"] == "s3" else "local://lake"
+        minio = stack.enter_context(minio_server(folder / "minio")) if shutil.which("minio") else None
+        storage = _s3_blocks(minio) if minio else _local_blocks(folder)
+        namespace = "s3://lake" if minio else "local://lake"
         address, access, secret = f"127.0.0.1:{_free_port()}", "AKIA" + secrets.token_hex(8), secrets.token_hex(20)
         settings = {
             "LAKEFS_LISTEN_ADDRESS": address,
@@ -66,23 +78,64 @@ def real(folder: Path) -> Iterator[Server]:
             "LAKEFS_INSTALLATION_SECRET_ACCESS_KEY": secret,
         }
         stack.enter_context(_process(["lakefs", "run"], settings | storage, f"http://{address}/_health", folder))
-        yield Server("real", f"http://{address}", access, secret, namespace)
+        yield Server("real", f"http://{address}", access, secret, namespace, minio)
 
 
-def _minio(folder: Path, stack: contextlib.ExitStack) -> dict[str, str]:
+@contextlib.contextmanager
+def minio_server(folder: Path) -> Iterator[Storage]:
+    """A MinIO over `folder`, with the empty bucket "lake"."""
+    (folder / "lake").mkdir(parents=True)  # a folder there is a bucket
     address, user, password = f"127.0.0.1:{_free_port()}", "tests", secrets.token_hex(16)
-    (folder / "minio" / "lake").mkdir(parents=True)  # a folder there is a bucket
-    command = ["minio", "server", "--address", address, str(folder / "minio")]
+    command = ["minio", "server", "--address", address, str(folder)]
     settings = {"MINIO_ROOT_USER": user, "MINIO_ROOT_PASSWORD": password}
-    stack.enter_context(_process(command, settings, f"http://{address}/minio/health/live", folder))
+    with _process(command, settings, f"http://{address}/minio/health/live", folder.parent):
+        yield Storage(f"http://{address}", user, password)
+
+
+@contextlib.contextmanager
+def s3(folder: Path) -> Iterator[Storage]:
+    """The server MINIO_ENDPOINT names, else MinIO where it is installed, else moto."""
+    env = os.environ
+    if env.get("MINIO_ENDPOINT"):
+        yield Storage(env["MINIO_ENDPOINT"], env["MINIO_ACCESS_KEY"], env["MINIO_SECRET_KEY"])
+    elif shutil.which("minio"):
+        with minio_server(folder / "minio") as storage:
+            yield storage
+    else:
+        from moto.server import ThreadedMotoServer
+
+        server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+        server.start()
+        try:
+            yield Storage("http://{}:{}".format(*server.get_host_and_port()), "tests", "tests")
+        finally:
+            server.stop()
+
+
+@contextlib.contextmanager
+def mlflow_server(folder: Path) -> Iterator[str]:
+    """An MLflow server over `folder`; yields its URL."""
+    address, port = "127.0.0.1", _free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", address, "--port", str(port), "--workers", "1"]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{folder}/mlflow.db",
+        "--artifacts-destination",
+        f"{folder}/artifacts",
+    ]
+    with _process(command, {}, f"http://{address}:{port}/health", folder):
+        yield f"http://{address}:{port}"
+
+
+def _s3_blocks(minio: Storage) -> dict[str, str]:
     return {
         "LAKEFS_BLOCKSTORE_TYPE": "s3",
         "LAKEFS_BLOCKSTORE_S3_FORCE_PATH_STYLE": "true",
-        "LAKEFS_BLOCKSTORE_S3_ENDPOINT": f"http://{address}",
+        "LAKEFS_BLOCKSTORE_S3_ENDPOINT": minio.endpoint,
         "LAKEFS_BLOCKSTORE_S3_DISCOVER_BUCKET_REGION": "false",
         "LAKEFS_BLOCKSTORE_S3_REGION": "us-east-1",
-        "LAKEFS_BLOCKSTORE_S3_CREDENTIALS_ACCESS_KEY_ID": user,
-        "LAKEFS_BLOCKSTORE_S3_CREDENTIALS_SECRET_ACCESS_KEY": password,
+        "LAKEFS_BLOCKSTORE_S3_CREDENTIALS_ACCESS_KEY_ID": minio.access_key,
+        "LAKEFS_BLOCKSTORE_S3_CREDENTIALS_SECRET_ACCESS_KEY": minio.secret_key,
     }
 
 
@@ -93,7 +146,7 @@ def _local_blocks(folder: Path) -> dict[str, str]:
 @contextlib.contextmanager
 def _process(command: list[str], settings: dict[str, str], health_url: str, folder: Path) -> Iterator[None]:
     """Runs `command` until the block ends, and enters it once `health_url` answers (60 seconds at most)."""
-    log = folder / f"{command[0]}.log"
+    log = folder / f"{Path(command[0]).name}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, env=os.environ | settings, cwd=folder, stdout=output, stderr=subprocess.STDOUT

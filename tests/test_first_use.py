@@ -23,7 +23,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("language", ["ko", "en"])
 def test_help_is_quick_and_in_both_languages(project: Project, script: str, language: str) -> None:
-    done = project.run(script, "--help", APP_LANG=language)
+    done = project.run(script, "--help", env={"APP_LANG": language})
     assert done.returncode == 0 and "--debug" in done.stdout
     assert ("오류의 자세한 위치" in done.stdout) == (language == "ko")
 
@@ -56,7 +56,7 @@ def test_help_loads_nothing_heavy(script: str) -> None:
     ],
 )
 def test_a_wrong_value_is_named(project: Project, arguments: list[str], env: dict[str, str], text: str) -> None:
-    done = project.run("train.py", "--smoke", *arguments, **env)
+    done = project.run("train.py", "--smoke", *arguments, env=env)
     assert done.returncode == 2, done.stdout + done.stderr
     assert text in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
@@ -87,7 +87,7 @@ def test_env_gives_settings_and_the_command_line_wins(project: Project) -> None:
 
     (project.folder / ".env").write_text("APP_LANG=ko\nEPOCHS=1\nMODEL_PATH=models/other.pth\nBATCH_SIZE=\n")
     try:
-        done = project.run("train.py", "--epochs", "2", APP_LANG="")
+        done = project.run("train.py", "--epochs", "2", env={"APP_LANG": ""})
     finally:
         (project.folder / ".env").unlink()
     assert done.returncode == 0, done.stderr
@@ -144,7 +144,7 @@ def test_an_empty_folder_gets_a_sample_then_what_was_committed(tmp_path: Path) -
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_named_server_that_is_down_is_an_error(project: Project, script: str) -> None:
     start = time.monotonic()
-    done = project.run(script, MLFLOW_TRACKING_URI="http://me:hidden@127.0.0.1:9", LAKEFS_ENDPOINT="")
+    done = project.run(script, env={"MLFLOW_TRACKING_URI": "http://me:hidden@127.0.0.1:9", "LAKEFS_ENDPOINT": ""})
     assert done.returncode == 1 and "MLflow http://127.0.0.1:9: the server does not answer" in done.stderr
     assert "hidden" not in done.stdout + done.stderr and "Traceback" not in done.stderr
     assert time.monotonic() - start < 30, "a server that is down is said soon"
@@ -152,7 +152,7 @@ def test_a_named_server_that_is_down_is_an_error(project: Project, script: str) 
 
 def test_a_named_lakefs_that_is_down_is_an_error(project: Project) -> None:
     keys = {"LAKEFS_ACCESS_KEY_ID": "AKIAEXAMPLE", "LAKEFS_SECRET_ACCESS_KEY": "not-to-be-seen"}
-    done = project.run("train.py", "--smoke", LAKEFS_ENDPOINT="http://127.0.0.1:9", **keys)
+    done = project.run("train.py", "--smoke", env={"LAKEFS_ENDPOINT": "http://127.0.0.1:9", **keys})
     assert done.returncode == 1 and "http://127.0.0.1:9" in done.stderr and "does not answer" in done.stderr
     assert "not-to-be-seen" not in done.stdout + done.stderr
 

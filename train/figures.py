@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from train.base_train import EpochResult
-from train.classes import IGNORE_INDEX, ClassMap
+from train.classes import IGNORE_INDEX, ClassMap, UInt8
 from train.metrics import ConfusionMatrix
-from train.preprocess import UInt8, native_logits
+from train.preprocess import native_logits
 
 if TYPE_CHECKING:
     from train.model_train import ModelTrain

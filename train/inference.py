@@ -15,11 +15,12 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from train.checkpoint import Model
+from train.classes import UInt8
 from train.dataset import SPLITS, is_picture, pictures_below
 from train.figures import overlay
 from train.metrics import ConfusionMatrix
 from train.pictures import read_image, read_mask
-from train.preprocess import EVAL_BATCH, UInt8, native_logits, resize_image
+from train.preprocess import EVAL_BATCH, native_logits, resize_image
 from utils.console import UsageError, progress, t, warn
 from utils.lakefs_utils import LakeFS, LakePath, inside, write_atomically
 from utils.mlflow_utils import Lineage
@@ -60,6 +61,7 @@ def committed_items(lake: LakeFS, source: LakePath, split: str | None, cache: Pa
     wanted = split or next((s for s in ("test", "val") if names.get(s)), None)
     if not wanted or not names.get(wanted):
         there = ", ".join(s for s in SPLITS if names.get(s)) or t("없음", "none")
+        split = split or "test/val"
         raise UsageError(
             t(
                 f"{source}: 분할 '{split}' 이(가) 없습니다 (있는 것: {there})",

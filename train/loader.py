@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from train.classes import ClassMap
+from train.classes import ClassMap, UInt8
 from train.dataset import DataSet, Pair
 from train.pictures import read_image, read_mask
-from train.preprocess import Normalisation, UInt8, resize_image, resize_mask
+from train.preprocess import Normalisation, resize_image, resize_mask
 from utils.console import UsageError, progress, t
 
 CACHE_BYTES = 2 << 30  # decoded pictures up to this size stay in memory; beyond it, each epoch reads the files again
@@ -88,7 +88,8 @@ def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> list[li
     order = np.random.default_rng((seed, epoch)).permutation(count).tolist()
     batches = [order[i : i + batch_size] for i in range(0, count, batch_size)]
     if len(batches) > 1 and len(batches[-1]) == 1:
-        batches[-2] += batches.pop()
+        last = batches.pop()
+        batches[-1] += last
     return [batch * 2 if len(batch) == 1 else batch for batch in batches]
 
 

@@ -278,6 +278,8 @@ class MlflowTrain(ModelTrain):
 
 
 def _alive(pid: int) -> bool:
+    if os.name == "nt":  # there signal 0 is Ctrl-C: asking would interrupt
+        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

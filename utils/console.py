@@ -19,7 +19,7 @@ EXIT_DONE, EXIT_FAILED, EXIT_WRONG_USE, EXIT_BELOW_THRESHOLD, EXIT_INTERRUPTED =
 LANGUAGES = ("ko", "en")
 T = TypeVar("T")
 
-_language = os.environ.get("APP_LANG", "ko")
+_language = "ko"
 
 
 class AppError(Exception):

@@ -13,7 +13,7 @@ import json
 import mimetypes
 import os
 import re
-import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -318,6 +318,16 @@ class LakeFS:
             if error.status != 409:
                 raise
 
+    def _has_branch(self, name: str) -> bool:
+        from lakefs_sdk.exceptions import NotFoundException
+
+        with self._explained(t(f"브랜치 {name}", f"branch {name}")):
+            try:
+                self.sdk.branches_api.get_branch(self.repo, name)
+            except NotFoundException:
+                return False
+            return True
+
     # --- reading --------------------------------------------------------------------------------------------------
 
     def head(self, branch: str | None = None) -> str:
@@ -372,9 +382,14 @@ class LakeFS:
                     return Published(self._commit_with(head, key, digest), 0, 0)
             with self._explained(t("작업 브랜치", "private branch")):
                 self._create_branch(work, head)
-            self._stage(work, prefix, wanted, mirror)
-            commit_id = self._commit(work, message, metadata)
-            merged = self._merge(work, message, metadata)
+            try:
+                self._stage(work, prefix, wanted, mirror)
+                commit_id = self._commit(work, message, metadata)
+                merged = self._merge(work, message, metadata)
+            except AppError:
+                if self._has_branch(work):
+                    raise
+                continue  # another process with the same files merged it and took the branch away
             with contextlib.suppress(AppError):  # already gone, or left behind: it holds nothing that is not merged
                 self._delete_branch(work)
             if merged is not None:
@@ -554,25 +569,19 @@ class LakeFS:
         """Stream to a temporary file, going on by ranges after a break; verify; rename."""
         import urllib3
 
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".part-", delete=False) as part:
-            try:
-                for attempt in range(RETRIES):
+        with replacing(target) as part:
+            with part.open("wb") as stream:
+                for attempt in range(RETRIES + 1):
                     try:
-                        self._read_from(source, remote, part.tell(), part.write)
+                        self._read_from(source, remote, stream.tell(), stream.write)
                         break
                     except urllib3.exceptions.HTTPError as error:
-                        if attempt == RETRIES - 1:
-                            raise AppError(
-                                t(f"연결이 계속 끊깁니다: {error}", f"the connection keeps breaking: {error}")
-                            ) from error
-                part.flush()
-                os.fsync(part.fileno())
-                self._verify(Path(part.name), remote)
-                Path(part.name).chmod(0o444)
-                os.replace(part.name, target)
-            except BaseException:
-                Path(part.name).unlink(missing_ok=True)
-                raise
+                        if attempt == RETRIES:
+                            text = t(f"연결이 계속 끊깁니다: {error}", f"the connection keeps breaking: {error}")
+                            raise AppError(text) from error
+                        time.sleep(0.2 * 2**attempt)
+            self._verify(part, remote)
+            part.chmod(0o444)
 
     def _read_from(self, source: LakePath, remote: RemoteFile, offset: int, write: Callable[[bytes], Any]) -> None:
         """Read an object from byte `offset` to its end. Raises urllib3's HTTPError when the connection breaks."""
@@ -617,25 +626,31 @@ def link_or_copy(source: Path, target: Path) -> None:
     """A hard link where the file system can, else a copy; replaces what is there at once."""
     import shutil
 
-    temporary = target.with_name(f".{uuid.uuid4().hex}")
-    try:
-        os.link(source, temporary)
-    except OSError:
-        shutil.copyfile(source, temporary)
-    os.replace(temporary, target)
+    with replacing(target) as part:
+        try:
+            os.link(source, part)
+        except OSError:
+            shutil.copyfile(source, part)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write to a temporary file beside `path`, flush it to disk, then replace: a kill leaves the old or the new."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as part:
-        try:
-            part.write(content)
-            part.flush()
-            os.fsync(part.fileno())
-            os.replace(part.name, path)
-        except BaseException:
-            Path(part.name).unlink(missing_ok=True)
-            raise
+    """Write a file so that a kill at any moment leaves the old content or the new."""
+    with replacing(path) as part:
+        part.write_bytes(content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write to; after the block it is flushed to disk and takes the place of `path`."""
+    part = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex}.part")
+    try:
+        yield part
+        with part.open("rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _message(error: Any) -> str:

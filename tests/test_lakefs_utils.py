@@ -1,0 +1,282 @@
+"""Publishing and downloading, on the embedded server and on a real one: exact, resumable, and never half done."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import config
+from tests.servers import Server
+from utils import lakefs_utils
+from utils.console import AppError, UsageError
+from utils.lakefs_utils import LakeFS, LakePath, LocalFile, connect, file_sha256, inside, parallel
+
+NAMES = [
+    "a.png",
+    "a/b.png",
+    "with space.txt",
+    "한글/이름.png",
+    "odd #?%+&=;.bin",
+    "empty",
+    "deep/" * 20 + "x",
+    "n" * 200,
+]
+
+
+@pytest.fixture
+def settings(lakefs_server: Server) -> config.Settings:
+    return config.load_settings(
+        lakefs_endpoint=lakefs_server.endpoint,
+        lakefs_access_key_id=lakefs_server.access_key_id,
+        lakefs_secret_access_key=lakefs_server.secret_access_key,
+        lakefs_storage_namespace=lakefs_server.storage_namespace,
+        lakefs_repo=f"repo-{secrets.token_hex(6)}",
+        app_lang="en",
+    )
+
+
+@pytest.fixture
+def lake(settings: config.Settings) -> Iterator[LakeFS]:
+    with connect(settings, create=True) as lake:
+        yield lake
+
+
+def local(folder: Path, contents: dict[str, bytes]) -> dict[str, LocalFile]:
+    files = {}
+    for number, (name, content) in enumerate(contents.items()):
+        path = folder / f"{number}-{secrets.token_hex(4)}"
+        path.write_bytes(content)
+        files[name] = LocalFile(path, file_sha256(path))
+    return files
+
+
+def publish(lake: LakeFS, files: dict[str, LocalFile], mirror: bool = True) -> lakefs_utils.Published:
+    return lake.publish(files, "data/", "message", {"key": "value"}, mirror)
+
+
+def held(lake: LakeFS, ref: str) -> dict[str, str | None]:
+    return {file.path.removeprefix("data/"): file.sha256 for file in lake.objects(ref, "data/")}
+
+
+def branches(lake: LakeFS) -> list[str]:
+    return [branch.id for branch in lake.sdk.branches_api.list_branches(lake.repo).results]
+
+
+def test_what_is_published_comes_back_whole(lake: LakeFS, tmp_path: Path) -> None:
+    contents = {name: b"" if name == "empty" else secrets.token_bytes(1000 + len(name)) for name in NAMES}
+    done = publish(lake, local(tmp_path, contents))
+    assert (done.uploaded, done.removed, len(done.commit_id)) == (len(NAMES), 0, 64)
+    assert done.commit_id == lake.head()
+    metadata = lake.commit_metadata(done.commit_id)
+    assert metadata["key"] == "value" and len(metadata["data_manifest_sha256"]) == 64
+    tree = lake.download(LakePath(lake.repo, done.commit_id, "data/"), tmp_path / "cache")
+    assert {name: (tree / "data" / name).read_bytes() for name in NAMES if name != "a.png"} == {
+        name: content for name, content in contents.items() if name != "a.png"
+    }
+    assert branches(lake) == ["main"]
+
+
+def test_only_what_differs_is_sent(lake: LakeFS, tmp_path: Path) -> None:
+    files = local(tmp_path, {f"{i}.png": secrets.token_bytes(50) for i in range(5)})
+    first = publish(lake, files)
+    assert publish(lake, files) == lakefs_utils.Published(first.commit_id, 0, 0)
+    del files["4.png"]
+    files |= local(tmp_path, {"3.png": b"new", "5.png": b"more"})
+    second = publish(lake, files)
+    assert (second.uploaded, second.removed) == (2, 1)
+    assert held(lake, second.commit_id) == {name: file.sha256 for name, file in files.items()}
+    assert len(held(lake, first.commit_id)) == 5, "an older commit stays as it was"
+    kept = publish(lake, local(tmp_path, {"0.png": b"only this"}), mirror=False)
+    assert (kept.uploaded, kept.removed, len(held(lake, "main"))) == (1, 0, 5)
+
+
+def test_unchanged_data_behind_newer_commits_keeps_its_commit(lake: LakeFS, tmp_path: Path) -> None:
+    files = local(tmp_path, {"x": b"1"})
+    data = publish(lake, files)
+    lake.publish(local(tmp_path, {"model.pth": b"2"}), "models/", "model", {}, mirror=False)
+    assert lake.head() != data.commit_id
+    assert publish(lake, files).commit_id == data.commit_id
+
+
+def test_a_page_and_one_more(lake: LakeFS, tmp_path: Path) -> None:
+    files = local(tmp_path, {f"{i:04}": str(i).encode() for i in range(1001)})
+    done = publish(lake, files)
+    assert done.uploaded == 1001 and len(held(lake, done.commit_id)) == 1001
+    assert publish(lake, {}).removed == 1001
+    assert held(lake, "main") == {}
+
+
+def test_a_file_that_cannot_be_sent_is_named_and_nothing_is_committed(lake: LakeFS, tmp_path: Path) -> None:
+    files = local(tmp_path, {"good": b"1", "gone": b"2", "changed": b"3"})
+    files["gone"].path.unlink()
+    files["changed"].path.write_bytes(b"other")
+    head = lake.head()
+    with pytest.raises((AppError, OSError)) as error:
+        publish(lake, files)
+    assert "changed" in str(error.value) or "No such file" in str(error.value)
+    assert lake.head() == head and held(lake, "main") == {}
+    files |= local(tmp_path, {"gone": b"2", "changed": b"3"})
+    assert publish(lake, files).uploaded == 3
+    assert branches(lake) == ["main"]
+
+
+def test_a_call_after_a_kill_goes_on(lake: LakeFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = local(tmp_path, {f"{i}": secrets.token_bytes(100) for i in range(20)})
+    sent: list[str] = []
+    upload, started = LakeFS.upload, itertools.count()
+
+    def dying(self: LakeFS, branch: str, path: str, file: LocalFile) -> None:
+        if next(started) >= 8:
+            raise KeyboardInterrupt
+        upload(self, branch, path, file)
+        sent.append(path)
+
+    monkeypatch.setattr(LakeFS, "upload", dying)
+    with pytest.raises(KeyboardInterrupt):
+        publish(lake, files)
+    assert held(lake, "main") == {}, "nothing half done shows on main"
+    again: list[str] = []
+
+    def noting(self: LakeFS, branch: str, path: str, file: LocalFile) -> None:
+        again.append(path)
+        upload(self, branch, path, file)
+
+    monkeypatch.setattr(LakeFS, "upload", noting)
+    done = publish(lake, files)
+    assert sorted(again) == sorted({f"data/{name}" for name in files} - set(sent)), "what had arrived is not sent again"
+    assert len(held(lake, done.commit_id)) == 20 and branches(lake) == ["main"]
+
+
+@pytest.mark.parametrize("step", ["_commit", "_merge"])
+def test_a_lost_answer_to_commit_or_merge_is_settled(
+    lake: LakeFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    files, real = local(tmp_path, {"x": b"1"}), getattr(LakeFS, step)
+
+    def lost(self: LakeFS, *arguments: object) -> object:
+        real(self, *arguments)
+        raise AppError("the connection broke before the answer came")
+
+    monkeypatch.setattr(LakeFS, step, lost)
+    with pytest.raises(AppError):
+        publish(lake, files)
+    monkeypatch.setattr(LakeFS, step, real)
+    log = len(lake.sdk.refs_api.log_commits(lake.repo, "main").results)
+    done = publish(lake, files)
+    assert held(lake, done.commit_id) == {"x": files["x"].sha256}
+    after = lake.sdk.refs_api.log_commits(lake.repo, "main").results
+    assert len(after) <= log + 2 and lake.commit_metadata(done.commit_id)["key"] == "value"
+
+
+def test_the_same_files_from_two_sides_at_once(settings: config.Settings, tmp_path: Path) -> None:
+    files = local(tmp_path, {f"{i}": secrets.token_bytes(100) for i in range(30)})
+
+    def one(_: int) -> str:
+        with connect(settings, create=True) as lake:
+            return publish(lake, files).commit_id
+
+    with ThreadPoolExecutor(3) as pool:
+        commits = list(pool.map(one, range(3)))
+    with connect(settings) as lake:
+        wanted = {name: file.sha256 for name, file in files.items()}
+        assert all(held(lake, commit) == wanted for commit in commits)
+        assert held(lake, "main") == wanted and branches(lake) == ["main"]
+
+
+def test_different_files_from_two_sides_at_once(settings: config.Settings, tmp_path: Path) -> None:
+    def one(side: int) -> tuple[str, dict[str, LocalFile]]:
+        files = local(tmp_path, {f"{side}-{i}": secrets.token_bytes(100) for i in range(20)} | {"same": bytes([side])})
+        with connect(settings, create=True) as lake:
+            return publish(lake, files).commit_id, files
+
+    with ThreadPoolExecutor(3) as pool:
+        results = list(pool.map(one, range(3)))
+    with connect(settings) as lake:
+        for commit, files in results:
+            assert held(lake, commit) == {name: file.sha256 for name, file in files.items()}, (
+                "each has a commit of its own"
+            )
+        reachable = {commit.id for commit in lake.sdk.refs_api.log_commits(lake.repo, "main", amount=1000).results}
+        assert {commit for commit, _ in results} <= reachable and branches(lake) == ["main"]
+
+
+def test_a_changed_byte_in_the_cache_is_found(lake: LakeFS, tmp_path: Path) -> None:
+    files = local(tmp_path, {"x": b"content"})
+    source = LakePath(lake.repo, publish(lake, files).commit_id, "data/x")
+    path = lake.verified_file(source, files["x"].sha256, tmp_path / "cache")
+    path.chmod(0o600)
+    path.write_bytes(b"Content")
+    with pytest.raises(AppError, match="SHA-256 differs from its record"):
+        lake.verified_file(source, files["x"].sha256, tmp_path / "cache")
+
+
+def test_a_file_that_is_not_there(lake: LakeFS, tmp_path: Path) -> None:
+    with pytest.raises(AppError, match="no such file on lakeFS"):
+        lake.download(LakePath(lake.repo, "main", "nowhere/"), tmp_path)
+    files = local(tmp_path, {"ab": b"1"})
+    publish(lake, files)
+    with pytest.raises(AppError, match="no such file on lakeFS"):
+        lake.download(LakePath(lake.repo, lake.head(), "data/a"), tmp_path / "cache")
+
+
+def test_objects_of_other_clients_are_verified_by_their_md5(lake: LakeFS, tmp_path: Path) -> None:
+    lake.sdk.objects_api.upload_object(lake.repo, "main", "data/other", content=b"from elsewhere")
+    tree = lake.download(LakePath(lake.repo, "main", "data/"), tmp_path)
+    assert (tree / "data/other").read_bytes() == b"from elsewhere"
+
+
+def test_wrong_keys_and_a_missing_repository_are_one_line(settings: config.Settings) -> None:
+    import dataclasses
+
+    wrong = dataclasses.replace(settings, lakefs_secret_access_key="wrong")
+    with pytest.raises(AppError, match="check LAKEFS_ACCESS_KEY_ID and LAKEFS_SECRET_ACCESS_KEY"), connect(wrong):
+        pass
+    with connect(settings) as lake, pytest.raises(AppError, match="404"):
+        lake.head()
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a/../../x", "a\\..\\x", "C:/x", "", "a\0b"])
+def test_a_path_that_leaves_its_folder_is_refused(path: str, tmp_path: Path) -> None:
+    with pytest.raises(AppError):
+        inside(tmp_path, path)
+
+
+@given(st.lists(st.text(st.characters(blacklist_categories=["Cs"]), min_size=1), min_size=1, max_size=4))
+def test_inside_never_leaves(parts: list[str]) -> None:
+    root = Path("/root-of-test")
+    try:
+        path = inside(root, "/".join(parts))
+    except AppError:
+        return
+    assert ".." not in path.parts and path.is_relative_to(root)
+
+
+@pytest.mark.parametrize("uri", ["s3://a/b/c", "lakefs://repo", "lakefs://repo/ref", "lakefs:///x/y", "nothing"])
+def test_what_is_no_lakefs_path_is_said(uri: str) -> None:
+    with pytest.raises(UsageError, match="not a lakeFS path"):
+        LakePath.parse(uri)
+    assert str(LakePath.parse("lakefs://repo/ref/a/b")) == "lakefs://repo/ref/a/b"
+
+
+def test_parallel_keeps_few_in_the_air_and_every_result() -> None:
+    taken = 0
+
+    def source() -> Iterator[int]:
+        nonlocal taken
+        for number in range(200):
+            taken += 1
+            yield number
+
+    results = parallel(lambda n: n if n % 7 else 1 // 0, source(), workers=2)
+    first = next(results)
+    assert taken <= 8, "the source is not read ahead of the work"
+    found = dict([first, *results])
+    assert sorted(found) == list(range(200))
+    assert all(isinstance(found[n], ZeroDivisionError) if n % 7 == 0 else found[n] == n for n in found)
