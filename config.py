@@ -47,7 +47,7 @@ class Settings:
     mlflow_experiment: str = "Image Segmentation"
     registered_model: str = "image-segmentation"
     register_metric: str = "best_val_miou"  # metric of a run that decides; higher is better
-    register_threshold: float = 0.5  # smallest value that is registered; 0 registers every finished run
+    register_threshold: float = 0.3  # smallest value that is registered; 0 registers every finished run
 
     # Files
     data_dir: Path = Path("data")  # images/ + masks/, or {train,val[,test]}/{images,masks}

@@ -34,7 +34,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help=t("비교할 지표 (기본 best_val_miou)", "metric that decides (default: best_val_miou)"),
     )
     parser.add_argument(
-        "--threshold", type=float, metavar="X", help=t("등록할 최솟값 (기본 0.5)", "smallest value (default: 0.5)")
+        "--threshold", type=float, metavar="X", help=t("등록할 최솟값 (기본 0.3)", "smallest value (default: 0.3)")
     )
     add_common_options(parser)
     return parser.parse_args(arguments)
