@@ -50,11 +50,11 @@ class Repo:
 
     def branch(self, name: str, source: str = "main") -> str:
         creation = sdk.BranchCreation(name=name, source=source)
-        return self.api.branches_api.create_branch(self.name, creation)
+        return str(self.api.branches_api.create_branch(self.name, creation))
 
     def merge(self, source: str, destination: str = "main", **options: object) -> str:
         options_model = sdk.Merge(**options)
-        return self.api.refs_api.merge_into_branch(self.name, source, destination, merge=options_model).reference
+        return str(self.api.refs_api.merge_into_branch(self.name, source, destination, merge=options_model).reference)
 
     def stats(self, ref: str = "main", amount: int = 1000, **options: str) -> list[sdk.ObjectStats]:
         """All of a listing, page after page."""

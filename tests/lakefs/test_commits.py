@@ -64,7 +64,7 @@ def test_commit_on_an_unknown_branch(repo: Repo) -> None:
 
 def history(repo: Repo) -> dict[str, str]:
     """main: one, two, three; dev, from one: four; merged. Commit ids by message."""
-    ids = {}
+    ids: dict[str, str] = {}
     for message, path, branch in (("one", "a", "main"), ("two", "b/1", "main"), ("three", "a", "main")):
         repo.put(path, message, branch)
         ids[message] = repo.commit(branch, message, date=1000 + len(ids)).id
@@ -296,7 +296,7 @@ def test_merge_base_of_a_criss_cross(repo: Repo) -> None:
     ids = history(repo)
 
     def base(left: str, right: str) -> str:
-        return repo.api.refs_api.find_merge_base(repo.name, left, right).base_commit_id
+        return str(repo.api.refs_api.find_merge_base(repo.name, left, right).base_commit_id)
 
     assert base("main", "dev") == base("dev", "main") == ids["four"]
     assert base("main", "main") == ids["merged"]
