@@ -82,7 +82,8 @@ def main(arguments: list[str]) -> int:
     from train.prepare_data import fill_if_empty
     from train.report import percent, report_block, tag_command
     from utils import git_utils, mlflow_utils
-    from utils.lakefs_utils import connect, write_atomically
+    from utils.files import write_atomically
+    from utils.lakefs_utils import connect
 
     with connect(settings, create=True) as lake:
         client = mlflow_utils.connect(settings)

@@ -16,7 +16,9 @@ import config
 from tests.servers import Server
 from utils import lakefs_utils
 from utils.console import AppError, UsageError
-from utils.lakefs_utils import LakeFS, LakePath, LocalFile, connect, file_sha256, inside, parallel
+from utils.files import file_sha256, inside, parallel
+from utils.lakefs_utils import LakeFS, LakePath, connect
+from utils.transfer import LocalFile
 
 NAMES = [
     "a.png",

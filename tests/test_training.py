@@ -25,8 +25,9 @@ from train.report import percent, report_block
 from train.sample_data import generate_sample
 from train.schedule import learning_rate
 from utils.console import AppError, UsageError
+from utils.files import file_sha256
 from utils.git_utils import without_credentials
-from utils.lakefs_utils import LakePath, file_sha256
+from utils.lakefs_utils import LakePath
 
 CPU = torch.device("cpu")
 CLASSES = ClassMap((0, 1, 2), ("a", "b", "c"), ((0, 0, 0), (255, 0, 0), (0, 255, 0)))

@@ -14,7 +14,7 @@ from train.classes import ClassMap
 from train.networks import build_network
 from train.preprocess import Normalisation
 from utils.console import AppError, t
-from utils.lakefs_utils import file_sha256, write_atomically
+from utils.files import file_sha256, write_atomically
 
 FORMAT = 1  # raised when a reader of today could misunderstand a file of tomorrow
 

@@ -101,7 +101,7 @@ def save_confusion(path: Path, confusion: ConfusionMatrix, classes: ClassMap) ->
 def save_samples(path: Path, training: ModelTrain) -> None:
     """Rows of picture, label and prediction by the saved model, for pictures spread evenly over the validation split."""
     from train.checkpoint import load_model
-    from utils.lakefs_utils import file_sha256
+    from utils.files import file_sha256
 
     file, pictures, classes = training.best_file, training.val_pictures, training.data.classes
     model = load_model(file, file_sha256(file), training.device)

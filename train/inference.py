@@ -22,7 +22,8 @@ from train.metrics import ConfusionMatrix
 from train.pictures import read_image, read_mask
 from train.preprocess import EVAL_BATCH, native_logits, resize_image
 from utils.console import UsageError, progress, t, warn
-from utils.lakefs_utils import LakeFS, LakePath, inside, write_atomically
+from utils.files import inside, write_atomically
+from utils.lakefs_utils import LakeFS, LakePath
 from utils.mlflow_utils import Lineage
 
 LISTING = "predictions.json"

@@ -21,8 +21,10 @@ from train.dataset import data_files
 from train.model_train import ModelTrain
 from utils import mlflow_utils
 from utils.console import AppError, one_line, say, t, uninterrupted, warn
+from utils.files import file_sha256
 from utils.git_utils import GitFacts, without_credentials
-from utils.lakefs_utils import LakeFS, LakePath, LocalFile, file_sha256
+from utils.lakefs_utils import LakeFS, LakePath
+from utils.transfer import LocalFile
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

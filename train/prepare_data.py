@@ -9,7 +9,8 @@ from config import Settings
 from train.dataset import is_empty
 from train.sample_data import generate_sample
 from utils.console import say
-from utils.lakefs_utils import LakeFS, LakePath, inside
+from utils.files import inside
+from utils.lakefs_utils import LakeFS, LakePath
 
 
 def fill_if_empty(settings: Settings, lake: LakeFS) -> None:

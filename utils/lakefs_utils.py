@@ -10,30 +10,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import mimetypes
-import os
 import re
-import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from config import Settings
 from utils.console import AppError, UsageError, progress, say, t
+from utils.files import file_sha256, inside, link_or_copy, parallel, write_atomically
 
 if TYPE_CHECKING:
-    from urllib3 import BaseHTTPResponse
+    from utils.transfer import LocalFile, RemoteFile
 
-WORKERS = 16  # transfers at once: both servers are the limit beyond that
-CHUNK = 1 << 20  # bytes read at once when hashing and streaming
-CONNECT_S, READ_S = 5.0, 60.0  # seconds before a silent server counts as broken
-RETRIES = 6  # tries again, after 0, 0.8, 1.6, ... seconds: half a minute of trouble is ridden out
-RETRY_STATUS = (429, 500, 502, 503, 504)
-T = TypeVar("T")
-R = TypeVar("R")
+HEALTH_S = 5.0  # seconds that a named server may take to answer before it counts as down
 
 
 @dataclass(frozen=True)
@@ -62,24 +53,6 @@ class LakePath:
 
 
 @dataclass(frozen=True)
-class LocalFile:
-    """A file to publish and the SHA-256 (hex) of its content."""
-
-    path: Path
-    sha256: str
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """An object of a version. `sha256` is None where somebody else's client stored none."""
-
-    path: str
-    size_bytes: int
-    sha256: str | None
-    checksum: str
-
-
-@dataclass(frozen=True)
 class Published:
     """What `LakeFS.publish` did: the commit that holds the files, and how many were sent and removed."""
 
@@ -88,70 +61,15 @@ class Published:
     removed: int
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 (hex) of a file, read in pieces."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def manifest_sha256(files: Mapping[str, LocalFile]) -> str:
     """One hash for a set of files, equal on every server: SHA-256 over the sorted lines `<sha256>  <path>`."""
     lines = "".join(f"{file.sha256}  {path}\n" for path, file in sorted(files.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def content_type(path: str) -> str:
-    """A fixed type per suffix: it is part of an object's identity, so it must not vary between machines."""
-    fixed = {".json": "application/json", ".txt": "text/plain", ".png": "image/png", ".jpg": "image/jpeg"}
-    suffix = PurePosixPath(path).suffix.lower()
-    return fixed.get(suffix) or mimetypes.MimeTypes().types_map[1].get(suffix, "application/octet-stream")
-
-
-def inside(folder: Path, relative: str) -> Path:
-    """`folder`/`relative`. Raises AppError for a path from a server that would leave the folder."""
-    parts = PurePosixPath(relative).parts
-    if (
-        not parts
-        or relative.startswith("/")
-        or ".." in parts
-        or "\\" in relative
-        or "\0" in relative
-        or ":" in parts[0]
-    ):
-        raise AppError(
-            t(
-                f"서버가 준 경로 '{relative}' 은(는) '{folder}' 밖을 가리킵니다: 내려받지 않았습니다",
-                f"the server's path '{relative}' leaves '{folder}': not downloaded",
-            )
-        )
-    return folder.joinpath(*parts)
-
-
 def _at_or_below(path: str, wanted: str) -> bool:
     """Whether an object is the wanted one, or below it as a folder: `a` must not bring `ab`."""
     return path == wanted or not wanted or path.startswith(wanted.rstrip("/") + "/")
-
-
-def parallel(work: Callable[[T], R], items: Iterable[T], workers: int = WORKERS) -> Iterator[tuple[T, R | Exception]]:
-    """Yield (item, result or exception) as they finish; never more than 4 x `workers` items are in the air."""
-    with ThreadPoolExecutor(workers) as pool:
-        pending: dict[Future[R], T] = {}
-        source = iter(items)
-        try:
-            while True:
-                for item in source:
-                    pending[pool.submit(work, item)] = item
-                    if len(pending) >= 4 * workers:
-                        break
-                if not pending:
-                    return
-                for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                    error = future.exception()
-                    if error is not None and not isinstance(error, Exception):
-                        raise error
-                    yield pending.pop(future), error if error is not None else future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
 
 
 @contextlib.contextmanager
@@ -173,6 +91,7 @@ def connect(settings: Settings, create: bool = False) -> Iterator[LakeFS]:
             server = stack.enter_context(local_lakefs.start(settings.lakefs_local_dir))
             endpoint, key, secret = server.endpoint, server.access_key_id, server.secret_access_key
         lake = LakeFS(endpoint, str(key), str(secret), settings.lakefs_repo, settings.lakefs_branch)
+        lake.journals = settings.lakefs_local_dir / "cache" / "uploads"
         stack.callback(lake.close)
         lake.check()
         if create:
@@ -188,31 +107,17 @@ class LakeFS:
         import urllib3
         from lakefs_sdk.client import LakeFSClient
 
-        class TimedPoolManager(urllib3.PoolManager):
-            """lakefs-sdk says timeout=None for each request, which would wait for ever."""
-
-            def urlopen(self, method: str, url: str, redirect: bool = True, **kw: Any) -> BaseHTTPResponse:  # type: ignore[override]
-                kw["timeout"] = kw.get("timeout") or urllib3.Timeout(connect=CONNECT_S, read=READ_S)
-                return super().urlopen(method, url, redirect=redirect, **kw)
+        from utils.transfer import Transfer, make_pool
 
         self.endpoint, self.repo, self.branch = endpoint.rstrip("/"), repo, branch
+        self.journals: Path | None = None  # folder where multipart uploads are noted, to go on after a kill
         self.api = f"{self.endpoint}/api/v1"
         config = lakefs_sdk.Configuration(host=self.api, username=access_key_id, password=secret_access_key)
         self.sdk = LakeFSClient(configuration=config)
-        self.pool = TimedPoolManager(
-            maxsize=WORKERS,
-            # POST too: uploads are idempotent, and a lost answer to a commit or merge is settled at the branch head
-            retries=urllib3.Retry(
-                total=RETRIES,
-                backoff_factor=0.4,
-                backoff_jitter=0.4,
-                status_forcelist=RETRY_STATUS,
-                allowed_methods=None,
-                raise_on_status=False,
-            ),
-        )
+        self.pool = make_pool()
         self.sdk._api.rest_client.pool_manager = self.pool  # the SDK's own neither waits nor tries again
-        self.auth = urllib3.make_headers(basic_auth=f"{access_key_id}:{secret_access_key}")
+        auth = urllib3.make_headers(basic_auth=f"{access_key_id}:{secret_access_key}")
+        self.transfer = Transfer(self.sdk, self.pool, self.api, auth)
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -258,7 +163,7 @@ class LakeFS:
 
         with self._explained(t("서버 확인", "looking for the server")):
             self.pool.request(
-                "GET", f"{self.api}/healthcheck", retries=urllib3.Retry(2, backoff_factor=0.3), timeout=CONNECT_S
+                "GET", f"{self.api}/healthcheck", retries=urllib3.Retry(2, backoff_factor=0.3), timeout=HEALTH_S
             )
             self.sdk.config_api.get_config()
 
@@ -307,8 +212,8 @@ class LakeFS:
             minio_utils.ensure_bucket(settings, prefix.removeprefix("s3://").split("/")[0])
         return prefix.rstrip("/")
 
-    def _create_branch(self, name: str, source: str) -> None:
-        """Make a branch; one that is there already is taken as it is."""
+    def _create_branch(self, name: str, source: str) -> bool:
+        """Make a branch; one that is there already is taken as it is, and False returned."""
         import lakefs_sdk
         from lakefs_sdk.exceptions import ApiException
 
@@ -317,6 +222,8 @@ class LakeFS:
         except ApiException as error:
             if error.status != 409:
                 raise
+            return False
+        return True
 
     def _has_branch(self, name: str) -> bool:
         from lakefs_sdk.exceptions import NotFoundException
@@ -335,17 +242,23 @@ class LakeFS:
         with self._explained(t(f"브랜치 {branch or self.branch}", f"branch {branch or self.branch}")):
             return str(self.sdk.branches_api.get_branch(self.repo, branch or self.branch).commit_id)
 
-    def objects(self, ref: str, prefix: str, repo: str | None = None) -> Iterator[RemoteFile]:
-        """Objects under a prefix in the order of their paths' bytes, one page of 1,000 in memory at a time."""
+    def objects(self, ref: str, prefix: str, repo: str | None = None, links: bool = False) -> Iterator[RemoteFile]:
+        """Objects under a prefix in the order of their paths' bytes, one page of 1,000 in memory at a time.
+
+        With `links`, each has a presigned link for its download, where the server gives them.
+        """
         after = ""
         while True:
             with self._explained(t(f"목록 {ref[:12]}/{prefix}", f"listing {ref[:12]}/{prefix}")):
                 page = self.sdk.objects_api.list_objects(
-                    repo or self.repo, ref, prefix=prefix, after=after, amount=1000, user_metadata=True, presign=False
+                    repo or self.repo, ref, prefix=prefix, after=after, amount=1000, user_metadata=True, presign=links
                 )
+            from utils.transfer import RemoteFile
+
             for found in page.results:
                 metadata = found.metadata or {}
-                yield RemoteFile(found.path, found.size_bytes or 0, metadata.get("sha256"), found.checksum)
+                link = found.physical_address if links else None
+                yield RemoteFile(found.path, found.size_bytes or 0, metadata.get("sha256"), found.checksum, link)
             if not page.pagination.has_more:
                 return
             after = page.pagination.next_offset
@@ -376,14 +289,15 @@ class LakeFS:
         work, metadata = f"sync-{prefix.rstrip('/')}-{digest[:24]}", {**metadata, key: digest}
         for _ in range(5):  # somebody else may change the same files on the target meanwhile: then start from theirs
             head = self.head()
-            send, remove = self._changes(head, prefix, wanted, mirror)
-            if not send and not remove:
+            changes = self._changes(head, prefix, wanted, mirror)
+            if not any(changes):
                 with self._explained(t("기록 읽기", "reading the log")):
                     return Published(self._commit_with(head, key, digest), 0, 0)
             with self._explained(t("작업 브랜치", "private branch")):
-                self._create_branch(work, head)
+                is_new = self._create_branch(work, head)
             try:
-                self._stage(work, prefix, wanted, mirror)
+                # A branch that was there already holds what an earlier call had sent.
+                self._stage(work, wanted, *(changes if is_new else self._changes(work, prefix, wanted, mirror)))
                 commit_id = self._commit(work, message, metadata)
                 merged = self._merge(work, message, metadata)
             except AppError:
@@ -394,14 +308,19 @@ class LakeFS:
                 self._delete_branch(work)
             if merged is not None:
                 # The commit of the target, unless somebody else's files were merged in between.
-                exact = not any(self._changes(merged, prefix, wanted, mirror))
-                return Published(merged if exact else commit_id, len(send), len(remove))
+                exact = self._holds(merged, head) or not any(self._changes(merged, prefix, wanted, mirror))
+                return Published(merged if exact else commit_id, *map(len, changes))
         raise AppError(
             t(
                 f"{self.branch} 브랜치의 {prefix} 이(가) 계속 바뀌어 병합하지 못했습니다: 잠시 뒤 다시 실행하세요",
                 f"could not merge {prefix} into {self.branch}, which keeps changing: run again in a while",
             )
         )
+
+    def _holds(self, merged: str, head: str) -> bool:
+        """Whether a merge went right onto the head that was compared with: then it holds what was merged and no more."""
+        with self._explained(t(f"커밋 {merged[:12]}", f"commit {merged[:12]}")):
+            return bool(self.sdk.commits_api.get_commit(self.repo, merged).parents[0] == head)
 
     def _changes(
         self, ref: str, prefix: str, wanted: Mapping[str, LocalFile], mirror: bool
@@ -416,11 +335,11 @@ class LakeFS:
                 del missing[remote.path]
         return list(missing), remove if mirror else []
 
-    def _stage(self, branch: str, prefix: str, wanted: Mapping[str, LocalFile], mirror: bool) -> None:
+    def _stage(self, branch: str, wanted: Mapping[str, LocalFile], send: list[str], remove: list[str]) -> None:
         """Send what the private branch lacks, largest first; every file that failed is named, nothing is committed."""
-        send, remove = self._changes(branch, prefix, wanted, mirror)
-        send.sort(key=lambda path: wanted[path].path.stat().st_size, reverse=True)
-        results = parallel(lambda path: self.upload(branch, path, wanted[path]), send)
+        sizes = {path: wanted[path].path.stat().st_size for path in send if wanted[path].path.exists()}
+        largest_first = sorted(send, key=lambda path: -sizes.get(path, 0))
+        results = parallel(lambda path: self.upload(branch, path, wanted[path]), largest_first)
         label = t("lakeFS 업로드", "upload to lakeFS")
         failed = [(p, r) for p, r in progress(results, len(send), label, "files") if isinstance(r, Exception)]
         if failed:
@@ -439,36 +358,9 @@ class LakeFS:
                 self.sdk.objects_api.delete_objects(self.repo, branch, paths)
 
     def upload(self, branch: str, path: str, file: LocalFile) -> None:
-        """Stream one file to a branch with its SHA-256 as user metadata; the server's MD5 is checked against ours."""
-        from urllib.parse import quote, urlencode
-
-        url = (
-            f"{self.api}/repositories/{self.repo}/branches/{quote(branch, safe='')}/objects?{urlencode({'path': path})}"
-        )
-        digest, hashed = hashlib.md5(usedforsecurity=False), hashlib.sha256()
-        with file.path.open("rb") as stream:
-            while chunk := stream.read(CHUNK):
-                digest.update(chunk)
-                hashed.update(chunk)
-            if hashed.hexdigest() != file.sha256:
-                raise AppError(
-                    t(f"{file.path}: 확인한 뒤에 내용이 바뀌었습니다", f"{file.path}: changed since it was checked")
-                )
-            headers = {
-                **self.auth,
-                "Content-Length": str(stream.tell()),
-                "Content-Type": content_type(path),
-                "x-lakefs-meta-sha256": file.sha256,
-            }
-            stream.seek(0)
-            with self._explained(t(f"업로드 {path}", f"uploading {path}")):
-                # An empty file object would be sent chunked with no chunk; empty bytes are sent as an empty body.
-                body = stream if headers["Content-Length"] != "0" else b""
-                answer = self.pool.request("POST", url, body=body, headers=headers)
-        if answer.status != 201:
-            raise AppError(f"{path}: {answer.status} {answer.data[:300].decode(errors='replace')}")
-        if json.loads(answer.data)["checksum"] != digest.hexdigest():
-            raise AppError(t(f"{path}: 전송 중에 내용이 달라졌습니다", f"{path}: the content changed on its way"))
+        """Send one file to a branch with its SHA-256 as user metadata. Raises AppError, OSError."""
+        with self._explained(t(f"업로드 {path}", f"uploading {path}")):
+            self.transfer.upload(self.repo, branch, path, file, self.journals)
 
     def _commit(self, branch: str, message: str, metadata: Mapping[str, str]) -> str:
         """Commit what is staged; 'no changes' after a lost answer or a kill means that the head is that commit."""
@@ -529,7 +421,10 @@ class LakeFS:
         done = tree / ".fetched" / hashlib.sha256(source.path.encode()).hexdigest()
         if done.exists():
             return tree
-        remote = [f for f in self.objects(source.ref, source.path, source.repo) if _at_or_below(f.path, source.path)]
+        with self._explained(t("서버 설정", "the server's configuration")):
+            links = self.transfer.presign()[0]
+        listed = self.objects(source.ref, source.path, source.repo, links)
+        remote = [file for file in listed if _at_or_below(file.path, source.path)]
         if not remote:
             raise AppError(
                 t(
@@ -556,101 +451,12 @@ class LakeFS:
 
     def _fetch(self, source: LakePath, remote: RemoteFile, cache: Path, out: Path) -> None:
         """One object, by way of a content-addressed cache: what any commit brought is not fetched again."""
-        blob = cache / "sha256" / remote.sha256[:2] / remote.sha256 if remote.sha256 else None
-        if blob is None or not blob.exists() or file_sha256(blob) != remote.sha256:
-            target = blob or out
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self._stream(source, remote, target)
-        if blob is not None and blob != out:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            link_or_copy(blob, out)
-
-    def _stream(self, source: LakePath, remote: RemoteFile, target: Path) -> None:
-        """Stream to a temporary file, going on by ranges after a break; verify; rename."""
-        import urllib3
-
-        with replacing(target) as part:
-            with part.open("wb") as stream:
-                for attempt in range(RETRIES + 1):
-                    try:
-                        self._read_from(source, remote, stream.tell(), stream.write)
-                        break
-                    except urllib3.exceptions.HTTPError as error:
-                        if attempt == RETRIES:
-                            text = t(f"연결이 계속 끊깁니다: {error}", f"the connection keeps breaking: {error}")
-                            raise AppError(text) from error
-                        time.sleep(0.2 * 2**attempt)
-            self._verify(part, remote)
-            part.chmod(0o444)
-
-    def _read_from(self, source: LakePath, remote: RemoteFile, offset: int, write: Callable[[bytes], Any]) -> None:
-        """Read an object from byte `offset` to its end. Raises urllib3's HTTPError when the connection breaks."""
-        from urllib.parse import quote, urlencode
-
-        if offset and offset >= remote.size_bytes:
-            return
-        url = (
-            f"{self.api}/repositories/{quote(source.repo)}/refs/{quote(source.ref, safe='')}/objects"
-            f"?{urlencode({'path': remote.path})}"
-        )
-        headers = {**self.auth, **({"Range": f"bytes={offset}-"} if offset else {})}
-        answer = self.pool.request("GET", url, headers=headers, preload_content=False)
-        try:
-            expected = 206 if offset else 200
-            if answer.status != expected:
-                raise AppError(f"{answer.status} {answer.read(300).decode(errors='replace')}")
-            for chunk in answer.stream(CHUNK):
-                write(chunk)
-        finally:
-            answer.release_conn()
-
-    def _verify(self, path: Path, remote: RemoteFile) -> None:
-        """Compare with the SHA-256 of the metadata, else with the MD5, else with the size. Raises AppError."""
-        if remote.sha256:
-            expected, found = remote.sha256, file_sha256(path)
-        elif re.fullmatch(r"[0-9a-f]{32}", remote.checksum):
-            with path.open("rb") as stream:
-                expected, found = remote.checksum, hashlib.file_digest(stream, "md5").hexdigest()
-        else:
-            expected, found = str(remote.size_bytes), str(path.stat().st_size)
-        if expected != found:
-            raise AppError(
-                t(
-                    f"{remote.path}: 내용이 기록과 다릅니다 (기대 {expected}, 실제 {found})",
-                    f"{remote.path}: content differs from its record (expected {expected}, found {found})",
-                )
-            )
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """A hard link where the file system can, else a copy; replaces what is there at once."""
-    import shutil
-
-    with replacing(target) as part:
-        try:
-            os.link(source, part)
-        except OSError:
-            shutil.copyfile(source, part)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a kill at any moment leaves the old content or the new."""
-    with replacing(path) as part:
-        part.write_bytes(content)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; after the block it is flushed to disk and takes the place of `path`."""
-    part = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex}.part")
-    try:
-        yield part
-        with part.open("rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+        if remote.sha256 is None:
+            return self.transfer.download(source.repo, source.ref, remote, out)
+        blob = cache / "sha256" / remote.sha256[:2] / remote.sha256
+        if not blob.exists() or file_sha256(blob) != remote.sha256:
+            self.transfer.download(source.repo, source.ref, remote, blob)
+        link_or_copy(blob, out)
 
 
 def _message(error: Any) -> str:

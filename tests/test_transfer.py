@@ -1,0 +1,271 @@
+"""Every fault on the way of an object: nothing lost, nothing half there, and a call after it goes on."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import config
+from tests.faults import Faults, between
+from tests.servers import Server
+from utils import transfer
+from utils.console import AppError
+from utils.files import HashCache, file_sha256
+from utils.lakefs_utils import LakeFS, LakePath, connect
+from utils.transfer import LocalFile
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same retries without the waiting between them."""
+    make = transfer.make_pool
+
+    def pool() -> transfer.TimedPoolManager:
+        made = make()
+        made.connection_pool_kw["retries"] = made.connection_pool_kw["retries"].new(backoff_factor=0, backoff_jitter=0)
+        return made
+
+    monkeypatch.setattr(transfer, "make_pool", pool)
+
+
+@pytest.fixture
+def faulty(lakefs_server: Server, tmp_path: Path) -> Iterator[tuple[LakeFS, Faults]]:
+    """A repository whose server is reached through the faults."""
+    with between(lakefs_server.endpoint) as faults:
+        settings = config.load_settings(
+            lakefs_endpoint=faults.endpoint,
+            lakefs_access_key_id=lakefs_server.access_key_id,
+            lakefs_secret_access_key=lakefs_server.secret_access_key,
+            lakefs_storage_namespace=lakefs_server.storage_namespace,
+            lakefs_repo=f"repo-{secrets.token_hex(6)}",
+            lakefs_local_dir=tmp_path / "local",
+        )
+        with connect(settings, create=True) as lake:
+            yield lake, faults
+
+
+@pytest.fixture
+def lake(faulty: tuple[LakeFS, Faults]) -> LakeFS:
+    return faulty[0]
+
+
+def big(folder: Path, size: int) -> LocalFile:
+    path = folder / secrets.token_hex(4)
+    path.write_bytes(secrets.token_bytes(size))
+    return LocalFile(path, file_sha256(path))
+
+
+def publish(lake: LakeFS, file: LocalFile) -> str:
+    return lake.publish({"x": file}, "data/", "m", {}, mirror=True).commit_id
+
+
+def held(lake: LakeFS) -> list[str]:
+    return [file.path for file in lake.objects("main", "")]
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+@pytest.mark.parametrize("step", ["POST /api/v1/repositories", "/merge/", "/commits", "/objects?path", "GET /api"])
+def test_a_passing_trouble_of_the_server_is_ridden_out(
+    faulty: tuple[LakeFS, Faults], tmp_path: Path, status: int, step: str
+) -> None:
+    lake, faults = faulty
+    faults.match, faults.answers = step, [status, status]
+    file = big(tmp_path, 100)
+    commit = publish(lake, file)
+    assert faults.answers == [] and [f.sha256 for f in lake.objects(commit, "")] == [file.sha256]
+
+
+@pytest.mark.parametrize("step", ["/commits", "/merge/", "/objects?path", "POST"])
+def test_an_answer_that_is_lost_is_settled(faulty: tuple[LakeFS, Faults], tmp_path: Path, step: str) -> None:
+    lake, faults = faulty
+    before = len(lake.sdk.refs_api.log_commits(lake.repo, "main").results)
+    faults.match, faults.lose_answer = step, 1
+    file = big(tmp_path, 100)
+    commit = publish(lake, file)
+    assert faults.lose_answer == 0
+    assert [f.sha256 for f in lake.objects(commit, "")] == [file.sha256] == [f.sha256 for f in lake.objects("main", "")]
+    assert len(lake.sdk.refs_api.log_commits(lake.repo, "main").results) == before + 2, "one commit and one merge"
+
+
+@pytest.mark.parametrize("at", [0, 1, 70_000, 199_999])
+def test_a_connection_cut_while_sending(faulty: tuple[LakeFS, Faults], tmp_path: Path, at: int) -> None:
+    lake, faults = faulty
+    faults.match, faults.cut_up = "POST /api/v1/repositories/" + lake.repo + "/branches/sync", [at, at]
+    file = big(tmp_path, 200_000)
+    commit = publish(lake, file)
+    assert faults.cut_up == [] and [f.sha256 for f in lake.objects(commit, "")] == [file.sha256]
+
+
+@pytest.mark.parametrize("at", [[0], [1], [70_000, 5, 0], [199_999]])
+def test_a_connection_cut_while_receiving_goes_on_by_ranges(
+    faulty: tuple[LakeFS, Faults], tmp_path: Path, at: list[int]
+) -> None:
+    lake, faults = faulty
+    lake.transfer._presign = (False, False)  # through the server, where the faults are
+    file = big(tmp_path, 200_000)
+    source = LakePath(lake.repo, publish(lake, file), "data/x")
+    faults.match, faults.cut_down = "/objects?path", list(at)
+    path = lake.verified_file(source, file.sha256, tmp_path / "cache")
+    assert path.read_bytes() == file.path.read_bytes() and faults.cut_down == []
+    assert not list((tmp_path / "cache").rglob("*.part"))
+
+
+def test_a_server_that_never_comes_back_is_an_error_that_names_every_file(
+    faulty: tuple[LakeFS, Faults], tmp_path: Path
+) -> None:
+    lake, faults = faulty
+    head = lake.head()
+    faults.match, faults.answers = "/objects?path", [503] * 100
+    files = {name: big(tmp_path, 10) for name in ("a", "b", "c")}
+    with pytest.raises(AppError) as error:
+        lake.publish(files, "data/", "m", {}, mirror=True)
+    assert all(f"data/{name}: " in str(error.value) for name in files) and "503" in str(error.value)
+    assert lake.head() == head and held(lake) == []
+    faults.answers = []
+    lake.publish(files, "data/", "m", {}, mirror=True)
+    assert held(lake) == ["data/a", "data/b", "data/c"]
+
+
+def test_a_server_that_answers_rubbish(faulty: tuple[LakeFS, Faults], tmp_path: Path) -> None:
+    lake, faults = faulty
+    faults.rubbish = 100
+    with pytest.raises(AppError, match="does not answer"):
+        lake.head()
+    faults.rubbish = 2
+    assert len(lake.head()) == 64, "twice is ridden out"
+
+
+def test_a_server_that_is_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    monkeypatch.setattr(transfer, "READ_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        lake = LakeFS(f"http://127.0.0.1:{silent.getsockname()[1]}", "a", "b", "repo", "main")
+        start = time.monotonic()
+        with pytest.raises(AppError, match="does not answer"):
+            lake.head()
+        assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize("size", [0, 1, transfer.SMALL, transfer.SMALL + 1, transfer.MULTIPART, transfer.MULTIPART + 5])
+def test_every_way_up_gives_the_same_object(lake: LakeFS, tmp_path: Path, size: int) -> None:
+    file = big(tmp_path, size)
+    commit = publish(lake, file)
+    remote = next(lake.objects(commit, "data/x"))
+    assert (remote.size_bytes, remote.sha256) == (size, file.sha256)
+    path = lake.verified_file(LakePath(lake.repo, commit, "data/x"), file.sha256, tmp_path / "cache")
+    assert file_sha256(path) == file.sha256
+    assert lake.publish({"x": file}, "data/", "m", {}, mirror=True).uploaded == 0
+
+
+def offers_parts(lake: LakeFS) -> bool:
+    return lake.transfer.presign()[1]
+
+
+def test_a_multipart_upload_goes_on_after_a_kill(lake: LakeFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not offers_parts(lake):
+        pytest.skip("this server offers no multipart uploads")
+    file = big(tmp_path, transfer.MULTIPART + 100)
+    sent: list[int] = []
+    send = transfer._Multipart._send
+
+    def dying(self: transfer._Multipart, state: dict[str, object], number: int) -> None:
+        if number > 3:
+            raise KeyboardInterrupt
+        send(self, state, number)
+        sent.append(number)
+
+    monkeypatch.setattr(transfer, "PARTS_AT_ONCE", 1)
+    monkeypatch.setattr(transfer._Multipart, "_send", dying)
+    with pytest.raises(KeyboardInterrupt):
+        publish(lake, file)
+    assert sent == [1, 2, 3] and held(lake) == []
+
+    def noting(self: transfer._Multipart, state: dict[str, object], number: int) -> None:
+        sent.append(number)
+        send(self, state, number)
+
+    monkeypatch.setattr(transfer._Multipart, "_send", noting)
+    commit = publish(lake, file)
+    assert sent == [1, 2, 3, 4, 5], "what had arrived is not sent again"
+    path = lake.verified_file(LakePath(lake.repo, commit, "data/x"), file.sha256, tmp_path / "cache")
+    assert file_sha256(path) == file.sha256
+    assert lake.journals is not None and not list(lake.journals.iterdir())
+
+
+def test_links_that_cannot_be_reached_are_said_once_and_gone_around(
+    lake: LakeFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not offers_parts(lake):
+        pytest.skip("this server offers no presigned links")
+    import lakefs_sdk.api.staging_api as staging_api
+
+    real = staging_api.StagingApi.get_physical_address
+
+    def elsewhere(self: object, *arguments: object, **options: object) -> object:
+        location = real(self, *arguments, **options)
+        location.presigned_url = "http://127.0.0.1:9/inside-docker?" + location.presigned_url.split("?")[1]
+        return location
+
+    monkeypatch.setattr(staging_api.StagingApi, "get_physical_address", elsewhere)
+    files = {name: big(tmp_path, transfer.SMALL + 10) for name in ("a", "b")}
+    commit = lake.publish(files, "data/", "m", {}, mirror=True).commit_id
+    assert [f.sha256 for f in lake.objects(commit, "")] == [files["a"].sha256, files["b"].sha256]
+    assert capsys.readouterr().err.count("warning: presigned links (127.0.0.1:9) cannot be reached") == 1
+
+
+def test_an_expired_link_is_gone_around(lake: LakeFS, tmp_path: Path) -> None:
+    if not offers_parts(lake):
+        pytest.skip("this server offers no presigned links")
+    import dataclasses
+
+    file = big(tmp_path, 1000)
+    commit = publish(lake, file)
+    remote = next(lake.objects(commit, "data/x", links=True))
+    assert remote.link is not None
+    expired = dataclasses.replace(remote, link=remote.link.replace("X-Amz-Date=20", "X-Amz-Date=19"))
+    lake.transfer.download(lake.repo, commit, expired, tmp_path / "out")
+    assert file_sha256(tmp_path / "out") == file.sha256
+
+
+def test_the_hash_cache_sees_every_change(tmp_path: Path) -> None:
+    import os
+
+    cache = HashCache(tmp_path / "cache/hashes.db")
+    path = tmp_path / "file"
+    path.write_bytes(b"one")
+    first = cache.sha256(path)
+    path.write_bytes(b"two")
+    assert cache.sha256(path) == file_sha256(path) != first, "same size, same moment: not believed"
+    old = time.time() - 3600
+    os.utime(path, (old, old))
+    second = cache.sha256(path)
+    assert cache.sha256(path) == second
+    path.write_bytes(b"six")
+    os.utime(path, (old + 10, old + 10))
+    assert cache.sha256(path) == file_sha256(path) != second
+
+
+def test_the_hash_cache_is_believed_only_while_the_stat_is_the_same(tmp_path: Path) -> None:
+    import os
+
+    cache = HashCache(tmp_path / "hashes.db")
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    os.utime(path, (1_000_000, 1_000_000))
+    known = cache.sha256(path)
+    cache.close()
+    again = HashCache(tmp_path / "hashes.db")
+    reads: list[Path] = []
+    import utils.files
+
+    original = utils.files.file_sha256
+    try:
+        utils.files.file_sha256 = lambda p: reads.append(p) or original(p)  # type: ignore[func-returns-value]
+        assert again.sha256(path) == known and reads == []
+    finally:
+        utils.files.file_sha256 = original

@@ -1,0 +1,140 @@
+"""Local files: hashes that are remembered, replacement at once, paths that stay in their folder, a bounded pool."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import sqlite3
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+from utils.console import AppError, t
+
+WORKERS = 16  # transfers at once: both servers are the limit beyond that
+YOUNG_NS = 2_000_000_000  # a file changed this recently may change again within the clock's own step
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 (hex) of a file, read in pieces."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class HashCache:
+    """Remembers the SHA-256 of files by path, size, mtime_ns and inode, in one SQLite file; safe between threads.
+
+    A file that changed within the last two seconds is hashed but not remembered: a second change in the same tick of
+    the file system's clock would go unseen.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        self._db = sqlite3.connect(path, timeout=30, check_same_thread=False, isolation_level=None)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = OFF")  # what is lost is hashed again
+        self._db.execute(
+            "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stat TEXT, sha256 TEXT) WITHOUT ROWID"
+        )
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._db.close()
+
+    def sha256(self, path: Path) -> str:
+        """The SHA-256 (hex) of a file, from memory where its stat is the one remembered."""
+        status = path.stat()
+        key, stat = str(path.absolute()), f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"
+        with self._lock:
+            row = self._db.execute("SELECT sha256 FROM files WHERE path = ? AND stat = ?", (key, stat)).fetchone()
+        return str(row[0]) if row else self._hashed(path, key, stat, status)
+
+    def _hashed(self, path: Path, key: str, stat: str, status: os.stat_result) -> str:
+        import time
+
+        sha256 = file_sha256(path)
+        if time.time_ns() - status.st_mtime_ns > YOUNG_NS:
+            with self._lock:
+                self._db.execute("REPLACE INTO files VALUES (?, ?, ?)", (key, stat, sha256))
+        return sha256
+
+
+def inside(folder: Path, relative: str) -> Path:
+    """`folder`/`relative`. Raises AppError for a path from a server that would leave the folder."""
+    parts = PurePosixPath(relative).parts
+    if (
+        not parts
+        or relative.startswith("/")
+        or ".." in parts
+        or "\\" in relative
+        or "\0" in relative
+        or ":" in parts[0]
+    ):
+        raise AppError(
+            t(
+                f"서버가 준 경로 '{relative}' 은(는) '{folder}' 밖을 가리킵니다: 내려받지 않았습니다",
+                f"the server's path '{relative}' leaves '{folder}': not downloaded",
+            )
+        )
+    return folder.joinpath(*parts)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
+    """A temporary name beside `path` to write to; after the block it takes the place of `path`, flushed to disk first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex}.part")
+    try:
+        yield part
+        if durable:
+            with part.open("rb") as stream:
+                os.fsync(stream.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a kill at any moment leaves the old content or the new."""
+    with replacing(path) as part:
+        part.write_bytes(content)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A hard link where the file system can, else a copy; replaces what is there at once."""
+    with replacing(target, durable=False) as part:
+        try:
+            os.link(source, part)
+        except OSError:
+            shutil.copyfile(source, part)
+
+
+def parallel(work: Callable[[T], R], items: Iterable[T], workers: int = WORKERS) -> Iterator[tuple[T, R | Exception]]:
+    """Yield (item, result or exception) as they finish; never more than 4 x `workers` items are in the air."""
+    with ThreadPoolExecutor(workers) as pool:
+        pending: dict[Future[R], T] = {}
+        source = iter(items)
+        try:
+            while True:
+                for item in source:
+                    pending[pool.submit(work, item)] = item
+                    if len(pending) >= 4 * workers:
+                        break
+                if not pending:
+                    return
+                for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                    error = future.exception()
+                    if error is not None and not isinstance(error, Exception):
+                        raise error
+                    yield pending.pop(future), error if error is not None else future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
