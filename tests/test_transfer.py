@@ -250,7 +250,7 @@ def test_the_hash_cache_sees_every_change(tmp_path: Path) -> None:
     assert cache.sha256(path) == file_sha256(path) != second
 
 
-def test_the_hash_cache_is_believed_only_while_the_stat_is_the_same(tmp_path: Path) -> None:
+def test_the_hash_cache_is_believed_while_the_stat_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
     cache = HashCache(tmp_path / "hashes.db")
@@ -260,12 +260,9 @@ def test_the_hash_cache_is_believed_only_while_the_stat_is_the_same(tmp_path: Pa
     known = cache.sha256(path)
     cache.close()
     again = HashCache(tmp_path / "hashes.db")
-    reads: list[Path] = []
-    import utils.files
 
-    original = utils.files.file_sha256
-    try:
-        utils.files.file_sha256 = lambda p: reads.append(p) or original(p)  # type: ignore[func-returns-value]
-        assert again.sha256(path) == known and reads == []
-    finally:
-        utils.files.file_sha256 = original
+    def unread(path: Path) -> str:
+        raise AssertionError(f"{path} was read again")
+
+    monkeypatch.setattr("utils.files.file_sha256", unread)
+    assert again.sha256(path) == known
