@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import json
 import os
 import platform
@@ -99,7 +100,7 @@ class MlflowTrain(ModelTrain):
             **self.git.metadata(),
             "mlflow.source.name": "train.py",
             "mlflow.source.type": "LOCAL",
-            "mlflow.user": os.environ.get("USER") or os.environ.get("USERNAME") or "unknown",
+            "mlflow.user": _user(),
             "lakefs_repo": self.lake.repo,
             "lakefs_branch": self.lake.branch,
             "smoke": str(self.smoke).lower(),
@@ -277,6 +278,13 @@ class MlflowTrain(ModelTrain):
         os.replace(model_file, self.settings.model_path)
         model_file.parent.rmdir()
         return Result(self.run_id, data_path, path, sha256, v.accuracy, v.miou)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container's user without a name
+        return "unknown"
 
 
 def _alive(pid: int) -> bool:

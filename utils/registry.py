@@ -167,6 +167,7 @@ def register(client: MlflowClient, lake: LakeFS, settings: Settings, run: Run) -
             source=str(folder),  # a folder: MLflow takes a file for an empty one
             run_id=run.info.run_id,
             tags={**_version_tags(lineage, run), "registered_by_metric": settings.register_metric},
+            description=f"{lineage.model_path}\n\n{lineage.data_path}\n\nGit {lineage.git_commit}",
             await_creation_for=0,
         )
     set_champion(client, settings, version)
