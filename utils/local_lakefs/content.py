@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import secrets
@@ -9,15 +10,15 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from .database import Database
 
 INLINE_BYTES = 64 * 1024  # content up to this size lives in the database
-STALE_SECONDS = 24 * 3600  # a part file this old belongs to an upload that died
 
 SCHEMA = """
-CREATE TABLE blobs(sha256 TEXT PRIMARY KEY, size INTEGER NOT NULL, data BLOB, synced INTEGER NOT NULL);
+CREATE TABLE blobs(sha256 TEXT PRIMARY KEY, size INTEGER NOT NULL, data BLOB, synced INTEGER NOT NULL,
+    used INTEGER NOT NULL); -- data is NULL where it lies in a file; used: when it last came, in seconds since 1970
 """
 
 
@@ -37,10 +38,6 @@ class ContentFiles:
         self.folder = folder
         self._db = database
         folder.mkdir(parents=True, exist_ok=True)
-        for part in folder.glob("*.part"):
-            with contextlib.suppress(FileNotFoundError):  # another process may clean at the same moment
-                if time.time() - part.stat().st_mtime > STALE_SECONDS:
-                    part.unlink()
 
     def path(self, sha256: str) -> Path:
         return self.folder / sha256[:2] / sha256
@@ -64,30 +61,27 @@ class ContentFiles:
                     head += chunk
                 else:
                     file.write(chunk)
-            digest = sha256.hexdigest()
-            if file is None:
-                return Blob(digest, md5.hexdigest(), size, bytes(head))
-            file.close()
-            self._keep(part, digest)
-        return Blob(digest, md5.hexdigest(), size, None)
+            if file is not None:
+                file.close()
+                self._keep(part, sha256.hexdigest())
+        return Blob(sha256.hexdigest(), md5.hexdigest(), size, None if file else bytes(head))
 
     def _keep(self, part: Path, sha256: str) -> None:
         # A file that is not known to be on disk is replaced: after a power cut it may be torn.
-        if self._db("SELECT 1 FROM blobs WHERE sha256=? AND synced=1", sha256).fetchone():
-            return
-        final = self.path(sha256)
-        final.parent.mkdir(exist_ok=True)
-        os.replace(part, final)
+        if not self._db("SELECT 1 FROM blobs WHERE sha256=? AND synced=1", sha256).fetchone():
+            self.path(sha256).parent.mkdir(exist_ok=True)
+            os.replace(part, self.path(sha256))
 
-    def record(self, blob: Blob) -> None:
-        """Enters `blob` into the database, in the caller's transaction."""
-        inline = blob.data is not None
-        self._db("INSERT OR IGNORE INTO blobs VALUES(?, ?, ?, ?)", blob.sha256, blob.size, blob.data, inline)
+    def record(self, blob: Blob) -> bool:
+        """Enters `blob` into the database, in the caller's transaction; False if gc took its file meanwhile."""
+        query = "INSERT INTO blobs VALUES(?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET used=excluded.used"
+        self._db(query, blob.sha256, blob.size, blob.data, blob.data is not None, int(time.time()))
+        return blob.data is not None or self.path(blob.sha256).exists()
 
-    def open(self, sha256: str) -> bytes | Path:
-        """The content itself, or the file that holds it."""
-        (data,) = self._db("SELECT data FROM blobs WHERE sha256=?", sha256).fetchone()
-        return self.path(sha256) if data is None else bytes(data)
+    def open(self, sha256: str) -> BinaryIO:
+        """The content, to be read from any place. Raises FileNotFoundError where it is lost."""
+        row = self._db("SELECT data FROM blobs WHERE sha256=?", sha256).fetchone()
+        return io.BytesIO(row[0]) if row and row[0] is not None else self.path(sha256).open("rb")
 
     def sync(self, blobs: list[tuple[str, int]]) -> None:
         """Puts the files of `blobs` (SHA-256, bytes) on disk. Raises OSError if a power cut lost or tore one."""
@@ -100,20 +94,15 @@ class ContentFiles:
         # Many at once: the file system writes its journal once for all of them.
         with ThreadPoolExecutor(max_workers=8) as pool:
             list(pool.map(_fsync, paths))
-            list(pool.map(_fsync_folder, {path.parent for path in paths} | {self.folder}))
+            list(pool.map(_fsync, {path.parent for path in paths} | {self.folder}))
         names = json.dumps([sha256 for sha256, _ in blobs])
         self._db("UPDATE blobs SET synced=1 WHERE sha256 IN (SELECT value FROM json_each(?))", names)
 
 
 def _fsync(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _fsync_folder(folder: Path) -> None:
-    if os.name == "nt":  # Windows cannot open a folder, and needs no such call
+    if os.name == "nt" and path.is_dir():  # Windows cannot open a folder, and needs no such call
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

@@ -7,8 +7,10 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 BUSY_SECONDS = 120.0  # how long a writer waits for the others
+Kind = Literal["read", "write", "durable"]
 
 
 def publish(path: Path, write: Callable[[Path], None]) -> None:
@@ -34,6 +36,7 @@ class Database:
 
         def create(part: Path) -> None:
             with contextlib.closing(sqlite3.connect(part, isolation_level=None)) as db:
+                db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # lets gc give space back
                 db.execute("PRAGMA journal_mode=WAL")
                 db.executescript(f"BEGIN; {schema} PRAGMA user_version={version}; COMMIT;")
 
@@ -50,7 +53,6 @@ class Database:
     def _connection(self) -> sqlite3.Connection:
         if not hasattr(self._local, "db"):
             self._local.db = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
-            self._local.db.execute("PRAGMA synchronous=NORMAL")
         return self._local.db  # type: ignore[no-any-return]
 
     def close(self) -> None:
@@ -59,9 +61,11 @@ class Database:
         del self._local.db
 
     @contextlib.contextmanager
-    def reading(self, begin: str = "BEGIN") -> Iterator[None]:
-        """Everything read in the block is of one moment."""
-        self(begin)
+    def transaction(self, kind: Kind) -> Iterator[None]:
+        """What the block reads is of one moment. "write" is the only writer, and survives a crash of the process;
+        after a power cut the last few may be gone. "durable" is on disk when the block ends."""
+        self(f"PRAGMA synchronous={'FULL' if kind == 'durable' else 'NORMAL'}")
+        self("BEGIN" if kind == "read" else "BEGIN IMMEDIATE")
         try:
             yield
             self("COMMIT")
@@ -69,17 +73,3 @@ class Database:
             if self._connection.in_transaction:
                 self("ROLLBACK")
             raise
-
-    def writing(self) -> contextlib.AbstractContextManager[None]:
-        """The only writer. Survives a crash of the process; after a power cut the last few may be gone."""
-        return self.reading("BEGIN IMMEDIATE")
-
-    @contextlib.contextmanager
-    def writing_durably(self) -> Iterator[None]:
-        """The only writer; on disk when the block ends."""
-        self("PRAGMA synchronous=FULL")
-        try:
-            with self.writing():
-                yield
-        finally:
-            self("PRAGMA synchronous=NORMAL")

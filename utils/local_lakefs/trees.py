@@ -2,17 +2,16 @@
 
 import bisect
 import hashlib
+import heapq
+import itertools
 import json
 import zlib
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from operator import itemgetter
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from .database import Database
-
-L = TypeVar("L")
-R = TypeVar("R")
 
 SCHEMA = """
 CREATE TABLE ranges(id TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;
@@ -39,28 +38,23 @@ class Range(NamedTuple):
     last: str
 
 
+GONE = Entry("", "", 0, 0, "", {})  # stands in changes where a path is deleted
+
+
 def identity(entry: Entry | None) -> object:
-    """What makes two entries the same for lakeFS: everything but the time."""
-    return entry and (entry.sha256, entry.size, entry.content_type, entry.metadata)
+    """What makes two entries the same for lakeFS: everything but the time. None where there is none."""
+    return (entry.sha256, entry.size, entry.content_type, entry.metadata) if entry and entry.sha256 else None
 
 
-def outer_join(
-    left: Iterable[tuple[str, L]], right: Iterable[tuple[str, R]]
-) -> Iterator[tuple[str, L | None, R | None]]:
-    """(path, left or None, right or None) for every path of two sorted sequences."""
-    lefts, rights = iter(left), iter(right)
-    a, b = next(lefts, None), next(rights, None)
-    while a or b:
-        if b is None or (a and a[0] < b[0]):
-            assert a is not None
-            yield a[0], a[1], None
-            a = next(lefts, None)
-        elif a is None or b[0] < a[0]:
-            yield b[0], None, b[1]
-            b = next(rights, None)
-        else:
-            yield a[0], a[1], b[1]
-            a, b = next(lefts, None), next(rights, None)
+def outer_join(*sides: Iterable[tuple[str, Entry]]) -> Iterator[tuple[str, list[Entry | None]]]:
+    """(path, its entry or None on each side) for every path of sorted sequences."""
+    numbered = (zip(side, itertools.repeat(number), strict=False) for number, side in enumerate(sides))
+    merged = heapq.merge(*numbered, key=lambda row: row[0][0])
+    for path, group in itertools.groupby(merged, key=lambda row: row[0][0]):
+        found: list[Entry | None] = [None] * len(sides)
+        for (_, entry), number in group:
+            found[number] = entry
+        yield path, found
 
 
 def _ends_range(path: str) -> bool:
@@ -97,29 +91,28 @@ class Trees:
         mine, theirs = self._ranges(left), self._ranges(right)
         shared = set(mine) & set(theirs)
         sides = [[r for r in ranges if r not in shared and r.last >= start] for ranges in (mine, theirs)]
-        for path, a, b in outer_join(*(self._scan_ranges(side, start) for side in sides)):
+        for path, (a, b) in outer_join(*(self._scan_ranges(side, start) for side in sides)):
             if identity(a) != identity(b):
                 yield path, a, b
 
-    def apply(self, tree: str, changes: Iterable[tuple[str, tuple[Entry | None]]]) -> str:
-        """The id of `tree` ("" is empty) with sorted `changes` made: (path, (entry,)), where (None,) deletes.
-        Only ranges that change are rewritten."""
+    def apply(self, tree: str, changes: Iterable[tuple[str, Entry]]) -> str:
+        """The id of `tree` ("" is empty) with sorted `changes` made. Only ranges that change are rewritten."""
         queue = iter(changes)
         change = next(queue, None)
         result: list[Range] = []
         rows: list[tuple[str, Entry]] = []  # read, and not yet part of a finished range
         ranges = self._ranges(tree) or [Range("", "", "")]
         for reference in ranges:
-            due: list[tuple[str, tuple[Entry | None]]] = []
+            due: list[tuple[str, Entry]] = []
             while change and (change[0] <= reference.last or reference is ranges[-1]):
                 due.append(change)
                 change = next(queue, None)
             if not due and not rows:
                 result.append(reference)
                 continue
-            for path, old, staged in outer_join(self._scan_ranges([reference], ""), due):
-                entry = old if staged is None or identity(old) == identity(staged[0]) else staged[0]
-                if entry:
+            for path, (old, new) in outer_join(self._scan_ranges([reference], ""), due):
+                entry = old if new is None or identity(old) == identity(new) else new
+                if entry and entry.sha256:
                     rows.append((path, entry))
                 if _ends_range(path) and rows and rows[-1][0] == path:
                     result.append(self._write_range(rows))
@@ -133,17 +126,20 @@ class Trees:
             rows = self._rows(reference.id)
             yield from rows[bisect.bisect_left(rows, start, key=itemgetter(0)) :] if start else rows
 
-    def _read_tree(self, tree: str) -> list[Range]:
-        if not tree:
+    def _read(self, table: str, key: str) -> list[list[Any]]:
+        if not key:
             return []
-        (data,) = self._db("SELECT data FROM trees WHERE id=?", tree).fetchone()
-        return [Range(*row) for row in json.loads(zlib.decompress(data))]
+        row = self._db(f"SELECT data FROM {table} WHERE id=?", key).fetchone()
+        if not row:
+            raise LookupError(f"{table} {key} is lost")
+        found: list[list[Any]] = json.loads(zlib.decompress(row[0]))
+        return found
+
+    def _read_tree(self, tree: str) -> list[Range]:
+        return [Range(*row) for row in self._read("trees", tree)]
 
     def _read_range(self, range_id: str) -> list[tuple[str, Entry]]:
-        if not range_id:
-            return []
-        (data,) = self._db("SELECT data FROM ranges WHERE id=?", range_id).fetchone()
-        return [(path, Entry(*fields)) for path, *fields in json.loads(zlib.decompress(data))]
+        return [(path, Entry(*fields)) for path, *fields in self._read("ranges", range_id)]
 
     def _write_range(self, rows: list[tuple[str, Entry]]) -> Range:
         # The id leaves the times out: the same content uploaded again is the same range, as it is for lakeFS.
