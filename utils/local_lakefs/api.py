@@ -2,28 +2,20 @@
 
 import contextlib
 import functools
-import io
 import json
 import re
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.message import Message
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal
 
 from .bodies import Body, form_content
 from .database import Kind
-from .store import Commit, Found, LakeFSError, Page, Store
-from .trees import GONE, Entry
+from .store import MAX_PAGE, Json, LakeFSError, Page, Store
 
-MAX_PAGE = MAX_DELETE = 1000
 MAX_PATH_BYTES = 1024
 META_HEADER = "x-lakefs-meta-"
-NAMES = {
-    "repositories": re.compile("[a-z0-9][a-z0-9-]{2,62}"),
-    "branches": re.compile(r"\w[-\w]*", re.ASCII),
-    "tags": re.compile(r"(?!.*\.\.)[^\x00-\x20~^:?*\[\\/@$]+(?<!\.)(?<!\.lock)"),
-}
 NOT_HERE = (
     "this is the embedded lakeFS server, which does not know this request:"
     " set LAKEFS_ENDPOINT to a real lakeFS server to use it"
@@ -68,9 +60,6 @@ class Call:
     def text(self, name: str, default: str = "") -> str:
         return self.query.get(name, [default])[0]
 
-    def flag(self, name: str) -> bool:
-        return self.text(name).lower() in ("1", "t", "true")
-
     def path(self, name: str = "path") -> str:
         path = self.text(name)
         if not 0 < len(path.encode()) <= MAX_PATH_BYTES:
@@ -84,97 +73,29 @@ class Call:
         amount = int(text) if int(text) > 0 else 100
         return Page(self.text("prefix"), self.text("after"), amount, self.text("delimiter"))
 
-    def fields(self, wanted: dict[str, object]) -> dict[str, Any]:
-        """Fields of the JSON body: a required text where `wanted` has `str`, else of the type of the default there."""
+    def log_page(self) -> Page:
+        if unknown := [name for name in ("objects", "prefixes", "since", "stop_at") if self.text(name)]:
+            raise LakeFSError(501, f"the log's {unknown[0]}: {NOT_HERE}")
+        return self.page()
+
+    def arguments(self, wanted: Mapping[str, object]) -> Json:
+        """What a handler takes. In `wanted` stands for each argument how to find it: a function of the call, or the
+        default of a field of the JSON body, which is then of the same type, or TEXT: such a field without a default."""
+        found = {name: source(self) for name, source in wanted.items() if callable(source)}
+        defaults = {name: source for name, source in wanted.items() if name not in found}
         try:
-            body = json.loads(b"".join(self.body) or b"{}")
+            body = json.loads(b"".join(self.body) or b"{}") if defaults else {}
         except json.JSONDecodeError as error:
             raise LakeFSError(400, f"the request body is not JSON: {error}") from None
-        result = {}
-        for name, default in wanted.items():
+        for name, default in defaults.items():
             value = body.get(name) if isinstance(body, dict) else None
             value = default if value is None else value
+            kind = str if default is TEXT else type(default)
             inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-            kind = str if default is str else type(default)
             if type(value) is not kind or not all(isinstance(item, str) for item in inner):
                 raise LakeFSError(400, f"request body: {name} is missing, or not a {kind.__name__} of text")
-            result[name] = value
-        return result
-
-
-# How answers are written
-
-
-def _listing(found: Found[Any], render: Callable[[str, Any], object]) -> object:
-    rows, more = found
-    offset = rows[-1][0] if more else ""
-    page = {"has_more": more, "max_per_page": MAX_PAGE, "next_offset": offset, "results": len(rows)}
-    return {"pagination": page, "results": [render(name, value) for name, value in rows]}
-
-
-def _ref(name: str, commit_id: str) -> object:
-    return {"id": name, "commit_id": commit_id}
-
-
-def _commit(commit: Commit) -> object:
-    return {**commit._asdict(), "creation_date": int(commit.created), "meta_range_id": commit.tree, "version": 1}
-
-
-def _stats(path: str, entry: Entry | None) -> object:
-    known = {"path": path, "path_type": "object" if entry else "common_prefix"}
-    shown = entry or GONE
-    return {**known, **shown._asdict(), "physical_address": f"local://{shown.sha256}", "size_bytes": shown.size}
-
-
-def _change(path: str, change: dict[str, object] | None) -> object:
-    known = {"path": path, "path_type": "object" if change else "common_prefix"}
-    return known | (change or {"type": "prefix_changed"})
-
-
-# Endpoints that take more than a line of the table
-
-
-def _name(kind: str, name: str) -> str:
-    if not NAMES[kind].fullmatch(name):
-        raise LakeFSError(400, f"{name!r} is no name for {kind}: {NAMES[kind].pattern}")
-    return name
-
-
-def create_repository(call: Call, name: str, storage_namespace: str, default_branch: str) -> object:
-    if not storage_namespace.startswith("local://"):
-        raise LakeFSError(400, "the storage namespace of the embedded server begins with local://")
-    _name("repositories", name)
-    return call.store.create_repository(name, storage_namespace, _name("branches", default_branch or "main"))
-
-
-def create_branch(call: Call, repo: str, name: str, source: str, hidden: bool) -> Reply:
-    commit_id = call.store.create_ref(repo, "branches", _name("branches", name), source, hidden)
-    return Reply(201, data=io.BytesIO(commit_id.encode()), stop=len(commit_id))  # lakeFS answers it as plain text
-
-
-def reset_branch(call: Call, repo: str, branch: str, type: str, path: str) -> None:
-    if type not in ("object", "common_prefix", "reset"):
-        raise LakeFSError(400, f"type {type!r} is not object, common_prefix or reset")
-    call.store.ref(repo, "branches", branch)
-    call.store.reset(repo, branch, "" if type == "reset" else path, exact=type == "object")
-
-
-def log_commits(call: Call, repo: str, ref: str) -> object:
-    if unknown := [name for name in ("objects", "prefixes", "since", "stop_at") if call.text(name)]:
-        raise LakeFSError(501, f"the log's {unknown[0]}: {NOT_HERE}")
-    page, commits = call.page(), call.store.log(repo, ref, call.flag("first_parent"))
-    if page.after:
-        next((commit for commit in commits if commit.id == page.after), None)
-    found: list[tuple[str, Commit | None]] = [
-        (commit.id, commit) for commit, _ in zip(commits, range(page.amount + 1), strict=False)
-    ]
-    more = len(found) > page.amount and not call.flag("limit")
-    return _listing((found[: page.amount], more), lambda _, commit: _commit(commit))
-
-
-def merge(call: Call, repo: str, ref: str, branch: str, force: bool, **options: Any) -> object:
-    options["allow_empty"] |= force
-    return {"reference": call.store.merge(repo, ref, branch, **options).id}
+            found[name] = value
+        return found
 
 
 def upload_object(call: Call, repo: str, branch: str) -> object:
@@ -186,15 +107,8 @@ def upload_object(call: Call, repo: str, branch: str) -> object:
     blob = store.files.receive(content)
     named = [(name.lower(), value) for name, value in headers.items()]
     metadata = {name.removeprefix(META_HEADER): value for name, value in named if name.startswith(META_HEADER)}
-    with store.transaction("write"):
-        return _stats(path, store.put(repo, branch, path, blob, content_type, metadata, "If-None-Match" in headers))
-
-
-def delete_objects(call: Call, repo: str, branch: str, paths: list[str]) -> object:
-    if len(paths) > MAX_DELETE:
-        raise LakeFSError(400, f"request size exceeded, max paths is set to {MAX_DELETE}")
-    call.store.delete(repo, branch, paths)
-    return {"errors": []}
+    with store.db.transaction("write"):
+        return store.put(repo, branch, path, blob, content_type, metadata, "If-None-Match" in headers)
 
 
 def get_object(call: Call, repo: str, ref: str) -> Reply:
@@ -213,20 +127,57 @@ def get_object(call: Call, repo: str, ref: str) -> Reply:
     return Reply(206 if match else 200, None, call.store.files.open(entry.sha256), start, stop, headers)
 
 
-# The endpoints
+def flag(name: str) -> Callable[[Call], bool]:
+    return lambda call: call.text(name).lower() in ("1", "t", "true")
 
 
-class Route(NamedTuple):
-    """An endpoint. `handler` is called with the call, the parts of the path in braces and the `fields` of the body;
-    it returns a Reply, or the JSON that goes with `status`. `transaction` "" leaves that to the handler, because it
-    reads or writes files meanwhile."""
-
-    methods: str
-    path: str
-    status: int
-    transaction: Kind | Literal[""]
-    handler: Callable[..., object]
-    fields: dict[str, object] = {}  # noqa: RUF012
+TEXT = object()
+PAGE, PATH = {"page": Call.page}, {"path": Call.path}
+CALL: Json = {"call": lambda call: call}
+REPO = "/repositories/{repo}"
+BRANCH, REF, KIND = REPO + "/branches/{branch}", REPO + "/refs/{ref}", REPO + "/(?P<kind>branches|tags)"
+# An endpoint: methods; path; status of success; transaction ("" leaves that to the handler, which reads or writes files
+# meanwhile); handler, which gets the store or the call, the parts of the path, and more arguments; these.
+# fmt: off
+ROUTES: list[tuple[str, str, int, Kind | Literal[""], Callable[..., object], Mapping[str, object]]] = [
+    ("GET", "/healthcheck", 204, "", lambda _: None, {}),
+    ("GET", "/config", 200, "", lambda _: CONFIG, {}),
+    ("GET", "/repositories", 200, "read", Store.repositories, PAGE),
+    ("POST", "/repositories", 201, "durable", Store.create_repository,
+     {"name": TEXT, "storage_namespace": TEXT, "default_branch": "main"}),
+    ("GET", REPO, 200, "read", Store.repository, {}),
+    ("DELETE", REPO, 204, "durable", Store.delete_repository, {}),
+    ("GET", KIND, 200, "read", Store.refs, PAGE | {"hidden": flag("show_hidden")}),
+    ("GET", KIND + "/{name}", 200, "read", Store.ref, {}),
+    ("DELETE", KIND + "/{name}", 204, "durable", Store.delete_ref, {}),
+    ("POST", REPO + "/branches", 201, "durable",
+     lambda store, repo, **fields: store.create_ref(repo, "branches", **fields)["commit_id"],
+     {"name": TEXT, "source": TEXT, "hidden": False}),
+    ("POST", REPO + "/tags", 201, "durable", lambda store, repo, id, ref: store.create_ref(repo, "tags", id, ref),
+     {"id": TEXT, "ref": TEXT}),
+    ("PUT", BRANCH, 204, "write", Store.reset, {"type": TEXT, "path": ""}),
+    ("POST", BRANCH + "/commits", 201, "", Store.commit,
+     {"message": TEXT, "metadata": {}, "date": 0, "allow_empty": False}),
+    ("GET", REPO + "/commits/{ref}", 200, "read", Store.commit_at, {}),
+    ("GET", REF + "/commits", 200, "read", Store.log,
+     {"page": Call.log_page, "first_parent": flag("first_parent"), "limit": flag("limit")}),
+    ("POST", REF + "/merge/{branch}", 200, "durable", Store.merge,
+     {"message": "", "metadata": {}, "strategy": "", "squash_merge": False, "allow_empty": False, "force": False}),
+    ("POST", BRANCH + "/revert", 204, "durable", Store.revert, {"ref": TEXT, "parent_number": 0, "allow_empty": False}),
+    ("POST", BRANCH + "/cherry-pick", 201, "durable", Store.cherry_pick, {"ref": TEXT, "parent_number": 0}),
+    ("GET", BRANCH + "/diff", 200, "read", Store.diff_branch, PAGE),
+    ("GET", REPO + "/refs/{left}/diff/{right}", 200, "read", Store.diff_refs,
+     PAGE | {"type": lambda call: call.text("type")}),
+    ("POST", BRANCH + "/objects", 201, "", upload_object, CALL),
+    ("DELETE", BRANCH + "/objects", 204, "write", Store.delete, {"paths": lambda call: [call.path()]}),
+    ("POST", BRANCH + "/objects/delete", 200, "write", Store.delete, {"paths": []}),
+    ("POST", BRANCH + "/objects/copy", 201, "write", Store.copy,
+     {"path": lambda call: call.path("dest_path"), "src_path": TEXT, "src_ref": ""}),
+    ("GET", REF + "/objects/stat", 200, "read", Store.stat, PATH),
+    ("GET", REF + "/objects/ls", 200, "read", Store.entries, PAGE),
+    ("GET HEAD", REF + "/objects", 200, "read", get_object, CALL),
+]
+# fmt: on
 
 
 @functools.cache
@@ -234,81 +185,18 @@ def _pattern(path: str) -> re.Pattern[str]:
     return re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path))
 
 
-REPO = "/repositories/{repo}"
-BRANCH = REPO + "/branches/{branch}"
-REF = REPO + "/refs/{ref}"
-REFS = REPO + "/(?P<kind>branches|tags)"
-# fmt: off
-ROUTES = [
-    Route("GET", "/healthcheck", 204, "", lambda call: None),
-    Route("GET", "/config", 200, "", lambda call: CONFIG),
-    Route("GET", "/repositories", 200, "read",
-          lambda call: _listing(call.store.repositories(call.page()), lambda _, repository: repository)),
-    Route("POST", "/repositories", 201, "durable", create_repository,
-          {"name": str, "storage_namespace": str, "default_branch": "main"}),
-    Route("GET", REPO, 200, "read", lambda call, repo: call.store.repository(repo)),
-    Route("DELETE", REPO, 204, "durable", lambda call, repo: call.store.delete_repository(repo)),
-
-    Route("GET", REFS, 200, "read",
-          lambda call, repo, kind: _listing(call.store.refs(repo, kind, call.page(), call.flag("show_hidden")), _ref)),
-    Route("GET", REFS + "/{name}", 200, "read",
-          lambda call, repo, kind, name: _ref(name, call.store.ref(repo, kind, name))),
-    Route("DELETE", REFS + "/{name}", 204, "durable",
-          lambda call, repo, kind, name: call.store.delete_ref(repo, kind, name)),
-    Route("POST", REPO + "/branches", 201, "durable", create_branch, {"name": str, "source": str, "hidden": False}),
-    Route("POST", REPO + "/tags", 201, "durable",
-          lambda call, repo, id, ref: _ref(id, call.store.create_ref(repo, "tags", _name("tags", id), ref, False)),
-          {"id": str, "ref": str}),
-    Route("PUT", BRANCH, 204, "write", reset_branch, {"type": str, "path": ""}),
-
-    Route("POST", BRANCH + "/commits", 201, "",
-          lambda call, repo, branch, **fields: _commit(call.store.commit(repo, branch, **fields)),
-          {"message": str, "metadata": {}, "date": 0, "allow_empty": False}),
-    Route("GET", REPO + "/commits/{ref}", 200, "read",
-          lambda call, repo, ref: _commit(call.store.commit_at(repo, ref))),
-    Route("GET", REF + "/commits", 200, "read", log_commits),
-    Route("POST", REF + "/merge/{branch}", 200, "durable", merge,
-          {"message": "", "metadata": {}, "strategy": "", "squash_merge": False, "allow_empty": False, "force": False}),
-    Route("POST", BRANCH + "/revert", 204, "durable",
-          lambda call, repo, branch, **fields: call.store.replay(repo, branch, **fields, undo=True) and None,
-          {"ref": str, "parent_number": 0, "allow_empty": False}),
-    Route("POST", BRANCH + "/cherry-pick", 201, "durable",
-          lambda call, repo, branch, **fields: _commit(call.store.replay(repo, branch, **fields)),
-          {"ref": str, "parent_number": 0}),
-    Route("GET", BRANCH + "/diff", 200, "read",
-          lambda call, repo, branch: _listing(call.store.diff_branch(repo, branch, call.page()), _change)),
-    Route("GET", REPO + "/refs/{left}/diff/{right}", 200, "read",
-          lambda call, **sides: _listing(
-              call.store.diff_refs(**sides, page=call.page(), three_dot=call.text("type") != "two_dot"), _change)),
-
-    Route("POST", BRANCH + "/objects", 201, "", upload_object),
-    Route("DELETE", BRANCH + "/objects", 204, "write",
-          lambda call, repo, branch: call.store.delete(repo, branch, [call.path()])),
-    Route("POST", BRANCH + "/objects/delete", 200, "write", delete_objects, {"paths": []}),
-    Route("POST", BRANCH + "/objects/copy", 201, "write",
-          lambda call, **fields: _stats(call.path("dest_path"), call.store.copy(path=call.path("dest_path"), **fields)),
-          {"src_path": str, "src_ref": ""}),
-    Route("GET", REF + "/objects/stat", 200, "read",
-          lambda call, repo, ref: _stats(call.path(), call.store.entry(repo, ref, call.path()))),
-    Route("GET", REF + "/objects/ls", 200, "read",
-          lambda call, repo, ref: _listing(call.store.entries(repo, ref, call.page()), _stats)),
-    Route("GET HEAD", REF + "/objects", 200, "read", get_object),
-]
-# fmt: on
-
-
 def answer(call: Call, path: str) -> Reply:
     """Finds the endpoint and calls it. Raises LakeFSError, BadBody and UnicodeDecodeError."""
-    for route in ROUTES:
-        found = call.method in route.methods.split() and _pattern(route.path).fullmatch(path)
-        if not found:
+    for methods, pattern, status, transaction, handler, wanted in ROUTES:
+        if call.method not in methods.split() or not (match := _pattern(pattern).fullmatch(path)):
             continue
-        parts = {name: urllib.parse.unquote(part, errors="strict") for name, part in found.groupdict().items()}
+        parts = {name: urllib.parse.unquote(part, errors="strict") for name, part in match.groupdict().items()}
         # All of a JSON body comes before the transaction: a slow client must not keep the others waiting.
-        fields = call.fields(route.fields) if route.fields else {}
-        with call.store.transaction(route.transaction) if route.transaction else contextlib.nullcontext():
+        arguments = call.arguments(wanted)
+        with call.store.db.transaction(transaction) if transaction else contextlib.nullcontext():
             if "repo" in parts:
                 call.store.repository(parts["repo"])  # unknown: 404
-            result = route.handler(call, **parts, **fields)
-        return result if isinstance(result, Reply) else Reply(route.status, result)
+            first: Any = arguments.pop("call", call.store)
+            result = handler(first, **parts, **arguments)
+        return result if isinstance(result, Reply) else Reply(status, None if status == 204 else result)
     raise LakeFSError(501, NOT_HERE)

@@ -7,22 +7,21 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from . import content, trees
 from .content import Blob, ContentFiles
-from .database import Database, Kind
+from .database import Database
 from .trees import GONE, Entry, Trees, identity, outer_join
 
 T = TypeVar("T")
-Change = dict[str, object]  # how lakeFS tells of a difference
-Found = tuple[list[tuple[str, T | None]], bool]  # a page of names and values, and whether more follow
+Json = dict[str, Any]
+Commit = Json  # as lakeFS shows it: "meta_range_id" is the id of its tree, "creation_date" in seconds since 1970
 
 SCHEMA_VERSION = 2
 SCHEMA = f"""
-CREATE TABLE repositories(id TEXT PRIMARY KEY, namespace TEXT NOT NULL, default_branch TEXT NOT NULL, created REAL);
+CREATE TABLE repositories(id TEXT PRIMARY KEY, data TEXT NOT NULL);
 CREATE TABLE refs(repo TEXT, id TEXT, kind TEXT NOT NULL, commit_id TEXT NOT NULL, hidden INTEGER,
     PRIMARY KEY(repo, id)) WITHOUT ROWID; -- kind is "branches" or "tags"; no name is both
 CREATE TABLE commits(repo TEXT, id TEXT, data TEXT NOT NULL, PRIMARY KEY(repo, id)) WITHOUT ROWID;
@@ -30,10 +29,14 @@ CREATE TABLE staging(repo TEXT, branch TEXT, path TEXT, sha256 TEXT, entry TEXT,
     WITHOUT ROWID;
 {content.SCHEMA}{trees.SCHEMA}
 """
-COMMITTER = "local"
+MAX_PAGE = MAX_DELETE = 1000
 STRATEGIES = {"": "default", "source-wins": "source-wins", "dest-wins": "dest-wins"}
-KINDS = {"branches": "branch", "tags": "tag"}
-_REF = re.compile(r"([^~^@$]+)((?:[~^]\d{0,9})*|[@$])")
+NAMES = {
+    "repositories": re.compile("[a-z0-9][a-z0-9-]{2,62}"),
+    "branches": re.compile(r"\w[-\w]*", re.ASCII),
+    "tags": re.compile(r"(?!.*\.\.)[^\x00-\x20~^:?*\[\\/@$]+(?<!\.)(?<!\.lock)"),
+}
+REF = re.compile(r"([^~^@$]+)((?:[~^]\d{0,9})*|[@$])")
 
 
 class LakeFSError(Exception):
@@ -44,19 +47,6 @@ class LakeFSError(Exception):
         self.status, self.message = status, message
 
 
-class Commit(NamedTuple):
-    """A commit. `created` in seconds since 1970."""
-
-    id: str
-    parents: list[str]
-    tree: str
-    message: str
-    metadata: dict[str, str]
-    committer: str
-    created: float
-    generation: int
-
-
 class Page(NamedTuple):
     """Which part of a listing to answer."""
 
@@ -65,33 +55,61 @@ class Page(NamedTuple):
     amount: int = 100
     delimiter: str = ""
 
-    def take(self, scan: Callable[[str], Iterable[tuple[str, T]]]) -> Found[T]:
-        """The (path, value) pairs of this page; `scan(start)` gives them all, sorted, from `start` on. Paths that are
-        equal up to a delimiter behind the prefix become one pair without a value."""
-        results: list[tuple[str, T | None]] = []
-        seek: str | None = max(self.prefix, self.after)
-        while seek is not None:
-            start, seek = seek, None
-            for path, value in scan(start):
+    def of(self, scan: Callable[[str], Iterable[tuple[str, T]]], render: Callable[[str, T], Json]) -> Json:
+        """The part of a sorted listing, as JSON; `scan(start)` gives its (path, value) pairs from `start` on. Paths
+        that are equal up to a delimiter behind the prefix become one common prefix."""
+        results: list[Json] = []
+        seek, name, more = max(self.prefix, self.after), "", True
+        while more:
+            more = False
+            for path, value in scan(seek):
                 if not path.startswith(self.prefix):
                     break
                 cut = path.find(self.delimiter, len(self.prefix)) if self.delimiter else -1
                 group = path[: cut + len(self.delimiter)] if cut >= 0 else ""
-                name = group or path
-                if name != self.after:
+                if (group or path) != self.after:
                     if len(results) == self.amount:
-                        return results, True
-                    results.append((name, None if group else value))
+                        return listing(results, name)
+                    name = group or path
+                    results.append({**render(path, value), **({"path": group, **COMMON_PREFIX} if group else {})})
                 if group:
-                    seek = group[:-1] + chr(ord(group[-1]) + 1)  # the first path behind the group
+                    seek, more = group[:-1] + chr(ord(group[-1]) + 1), True  # the first path behind the group
                     break
-        return results, False
+        return listing(results)
+
+
+COMMON_PREFIX = {"path_type": "common_prefix", "type": "prefix_changed", "size_bytes": 0, "physical_address": ""}
+
+
+def listing(results: list[Json], next_offset: str = "") -> Json:
+    """One page; what follows begins behind `next_offset`, if there is anything."""
+    more = bool(next_offset)
+    page = {"has_more": more, "max_per_page": MAX_PAGE, "next_offset": next_offset, "results": len(results)}
+    return {"pagination": page, "results": results}
+
+
+def show_entry(path: str, entry: Entry) -> Json:
+    place = {"path": path, "path_type": "object", "physical_address": f"local://{entry.sha256}"}
+    return {**place, **entry._asdict(), "size_bytes": entry.size}
+
+
+def show_change(path: str, sides: tuple[Entry | None, Entry | None, bool]) -> Json:
+    """A difference: the entries before and after, and whether it is a conflict."""
+    before, after, conflict = sides
+    kind = "conflict" if conflict else "removed" if not identity(after) else "changed" if before else "added"
+    size = (after.size if after else 0) or (before.size if before and kind == "removed" else 0)
+    return {"path": path, "path_type": "object", "type": kind, "size_bytes": size}
+
+
+def _named(kind: str, name: str) -> str:
+    if not NAMES[kind].fullmatch(name):
+        raise LakeFSError(400, f"{name!r} is no name for {kind}: {NAMES[kind].pattern}")
+    return name
 
 
 class Store:
-    """All repositories of one folder. Threads and processes may share it; its errors are LakeFSError.
-
-    Methods are to be called inside `transaction`, those that say so excepted."""
+    """All repositories of one folder; threads and processes may share it. Methods answer what lakeFS's API answers, or
+    raise LakeFSError; they are to be called inside a transaction of `db`, those that say so excepted."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -99,32 +117,28 @@ class Store:
         self.files = ContentFiles(folder / "objects", self.db)
         self.trees = Trees(self.db)
 
-    def transaction(self, kind: Kind) -> AbstractContextManager[None]:
-        return self.db.transaction(kind)
-
     # Repositories
 
-    def create_repository(self, repo: str, namespace: str, default_branch: str) -> dict[str, Any]:
-        if self.db("SELECT 1 FROM repositories WHERE id=?", repo).fetchone():
+    def create_repository(self, name: str, storage_namespace: str, default_branch: str) -> Json:
+        known = {"storage_namespace": storage_namespace, "default_branch": _named("branches", default_branch)}
+        data = {"id": _named("repositories", name), **known, "creation_date": int(time.time()), "storage_id": ""}
+        if not storage_namespace.startswith("local://"):
+            raise LakeFSError(400, "the storage namespace of the embedded server begins with local://")
+        if not self.db("INSERT OR IGNORE INTO repositories VALUES(?, ?)", name, json.dumps(data)).rowcount:
             raise LakeFSError(409, "error creating repository: not unique")
-        self.db("INSERT INTO repositories VALUES(?, ?, ?, ?)", repo, namespace, default_branch, time.time())
-        first = self._add_commit(repo, [], self.trees.apply("", []), "Repository created", {}, committer="")
-        self.db("INSERT INTO refs VALUES(?, ?, 'branches', ?, 0)", repo, default_branch, first.id)
-        return self.repository(repo)
+        first = self._add_commit(name, [], self.trees.apply("", []), "Repository created", {}, committer="")
+        self.db("INSERT INTO refs VALUES(?, ?, 'branches', ?, 0)", name, default_branch, first["id"])
+        return data
 
-    def repository(self, repo: str) -> dict[str, Any]:
-        name, found = next(self._repositories(repo), ("", {}))
-        if name != repo:
+    def repository(self, repo: str) -> Json:
+        row = self.db("SELECT data FROM repositories WHERE id=?", repo).fetchone()
+        if not row:
             raise LakeFSError(404, "repository not found")
-        return found
+        return dict(json.loads(row[0]))
 
-    def repositories(self, page: Page) -> Found[dict[str, Any]]:
-        return page.take(self._repositories)
-
-    def _repositories(self, start: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        for row in self.db("SELECT * FROM repositories WHERE id>=? ORDER BY id", start):
-            known = dict(zip(("id", "storage_namespace", "default_branch"), row, strict=False))
-            yield row[0], {**known, "creation_date": int(row[3]), "read_only": False, "storage_id": ""}
+    def repositories(self, page: Page) -> Json:
+        query = "SELECT id, data FROM repositories WHERE id>=? ORDER BY id"
+        return page.of(lambda start: self.db(query, start), lambda _, data: dict(json.loads(data)))
 
     def delete_repository(self, repo: str) -> None:
         """Forgets the repository; content and trees, which others may share, stay until gc."""
@@ -134,54 +148,48 @@ class Store:
 
     # Branches, tags, references
 
-    def ref(self, repo: str, kind: str, name: str) -> str:
-        """The commit id of a branch or tag."""
+    def ref(self, repo: str, kind: str, name: str) -> Json:
+        """A branch or tag."""
         query = "SELECT commit_id FROM refs WHERE repo=? AND kind=? AND id=?"
-        row: tuple[str] | None = self.db(query, repo, kind, name).fetchone()
+        row = self.db(query, repo, kind, name).fetchone()
         if not row:
-            raise LakeFSError(404, f"{KINDS[kind]} not found")
-        return row[0]
+            raise LakeFSError(404, f"not found: {name} in {kind}")
+        return {"id": name, "commit_id": row[0]}
 
-    def refs(self, repo: str, kind: str, page: Page, hidden: bool) -> Found[str]:
-        """Names and commit ids."""
+    def refs(self, repo: str, kind: str, page: Page, hidden: bool) -> Json:
         query = "SELECT id, commit_id FROM refs WHERE repo=? AND kind=? AND id>=? AND hidden<=? ORDER BY id"
-        return page.take(lambda start: self.db(query, repo, kind, start, hidden))
+        scan = lambda start: self.db(query, repo, kind, start, hidden)  # noqa: E731
+        return page.of(scan, lambda name, commit_id: {"id": name, "commit_id": commit_id})
 
-    def create_ref(self, repo: str, kind: str, name: str, source: str, hidden: bool) -> str:
-        """The commit id of the new branch or tag."""
-        commit_id = self.commit_at(repo, source).id
+    def create_ref(self, repo: str, kind: str, name: str, source: str, hidden: bool = False) -> Json:
+        commit_id = self.commit_at(repo, source)["id"]
         names = "SELECT repo, id FROM refs UNION ALL SELECT repo, id FROM commits"
-        taken = self.db(f"SELECT 1 FROM ({names}) WHERE repo=? AND id=?", repo, name).fetchone()
-        if taken:
-            raise LakeFSError(409, f"{KINDS[kind]} already exists: not unique")
+        if self.db(f"SELECT 1 FROM ({names}) WHERE repo=? AND id=?", repo, _named(kind, name)).fetchone():
+            raise LakeFSError(409, f"{name} already exists: not unique")
         self.db("INSERT INTO refs VALUES(?, ?, ?, ?, ?)", repo, name, kind, commit_id, hidden)
-        return commit_id
+        return {"id": name, "commit_id": commit_id}
 
     def delete_ref(self, repo: str, kind: str, name: str) -> None:
         self.ref(repo, kind, name)
         if self.repository(repo)["default_branch"] == name:
             raise LakeFSError(403, "cannot delete repository default branch")
         self.db("DELETE FROM refs WHERE repo=? AND id=?", repo, name)
-        self.reset(repo, name)
+        self._unstage(repo, name)
 
     def _resolve(self, repo: str, ref: str) -> tuple[str, str | None]:
         """The commit that a reference names, and the branch whose staged changes belong on top of it."""
-        match = _REF.fullmatch(ref)
-        if not match:
-            raise LakeFSError(400, f"not a reference: {ref}")
-        commit_id, branch = self._resolve_name(repo, match[1])
-        if match[2] in ("", "$"):
-            return commit_id, branch
-        if match[2] == "@" and not branch:
+        match = REF.fullmatch(ref)
+        commit_id, branch = self._resolve_name(repo, match[1]) if match else ("", None)
+        if not match or (match[2] == "@" and not branch):
             raise LakeFSError(400, f"not a reference: {ref}")
         for kind, digits in re.findall(r"([~^])(\d*)", match[2]):
             number = int(digits or 1)
-            for step in itertools.repeat(1, number) if kind == "~" else [number][:number]:
-                parents = self._get_commit(repo, commit_id).parents
+            for step in itertools.repeat(1, number) if kind == "~" else [number][:number]:  # ^0 is the commit itself
+                parents = self._get_commit(repo, commit_id)["parents"]
                 if step > len(parents):
                     raise LakeFSError(404, f"not found: {ref}")
                 commit_id = parents[step - 1]
-        return commit_id, None
+        return commit_id, branch if match[2] in ("", "$") else None
 
     def _resolve_name(self, repo: str, name: str) -> tuple[str, str | None]:
         """A full commit id, a branch, a tag, or the beginning of one commit id: the first of these that exists."""
@@ -189,12 +197,11 @@ class Store:
             return name, None
         if row := self.db("SELECT commit_id, kind FROM refs WHERE repo=? AND id=?", repo, name).fetchone():
             return row[0], name if row[1] == "branches" else None
-        if re.fullmatch("[0-9a-f]{1,64}", name):
-            query = "SELECT id FROM commits WHERE repo=? AND id BETWEEN ? AND ? LIMIT 2"
-            ids = self.db(query, repo, name, name + "g").fetchall()
-            if len(ids) == 1:
-                return ids[0][0], None
-        raise LakeFSError(404, f"not found: {name}")
+        query = "SELECT id FROM commits WHERE repo=? AND id BETWEEN ? AND ? LIMIT 2"
+        ids = self.db(query, repo, name, name + "g").fetchall()
+        if len(ids) != 1:
+            raise LakeFSError(404, f"not found: {name}")
+        return ids[0][0], None
 
     # Commits
 
@@ -206,138 +213,155 @@ class Store:
         row = self.db("SELECT data FROM commits WHERE repo=? AND id=?", repo, commit_id).fetchone()
         if not row:
             raise LookupError(f"commit {commit_id} is lost")
-        return Commit(commit_id, *json.loads(row[0]))
+        return {"id": commit_id, **json.loads(row[0])}
 
-    def _head(self, repo: str, branch: str) -> Commit:
-        return self._get_commit(repo, self.ref(repo, "branches", branch))
+    def _head(self, repo: str, branch: str, clean: bool = False) -> Commit:
+        head = self._get_commit(repo, self.ref(repo, "branches", branch)["commit_id"])
+        if clean and next(self._staged_changes(repo, branch, head["meta_range_id"]), None):
+            raise LakeFSError(400, "uncommitted changes (dirty branch)")
+        return head
 
     def _add_commit(
-        self, repo: str, parents: list[Commit], tree: str, message: str, metadata: dict[str, str], **known: Any
-    ) -> Commit:
-        """Enters a commit; its id is a hash of all it says. `known` replaces fields that are made up otherwise."""
-        generation = 1 + max((parent.generation for parent in parents), default=0)
-        sorted_metadata = dict(sorted(metadata.items()))
-        ids = [parent.id for parent in parents]
-        commit = Commit("", ids, tree, message, sorted_metadata, COMMITTER, time.time(), generation)._replace(**known)
-        data = json.dumps(commit[1:], ensure_ascii=False)
-        commit = commit._replace(id=hashlib.sha256(data.encode()).hexdigest())
-        self.db("INSERT OR IGNORE INTO commits VALUES(?, ?, ?)", repo, commit.id, data)
-        return commit
+        self, repo: str, parents: list[Commit], tree: str, message: str, metadata: dict[str, str],
+        date: int = 0, committer: str = "local",
+    ) -> Commit:  # fmt: skip
+        """Enters a commit; its id is a hash of all it says. `date` 0 is now."""
+        commit = {
+            "parents": [parent["id"] for parent in parents],
+            "committer": committer,
+            "message": message,
+            "metadata": dict(sorted(metadata.items())),
+            "creation_date": date or int(time.time()),
+            "generation": 1 + max((parent["generation"] for parent in parents), default=0),
+            "meta_range_id": tree,
+            "version": 1,
+        }
+        data = json.dumps(commit, ensure_ascii=False)
+        commit_id = hashlib.sha256(data.encode()).hexdigest()
+        self.db("INSERT OR IGNORE INTO commits VALUES(?, ?, ?)", repo, commit_id, data)
+        return {"id": commit_id, **commit}
 
     def _advance(self, repo: str, branch: str, commit: Commit) -> Commit:
-        self.reset(repo, branch)
-        self.db("UPDATE refs SET commit_id=? WHERE repo=? AND id=?", commit.id, repo, branch)
+        self._unstage(repo, branch)
+        self.db("UPDATE refs SET commit_id=? WHERE repo=? AND id=?", commit["id"], repo, branch)
         return commit
 
     def commit(
         self, repo: str, branch: str, message: str, metadata: dict[str, str], date: int, allow_empty: bool
     ) -> Commit:
-        """Commits what is staged at one moment, durably: content first, then the versions. `date` in seconds; 0 is now.
-        To be called outside a transaction."""
+        """Commits what is staged at one moment, durably: content first, then the versions. To be called outside a
+        transaction."""
         self._sync(repo, branch)  # most of it before the others have to wait
-        with self.transaction("durable"):
+        with self.db.transaction("durable"):
             self._sync(repo, branch)
             head = self._head(repo, branch)
-            tree = self.trees.apply(head.tree, self._staged(repo, branch))
-            if tree == head.tree and not allow_empty:
+            tree = self.trees.apply(head["meta_range_id"], self._staged(repo, branch))
+            if tree == head["meta_range_id"] and not allow_empty:
                 raise LakeFSError(400, "commit: no changes")
-            made = self._add_commit(repo, [head], tree, message, metadata, created=date or time.time())
-            return self._advance(repo, branch, made)
+            return self._advance(repo, branch, self._add_commit(repo, [head], tree, message, metadata, date))
 
     def _sync(self, repo: str, branch: str) -> None:
         query = """SELECT DISTINCT blobs.sha256, size FROM staging JOIN blobs USING(sha256)
                    WHERE repo=? AND branch=? AND synced=0"""
         self.files.sync(self.db(query, repo, branch).fetchall())
 
-    def log(self, repo: str, ref: str, first_parent: bool) -> Iterator[Commit]:
+    def log(self, repo: str, ref: str, page: Page, first_parent: bool, limit: bool) -> Json:
+        commits = self._history(repo, ref, first_parent)
+        if page.after:
+            next((commit for commit in commits if commit["id"] == page.after), None)
+        found = list(itertools.islice(commits, page.amount + 1))
+        more = len(found) > page.amount and not limit
+        return listing(found[: page.amount], found[page.amount - 1]["id"] if more else "")
+
+    def _history(self, repo: str, ref: str, first_parent: bool) -> Iterator[Commit]:
         """Commits from `ref` back, newest first."""
-        start = self.commit_at(repo, ref)
-        queue, seen = [(-start.created, -start.generation, start)], {start.id}
-        while queue:
-            commit = heapq.heappop(queue)[2]
-            yield commit
-            for parent_id in commit.parents[: 1 if first_parent else None]:
-                if parent_id not in seen:
-                    seen.add(parent_id)
-                    parent = self._get_commit(repo, parent_id)
-                    heapq.heappush(queue, (-parent.created, -parent.generation, parent))
+        queue: list[tuple[int, int, str]] = []
+        due, seen = [self.commit_at(repo, ref)["id"]], set()
+        while due or queue:
+            for commit_id in due:
+                if commit_id not in seen:
+                    seen.add(commit_id)
+                    commit = self._get_commit(repo, commit_id)
+                    heapq.heappush(queue, (-commit["creation_date"], -commit["generation"], commit_id))
+            if queue:
+                yield (commit := self._get_commit(repo, heapq.heappop(queue)[2]))
+                due = commit["parents"][: 1 if first_parent else None]
 
     # Merges
 
     def _merge_base(self, repo: str, theirs: Commit, ours: Commit) -> Commit:
         """The best common ancestor."""
-        sides = {theirs.id: 1, ours.id: 2} if theirs.id != ours.id else {ours.id: 3}
-        queue = [(-theirs.generation, theirs.id), (-ours.generation, ours.id)]
+        sides = {theirs["id"]: 1, ours["id"]: 2} if theirs["id"] != ours["id"] else {ours["id"]: 3}
+        queue = [(-theirs["generation"], theirs["id"]), (-ours["generation"], ours["id"])]
         heapq.heapify(queue)
         while True:  # youngest generation first, until one is reached from both sides: the first commit at the latest
             found = self._get_commit(repo, heapq.heappop(queue)[1])
-            if sides[found.id] == 3:
+            if sides[found["id"]] == 3:
                 return found
-            for parent in found.parents:
+            for parent in found["parents"]:
                 if parent not in sides:
-                    heapq.heappush(queue, (-self._get_commit(repo, parent).generation, parent))
-                sides[parent] = sides.get(parent, 0) | sides[found.id]
+                    heapq.heappush(queue, (-self._get_commit(repo, parent)["generation"], parent))
+                sides[parent] = sides.get(parent, 0) | sides[found["id"]]
 
     def merge(
-        self, repo: str, source: str, branch: str, message: str, metadata: dict[str, str], strategy: str,
-        squash_merge: bool, allow_empty: bool,
-    ) -> Commit:  # fmt: skip
-        """Merges `source` into `branch`."""
+        self, repo: str, ref: str, branch: str, message: str, metadata: dict[str, str], strategy: str,
+        squash_merge: bool, allow_empty: bool, force: bool,
+    ) -> Json:  # fmt: skip
+        """Merges `ref` into `branch`."""
         if strategy not in STRATEGIES:
             raise LakeFSError(400, f"unknown strategy {strategy!r}: source-wins, dest-wins or none")
-        ours, theirs = self._clean_head(repo, branch), self.commit_at(repo, source)
+        ours, theirs = self._head(repo, branch, clean=True), self.commit_at(repo, ref)
         base = self._merge_base(repo, theirs, ours)
-        if theirs.tree == base.tree and not allow_empty:
+        if theirs["meta_range_id"] == base["meta_range_id"] and not (allow_empty or force):
             raise LakeFSError(400, f"update branch {branch}: no changes")
-        tree = self._merge_trees(ours.tree, theirs.tree, base.tree, strategy)
+        tree = self._merge_trees(ours, theirs, base, strategy)
         metadata = metadata | {".lakefs.merge.strategy": STRATEGIES[strategy]}
-        message = message or f"Merge '{source}' into '{branch}'"
+        message = message or f"Merge '{ref}' into '{branch}'"
         made = self._add_commit(repo, [ours] if squash_merge else [ours, theirs], tree, message, metadata)
-        return self._advance(repo, branch, made)
+        return {"reference": self._advance(repo, branch, made)["id"]}
 
-    def _clean_head(self, repo: str, branch: str) -> Commit:
-        head = self._head(repo, branch)
-        if next(self._staged_changes(repo, branch, head.tree), None):
-            raise LakeFSError(400, "uncommitted changes (dirty branch)")
-        return head
-
-    def _merge_trees(self, ours: str, theirs: str, base: str, strategy: str = "") -> str:
-        if ours == base:
-            return theirs
-        mine = {path: after for path, _, after in self.trees.diff(base, ours)}
+    def _merge_trees(self, ours: Commit, theirs: Commit, base: Commit, strategy: str = "") -> str:
+        mine_id, their_id, base_id = (commit["meta_range_id"] for commit in (ours, theirs, base))
+        mine = {path: after for path, _, after in self.trees.diff(base_id, mine_id)}
         changes = []
-        for path, _, wanted in self.trees.diff(base, theirs):
+        for path, _, wanted in self.trees.diff(base_id, their_id):
             if path in mine and identity(mine[path]) != identity(wanted) and strategy != "source-wins":
                 if not strategy:
                     raise LakeFSError(409, f"conflict found: {path}")
                 continue
             changes.append((path, wanted or GONE))
-        return self.trees.apply(ours, changes)
+        return self.trees.apply(mine_id, changes)
 
-    def replay(
-        self, repo: str, branch: str, ref: str, parent_number: int, undo: bool = False, allow_empty: bool = False
-    ) -> Commit:
-        """Makes on `branch` what a commit changed against one of its parents (counted from 1; 0 takes the only one),
-        or with `undo` takes it back."""
-        commit, head = self.commit_at(repo, ref), self._clean_head(repo, branch)
-        if len(commit.parents) > 1 and not parent_number:
-            raise LakeFSError(409 if undo else 400, "must specify 1-based parent number for a merge commit")
-        if max(parent_number, 1) > len(commit.parents):
-            raise LakeFSError(400, f"given commit does not have the given parent number: {parent_number}")
-        parent = self._get_commit(repo, commit.parents[max(parent_number, 1) - 1])
-        old, new = (commit, parent) if undo else (parent, commit)
-        tree = self._merge_trees(head.tree, new.tree, old.tree)
-        if tree == head.tree and not allow_empty:
+    def revert(self, repo: str, branch: str, ref: str, parent_number: int, allow_empty: bool) -> None:
+        """Takes back what a commit changed against one of its parents."""
+        head, commit, parent = self._head(repo, branch, clean=True), *self._with_parent(repo, ref, parent_number, 409)
+        tree = self._merge_trees(head, parent, commit)
+        if tree == head["meta_range_id"] and not allow_empty:
             raise LakeFSError(400, f"update branch {branch}: no changes")
-        origin = {"cherry-pick-origin": commit.id, "cherry-pick-committer": commit.committer}
-        message, metadata = (f"Revert {ref}", {}) if undo else (commit.message, commit.metadata | origin)
-        return self._advance(repo, branch, self._add_commit(repo, [head], tree, message, metadata))
+        self._advance(repo, branch, self._add_commit(repo, [head], tree, f"Revert {ref}", {}))
+
+    def cherry_pick(self, repo: str, branch: str, ref: str, parent_number: int) -> Commit:
+        """Makes on `branch` what a commit changed against one of its parents."""
+        head, commit, parent = self._head(repo, branch, clean=True), *self._with_parent(repo, ref, parent_number, 400)
+        tree = self._merge_trees(head, commit, parent)
+        metadata = {"cherry-pick-origin": commit["id"], "cherry-pick-committer": commit["committer"]}
+        made = self._add_commit(repo, [head], tree, commit["message"], commit["metadata"] | metadata)
+        return self._advance(repo, branch, made)
+
+    def _with_parent(self, repo: str, ref: str, number: int, ambiguous: int) -> tuple[Commit, Commit]:
+        """A commit and one of its parents: counted from 1, 0 takes the only one."""
+        commit = self.commit_at(repo, ref)
+        if len(commit["parents"]) > 1 and not number:
+            raise LakeFSError(ambiguous, "must specify 1-based parent number for a merge commit")
+        if max(number, 1) > len(commit["parents"]):
+            raise LakeFSError(400, f"given commit does not have the given parent number: {number}")
+        return commit, self._get_commit(repo, commit["parents"][max(number, 1) - 1])
 
     # Objects
 
     def put(
         self, repo: str, branch: str, path: str, blob: Blob, content_type: str, metadata: dict[str, str], only_new: bool
-    ) -> Entry:
+    ) -> Json:
         """Stages received content; with `only_new`, refuses (412) where there is something already."""
         if only_new and self._find(repo, branch, path):
             raise LakeFSError(412, "path already exists")
@@ -347,23 +371,34 @@ class Store:
         entry = Entry(blob.sha256, blob.md5, blob.size, int(time.time()), content_type, metadata)
         return self._stage(repo, branch, path, entry)
 
-    def copy(self, repo: str, branch: str, path: str, src_ref: str, src_path: str) -> Entry:
-        entry = self.entry(repo, src_ref or branch, src_path)._replace(mtime=int(time.time()))
-        return self._stage(repo, branch, path, entry)
+    def copy(self, repo: str, branch: str, path: str, src_ref: str, src_path: str) -> Json:
+        entry = self.entry(repo, src_ref or branch, src_path)
+        return self._stage(repo, branch, path, entry._replace(mtime=int(time.time())))
 
-    def delete(self, repo: str, branch: str, paths: list[str]) -> None:
+    def delete(self, repo: str, branch: str, paths: list[str]) -> Json:
         """Stages deletions; a path that does not exist is no error."""
-        tree = self._head(repo, branch).tree
+        if len(paths) > MAX_DELETE:
+            raise LakeFSError(400, f"request size exceeded, max paths is set to {MAX_DELETE}")
+        tree = self._head(repo, branch)["meta_range_id"]
         for path in paths:
+            self._unstage(repo, branch, path, exact=True)
             if self.trees.get(tree, path):
                 self._stage(repo, branch, path, GONE)
-            else:
-                self.db("DELETE FROM staging WHERE repo=? AND branch=? AND path=?", repo, branch, path)
+        return {"errors": []}
 
-    def reset(self, repo: str, branch: str, prefix: str = "", exact: bool = False) -> None:
-        """Drops what is staged at or below a prefix; with `exact`, at that path only."""
+    def reset(self, repo: str, branch: str, type: str, path: str) -> None:
+        """Drops what is staged: everything, or at one path, or below a prefix."""
+        self.ref(repo, "branches", branch)
+        if type not in ("reset", "object", "common_prefix"):
+            raise LakeFSError(400, f"type {type!r} is not reset, object or common_prefix")
+        self._unstage(repo, branch, "" if type == "reset" else path, exact=type == "object")
+
+    def _unstage(self, repo: str, branch: str, prefix: str = "", exact: bool = False) -> None:
         matched = "path" if exact else "substr(path, 1, length(?3))"
         self.db(f"DELETE FROM staging WHERE repo=?1 AND branch=?2 AND {matched}=?3", repo, branch, prefix)
+
+    def stat(self, repo: str, ref: str, path: str) -> Json:
+        return show_entry(path, self.entry(repo, ref, path))
 
     def entry(self, repo: str, ref: str, path: str) -> Entry:
         if not (entry := self._find(repo, ref, path)):
@@ -374,14 +409,14 @@ class Store:
         commit_id, branch = self._resolve(repo, ref)
         staged_path, entry = next(self._staged(repo, branch, path), ("", None))
         if staged_path != path:
-            entry = self.trees.get(self._get_commit(repo, commit_id).tree, path)
-        return entry if entry and entry.sha256 else None
+            entry = self.trees.get(self._get_commit(repo, commit_id)["meta_range_id"], path)
+        return entry if identity(entry) else None
 
-    def _stage(self, repo: str, branch: str, path: str, entry: Entry) -> Entry:
+    def _stage(self, repo: str, branch: str, path: str, entry: Entry) -> Json:
         self.ref(repo, "branches", branch)
         data = json.dumps(entry, ensure_ascii=False)
         self.db("INSERT OR REPLACE INTO staging VALUES(?, ?, ?, ?, ?)", repo, branch, path, entry.sha256, data)
-        return entry
+        return show_entry(path, entry)
 
     def _staged(self, repo: str, branch: str | None, start: str = "") -> Iterator[tuple[str, Entry]]:
         """What is staged on the branch, from path `start` on; GONE where the path is deleted."""
@@ -391,45 +426,40 @@ class Store:
 
     # Listings and differences
 
-    def _scan(self, repo: str, ref: str, start: str) -> Iterator[tuple[str, Entry]]:
+    def entries(self, repo: str, ref: str, page: Page) -> Json:
         commit_id, branch = self._resolve(repo, ref)
-        tree = self._get_commit(repo, commit_id).tree
-        for path, (committed, staged) in outer_join(self.trees.scan(tree, start), self._staged(repo, branch, start)):
-            entry = staged or committed
-            if entry and entry.sha256:
-                yield path, entry
+        tree = self._get_commit(repo, commit_id)["meta_range_id"]
 
-    def entries(self, repo: str, ref: str, page: Page) -> Found[Entry]:
-        """A page of paths and entries; a common prefix has no entry."""
-        return page.take(lambda start: self._scan(repo, ref, start))
+        def scan(start: str) -> Iterator[tuple[str, Entry]]:
+            sides = self.trees.scan(tree, start), self._staged(repo, branch, start)
+            for path, (committed, staged) in outer_join(*sides):
+                if (entry := staged or committed) and entry.sha256:
+                    yield path, entry
 
-    def _staged_changes(self, repo: str, branch: str, tree: str, start: str = "") -> Iterator[tuple[str, Change]]:
+        return page.of(scan, show_entry)
+
+    def _staged_changes(
+        self, repo: str, branch: str, tree: str, start: str = ""
+    ) -> Iterator[tuple[str, tuple[Entry | None, Entry, bool]]]:
         for path, entry in self._staged(repo, branch, start):
             committed = self.trees.get(tree, path)
             if identity(committed) != identity(entry):
-                yield path, _change(committed, entry)
+                yield path, (committed, entry, False)
 
-    def diff_branch(self, repo: str, branch: str, page: Page) -> Found[Change]:
-        """A page of what is staged."""
-        tree = self._head(repo, branch).tree
-        return page.take(lambda start: self._staged_changes(repo, branch, tree, start))
+    def diff_branch(self, repo: str, branch: str, page: Page) -> Json:
+        """What is staged."""
+        tree = self._head(repo, branch)["meta_range_id"]
+        return page.of(lambda start: self._staged_changes(repo, branch, tree, start), show_change)
 
-    def diff_refs(self, repo: str, left: str, right: str, page: Page, three_dot: bool) -> Found[Change]:
-        """A page of how `right` differs from `left`; with three dots, of what merging it into `left` would change."""
+    def diff_refs(self, repo: str, left: str, right: str, page: Page, type: str) -> Json:
+        """How `right` differs from `left`; unless type is two_dot, what merging it into `left` would change."""
         ours, theirs = self.commit_at(repo, left), self.commit_at(repo, right)
-        base = self._merge_base(repo, theirs, ours) if three_dot else ours
+        base = ours if type == "two_dot" else self._merge_base(repo, theirs, ours)
 
-        def scan(start: str) -> Iterator[tuple[str, Change]]:
-            for path, mine, wanted in self.trees.diff(ours.tree, theirs.tree, start):
-                old = identity(self.trees.get(base.tree, path))
+        def scan(start: str) -> Iterator[tuple[str, tuple[Entry | None, Entry | None, bool]]]:
+            for path, mine, wanted in self.trees.diff(ours["meta_range_id"], theirs["meta_range_id"], start):
+                old = identity(self.trees.get(base["meta_range_id"], path))
                 if old != identity(wanted):  # else only `left` changed it
-                    yield path, _change(mine, wanted, conflict=old != identity(mine))
+                    yield path, (mine, wanted, old != identity(mine))
 
-        return page.take(scan)
-
-
-def _change(before: Entry | None, after: Entry | None, conflict: bool = False) -> Change:
-    old, new = identity(before), identity(after)
-    kind = "conflict" if conflict else "removed" if not new else "changed" if old else "added"
-    shown = after if new else before
-    return {"type": kind, "size_bytes": shown.size if shown else 0}
+        return page.of(scan, show_change)
