@@ -229,7 +229,6 @@ def test_dirty_destination(repo: Repo) -> None:
     for action in (
         lambda: repo.merge("dev"),
         lambda: repo.api.branches_api.revert_branch(repo.name, "main", sdk.RevertCreation(ref="main", parent_number=0)),
-        lambda: repo.api.branches_api.cherry_pick(repo.name, "main", sdk.CherryPickCreation(ref="dev")),
     ):
         with pytest.raises(exceptions.BadRequestException, match=r"uncommitted changes \(dirty branch\)"):
             action()
@@ -264,20 +263,6 @@ def test_revert(repo: Repo) -> None:
     assert error.value.status == 409
     revert(repo.name, "main", sdk.RevertCreation(ref=ids["merged"], parent_number=1))
     assert repo.paths() == ["a"]
-
-
-def test_cherry_pick(repo: Repo) -> None:
-    ids = history(repo)
-    repo.branch("other", ids["one"])
-    made = repo.api.branches_api.cherry_pick(repo.name, "other", sdk.CherryPickCreation(ref=ids["two"]))
-    assert (made.message, made.parents) == ("two", [ids["one"]])
-    assert made.metadata["cherry-pick-origin"] == ids["two"]
-    assert repo.paths("other") == ["a", "b/1"]
-    with pytest.raises(exceptions.BadRequestException, match="must specify 1-based parent number"):
-        repo.api.branches_api.cherry_pick(repo.name, "other", sdk.CherryPickCreation(ref=ids["merged"]))
-    pick = sdk.CherryPickCreation(ref=ids["merged"], parent_number=1)
-    repo.api.branches_api.cherry_pick(repo.name, "other", pick)
-    assert repo.paths("other") == ["a", "b/1", "c"]
 
 
 def test_merge_bases(repo: Repo) -> None:

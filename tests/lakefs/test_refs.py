@@ -83,7 +83,7 @@ def test_hidden_branches(repo: Repo) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "message"),
     [
-        ("POST", "/branches", {"name": "main", "source": "main"}, 409, "branch already exists"),
+        ("POST", "/branches", {"name": "main", "source": "main"}, 409, "already exists"),
         ("POST", "/branches", {"name": "a/b", "source": "main"}, 400, None),
         ("POST", "/branches", {"name": "a.b", "source": "main"}, 400, None),
         ("POST", "/branches", {"name": "-a", "source": "main"}, 400, None),
@@ -94,7 +94,7 @@ def test_hidden_branches(repo: Repo) -> None:
         ("DELETE", "/branches/no", None, 404, "not found"),
         ("DELETE", "/branches/main", None, 403, "cannot delete repository default branch"),
         ("PUT", "/branches/no", {"type": "reset"}, 404, "not found"),
-        ("POST", "/tags", {"id": "v1", "ref": "main"}, 409, "tag already exists"),
+        ("POST", "/tags", {"id": "v1", "ref": "main"}, 409, "already exists"),
         ("POST", "/tags", {"id": "main", "ref": "main"}, 409, None),
         ("POST", "/tags", {"id": "v2", "ref": "no"}, 404, "not found"),
         ("POST", "/tags", {"id": "a b", "ref": "main"}, 400, None),

@@ -164,7 +164,6 @@ ROUTES: list[tuple[str, str, int, Kind | Literal[""], Callable[..., object], Map
     ("POST", REF + "/merge/{branch}", 200, "durable", Store.merge,
      {"message": "", "metadata": {}, "strategy": "", "squash_merge": False, "allow_empty": False, "force": False}),
     ("POST", BRANCH + "/revert", 204, "durable", Store.revert, {"ref": TEXT, "parent_number": 0, "allow_empty": False}),
-    ("POST", BRANCH + "/cherry-pick", 201, "durable", Store.cherry_pick, {"ref": TEXT, "parent_number": 0}),
     ("GET", BRANCH + "/diff", 200, "read", Store.diff_branch, PAGE),
     ("GET", REPO + "/refs/{left}/diff/{right}", 200, "read", Store.diff_refs,
      PAGE | {"type": lambda call: call.text("type")}),

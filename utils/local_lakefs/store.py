@@ -333,29 +333,17 @@ class Store:
         return self.trees.apply(mine_id, changes)
 
     def revert(self, repo: str, branch: str, ref: str, parent_number: int, allow_empty: bool) -> None:
-        """Takes back what a commit changed against one of its parents."""
-        head, commit, parent = self._head(repo, branch, clean=True), *self._with_parent(repo, ref, parent_number, 409)
-        tree = self._merge_trees(head, parent, commit)
+        """Takes back what a commit changed against one of its parents: counted from 1, 0 is the only one."""
+        head, undone = self._head(repo, branch, clean=True), self.commit_at(repo, ref)
+        if len(undone["parents"]) > 1 and not parent_number:
+            raise LakeFSError(409, "must specify 1-based parent number for reverting merge commit")
+        if max(parent_number, 1) > len(undone["parents"]):
+            raise LakeFSError(400, f"given commit does not have the given parent number: {parent_number}")
+        parent = self._get_commit(repo, undone["parents"][max(parent_number, 1) - 1])
+        tree = self._merge_trees(head, parent, undone)
         if tree == head["meta_range_id"] and not allow_empty:
             raise LakeFSError(400, f"update branch {branch}: no changes")
         self._advance(repo, branch, self._add_commit(repo, [head], tree, f"Revert {ref}", {}))
-
-    def cherry_pick(self, repo: str, branch: str, ref: str, parent_number: int) -> Commit:
-        """Makes on `branch` what a commit changed against one of its parents."""
-        head, commit, parent = self._head(repo, branch, clean=True), *self._with_parent(repo, ref, parent_number, 400)
-        tree = self._merge_trees(head, commit, parent)
-        metadata = {"cherry-pick-origin": commit["id"], "cherry-pick-committer": commit["committer"]}
-        made = self._add_commit(repo, [head], tree, commit["message"], commit["metadata"] | metadata)
-        return self._advance(repo, branch, made)
-
-    def _with_parent(self, repo: str, ref: str, number: int, ambiguous: int) -> tuple[Commit, Commit]:
-        """A commit and one of its parents: counted from 1, 0 takes the only one."""
-        commit = self.commit_at(repo, ref)
-        if len(commit["parents"]) > 1 and not number:
-            raise LakeFSError(ambiguous, "must specify 1-based parent number for a merge commit")
-        if max(number, 1) > len(commit["parents"]):
-            raise LakeFSError(400, f"given commit does not have the given parent number: {number}")
-        return commit, self._get_commit(repo, commit["parents"][max(number, 1) - 1])
 
     # Objects
 

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 from .database import Database
 
 SCHEMA = """
-CREATE TABLE ranges(id TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE trees(id TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE nodes(id TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID; -- trees, and the ranges they name
 """
 
 
@@ -31,10 +30,9 @@ class Entry(NamedTuple):
 
 
 class Range(NamedTuple):
-    """A reference to a run of entries whose paths lie between `first` and `last`, both included."""
+    """A reference to a run of entries, the last of which has the path `last`."""
 
     id: str
-    first: str
     last: str
 
 
@@ -63,8 +61,14 @@ def _ends_range(path: str) -> bool:
     return int.from_bytes(hashlib.blake2b(path.encode(), digest_size=2).digest(), "big") % 1024 == 0
 
 
-def _pack(value: object) -> bytes:
-    return zlib.compress(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(), 1)
+def range_id(rows: list[tuple[str, Entry]]) -> str:
+    """Leaves the times out: the same content uploaded again is the same range, as it is for lakeFS."""
+    content = json.dumps([(path, identity(entry)) for path, entry in rows], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def tree_id(ranges: list[Range]) -> str:
+    return hashlib.sha256("\n".join(["tree", *(r.id for r in ranges)]).encode()).hexdigest()
 
 
 class Trees:
@@ -72,8 +76,8 @@ class Trees:
 
     def __init__(self, database: Database) -> None:
         self._db = database
-        self._ranges = lru_cache(maxsize=64)(self._read_tree)
-        self._rows = lru_cache(maxsize=64)(self._read_range)
+        self.ranges = lru_cache(maxsize=64)(self._read_ranges)
+        self.rows = lru_cache(maxsize=64)(self._read_rows)
 
     def get(self, tree: str, path: str) -> Entry | None:
         for found, entry in self.scan(tree, path):
@@ -82,13 +86,13 @@ class Trees:
 
     def scan(self, tree: str, start: str = "") -> Iterator[tuple[str, Entry]]:
         """The entries from path `start` on, in byte order of their paths."""
-        ranges = self._ranges(tree)
+        ranges = self.ranges(tree)
         first = bisect.bisect_left(ranges, start, key=lambda r: r.last)
         return self._scan_ranges(ranges[first:], start)
 
     def diff(self, left: str, right: str, start: str = "") -> Iterator[tuple[str, Entry | None, Entry | None]]:
         """(path, left entry, right entry) of what differs from path `start` on; ranges that both have are not read."""
-        mine, theirs = self._ranges(left), self._ranges(right)
+        mine, theirs = self.ranges(left), self.ranges(right)
         shared = set(mine) & set(theirs)
         sides = [[r for r in ranges if r not in shared and r.last >= start] for ranges in (mine, theirs)]
         for path, (a, b) in outer_join(*(self._scan_ranges(side, start) for side in sides)):
@@ -101,7 +105,7 @@ class Trees:
         change = next(queue, None)
         result: list[Range] = []
         rows: list[tuple[str, Entry]] = []  # read, and not yet part of a finished range
-        ranges = self._ranges(tree) or [Range("", "", "")]
+        ranges = self.ranges(tree) or [Range("", "")]
         for reference in ranges:
             due: list[tuple[str, Entry]] = []
             while change and (change[0] <= reference.last or reference is ranges[-1]):
@@ -119,37 +123,30 @@ class Trees:
                     rows = []
         if rows:
             result.append(self._write_range(rows))
-        return self._write_tree([r for r in result if r.id])
+        ranges = [r for r in result if r.id]
+        return self._write(tree_id(ranges), ranges)
 
     def _scan_ranges(self, ranges: list[Range], start: str) -> Iterator[tuple[str, Entry]]:
         for reference in ranges:
-            rows = self._rows(reference.id)
+            rows = self.rows(reference.id)
             yield from rows[bisect.bisect_left(rows, start, key=itemgetter(0)) :] if start else rows
 
-    def _read(self, table: str, key: str) -> list[list[Any]]:
-        if not key:
-            return []
-        row = self._db(f"SELECT data FROM {table} WHERE id=?", key).fetchone()
+    def _read(self, key: str) -> list[list[Any]]:
+        row = self._db("SELECT data FROM nodes WHERE id=?", key).fetchone() if key else (zlib.compress(b"[]"),)
         if not row:
-            raise LookupError(f"{table} {key} is lost")
-        found: list[list[Any]] = json.loads(zlib.decompress(row[0]))
-        return found
+            raise LookupError(f"node {key} is lost")
+        return list(json.loads(zlib.decompress(row[0])))
 
-    def _read_tree(self, tree: str) -> list[Range]:
-        return [Range(*row) for row in self._read("trees", tree)]
+    def _read_ranges(self, tree: str) -> list[Range]:
+        return [Range(*row) for row in self._read(tree)]
 
-    def _read_range(self, range_id: str) -> list[tuple[str, Entry]]:
-        return [(path, Entry(*fields)) for path, *fields in self._read("ranges", range_id)]
+    def _read_rows(self, range_id: str) -> list[tuple[str, Entry]]:
+        return [(path, Entry(*fields)) for path, *fields in self._read(range_id)]
+
+    def _write(self, key: str, value: object) -> str:
+        data = zlib.compress(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(), 1)
+        self._db("INSERT OR IGNORE INTO nodes VALUES(?, ?)", key, data)
+        return key
 
     def _write_range(self, rows: list[tuple[str, Entry]]) -> Range:
-        # The id leaves the times out: the same content uploaded again is the same range, as it is for lakeFS.
-        content = json.dumps([(path, identity(entry)) for path, entry in rows], sort_keys=True)
-        range_id = hashlib.sha256(content.encode()).hexdigest()
-        data = _pack([(path, *entry) for path, entry in rows])
-        self._db("INSERT OR IGNORE INTO ranges VALUES(?, ?)", range_id, data)
-        return Range(range_id, rows[0][0], rows[-1][0])
-
-    def _write_tree(self, ranges: list[Range]) -> str:
-        tree = hashlib.sha256("\n".join(r.id for r in ranges).encode()).hexdigest()
-        self._db("INSERT OR IGNORE INTO trees VALUES(?, ?)", tree, _pack(ranges))
-        return tree
+        return Range(self._write(range_id(rows), [(path, *entry) for path, entry in rows]), rows[-1][0])

@@ -1,0 +1,128 @@
+"""Looks after a store: fsck finds what is broken, gc frees what nothing refers to. Both may run beside servers."""
+
+import hashlib
+import json
+import time
+import zlib
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypeVar
+
+from .store import Store
+from .trees import range_id, tree_id
+
+PART_SECONDS = 24 * 3600  # a part file not written to for this long belongs to an upload that died
+Node = TypeVar("Node", bound=list[Any])
+Broken = Callable[[str], None]
+
+
+class Reached(NamedTuple):
+    """What references lead to."""
+
+    commits: set[str]  # "<repository>/<id>"
+    nodes: set[str]  # of trees
+    content: dict[str, list[str]]  # SHA-256 -> addresses of objects that have it
+
+
+def reach(store: Store, commits: Iterable[tuple[str, str, str]], broken: Broken) -> Reached:
+    """What staged changes and these commits (repository, id, who names it) lead to, ancestors included."""
+    found, queue = Reached(set(), set(), {}), list(commits)
+    for repo, branch, path, sha256 in store.db("SELECT repo, branch, path, sha256 FROM staging WHERE sha256<>''"):
+        found.content.setdefault(sha256, []).append(f"lakefs://{repo}/{branch}/{path}")
+    while queue:
+        repo, commit_id, name = queue.pop()
+        if f"{repo}/{commit_id}" in found.commits:
+            continue
+        found.commits.add(f"{repo}/{commit_id}")
+        row = store.db("SELECT data FROM commits WHERE repo=? AND id=?", repo, commit_id).fetchone()
+        if not row or hashlib.sha256(row[0].encode()).hexdigest() != commit_id:
+            broken(f"{name}: commit {commit_id} {'does not match its hash' if row else 'is missing'}")
+            continue
+        commit, address = json.loads(row[0]), f"lakefs://{repo}/{commit_id}"
+        _reach_tree(store, commit["meta_range_id"], address, found, broken)
+        queue += [(repo, parent, address) for parent in commit["parents"]]
+    return found
+
+
+def _reach_tree(store: Store, tree: str, address: str, found: Reached, broken: Broken) -> None:
+    def read(key: str, known: Callable[[str], Node], hashed: Callable[[Node], str]) -> Node | list[Any]:
+        if key in found.nodes:
+            return []
+        found.nodes.add(key)
+        try:
+            node = known(key)
+            if hashed(node) == key:
+                return node
+            broken(f"{address}: node {key} does not match its hash")
+        except (LookupError, ValueError, TypeError, zlib.error) as error:
+            broken(f"{address}: {error}")
+        return []
+
+    for reference in read(tree, store.trees.ranges, tree_id):
+        for path, entry in read(reference.id, store.trees.rows, range_id):
+            found.content.setdefault(entry.sha256, []).append(f"{address}/{path}")
+
+
+def _refs(store: Store) -> list[tuple[str, str, str]]:
+    return store.db("SELECT repo, commit_id, 'lakefs://' || repo || '/' || id FROM refs").fetchall()
+
+
+def fsck(store: Store) -> list[str]:
+    """Everything that is broken, a line each: hashes all content again, and follows all references."""
+    faults: list[str] = []
+    with store.db.transaction("read"):
+        commits = store.db("SELECT repo, id, 'lakefs://' || repo || '/' || id FROM commits").fetchall()
+        found = reach(store, _refs(store) + commits, faults.append)
+        stored = {sha256 for (sha256,) in store.db("SELECT sha256 FROM blobs")}
+        for sha256 in sorted(stored | found.content.keys()):
+            if problem := _content_fault(store, sha256, sha256 in stored):
+                names = found.content.get(sha256, ["(nothing refers to it)"])
+                faults += [f"{name}: content {sha256} {problem}" for name in names]
+    return faults
+
+
+def _content_fault(store: Store, sha256: str, recorded: bool) -> str:
+    try:
+        with store.files.open(sha256) as stream:
+            if hashlib.file_digest(stream, "sha256").hexdigest() != sha256:  # type: ignore[arg-type]
+                return "does not match its hash"
+    except OSError as error:
+        return f"cannot be read: {error}"
+    return "" if recorded else "is not recorded"
+
+
+def gc(store: Store, grace_seconds: float) -> str:
+    """Frees what no branch, no tag and nothing staged leads to, unless it came in the last `grace_seconds`; says what.
+    Raises RuntimeError, and frees nothing, if the store is broken."""
+    old, freed = time.time() - grace_seconds, 0
+
+    def refuse(fault: str) -> None:
+        raise RuntimeError(f"{fault}: run fsck; nothing was freed")
+
+    with store.db.transaction("durable"):  # whole or not at all; writers wait
+        young = """SELECT repo, id, 'lakefs://' || repo || '/' || id FROM commits
+                   WHERE json_extract(data, '$.creation_date')>=?"""
+        found = reach(store, _refs(store) + store.db(young, old).fetchall(), refuse)
+        counts = [
+            _delete(store, "blobs", "sha256", f"used<{old}", found.content.keys()),
+            _delete(store, "commits", "repo || '/' || id", "1", found.commits),
+            _delete(store, "nodes", "id", "1", found.nodes),
+        ]
+    # Content first loses its record, then its file. An upload that counted on the file meanwhile is told so (`put`).
+    with store.db.transaction("write"):
+        for path in store.files.folder.rglob("*"):
+            known = store.db("SELECT 1 FROM blobs WHERE sha256=?", path.name).fetchone()
+            limit = min(old, time.time() - PART_SECONDS) if path.suffix else old
+            if path.is_file() and not known and path.stat().st_mtime < limit:
+                freed += path.stat().st_size
+                path.unlink()
+    store.db("PRAGMA incremental_vacuum").fetchall()
+    store.db("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    return "freed {} contents, {} commits, {} tree nodes; {:,} bytes of files".format(*counts, freed)
+
+
+def _delete(store: Store, table: str, key: str, where: str, keep: Iterable[str]) -> int:
+    """Deletes the rows whose `key` is not to be kept; says how many."""
+    keys = json.dumps(list(keep))
+    return store.db(
+        f"DELETE FROM {table} WHERE {where} AND {key} NOT IN (SELECT value FROM json_each(?))", keys
+    ).rowcount
