@@ -37,7 +37,7 @@ CONFIG = {
 
 @dataclass
 class Reply:
-    """An answer: `json`, or the bytes of `data` from `start` to `stop` (excluded)."""
+    """An answer: `json` (a str goes as plain text), or the bytes of `data` from `start` to `stop` (excluded)."""
 
     status: int = 200
     json: object = None

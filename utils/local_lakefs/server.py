@@ -78,9 +78,10 @@ class Handler(BaseHTTPRequestHandler):
     def _send(self, reply: Reply) -> None:
         data, stop = reply.data or io.BytesIO(), reply.stop
         if reply.json is not None:
-            text = json.dumps(reply.json, ensure_ascii=False).encode() + b"\n"
-            data, stop = io.BytesIO(text), len(text)
-            reply.headers["Content-Type"] = "application/json"
+            plain = isinstance(reply.json, str)
+            text = str(reply.json) if plain else json.dumps(reply.json, ensure_ascii=False) + "\n"
+            data, stop = io.BytesIO(text.encode()), len(text.encode())
+            reply.headers["Content-Type"] = "text/plain" if plain else "application/json"
         self.send_response(reply.status)
         if reply.status != 204:
             reply.headers["Content-Length"] = str(stop - reply.start)

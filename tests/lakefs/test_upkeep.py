@@ -1,0 +1,155 @@
+"""fsck names what is broken; gc frees what nothing reaches, and nothing else, whatever happens to it."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import servers
+from tests.lakefs.conftest import Repo, open_repo
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def repo(folder: Path) -> Iterator[Repo]:
+    """Two commits of a large and some small files, a staged change, and rests that nothing reaches."""
+    with servers.embedded(folder) as server:
+        repo = open_repo(server)
+        repo.put("large", b"1" * 100_000)
+        repo.put("d/small", "small")
+        repo.put("d/overwritten", b"2" * 100_000)
+        repo.put("d/overwritten", "staged over it, before the commit")
+        repo.commit()
+        repo.branch("gone")
+        repo.put("only-there", b"3" * 100_000, "gone")
+        repo.commit("gone")
+        repo.api.branches_api.delete_branch(repo.name, "gone")
+        repo.put("large", b"4" * 100_000)
+        repo.commit()
+        repo.put("staged", b"5" * 100_000)
+        yield repo
+
+
+def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "utils.local_lakefs", *arguments, "--dir", str(folder)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def stored(folder: Path) -> list[Path]:
+    return [path for path in (folder / "objects").glob("??/*")]
+
+
+def everything(repo: Repo) -> dict[str, bytes]:
+    """What references reach: all of main's commits, and what is staged."""
+    return {f"{ref}/{path}": repo.get(path, ref) for ref in ("main", "main~0", "main~1") for path in repo.paths(ref)}
+
+
+def test_fsck_of_a_whole_store(repo: Repo, folder: Path) -> None:
+    ended = run(folder, "fsck")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "no faults\n", "")
+
+
+@pytest.mark.parametrize("size", [50, 100_000])
+@pytest.mark.parametrize("damage", ["a changed byte", "missing"])
+def test_fsck_names_broken_content(repo: Repo, folder: Path, size: int, damage: str) -> None:
+    sha256 = repo.put("x/broken", b"b" * size).physical_address.removeprefix("local://")
+    commit_id = repo.commit().id
+    file = folder / "objects" / sha256[:2] / sha256
+    with sqlite3.connect(folder / "lakefs.db") as db:
+        if damage == "missing":
+            db.execute("DELETE FROM blobs WHERE sha256=?", (sha256,))
+            file.unlink(missing_ok=True)
+        elif file.exists():
+            file.write_bytes(b"b" * (size - 1) + b"c")
+        else:
+            db.execute("UPDATE blobs SET data=? WHERE sha256=?", (b"b" * (size - 1) + b"c", sha256))
+    ended = run(folder, "fsck")
+    assert ended.returncode == 1
+    (line,) = ended.stdout.splitlines()
+    assert line.startswith(f"lakefs://{repo.name}/{commit_id}/x/broken: content {sha256} ")
+
+
+def test_fsck_names_lost_and_changed_versions(repo: Repo, folder: Path) -> None:
+    head = repo.api.branches_api.get_branch(repo.name, "main").commit_id
+    with sqlite3.connect(folder / "lakefs.db") as db:
+        tree = repo.api.commits_api.get_commit(repo.name, head).meta_range_id
+        db.execute("UPDATE nodes SET data=? WHERE id=?", (zlib.compress(b"[]"), tree))
+        db.execute("UPDATE refs SET commit_id='0000' WHERE id='main'")
+    lines = run(folder, "fsck").stdout.splitlines()
+    assert f"lakefs://{repo.name}/main: commit 0000 is missing" in lines
+    assert f"lakefs://{repo.name}/{head}: node {tree} does not match its hash" in lines
+    ended = run(folder, "gc", "--grace-hours", "0")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "nothing was freed" in ended.stderr
+
+
+def test_gc_frees_only_what_nothing_reaches(repo: Repo, folder: Path) -> None:
+    expected = everything(repo)
+    dead_part = folder / "objects" / "dead.part"
+    dead_part.write_bytes(b"x" * 10)
+    os.utime(dead_part, (0, 0))
+    (folder / "objects" / "alive.part").write_bytes(b"x")
+    before = len(stored(folder))
+    ended = run(folder, "gc")
+    assert ended.stdout == "freed 0 contents, 0 commits, 0 tree nodes; 10 bytes of files\n"
+    assert len(stored(folder)) == before == 5
+    ended = run(folder, "gc", "--grace-hours", "0")
+    assert ended.stdout == "freed 2 contents, 1 commits, 2 tree nodes; 200,000 bytes of files\n"
+    assert (len(stored(folder)), list((folder / "objects").glob("*.part"))) == (3, [folder / "objects" / "alive.part"])
+    assert everything(repo) == expected
+    repo.put("again", b"3" * 100_000)  # what was freed comes back
+    repo.commit()
+    assert repo.get("again") == b"3" * 100_000
+    assert run(folder, "fsck").stdout == "no faults\n"
+
+
+@pytest.mark.parametrize("delay", [0.15, 0.2, 0.25, 0.3, 0.4])
+def test_a_killed_gc_loses_nothing(repo: Repo, folder: Path, delay: float) -> None:
+    for number in range(50):
+        repo.put("often", os.urandom(70_000) + bytes([number]))
+    expected = everything(repo)
+    command = [sys.executable, "-m", "utils.local_lakefs", "gc", "--grace-hours", "0", "--dir", str(folder)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert everything(repo) == expected
+    repo.commit()
+    assert run(folder, "fsck").stdout == "no faults\n"
+    assert run(folder, "gc", "--grace-hours", "0").returncode == 0
+    assert len(stored(folder)) == 4  # 1, 4, 5 and the newest of "often"
+
+
+def test_gc_beside_writers(repo: Repo, folder: Path) -> None:
+    done = threading.Event()
+
+    def collect() -> None:
+        while not done.is_set():
+            assert run(folder, "gc", "--grace-hours", "0").returncode == 0
+
+    collector = threading.Thread(target=collect)
+    collector.start()
+    for number in range(60):
+        data = str(number % 7).encode() * 70_000  # comes again and again, also after it was freed
+        while repo.raw("POST", "/branches/main/objects", data, path="a").status == 503:
+            pass
+        if number % 5 == 0:
+            repo.commit(allow_empty=True)
+        assert repo.get("a") == data
+    done.set()
+    collector.join()
+    assert run(folder, "fsck").stdout == "no faults\n"
