@@ -20,7 +20,6 @@ from .store import LakeFSError, Store
 API = "/api/v1"
 LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "[::1]"}
 DRAIN_BYTES = 64 * 1024 * 1024  # an unread body up to this size is read before the answer, else the connection ends
-IDLE_SECONDS = 600.0
 
 log = logging.getLogger(__name__)
 
@@ -33,14 +32,13 @@ class Handler(BaseHTTPRequestHandler):
     sys_version = ""
     disable_nagle_algorithm = True  # else each small answer waits 40 ms for an acknowledgement
     wbufsize = CHUNK_BYTES  # headers and a small body leave in one packet
-    timeout = IDLE_SECONDS
+    timeout = 600.0  # seconds without a request
     server: "LocalServer"
 
     def handle_request(self) -> None:
         body = Body(self.rfile, self.headers)  # type: ignore[arg-type]
         reply = self._reply(body)
-        if not body.drain(DRAIN_BYTES):
-            self.close_connection = True
+        self.close_connection |= not body.drain(DRAIN_BYTES)
         self._send(reply)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = handle_request
@@ -53,7 +51,7 @@ class Handler(BaseHTTPRequestHandler):
         except (BadBody, UnicodeDecodeError) as error:
             return Reply(400, {"message": str(error)})
         except ConnectionError:
-            raise
+            raise  # there is nobody to answer
         except Exception as error:
             log.exception("%s %s", self.command, self.path.partition("?")[0])
             return Reply(500, {"message": f"{type(error).__name__}: {error}"})
@@ -84,21 +82,19 @@ class Handler(BaseHTTPRequestHandler):
             reply.headers["Content-Type"] = "text/plain" if plain else "application/json"
         self.send_response(reply.status)
         if reply.status != 204:
-            reply.headers["Content-Length"] = str(stop - reply.start)
+            self.send_header("Content-Length", str(stop - reply.start))
         if self.close_connection:
-            reply.headers["Connection"] = "close"
+            self.send_header("Connection", "close")
         for name, value in reply.headers.items():
             self.send_header(name, value)
         self.end_headers()
         with data:
-            if self.command == "HEAD":
-                return
-            if isinstance(data, io.BytesIO):
-                self.wfile.write(data.getbuffer()[reply.start : stop])  # one packet with the headers
-                return
-            self.wfile.flush()
-            if self.connection.sendfile(data, reply.start, stop - reply.start) != stop - reply.start:
-                self.close_connection = True  # the file is shorter than it was: the client sees a broken answer
+            if isinstance(data, io.BytesIO):  # leaves in one packet with the headers
+                self.wfile.write(b"" if self.command == "HEAD" else data.getvalue()[reply.start : stop])
+            elif self.command != "HEAD":
+                self.wfile.flush()
+                sent = self.connection.sendfile(data, reply.start, stop - reply.start)
+                self.close_connection |= sent != stop - reply.start  # a shorter file: a broken answer, seen as such
 
     def log_message(self, format: str, *args: object) -> None:
         log.debug("%s %s", self.command, format % args)

@@ -17,6 +17,8 @@ from .trees import GONE, Entry, Trees, identity, outer_join
 
 T = TypeVar("T")
 Json = dict[str, Any]
+Metadata = dict[str, str]
+Change = tuple[Entry | None, Entry | None, bool]  # before, after, whether it is a conflict
 Commit = Json  # as lakeFS shows it: "meta_range_id" is the id of its tree, "creation_date" in seconds since 1970
 
 SCHEMA_VERSION = 2
@@ -83,8 +85,12 @@ COMMON_PREFIX = {"path_type": "common_prefix", "type": "prefix_changed", "size_b
 
 def listing(results: list[Json], next_offset: str = "") -> Json:
     """One page; what follows begins behind `next_offset`, if there is anything."""
-    more = bool(next_offset)
-    page = {"has_more": more, "max_per_page": MAX_PAGE, "next_offset": next_offset, "results": len(results)}
+    page = {
+        "has_more": bool(next_offset),
+        "max_per_page": MAX_PAGE,
+        "next_offset": next_offset,
+        "results": len(results),
+    }
     return {"pagination": page, "results": results}
 
 
@@ -93,9 +99,8 @@ def show_entry(path: str, entry: Entry) -> Json:
     return {**place, **entry._asdict(), "size_bytes": entry.size}
 
 
-def show_change(path: str, sides: tuple[Entry | None, Entry | None, bool]) -> Json:
-    """A difference: the entries before and after, and whether it is a conflict."""
-    before, after, conflict = sides
+def show_change(path: str, change: Change) -> Json:
+    before, after, conflict = change
     kind = "conflict" if conflict else "removed" if not identity(after) else "changed" if before else "added"
     size = (after.size if after else 0) or (before.size if before and kind == "removed" else 0)
     return {"path": path, "path_type": "object", "type": kind, "size_bytes": size}
@@ -126,13 +131,12 @@ class Store:
             raise LakeFSError(400, "the storage namespace of the embedded server begins with local://")
         if not self.db("INSERT OR IGNORE INTO repositories VALUES(?, ?)", name, json.dumps(data)).rowcount:
             raise LakeFSError(409, "error creating repository: not unique")
-        first = self._add_commit(name, [], self.trees.apply("", []), "Repository created", {}, committer="")
+        first = self._add_commit(name, [], self.trees.apply("", []), "Repository created", {})
         self.db("INSERT INTO refs VALUES(?, ?, 'branches', ?, 0)", name, default_branch, first["id"])
         return data
 
     def repository(self, repo: str) -> Json:
-        row = self.db("SELECT data FROM repositories WHERE id=?", repo).fetchone()
-        if not row:
+        if not (row := self.db("SELECT data FROM repositories WHERE id=?", repo).fetchone()):
             raise LakeFSError(404, "repository not found")
         return dict(json.loads(row[0]))
 
@@ -151,15 +155,16 @@ class Store:
     def ref(self, repo: str, kind: str, name: str) -> Json:
         """A branch or tag."""
         query = "SELECT commit_id FROM refs WHERE repo=? AND kind=? AND id=?"
-        row = self.db(query, repo, kind, name).fetchone()
-        if not row:
+        if not (row := self.db(query, repo, kind, name).fetchone()):
             raise LakeFSError(404, f"not found: {name} in {kind}")
         return {"id": name, "commit_id": row[0]}
 
     def refs(self, repo: str, kind: str, page: Page, hidden: bool) -> Json:
         query = "SELECT id, commit_id FROM refs WHERE repo=? AND kind=? AND id>=? AND hidden<=? ORDER BY id"
-        scan = lambda start: self.db(query, repo, kind, start, hidden)  # noqa: E731
-        return page.of(scan, lambda name, commit_id: {"id": name, "commit_id": commit_id})
+        return page.of(
+            lambda start: self.db(query, repo, kind, start, hidden),
+            lambda name, commit: {"id": name, "commit_id": commit},
+        )
 
     def create_ref(self, repo: str, kind: str, name: str, source: str, hidden: bool = False) -> Json:
         commit_id = self.commit_at(repo, source)["id"]
@@ -210,8 +215,7 @@ class Store:
         return self._get_commit(repo, self._resolve(repo, ref)[0])
 
     def _get_commit(self, repo: str, commit_id: str) -> Commit:
-        row = self.db("SELECT data FROM commits WHERE repo=? AND id=?", repo, commit_id).fetchone()
-        if not row:
+        if not (row := self.db("SELECT data FROM commits WHERE repo=? AND id=?", repo, commit_id).fetchone()):
             raise LookupError(f"commit {commit_id} is lost")
         return {"id": commit_id, **json.loads(row[0])}
 
@@ -222,13 +226,12 @@ class Store:
         return head
 
     def _add_commit(
-        self, repo: str, parents: list[Commit], tree: str, message: str, metadata: dict[str, str],
-        date: int = 0, committer: str = "local",
-    ) -> Commit:  # fmt: skip
+        self, repo: str, parents: list[Commit], tree: str, message: str, metadata: Metadata, date: int = 0
+    ) -> Commit:
         """Enters a commit; its id is a hash of all it says. `date` 0 is now."""
         commit = {
             "parents": [parent["id"] for parent in parents],
-            "committer": committer,
+            "committer": "local" if parents else "",
             "message": message,
             "metadata": dict(sorted(metadata.items())),
             "creation_date": date or int(time.time()),
@@ -246,9 +249,7 @@ class Store:
         self.db("UPDATE refs SET commit_id=? WHERE repo=? AND id=?", commit["id"], repo, branch)
         return commit
 
-    def commit(
-        self, repo: str, branch: str, message: str, metadata: dict[str, str], date: int, allow_empty: bool
-    ) -> Commit:
+    def commit(self, repo: str, branch: str, message: str, metadata: Metadata, date: int, allow_empty: bool) -> Commit:
         """Commits what is staged at one moment, durably: content first, then the versions. To be called outside a
         transaction."""
         self._sync(repo, branch)  # most of it before the others have to wait
@@ -304,8 +305,8 @@ class Store:
                 sides[parent] = sides.get(parent, 0) | sides[found["id"]]
 
     def merge(
-        self, repo: str, ref: str, branch: str, message: str, metadata: dict[str, str], strategy: str,
-        squash_merge: bool, allow_empty: bool, force: bool,
+        self, repo: str, ref: str, branch: str, message: str, metadata: Metadata, strategy: str, squash_merge: bool,
+        allow_empty: bool, force: bool,
     ) -> Json:  # fmt: skip
         """Merges `ref` into `branch`."""
         if strategy not in STRATEGIES:
@@ -337,10 +338,10 @@ class Store:
         head, undone = self._head(repo, branch, clean=True), self.commit_at(repo, ref)
         if len(undone["parents"]) > 1 and not parent_number:
             raise LakeFSError(409, "must specify 1-based parent number for reverting merge commit")
-        if max(parent_number, 1) > len(undone["parents"]):
+        parent_id = next(iter(undone["parents"][max(parent_number, 1) - 1 :]), None)
+        if not parent_id:
             raise LakeFSError(400, f"given commit does not have the given parent number: {parent_number}")
-        parent = self._get_commit(repo, undone["parents"][max(parent_number, 1) - 1])
-        tree = self._merge_trees(head, parent, undone)
+        tree = self._merge_trees(head, self._get_commit(repo, parent_id), undone)
         if tree == head["meta_range_id"] and not allow_empty:
             raise LakeFSError(400, f"update branch {branch}: no changes")
         self._advance(repo, branch, self._add_commit(repo, [head], tree, f"Revert {ref}", {}))
@@ -348,7 +349,7 @@ class Store:
     # Objects
 
     def put(
-        self, repo: str, branch: str, path: str, blob: Blob, content_type: str, metadata: dict[str, str], only_new: bool
+        self, repo: str, branch: str, path: str, blob: Blob, content_type: str, metadata: Metadata, only_new: bool
     ) -> Json:
         """Stages received content; with `only_new`, refuses (412) where there is something already."""
         if only_new and self._find(repo, branch, path):
@@ -426,9 +427,7 @@ class Store:
 
         return page.of(scan, show_entry)
 
-    def _staged_changes(
-        self, repo: str, branch: str, tree: str, start: str = ""
-    ) -> Iterator[tuple[str, tuple[Entry | None, Entry, bool]]]:
+    def _staged_changes(self, repo: str, branch: str, tree: str, start: str = "") -> Iterator[tuple[str, Change]]:
         for path, entry in self._staged(repo, branch, start):
             committed = self.trees.get(tree, path)
             if identity(committed) != identity(entry):
@@ -444,7 +443,7 @@ class Store:
         ours, theirs = self.commit_at(repo, left), self.commit_at(repo, right)
         base = ours if type == "two_dot" else self._merge_base(repo, theirs, ours)
 
-        def scan(start: str) -> Iterator[tuple[str, tuple[Entry | None, Entry | None, bool]]]:
+        def scan(start: str) -> Iterator[tuple[str, Change]]:
             for path, mine, wanted in self.trees.diff(ours["meta_range_id"], theirs["meta_range_id"], start):
                 old = identity(self.trees.get(base["meta_range_id"], path))
                 if old != identity(wanted):  # else only `left` changed it

@@ -76,8 +76,8 @@ class Trees:
 
     def __init__(self, database: Database) -> None:
         self._db = database
-        self.ranges = lru_cache(maxsize=64)(self._read_ranges)
-        self.rows = lru_cache(maxsize=64)(self._read_rows)
+        self.ranges = lru_cache(64)(lambda tree: [Range(*row) for row in self._read(tree)])
+        self.rows = lru_cache(64)(lambda key: [(path, Entry(*fields)) for path, *fields in self._read(key)])
 
     def get(self, tree: str, path: str) -> Entry | None:
         for found, entry in self.scan(tree, path):
@@ -106,6 +106,12 @@ class Trees:
         result: list[Range] = []
         rows: list[tuple[str, Entry]] = []  # read, and not yet part of a finished range
         ranges = self.ranges(tree) or [Range("", "")]
+
+        def finish() -> None:
+            key = self._write(range_id(rows), [(path, *entry) for path, entry in rows])
+            result.append(Range(key, rows[-1][0]))
+            rows.clear()
+
         for reference in ranges:
             due: list[tuple[str, Entry]] = []
             while change and (change[0] <= reference.last or reference is ranges[-1]):
@@ -119,10 +125,9 @@ class Trees:
                 if entry and entry.sha256:
                     rows.append((path, entry))
                 if _ends_range(path) and rows and rows[-1][0] == path:
-                    result.append(self._write_range(rows))
-                    rows = []
+                    finish()
         if rows:
-            result.append(self._write_range(rows))
+            finish()
         ranges = [r for r in result if r.id]
         return self._write(tree_id(ranges), ranges)
 
@@ -137,16 +142,7 @@ class Trees:
             raise LookupError(f"node {key} is lost")
         return list(json.loads(zlib.decompress(row[0])))
 
-    def _read_ranges(self, tree: str) -> list[Range]:
-        return [Range(*row) for row in self._read(tree)]
-
-    def _read_rows(self, range_id: str) -> list[tuple[str, Entry]]:
-        return [(path, Entry(*fields)) for path, *fields in self._read(range_id)]
-
     def _write(self, key: str, value: object) -> str:
         data = zlib.compress(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(), 1)
         self._db("INSERT OR IGNORE INTO nodes VALUES(?, ?)", key, data)
         return key
-
-    def _write_range(self, rows: list[tuple[str, Entry]]) -> Range:
-        return Range(self._write(range_id(rows), [(path, *entry) for path, entry in rows]), rows[-1][0])

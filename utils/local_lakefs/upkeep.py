@@ -5,13 +5,14 @@ import json
 import time
 import zlib
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from .store import Store
 from .trees import range_id, tree_id
 
 PART_SECONDS = 24 * 3600  # a part file not written to for this long belongs to an upload that died
-Node = TypeVar("Node", bound=list[Any])
+ROOTS = """SELECT repo, commit_id, 'lakefs://' || repo || '/' || id FROM refs UNION ALL
+           SELECT repo, id, 'lakefs://' || repo || '/' || id FROM commits WHERE json_extract(data, '$.creation_date')>=?"""
 Broken = Callable[[str], None]
 
 
@@ -23,9 +24,9 @@ class Reached(NamedTuple):
     content: dict[str, list[str]]  # SHA-256 -> addresses of objects that have it
 
 
-def reach(store: Store, commits: Iterable[tuple[str, str, str]], broken: Broken) -> Reached:
-    """What staged changes and these commits (repository, id, who names it) lead to, ancestors included."""
-    found, queue = Reached(set(), set(), {}), list(commits)
+def reach(store: Store, since: float, broken: Broken) -> Reached:
+    """What staged changes, references, and commits made `since` lead to, ancestors included; tells what is broken."""
+    found, queue = Reached(set(), set(), {}), store.db(ROOTS, since).fetchall()
     for repo, branch, path, sha256 in store.db("SELECT repo, branch, path, sha256 FROM staging WHERE sha256<>''"):
         found.content.setdefault(sha256, []).append(f"lakefs://{repo}/{branch}/{path}")
     while queue:
@@ -44,7 +45,7 @@ def reach(store: Store, commits: Iterable[tuple[str, str, str]], broken: Broken)
 
 
 def _reach_tree(store: Store, tree: str, address: str, found: Reached, broken: Broken) -> None:
-    def read(key: str, known: Callable[[str], Node], hashed: Callable[[Node], str]) -> Node | list[Any]:
+    def read(key: str, known: Callable[[str], list[Any]], hashed: Callable[[list[Any]], str]) -> list[Any]:
         if key in found.nodes:
             return []
         found.nodes.add(key)
@@ -62,16 +63,11 @@ def _reach_tree(store: Store, tree: str, address: str, found: Reached, broken: B
             found.content.setdefault(entry.sha256, []).append(f"{address}/{path}")
 
 
-def _refs(store: Store) -> list[tuple[str, str, str]]:
-    return store.db("SELECT repo, commit_id, 'lakefs://' || repo || '/' || id FROM refs").fetchall()
-
-
 def fsck(store: Store) -> list[str]:
     """Everything that is broken, a line each: hashes all content again, and follows all references."""
     faults: list[str] = []
     with store.db.transaction("read"):
-        commits = store.db("SELECT repo, id, 'lakefs://' || repo || '/' || id FROM commits").fetchall()
-        found = reach(store, _refs(store) + commits, faults.append)
+        found = reach(store, 0, faults.append)
         stored = {sha256 for (sha256,) in store.db("SELECT sha256 FROM blobs")}
         for sha256 in sorted(stored | found.content.keys()):
             if problem := _content_fault(store, sha256, sha256 in stored):
@@ -99,9 +95,7 @@ def gc(store: Store, grace_seconds: float) -> str:
         raise RuntimeError(f"{fault}: run fsck; nothing was freed")
 
     with store.db.transaction("durable"):  # whole or not at all; writers wait
-        young = """SELECT repo, id, 'lakefs://' || repo || '/' || id FROM commits
-                   WHERE json_extract(data, '$.creation_date')>=?"""
-        found = reach(store, _refs(store) + store.db(young, old).fetchall(), refuse)
+        found = reach(store, old, refuse)
         counts = [
             _delete(store, "blobs", "sha256", f"used<{old}", found.content.keys()),
             _delete(store, "commits", "repo || '/' || id", "1", found.commits),
