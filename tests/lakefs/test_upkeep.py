@@ -85,11 +85,14 @@ def test_fsck_names_broken_content(repo: Repo, folder: Path, size: int, damage: 
 
 def test_fsck_names_lost_and_changed_versions(repo: Repo, folder: Path) -> None:
     head = repo.api.branches_api.get_branch(repo.name, "main").commit_id
+    first = repo.api.refs_api.log_commits(repo.name, "main").results[-1].id
     with sqlite3.connect(folder / "lakefs.db") as db:
         tree = repo.api.commits_api.get_commit(repo.name, head).meta_range_id
         db.execute("UPDATE nodes SET data=? WHERE id=?", (zlib.compress(b"[]"), tree))
         db.execute("UPDATE refs SET commit_id='0000' WHERE id='main'")
+        db.execute("UPDATE commits SET data='{' WHERE id=?", (first,))
     lines = run(folder, "fsck").stdout.splitlines()
+    assert any(line.endswith(f": commit {first} does not match its hash") for line in lines)
     assert f"lakefs://{repo.name}/main: commit 0000 is missing" in lines
     assert f"lakefs://{repo.name}/{head}: node {tree} does not match its hash" in lines
     ended = run(folder, "gc", "--grace-hours", "0")

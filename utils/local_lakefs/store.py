@@ -32,6 +32,9 @@ CREATE TABLE staging(repo TEXT, branch TEXT, path TEXT, sha256 TEXT, entry TEXT,
 {content.SCHEMA}{trees.SCHEMA}
 """
 MAX_PAGE = MAX_DELETE = 1000
+COMMON_PREFIX = {
+    "path_type": "common_prefix", "type": "prefix_changed", "checksum": "", "mtime": 0, "physical_address": "",
+}  # fmt: skip
 STRATEGIES = {"": "default", "source-wins": "source-wins", "dest-wins": "dest-wins"}
 NAMES = {
     "repositories": re.compile("[a-z0-9][a-z0-9-]{2,62}"),
@@ -73,25 +76,17 @@ class Page(NamedTuple):
                     if len(results) == self.amount:
                         return listing(results, name)
                     name = group or path
-                    results.append({**render(path, value), **({"path": group, **COMMON_PREFIX} if group else {})})
+                    results.append({"path": group, **COMMON_PREFIX} if group else render(path, value))
                 if group:
                     seek, more = group[:-1] + chr(ord(group[-1]) + 1), True  # the first path behind the group
                     break
         return listing(results)
 
 
-COMMON_PREFIX = {"path_type": "common_prefix", "type": "prefix_changed", "size_bytes": 0, "physical_address": ""}
-
-
 def listing(results: list[Json], next_offset: str = "") -> Json:
     """One page; what follows begins behind `next_offset`, if there is anything."""
-    page = {
-        "has_more": bool(next_offset),
-        "max_per_page": MAX_PAGE,
-        "next_offset": next_offset,
-        "results": len(results),
-    }
-    return {"pagination": page, "results": results}
+    page = {"has_more": bool(next_offset), "next_offset": next_offset, "results": len(results)}
+    return {"pagination": page | {"max_per_page": MAX_PAGE}, "results": results}
 
 
 def show_entry(path: str, entry: Entry) -> Json:

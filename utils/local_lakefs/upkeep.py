@@ -12,7 +12,8 @@ from .trees import range_id, tree_id
 
 PART_SECONDS = 24 * 3600  # a part file not written to for this long belongs to an upload that died
 ROOTS = """SELECT repo, commit_id, 'lakefs://' || repo || '/' || id FROM refs UNION ALL
-           SELECT repo, id, 'lakefs://' || repo || '/' || id FROM commits WHERE json_extract(data, '$.creation_date')>=?"""
+           SELECT repo, id, 'lakefs://' || repo || '/' || id FROM commits
+           WHERE NOT json_valid(data) OR json_extract(iif(json_valid(data), data, '{}'), '$.creation_date')>=?"""
 Broken = Callable[[str], None]
 
 
