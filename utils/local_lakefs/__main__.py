@@ -4,11 +4,12 @@
 `python -m utils.local_lakefs gc` frees what no branch, tag or staged change needs."""
 
 import argparse
-import os
 import queue
 import signal
 import sys
 from pathlib import Path
+
+from config import load_settings
 
 from . import start
 
@@ -40,8 +41,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m utils.local_lakefs", description=__doc__)
     parser.add_argument("command", nargs="?", choices=("serve", "fsck", "gc"), default="serve")
     parser.add_argument("--port", type=int, default=8000, help="port on 127.0.0.1; 0 takes a free one (default: 8000)")
-    default = os.environ.get("LAKEFS_LOCAL_DIR") or ".lakefs"
-    parser.add_argument("--dir", type=Path, default=Path(default), help=f"folder of the data (default: {default})")
+    # The scripts' own default: from the environment, .env, or .lakefs in the project's folder.
+    default = load_settings().lakefs_local_dir
+    parser.add_argument("--dir", type=Path, default=default, help=f"folder of the data (default: {default})")
     parser.add_argument("--grace-hours", type=float, default=24, help="gc spares what is younger (default: 24)")
     arguments = parser.parse_args()
     if arguments.command == "serve":
