@@ -100,7 +100,7 @@ def test_the_branch_holds_data_and_model_with_their_origin(trained: tuple[Projec
     project, _ = trained
     run = project.runs()[0]
     found = {file.path: file.sha256 for file in lake.objects("main", "")}
-    assert {path for path in found if path.startswith("models/")} == {"models/model.pth"}
+    assert {path for path in found if path.startswith("models/")} == {"models/model.pth", "models/metrics.json"}
     assert found["models/model.pth"] == run.data.tags["model_sha256"]
     local = sorted(
         p.relative_to(project.folder).as_posix() for p in (project.folder / "data").rglob("*") if p.is_file()

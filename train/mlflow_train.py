@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import json
+import math
 import os
 import platform
 import re
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 DATA_PREFIX, MODEL_PREFIX = "data/", "models/"
+METRICS_FILE = "metrics.json"  # beside the model, locally and in lakeFS
 
 
 @dataclass(frozen=True)
@@ -260,10 +262,14 @@ class MlflowTrain(ModelTrain):
             "lakefs_data_path": str(data_path),
         }
         message = f"model: {self.settings.model}, val mIoU {v.miou:.4f}, val accuracy {v.accuracy:.4f}"
+        metrics_file = model_file.with_name(METRICS_FILE)
+        metrics_file.write_text(json.dumps(self.metrics_report(best, sha256), indent=1), encoding="utf-8")
+        files = {
+            "model.pth": LocalFile(model_file, sha256),
+            METRICS_FILE: LocalFile(metrics_file, file_sha256(metrics_file)),
+        }
         try:
-            done = self.lake.publish(
-                {"model.pth": LocalFile(model_file, sha256)}, MODEL_PREFIX, message, metadata, mirror=False
-            )
+            done = self.lake.publish(files, MODEL_PREFIX, message, metadata, mirror=False)
         except AppError as error:
             kept = t(f"학습한 모델은 {model_file} 에 남아 있습니다", f"the trained model is kept in {model_file}")
             raise AppError(f"{error}\n{kept}") from error
@@ -275,9 +281,37 @@ class MlflowTrain(ModelTrain):
                 params=[Param("lakefs_model_path", str(path))],
                 tags=[RunTag("lakefs_model_commit", done.commit_id), RunTag("model_sha256", sha256)],
             )
+        os.replace(metrics_file, self.settings.model_path.with_name(METRICS_FILE))
         os.replace(model_file, self.settings.model_path)
         model_file.parent.rmdir()
         return Result(self.run_id, data_path, path, sha256, v.accuracy, v.miou)
+
+    def metrics_report(self, best: EpochResult, model_sha256: str) -> dict[str, object]:
+        """What `models/metrics.json` says of the model file beside it; the gate of _lakefs_actions/ reads it.
+
+        `passed` is register_model.py's own question; `finite` false: a figure is no number, and stands as null.
+        """
+        v, threshold = best.validation, self.settings.register_threshold
+        figures: dict[str, float | None] = {
+            "best_val_miou": v.miou,
+            "best_val_accuracy": v.accuracy,
+            "val_loss": v.loss,
+        }
+        finite = all(math.isfinite(value) for value in (v.miou, v.accuracy, v.loss))
+        known = {name: value for name, value in figures.items() if value is not None and math.isfinite(value)}
+        decides = self.settings.register_metric if self.settings.register_metric in known else "best_val_miou"
+        return {
+            "finite": finite,
+            "passed": finite and known[decides] >= threshold,
+            "metric": decides,
+            "threshold": threshold,
+            **{name: known.get(name) for name in figures},
+            "val_iou": v.iou,
+            "best_epoch": best.epoch,
+            "smoke": self.smoke,
+            "mlflow_run_id": self.run_id,
+            "model_sha256": model_sha256,
+        }
 
 
 def _user() -> str:
