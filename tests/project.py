@@ -31,7 +31,8 @@ class Project:
     env: dict[str, str] = field(default_factory=dict)
 
     def command(self, script: str, *arguments: str) -> list[str]:
-        return [sys.executable, str(self.folder / script), *arguments]
+        target = script if script == "-m" else str(self.folder / script)
+        return [sys.executable, target, *arguments]
 
     def environment(self) -> dict[str, str]:
         clean = {key: value for key, value in os.environ.items() if not key.startswith(OWN_NAMES)}
@@ -96,7 +97,7 @@ def make_project(folder: Path, pictures: int = 30, git: bool = True) -> Project:
     folder.mkdir(exist_ok=True)
     for name in ("config.py", "train.py", "register_model.py", "infer.py", ".gitignore"):
         shutil.copy(SOURCE / name, folder / name)
-    for name in ("train", "utils"):
+    for name in ("train", "utils", "_lakefs_actions"):
         shutil.copytree(SOURCE / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     project = Project(folder)
     if pictures:

@@ -1,0 +1,191 @@
+"""The quality gate and the branch protection that a real lakeFS holds: what breaks a rule never reaches main."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import config
+from tests import servers
+from tests.project import make_project
+from tests.servers import Server
+from utils import setup_lakefs
+from utils.console import AppError
+from utils.lakefs_utils import LakeFS, LocalFile, connect, file_sha256
+
+needs_a_server = pytest.mark.skipif(not servers.real_available(), reason="no lakefs program and no LAKEFS_ENDPOINT")
+LINEAGE = {"git_commit": "0" * 40, "mlflow_run_id": "run"}
+PAIRS = {"images/a.jpg": b"a", "masks/a.png": b"a", "train/images/x/b.jpeg": b"b", "train/masks/x/b.PNG": b"b"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with servers.real(tmp_path_factory.mktemp("real")) as server:
+        yield server
+
+
+@pytest.fixture
+def lake(server: Server) -> Iterator[LakeFS]:
+    """A repository of its own whose main has the gate and is protected."""
+    settings = config.load_settings(
+        lakefs_endpoint=server.endpoint,
+        lakefs_access_key_id=server.access_key_id,
+        lakefs_secret_access_key=server.secret_access_key,
+        lakefs_storage_namespace=server.storage_namespace,
+        lakefs_repo=f"repo-{secrets.token_hex(6)}",
+        app_lang="en",
+    )
+    with connect(settings, create=True) as lake:
+        setup_lakefs.put_gate(lake, require_passed=False)
+        yield lake
+
+
+def write(folder: Path, contents: dict[str, bytes]) -> dict[str, LocalFile]:
+    files = {}
+    for name, content in contents.items():
+        path = folder / secrets.token_hex(8)
+        path.write_bytes(content)
+        files[name] = LocalFile(path, file_sha256(path))
+    return files
+
+
+def put_data(lake: LakeFS, folder: Path, contents: dict[str, bytes], metadata: dict[str, str] = LINEAGE) -> None:
+    lake.publish(write(folder, contents), "data/", "data", metadata, mirror=True)
+
+
+def put_model(lake: LakeFS, folder: Path, **changes: object) -> None:
+    model = write(folder, {"model.pth": secrets.token_bytes(100)})
+    metrics = {"finite": True, "passed": True, "best_val_miou": 0.5, "best_val_accuracy": 1, "mlflow_run_id": "run"}
+    text = json.dumps({**metrics, "model_sha256": model["model.pth"].sha256, **changes})
+    files = {**model, **write(folder, {"metrics.json": text.encode()})}
+    lake.publish(files, "models/", "model", LINEAGE, mirror=False)
+
+
+@needs_a_server
+def test_whole_data_and_models_pass(lake: LakeFS, tmp_path: Path) -> None:
+    put_data(lake, tmp_path, {**PAIRS, "classes.json": b"[]", "splits/train.txt": b"a"})
+    put_model(lake, tmp_path)
+    put_model(lake, tmp_path, passed=False)  # weak, but a result
+    put_data(lake, tmp_path, {"images/c.webp": b"c", "masks/c.tif": b"c"}, {"git_commit": "0", "import_source": "s3"})
+
+
+@needs_a_server
+@pytest.mark.parametrize(
+    "contents",
+    [
+        {**PAIRS, "images/lonely.png": b"c"},
+        {**PAIRS, "masks/lonely.png": b"c"},
+        {**PAIRS, "images/a.png": b"twin"},
+        {**PAIRS, "images/b.jpeg": b"other folder", "train/masks/b.png": b"other folder"},
+    ],
+)
+def test_a_picture_without_its_partner_is_refused(lake: LakeFS, tmp_path: Path, contents: dict[str, bytes]) -> None:
+    put_data(lake, tmp_path, PAIRS)
+    head = lake.head()
+    with pytest.raises(AppError, match=r"(?s)412 .*without exactly one partner: (images|masks)/"):
+        put_data(lake, tmp_path, contents)
+    assert lake.head() == head
+
+
+@needs_a_server
+def test_a_pair_that_only_the_merge_would_break_is_refused(lake: LakeFS, tmp_path: Path) -> None:
+    put_data(lake, tmp_path, PAIRS)
+    lake._create_branch("older", lake.head())
+    lake.sdk.objects_api.delete_object(lake.repo, "older", "data/masks/a.png")
+    lake._commit("older", "half", LINEAGE)
+    put_data(lake, tmp_path, {**PAIRS, "images/c.png": b"c", "masks/c.png": b"c"})  # main goes on meanwhile
+    with pytest.raises(AppError, match="1 pictures of data/ without exactly one partner: images/a"):
+        lake._merge("older", "half", LINEAGE)
+
+
+@needs_a_server
+@pytest.mark.parametrize("key", ["git_commit", "mlflow_run_id"])
+def test_a_merge_without_its_origin_is_refused(lake: LakeFS, tmp_path: Path, key: str) -> None:
+    metadata = {name: value for name, value in LINEAGE.items() if name != key}
+    with pytest.raises(AppError, match=f"the commit's metadata lacks {key}"):
+        put_data(lake, tmp_path, PAIRS, metadata)
+    assert next(lake.objects("main", "data/"), None) is None
+
+
+@needs_a_server
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"finite": False}, "finite is not true"),
+        ({"best_val_miou": None}, "best_val_miou is not from 0 to 1"),
+        ({"best_val_accuracy": 85}, "best_val_accuracy is not from 0 to 1"),
+        ({"mlflow_run_id": "other"}, "another run"),
+        ({"model_sha256": "0" * 64}, "another model file"),
+    ],
+)
+def test_figures_that_do_not_fit_the_model_are_refused(
+    lake: LakeFS, tmp_path: Path, changes: dict[str, object], words: str
+) -> None:
+    with pytest.raises(AppError, match=words):
+        put_model(lake, tmp_path, **changes)
+
+
+@needs_a_server
+@pytest.mark.parametrize(
+    ("contents", "words"),
+    [({"model.pth": b"m"}, "metrics.json is missing"), ({"metrics.json": b"NaN"}, "is not a JSON object")],
+)
+def test_a_model_without_readable_figures_is_refused(
+    lake: LakeFS, tmp_path: Path, contents: dict[str, bytes], words: str
+) -> None:
+    with pytest.raises(AppError, match=words):
+        lake.publish(write(tmp_path, contents), "models/", "model", LINEAGE, mirror=False)
+
+
+@needs_a_server
+def test_a_weak_model_is_refused_where_that_is_asked_for(lake: LakeFS, tmp_path: Path) -> None:
+    setup_lakefs.put_gate(lake, require_passed=True)
+    put_model(lake, tmp_path)
+    with pytest.raises(AppError, match="passed is not true"):
+        put_model(lake, tmp_path, passed=False)
+
+
+@needs_a_server
+def test_main_takes_merges_only(lake: LakeFS, tmp_path: Path) -> None:
+    file = write(tmp_path, {"a": b"a"})["a"]
+    with pytest.raises(AppError, match="403"):
+        for _ in range(100):  # the server keeps its settings for up to six seconds
+            lake.upload("main", "data/notes.txt", file)
+            time.sleep(0.1)
+    with pytest.raises(AppError, match="403"):
+        lake._commit("main", "direct", LINEAGE)
+
+
+@needs_a_server
+def test_setup_twice_and_training_through_the_gate(server: Server, tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project", pictures=30)
+    project.env = {
+        "LAKEFS_ENDPOINT": server.endpoint,
+        "LAKEFS_ACCESS_KEY_ID": server.access_key_id,
+        "LAKEFS_SECRET_ACCESS_KEY": server.secret_access_key,
+        "LAKEFS_STORAGE_NAMESPACE": server.storage_namespace,
+        "LAKEFS_REPO": f"repo-{secrets.token_hex(6)}",
+    }
+    first, second = (project.run("-m", "utils.setup_lakefs") for _ in range(2))
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert "put the quality gate" in first.stdout and "only merges change it" in first.stdout
+    assert second.stdout.count("done already") == 3
+    trained = project.run("train.py", "--smoke")
+    assert trained.returncode == 0, trained.stdout + trained.stderr
+    metrics = json.loads((project.folder / "models/metrics.json").read_text())
+    run = project.runs()[0]
+    assert metrics["mlflow_run_id"] == run.info.run_id and metrics["model_sha256"] == run.data.tags["model_sha256"]
+    assert metrics["finite"] and metrics["best_val_miou"] == run.data.metrics["best_val_miou"]
+    assert metrics["passed"] == (metrics["best_val_miou"] >= metrics["threshold"])
+
+
+def test_the_embedded_server_needs_no_setup(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project", pictures=0, git=False)
+    done = project.run("-m", "utils.setup_lakefs")
+    assert done.returncode == 0 and "nothing to do" in done.stdout, done.stderr
+    assert not (project.folder / ".lakefs").exists()
