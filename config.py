@@ -36,8 +36,10 @@ class Settings:
     lakefs_storage_namespace: str | None = None  # prefix such as s3://lake; unset: s3://MINIO_BUCKET, or local://
     lakefs_local_dir: Path = Path(".lakefs")  # the embedded store and the download cache
 
-    # Object storage, only asked for the bucket that a new lakeFS repository needs
+    # Object storage under lakeFS: MinIO, RustFS, SeaweedFS, AWS; makes the bucket that a new lakeFS repository needs
     minio_endpoint: str | None = None  # URL of MinIO or any S3; unset: no bucket is made
+    minio_region: str = "us-east-1"  # what the server is set to; signatures carry it
+    minio_path_style: bool = True  # http://host/bucket/key; false: http://bucket.host/key, as AWS wants it
     minio_access_key: str | None = None  # needed with an endpoint
     minio_secret_key: str | None = dataclasses.field(default=None, repr=False)  # needed with an endpoint
     minio_bucket: str | None = None  # bucket of a new repository when LAKEFS_STORAGE_NAMESPACE is unset
@@ -116,6 +118,7 @@ FOREIGN_PREFIXES = (
         "MINIO_SERVER_",
     ),
 )
+_TRUTH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 OWN_PREFIXES = ("LAKEFS_", "MINIO_", "REGISTER")
 
 
@@ -176,6 +179,8 @@ def _parse(key: str, text: str, hint: Any) -> Any:
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
     try:
+        if hint is bool:
+            return _TRUTH[text.lower()]
         if hint is int:
             return int(text)
         if hint is float:
@@ -185,8 +190,12 @@ def _parse(key: str, text: str, hint: Any) -> Any:
         if typing.get_origin(hint) is tuple:
             height, width = text.replace(",", " ").replace("x", " ").split()
             return int(height), int(width)
-    except ValueError:
-        names = {int: t("정수", "a whole number"), float: t("숫자", "a number")}
+    except (KeyError, ValueError):
+        names = {
+            bool: t("true 또는 false", "true or false"),
+            int: t("정수", "a whole number"),
+            float: t("숫자", "a number"),
+        }
         raise _bad(
             key, text, names.get(hint, t("높이와 너비 (예: 180 240)", "height and width, such as 180 240"))
         ) from None

@@ -1,15 +1,22 @@
-"""Buckets on an S3 server: made when missing, and a clear answer when that cannot be."""
+"""Object storage: buckets, health, listings, links, and import into lakeFS without copies."""
 
 from __future__ import annotations
 
+import os
 import secrets
+import shutil
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import config
-from tests.servers import Storage
-from utils import minio_utils
-from utils.console import AppError
+from tests import servers
+from tests.servers import Server, Storage
+from utils import minio_utils, setup_lakefs
+from utils.console import AppError, UsageError
+from utils.lakefs_utils import LakePath, connect, inside
 
 
 def settings(storage: Storage, **changes: str) -> config.Settings:
@@ -46,3 +53,139 @@ def test_a_server_that_is_down_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(minio_utils, "ATTEMPTS", 1)
     with pytest.raises(AppError, match=r"http://127.0.0.1:9, s3://bucket: does not answer"):
         minio_utils.ensure_bucket(settings(Storage("http://127.0.0.1:9", "a", "b")), "bucket")
+
+
+@pytest.fixture
+def filled(s3: Storage) -> str:
+    """A bucket with 1,001 objects, one more than a page of a listing holds."""
+    bucket = f"bucket-{secrets.token_hex(6)}"
+    minio_utils.ensure_bucket(settings(s3), bucket)
+    client = minio_utils.client(settings(s3))
+    for number in range(1001):
+        client.put_object(Bucket=bucket, Key=f"many/{number:04}", Body=b"x")
+    client.put_object(Bucket=bucket, Key="other/한글 a+b.txt", Body=b"content")
+    return bucket
+
+
+def test_listing_and_links(s3: Storage, filled: str) -> None:
+    assert filled in minio_utils.buckets(settings(s3))
+    assert len(list(minio_utils.objects(settings(s3), filled, "many/"))) == 1001
+    assert list(minio_utils.objects(settings(s3), filled, "other/")) == [("other/한글 a+b.txt", 7)]
+    link = minio_utils.presigned_link(settings(s3), filled, "other/한글 a+b.txt", 60)
+    assert "X-Amz-Algorithm=AWS4-HMAC-SHA256" in link and "X-Amz-Expires=60" in link
+    with urllib.request.urlopen(link, timeout=30) as answer:
+        assert answer.read() == b"content"
+    with pytest.raises(AppError, match=r"other/none: does not exist"):
+        minio_utils.presigned_link(settings(s3), filled, "other/none")
+
+
+def test_health_tells_what_is_wrong(s3: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    minio_utils.health(settings(s3), None)
+    with pytest.raises(AppError, match=r"s3://no-such-bucket: does not exist \(NoSuchBucket\)"):
+        minio_utils.health(settings(s3), "no-such-bucket")
+    monkeypatch.setattr(minio_utils, "ATTEMPTS", 1)
+    with pytest.raises(AppError, match="does not answer"):
+        minio_utils.health(settings(Storage("http://127.0.0.1:9", "a", "b")), "bucket")
+    skip_on_moto(s3)
+    for keys in ({"minio_secret_key": "wrong-wrong"}, {"minio_access_key": "nobody"}):
+        with pytest.raises(AppError, match="wrong key or region"):
+            minio_utils.health(settings(s3, **keys), "bucket")
+
+
+def test_region_and_address_style_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = Storage("http://storage.example", "key", "secret")
+    monkeypatch.setenv("MINIO_REGION", "ap-northeast-2")
+    parameters = {"Bucket": "lake", "Key": "a"}
+    link = minio_utils.client(settings(storage)).generate_presigned_url("get_object", parameters)
+    assert link.startswith("http://storage.example/lake/a?") and "ap-northeast-2%2Fs3" in link
+    monkeypatch.setenv("MINIO_PATH_STYLE", "False")
+    link = minio_utils.client(settings(storage)).generate_presigned_url("get_object", parameters)
+    assert link.startswith("http://lake.storage.example/a?")
+    monkeypatch.setenv("MINIO_PATH_STYLE", "maybe")
+    with pytest.raises(UsageError, match="MINIO_PATH_STYLE='maybe': expected true or false"):
+        config.load_settings()
+
+
+@pytest.mark.parametrize("uri", ["lake/a", "s3://", "s3:///a", "http://lake/a"])
+def test_what_is_no_s3_path_is_refused(uri: str) -> None:
+    with pytest.raises(UsageError, match="not an S3 path"):
+        minio_utils.split_uri(uri)
+    with pytest.raises(UsageError, match="not an S3 path"):
+        minio_utils.split_uri("s3://lake/", key_needed=True)
+
+
+def test_the_command_line(s3: Storage, filled: str, capsys: pytest.CaptureFixture[str]) -> None:
+    environment = {"MINIO_ENDPOINT": s3.endpoint, "MINIO_ACCESS_KEY": s3.access_key, "MINIO_SECRET_KEY": s3.secret_key}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("LAKEFS_STORAGE_NAMESPACE", raising=False)
+        for name, value in (environment | {"MINIO_BUCKET": filled}).items():
+            patch.setenv(name, value)
+        assert minio_utils.main(["health"]) == 0
+        assert minio_utils.main(["list", f"s3://{filled}/other/"]) == 0
+        assert minio_utils.main(["link", f"s3://{filled}/many/0000", "--expires", "5"]) == 0
+        patch.delenv("LAKEFS_ENDPOINT", raising=False)
+        with pytest.raises(UsageError, match="import needs a real lakeFS"):
+            minio_utils.main(["import", f"s3://{filled}/many"])
+        with pytest.raises(UsageError, match="--expires 0"):
+            minio_utils.main(["link", f"s3://{filled}/many/0000", "--expires", "0"])
+    shown = capsys.readouterr().out
+    assert f"healthy: {s3.endpoint}, s3://{filled}" in shown
+    assert "1 objects, 7 B" in shown and "X-Amz-Expires=5" in shown
+
+
+@pytest.fixture(scope="module")
+def over_minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with servers.real(tmp_path_factory.mktemp("import")) as server:
+        yield server
+
+
+needs_minio = pytest.mark.skipif(
+    not (shutil.which("lakefs") and shutil.which("minio")) or bool(os.environ.get("LAKEFS_ENDPOINT")),
+    reason="no lakefs and minio programs",
+)
+
+
+def import_settings(server: Server) -> config.Settings:
+    assert server.storage
+    return settings(
+        server.storage,
+        lakefs_endpoint=server.endpoint,
+        lakefs_access_key_id=server.access_key_id,
+        lakefs_secret_access_key=server.secret_access_key,
+        lakefs_storage_namespace=server.storage_namespace,
+        lakefs_repo=f"repo-{secrets.token_hex(6)}",
+    )
+
+
+@needs_minio
+def test_a_bucket_becomes_a_commit_without_copies(over_minio: Server, tmp_path: Path) -> None:
+    chosen, bucket = import_settings(over_minio), f"photos-{secrets.token_hex(6)}"
+    minio_utils.ensure_bucket(chosen, bucket)
+    s3 = minio_utils.client(chosen)
+    for key in ("set/images/a.png", "set/masks/a.png", "settle/b.png"):
+        s3.put_object(Bucket=bucket, Key=key, Body=key.encode())
+    for again in (False, True):  # the second call finds nothing to do
+        minio_utils.import_prefix(chosen, f"s3://{bucket}/set", "data", replace=again)
+    with connect(chosen) as lake:
+        setup_lakefs.put_gate(lake, require_passed=False)
+        assert [file.path for file in lake.objects("main", "data/")] == ["data/images/a.png", "data/masks/a.png"]
+        physical = lake.sdk.objects_api.stat_object(chosen.lakefs_repo, "main", "data/images/a.png").physical_address
+        assert physical == f"s3://{bucket}/set/images/a.png"
+        source = LakePath(lake.repo, lake.head(), "data/images/a.png")
+        assert inside(lake.download(source, tmp_path), source.path).read_bytes() == b"set/images/a.png"
+        with pytest.raises(UsageError, match=r"already holds files: --replace"):
+            minio_utils.import_prefix(chosen, f"s3://{bucket}/set", "data/", replace=False)
+        s3.delete_object(Bucket=bucket, Key="set/masks/a.png")
+        with pytest.raises(AppError, match="without exactly one partner"):  # the gate holds for imports too
+            minio_utils.import_prefix(chosen, f"s3://{bucket}/set", "data/", replace=True)
+        s3.put_object(Bucket=bucket, Key="set/masks/a.png", Body=b"new mask")
+        minio_utils.import_prefix(chosen, f"s3://{bucket}/set", "data/", replace=True)
+        metadata = lake.commit_metadata(lake.head())
+        assert metadata["import_source"] == f"s3://{bucket}/set/" and "git_commit" in metadata
+        assert [branch.id for branch in lake.sdk.branches_api.list_branches(lake.repo).results] == ["main"]
+
+
+@needs_minio
+def test_an_empty_prefix_is_said(over_minio: Server) -> None:
+    with pytest.raises(AppError, match="s3://lake/none/: no objects"):
+        minio_utils.import_prefix(import_settings(over_minio), "s3://lake/none", "data/", replace=False)

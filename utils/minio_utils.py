@@ -1,17 +1,33 @@
-"""Object storage under lakeFS: health and buckets, over boto3, on MinIO or any other S3."""
+"""Object storage under lakeFS: health, buckets, listing, presigned links, and import without copying; any S3, by boto3.
+
+python -m utils.minio_utils health                                    # answers? right key? bucket there?
+python -m utils.minio_utils list                                      # buckets
+python -m utils.minio_utils list s3://photos/2026/                    # objects below a prefix
+python -m utils.minio_utils link s3://photos/2026/a.jpg --expires 600 # a link that works without keys
+python -m utils.minio_utils import s3://photos/2026/ --to data/       # into lakeFS: references, no copies
+"""
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from config import Settings
-from utils.console import AppError, say, t
+from config import ROOT, Settings, load_settings
+from utils.console import AppError, UsageError, add_common_options, human_size, run_script, say, t
 
 CONNECT_S, READ_S, ATTEMPTS = 5, 30, 4  # seconds, seconds, tries with botocore's backoff
+LINK_S = 900  # seconds that a presigned link works, unless told otherwise
+LINK_MAX_S = 7 * 24 * 3600  # seconds: the longest that S3's signature allows
+_NO_BUCKET = ("NoSuchBucket", "NoSuchKey", "404", "NotFound")
+_WRONG_KEY = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthorizationHeaderMalformed", "401")
 
 
 def client(settings: Settings) -> Any:
-    """A boto3 S3 client with path-style addresses, which every S3 server understands, time limits and retries."""
+    """A boto3 S3 client with the settings' region and address style, time limits and retries."""
     import boto3
     from botocore.config import Config
 
@@ -20,41 +36,40 @@ def client(settings: Settings) -> Any:
         endpoint_url=settings.minio_endpoint,
         aws_access_key_id=settings.minio_access_key,
         aws_secret_access_key=settings.minio_secret_key,
-        region_name="us-east-1",
+        region_name=settings.minio_region,
         config=Config(
             connect_timeout=CONNECT_S,
             read_timeout=READ_S,
             retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-            s3={"addressing_style": "path"},
+            signature_version="s3v4",  # for links too: other servers do not know the older one
+            s3={"addressing_style": "path" if settings.minio_path_style else "virtual"},
         ),
     )
 
 
-def ensure_bucket(settings: Settings, bucket: str) -> None:
-    """Make the bucket unless it is there. Raises AppError: down, wrong key, or a bucket of somebody else."""
+@contextlib.contextmanager
+def _explained(settings: Settings, what: str) -> Iterator[None]:
+    """Turn botocore's exceptions into one line: which server, what was wanted, why not, what to do."""
     from botocore.exceptions import BotoCoreError, ClientError
 
-    where = f"{settings.minio_endpoint}, s3://{bucket}"
-    s3 = client(settings)
+    where = f"{settings.minio_endpoint}, {what}"
     try:
-        try:
-            s3.head_bucket(Bucket=bucket)
-            return
-        except ClientError as error:
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
-                raise
-        s3.create_bucket(Bucket=bucket)
-        say(f"버킷을 만들었습니다: s3://{bucket}", f"made the bucket s3://{bucket}")
+        yield
     except ClientError as error:
-        code = error.response["Error"]["Code"]
-        if code == "BucketAlreadyOwnedByYou":  # another process was first
-            return
-        raise AppError(
-            t(
-                f"{where}: 거부되었습니다 ({code}): MINIO_ACCESS_KEY, MINIO_SECRET_KEY 와 버킷 이름을 확인하세요",
-                f"{where}: refused ({code}): check MINIO_ACCESS_KEY, MINIO_SECRET_KEY and the bucket's name",
+        code = str(error.response["Error"]["Code"])
+        if code in _NO_BUCKET:
+            text = t(f"없습니다 ({code})", f"does not exist ({code})")
+        elif code in _WRONG_KEY:
+            text = t(
+                f"키나 지역이 틀렸습니다 ({code}): MINIO_ACCESS_KEY, MINIO_SECRET_KEY, MINIO_REGION 을 확인하세요",
+                f"wrong key or region ({code}): check MINIO_ACCESS_KEY, MINIO_SECRET_KEY and MINIO_REGION",
             )
-        ) from error
+        else:
+            text = t(
+                f"거부되었습니다 ({code}): MINIO_ACCESS_KEY, MINIO_SECRET_KEY 와 버킷 이름을 확인하세요",
+                f"refused ({code}): check MINIO_ACCESS_KEY, MINIO_SECRET_KEY and the bucket's name",
+            )
+        raise AppError(f"{where}: {text}") from error
     except BotoCoreError as error:
         raise AppError(
             t(
@@ -62,3 +77,193 @@ def ensure_bucket(settings: Settings, bucket: str) -> None:
                 f"{where}: does not answer ({type(error).__name__}): start it or mend MINIO_ENDPOINT",
             )
         ) from error
+
+
+def ensure_bucket(settings: Settings, bucket: str) -> None:
+    """Make the bucket unless it is there. Raises AppError: down, wrong key, or a bucket of somebody else."""
+    from botocore.exceptions import ClientError
+
+    s3 = client(settings)
+    # AWS wants the region's name in the request, except for the one that has none
+    place = {"CreateBucketConfiguration": {"LocationConstraint": settings.minio_region}}
+    with _explained(settings, f"s3://{bucket}"):
+        try:
+            s3.head_bucket(Bucket=bucket)
+            return
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
+                raise
+        try:
+            s3.create_bucket(Bucket=bucket, **({} if settings.minio_region == "us-east-1" else place))
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "BucketAlreadyOwnedByYou":  # another process was first
+                return
+            raise
+        say(f"버킷을 만들었습니다: s3://{bucket}", f"made the bucket s3://{bucket}")
+
+
+def split_uri(uri: str, key_needed: bool = False) -> tuple[str, str]:
+    """s3://bucket/key -> (bucket, key). Raises UsageError for anything else."""
+    match = re.fullmatch(r"s3://([^/]+)(?:/(.*))?", uri, re.DOTALL)
+    if not match or (key_needed and not match[2]):
+        expected = "s3://BUCKET/KEY" if key_needed else "s3://BUCKET[/PREFIX]"
+        raise UsageError(
+            t(
+                f"S3 경로가 아닙니다: '{uri}' (기대한 형식: {expected})",
+                f"not an S3 path: '{uri}' (expected {expected})",
+            )
+        )
+    return match[1], match[2] or ""
+
+
+def health(settings: Settings, bucket: str | None) -> None:
+    """Whether the server answers, takes the keys, and has the bucket. Raises AppError with the first that fails."""
+    what = f"s3://{bucket}" if bucket else t("버킷 목록", "the list of buckets")
+    with _explained(settings, what):
+        s3 = client(settings)
+        if bucket:  # a GET: the answer to a HEAD has no words, so that a wrong key would look like a missing right
+            s3.list_objects_v2(Bucket=bucket, MaxKeys=1)
+        else:
+            s3.list_buckets()
+
+
+def buckets(settings: Settings) -> list[str]:
+    """Names of the buckets that the key may see."""
+    with _explained(settings, t("버킷 목록", "the list of buckets")):
+        return [str(bucket["Name"]) for bucket in client(settings).list_buckets()["Buckets"]]
+
+
+def objects(settings: Settings, bucket: str, prefix: str) -> Iterator[tuple[str, int]]:
+    """(key, bytes) of every object below a prefix, page by page."""
+    with _explained(settings, f"s3://{bucket}/{prefix}"):
+        for page in client(settings).get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            for found in page.get("Contents", ()):
+                yield str(found["Key"]), int(found["Size"])
+
+
+def presigned_link(settings: Settings, bucket: str, key: str, expires_s: int = LINK_S) -> str:
+    """A link that reads one object without keys for a while. Raises AppError where there is no such object."""
+    with _explained(settings, f"s3://{bucket}/{key}"):
+        s3 = client(settings)
+        s3.head_object(Bucket=bucket, Key=key)
+        return str(s3.generate_presigned_url("get_object", {"Bucket": bucket, "Key": key}, expires_s))
+
+
+def import_prefix(settings: Settings, uri: str, destination: str, replace: bool) -> None:
+    """Make the objects below an S3 prefix objects of the lakeFS branch, without copying them. Raises AppError."""
+    from utils.git_utils import read_facts
+    from utils.lakefs_utils import connect
+
+    bucket, prefix = split_uri(uri)
+    source = f"s3://{bucket}/{prefix.rstrip('/')}".rstrip("/") + "/"
+    target = destination.strip("/") + "/" if destination.strip("/") else ""
+    if not settings.lakefs_endpoint:
+        raise UsageError(
+            t(
+                "가져오기는 S3 위의 실제 lakeFS 서버에서만 됩니다: LAKEFS_ENDPOINT 를 설정하세요 (지금은 내장 서버)",
+                "import needs a real lakeFS server over S3: set LAKEFS_ENDPOINT (now the embedded server is used)",
+            )
+        )
+    if settings.minio_endpoint and next(objects(settings, bucket, source.split("/", 3)[3]), None) is None:
+        raise AppError(t(f"{source}: 객체가 없습니다", f"{source}: no objects"))
+    work = f"import-{hashlib.sha256(f'{source} {target}'.encode()).hexdigest()[:24]}"
+    with connect(settings, create=True) as lake:
+        metadata = {**read_facts(ROOT).metadata(), "import_source": source}
+        done = lake.import_objects(source, target, work, f"import {source} as {target}", metadata, replace)
+        place = f"lakefs://{lake.repo}/{done.commit_id}/{target}"
+    say(
+        f"가져왔습니다: {place} (추가·변경 {done.uploaded}, 삭제 {done.removed}; 파일은 복사하지 않았습니다)",
+        f"imported: {place} ({done.uploaded} added or changed, {done.removed} removed; no file was copied)",
+    )
+    say(
+        f"{source} 의 객체를 바꾸거나 지우면 이 커밋을 읽을 수 없게 됩니다.",
+        f"Changing or deleting objects of {source} makes this commit unreadable.",
+    )
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m utils.minio_utils", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_common_options(parser)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="health|list|link|import")
+    commands.add_parser("health", help=t("서버, 키, 버킷을 확인합니다", "check server, keys and bucket"))
+    listing = commands.add_parser("list", help=t("버킷이나 객체 목록", "list buckets or objects"))
+    listing.add_argument("uri", nargs="?", metavar="s3://BUCKET[/PREFIX]")
+    link = commands.add_parser("link", help=t("키 없이 읽는 임시 링크", "a link that works without keys for a while"))
+    link.add_argument("uri", metavar="s3://BUCKET/KEY")
+    link.add_argument(
+        "--expires",
+        type=int,
+        default=LINK_S,
+        metavar="S",
+        help=t(f"유효 시간, 초 (기본 {LINK_S})", f"seconds that it works (default: {LINK_S})"),
+    )
+    importing = commands.add_parser(
+        "import", help=t("복사 없이 lakeFS 로 가져옵니다", "bring objects into lakeFS without copying them")
+    )
+    importing.add_argument("uri", metavar="s3://BUCKET/PREFIX")
+    importing.add_argument(
+        "--to",
+        default="data/",
+        metavar="PATH/",
+        help=t("lakeFS 안의 위치 (기본 data/)", "place in lakeFS (default: data/)"),
+    )
+    importing.add_argument(
+        "--replace",
+        action="store_true",
+        help=t("그 위치에 있던 파일을 대신합니다", "take the place of the files that are there"),
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> int:
+    """Returns the exit code."""
+    options = parse(arguments)
+    settings = load_settings()
+    if options.command == "import":
+        import_prefix(settings, options.uri, options.to, options.replace)
+        return 0
+    if not settings.minio_endpoint:
+        raise UsageError(
+            t(
+                "오브젝트 스토리지가 설정되지 않았습니다: MINIO_ENDPOINT 와 키를 환경 변수나 .env 에 넣으세요",
+                "no object storage is set: put MINIO_ENDPOINT and its keys into the environment or .env",
+            )
+        )
+    if options.command == "health":
+        show_health(settings)
+    elif options.command == "list":
+        show_list(settings, options.uri)
+    else:
+        if not 1 <= options.expires <= LINK_MAX_S:
+            raise UsageError(f"--expires {options.expires}: 1 … {LINK_MAX_S}")
+        print(presigned_link(settings, *split_uri(options.uri, key_needed=True), options.expires))
+    return 0
+
+
+def show_health(settings: Settings) -> None:
+    """One line when all is well."""
+    place = settings.lakefs_storage_namespace or ""
+    bucket = split_uri(place)[0] if place.startswith("s3://") else settings.minio_bucket
+    health(settings, bucket)
+    what = f", s3://{bucket}" if bucket else ""
+    say(f"정상: {settings.minio_endpoint}{what}", f"healthy: {settings.minio_endpoint}{what}")
+
+
+def show_list(settings: Settings, uri: str | None) -> None:
+    """Buckets, or objects with their sizes and a total."""
+    if uri is None:
+        for name in buckets(settings):
+            print(f"s3://{name}")
+        return
+    bucket, prefix = split_uri(uri)
+    count = total = 0
+    for key, size_bytes in objects(settings, bucket, prefix):
+        print(f"{human_size(size_bytes):>10}  s3://{bucket}/{key}")
+        count, total = count + 1, total + size_bytes
+    say(f"객체 {count}개, {human_size(total)}", f"{count} objects, {human_size(total)}")
+
+
+if __name__ == "__main__":
+    run_script(main)
