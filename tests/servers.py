@@ -54,8 +54,11 @@ def embedded(folder: Path) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def real(folder: Path) -> Iterator[Server]:
-    """The server that LAKEFS_ENDPOINT names, else one over `folder`: on MinIO if that is installed, else on files."""
+def real(folder: Path, first_admin: bool = True) -> Iterator[Server]:
+    """The server that LAKEFS_ENDPOINT names, else one over `folder`: on MinIO if that is installed, else on files.
+
+    Without `first_admin` the new server waits for somebody to make its first user.
+    """
     env = os.environ
     if env.get("LAKEFS_ENDPOINT"):
         keys = env["LAKEFS_ACCESS_KEY_ID"], env["LAKEFS_SECRET_ACCESS_KEY"]
@@ -73,7 +76,7 @@ def real(folder: Path) -> Iterator[Server]:
             "LAKEFS_STATS_ENABLED": "false",
             "LAKEFS_LOGGING_LEVEL": "WARN",
             "LAKEFS_AUTH_ENCRYPT_SECRET_KEY": secret,
-            "LAKEFS_INSTALLATION_USER_NAME": "admin",
+            "LAKEFS_INSTALLATION_USER_NAME": "admin" if first_admin else "",
             "LAKEFS_INSTALLATION_ACCESS_KEY_ID": access,
             "LAKEFS_INSTALLATION_SECRET_ACCESS_KEY": secret,
         }

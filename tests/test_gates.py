@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import time
 from collections.abc import Iterator
@@ -29,10 +30,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture
-def lake(server: Server) -> Iterator[LakeFS]:
-    """A repository of its own whose main has the gate and is protected."""
-    settings = config.load_settings(
+def settings_of(server: Server) -> config.Settings:
+    return config.load_settings(
         lakefs_endpoint=server.endpoint,
         lakefs_access_key_id=server.access_key_id,
         lakefs_secret_access_key=server.secret_access_key,
@@ -40,7 +39,12 @@ def lake(server: Server) -> Iterator[LakeFS]:
         lakefs_repo=f"repo-{secrets.token_hex(6)}",
         app_lang="en",
     )
-    with connect(settings, create=True) as lake:
+
+
+@pytest.fixture
+def lake(server: Server) -> Iterator[LakeFS]:
+    """A repository of its own whose main has the gate and is protected."""
+    with connect(settings_of(server), create=True) as lake:
         setup_lakefs.put_gate(lake, require_passed=False)
         yield lake
 
@@ -182,6 +186,23 @@ def test_setup_twice_and_training_through_the_gate(server: Server, tmp_path: Pat
     assert metrics["mlflow_run_id"] == run.info.run_id and metrics["model_sha256"] == run.data.tags["model_sha256"]
     assert metrics["finite"] and metrics["best_val_miou"] == run.data.metrics["best_val_miou"]
     assert metrics["passed"] == (metrics["best_val_miou"] >= metrics["threshold"])
+
+
+@pytest.mark.skipif(bool(os.environ.get("LAKEFS_ENDPOINT")), reason="the named server has its first user")
+@needs_a_server
+def test_a_new_server_gets_its_first_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with servers.real(tmp_path, first_admin=False) as server:
+        settings = settings_of(server)
+        with pytest.raises(AppError, match="401"), connect(settings):
+            pass
+        for _ in range(2):
+            setup_lakefs.make_first_admin(settings)
+        with connect(settings, create=True) as lake:
+            assert len(lake.head()) == 64
+    shown = capsys.readouterr().out
+    assert "made the first user, admin" in shown and "first user: done already" in shown
+    with pytest.raises(AppError, match="does not answer"):
+        setup_lakefs.make_first_admin(settings)
 
 
 def test_the_embedded_server_needs_no_setup(tmp_path: Path) -> None:
