@@ -85,6 +85,16 @@ def real(folder: Path, first_admin: bool = True) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
+def quickstart(folder: Path) -> Iterator[Server]:
+    """What `python -m lakefs.quickstart` starts: files below the home folder, and the key pair that lakeFS publishes."""
+    address = f"127.0.0.1:{_free_port()}"
+    settings = {"HOME": str(folder), "LAKEFS_LISTEN_ADDRESS": address, "LAKEFS_STATS_ENABLED": "false"}
+    with _process(["lakefs", "run", "--quickstart"], settings, f"http://{address}/_health", folder):
+        key, secret = "AKIAIOSFOLQUICKSTART", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
+        yield Server("real", f"http://{address}", key, secret, "local://")
+
+
+@contextlib.contextmanager
 def minio_server(folder: Path) -> Iterator[Storage]:
     """A MinIO over `folder`, with the empty bucket "lake"."""
     (folder / "lake").mkdir(parents=True)  # a folder there is a bucket

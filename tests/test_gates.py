@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -203,6 +204,22 @@ def test_a_new_server_gets_its_first_user(tmp_path: Path, capsys: pytest.Capture
     assert "made the first user, admin" in shown and "first user: done already" in shown
     with pytest.raises(AppError, match="does not answer"):
         setup_lakefs.make_first_admin(settings)
+
+
+@pytest.mark.skipif(shutil.which("lakefs") is None, reason="no lakefs program")
+def test_the_official_quickstart_serves_too(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project", pictures=30)
+    with servers.quickstart(tmp_path) as server:
+        project.env = {
+            "LAKEFS_ENDPOINT": server.endpoint,
+            "LAKEFS_ACCESS_KEY_ID": server.access_key_id,
+            "LAKEFS_SECRET_ACCESS_KEY": server.secret_access_key,
+        }
+        for command in (["-m", "utils.setup_lakefs"], ["train.py", "--smoke"]):
+            done = project.run(*command)
+            assert done.returncode == 0, done.stdout + done.stderr
+        imported = project.run("-m", "utils.minio_utils", "import", "s3://bucket/prefix")
+        assert imported.returncode == 2 and "stores its files on 'local': import needs S3" in imported.stderr
 
 
 def test_the_embedded_server_needs_no_setup(tmp_path: Path) -> None:

@@ -210,7 +210,8 @@ class LakeFS:
             from utils import minio_utils
 
             minio_utils.ensure_bucket(settings, prefix.removeprefix("s3://").split("/")[0])
-        return prefix.rstrip("/")
+        prefix = prefix.rstrip("/")
+        return f"{prefix}/" if prefix.endswith(":") else prefix  # a server over files names "local://", with no folder
 
     def _create_branch(self, name: str, source: str) -> bool:
         """Make a branch; one that is there already is taken as it is, and False returned."""
