@@ -18,7 +18,9 @@ from tests.project import make_project
 from tests.servers import Server
 from utils import setup_lakefs
 from utils.console import AppError
-from utils.lakefs_utils import LakeFS, LocalFile, connect, file_sha256
+from utils.files import file_sha256
+from utils.lakefs_utils import LakeFS, connect
+from utils.transfer import LocalFile
 
 needs_a_server = pytest.mark.skipif(not servers.real_available(), reason="no lakefs program and no LAKEFS_ENDPOINT")
 LINEAGE = {"git_commit": "0" * 40, "mlflow_run_id": "run"}

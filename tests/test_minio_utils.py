@@ -16,7 +16,8 @@ from tests import servers
 from tests.servers import Server, Storage
 from utils import minio_utils, setup_lakefs
 from utils.console import AppError, UsageError
-from utils.lakefs_utils import LakePath, connect, inside
+from utils.files import inside
+from utils.lakefs_utils import LakePath, connect
 
 
 def settings(storage: Storage, **changes: str) -> config.Settings:

@@ -92,8 +92,9 @@ def gate_text(branch: str, require_passed: bool) -> str:
 
 def put_gate(lake: LakeFS, require_passed: bool) -> None:
     """Merge the action file into the branch, then protect the branch."""
+    from utils.files import file_sha256
     from utils.git_utils import read_facts
-    from utils.lakefs_utils import LocalFile, file_sha256
+    from utils.transfer import LocalFile
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / GATE_FILE
