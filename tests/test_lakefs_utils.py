@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import lakefs_sdk as sdk
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -232,6 +233,10 @@ def test_objects_of_other_clients_are_verified_by_their_md5(lake: LakeFS, tmp_pa
     lake.sdk.objects_api.upload_object(lake.repo, "main", "data/other", content=b"from elsewhere")
     tree = lake.download(LakePath(lake.repo, "main", "data/"), tmp_path)
     assert (tree / "data/other").read_bytes() == b"from elsewhere"
+    same = local(tmp_path, {"other": b"from elsewhere"})
+    lake.sdk.commits_api.commit(lake.repo, "main", sdk.CommitCreation(message="theirs"))
+    assert publish(lake, same).uploaded == 0, "what is there already is not sent again"
+    assert publish(lake, local(tmp_path, {"other": b"from_elsewhere"})).uploaded == 1
 
 
 def test_wrong_keys_and_a_missing_repository_are_one_line(settings: config.Settings) -> None:

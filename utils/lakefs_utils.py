@@ -333,7 +333,7 @@ class LakeFS:
             file = wanted.get(remote.path)
             if file is None:
                 remove.append(remote.path)
-            elif remote.sha256 == file.sha256:
+            elif _same_content(remote, file):
                 del missing[remote.path]
         return list(missing), remove if mirror else []
 
@@ -549,9 +549,17 @@ class LakeFS:
             return True
 
 
+def _same_content(remote: RemoteFile, file: LocalFile) -> bool:
+    """By the SHA-256 that was published with it; what other clients or an import brought has only the MD5."""
+    if remote.sha256 is not None or not file.path.exists() or remote.size_bytes != file.path.stat().st_size:
+        return remote.sha256 == file.sha256
+    with file.path.open("rb") as stream:
+        return remote.checksum == hashlib.file_digest(stream, "md5").hexdigest()
+
+
 def _message(error: Any) -> str:
-    """The server's own words in an ApiException."""
+    """The server's own words in an ApiException, on one line."""
     try:
-        return str(json.loads(error.body)["message"])
+        return " ".join(str(json.loads(error.body)["message"]).split())
     except (TypeError, ValueError, KeyError):
-        return str(error.body or error.reason or error)[:300]
+        return " ".join(str(error.body or error.reason or error).split())[:300]
