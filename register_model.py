@@ -4,6 +4,8 @@
     python register_model.py --manual                  # choose from a table
     python register_model.py --run-id ID --threshold 0.6
 
+The branch of an experiment (train.py --experiment-branch) is merged into the target first, and deleted after.
+
 Exit code 3: below the threshold, nothing registered.
 """
 
@@ -36,6 +38,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--threshold", type=float, metavar="X", help=t("등록할 최솟값 (기본 0.3)", "smallest value (default: 0.3)")
     )
+    parser.add_argument(
+        "--keep-branch",
+        action="store_true",
+        help=t("병합한 실험 브랜치를 지우지 않습니다", "keep the branch of an experiment after its merge"),
+    )
     add_common_options(parser)
     return parser.parse_args(arguments)
 
@@ -58,7 +65,10 @@ def main(arguments: list[str]) -> int:
         return 0
     registry.require_registrable(run, settings)
     with connect(settings) as lake:
+        registry.merge_experiment(lake, run)
         version = registry.register(client, lake, settings, run)
+        if not options.keep_branch:
+            registry.delete_experiment(lake, run)
     print(
         f"{version.name} v{version.version}: {settings.register_metric} {run.data.metrics[settings.register_metric]:.4f}, {version.source}"
     )

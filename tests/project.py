@@ -95,7 +95,7 @@ class Project:
 def make_project(folder: Path, pictures: int = 30, git: bool = True) -> Project:
     """The project's code in `folder`, committed to a Git repository of its own, with a small sample set as its data."""
     folder.mkdir(exist_ok=True)
-    for name in ("config.py", "train.py", "register_model.py", "infer.py", ".gitignore"):
+    for name in ("config.py", "train.py", "register_model.py", "infer.py", "lake.py", ".gitignore"):
         shutil.copy(SOURCE / name, folder / name)
     for name in ("train", "utils", "_lakefs_actions"):
         shutil.copytree(SOURCE / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -20,7 +20,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return make_project(tmp_path_factory.mktemp("first"), pictures=20)
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", [*SCRIPTS, "lake.py"])
 @pytest.mark.parametrize("language", ["ko", "en"])
 def test_help_is_quick_and_in_both_languages(project: Project, script: str, language: str) -> None:
     done = project.run(script, "--help", env={"APP_LANG": language})
@@ -28,7 +28,7 @@ def test_help_is_quick_and_in_both_languages(project: Project, script: str, lang
     assert ("오류의 자세한 위치" in done.stdout) == (language == "ko")
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", [*SCRIPTS, "lake.py"])
 def test_help_loads_nothing_heavy(script: str) -> None:
     code = (
         "import sys, runpy; sys.argv = [sys.argv[1], '--help']\n"

@@ -256,7 +256,13 @@ def test_percent_never_says_more_than_was_measured(share: float) -> None:
 def test_the_report_is_the_one_of_the_design() -> None:
     commit = "a" * 64
     result = Result(
-        "run", LakePath("r", "b" * 64, "data/"), LakePath("r", commit, "models/model.pth"), "0" * 64, 0.8567, 0.7
+        "run",
+        LakePath("r", "b" * 64, "data/"),
+        "1" * 64,
+        LakePath("r", commit, "models/model.pth"),
+        "0" * 64,
+        0.8567,
+        0.7,
     )
     assert report_block(result) == (
         "=== LakeFS 커밋 완료 ===\n"

@@ -19,7 +19,7 @@ SAMPLE_STAGING = ".sample"  # where train/sample_data.py builds; hidden, so neve
 _PARTS = ("images", "masks")
 # A link to a folder is followed in these places only: a deliberate one, and no way into a loop.
 _LAYOUT_FOLDERS = {*_PARTS, *SPLITS, *(f"{split}/{part}" for split in SPLITS for part in _PARTS)}
-_CLUTTER = ("thumbs.db", "desktop.ini")
+CLUTTER = ("thumbs.db", "desktop.ini")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _walk(folder: Path, prefix: str = "", links: bool = False) -> Iterator[tuple
         raise UsageError(f"{folder}: {error.strerror}") from None
     for entry in entries:
         name = prefix + entry.name
-        if entry.name.startswith(".") or entry.name.lower() in _CLUTTER or name == OUTPUT_FOLDER:
+        if entry.name.startswith(".") or entry.name.lower() in CLUTTER or name == OUTPUT_FOLDER:
             continue
         linked = entry.is_symlink()
         if not (Path(entry.path).is_dir() if linked else entry.is_dir()):  # a link to itself makes entry.is_dir() raise

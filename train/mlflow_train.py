@@ -21,17 +21,18 @@ from train import figures
 from train.base_train import EpochResult
 from train.dataset import data_files
 from train.model_train import ModelTrain
+from train.prepare_data import cache_folder
 from utils import mlflow_utils
 from utils.console import AppError, one_line, say, t, uninterrupted, warn
 from utils.files import file_sha256
 from utils.git_utils import GitFacts, without_credentials
 from utils.lakefs_utils import LakeFS, LakePath
 from utils.transfer import LocalFile
+from utils.versions import DATA_PREFIX, MODEL_PREFIX, committed_files, compare, data_manifest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-DATA_PREFIX, MODEL_PREFIX = "data/", "models/"
 METRICS_FILE = "metrics.json"  # beside the model, locally and in lakeFS
 
 
@@ -41,6 +42,7 @@ class Result:
 
     run_id: str
     data_path: LakePath
+    data_manifest_sha256: str
     model_path: LakePath
     model_sha256: str
     accuracy: float
@@ -54,6 +56,8 @@ class MlflowTrain(ModelTrain):
     lake: LakeFS = field(kw_only=True)
     client: MlflowClient = field(kw_only=True)
     git: GitFacts = field(kw_only=True)
+    pinned: LakePath | None = field(default=None, kw_only=True)  # data that lie in lakeFS already: none are published
+    target_branch: str | None = field(default=None, kw_only=True)  # where an experiment's branch goes when registered
 
     def run(self) -> Result:
         """Commit the data, train, commit the model. Raises AppError; nothing half-done shows on the target branch."""
@@ -109,6 +113,8 @@ class MlflowTrain(ModelTrain):
             "host": socket.gethostname(),
             "pid": str(os.getpid()),
         }
+        if self.target_branch:
+            tags["lakefs_target_branch"] = self.target_branch
         if self.git.commit != "none":
             tags["mlflow.source.git.commit"] = self.git.commit
         return tags
@@ -136,13 +142,37 @@ class MlflowTrain(ModelTrain):
     # --- data -----------------------------------------------------------------------------------------------------
 
     def commit_data(self) -> LakePath:
-        """Bring the checked data to lakeFS and pin the run to its commit before training starts."""
+        """Bring the checked data to lakeFS, unless they come from there, and pin the run to their commit."""
         known = {pair.image: pair.image_sha256 for pair in self.data.pairs}
         known |= {pair.mask: pair.mask_sha256 for pair in self.data.pairs}
         files = {
             path: LocalFile(file, known.get(file) or file_sha256(file))
             for path, file in data_files(self.data.root).items()
         }
+        path = self.publish_data(files) if self.pinned is None else self.require_same(self.pinned, files)
+        self.data_manifest_sha256 = data_manifest({name: file.sha256 for name, file in files.items()}, path.path)
+        self.lineage |= {"lakefs_data_path": str(path)}
+        self.log_data(path)
+        return path
+
+    def require_same(self, pinned: LakePath, files: dict[str, LocalFile]) -> LakePath:
+        """The pinned data's path. Raises AppError where the files in the cache are not those of the commit."""
+        cache = cache_folder(self.settings)
+        have = {name: file.sha256 for name, file in files.items()}
+        changes = compare(have, committed_files(self.lake, pinned, cache))
+        if changes:
+            names = "\n".join(changes.lines(10))
+            raise AppError(
+                t(
+                    f"{self.data.root} 이(가) {pinned} 와 다릅니다: 캐시 폴더 {cache} 를 지우고 다시 실행하세요\n{names}",
+                    f"{self.data.root} is not {pinned}: remove the cache folder {cache} and run again\n{names}",
+                )
+            )
+        say(f"데이터: {pinned}", f"data: {pinned}")
+        return pinned
+
+    def publish_data(self, files: dict[str, LocalFile]) -> LakePath:
+        """Commit the files where they differ from the branch, and say so."""
         done = self.lake.publish(files, DATA_PREFIX, self.data_message(len(files)), self.commit_metadata(), mirror=True)
         path = LakePath(self.lake.repo, done.commit_id, DATA_PREFIX)
         if done.uploaded or done.removed:
@@ -152,8 +182,6 @@ class MlflowTrain(ModelTrain):
             )
         else:
             say(f"데이터 변경 없음: 기존 커밋 {done.commit_id}", f"data unchanged: existing commit {done.commit_id}")
-        self.lineage |= {"lakefs_data_path": str(path)}
-        self.log_data(path)
         return path
 
     def data_message(self, files: int) -> str:
@@ -284,7 +312,7 @@ class MlflowTrain(ModelTrain):
         os.replace(metrics_file, self.settings.model_path.with_name(METRICS_FILE))
         os.replace(model_file, self.settings.model_path)
         model_file.parent.rmdir()
-        return Result(self.run_id, data_path, path, sha256, v.accuracy, v.miou)
+        return Result(self.run_id, data_path, self.data_manifest_sha256, path, sha256, v.accuracy, v.miou)
 
     def metrics_report(self, best: EpochResult, model_sha256: str) -> dict[str, object]:
         """What `models/metrics.json` says of the model file beside it; the gate of _lakefs_actions/ reads it.

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 NONE = "none"  # recorded where Git has no answer: no Git, no repository, no commit yet, detached HEAD
+LOCK_NAME = "lakefs.lock"  # which data and model belong to this code: see utils/lock.py
 RESULT_TAG = re.compile(r"v(\d+)\.(\d+)-(?:acc\d+|initial)")
 
 
@@ -49,7 +50,8 @@ def read_facts(folder: Path) -> GitFacts:
     """The facts of the repository around `folder`; never raises for a missing one."""
     if _git(folder, "rev-parse", "--is-inside-work-tree") != "true":
         return GitFacts()
-    status = _git(folder, "status", "--porcelain")
+    # lakefs.lock is written by training itself: it must not make the next training one of changed code.
+    status = _git(folder, "status", "--porcelain", "--", ":(top)", f":(exclude){LOCK_NAME}")
     return GitFacts(
         commit=_git(folder, "rev-parse", "--verify", "HEAD") or NONE,
         branch=_git(folder, "symbolic-ref", "--quiet", "--short", "HEAD") or NONE,

@@ -548,6 +548,218 @@ class LakeFS:
             self.sdk.repositories_api.set_branch_protection_rules(self.repo, rules)
             return True
 
+    # --- versions, as Git has them --------------------------------------------------------------------------------
+
+    def resolve(self, ref: str, repo: str | None = None) -> str:
+        """Full commit id of a branch, tag, commit id or unique beginning of one, `main~1`. Raises UsageError."""
+        from lakefs_sdk.exceptions import ApiException
+
+        with self._explained(t(f"버전 '{ref}'", f"version '{ref}'")):
+            try:
+                return str(self.sdk.commits_api.get_commit(repo or self.repo, ref).id)
+            except ApiException as error:
+                if error.status not in (400, 404):
+                    raise
+                if "repository not found" in _message(error):
+                    raise UsageError(
+                        t(
+                            f"lakeFS {self.endpoint} 에 저장소 '{repo or self.repo}' 이(가) 없습니다: train.py 나 lake.py push 가 만듭니다",
+                            f"lakeFS {self.endpoint} has no repository '{repo or self.repo}': train.py or lake.py push makes it",
+                        )
+                    ) from error
+        names = [name for name, _ in [*self.named("branches", repo), *self.named("tags", repo)]]
+        there = ", ".join(names[:10]) + (" …" if len(names) > 10 else "")
+        raise UsageError(
+            t(
+                f"'{ref}' 은(는) 브랜치, 태그, 커밋이 아닙니다 (저장소 {repo or self.repo} 에 있는 것: {there})",
+                f"'{ref}' is no branch, tag or commit (repository {repo or self.repo} has: {there})",
+            )
+        )
+
+    def named(self, kind: str, repo: str | None = None) -> Iterator[tuple[str, str]]:
+        """(name, full commit id) of all 'branches' or 'tags', by name."""
+        api = {"branches": self.sdk.branches_api.list_branches, "tags": self.sdk.tags_api.list_tags}[kind]
+        after = ""
+        while True:
+            with self._explained(t("브랜치와 태그 목록", f"listing {kind}")):
+                page = api(repo or self.repo, after=after, amount=1000)
+            yield from ((str(found.id), str(found.commit_id)) for found in page.results)
+            if not page.pagination.has_more:
+                return
+            after = page.pagination.next_offset
+
+    def log(self, ref: str, first_parent: bool = True, prefix: str = "", repo: str | None = None) -> Iterator[Any]:
+        """Commits from `ref` back, newest first, a page at a time; with `prefix` those that changed something below it."""
+        after = ""
+        while True:
+            with self._explained(t("기록 읽기", "reading the log")):
+                page = self.sdk.refs_api.log_commits(
+                    repo or self.repo,
+                    ref,
+                    after=after,
+                    amount=100,
+                    first_parent=first_parent,
+                    prefixes=[prefix] if prefix else [],
+                )
+            yield from page.results
+            if not page.pagination.has_more:
+                return
+            after = page.pagination.next_offset
+
+    def differences(self, left: str, right: str, kind: str = "two_dot", repo: str | None = None) -> Iterator[Any]:
+        """Paths that differ, with their `type`; 'three_dot': what `right` changed since both were one, and conflicts."""
+        after = ""
+        while True:
+            with self._explained(t("비교", "comparing")):
+                page = self.sdk.refs_api.diff_refs(repo or self.repo, left, right, after=after, amount=1000, type=kind)
+            yield from page.results
+            if not page.pagination.has_more:
+                return
+            after = page.pagination.next_offset
+
+    def contains(self, branch: str, commit_id: str) -> bool:
+        """Whether a commit is in the history of a branch; False for one that the repository does not know."""
+        from lakefs_sdk.exceptions import NotFoundException
+
+        with self._explained(t(f"브랜치 {branch}", f"branch {branch}")):
+            try:
+                found = self.sdk.refs_api.find_merge_base(self.repo, commit_id, branch)
+            except NotFoundException:
+                return False
+            return str(found.base_commit_id) == commit_id
+
+    def start_experiment(self, branch: str) -> None:
+        """Publish to another branch from now on, made from the target where it is not there. Raises UsageError."""
+        if branch == self.branch or not re.fullmatch(r"\w[-\w]*", branch, re.ASCII):
+            raise UsageError(
+                t(
+                    f"실험 브랜치 '{branch}': {self.branch} 와 다른 이름, 영문자·숫자·'_'·'-' 만 쓸 수 있습니다",
+                    f"experiment branch '{branch}': expected letters, digits, '_', '-', and another name than {self.branch}",
+                )
+            )
+        with self._explained(t(f"브랜치 {branch}", f"branch {branch}")):
+            self._create_branch(branch, self.branch)
+        self.branch = branch
+        self.head()  # a tag of this name keeps a branch from being made
+
+    def set_tag(self, name: str, commit_id: str) -> None:
+        """Name a commit for good. Raises AppError for a name that is taken."""
+        import lakefs_sdk
+
+        with self._explained(t(f"태그 {name}", f"tag {name}")):
+            self.sdk.tags_api.create_tag(self.repo, lakefs_sdk.TagCreation(id=name, ref=commit_id))
+
+    def delete_tag(self, name: str) -> None:
+        with self._explained(t(f"태그 {name} 삭제", f"deleting tag {name}")):
+            self.sdk.tags_api.delete_tag(self.repo, name)
+
+    def delete_branch(self, name: str) -> None:
+        self._delete_branch(name)
+
+    def revert(self, commit_id: str, message: str, metadata: Mapping[str, str]) -> str:
+        """Undo one commit on the target branch by a new one, a merge against its first parent; returns the new head."""
+        import lakefs_sdk
+        from lakefs_sdk.exceptions import ApiException
+
+        with self._explained(t(f"되돌리기 {commit_id[:12]}", f"reverting {commit_id[:12]}")):
+            parents = self.sdk.commits_api.get_commit(self.repo, commit_id).parents
+            creation = lakefs_sdk.RevertCreation(
+                ref=commit_id,
+                parent_number=1 if len(parents) > 1 else 0,
+                commit_overrides=lakefs_sdk.CommitOverrides(message=message, metadata=dict(metadata)),
+            )
+            try:
+                self.sdk.branches_api.revert_branch(self.repo, self.branch, creation)
+            except ApiException as error:
+                if error.status == 409 or "no changes" in _message(error):
+                    raise AppError(
+                        t(
+                            f"{commit_id[:12]} 을(를) {self.branch} 에서 되돌릴 수 없습니다: 같은 파일이 그 뒤에 바뀌었거나 "
+                            "이미 되돌렸습니다 (lake.py pull 로 옛 버전을 받아 push 하세요)",
+                            f"{commit_id[:12]} cannot be reverted on {self.branch}: the same files changed after it, or it "
+                            "is reverted already (lake.py pull an older version, then push)",
+                        )
+                    ) from error
+                raise
+        return self.head()
+
+    def merge_commit(self, commit_id: str, message: str, metadata: Mapping[str, str]) -> str:
+        """Merge a commit of another branch into the target and return the target's head; nothing to do is no error.
+
+        Where only model files conflict, those of `commit_id` win. Raises AppError naming the data that conflict.
+        """
+        import lakefs_sdk
+        from lakefs_sdk.exceptions import ApiException
+
+        conflicts = [d.path for d in self.differences(self.branch, commit_id, "three_dot") if d.type == "conflict"]
+        if any(path.startswith("data/") for path in conflicts):
+            raise _conflict(self.branch, commit_id, conflicts)
+        strategy = {"strategy": "source-wins"} if conflicts else {}
+        merge = lakefs_sdk.Merge(message=message, metadata=dict(metadata), **strategy)
+        with self._explained(t(f"{self.branch} 에 병합", f"merge into {self.branch}")):
+            try:
+                self.sdk.refs_api.merge_into_branch(self.repo, commit_id, self.branch, merge=merge)
+            except ApiException as error:
+                if error.status == 409:
+                    raise _conflict(self.branch, commit_id, conflicts) from error
+                if not (error.status == 400 and "no changes" in _message(error)):
+                    raise
+        return self.head()
+
+    def broken(self, source: LakePath, remote: RemoteFile) -> str | None:
+        """Read an object from the server again, past every cache; what is wrong with it, or None."""
+        import urllib3
+
+        for attempt in range(3):
+            sha256, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
+            try:
+                with self._opened(source, remote.path) as answer:
+                    for chunk in answer.stream(CHUNK):
+                        sha256.update(chunk)
+                        md5.update(chunk)
+                        size += len(chunk)
+                break
+            except urllib3.exceptions.HTTPError as error:
+                if attempt == 2:
+                    return str(error)
+            except AppError as error:
+                return str(error)
+        checks = [(remote.sha256, sha256.hexdigest()), (str(remote.size_bytes), str(size))]
+        if re.fullmatch(r"[0-9a-f]{32}", remote.checksum):
+            checks.append((remote.checksum, md5.hexdigest()))
+        wrong = next(((expected, found) for expected, found in checks if expected and expected != found), None)
+        return wrong and t(f"기대 {wrong[0]}, 실제 {wrong[1]}", f"expected {wrong[0]}, found {wrong[1]}")
+
+    @contextlib.contextmanager
+    def _opened(self, source: LakePath, path: str) -> Iterator[BaseHTTPResponse]:
+        """The answer to a GET of one object, to be streamed."""
+        from urllib.parse import quote, urlencode
+
+        import urllib3
+
+        url = f"{self.api}/repositories/{source.repo}/refs/{quote(source.ref, safe='')}/objects?{urlencode({'path': path})}"
+        retries = urllib3.Retry(2, backoff_factor=0.3, status_forcelist=RETRY_STATUS, raise_on_status=False)
+        answer = self.pool.request("GET", url, headers=self.auth, preload_content=False, retries=retries)
+        try:
+            if answer.status != 200:
+                raise AppError(f"{answer.status} {answer.read(300).decode(errors='replace').strip()}")
+            yield answer
+        finally:
+            answer.release_conn()
+
+
+def _conflict(branch: str, commit_id: str, paths: list[str]) -> AppError:
+    """Both sides changed the same files."""
+    names = ", ".join(paths[:10]) + (t(f" 외 {len(paths) - 10}개", f" and {len(paths) - 10} more") * (len(paths) > 10))
+    return AppError(
+        t(
+            f"{commit_id[:12]} 을(를) {branch} 에 병합할 수 없습니다: 양쪽에서 바뀐 파일 {names}: "
+            f"아무것도 병합하지 않았습니다. {branch} 의 데이터를 받아(lake.py pull {branch}) 합친 뒤 다시 학습하세요",
+            f"{commit_id[:12]} cannot be merged into {branch}: both sides changed {names}: nothing was merged. "
+            f"Get the data of {branch} (lake.py pull {branch}), put yours into it, and train again",
+        )
+    )
+
 
 def _same_content(remote: RemoteFile, file: LocalFile) -> bool:
     """By the SHA-256 that was published with it; what other clients or an import brought has only the MD5."""

@@ -1,0 +1,200 @@
+"""Versions of the data in lakeFS, as Git has them for code: push, pull, status, diff, log, tag, revert, branches, verify.
+
+python lake.py status                              # the data folder and lakefs.lock against the branch
+python lake.py push -m "better masks"              # commit the data folder
+python lake.py pull main~1                         # an older version into the data folder
+python lake.py pull lock                           # data and model of this Git commit
+python lake.py diff main~1 main                    # paths, and what changed per class
+
+REF: a branch, tag, commit id or its beginning, main~1, lakefs://REPOSITORY/REF/data/, or the word lock (lakefs.lock)
+"""
+
+from __future__ import annotations
+
+import argparse
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from config import ROOT, Settings, load_settings
+from utils.console import UsageError, add_common_options, run_script, say, t, table
+
+if TYPE_CHECKING:
+    from utils.lakefs_utils import LakeFS
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """One sub-command and its options; those that are not given are None."""
+    parser = argparse.ArgumentParser(
+        prog="lake.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_common_options(parser)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    common, folder = argparse.ArgumentParser(add_help=False), argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    folder.add_argument("--data-dir", type=Path, metavar="DIR", help=t("데이터 폴더 (기본 data)", "default: data"))
+
+    def command(name: str, help: str, on_folder: bool = False) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name, parents=[common, folder] if on_folder else [common], help=help, description=help
+        )
+
+    push = command("push", t("데이터 폴더를 커밋합니다", "commit the data folder"), True)
+    push.add_argument("-m", "--message", help=t("커밋 메시지", "message of the commit"))
+    push.add_argument(
+        "--keep-remote",
+        action="store_true",
+        help=t("이곳에 없는 파일도 브랜치에 남깁니다", "keep files on the branch that are not here"),
+    )
+    pull = command("pull", t("한 버전을 데이터 폴더로 받습니다", "make the data folder that of a version"), True)
+    pull.add_argument("ref", metavar="REF")
+    pull.add_argument(
+        "--force", action="store_true", help=t("커밋되지 않은 파일을 버립니다", "drop files that no commit holds")
+    )
+    command("status", t("데이터, 브랜치, lakefs.lock 비교", "the data folder, the branch and lakefs.lock"), True)
+    diff = command("diff", t("두 버전의 차이", "what differs between two versions"))
+    diff.add_argument("left", metavar="REF")
+    diff.add_argument("right", metavar="REF")
+    log = command("log", t("버전 기록", "the commits of a branch"))
+    log.add_argument("ref", metavar="REF", nargs="?", help=t("기본: 대상 브랜치", "default: the target branch"))
+    log.add_argument("-n", type=int, default=10, metavar="N", help=t("개수 (기본 10)", "how many (default: 10)"))
+    tag = command("tag", t("태그를 보거나 만듭니다", "list tags, or name a version"))
+    tag.add_argument("name", nargs="?", metavar="NAME")
+    tag.add_argument("ref", nargs="?", metavar="REF", help=t("기본: 대상 브랜치", "default: the target branch"))
+    tag.add_argument("-d", "--delete", action="store_true", help=t("태그를 지웁니다", "delete the tag"))
+    revert = command("revert", t("커밋 하나를 되돌립니다", "undo one commit by a new one"))
+    revert.add_argument("ref", metavar="COMMIT")
+    command("branches", t("브랜치 목록", "list branches"))
+    verify = command("verify", t("모든 파일을 다시 받아 해시를 확인합니다", "read and hash every file again"))
+    verify.add_argument("ref", metavar="REF", nargs="?", help=t("기본: 대상 브랜치", "default: the target branch"))
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> int:
+    """Returns the exit code: 1 where status finds a disagreement or verify a broken file."""
+    options = parse(arguments)
+    settings = load_settings(data_dir=getattr(options, "data_dir", None))
+    from utils.lakefs_utils import connect
+
+    with connect(settings, create=options.command == "push") as lake:
+        return run(options, settings, lake)
+
+
+def run(options: argparse.Namespace, settings: Settings, lake: LakeFS) -> int:
+    """The sub-command on a connected repository."""
+    from utils import versions
+
+    match options.command:
+        case "push":
+            versions.push(settings, lake, options.message, options.keep_remote)
+        case "pull":
+            versions.pull(settings, lake, options.ref, options.force)
+        case "status":
+            return 0 if versions.status(settings, lake) else 1
+        case "verify":
+            return 0 if versions.verify(lake, options.ref or lake.branch) else 1
+        case "diff":
+            diff(lake, settings, options.left, options.right)
+        case "log":
+            log(lake, options.ref or lake.branch, options.n)
+        case "tag":
+            tag(lake, options)
+        case "revert":
+            revert(lake, options.ref)
+        case "branches":
+            branches(lake)
+    return 0
+
+
+def diff(lake: LakeFS, settings: Settings, left_ref: str, right_ref: str) -> None:
+    """Paths that differ; for changed masks the pixels and pictures of each class."""
+    from train.classes import CLASSES_FILE
+    from train.mask_changes import compare_masks, is_mask
+    from train.prepare_data import cache_folder
+    from utils.files import inside
+    from utils.versions import find_data
+
+    left, right = find_data(lake, left_ref), find_data(lake, right_ref)
+    if left.repo != right.repo:
+        raise UsageError(t(f"저장소가 다릅니다: {left}, {right}", f"not in one repository: {left}, {right}"))
+    words = {"added": t("추가", "added"), "removed": t("삭제", "removed"), "changed": t("변경", "changed")}
+    masks: list[str] = []
+    counts = dict.fromkeys(words, 0)
+    for change in lake.differences(left.ref, right.ref, repo=left.repo):
+        counts[change.type] += 1
+        print(f"{words[change.type]:8} {change.path}")
+        name = change.path.removeprefix(left.path)
+        if change.path.startswith(left.path) and is_mask(name):
+            masks.append(name)
+    print(", ".join(f"{words[kind]} {count}" for kind, count in counts.items()))
+    if not masks:
+        return
+    wanted = {left.path + name for name in [*masks, CLASSES_FILE]}
+    trees = []
+    for side in (left, right):
+        if any(True for _ in lake.objects(side.ref, side.path, side.repo)):
+            lake.download(side, cache_folder(settings), wanted.__contains__)
+        trees.append(inside(cache_folder(settings) / "commits" / side.repo / side.ref, side.path))
+    print("\n" + compare_masks(trees[0], trees[1], masks))
+
+
+def log(lake: LakeFS, ref: str, count: int) -> None:
+    """The newest commits: what goes into one publication stands in one line."""
+    from itertools import islice
+
+    from utils.versions import find_data
+
+    source = find_data(lake, ref)
+    rows = []
+    for commit in islice(lake.log(source.ref, repo=source.repo), max(count, 0)):
+        metadata = commit.metadata or {}
+        date = datetime.fromtimestamp(commit.creation_date).strftime("%Y-%m-%d %H:%M:%S")
+        git = metadata.get("git_commit", "none")[:12] + "+" * (metadata.get("git_dirty") == "true")
+        message = (commit.message.splitlines() or [""])[0]
+        short = message if len(message) <= 60 else message[:59] + "…"
+        rows.append((commit.id[:12], date, short, git, metadata.get("mlflow_run_id", "")))
+    print(table((t("커밋", "commit"), t("날짜", "date"), t("메시지", "message"), "Git", t("실행", "run")), rows))
+
+
+def tag(lake: LakeFS, options: argparse.Namespace) -> None:
+    """List, make or delete tags."""
+    from utils.versions import find_data
+
+    if options.name is None:
+        print(table((t("태그", "tag"), t("커밋", "commit")), list(lake.named("tags"))))
+        return
+    if options.delete:
+        lake.delete_tag(options.name)
+        say(f"태그를 지웠습니다: {options.name}", f"deleted the tag {options.name}")
+        return
+    target = find_data(lake, options.ref or lake.branch)
+    if target.repo != lake.repo:
+        raise UsageError(t(f"다른 저장소입니다: {target}", f"in another repository: {target}"))
+    lake.set_tag(options.name, target.ref)
+    say(f"태그 {options.name}: {target.ref}", f"tag {options.name}: {target.ref}")
+
+
+def revert(lake: LakeFS, ref: str) -> None:
+    """Undo one commit on the target branch; the data folder stays as it is."""
+    from utils.git_utils import read_facts
+
+    commit_id = lake.resolve(ref)
+    metadata = {**read_facts(ROOT).metadata(), "reverted_commit": commit_id}
+    head = lake.revert(commit_id, f"revert {commit_id[:12]}", metadata)
+    say(
+        f"{lake.branch} 에서 {commit_id[:12]} 을(를) 되돌렸습니다: {head} (이곳에 받기: lake.py pull {lake.branch})",
+        f"reverted {commit_id[:12]} on {lake.branch}: {head} (to have it here: lake.py pull {lake.branch})",
+    )
+
+
+def branches(lake: LakeFS) -> None:
+    """All branches; the target has a star, and `sync-…` is a push that was cut off or is going on."""
+    rows = []
+    for name, commit_id in lake.named("branches"):
+        commit = next(lake.log(commit_id))
+        rows.append(("*" * (name == lake.branch) + name, commit_id[:12], (commit.message.splitlines() or [""])[0]))
+    print(table((t("브랜치", "branch"), t("커밋", "commit"), t("메시지", "message")), rows))
+
+
+if __name__ == "__main__":
+    run_script(main)
