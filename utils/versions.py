@@ -260,6 +260,10 @@ def _refuse_loss(folder: Path, names: list[str]) -> None:
 def _unfinished(root: Path, source: LakePath) -> Iterator[None]:
     """A mark in the data folder while it is neither the old version nor the new one."""
     root.mkdir(parents=True, exist_ok=True)
+    if (root / UNFINISHED).exists():
+        for part in root.rglob(".*.part"):  # what a kill left of `replacing`
+            if re.search(r"\.[0-9a-f]{32}\.part$", part.name):
+                part.unlink()
     write_atomically(root / UNFINISHED, f"{source}\n".encode())
     yield
     (root / UNFINISHED).unlink()
