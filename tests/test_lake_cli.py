@@ -281,7 +281,7 @@ def test_an_experiment_goes_to_its_branch_and_comes_back_when_registered(
     metadata = store.commit_metadata(head)
     assert (metadata["mlflow_run_id"], metadata["model_sha256"]) == (run.info.run_id, tags["model_sha256"])
     version = project.mlflow().get_model_version_by_alias("image-segmentation", "champion")
-    commit = version.source.split("/")[3]
+    commit = str(version.source).split("/")[3]
     assert store.contains("main", commit)
     for ref in ("main", commit):
         assert [file.sha256 for file in store.objects(ref, "models/")] == [tags["model_sha256"]]

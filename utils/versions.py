@@ -224,8 +224,11 @@ def _known_versions(lake: LakeFS, lock: Lock | None, prefix: str) -> Iterator[La
         yield from ((lake.repo, str(commit.id)) for commit in lake.log(lake.branch, False, prefix))
         yield from ((lake.repo, commit) for kind in ("branches", "tags") for _, commit in lake.named(kind))
 
-    for repo, commit in dict.fromkeys(listed()):
-        yield LakePath(repo, commit, prefix)
+    seen: set[tuple[str, str]] = set()
+    for repo, commit in listed():
+        if (repo, commit) not in seen:
+            seen.add((repo, commit))
+            yield LakePath(repo, commit, prefix)
 
 
 def _objects_if_any(lake: LakeFS, version: LakePath) -> Iterable[RemoteFile]:
