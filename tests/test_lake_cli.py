@@ -17,8 +17,10 @@ from PIL import Image
 from tests.project import Project, make_project
 from tests.servers import Server
 from utils import local_lakefs
+from utils.files import file_sha256
 from utils.git_utils import read_facts
-from utils.lakefs_utils import LakeFS, LocalFile, file_sha256
+from utils.lakefs_utils import LakeFS
+from utils.transfer import LocalFile
 
 REPO = "image-segmentation-local-repo"
 

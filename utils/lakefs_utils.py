@@ -493,7 +493,7 @@ class LakeFS:
             self._create_branch(work, head)
         try:
             self._import(source, target, work, message, metadata)
-            changes = self._diff_types(head, work)
+            changes = [str(change.type) for change in self.differences(head, work)]
             merged = self._merge(work, message, metadata) if changes else head
         finally:
             with contextlib.suppress(AppError):
@@ -523,18 +523,6 @@ class LakeFS:
                     raise AppError(f"{what} (lakeFS {self.endpoint}, {self.repo}): {status.error.message}")
                 time.sleep(pause)
                 pause = min(2 * pause, 2.0)
-
-    def _diff_types(self, old: str, new: str) -> list[str]:
-        """ "added", "changed" or "removed" for each object that differs between two versions."""
-        types: list[str] = []
-        after = ""
-        while True:
-            with self._explained(t("비교", "comparing versions")):
-                page = self.sdk.refs_api.diff_refs(self.repo, old, new, after=after, amount=1000)
-            types += [str(change.type) for change in page.results]
-            if not page.pagination.has_more:
-                return types
-            after = page.pagination.next_offset
 
     def protect(self) -> bool:
         """Refuse direct writes and commits on the target branch, for everybody; False where it was so already."""
@@ -710,42 +698,19 @@ class LakeFS:
         """Read an object from the server again, past every cache; what is wrong with it, or None."""
         import urllib3
 
-        for attempt in range(3):
-            sha256, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
-            try:
-                with self._opened(source, remote.path) as answer:
-                    for chunk in answer.stream(CHUNK):
-                        sha256.update(chunk)
-                        md5.update(chunk)
-                        size += len(chunk)
-                break
-            except urllib3.exceptions.HTTPError as error:
-                if attempt == 2:
-                    return str(error)
-            except AppError as error:
-                return str(error)
+        sha256, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
+        try:
+            for chunk in self.transfer.read(source.repo, source.ref, remote):
+                sha256.update(chunk)
+                md5.update(chunk)
+                size += len(chunk)
+        except (AppError, urllib3.exceptions.HTTPError) as error:
+            return str(error)
         checks = [(remote.sha256, sha256.hexdigest()), (str(remote.size_bytes), str(size))]
         if re.fullmatch(r"[0-9a-f]{32}", remote.checksum):
             checks.append((remote.checksum, md5.hexdigest()))
         wrong = next(((expected, found) for expected, found in checks if expected and expected != found), None)
         return wrong and t(f"기대 {wrong[0]}, 실제 {wrong[1]}", f"expected {wrong[0]}, found {wrong[1]}")
-
-    @contextlib.contextmanager
-    def _opened(self, source: LakePath, path: str) -> Iterator[BaseHTTPResponse]:
-        """The answer to a GET of one object, to be streamed."""
-        from urllib.parse import quote, urlencode
-
-        import urllib3
-
-        url = f"{self.api}/repositories/{source.repo}/refs/{quote(source.ref, safe='')}/objects?{urlencode({'path': path})}"
-        retries = urllib3.Retry(2, backoff_factor=0.3, status_forcelist=RETRY_STATUS, raise_on_status=False)
-        answer = self.pool.request("GET", url, headers=self.auth, preload_content=False, retries=retries)
-        try:
-            if answer.status != 200:
-                raise AppError(f"{answer.status} {answer.read(300).decode(errors='replace').strip()}")
-            yield answer
-        finally:
-            answer.release_conn()
 
 
 def _conflict(branch: str, commit_id: str, paths: list[str]) -> AppError:

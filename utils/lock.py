@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.console import UsageError, t
-from utils.git_utils import LOCK_NAME
 from utils.files import write_atomically
+from utils.git_utils import LOCK_NAME
 from utils.lakefs_utils import LakePath
 
 

@@ -15,11 +15,11 @@ from config import ROOT, Settings
 from train.dataset import CLUTTER, OUTPUT_FOLDER, data_files
 from train.prepare_data import cache_folder
 from utils.console import AppError, UsageError, progress, say, t
-from utils.git_utils import LOCK_NAME, read_facts
 from utils.files import file_sha256, inside, parallel, replacing, write_atomically
+from utils.git_utils import LOCK_NAME, read_facts
 from utils.lakefs_utils import LakeFS, LakePath, manifest_sha256
-from utils.transfer import LocalFile, RemoteFile
 from utils.lock import Lock, read_lock, require_lock
+from utils.transfer import LocalFile, RemoteFile
 
 DATA_PREFIX, MODEL_PREFIX = "data/", "models/"
 LOCK = "lock"  # the word that stands for the versions of lakefs.lock
