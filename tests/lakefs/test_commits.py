@@ -272,3 +272,20 @@ def test_merge_bases(repo: Repo) -> None:
     assert repo.diff("old", "dev", "three_dot") == [("c", "added")]
     assert repo.diff("dev", "old", "three_dot") == [("b/1", "added")]
     assert repo.diff("old", "main", "three_dot") == [("a", "changed"), ("c", "added")]
+
+
+def test_the_log_of_a_path_and_the_merge_base(repo: Repo) -> None:
+    ids = history(repo)
+
+    def log(*prefixes: str) -> set[str]:
+        found = repo.api.refs_api.log_commits(repo.name, "main", prefixes=list(prefixes)).results
+        return {commit.id for commit in found}
+
+    assert log("b/") == {ids["two"]}
+    assert log("a") == {ids["one"], ids["three"]}
+    assert log("b/", "a") == {ids["one"], ids["two"], ids["three"]}
+    assert log("nowhere/") == set()
+    bases = [("main", ids["one"], "one"), (ids["two"], ids["three"], "two"), (ids["three"], ids["four"], "one")]
+    for left, right, base in bases:
+        found = repo.api.refs_api.find_merge_base(repo.name, left, right)
+        assert found.base_commit_id == ids[base]

@@ -74,7 +74,7 @@ class Call:
         return Page(self.text("prefix"), self.text("after"), amount, self.text("delimiter"))
 
     def log_page(self) -> Page:
-        if unknown := [name for name in ("objects", "prefixes", "since", "stop_at") if self.text(name)]:
+        if unknown := [name for name in ("objects", "since", "stop_at") if self.text(name)]:
             raise LakeFSError(501, f"the log's {unknown[0]}: {NOT_HERE}")
         return self.page()
 
@@ -160,7 +160,9 @@ ROUTES: list[tuple[str, str, int, Kind | Literal[""], Callable[..., object], Map
      {"message": TEXT, "metadata": {}, "date": 0, "allow_empty": False}),
     ("GET", REPO + "/commits/{ref}", 200, "read", Store.commit_at, {}),
     ("GET", REF + "/commits", 200, "read", Store.log,
-     {"page": Call.log_page, "first_parent": flag("first_parent"), "limit": flag("limit")}),
+     {"page": Call.log_page, "first_parent": flag("first_parent"), "limit": flag("limit"),
+      "prefixes": lambda call: call.query.get("prefixes", [])}),
+    ("GET", REF + "/merge/{branch}", 200, "read", Store.merge_base, {}),
     ("POST", REF + "/merge/{branch}", 200, "durable", Store.merge,
      {"message": "", "metadata": {}, "strategy": "", "squash_merge": False, "allow_empty": False, "force": False}),
     ("POST", BRANCH + "/revert", 204, "durable", Store.revert, {"ref": TEXT, "parent_number": 0, "allow_empty": False}),

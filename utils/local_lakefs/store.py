@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -261,13 +261,25 @@ class Store:
                    WHERE repo=? AND branch=? AND synced=0"""
         self.files.sync(self.db(query, repo, branch).fetchall())
 
-    def log(self, repo: str, ref: str, page: Page, first_parent: bool, limit: bool) -> Json:
+    def log(
+        self, repo: str, ref: str, page: Page, first_parent: bool, limit: bool, prefixes: Sequence[str] = ()
+    ) -> Json:
         commits = self._history(repo, ref, first_parent)
+        if prefixes:
+            commits = (commit for commit in commits if self._changed(repo, commit, prefixes))
         if page.after:
             next((commit for commit in commits if commit["id"] == page.after), None)
         found = list(itertools.islice(commits, page.amount + 1))
         more = len(found) > page.amount and not limit
         return listing(found[: page.amount], found[page.amount - 1]["id"] if more else "")
+
+    def _changed(self, repo: str, commit: Commit, prefixes: Sequence[str]) -> bool:
+        """Whether a commit changed something below a prefix; as in lakeFS, a merge is not asked."""
+        if len(commit["parents"]) != 1:
+            return False
+        before, after = self._get_commit(repo, commit["parents"][0])["meta_range_id"], commit["meta_range_id"]
+        firsts = (next(self.trees.diff(before, after, prefix), ("",))[0] for prefix in prefixes)
+        return any(path.startswith(prefix) and path for path, prefix in zip(firsts, prefixes, strict=True))
 
     def _history(self, repo: str, ref: str, first_parent: bool) -> Iterator[Commit]:
         """Commits from `ref` back, newest first."""
@@ -284,6 +296,11 @@ class Store:
                 due = commit["parents"][: 1 if first_parent else None]
 
     # Merges
+
+    def merge_base(self, repo: str, ref: str, branch: str) -> Json:
+        theirs, ours = self.commit_at(repo, ref), self.commit_at(repo, branch)
+        base = self._merge_base(repo, theirs, ours)
+        return {"source_commit_id": theirs["id"], "destination_commit_id": ours["id"], "base_commit_id": base["id"]}
 
     def _merge_base(self, repo: str, theirs: Commit, ours: Commit) -> Commit:
         """The best common ancestor."""
