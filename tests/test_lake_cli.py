@@ -286,7 +286,7 @@ def test_an_experiment_goes_to_its_branch_and_comes_back_when_registered(
     commit = str(version.source).split("/")[3]
     assert store.contains("main", commit)
     for ref in ("main", commit):
-        assert [file.sha256 for file in store.objects(ref, "models/")] == [tags["model_sha256"]]
+        assert [file.sha256 for file in store.objects(ref, "models/model.pth")] == [tags["model_sha256"]]
     assert [name for name, _ in store.named("branches")] == ["main", "wider"]
     again = register(project, run.info.run_id)
     assert again.returncode == 0 and "already registered" in again.stdout and store.head() == head

@@ -289,3 +289,13 @@ def test_the_log_of_a_path_and_the_merge_base(repo: Repo) -> None:
     for left, right, base in bases:
         found = repo.api.refs_api.find_merge_base(repo.name, left, right)
         assert found.base_commit_id == ids[base]
+
+
+def test_a_revert_carries_its_own_message_and_metadata(repo: Repo) -> None:
+    repo.put("a", b"1")
+    undone = repo.commit()
+    overrides = sdk.CommitOverrides(message="because", metadata={"key": "value"})
+    creation = sdk.RevertCreation(ref=undone.id, parent_number=0, commit_overrides=overrides)
+    repo.api.branches_api.revert_branch(repo.name, "main", creation)
+    head = repo.api.commits_api.get_commit(repo.name, "main")
+    assert (head.message, head.metadata["key"]) == ("because", "value")

@@ -91,11 +91,16 @@ class Call:
             value = body.get(name) if isinstance(body, dict) else None
             value = default if value is None else value
             kind = str if default is TEXT else type(default)
-            inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-            if type(value) is not kind or not all(isinstance(item, str) for item in inner):
+            if type(value) is not kind or not (kind in (int, bool) or _is_text(value)):
                 raise LakeFSError(400, f"request body: {name} is missing, or not a {kind.__name__} of text")
             found[name] = value
         return found
+
+
+def _is_text(value: object) -> bool:
+    """Whether a JSON value holds nothing but text."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return isinstance(value, str) if inner is None else all(map(_is_text, inner))
 
 
 def upload_object(call: Call, repo: str, branch: str) -> object:
@@ -165,7 +170,8 @@ ROUTES: list[tuple[str, str, int, Kind | Literal[""], Callable[..., object], Map
     ("GET", REF + "/merge/{branch}", 200, "read", Store.merge_base, {}),
     ("POST", REF + "/merge/{branch}", 200, "durable", Store.merge,
      {"message": "", "metadata": {}, "strategy": "", "squash_merge": False, "allow_empty": False, "force": False}),
-    ("POST", BRANCH + "/revert", 204, "durable", Store.revert, {"ref": TEXT, "parent_number": 0, "allow_empty": False}),
+    ("POST", BRANCH + "/revert", 204, "durable", Store.revert,
+     {"ref": TEXT, "parent_number": 0, "allow_empty": False, "commit_overrides": {}}),
     ("GET", BRANCH + "/diff", 200, "read", Store.diff_branch, PAGE),
     ("GET", REPO + "/refs/{left}/diff/{right}", 200, "read", Store.diff_refs,
      PAGE | {"type": lambda call: call.text("type")}),

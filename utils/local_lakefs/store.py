@@ -345,7 +345,9 @@ class Store:
             changes.append((path, wanted or GONE))
         return self.trees.apply(mine_id, changes)
 
-    def revert(self, repo: str, branch: str, ref: str, parent_number: int, allow_empty: bool) -> None:
+    def revert(
+        self, repo: str, branch: str, ref: str, parent_number: int, allow_empty: bool, commit_overrides: Json
+    ) -> None:
         """Takes back what a commit changed against one of its parents: counted from 1, 0 is the only one."""
         head, undone = self._head(repo, branch, clean=True), self.commit_at(repo, ref)
         if len(undone["parents"]) > 1 and not parent_number:
@@ -356,7 +358,8 @@ class Store:
         tree = self._merge_trees(head, self._get_commit(repo, parent_id), undone)
         if tree == head["meta_range_id"] and not allow_empty:
             raise LakeFSError(400, f"update branch {branch}: no changes")
-        self._advance(repo, branch, self._add_commit(repo, [head], tree, f"Revert {ref}", {}))
+        message, metadata = commit_overrides.get("message"), commit_overrides.get("metadata")
+        self._advance(repo, branch, self._add_commit(repo, [head], tree, message or f"Revert {ref}", metadata or {}))
 
     # Objects
 
