@@ -15,7 +15,7 @@ from config import ROOT, Settings
 from train.dataset import CLUTTER, OUTPUT_FOLDER, data_files
 from train.prepare_data import cache_folder
 from utils.console import AppError, UsageError, progress, say, t
-from utils.files import file_sha256, inside, parallel, replacing, write_atomically
+from utils.files import HashCache, file_sha256, inside, parallel, replacing, write_atomically
 from utils.git_utils import LOCK_NAME, read_facts
 from utils.lakefs_utils import LakeFS, LakePath, manifest_sha256
 from utils.lock import Lock, read_lock, require_lock
@@ -75,11 +75,13 @@ def find_data(lake: LakeFS, ref: str) -> LakePath:
     return LakePath(match[1], lake.resolve(match[2], match[1]), folder)
 
 
-def local_files(root: Path) -> dict[str, LocalFile]:
+def local_files(settings: Settings) -> dict[str, LocalFile]:
     """Path below the data folder -> file and hash. Raises UsageError naming the files that cannot be read."""
+    root, hashes = settings.data_dir, HashCache(cache_folder(settings) / "hashes.db")
     files = data_files(root)
-    results = parallel(lambda name: file_sha256(files[name]), files, WORKERS)
+    results = parallel(lambda name: hashes.sha256(files[name]), files, WORKERS)
     found = dict(progress(results, len(files), t("데이터 읽기", "reading the data"), "files"))
+    hashes.close()
     failed = {name: result for name, result in found.items() if isinstance(result, Exception)}
     if failed:
         lines = "\n".join(f"  {root / name}: {error}" for name, error in sorted(failed.items()))
@@ -137,7 +139,7 @@ def data_manifest(files: Mapping[str, str], prefix: str = DATA_PREFIX) -> str:
 def push(settings: Settings, lake: LakeFS, message: str | None, keep_remote: bool) -> None:
     """Commit the data folder to the target branch, unchecked, and say the commit."""
     require_whole(settings.data_dir)
-    files = local_files(settings.data_dir)
+    files = local_files(settings)
     if not files:
         raise UsageError(t(f"{settings.data_dir}: 올릴 파일이 없습니다", f"{settings.data_dir}: no files to push"))
     facts = read_facts(ROOT).metadata()
@@ -159,7 +161,7 @@ def pull(settings: Settings, lake: LakeFS, ref: str, force: bool) -> None:
     root, cache = settings.data_dir, cache_folder(settings)
     lock = read_lock(ROOT)
     source = find_data(lake, ref)
-    wanted, have = committed_files(lake, source, cache), local_files(root)
+    wanted, have = committed_files(lake, source, cache), local_files(settings)
     if not wanted:
         raise UsageError(t(f"{source}: 데이터가 없습니다", f"{source}: no data there"))
     if lock and ref == LOCK and data_manifest(wanted, source.path) != lock.data_manifest_sha256:
@@ -336,8 +338,8 @@ def status(settings: Settings, lake: LakeFS) -> bool:
     disagreement: after `git checkout` of an old tag the three still fit together.
     """
     require_whole(settings.data_dir)
-    root, head = settings.data_dir, find_data(lake, lake.branch)
-    files = local_files(root)
+    head = find_data(lake, lake.branch)
+    files = local_files(settings)
     changes = compare(_hashes(files), committed_files(lake, head, cache_folder(settings)))
     say(
         f"{lake.branch} 브랜치, 커밋 {head.ref} (저장소 {lake.repo})",
