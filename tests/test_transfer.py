@@ -266,3 +266,15 @@ def test_the_hash_cache_is_believed_while_the_stat_is_the_same(tmp_path: Path, m
 
     monkeypatch.setattr("utils.files.file_sha256", unread)
     assert again.sha256(path) == known
+
+
+def test_a_fetched_commit_needs_no_server_until_a_file_of_it_is_cut(lake: LakeFS, tmp_path: Path) -> None:
+    file = big(tmp_path, 1000)
+    source = LakePath(lake.repo, publish(lake, file), "data/")
+    tree = lake.download(source, tmp_path / "cache")
+    away = LakeFS("http://127.0.0.1:9", "a", "b", lake.repo, "main")
+    assert away.download(source, tmp_path / "cache") == tree
+    path = tree / "data/x"
+    path.unlink()
+    path.write_bytes(b"cut")  # not through the hard link: the content-addressed copy stays whole
+    assert lake.download(source, tmp_path / "cache") == tree and file_sha256(path) == file.sha256

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from utils.console import AppError, t
 
-WORKERS = 16  # transfers at once: both servers are the limit beyond that
+WORKERS = 32  # transfers at once: each waits for its server most of the time
 YOUNG_NS = 2_000_000_000  # a file changed this recently may change again within the clock's own step
 T = TypeVar("T")
 R = TypeVar("R")

@@ -421,7 +421,7 @@ class LakeFS:
         """
         tree = cache / "commits" / source.repo / source.ref
         done = tree / ".fetched" / hashlib.sha256(source.path.encode()).hexdigest()
-        if done.exists():
+        if done.exists() and _are_there(tree, json.loads(done.read_text())):
             return tree
         with self._explained(t("서버 설정", "the server's configuration")):
             links = self.transfer.presign()[0]
@@ -448,7 +448,7 @@ class LakeFS:
             )
         if len(chosen) == len(remote):
             done.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(done, b"")
+            write_atomically(done, json.dumps({file.path: file.size_bytes for file in remote}).encode())
         return tree
 
     def _fetch(self, source: LakePath, remote: RemoteFile, cache: Path, out: Path) -> None:
@@ -724,6 +724,14 @@ def _conflict(branch: str, commit_id: str, paths: list[str]) -> AppError:
             f"Get the data of {branch} (lake.py pull {branch}), put yours into it, and train again",
         )
     )
+
+
+def _are_there(tree: Path, sizes: Mapping[str, int]) -> bool:
+    """Whether every file that was fetched is still there at its length: a power cut, or a person, may have cut it."""
+    try:
+        return all(inside(tree, path).stat().st_size == size for path, size in sizes.items())
+    except FileNotFoundError:
+        return False
 
 
 def _same_content(remote: RemoteFile, file: LocalFile) -> bool:
