@@ -108,6 +108,18 @@ def test_unchanged_data_behind_newer_commits_keeps_its_commit(lake: LakeFS, tmp_
     assert publish(lake, files).commit_id == data.commit_id
 
 
+def test_a_commit_is_taken_for_what_it_holds_not_for_what_it_says(lake: LakeFS, tmp_path: Path) -> None:
+    both = local(tmp_path, {"x": b"1", "y": b"2"})
+    only_x = {"x": both["x"]}
+    publish(lake, both)
+    said = publish(lake, local(tmp_path, {"x": b"3"}) | {"y": both["y"]})
+    again = publish(lake, only_x, mirror=False)  # its metadata name x alone, but y is there too
+    assert len(held(lake, again.commit_id)) == 2 and said.commit_id != again.commit_id
+    lake.sdk.objects_api.delete_object(lake.repo, "main", "data/y")
+    lake.sdk.commits_api.commit(lake.repo, "main", sdk.CommitCreation(message="by hand"))
+    assert held(lake, publish(lake, only_x).commit_id) == {"x": both["x"].sha256}
+
+
 def test_a_page_and_one_more(lake: LakeFS, tmp_path: Path) -> None:
     files = local(tmp_path, {f"{i:04}": str(i).encode() for i in range(1001)})
     done = publish(lake, files)

@@ -270,10 +270,14 @@ class LakeFS:
         with self._explained(t(f"커밋 {commit_id[:12]}", f"commit {commit_id[:12]}")):
             return dict(self.sdk.commits_api.get_commit(self.repo, commit_id).metadata or {})
 
-    def _commit_with(self, head: str, key: str, value: str) -> str:
-        """The newest commit behind `head` with this metadata, or `head` itself."""
-        log = self.sdk.refs_api.log_commits(self.repo, head, amount=1000)
-        return next((str(c.id) for c in log.results if (c.metadata or {}).get(key) == value), head)
+    def _commits_with(self, head: str, key: str, value: str) -> list[str]:
+        """Commits behind `head` with this metadata, newest first, of the newest thousand.
+
+        It says what was published, not what the commit holds: a merge brings other people's files too.
+        """
+        with self._explained(t("기록 읽기", "reading the log")):
+            log = self.sdk.refs_api.log_commits(self.repo, head, amount=1000)
+        return [str(commit.id) for commit in log.results if (commit.metadata or {}).get(key) == value]
 
     # --- publishing -----------------------------------------------------------------------------------------------
 
@@ -293,8 +297,13 @@ class LakeFS:
             head = self.head()
             changes = self._changes(head, prefix, wanted, mirror)
             if not any(changes):
-                with self._explained(t("기록 읽기", "reading the log")):
-                    return Published(self._commit_with(head, key, digest), 0, 0)
+                # The commit that brought these files, for as long as it is known, so that equal data keep one name.
+                same = (
+                    c
+                    for c in self._commits_with(head, key, digest)
+                    if not any(self._changes(c, prefix, wanted, mirror))
+                )
+                return Published(next(same, head), 0, 0)
             with self._explained(t("작업 브랜치", "private branch")):
                 is_new = self._create_branch(work, head)
             try:
