@@ -246,9 +246,12 @@ def test_training_on_somebody_elses_version(project: Project, store: LakeFS) -> 
     cached = next((project.folder / ".lakefs/cache/commits/somebody-else" / their_commit / "data/masks").iterdir())
     content = cached.read_bytes()
     cached.unlink()
-    cached.write_bytes(content + b"x")
+    cached.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     broken = project.run("train.py", "--smoke", "--data-ref", source)
     assert broken.returncode == 1 and "remove the cache folder" in broken.stderr and cached.name in broken.stderr
+    cached.write_bytes(content[:100])
+    train(project, "--smoke", "--data-ref", source)  # a file that was cut short is fetched again
+    assert cached.read_bytes() == content
 
 
 def register(project: Project, run_id: str, *arguments: str) -> subprocess.CompletedProcess[str]:
