@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,11 @@ from PIL import Image
 import config
 from tests.test_lakefs_utils import branches, lake, local, settings
 from train.mask_changes import MaskChanges, compare_masks, is_mask
+from train.prepare_data import fill_if_empty
 from utils.console import AppError, UsageError
 from utils.lakefs_utils import LakeFS, LakePath, connect
 from utils.lock import Lock, read_lock, write_lock
+from utils.versions import require_whole
 
 __all__ = ["lake", "settings"]  # fixtures
 
@@ -117,3 +121,23 @@ def test_a_lock_comes_back_as_it_was_and_a_damaged_one_is_said(tmp_path: Path) -
         path.write_text(broken)
         with pytest.raises(UsageError, match=r"lakefs\.lock: not a lock"):
             read_lock(tmp_path)
+
+
+def test_an_empty_folder_that_was_half_filled_is_not_taken_for_data(
+    lake: LakeFS, settings: config.Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(lake, tmp_path, "data/", {f"images/{number}.png": bytes([number]) for number in range(5)})
+    empty = dataclasses.replace(settings, data_dir=tmp_path / "data", lakefs_local_dir=tmp_path / "local")
+    replace, done = os.replace, itertools.count()
+
+    def dying(source: Path, target: Path) -> None:
+        if Path(target).is_relative_to(empty.data_dir / "images") and next(done) >= 2:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", dying)
+    with pytest.raises(KeyboardInterrupt):
+        fill_if_empty(empty, lake)
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(UsageError, match="pull"):
+        require_whole(empty.data_dir)

@@ -28,7 +28,7 @@ from utils.files import file_sha256
 from utils.git_utils import GitFacts, without_credentials
 from utils.lakefs_utils import LakeFS, LakePath
 from utils.transfer import LocalFile
-from utils.versions import DATA_PREFIX, MODEL_PREFIX, committed_files, compare, data_manifest
+from utils.versions import DATA_PREFIX, MODEL_PREFIX, committed_files, compare, data_manifest, say_published
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -174,15 +174,8 @@ class MlflowTrain(ModelTrain):
     def publish_data(self, files: dict[str, LocalFile]) -> LakePath:
         """Commit the files where they differ from the branch, and say so."""
         done = self.lake.publish(files, DATA_PREFIX, self.data_message(len(files)), self.commit_metadata(), mirror=True)
-        path = LakePath(self.lake.repo, done.commit_id, DATA_PREFIX)
-        if done.uploaded or done.removed:
-            say(
-                f"데이터 커밋: {done.commit_id} (올림 {done.uploaded}, 삭제 {done.removed}, 전체 {len(files)}개 파일)",
-                f"data commit: {done.commit_id} ({done.uploaded} sent, {done.removed} removed, {len(files)} files in all)",
-            )
-        else:
-            say(f"데이터 변경 없음: 기존 커밋 {done.commit_id}", f"data unchanged: existing commit {done.commit_id}")
-        return path
+        say_published(done, len(files))
+        return LakePath(self.lake.repo, done.commit_id, DATA_PREFIX)
 
     def data_message(self, files: int) -> str:
         """One line for the data's commit."""

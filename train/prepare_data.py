@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from config import Settings
 from train.dataset import is_empty
 from train.sample_data import generate_sample
 from utils.console import say
-from utils.files import inside
 from utils.lakefs_utils import LakeFS, LakePath
 
 
 def fill_if_empty(settings: Settings, lake: LakeFS) -> None:
     """Leave a folder with data alone; fill an empty one from the branch, or with the sample set, and say so."""
+    from utils.versions import fill  # which needs cache_folder below
+
     root = settings.data_dir
     if not is_empty(root):
         return
@@ -28,16 +28,7 @@ def fill_if_empty(settings: Settings, lake: LakeFS) -> None:
         return
     source = LakePath(lake.repo, head, "data/")
     say(f"{root} 이(가) 비어 있어 {source} 에서 받습니다", f"{root} is empty: downloading {source}")
-    tree = lake.download(source, cache_folder(settings))
-    for file in lake.objects(head, "data/"):
-        _copy(inside(tree, file.path), inside(root, file.path.removeprefix("data/")))
-
-
-def _copy(source: Path, target: Path) -> None:
-    """A file of one's own, not a link: it may be edited."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target.with_name(f".{target.name}.part"))
-    target.with_name(f".{target.name}.part").replace(target)
+    fill(settings, lake, source)
 
 
 def cache_folder(settings: Settings) -> Path:

@@ -17,7 +17,7 @@ from train.prepare_data import cache_folder
 from utils.console import AppError, UsageError, progress, say, t
 from utils.files import HashCache, file_sha256, inside, parallel, replacing, write_atomically
 from utils.git_utils import LOCK_NAME, read_facts
-from utils.lakefs_utils import LakeFS, LakePath, manifest_sha256
+from utils.lakefs_utils import LakeFS, LakePath, Published, manifest_sha256
 from utils.lock import Lock, read_lock, require_lock
 from utils.transfer import LocalFile, RemoteFile
 
@@ -144,12 +144,17 @@ def push(settings: Settings, lake: LakeFS, message: str | None, keep_remote: boo
         raise UsageError(t(f"{settings.data_dir}: 올릴 파일이 없습니다", f"{settings.data_dir}: no files to push"))
     facts = read_facts(ROOT).metadata()
     done = lake.publish(files, DATA_PREFIX, message or f"data: {len(files)} files", facts, mirror=not keep_remote)
+    say_published(done, len(files))
+
+
+def say_published(done: Published, count: int) -> None:
+    """Say which commit holds the `count` files of a data folder, and what was sent for it."""
     if not done.uploaded and not done.removed:
         say(f"데이터 변경 없음: 기존 커밋 {done.commit_id}", f"data unchanged: existing commit {done.commit_id}")
         return
     say(
-        f"데이터 커밋: {done.commit_id} (올림 {done.uploaded}, 삭제 {done.removed}, 전체 {len(files)}개 파일)",
-        f"data commit: {done.commit_id} ({done.uploaded} sent, {done.removed} removed, {len(files)} files in all)",
+        f"데이터 커밋: {done.commit_id} (올림 {done.uploaded}, 삭제 {done.removed}, 전체 {count}개 파일)",
+        f"data commit: {done.commit_id} ({done.uploaded} sent, {done.removed} removed, {count} files in all)",
     )
 
 
@@ -190,6 +195,15 @@ def pull(settings: Settings, lake: LakeFS, ref: str, force: bool) -> None:
     if model is not None and lock is not None:
         _place(model, settings.model_path, lock.model_sha256)
         say(f"{settings.model_path}: {lock.model}", f"{settings.model_path}: {lock.model}")
+
+
+def fill(settings: Settings, lake: LakeFS, source: LakePath) -> None:
+    """Bring the data of a commit into a folder that has none; interrupted, it is marked as `pull` marks it."""
+    cache = cache_folder(settings)
+    wanted = committed_files(lake, source, cache)
+    tree = lake.download(source, cache)
+    with _unfinished(settings.data_dir, source):
+        _write(inside(tree, source.path), settings.data_dir, wanted)
 
 
 def _model_at_risk(settings: Settings, lake: LakeFS, lock: Lock) -> list[str]:
