@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
+import queue
+import re
+import secrets
 import shutil
 import sqlite3
 import threading
-import uuid
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -68,7 +71,7 @@ class HashCache:
 
 
 def inside(folder: Path, relative: str) -> Path:
-    """`folder`/`relative`. Raises AppError for a path from a server that would leave the folder."""
+    """`folder`/`relative`. Raises AppError for a path, of a server or a listing, that would leave the folder."""
     parts = PurePosixPath(relative).parts
     if (
         not parts
@@ -80,8 +83,8 @@ def inside(folder: Path, relative: str) -> Path:
     ):
         raise AppError(
             t(
-                f"서버가 준 경로 '{relative}' 은(는) '{folder}' 밖을 가리킵니다: 내려받지 않았습니다",
-                f"the server's path '{relative}' leaves '{folder}': not downloaded",
+                f"경로 '{relative}' 은(는) '{folder}' 밖을 가리킵니다: 쓰지 않았습니다",
+                f"the path '{relative}' leaves '{folder}': not used",
             )
         )
     return folder.joinpath(*parts)
@@ -90,8 +93,9 @@ def inside(folder: Path, relative: str) -> Path:
 @contextlib.contextmanager
 def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     """A temporary name beside `path` to write to; after the block it takes the place of `path`, flushed to disk first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex}.part")
+    if not path.parent.is_dir():
+        path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name[:100]}.{secrets.token_hex(16)}.part")
     try:
         yield part
         if durable:
@@ -103,6 +107,13 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
         raise
 
 
+def remove_parts(folder: Path) -> None:
+    """Remove what a kill has left of `replacing` in a folder and below it."""
+    for part in folder.rglob(".*.part"):
+        if re.search(r"\.[0-9a-f]{32}\.part$", part.name):
+            part.unlink(missing_ok=True)
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that a kill at any moment leaves the old content or the new."""
     with replacing(path) as part:
@@ -111,6 +122,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def link_or_copy(source: Path, target: Path) -> None:
     """A hard link where the file system can, else a copy; replaces what is there at once."""
+    with contextlib.suppress(OSError):
+        return os.link(source, target)
     with replacing(target, durable=False) as part:
         try:
             os.link(source, part)
@@ -118,23 +131,42 @@ def link_or_copy(source: Path, target: Path) -> None:
             shutil.copyfile(source, part)
 
 
+def succeeded(
+    results: Iterable[tuple[T, R | Exception]],
+    words: Callable[[int], str],
+    error: type[AppError] = AppError,
+    where: Callable[[T], object] = str,
+) -> Iterator[tuple[T, R]]:
+    """Pass on what `parallel` did; after the last one, raise an `error` with `words` that names every item that failed."""
+    failed: list[tuple[str, Exception]] = []
+    for item, result in results:
+        if isinstance(result, Exception):
+            failed.append((str(where(item)), result))
+        else:
+            yield item, result
+    if failed:
+        lines = "".join(f"\n  {name}: {result}" for name, result in sorted(failed, key=lambda pair: pair[0]))
+        raise error(f"{words(len(failed))}:{lines}")
+
+
 def parallel(work: Callable[[T], R], items: Iterable[T], workers: int = WORKERS) -> Iterator[tuple[T, R | Exception]]:
     """Yield (item, result or exception) as they finish; never more than 4 x `workers` items are in the air."""
+    done: queue.SimpleQueue[Future[R]] = queue.SimpleQueue()  # `concurrent.futures.wait` looks at every one each time
+    pending: dict[Future[R], T] = {}
     with ThreadPoolExecutor(workers) as pool:
-        pending: dict[Future[R], T] = {}
         source = iter(items)
         try:
             while True:
-                for item in source:
-                    pending[pool.submit(work, item)] = item
-                    if len(pending) >= 4 * workers:
-                        break
+                for item in itertools.islice(source, 4 * workers - len(pending)):
+                    future = pool.submit(work, item)
+                    pending[future] = item
+                    future.add_done_callback(done.put)
                 if not pending:
                     return
-                for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                    error = future.exception()
-                    if error is not None and not isinstance(error, Exception):
-                        raise error
-                    yield pending.pop(future), error if error is not None else future.result()
+                future = done.get()
+                error = future.exception()
+                if error is not None and not isinstance(error, Exception):
+                    raise error
+                yield pending.pop(future), error if error is not None else future.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

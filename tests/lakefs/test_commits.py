@@ -299,3 +299,23 @@ def test_a_revert_carries_its_own_message_and_metadata(repo: Repo) -> None:
     repo.api.branches_api.revert_branch(repo.name, "main", creation)
     head = repo.api.commits_api.get_commit(repo.name, "main")
     assert (head.message, head.metadata["key"]) == ("because", "value")
+
+
+def test_a_commit_may_be_older_than_its_parents(repo: Repo) -> None:
+    repo.branch("side")
+    repo.put("a")
+    now = repo.commit().id
+    repo.put("b", branch="side")
+    old = repo.commit("side", date=1).id
+    merged = repo.merge("side")
+    log = repo.api.refs_api.log_commits(repo.name, "main").results
+    assert {merged, now, old} < {commit.id for commit in log} and len(log) == 4
+
+
+def test_a_branch_is_set_to_another_commit(repo: Repo) -> None:
+    start = repo.branch("side")
+    repo.put("a")
+    end = repo.commit().id
+    for ref, wanted, paths in (("main", end, ["a"]), (start, start, [])):
+        repo.api.experimental_api.hard_reset_branch(repo.name, "side", ref)
+        assert repo.api.branches_api.get_branch(repo.name, "side").commit_id == wanted and repo.paths("side") == paths

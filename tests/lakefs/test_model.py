@@ -1,5 +1,6 @@
 """Any sequence of puts, deletions, commits, resets and merges leaves what a plain dictionary says it should."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -31,6 +32,7 @@ class Model(RuleBasedStateMachine):
         self.repo.branch("dev")
         self.branches = {"main": Branch(), "dev": Branch()}
         self.base: Tree = {}  # of the last common ancestor
+        self.number = itertools.count()
 
     @rule(branch=BRANCHES, path=PATHS, content=st.sampled_from(["1", "2", "three"]))
     def put(self, branch: str, path: str, content: str) -> None:
@@ -51,7 +53,7 @@ class Model(RuleBasedStateMachine):
     def commit(self, branch: str) -> None:
         model = self.branches[branch]
         try:
-            self.repo.commit(branch)
+            self.repo.commit(branch, f"{next(self.number)}")  # equal commits of one second would be one and the same
         except exceptions.BadRequestException:
             assert model.staged == model.commits[-1]
         else:

@@ -50,7 +50,7 @@ def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 def stored(folder: Path) -> list[Path]:
-    return [path for path in (folder / "objects").glob("??/*")]
+    return [path for path in (folder / "content").glob("*") if path.suffix != ".part"]
 
 
 def everything(repo: Repo) -> dict[str, bytes]:
@@ -68,7 +68,7 @@ def test_fsck_of_a_whole_store(repo: Repo, folder: Path) -> None:
 def test_fsck_names_broken_content(repo: Repo, folder: Path, size: int, damage: str) -> None:
     sha256 = repo.put("x/broken", b"b" * size).physical_address.removeprefix("local://")
     commit_id = repo.commit().id
-    file = folder / "objects" / sha256[:2] / sha256
+    file = folder / "content" / sha256
     with sqlite3.connect(folder / "lakefs.db") as db:
         if damage == "missing":
             db.execute("DELETE FROM blobs WHERE sha256=?", (sha256,))
@@ -102,22 +102,42 @@ def test_fsck_names_lost_and_changed_versions(repo: Repo, folder: Path) -> None:
 
 def test_gc_frees_only_what_nothing_reaches(repo: Repo, folder: Path) -> None:
     expected = everything(repo)
-    dead_part = folder / "objects" / "dead.part"
+    dead_part = folder / "content" / "dead.part"
     dead_part.write_bytes(b"x" * 10)
     os.utime(dead_part, (0, 0))
-    (folder / "objects" / "alive.part").write_bytes(b"x")
+    (folder / "content" / "alive.part").write_bytes(b"x")
     before = len(stored(folder))
     ended = run(folder, "gc")
     assert ended.stdout == "freed 0 contents, 0 commits, 0 tree nodes; 10 bytes of files\n"
     assert len(stored(folder)) == before == 5
     ended = run(folder, "gc", "--grace-hours", "0")
     assert ended.stdout == "freed 2 contents, 1 commits, 2 tree nodes; 200,000 bytes of files\n"
-    assert (len(stored(folder)), list((folder / "objects").glob("*.part"))) == (3, [folder / "objects" / "alive.part"])
+    assert (len(stored(folder)), list((folder / "content").glob("*.part"))) == (3, [folder / "content" / "alive.part"])
     assert everything(repo) == expected
     repo.put("again", b"3" * 100_000)  # what was freed comes back
     repo.commit()
     assert repo.get("again") == b"3" * 100_000
     assert run(folder, "fsck").stdout == "no faults\n"
+
+
+def test_gc_keeps_what_runs_name_until_they_are_dropped(repo: Repo, folder: Path) -> None:
+    """A run's model on a branch that is gone, and its data on another one, named by the model's metadata only."""
+    repo.branch("data")
+    repo.put("data/x", b"6" * 100_000, "data")
+    data = repo.commit("data").id
+    repo.branch("experiment")
+    repo.put("models/model.pth", b"7" * 100_000, "experiment")
+    metadata = {"mlflow_run_id": "r1", "lakefs_data_path": f"lakefs://{repo.name}/{data}/data/"}
+    model = repo.commit("experiment", metadata=metadata).id
+    for name in ("data", "experiment"):
+        repo.api.branches_api.delete_branch(repo.name, name)
+    for arguments in ((), ("--drop-run", "another")):
+        assert run(folder, "gc", "--grace-hours", "0", *arguments).returncode == 0
+        assert repo.get("data/x", data) == b"6" * 100_000 and repo.get("models/model.pth", model) == b"7" * 100_000
+    assert run(folder, "fsck").stdout == "no faults\n"
+    dropped = run(folder, "gc", "--grace-hours", "0", "--drop-run", "r1")
+    assert dropped.stdout.startswith("freed 2 contents, 2 commits"), dropped.stderr
+    assert len(stored(folder)) == 3
 
 
 @pytest.mark.parametrize("delay", [0.15, 0.2, 0.25, 0.3, 0.4])

@@ -1,7 +1,7 @@
 """Serves the embedded lakeFS until Ctrl-C: `python -m utils.local_lakefs --port 8000`.
 
 `python -m utils.local_lakefs fsck` names every broken object and exits with 1 if there is one;
-`python -m utils.local_lakefs gc` frees what no branch, tag or staged change needs."""
+`python -m utils.local_lakefs gc` frees what no branch, tag, MLflow run or staged change needs."""
 
 import argparse
 import queue
@@ -45,6 +45,9 @@ def main() -> int:
     default = load_settings().lakefs_local_dir
     parser.add_argument("--dir", type=Path, default=default, help=f"folder of the data (default: {default})")
     parser.add_argument("--grace-hours", type=float, default=24, help="gc spares what is younger (default: 24)")
+    parser.add_argument(
+        "--drop-run", action="append", default=[], metavar="ID", help="gc frees the commits of this MLflow run too"
+    )
     arguments = parser.parse_args()
     if arguments.command == "serve":
         return serve(arguments.dir, arguments.port)
@@ -55,7 +58,9 @@ def main() -> int:
 
     try:
         store = Store(arguments.dir)
-        lines = upkeep.fsck(store) if arguments.command == "fsck" else [upkeep.gc(store, arguments.grace_hours * 3600)]
+        collect = arguments.command == "gc"
+        grace_seconds, dropped = arguments.grace_hours * 3600, arguments.drop_run
+        lines = [upkeep.gc(store, grace_seconds, dropped)] if collect else upkeep.fsck(store)
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 1

@@ -7,7 +7,6 @@ import re
 import urllib.parse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from email.message import Message
 from typing import Any, BinaryIO, Literal
 
 from .bodies import Body, form_content
@@ -54,7 +53,7 @@ class Call:
     store: Store
     method: str
     query: dict[str, list[str]]
-    headers: Message
+    headers: Mapping[str, str]  # names in lower case
     body: Body
 
     def text(self, name: str, default: str = "") -> str:
@@ -106,21 +105,22 @@ def _is_text(value: object) -> bool:
 def upload_object(call: Call, repo: str, branch: str) -> object:
     store, headers, path = call.store, call.headers, call.path()
     store.ref(repo, "branches", branch)  # before the body comes
-    content_type, content = headers.get("Content-Type", "application/octet-stream"), iter(call.body)
+    content_type, content = headers.get("content-type", "application/octet-stream"), iter(call.body)
     if content_type.lower().startswith("multipart/form-data"):
-        content_type, content = form_content(call.body, headers.get_boundary(""))
+        content_type, content = form_content(call.body, content_type)
     blob = store.files.receive(content)
-    named = [(name.lower(), value) for name, value in headers.items()]
-    metadata = {name.removeprefix(META_HEADER): value for name, value in named if name.startswith(META_HEADER)}
+    metadata = {
+        name.removeprefix(META_HEADER): value for name, value in headers.items() if name.startswith(META_HEADER)
+    }
     with store.db.transaction("write"):
-        return store.put(repo, branch, path, blob, content_type, metadata, "If-None-Match" in headers)
+        return store.put(repo, branch, path, blob, content_type, metadata, "if-none-match" in headers)
 
 
 def get_object(call: Call, repo: str, ref: str) -> Reply:
     entry = call.store.entry(repo, ref, call.path())
     headers = {"ETag": f'"{entry.checksum}"', "Accept-Ranges": "bytes", "Content-Type": entry.content_type}
     # Several ranges at once, or ranges of something else, may be answered with the whole.
-    match = re.fullmatch(r"bytes=(?=.*\d)(\d*)-(\d*)", call.headers.get("Range", ""))
+    match = re.fullmatch(r"bytes=(?=.*\d)(\d*)-(\d*)", call.headers.get("range", ""))
     first, last = match.groups() if match else ("0", "")
     start = int(first) if first else max(entry.size - int(last), 0)
     stop = min(int(last) + 1, entry.size) if first and last else entry.size
@@ -172,6 +172,7 @@ ROUTES: list[tuple[str, str, int, Kind | Literal[""], Callable[..., object], Map
      {"message": "", "metadata": {}, "strategy": "", "squash_merge": False, "allow_empty": False, "force": False}),
     ("POST", BRANCH + "/revert", 204, "durable", Store.revert,
      {"ref": TEXT, "parent_number": 0, "allow_empty": False, "commit_overrides": {}}),
+    ("PUT", BRANCH + "/hard_reset", 204, "durable", Store.hard_reset, {"ref": lambda call: call.text("ref")}),
     ("GET", BRANCH + "/diff", 200, "read", Store.diff_branch, PAGE),
     ("GET", REPO + "/refs/{left}/diff/{right}", 200, "read", Store.diff_refs,
      PAGE | {"type": lambda call: call.text("type")}),

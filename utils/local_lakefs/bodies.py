@@ -1,6 +1,6 @@
 """Request bodies as streams: of a known length, chunked, and the one part of a multipart form."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from email.message import Message
 from email.parser import BytesHeaderParser
 from typing import BinaryIO
@@ -16,7 +16,7 @@ class BadBody(ValueError):
 class Body:
     """The body of one request, in pieces, to be read once. Raises BadBody, and ConnectionError if the client is gone."""
 
-    def __init__(self, stream: BinaryIO, headers: Message) -> None:
+    def __init__(self, stream: BinaryIO, headers: Mapping[str, str]) -> None:
         self._stream, self._headers = stream, headers
         self._pieces = self._read()
         self.finished = False
@@ -34,14 +34,14 @@ class Body:
         return self.finished
 
     def _read(self) -> Iterator[bytes]:
-        if self._headers.get("Transfer-Encoding", "").strip().lower() == "chunked":
+        if self._headers.get("transfer-encoding", "").strip().lower() == "chunked":
             while size := _number(self._line().partition(b";")[0].decode("latin-1"), 16):
                 yield from self._exactly(size)
                 self._line()  # the end of line behind a chunk
             while self._line():  # trailers
                 pass
         else:
-            yield from self._exactly(_number(self._headers.get("Content-Length", "0"), 10))
+            yield from self._exactly(_number(self._headers.get("content-length", "0"), 10))
         self.finished = True
 
     def _exactly(self, size: int) -> Iterator[bytes]:
@@ -68,9 +68,11 @@ def _number(text: str, base: int) -> int:
     raise BadBody(f"not a length: {text!r}")
 
 
-def form_content(body: Body, boundary: str) -> tuple[str, Iterator[bytes]]:
+def form_content(body: Body, form_type: str) -> tuple[str, Iterator[bytes]]:
     """The content type and the bytes of a multipart/form-data body's first part, which has to be `content`."""
-    pieces, buffer, mark = iter(body), b"", b"\r\n--" + boundary.encode()
+    form = Message()
+    form["Content-Type"] = form_type
+    pieces, buffer, mark = iter(body), b"", b"\r\n--" + form.get_boundary("").encode()
 
     def more() -> bytes:
         if not (data := next(pieces, b"")):

@@ -32,15 +32,20 @@ class Blob(NamedTuple):
 
 
 class ContentFiles:
-    """The folder of large content. A file there is whole from the moment it has its name; `sync` makes it durable."""
+    """The folder of large content. A file there is whole from the moment it has its name; `sync` makes it durable.
+
+    It has no folders below it, of which a commit would have to sync each.
+    """
 
     def __init__(self, folder: Path, database: Database) -> None:
         self.folder = folder
         self._db = database
         folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.with_name("objects").glob("*/*"):  # a store from before: it had such folders
+            path.replace(folder / path.name)
 
     def path(self, sha256: str) -> Path:
-        return self.folder / sha256[:2] / sha256
+        return self.folder / sha256
 
     def receive(self, chunks: Iterable[bytes]) -> Blob:
         """Hashes and keeps `chunks` as they come: memory does not grow with their number."""
@@ -69,7 +74,6 @@ class ContentFiles:
     def _keep(self, part: Path, sha256: str) -> None:
         # A file that is not known to be on disk is replaced: after a power cut it may be torn.
         if not self._db("SELECT 1 FROM blobs WHERE sha256=? AND synced=1", sha256).fetchone():
-            self.path(sha256).parent.mkdir(exist_ok=True)
             os.replace(part, self.path(sha256))
 
     def record(self, blob: Blob) -> bool:
@@ -94,7 +98,7 @@ class ContentFiles:
         # Many at once: the file system writes its journal once for all of them.
         with ThreadPoolExecutor(max_workers=8) as pool:
             list(pool.map(_fsync, paths))
-            list(pool.map(_fsync, {path.parent for path in paths} | {self.folder}))
+        _fsync(self.folder)
         names = json.dumps([sha256 for sha256, _ in blobs])
         self._db("UPDATE blobs SET synced=1 WHERE sha256 IN (SELECT value FROM json_each(?))", names)
 

@@ -33,6 +33,7 @@ class Database:
     def __init__(self, path: Path, schema: str, version: int) -> None:
         self._path = path
         self._local = threading.local()
+        self._writing = threading.Lock()  # SQLite's own lock is waited for by sleeping, up to 0.1 s at a time
 
         def create(part: Path) -> None:
             with contextlib.closing(sqlite3.connect(part, isolation_level=None)) as db:
@@ -64,12 +65,13 @@ class Database:
     def transaction(self, kind: Kind) -> Iterator[None]:
         """What the block reads is of one moment. "write" is the only writer, and survives a crash of the process;
         after a power cut the last few may be gone. "durable" is on disk when the block ends."""
-        self(f"PRAGMA synchronous={'FULL' if kind == 'durable' else 'NORMAL'}")
-        self("BEGIN" if kind == "read" else "BEGIN IMMEDIATE")
-        try:
-            yield
-            self("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:
-                self("ROLLBACK")
-            raise
+        with contextlib.nullcontext() if kind == "read" else self._writing:
+            self(f"PRAGMA synchronous={'FULL' if kind == 'durable' else 'NORMAL'}")
+            self("BEGIN" if kind == "read" else "BEGIN IMMEDIATE")
+            try:
+                yield
+                self("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self("ROLLBACK")
+                raise

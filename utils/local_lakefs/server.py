@@ -36,16 +36,18 @@ class Handler(BaseHTTPRequestHandler):
     server: "LocalServer"
 
     def handle_request(self) -> None:
-        body = Body(self.rfile, self.headers)  # type: ignore[arg-type]
-        reply = self._reply(body)
+        # Looked up once and for all: a Message goes through its whole list at each look.
+        headers = {name.lower(): value for name, value in self.headers.raw_items()}
+        body = Body(self.rfile, headers)  # type: ignore[arg-type]
+        reply = self._reply(headers, body)
         self.close_connection |= not body.drain(DRAIN_BYTES)
         self._send(reply)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = handle_request
 
-    def _reply(self, body: Body) -> Reply:
+    def _reply(self, headers: dict[str, str], body: Body) -> Reply:
         try:
-            return self._dispatch(body)
+            return self._dispatch(headers, body)
         except LakeFSError as error:
             return Reply(error.status, {"message": error.message})
         except (BadBody, UnicodeDecodeError) as error:
@@ -56,16 +58,16 @@ class Handler(BaseHTTPRequestHandler):
             log.exception("%s %s", self.command, self.path.partition("?")[0])
             return Reply(500, {"message": f"{type(error).__name__}: {error}"})
 
-    def _dispatch(self, body: Body) -> Reply:
-        if self.headers.get("Host", "").rsplit(":", 1)[0].lower() not in LOOPBACK_HOSTS:
+    def _dispatch(self, headers: dict[str, str], body: Body) -> Reply:
+        if headers.get("host", "").rsplit(":", 1)[0].lower() not in LOOPBACK_HOSTS:
             raise LakeFSError(403, "the embedded lakeFS server answers to 127.0.0.1 and localhost only")
         path, _, query = self.path.partition("?")
-        scheme, _, token = self.headers.get("Authorization", "").partition(" ")
+        scheme, _, token = headers.get("authorization", "").partition(" ")
         authorized = hmac.compare_digest(token.strip().encode(), self.server.token) and scheme.lower() == "basic"
         if not authorized and path != f"{API}/healthcheck":
             raise LakeFSError(401, "error authenticating request")
         fields = urllib.parse.parse_qs(query, keep_blank_values=True, errors="strict")
-        call = Call(self.server.store, self.command, fields, self.headers, body)
+        call = Call(self.server.store, self.command, fields, headers, body)
         return answer(call, path.removeprefix(API) if path.startswith(API) else path)
 
     def handle_expect_100(self) -> bool:

@@ -114,7 +114,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.db = Database(folder / "lakefs.db", SCHEMA, SCHEMA_VERSION)
-        self.files = ContentFiles(folder / "objects", self.db)
+        self.files = ContentFiles(folder / "content", self.db)
         self.trees = Trees(self.db)
 
     # Repositories
@@ -284,16 +284,13 @@ class Store:
     def _history(self, repo: str, ref: str, first_parent: bool) -> Iterator[Commit]:
         """Commits from `ref` back, newest first."""
         queue: list[tuple[int, int, str]] = []
-        due, seen = [self.commit_at(repo, ref)["id"]], set()
+        due, seen = [self.commit_at(repo, ref)["id"]], set[str]()
         while due or queue:
-            for commit_id in due:
-                if commit_id not in seen:
-                    seen.add(commit_id)
-                    commit = self._get_commit(repo, commit_id)
-                    heapq.heappush(queue, (-commit["creation_date"], -commit["generation"], commit_id))
-            if queue:
-                yield (commit := self._get_commit(repo, heapq.heappop(queue)[2]))
-                due = commit["parents"][: 1 if first_parent else None]
+            for commit in (self._get_commit(repo, commit_id) for commit_id in due):
+                heapq.heappush(queue, (-commit["creation_date"], -commit["generation"], commit["id"]))
+            seen.update(due)
+            yield (commit := self._get_commit(repo, heapq.heappop(queue)[2]))
+            due = [parent for parent in commit["parents"][: 1 if first_parent else None] if parent not in seen]
 
     # Merges
 
@@ -360,6 +357,11 @@ class Store:
             raise LakeFSError(400, f"update branch {branch}: no changes")
         message, metadata = commit_overrides.get("message"), commit_overrides.get("metadata")
         self._advance(repo, branch, self._add_commit(repo, [head], tree, message or f"Revert {ref}", metadata or {}))
+
+    def hard_reset(self, repo: str, branch: str, ref: str) -> None:
+        """Lets a branch on which nothing is staged point to another commit."""
+        self._head(repo, branch, clean=True)
+        self._advance(repo, branch, self.commit_at(repo, ref))
 
     # Objects
 

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import re
 import time
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from .store import Store
@@ -12,8 +13,11 @@ from .trees import range_id, tree_id
 
 PART_SECONDS = 24 * 3600  # a part file not written to for this long belongs to an upload that died
 ROOTS = """SELECT repo, commit_id, 'lakefs://' || repo || '/' || id FROM refs UNION ALL
-           SELECT repo, id, 'lakefs://' || repo || '/' || id FROM commits
-           WHERE NOT json_valid(data) OR json_extract(iif(json_valid(data), data, '{}'), '$.creation_date')>=?"""
+           SELECT repo, id, 'lakefs://' || repo || '/' || id FROM
+           (SELECT *, iif(json_valid(data), data, '{"creation_date": 1e99}') AS it FROM commits)
+           WHERE json_extract(it, '$.creation_date')>=?
+           OR coalesce(json_extract(it, '$.metadata.mlflow_run_id'), '') NOT IN (SELECT value FROM json_each(?))"""
+NAMED = re.compile(r"lakefs://([^/]+)/([0-9a-f]{64})/")  # what a commit's metadata says of its origin
 Broken = Callable[[str], None]
 
 
@@ -25,9 +29,12 @@ class Reached(NamedTuple):
     content: dict[str, list[str]]  # SHA-256 -> addresses of objects that have it
 
 
-def reach(store: Store, since: float, broken: Broken) -> Reached:
-    """What staged changes, references, and commits made `since` lead to, ancestors included; tells what is broken."""
-    found, queue = Reached(set(), set(), {}), store.db(ROOTS, since).fetchall()
+def reach(store: Store, since: float, broken: Broken, dropped_runs: Sequence[str] = ()) -> Reached:
+    """What staged changes, references, commits made `since`, and those of MLflow runs lead to; tells what is broken.
+
+    A run's model and the data that it was trained on stay, whatever becomes of its branch: MLflow and lakefs.lock name
+    them. The commits say themselves whose they are, so that none is lost where MLflow is out of reach."""
+    found, queue = Reached(set(), set(), {}), store.db(ROOTS, since, json.dumps(["", *dropped_runs])).fetchall()
     for repo, branch, path, sha256 in store.db("SELECT repo, branch, path, sha256 FROM staging WHERE sha256<>''"):
         found.content.setdefault(sha256, []).append(f"lakefs://{repo}/{branch}/{path}")
     while queue:
@@ -42,6 +49,9 @@ def reach(store: Store, since: float, broken: Broken) -> Reached:
         commit, address = json.loads(row[0]), f"lakefs://{repo}/{commit_id}"
         _reach_tree(store, commit["meta_range_id"], address, found, broken)
         queue += [(repo, parent, address) for parent in commit["parents"]]
+        for named in NAMED.findall(" ".join(commit["metadata"].values())):
+            if store.db("SELECT 1 FROM commits WHERE repo=? AND id=?", *named).fetchone():  # not another server's
+                queue.append((*named, address))
     return found
 
 
@@ -87,16 +97,16 @@ def _content_fault(store: Store, sha256: str, recorded: bool) -> str:
     return "" if recorded else "is not recorded"
 
 
-def gc(store: Store, grace_seconds: float) -> str:
-    """Frees what no branch, no tag and nothing staged leads to, unless it came in the last `grace_seconds`; says what.
-    Raises RuntimeError, and frees nothing, if the store is broken."""
+def gc(store: Store, grace_seconds: float, dropped_runs: Sequence[str] = ()) -> str:
+    """Frees what no branch, no tag, no MLflow run but `dropped_runs` and nothing staged leads to, unless it came in the
+    last `grace_seconds`; says what. Raises RuntimeError, and frees nothing, if the store is broken."""
     old, freed = time.time() - grace_seconds, 0
 
     def refuse(fault: str) -> None:
         raise RuntimeError(f"{fault}: run fsck; nothing was freed")
 
     with store.db.transaction("durable"):  # whole or not at all; writers wait
-        found = reach(store, old, refuse)
+        found = reach(store, old, refuse, dropped_runs)
         counts = [
             _delete(store, "blobs", "sha256", f"used<{old}", found.content.keys()),
             _delete(store, "commits", "repo || '/' || id", "1", found.commits),
