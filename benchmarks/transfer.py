@@ -28,9 +28,8 @@ sys.path.insert(0, str(ROOT))
 
 import config  # noqa: E402
 from utils.console import table  # noqa: E402
-from utils.files import HashCache  # noqa: E402
 from utils.lakefs_utils import LakePath, connect  # noqa: E402
-from utils.transfer import LocalFile  # noqa: E402
+from utils.versions import local_files  # noqa: E402
 
 Times = dict[str, list[float]]
 # What is compared with what, and the largest ratio that the project sets itself.
@@ -59,16 +58,16 @@ def quiet(*command: str, cwd: Path | None = None, env: dict[str, str] | None = N
 def ours(times: Times, folder: Path, scratch: Path, embedded: bool) -> None:
     """The calls that train.py and infer.py make: hashing, private branch, commit and merge are all in it."""
     label = "ours, embedded" if embedded else "ours"
-    settings = config.load_settings(lakefs_repo=f"b-{uuid.uuid4().hex[:10]}", lakefs_local_dir=scratch / "local")
+    settings = config.load_settings(
+        data_dir=folder, lakefs_repo=f"b-{uuid.uuid4().hex[:10]}", lakefs_local_dir=scratch / "local"
+    )
     if embedded:
         settings = dataclasses.replace(settings, lakefs_endpoint=None)
     with connect(settings, create=True) as lake:
         commits: list[str] = []
 
         def upload() -> None:
-            hashes = HashCache(scratch / f"hashes-{uuid.uuid4().hex}.db")
-            found = sorted(path for path in folder.rglob("*") if path.is_file())
-            files = {p.relative_to(folder).as_posix(): LocalFile(p, hashes.sha256(p)) for p in found}
+            files = local_files(settings)
             commits.append(lake.publish(files, "data/", "benchmark", {}, mirror=True).commit_id)
 
         timed(times, f"{label}: upload + commit", upload)
@@ -168,18 +167,20 @@ def main() -> None:
     files = [path for path in options.folder.rglob("*") if path.is_file()]
     print(f"{len(files)} files, {sum(path.stat().st_size for path in files) / 1e6:.1f} MB")
     times: Times = defaultdict(list)
-    for number in range(1, options.rounds + 1):
-        print(f"round {number}")
-        with tempfile.TemporaryDirectory() as scratch:
+    # Nothing is removed before the end: for some seconds ext4 looks long for room where files were removed.
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(1, options.rounds + 1):
+            print(f"round {number}")
+            scratch = Path(folder) / str(number)
             for name in ("ours", "lakectl", "embedded", "push", "dvc"):
-                (Path(scratch) / name).mkdir()
-            ours(times, options.folder, Path(scratch) / "ours", embedded=False)
+                (scratch / name).mkdir(parents=True)
+            ours(times, options.folder, scratch / "ours", embedded=False)
             if shutil.which("lakectl"):
-                lakectl(times, options.folder, Path(scratch) / "lakectl")
-            ours(times, options.folder, Path(scratch) / "embedded", embedded=True)
-            push_commands(times, options.folder, Path(scratch) / "push")
+                lakectl(times, options.folder, scratch / "lakectl")
+            ours(times, options.folder, scratch / "embedded", embedded=True)
+            push_commands(times, options.folder, scratch / "push")
             if options.dvc:
-                dvc(times, options.folder, Path(scratch) / "dvc", options.dvc)
+                dvc(times, options.folder, scratch / "dvc", options.dvc)
     report(times)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -20,6 +20,7 @@ class Faults:
     cut_up: list[int] = field(default_factory=list)  # break the connection after so many bytes of a request
     cut_down: list[int] = field(default_factory=list)  # ... of an answer
     lose_answer: int = 0  # so many requests reach the server, and the connection breaks before the answer
+    deadly: list[Callable[[], object]] = field(default_factory=list)  # called while the server works at a request
     rubbish: int = 0  # so many answers are not HTTP
     seen: list[str] = field(default_factory=list)  # the first lines of all requests
 
@@ -81,7 +82,11 @@ def _pass_on(
     request = b"\r\n".join(lines[:-2]) + b"\r\nConnection: close\r\n\r\n" + body
     with socket.create_connection((str(upstream[0]), int(upstream[1] or 80))) as server:
         server.sendall(request)
+        if faults.deadly:
+            faults.deadly.pop()()
         answer = b"".join(iter(lambda: server.recv(1 << 20), b""))
+    if b"\r\n\r\n" not in answer:  # the server died
+        return False
     if faults.lose_answer:
         faults.lose_answer -= 1
         return False

@@ -1,6 +1,7 @@
 """Starts the lakeFS servers that tests run against: the embedded one, and a real one where its program is at hand."""
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -13,6 +14,8 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+SOURCE = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -69,19 +72,65 @@ def real(folder: Path, first_admin: bool = True) -> Iterator[Server]:
         storage = _s3_blocks(minio) if minio else _local_blocks(folder)
         namespace = "s3://lake" if minio else "local://lake"
         address, access, secret = f"127.0.0.1:{_free_port()}", "AKIA" + secrets.token_hex(8), secrets.token_hex(20)
-        settings = {
-            "LAKEFS_LISTEN_ADDRESS": address,
-            "LAKEFS_DATABASE_TYPE": "local",
-            "LAKEFS_DATABASE_LOCAL_PATH": str(folder / "kv"),
-            "LAKEFS_STATS_ENABLED": "false",
-            "LAKEFS_LOGGING_LEVEL": "WARN",
-            "LAKEFS_AUTH_ENCRYPT_SECRET_KEY": secret,
-            "LAKEFS_INSTALLATION_USER_NAME": "admin" if first_admin else "",
-            "LAKEFS_INSTALLATION_ACCESS_KEY_ID": access,
-            "LAKEFS_INSTALLATION_SECRET_ACCESS_KEY": secret,
-        }
+        settings = _lakefs_settings(folder, address, access, secret)
+        if not first_admin:
+            settings["LAKEFS_INSTALLATION_USER_NAME"] = ""
         stack.enter_context(_process(["lakefs", "run"], settings | storage, f"http://{address}/_health", folder))
         yield Server("real", f"http://{address}", access, secret, namespace, minio)
+
+
+def _lakefs_settings(folder: Path, address: str, access: str, secret: str) -> dict[str, str]:
+    return {
+        "LAKEFS_LISTEN_ADDRESS": address,
+        "LAKEFS_DATABASE_TYPE": "local",
+        "LAKEFS_DATABASE_LOCAL_PATH": str(folder / "kv"),
+        "LAKEFS_STATS_ENABLED": "false",
+        "LAKEFS_LOGGING_LEVEL": "WARN",
+        "LAKEFS_AUTH_ENCRYPT_SECRET_KEY": secret,
+        "LAKEFS_INSTALLATION_USER_NAME": "admin",
+        "LAKEFS_INSTALLATION_ACCESS_KEY_ID": access,
+        "LAKEFS_INSTALLATION_SECRET_ACCESS_KEY": secret,
+    }
+
+
+class Mortal:
+    """A lakeFS server over `folder`, embedded or real, in a process of its own that can be killed and started again.
+
+    Real lakeFS keeps its files in the folder: MinIO would not die with it.
+    """
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        self.kind, self.folder = kind, folder
+        self.address, self.access, self.secret = f"127.0.0.1:{_free_port()}", "AKIA" + secrets.token_hex(8), "s" * 40
+        self.process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(exist_ok=True)
+
+    def start(self, largest_file: int | None = None) -> Server:
+        """Run it, and wait until it answers; with `largest_file` (bytes) none of its files can grow further."""
+        folder, port = self.folder, self.address.split(":")[1]
+        if self.kind == "real":
+            settings = _lakefs_settings(folder, self.address, self.access, self.secret) | _local_blocks(folder)
+            command, health = ["lakefs", "run"], "/_health"
+        else:
+            command = [sys.executable, "-m", "utils.local_lakefs", "--port", port, "--dir", str(folder / "store")]
+            settings, health = {}, "/api/v1/healthcheck"
+        if largest_file:
+            command = ["bash", "-c", f'ulimit -f {largest_file // 1024} && exec "$@"', "limited", *command]
+        with (folder / "log").open("ab") as log:
+            environment = os.environ | settings
+            self.process = subprocess.Popen(command, env=environment, cwd=SOURCE, stdout=log, stderr=log)
+        _wait_until_up(self.process, f"http://{self.address}{health}", folder / "log")
+        keys = self.access, self.secret
+        if self.kind == "embedded":
+            stored = json.loads((folder / "store/credentials.json").read_text())
+            keys = stored["access_key_id"], stored["secret_access_key"]
+        return Server(self.kind, f"http://{self.address}", *keys, "local://tests")
+
+    def kill(self) -> None:
+        """SIGKILL: nothing of it runs after this."""
+        if self.process:
+            self.process.kill()
+            self.process.wait()
 
 
 @contextlib.contextmanager

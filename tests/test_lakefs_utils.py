@@ -30,6 +30,7 @@ NAMES = [
     "empty",
     "deep/" * 20 + "x",
     "n" * 200,
+    "/".join(["가" * 66] * 5) + "x",  # with data/ before it 1,000 bytes; lakeFS takes 1,024
 ]
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import secrets
+import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +16,7 @@ import pytest
 
 import config
 from tests.faults import Faults, between
+from tests.project import OWN_NAMES, SOURCE
 from tests.servers import Server
 from utils import transfer
 from utils.console import AppError
@@ -18,18 +24,7 @@ from utils.files import HashCache, file_sha256
 from utils.lakefs_utils import LakeFS, LakePath, connect
 from utils.transfer import LocalFile
 
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same retries without the waiting between them."""
-    make = transfer.make_pool
-
-    def pool() -> transfer.TimedPoolManager:
-        made = make()
-        made.connection_pool_kw["retries"] = made.connection_pool_kw["retries"].new(backoff_factor=0, backoff_jitter=0)
-        return made
-
-    monkeypatch.setattr(transfer, "make_pool", pool)
+pytestmark = pytest.mark.usefixtures("quick_retries")
 
 
 @pytest.fixture
@@ -139,6 +134,18 @@ def test_a_server_that_answers_rubbish(faulty: tuple[LakeFS, Faults], tmp_path: 
     assert len(lake.head()) == 64, "twice is ridden out"
 
 
+@pytest.mark.parametrize("step", ["/objects?path", "/commits", "/merge/"])
+def test_an_answer_that_is_no_answer_of_lakefs(faulty: tuple[LakeFS, Faults], tmp_path: Path, step: str) -> None:
+    lake, faults = faulty
+    head = lake.head()
+    faults.match, faults.answers = step, [201 if step.startswith("/obj") else 200]  # with a body that means nothing
+    file = big(tmp_path, 100)
+    with pytest.raises(AppError, match=r"data/x|not an answer of lakeFS"):
+        publish(lake, file)
+    assert lake.head() == head and held(lake) == []
+    assert [f.sha256 for f in lake.objects(publish(lake, file), "")] == [file.sha256]
+
+
 def test_a_server_that_is_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     import socket
 
@@ -233,8 +240,6 @@ def test_an_expired_link_is_gone_around(lake: LakeFS, tmp_path: Path) -> None:
 
 
 def test_the_hash_cache_sees_every_change(tmp_path: Path) -> None:
-    import os
-
     cache = HashCache(tmp_path / "cache/hashes.db")
     path = tmp_path / "file"
     path.write_bytes(b"one")
@@ -251,8 +256,6 @@ def test_the_hash_cache_sees_every_change(tmp_path: Path) -> None:
 
 
 def test_the_hash_cache_is_believed_while_the_stat_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
     cache = HashCache(tmp_path / "hashes.db")
     path = tmp_path / "file"
     path.write_bytes(b"content")
@@ -278,3 +281,54 @@ def test_a_fetched_commit_needs_no_server_until_a_file_of_it_is_cut(lake: LakeFS
     path.unlink()
     path.write_bytes(b"cut")  # not through the hard link: the content-addressed copy stays whole
     assert lake.download(source, tmp_path / "cache") == tree and file_sha256(path) == file.sha256
+
+
+def test_a_full_disk_leaves_nothing_half_there(lake: LakeFS, tmp_path: Path) -> None:
+    file = big(tmp_path, 200_000)
+    source, cache = LakePath(lake.repo, publish(lake, file), "data/x"), tmp_path / "cache"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # no file may grow further, as on a full disk
+    try:
+        with pytest.raises(AppError, match=r"1 files could not be fetched; run again to go on:\n  data/x: .*too large"):
+            lake.download(source, cache)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path for path in cache.rglob("*") if path.is_file()] == []
+    assert file_sha256(lake.verified_file(source, file.sha256, cache)) == file.sha256
+
+
+def test_an_object_whose_path_leaves_the_folder_is_not_fetched(lake: LakeFS, tmp_path: Path) -> None:
+    lake.sdk.objects_api.upload_object(lake.repo, "main", "data/../../../../../evil", content=b"evil")
+    with pytest.raises(AppError, match="leaves"):
+        lake.download(LakePath(lake.repo, "main", "data/"), tmp_path / "a/b/cache")
+    assert not list(tmp_path.rglob("evil"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+def test_a_large_file_goes_up_and_down_in_little_memory(tmp_path: Path) -> None:
+    """Server and client in one process of their own; the file is a hole, which costs no disk until it is stored.
+
+    TEST_LARGE_MB=1024 takes a gigabyte, for about half a minute; what memory is allowed is less than either size.
+    """
+    megabytes = os.environ.get("TEST_LARGE_MB", "256")
+    program = (
+        "import re, sys\nfrom pathlib import Path\nimport config\nfrom utils.files import file_sha256\n"
+        "from utils.lakefs_utils import LakePath, connect\nfrom utils.transfer import LocalFile\n"
+        "root = Path(sys.argv[1])\nfile = root / 'file'\n"
+        "with file.open('wb') as stream:\n    stream.truncate(int(sys.argv[2]) << 20)\n"
+        "settings = config.load_settings(lakefs_local_dir=root / 'store', lakefs_endpoint=None)\n"
+        "with connect(settings, create=True) as lake:\n"
+        "    local = LocalFile(file, file_sha256(file))\n"
+        "    commit = lake.publish({'x': local}, 'data/', 'm', {}, mirror=True).commit_id\n"
+        "    tree = lake.download(LakePath(lake.repo, commit, 'data/x'), root / 'cache')\n"
+        "assert (tree / 'data/x').stat().st_size == int(sys.argv[2]) << 20\n"
+        # Its own peak: ru_maxrss begins at that of the tests' process, which started this one.
+        "print(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])\n"
+    )
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(OWN_NAMES)}
+    command = [sys.executable, "-c", program, str(tmp_path / "run"), megabytes]
+    (tmp_path / "run").mkdir()
+    done = subprocess.run(command, cwd=SOURCE, env=clean, capture_output=True, text=True, timeout=600)
+    shutil.rmtree(tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) < 250_000, "kilobytes"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import os
 from pathlib import Path
 
+import lakefs_sdk as sdk
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,7 +20,7 @@ from train.prepare_data import fill_if_empty
 from utils.console import AppError, UsageError
 from utils.lakefs_utils import LakeFS, LakePath, connect
 from utils.lock import Lock, read_lock, write_lock
-from utils.versions import require_whole
+from utils.versions import committed_files, require_whole
 
 __all__ = ["lake", "settings"]  # fixtures
 
@@ -84,6 +86,24 @@ def test_versions_are_found_and_undone(lake: LakeFS, tmp_path: Path) -> None:
         assert lake.broken(source, file) is None
         assert "expected" in str(lake.broken(source, dataclasses.replace(file, sha256="0" * 64)))
         assert "404" in str(lake.broken(source, dataclasses.replace(file, path="data/nowhere")))
+
+
+def test_a_commit_that_was_fetched_is_not_listed_again(
+    lake: LakeFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(lake, tmp_path, "data/", {"images/a": b"1", "masks/한글 a": b"22"})
+    lake.sdk.objects_api.upload_object(lake.repo, "main", "data/foreign", content=b"3")  # carries no SHA-256
+    commit = str(lake.sdk.commits_api.commit(lake.repo, "main", sdk.CommitCreation(message="foreign")).id)
+    source, cache = LakePath(lake.repo, commit, "data/"), tmp_path / "cache"
+    listed = committed_files(lake, source, tmp_path / "other cache")
+    tree = lake.download(source, cache)
+    with monkeypatch.context() as without_server:
+        without_server.setattr(LakeFS, "objects", None)
+        assert committed_files(lake, source, cache) == listed
+        assert listed["masks/한글 a"] == hashlib.sha256(b"22").hexdigest()
+    (tree / "data/images/a").unlink()
+    lake.download(source, cache)
+    assert (tree / "data/images/a").read_bytes() == b"1", "a record of what is not there any more is not believed"
 
 
 def test_what_changed_in_masks_is_counted(tmp_path: Path) -> None:

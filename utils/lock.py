@@ -50,7 +50,17 @@ def read_lock(folder: Path) -> Lock | None:
     """The lock in a folder, or None where there is none. Raises UsageError for a file that is no lock."""
     path = folder / LOCK_NAME
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return parse_lock(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise _not_a_lock(str(path), error) from error
+
+
+def parse_lock(text: str, where: str) -> Lock:
+    """The lock that a text holds. Raises UsageError for one that holds none, saying `where` it was read."""
+    try:
+        content = json.loads(text)
         data, model = content["data"], content["model"]
         if content["version"] != 1:
             raise ValueError(f"version {content['version']}")
@@ -61,16 +71,18 @@ def read_lock(folder: Path) -> Lock | None:
             model_sha256=_hex(model["sha256"]),
             run_id=str(content["mlflow_run_id"]),
         )
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise UsageError(
-            t(
-                f"{path}: 읽을 수 없는 잠금 파일 ({reason}): 'git checkout -- {LOCK_NAME}' 로 되돌리거나, 지우고 train.py 를 실행하세요",
-                f"{path}: not a lock ({reason}): 'git checkout -- {LOCK_NAME}' brings it back, or remove it and run train.py",
-            )
-        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise _not_a_lock(where, error) from error
+
+
+def _not_a_lock(where: str, error: Exception) -> UsageError:
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return UsageError(
+        t(
+            f"{where}: 읽을 수 없는 잠금 파일 ({reason}): 'git checkout -- {LOCK_NAME}' 로 되돌리거나, 지우고 train.py 를 실행하세요",
+            f"{where}: not a lock ({reason}): 'git checkout -- {LOCK_NAME}' brings it back, or remove it and run train.py",
+        )
+    )
 
 
 def require_lock(folder: Path) -> Lock:

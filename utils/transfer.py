@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -24,7 +25,8 @@ from urllib.parse import quote, urlencode
 import urllib3
 
 from utils.console import AppError, t, warn
-from utils.files import WORKERS, parallel, replacing, write_atomically
+from utils.files import parallel, replacing, write_atomically
+from utils.wire import Wire
 
 if TYPE_CHECKING:
     from lakefs_sdk.client import LakeFSClient
@@ -82,21 +84,27 @@ def make_pool() -> TimedPoolManager:
         allowed_methods=None,
         raise_on_status=False,
     )
-    return TimedPoolManager(maxsize=2 * WORKERS, retries=retries)
+    return TimedPoolManager(retries=retries)
 
 
 def content_type(path: str) -> str:
     """A fixed type per suffix: it is part of an object's identity, so it must not vary between machines."""
+    return _content_types().get(PurePosixPath(path).suffix.lower(), "application/octet-stream")
+
+
+@functools.cache
+def _content_types() -> dict[str, str]:
+    """Python's own list, without what this machine adds to it."""
     fixed = {".json": "application/json", ".txt": "text/plain", ".png": "image/png", ".jpg": "image/jpeg"}
-    suffix = PurePosixPath(path).suffix.lower()
-    return fixed.get(suffix) or mimetypes.MimeTypes().types_map[1].get(suffix, "application/octet-stream")
+    return mimetypes.MimeTypes().types_map[1] | fixed
 
 
 class Transfer:
     """Moves objects of one repository; threads may share it."""
 
     def __init__(self, sdk: LakeFSClient, pool: TimedPoolManager, api: str, auth: dict[str, str]) -> None:
-        self.sdk, self.pool, self.api, self.auth = sdk, pool, api, auth
+        self.sdk, self.api, self.auth = sdk, api, auth
+        self.wire = Wire(pool.connection_pool_kw["retries"], CONNECT_S, READ_S)
         self._lock = threading.Lock()
         self._presign: tuple[bool, bool] | None = None  # what the server offers: one PUT, parts; None: not asked yet
 
@@ -156,12 +164,11 @@ class Transfer:
             stream: Any = io.BytesIO(opened.read()) if size <= SMALL else opened
             md5 = _checked_md5(file, stream, size)
             stream.seek(0)
-            answer = self.pool.request(
-                "POST", url, body=stream.getvalue() if stream is not opened else stream, headers=headers
-            )
+            with self.wire.request("POST", url, headers, stream) as answer:
+                data = answer.read()
         if answer.status != 201:
-            raise AppError(f"{answer.status} {answer.data[:300].decode(errors='replace')}")
-        if json.loads(answer.data)["checksum"] != md5:
+            raise AppError(f"{answer.status} {data[:300].decode(errors='replace')}")
+        if json.loads(data)["checksum"] != md5:
             self.sdk.objects_api.delete_object(repo, branch, path)  # it carries a hash that it does not have
             raise AppError(t("전송 중에 내용이 달라졌습니다", "the content changed on its way"))
 
@@ -193,11 +200,11 @@ class Transfer:
         """PUT to a presigned link; returns the ETag. Raises AppError for a refusal, HTTPError for an unreachable host."""
         headers = {"Content-Length": str(size), **({"Content-Type": kind} if kind else {})}
         # A host that cannot be reached will not appear by waiting; a busy one is tried again as any other.
-        retries = self.pool.connection_pool_kw["retries"].new(connect=1)
-        answer = self.pool.request("PUT", url, body=body, headers=headers, retries=retries)
+        with self.wire.request("PUT", url, headers, body, self.wire.retries.new(connect=1)) as answer:
+            data = answer.read()
         if answer.status != 200:
-            raise Refused(answer.status, answer.data[:300].decode(errors="replace"))
-        return answer.headers.get("ETag", "").strip('"')
+            raise Refused(answer.status, data[:300].decode(errors="replace"))
+        return str(answer.headers.get("ETag", "")).strip('"')
 
     # --- down -----------------------------------------------------------------------------------------------------
 
@@ -250,17 +257,12 @@ class Transfer:
         url, headers = (link, {}) if link else (self._url(repo, "refs", ref, remote.path), dict(self.auth))
         if offset:
             headers["Range"] = f"bytes={offset}-"
-        retries = self.pool.connection_pool_kw["retries"].new(connect=1) if link else None
-        answer = self.pool.request(
-            "GET", url, headers=headers, preload_content=False, **{"retries": retries} if retries else {}
-        )
-        try:
+        retries = self.wire.retries.new(connect=1) if link else None
+        with self.wire.request("GET", url, headers, retries=retries) as answer:
             if answer.status != (206 if offset else 200):
-                text = answer.read(300).decode(errors="replace")
+                text = answer.read()[:300].decode(errors="replace")
                 raise Refused(answer.status, text) if link else AppError(f"{remote.path}: {answer.status} {text}")
-            yield from answer.stream(CHUNK)
-        finally:
-            answer.release_conn()
+            yield from answer.stream()
 
 
 class Refused(AppError):

@@ -15,7 +15,7 @@ from config import ROOT, Settings
 from train.dataset import CLUTTER, OUTPUT_FOLDER, data_files
 from train.prepare_data import cache_folder
 from utils.console import AppError, UsageError, progress, say, t
-from utils.files import HashCache, file_sha256, inside, parallel, replacing, write_atomically
+from utils.files import HashCache, file_sha256, inside, parallel, remove_parts, replacing, succeeded, write_atomically
 from utils.git_utils import LOCK_NAME, read_facts
 from utils.lakefs_utils import LakeFS, LakePath, Published, manifest_sha256
 from utils.lock import Lock, read_lock, require_lock
@@ -80,22 +80,25 @@ def local_files(settings: Settings) -> dict[str, LocalFile]:
     root, hashes = settings.data_dir, HashCache(cache_folder(settings) / "hashes.db")
     files = data_files(root)
     results = parallel(lambda name: hashes.sha256(files[name]), files, WORKERS)
-    found = dict(progress(results, len(files), t("데이터 읽기", "reading the data"), "files"))
-    hashes.close()
-    failed = {name: result for name, result in found.items() if isinstance(result, Exception)}
-    if failed:
-        lines = "\n".join(f"  {root / name}: {error}" for name, error in sorted(failed.items()))
-        raise UsageError(
-            t(f"파일 {len(failed)}개를 읽을 수 없습니다:\n{lines}", f"{len(failed)} files cannot be read:\n{lines}")
+    try:
+        found = dict(
+            succeeded(
+                progress(results, len(files), t("데이터 읽기", "reading the data"), "files"),
+                lambda count: t(f"파일 {count}개를 읽을 수 없습니다", f"{count} files cannot be read"),
+                UsageError,
+                lambda name: root / name,
+            )
         )
-    return {name: LocalFile(files[name], str(found[name])) for name in files}
+    finally:
+        hashes.close()
+    return {name: LocalFile(files[name], found[name]) for name in files}
 
 
 def committed_files(lake: LakeFS, source: LakePath, cache: Path) -> dict[str, str]:
     """Path below the data of a commit -> SHA-256; a file without one (another client's) is fetched and hashed."""
     found: dict[str, str] = {}
     unhashed: list[str] = []
-    for file in lake.objects(source.ref, source.path, source.repo):
+    for file in lake.committed(source, cache):
         name = file.path.removeprefix(source.path)
         if not _is_data(name):
             continue
@@ -200,8 +203,8 @@ def pull(settings: Settings, lake: LakeFS, ref: str, force: bool) -> None:
 def fill(settings: Settings, lake: LakeFS, source: LakePath) -> None:
     """Bring the data of a commit into a folder that has none; interrupted, it is marked as `pull` marks it."""
     cache = cache_folder(settings)
-    wanted = committed_files(lake, source, cache)
     tree = lake.download(source, cache)
+    wanted = committed_files(lake, source, cache)
     with _unfinished(settings.data_dir, source):
         _write(inside(tree, source.path), settings.data_dir, wanted)
 
@@ -280,9 +283,7 @@ def _unfinished(root: Path, source: LakePath) -> Iterator[None]:
     """A mark in the data folder while it is neither the old version nor the new one."""
     root.mkdir(parents=True, exist_ok=True)
     if (root / UNFINISHED).exists():
-        for part in root.rglob(".*.part"):  # what a kill left of `replacing`
-            if re.search(r"\.[0-9a-f]{32}\.part$", part.name):
-                part.unlink()
+        remove_parts(root)
     write_atomically(root / UNFINISHED, f"{source}\n".encode())
     yield
     (root / UNFINISHED).unlink()
@@ -317,15 +318,15 @@ def _write(tree: Path, root: Path, files: Mapping[str, str]) -> None:
     """Copy files of the cache into the data folder, each at once; every one that failed is named."""
     results = parallel(lambda name: _place(inside(tree, name), inside(root, name), files[name]), files, WORKERS)
     label = t("데이터 쓰기", "writing the data")
-    failed = [(n, r) for n, r in progress(results, len(files), label, "files") if isinstance(r, Exception)]
-    if failed:
-        lines = "\n".join(f"  {root / name}: {error}" for name, error in sorted(failed, key=lambda pair: pair[0]))
-        raise AppError(
-            t(
-                f"{len(failed)}개 파일을 쓰지 못했습니다. 다시 실행하면 이어서 합니다:\n{lines}",
-                f"{len(failed)} files could not be written; run again to go on:\n{lines}",
-            )
-        )
+    for _ in succeeded(
+        progress(results, len(files), label, "files"),
+        lambda count: t(
+            f"{count}개 파일을 쓰지 못했습니다. 다시 실행하면 이어서 합니다",
+            f"{count} files could not be written; run again to go on",
+        ),
+        where=lambda name: root / name,
+    ):
+        pass
 
 
 def _place(source: Path, target: Path, sha256: str) -> None:

@@ -1,0 +1,37 @@
+"""Recording beside the training: nothing is lost, nothing is out of order, and what fails is heard of."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from utils.background import MOST_WAITING, Background
+
+
+def test_calls_are_made_in_order_and_all_before_finish_returns() -> None:
+    background, made = Background(), list[int]()
+    background.finish()  # nothing was asked for
+    for number in range(3 * MOST_WAITING):
+        background.call(lambda number=number: made.append(number))  # type: ignore[misc]
+    background.finish()
+    assert made == list(range(3 * MOST_WAITING))
+
+
+def test_the_first_failure_is_raised_and_nothing_is_done_after_it() -> None:
+    background, made, go = Background(), list[str](), threading.Event()
+
+    def fail() -> None:
+        go.wait()
+        raise OSError("the server is gone")
+
+    background.call(fail)
+    background.call(lambda: made.append("after"))
+    go.set()
+    with pytest.raises(OSError, match="the server is gone"):
+        background.finish()
+    with pytest.raises(OSError, match="the server is gone"):
+        background.call(lambda: made.append("later"))
+    with pytest.raises(OSError, match="the server is gone"):
+        background.finish()
+    assert not made

@@ -1,0 +1,121 @@
+"""The server dies by kill -9, or its disk is full, in the middle of the work: nothing lost, nothing half there."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import config
+from tests.faults import Faults, between
+from tests.servers import SOURCE, Mortal, Server
+from utils.console import AppError
+from utils.files import file_sha256
+from utils.lakefs_utils import LakeFS, LakePath, connect
+from utils.transfer import LocalFile
+
+pytestmark = pytest.mark.usefixtures("quick_retries")
+KINDS = ["embedded", *(["real"] if shutil.which("lakefs") else [])]
+
+
+def reached(server: Server, endpoint: str, folder: Path) -> config.Settings:
+    return config.load_settings(
+        lakefs_endpoint=endpoint,
+        lakefs_access_key_id=server.access_key_id,
+        lakefs_secret_access_key=server.secret_access_key,
+        lakefs_storage_namespace=server.storage_namespace,
+        lakefs_local_dir=folder / "local",
+    )
+
+
+def write(folder: Path, count: int, size: int) -> dict[str, LocalFile]:
+    files = {}
+    for number in range(count):
+        path = folder / secrets.token_hex(8)
+        path.write_bytes(secrets.token_bytes(size))
+        files[str(number)] = LocalFile(path, file_sha256(path))
+    return files
+
+
+def held(lake: LakeFS, ref: str) -> dict[str, str | None]:
+    return {file.path.removeprefix("data/"): file.sha256 for file in lake.objects(ref, "data/")}
+
+
+def hashes(files: dict[str, LocalFile]) -> dict[str, str | None]:
+    return {name: file.sha256 for name, file in files.items()}
+
+
+@pytest.fixture
+def mortal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mortal]:
+    server = Mortal(request.param, tmp_path / "server")
+    yield server
+    server.kill()
+
+
+def require_whole(lake: LakeFS, files: dict[str, LocalFile], commits: int) -> None:
+    """Main holds exactly the files, by so many commits, and no private branch is left."""
+    assert held(lake, "main") == hashes(files)
+    assert len(list(lake.log("main", first_parent=False))) == commits
+    assert [name for name, _ in lake.named("branches")] == ["main"]
+
+
+def die_at(mortal: Mortal, faults: Faults, request: str) -> None:
+    faults.match, faults.deadly = request, [mortal.kill]
+
+
+@pytest.mark.parametrize("mortal", KINDS, indirect=True)
+def test_a_server_killed_at_any_step_loses_nothing(mortal: Mortal, tmp_path: Path) -> None:
+    server = mortal.start()
+    with between(server.endpoint) as faults:
+        settings = reached(server, faults.endpoint, tmp_path)
+        with connect(settings, create=True) as lake:
+            commits, files = 1, dict[str, LocalFile]()
+            for step in ("/objects?path", "/commits HTTP", "/merge/"):
+                before, files = files, write(tmp_path, 20, 70_000)
+                die_at(mortal, faults, step)
+                with pytest.raises(AppError):
+                    lake.publish(files, "data/", step, {}, mirror=True)
+                assert not faults.deadly, f"nothing asked for {step}"
+                mortal.start()
+                assert held(lake, "main") in (hashes(before), hashes(files))
+                commit = lake.publish(files, "data/", step, {}, mirror=True).commit_id
+                commits += 2
+                require_whole(lake, files, commits)
+            die_at(mortal, faults, f"refs/{commit}/objects?path")
+            with pytest.raises(AppError):
+                lake.download(LakePath(lake.repo, commit, "data/"), tmp_path / "cache")
+            assert not list((tmp_path / "cache").rglob("*.part"))
+            mortal.start()
+            tree = lake.download(LakePath(lake.repo, commit, "data/"), tmp_path / "cache")
+            assert {name: file_sha256(tree / "data" / name) for name in files} == hashes(files)
+    mortal.kill()
+    if mortal.kind == "embedded":
+        assert fsck(mortal) == "no faults\n"
+
+
+def fsck(mortal: Mortal) -> str:
+    command = [sys.executable, "-m", "utils.local_lakefs", "fsck", "--dir", str(mortal.folder / "store")]
+    return subprocess.run(command, cwd=SOURCE, capture_output=True, text=True, check=False).stdout
+
+
+@pytest.mark.parametrize("mortal", ["embedded"], indirect=True)
+@pytest.mark.parametrize(("count", "size"), [(1, 1_000_000), (150, 8_000)])
+def test_a_full_disk_of_the_embedded_server(mortal: Mortal, tmp_path: Path, count: int, size: int) -> None:
+    """A large file has no room in the folder, many small ones have none in the database."""
+    server = mortal.start(largest_file=500 * 1024)
+    files = write(tmp_path, count, size)
+    with connect(reached(server, server.endpoint, tmp_path), create=True) as lake:
+        with pytest.raises(AppError, match="could not be sent, nothing was committed; run again to go on"):
+            lake.publish(files, "data/", "too much", {}, mirror=True)
+        assert held(lake, "main") == {}
+        mortal.kill()
+        mortal.start()
+        lake.publish(files, "data/", "there is room again", {}, mirror=True)
+        require_whole(lake, files, 3)
+    mortal.kill()
+    assert fsck(mortal) == "no faults\n" and not list((mortal.folder / "store").rglob("*.part"))

@@ -1,0 +1,127 @@
+"""A connection to one lakeFS repository: the server, its keys, and what its errors mean in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import urllib3
+
+from utils import transfer
+from utils.console import AppError, UsageError, t
+from utils.files import WORKERS
+
+HEALTH_S = 5.0  # seconds that a named server may take to answer before it counts as down
+
+
+@dataclass(frozen=True)
+class LakePath:
+    """`lakefs://<repo>/<ref>/<path>`; what is stored anywhere has a full commit id as its ref."""
+
+    repo: str
+    ref: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"lakefs://{self.repo}/{self.ref}/{self.path}"
+
+    @classmethod
+    def parse(cls, uri: str) -> LakePath:
+        """Raises UsageError for anything but lakefs://<repo>/<ref>/<path>."""
+        match = re.fullmatch(r"lakefs://([^/]+)/([^/]+)/(.*)", uri)
+        if not match:
+            raise UsageError(
+                t(
+                    f"lakeFS 경로가 아닙니다: '{uri}' (기대한 형식: lakefs://저장소/커밋/경로)",
+                    f"not a lakeFS path: '{uri}' (expected lakefs://<repo>/<commit>/<path>)",
+                )
+            )
+        return cls(*match.groups())
+
+
+class Connection:
+    """One repository on one server, and the branch that results are merged into."""
+
+    def __init__(self, endpoint: str, access_key_id: str, secret_access_key: str, repo: str, branch: str) -> None:
+        from utils.lean_sdk import import_sdk
+
+        import_sdk()
+        import lakefs_sdk
+        from lakefs_sdk.client import LakeFSClient
+
+        self.endpoint, self.repo, self.branch = endpoint.rstrip("/"), repo, branch
+        self.workers = WORKERS  # transfers at once
+        self.journals: Path | None = None  # folder where multipart uploads are noted, to go on after a kill
+        self.api = f"{self.endpoint}/api/v1"
+        config = lakefs_sdk.Configuration(host=self.api, username=access_key_id, password=secret_access_key)
+        self.sdk = LakeFSClient(configuration=config)
+        self.pool = transfer.make_pool()
+        self.sdk._api.rest_client.pool_manager = self.pool  # the SDK's own neither waits nor tries again
+        auth = urllib3.make_headers(basic_auth=f"{access_key_id}:{secret_access_key}")
+        self.transfer = transfer.Transfer(self.sdk, self.pool, self.api, auth)
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self.pool.clear()
+        self.transfer.wire.close()
+
+    def __repr__(self) -> str:
+        return f"LakeFS({self.endpoint}, {self.repo}, {self.branch})"
+
+    def check(self) -> None:
+        """Ask for the server's health, with a short patience, and for its configuration with the keys."""
+        with self.explained(t("서버 확인", "looking for the server")):
+            self.pool.request(
+                "GET", f"{self.api}/healthcheck", retries=urllib3.Retry(2, backoff_factor=0.3), timeout=HEALTH_S
+            )
+            self.sdk.config_api.get_config()
+
+    @contextlib.contextmanager
+    def explained(self, what: str) -> Iterator[None]:
+        """Turn the SDK's and urllib3's exceptions into one line: what, which server, what came back, what to do."""
+        from lakefs_sdk.exceptions import ApiException
+
+        where = f"lakeFS {self.endpoint}, {self.repo}"
+        try:
+            yield
+        except ApiException as error:
+            if error.status in (401, 403):
+                hint = t(
+                    "LAKEFS_ACCESS_KEY_ID 와 LAKEFS_SECRET_ACCESS_KEY 를 확인하세요",
+                    "check LAKEFS_ACCESS_KEY_ID and LAKEFS_SECRET_ACCESS_KEY",
+                )
+            else:
+                hint = server_words(error)
+            raise AppError(f"{what} ({where}): {error.status} {error.reason or ''}: {hint}") from error
+        except (ValueError, AttributeError, KeyError) as error:
+            # No JSON, not its fields, or (None of the SDK) no status that belongs there: a proxy's page, another program.
+            words = " ".join(str(error).split())[:200]
+            raise AppError(
+                t(
+                    f"{what} ({where}): lakeFS 의 답이 아닙니다: LAKEFS_ENDPOINT 를 확인하세요 ({words})",
+                    f"{what} ({where}): not an answer of lakeFS: check LAKEFS_ENDPOINT ({words})",
+                )
+            ) from error
+        except urllib3.exceptions.HTTPError as error:
+            cause = getattr(error, "reason", None) or error
+            raise AppError(
+                t(
+                    f"{what} ({where}): 서버가 응답하지 않습니다 ({type(cause).__name__}): "
+                    "서버를 시작하거나 LAKEFS_ENDPOINT 를 고치세요 (비우면 내장 서버를 씁니다)",
+                    f"{what} ({where}): the server does not answer ({type(cause).__name__}): "
+                    "start it or mend LAKEFS_ENDPOINT (unset: the embedded server)",
+                )
+            ) from error
+
+
+def server_words(error: Any) -> str:
+    """The server's own words in an ApiException, on one line."""
+    try:
+        return " ".join(str(json.loads(error.body)["message"]).split())
+    except (TypeError, ValueError, KeyError):
+        return " ".join(str(error.body or error.reason or error).split())[:300]
