@@ -2,9 +2,11 @@
 
 python lake.py status                              # the data folder and lakefs.lock against the branch
 python lake.py push -m "better masks"              # commit the data folder
+python lake.py push --to http://lakefs:8000        # all of the embedded store into a real server
 python lake.py pull main~1                         # an older version into the data folder
 python lake.py pull lock                           # data and model of this Git commit
 python lake.py diff main~1 main                    # paths, and what changed per class
+python lake.py setup                               # a new server: first user, repository, quality gate, protection
 
 REF: a branch, tag, commit id or its beginning, main~1, lakefs://REPOSITORY/REF/data/, or the word lock (lakefs.lock)
 """
@@ -46,6 +48,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         action="store_true",
         help=t("이곳에 없는 파일도 브랜치에 남깁니다", "keep files on the branch that are not here"),
     )
+    push.add_argument(
+        "--to",
+        metavar="URL",
+        help=t(
+            "데이터 폴더 대신, 내장 저장소의 모든 기록을 이 lakeFS 서버로 복사합니다 (키는 설정의 것)",
+            "not the data folder, but the whole history of the embedded store, to this lakeFS server (keys: the settings')",
+        ),
+    )
     pull = command("pull", t("한 버전을 데이터 폴더로 받습니다", "make the data folder that of a version"), True)
     pull.add_argument("ref", metavar="REF")
     pull.add_argument(
@@ -65,15 +75,46 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     revert = command("revert", t("커밋 하나를 되돌립니다", "undo one commit by a new one"))
     revert.add_argument("ref", metavar="COMMIT")
     command("branches", t("브랜치 목록", "list branches"))
+    trace = command(
+        "trace", t("예측부터 코드까지 모두 다시 확인합니다", "follow and check the chain from prediction to code")
+    )
+    trace.add_argument(
+        "target",
+        metavar="WHAT",
+        help=t("예측, 모델 파일, 실행, 버전, 커밋, 태그", "prediction, model file, run, version, commit or tag"),
+    )
     verify = command("verify", t("모든 파일을 다시 받아 해시를 확인합니다", "read and hash every file again"))
     verify.add_argument("ref", metavar="REF", nargs="?", help=t("기본: 대상 브랜치", "default: the target branch"))
+    setup = command("setup", t("실제 서버를 준비합니다", "prepare a real server: user, repository, gate, protection"))
+    setup.add_argument(
+        "--require-passed",
+        action="store_true",
+        help=t("기준 미달 모델의 병합도 거부합니다", "also refuse to merge models below the threshold"),
+    )
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> int:
     """Returns the exit code: 1 where status finds a disagreement or verify a broken file."""
     options = parse(arguments)
-    settings = load_settings(data_dir=getattr(options, "data_dir", None))
+    settings = load_settings(data_dir=getattr(options, "data_dir", None), lakefs_endpoint=getattr(options, "to", None))
+    if options.command == "setup":
+        from utils.setup_lakefs import setup
+
+        setup(settings, options.require_passed)
+        return 0
+    if getattr(options, "to", None):
+        from utils.copy_history import copy_history
+
+        if options.message or options.keep_remote or options.data_dir:
+            raise UsageError(
+                t(
+                    "--to 는 데이터 폴더가 아니라 기록을 복사합니다: -m, --keep-remote, --data-dir 없이 쓰세요",
+                    "--to copies the history, not the data folder: it goes without -m, --keep-remote and --data-dir",
+                )
+            )
+        copy_history(settings, options.to)
+        return 0
     from utils.lakefs_utils import connect
 
     with connect(settings, create=options.command == "push") as lake:
@@ -103,6 +144,11 @@ def run(options: argparse.Namespace, settings: Settings, lake: LakeFS) -> int:
             revert(lake, options.ref)
         case "branches":
             branches(lake)
+        case "trace":
+            from utils import mlflow_utils
+            from utils.trace import trace
+
+            return 0 if trace(settings, lake, mlflow_utils.connect(settings), options.target) else 1
     return 0
 
 
@@ -148,7 +194,9 @@ def log(lake: LakeFS, ref: str, count: int) -> None:
     rows = []
     for commit in islice(lake.log(source.ref, repo=source.repo), max(count, 0)):
         metadata = commit.metadata or {}
-        date = datetime.fromtimestamp(commit.creation_date).strftime("%Y-%m-%d %H:%M:%S")
+        date = datetime.fromtimestamp(int(metadata.get("embedded_creation_date", commit.creation_date))).strftime(
+            "%Y-%m-%d %H:%M:%S"
+        )
         git = metadata.get("git_commit", "none")[:12] + "+" * (metadata.get("git_dirty") == "true")
         message = (commit.message.splitlines() or [""])[0]
         short = message if len(message) <= 60 else message[:59] + "…"
@@ -188,7 +236,7 @@ def revert(lake: LakeFS, ref: str) -> None:
 
 
 def branches(lake: LakeFS) -> None:
-    """All branches; the target has a star, and `sync-…` is a push that was cut off or is going on."""
+    """All branches; the target has a star, and `sync-…` or `copy-…` is a push that was cut off or is going on."""
     rows = []
     for name, commit_id in lake.named("branches"):
         commit = next(lake.log(commit_id))

@@ -102,7 +102,7 @@ def test_a_picture_without_its_partner_is_refused(lake: LakeFS, tmp_path: Path, 
 @needs_a_server
 def test_a_pair_that_only_the_merge_would_break_is_refused(lake: LakeFS, tmp_path: Path) -> None:
     put_data(lake, tmp_path, PAIRS)
-    lake._create_branch("older", lake.head())
+    lake.create_branch("older", lake.head())
     lake.sdk.objects_api.delete_object(lake.repo, "older", "data/masks/a.png")
     lake._commit("older", "half", LINEAGE)
     put_data(lake, tmp_path, {**PAIRS, "images/c.png": b"c", "masks/c.png": b"c"})  # main goes on meanwhile
@@ -178,7 +178,7 @@ def test_setup_twice_and_training_through_the_gate(server: Server, tmp_path: Pat
         "LAKEFS_STORAGE_NAMESPACE": server.storage_namespace,
         "LAKEFS_REPO": f"repo-{secrets.token_hex(6)}",
     }
-    first, second = (project.run("-m", "utils.setup_lakefs") for _ in range(2))
+    first, second = (project.run("lake.py", "setup") for _ in range(2))
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert "put the quality gate" in first.stdout and "only merges change it" in first.stdout
     assert second.stdout.count("done already") == 3
@@ -217,7 +217,7 @@ def test_the_official_quickstart_serves_too(tmp_path: Path) -> None:
             "LAKEFS_ACCESS_KEY_ID": server.access_key_id,
             "LAKEFS_SECRET_ACCESS_KEY": server.secret_access_key,
         }
-        for command in (["-m", "utils.setup_lakefs"], ["train.py", "--smoke"]):
+        for command in (["lake.py", "setup"], ["train.py", "--smoke"]):
             done = project.run(*command)
             assert done.returncode == 0, done.stdout + done.stderr
         imported = project.run("-m", "utils.minio_utils", "import", "s3://bucket/prefix")
@@ -226,6 +226,6 @@ def test_the_official_quickstart_serves_too(tmp_path: Path) -> None:
 
 def test_the_embedded_server_needs_no_setup(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project", pictures=0, git=False)
-    done = project.run("-m", "utils.setup_lakefs")
+    done = project.run("lake.py", "setup")
     assert done.returncode == 0 and "nothing to do" in done.stdout, done.stderr
     assert not (project.folder / ".lakefs").exists()

@@ -144,7 +144,7 @@ def test_verify_finds_a_broken_byte_in_the_store(project: Project) -> None:
     commit = commit_id(lake(project, "push"))
     assert "0 of" in lake(project, "verify", "main")
     store = project.folder / ".lakefs"
-    content = next(path for path in (store / "objects").rglob("*") if path.is_file())
+    content = next(path for path in (store / "content").rglob("*") if path.is_file())
     content.write_bytes(b"\1" + content.read_bytes()[1:])
     with sqlite3.connect(store / "lakefs.db") as db:  # small files lie in the database
         sha256, data = db.execute("SELECT sha256, data FROM blobs WHERE data IS NOT NULL AND size > 500").fetchone()

@@ -1,19 +1,13 @@
-"""Prepare a real lakeFS server: its first admin, the repository, the quality gate, and the branch's protection.
-
-python -m utils.setup_lakefs                     # all of it; what is done already is said and left alone
-python -m utils.setup_lakefs --require-passed    # the gate also refuses models below REGISTER_THRESHOLD
-"""
+"""Prepare a real lakeFS server: its first admin, the repository, the quality gate, and the branch's protection."""
 
 from __future__ import annotations
 
-import argparse
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from config import ROOT, Settings, load_settings
-from utils.console import AppError, add_common_options, run_script, say, t
+from config import ROOT, Settings
+from utils.console import AppError, say, t
 
 if TYPE_CHECKING:
     from utils.lakefs_utils import LakeFS
@@ -23,35 +17,19 @@ GATE_FILE = "quality_gate.yaml"
 ADMIN = "admin"
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m utils.setup_lakefs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_common_options(parser)
-    parser.add_argument(
-        "--require-passed",
-        action="store_true",
-        help=t("기준 미달 모델의 병합도 거부합니다", "also refuse to merge models below the threshold"),
-    )
-    return parser.parse_args(arguments)
-
-
-def main(arguments: list[str]) -> int:
-    """Returns the exit code."""
-    options = parse(arguments)
-    settings = load_settings()
+def setup(settings: Settings, require_passed: bool) -> None:
+    """All of it, on the server of the settings; what is done already is said and left alone. Raises AppError."""
     if not settings.lakefs_endpoint:
         say(
             "LAKEFS_ENDPOINT 가 없습니다: 내장 서버에는 훅과 브랜치 보호가 없어 할 일이 없습니다.",
             "LAKEFS_ENDPOINT is unset: the embedded server has no hooks and no branch protection, nothing to do.",
         )
-        return 0
+        return
     from utils.lakefs_utils import connect
 
     make_first_admin(settings)
     with connect(settings, create=True) as lake:
-        put_gate(lake, options.require_passed)
-    return 0
+        put_gate(lake, require_passed)
 
 
 def make_first_admin(settings: Settings) -> None:
@@ -113,7 +91,3 @@ def put_gate(lake: LakeFS, require_passed: bool) -> None:
         )
     else:
         say("브랜치 보호: 이미 되어 있습니다", "branch protection: done already")
-
-
-if __name__ == "__main__":
-    run_script(main)
