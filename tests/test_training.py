@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
+import shutil
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,14 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import config
-from train import loader
+from train import base_train, defaults, loader, model_train, overfit
+from train.augment import STRENGTHS, augment
 from train.checkpoint import Model, load_model, save_model
 from train.classes import IGNORE_INDEX, ClassMap
 from train.data_check import check_data
+from train.ema import AveragedWeights
+from train.losses import SegmentationLoss, class_weights
 from train.metrics import ConfusionMatrix
 from train.mlflow_train import Result
-from train.model_train import ModelTrain, weighted_cross_entropy
-from train.networks import NETWORKS, build_network
+from train.model_train import ModelTrain
+from train.networks import build_network
 from train.preprocess import Normalisation, native_logits, to_input
 from train.report import percent, report_block
 from train.sample_data import generate_sample
@@ -59,13 +66,13 @@ def test_an_absent_class_is_left_out_and_named() -> None:
     assert matrix.miou == pytest.approx(2 / 3) and matrix.absent(["a", "b", "c"]) == ["b", "c"]
 
 
-@given(st.integers(1, 5000), st.floats(1e-6, 1))
-def test_the_learning_rate_rises_then_falls_and_stays_positive(total: int, peak: float) -> None:
-    rates = [learning_rate(step, total, peak) for step in range(total)]
+@given(st.integers(2, 5000), st.floats(1e-6, 1))
+def test_the_learning_rate_rises_then_falls_and_stays_positive(steps: int, peak: float) -> None:
+    rates = [learning_rate((step + 1) / steps, peak) for step in range(steps)]
     top = rates.index(max(rates))
     assert all(0 < rate <= peak * (1 + 1e-9) for rate in rates)
     assert rates[: top + 1] == sorted(rates[: top + 1]) and rates[top:] == sorted(rates[top:], reverse=True)
-    assert learning_rate(total + 10, total, peak) <= max(rates[-1], peak * 0.0101) + 1e-12
+    assert learning_rate(0, peak) > 0 and learning_rate(1.1, peak) == rates[-1] == pytest.approx(peak * 0.01)
 
 
 @given(st.integers(1, 200), st.integers(1, 33), st.integers(0, 5), st.integers(0, 5))
@@ -83,49 +90,106 @@ def test_the_order_differs_between_epochs_and_does_not_touch_the_global_generato
     before = torch.get_rng_state()
     assert loader.epoch_batches(50, 8, 0, 0) != loader.epoch_batches(50, 8, 0, 1)
     images, masks = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4, 8, 8, dtype=torch.uint8)
-    loader.augment(images, masks, 0, 0, 0)
+    augment(images, masks, STRENGTHS["strong"], (8, 8), np.random.default_rng(0))
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_augmentation_keeps_picture_and_mask_together() -> None:
-    masks = torch.randint(0, 3, (64, 6, 5), dtype=torch.uint8)
-    images = (masks[:, None] * 80).repeat(1, 3, 1, 1)
-    changed, moved = loader.augment(images, masks, seed=1, epoch=2, step=3)
-    again, _ = loader.augment(images, masks, seed=1, epoch=2, step=3)
-    assert torch.equal(changed, again) and not torch.equal(moved, masks)
-    assert torch.equal(changed[:, 0] > 0, moved > 0), "the picture is turned with its mask"
+@pytest.mark.parametrize("strength", sorted(STRENGTHS))
+@pytest.mark.parametrize("size", [(24, 36), (12, 18), (30, 20)])
+def test_augmentation_keeps_picture_and_mask_together(strength: str, size: tuple[int, int]) -> None:
+    """Two halves of one class each, drawn in the picture too: after any change the picture still shows the mask."""
+    masks = torch.zeros(32, 24, 36, dtype=torch.uint8)
+    masks[:, :, 20:] = 1
+    masks[:, 18:] = IGNORE_INDEX
+    images = (masks == 1)[:, None].repeat(1, 3, 1, 1).to(torch.uint8) * 200 + 20
+    changed, moved = augment(images, masks, STRENGTHS[strength], size, np.random.default_rng(1))
+    again, _ = augment(images, masks, STRENGTHS[strength], size, np.random.default_rng(1))
+    assert changed.shape == (32, 3, *size) and moved.shape == (32, *size) and moved.dtype == torch.uint8
+    assert torch.equal(changed, again) and set(moved.flatten().tolist()) <= {0, 1, IGNORE_INDEX}
+    for image, mask in zip(changed.mean(1), moved, strict=True):
+        if (mask == 1).any() and (mask == 0).any():
+            middle = (image[mask == 1].mean() + image[mask == 0].mean()) / 2
+            assert ((image > middle) == (mask == 1))[mask != IGNORE_INDEX].float().mean() > 0.9
+    if size == (24, 36):
+        assert torch.equal(moved, masks) == (strength == "none")
 
 
-@pytest.mark.parametrize("name", sorted(NETWORKS))
-@pytest.mark.parametrize("size", [(16, 16), (17, 31), (64, 48)])
-def test_a_network_gives_logits_at_the_size_of_its_input(name: str, size: tuple[int, int]) -> None:
-    network = build_network(name, 4)
-    logits = network(torch.randn(2, 3, *size))
-    assert logits.shape == (2, 4, *size) and logits.dtype == torch.float32
-    logits.sum().backward()
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
+def test_the_average_of_the_weights_follows_them_over_a_share_of_the_steps() -> None:
+    layer = torch.nn.Linear(1, 1, bias=False)
+    network = torch.nn.Sequential(layer, torch.nn.BatchNorm1d(1))
+    average, weight = AveragedWeights(network, share=0.1), layer.weight
+    for step in range(1, 201):
+        with torch.no_grad():
+            weight.fill_(float(step))
+        average.update(network, step)
+        if step == 1:
+            assert float(average.network[0].weight) == 1  # type: ignore[index]
+    assert float(average.network[0].weight) == pytest.approx(200 * 10 / 11, rel=0.01)  # type: ignore[index]
 
 
-def test_the_compact_network_has_the_parameters_that_it_claims() -> None:
-    assert sum(p.numel() for p in build_network("compact_unet", 11).parameters()) == pytest.approx(1.8e6, rel=0.05)
+LOSSES = ("ce", "dice", "ce+dice", "focal")
 
 
-def test_ignored_pixels_change_nothing_and_a_batch_of_them_is_harmless() -> None:
-    logits, weights = torch.randn(2, 3, 4, 4, requires_grad=True), torch.tensor([1.0, 2.0, 0.5])
-    labels = torch.randint(0, 3, (2, 4, 4))
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_leaves_ignored_pixels_out_and_falls_to_nothing_for_the_truth(name: str) -> None:
+    criterion = SegmentationLoss(name, torch.tensor([1.0, 2.0, 0.5]))
+    labels = torch.randint(0, 3, (2, 4, 4), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     labels[0] = IGNORE_INDEX
-    loss, weight = weighted_cross_entropy(logits, labels, weights)
-    expected = torch.nn.functional.cross_entropy(logits[1:], labels[1:], weights)
-    assert float((loss / weight).detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
-    loss, weight = weighted_cross_entropy(logits, torch.full_like(labels, IGNORE_INDEX), weights)
-    (loss / weight.clamp_min(1e-6)).backward()  # type: ignore[no-untyped-call]
-    assert float(loss.detach()) == 0 and logits.grad is not None and bool((logits.grad == 0).all())
+    logits = torch.randn(2, 3, 4, 4, requires_grad=True)
+    loss, weight = criterion(logits, labels)
+    loss.backward()
+    assert logits.grad is not None and bool((logits.grad[0] == 0).all()) and bool((logits.grad[1] != 0).any())
+    assert float(weight) == pytest.approx(float(criterion.table[labels.long()].sum()))
+    assert float(criterion(logits[1:].detach(), labels[1:])[0]) == pytest.approx(float(loss.detach()), rel=1e-5)
+    truth = torch.nn.functional.one_hot(labels[1:].long(), 3).permute(0, 3, 1, 2) * 50.0
+    assert float(criterion(truth, labels[1:])[0]) == pytest.approx(0, abs=1e-5)
+    nothing, weight = criterion(logits, torch.full_like(labels, IGNORE_INDEX))
+    nothing.backward()
+    assert float(nothing.detach()) == 0 == float(weight)
+
+
+def test_losses_are_what_their_names_say() -> None:
+    torch.manual_seed(0)
+    logits, labels, weights = torch.randn(2, 3, 5, 4), torch.randint(0, 3, (2, 5, 4)), torch.tensor([1.0, 2.0, 0.5])
+    loss = {name: float(SegmentationLoss(name, weights)(logits, labels)[0]) for name in LOSSES}
+    assert loss["ce"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels, weights)))
+    assert loss["ce+dice"] == pytest.approx(loss["ce"] + loss["dice"])
+    shares = logits.softmax(1).transpose(0, 1).flatten(1)
+    truth = torch.stack([(labels == c).flatten() for c in range(3)]).float()
+    by_hand = 1 - 2 * (shares * truth).sum(1) / (shares.sum(1) + truth.sum(1))
+    assert loss["dice"] == pytest.approx(float(by_hand.mean()))
+    p, w = (shares * truth).sum(0), (weights[:, None] * truth).sum(0)
+    assert loss["focal"] == pytest.approx(float((w * (1 - p) ** 2 * -p.log()).sum() / w.sum()))
+    main, auxiliary = torch.randn(2, 3, 5, 4), torch.randn(2, 3, 5, 4)
+    criterion = SegmentationLoss("ce", weights)
+    assert float(criterion((main, auxiliary), labels)[0]) == pytest.approx(
+        float(criterion(main, labels)[0] + 0.5 * criterion(auxiliary, labels)[0])
+    )
 
 
 def test_class_weights_are_higher_for_rare_classes_and_absent_ones_weigh_nothing() -> None:
-    weights = loader.class_weights([900, 100, 0])
+    weights, _ = class_weights("auto", [900, 100, 0])
     assert weights[1] > weights[0] > 0 == weights[2]
     assert float(weights[:2].mean()) == pytest.approx(1)
+    assert class_weights("none", [900, 100, 0])[0].tolist() == [1, 1, 0]
+    assert class_weights("1, 3 9", [900, 100, 0])[0].tolist() == [0.5, 1.5, 0]
+    with pytest.raises(UsageError, match="2 numbers for the 3 classes"):
+        class_weights("1 2", [9, 9, 9])
+    with pytest.raises(UsageError, match="CLASS_WEIGHTS='often': expected auto, none"):
+        class_weights("often", [9, 9])
+
+
+def test_what_is_open_comes_from_data_and_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = build_network("compact_unet", 3)
+    small, large = (defaults.batch_size(None, network, size, CPU)[0] for size in ((64, 64), (360, 480)))
+    assert small == 16 and large == 4, "about as many pixels in a step"
+    one = defaults.step_memory(network, (64, 64))
+    assert defaults.step_memory(network, (128, 128)) == pytest.approx(4 * one, rel=0.1)
+    monkeypatch.setattr(defaults, "free_memory", lambda _: 6 * one)
+    batch, reason = defaults.batch_size(None, network, (64, 64), CPU)
+    assert batch == 3 and "what the memory holds" in reason
+    assert defaults.batch_size(7, network, (64, 64), CPU)[0] == 7
+    assert defaults.precision("auto", CPU)[0] == torch.float32
 
 
 def make_model(**changes: object) -> Model:
@@ -188,11 +252,6 @@ def test_a_file_that_is_no_model_is_refused_and_nothing_of_it_runs(tmp_path: Pat
         load_model(path, "0" * 64, CPU)
 
 
-def test_a_foreign_architecture_lists_the_known() -> None:
-    with pytest.raises(UsageError, match=r"unknown model 'compact_unett' \(did you mean 'compact_unet'\?\)"):
-        build_network("compact_unett", 2)
-
-
 def test_the_input_is_normalised() -> None:
     images = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)
     out = to_input(images, Normalisation((0.5, 0.0, 1.0), (0.5, 1.0, 0.25)), CPU)
@@ -207,7 +266,8 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(sample: Path, folder: Path, **changes: object) -> ModelTrain:
-    chosen = config.load_settings(model_path=folder / "m.pth", epochs=1, device="cpu", app_lang="en", **changes)
+    own = {"model_path": folder / "m.pth", "lakefs_local_dir": folder / "lakefs", "epochs": 1, "device": "cpu"}
+    chosen = config.load_settings(**own | changes, app_lang="en")
     training = ModelTrain(chosen, data=check_data(sample, 0))
     training.fit()
     return training
@@ -224,24 +284,53 @@ def test_training_is_repeatable_to_the_bit_with_any_last_batch(sample: Path, tmp
     assert torch.equal(*weights) and bool(torch.isfinite(weights[0]).all())
 
 
-def test_pictures_beyond_the_cache_give_the_same_training(
-    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_decoded_pictures_are_shared_verified_and_bounded(
+    sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kept = train(sample, tmp_path, image_size=(32, 32))
-    monkeypatch.setattr(loader, "CACHE_BYTES", 0)
-    read = train(sample, tmp_path, image_size=(32, 32))
-    assert kept.train_pictures.cache is not None and read.train_pictures.cache is None
-    assert kept.history[0].validation == read.history[0].validation
+    size = {"image_size": (32, 32), "lakefs_local_dir": tmp_path / "lake"}
+    read = train(sample, tmp_path, picture_cache_gb=1e-9, **size)
+    assert "each epoch reads the files (PICTURE_CACHE_GB" in capsys.readouterr().out
+    folder = tmp_path / "lake/cache/pictures"
+    assert read.train_pictures.decoded is None and not folder.exists()
+
+    data = check_data(shutil.copytree(sample, tmp_path / "data"), 0)
+    made = train(data.root, tmp_path, **size)
+    assert made.history[0].validation == read.history[0].validation
+    files = {file: file.read_bytes() for file in folder.glob("*.pictures")}
+    assert len(files) == 2 and len({file.stat().st_ino for file in files}) == 2
+    for pair in data.pairs:  # a second run has no need of the files themselves
+        pair.image.rename(pair.image.with_suffix(".kept"))
+    again = ModelTrain(made.settings, data=data)
+    again.prepare()
+    for mine, other in ((again.train_pictures, read.train_pictures), (again.val_pictures, read.val_pictures)):
+        for index in range(len(mine)):
+            assert all(map(np.array_equal, mine.arrays(index), other.arrays(index)))
+
+    for pair in data.pairs:
+        pair.image.with_suffix(".kept").rename(pair.image)
+    damaged, whole = files
+    damaged.write_bytes(b"x" + files[damaged][1:])
+    whole.write_bytes(files[whole][:-1])
+    (folder / f".{whole.name}.0.part").write_bytes(b"of a killed process")
+    capsys.readouterr()
+    ModelTrain(made.settings, data=data).prepare()
+    assert capsys.readouterr().out.count("damaged: made again") == 2
+    assert {file: file.read_bytes() for file in folder.glob("*.pictures")} == files
+    assert not list(folder.glob(".*.part"))
+
+    room = sum(map(len, files.values())) / 1e9
+    train(sample, tmp_path, picture_cache_gb=room, image_size=(31, 32), lakefs_local_dir=tmp_path / "lake")
+    left = list(folder.glob("*.pictures"))
+    assert len(left) == 2 and not files.keys() & set(left), "the older ones had to go"
 
 
 def test_a_picture_that_changes_after_the_check_stops_the_run(sample: Path, tmp_path: Path) -> None:
-    import shutil
-
     root = shutil.copytree(sample, tmp_path / "data")
     data = check_data(root, 0)
     image = data.split("train")[0].image
     image.write_bytes(image.read_bytes() + b" ")
-    chosen = config.load_settings(model_path=tmp_path / "m.pth", device="cpu", app_lang="en")
+    own = {"model_path": tmp_path / "m.pth", "lakefs_local_dir": tmp_path / "lakefs"}
+    chosen = config.load_settings(**own, device="cpu", app_lang="en")
     with pytest.raises(UsageError, match="changed since it was committed"):
         ModelTrain(chosen, data=data).fit()
 
@@ -280,3 +369,63 @@ def test_credentials_in_addresses_are_never_recorded() -> None:
     assert without_credentials("git@github.com:a/b.git") == "git@github.com:a/b.git"
     public = config.load_settings(mlflow_tracking_uri="http://me:pw@host:5000", lakefs_access_key_id="AKIA").public()
     assert public["mlflow_tracking_uri"] == "http://host:5000" and "AKIA" not in str(public) and "pw" not in str(public)
+
+
+def test_a_training_by_time_ends_at_its_time_and_at_the_floor_of_the_rate(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(0, 0.125)  # seconds, at each look at it
+    ticking = SimpleNamespace(perf_counter=lambda: next(clock), monotonic=time.monotonic)
+    monkeypatch.setattr(base_train, "time", ticking)
+    training = train(sample, tmp_path, image_size=(32, 32), max_seconds=1.5, batch_size=4)
+    assert training.done and training.trained_seconds >= 1.5
+    assert training.current_learning_rate() < 0.5 * training.peak_rate
+    assert max(result.learning_rate for result in training.history) <= training.peak_rate
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {
+            "loss": "ce+dice",
+            "augmentation": "standard",
+            "crop_size": (24, 24),
+            "accumulate": 2,
+            "class_weights": "none",
+        },
+        {"model": "lraspp_mobilenet_v3_large", "loss": "focal", "augmentation": "strong", "ema": 0.0, "clip_norm": 0.0},
+    ],
+)
+def test_a_training_by_other_settings(sample: Path, tmp_path: Path, changes: dict[str, object]) -> None:
+    training = train(sample, tmp_path, image_size=(32, 32), batch_size=4, **changes)
+    assert np.isfinite(training.history[0].train_loss) and training.best_file.exists()
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_place(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = ModelTrain.train_step
+
+    def broken(self: ModelTrain, epoch: int, number: int, batch: model_train.Batch) -> int:
+        if number == 1:
+            with torch.no_grad():
+                next(self.network.parameters()).fill_(torch.nan)
+        return step(self, epoch, number, batch)
+
+    monkeypatch.setattr(ModelTrain, "train_step", broken)
+    with pytest.raises(AppError, match=r"epoch 1, batch 2: the loss is not finite: lower LEARNING_RATE \(now 0.003\)"):
+        train(sample, tmp_path, image_size=(32, 32), batch_size=2)
+
+
+def test_a_few_pictures_are_learnt_by_heart_or_it_is_said(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = {"model_path": tmp_path / "m.pth", "lakefs_local_dir": tmp_path / "lakefs"}
+    chosen = config.load_settings(**own, device="cpu", app_lang="en", model="compact_fpn")
+    overfit.learn_by_heart(chosen, check_data(sample, 0), 2)
+    assert "2 pictures learnt by heart" in capsys.readouterr().out and not (tmp_path / "m.pth").exists()
+    monkeypatch.setattr(overfit, "PASSES", 1)
+    with pytest.raises(AppError, match=r"mIoU 0\.\d+ on 2 pictures, expected 0.95"):
+        overfit.learn_by_heart(chosen, check_data(sample, 0), 2)
+    with pytest.raises(UsageError, match="--overfit 99: expected 1 to 10"):
+        overfit.learn_by_heart(chosen, check_data(sample, 0), 99)

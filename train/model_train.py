@@ -1,27 +1,36 @@
-"""ModelTrain: network, loss, optimiser, schedule and metrics; writes models/model.pth."""
+"""ModelTrain: network, loss, optimiser, schedule and metrics; keeps the best model and the checkpoint in the run's folder."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from train import loader
-from train.base_train import SMOKE_BATCHES, BaseTrain, EpochResult, Validation
-from train.checkpoint import Model, save_model
-from train.classes import IGNORE_INDEX
+from train import defaults, distributed, figures, loader
+from train.augment import STRENGTHS, augment
+from train.base_train import SMOKE_BATCHES, BaseTrain, Diverged, EpochResult, Validation
+from train.checkpoint import Model, save_checkpoint, save_model
 from train.dataset import DataSet
+from train.ema import AveragedWeights
+from train.losses import SegmentationLoss, class_weights
 from train.metrics import ConfusionMatrix
-from train.networks import build_network
-from train.preprocess import EVAL_BATCH, Normalisation, choose_device, native_logits, to_input
+from train.networks import build_network, published_normalisation
+from train.prepare_data import pictures_folder
+from train.preprocess import EVAL_BATCH, choose_device, native_logits, to_input
+from train.resume import CHECKPOINT_FILE
 from train.schedule import learning_rate
-from utils.console import progress, say, t
+from train.tables import HISTORY_FILE, write_history
+from utils.console import AppError, UsageError, progress, say, t
 
 WEIGHT_DECAY = 0.01
+CHECK_STEPS = 50  # between two looks at whether the loss is still a number
+T = TypeVar("T")
 Batch = tuple[Tensor, Tensor, list[Tensor]]
 
 
@@ -33,96 +42,282 @@ class ModelTrain(BaseTrain):
     lineage: dict[str, str] = field(default_factory=dict)  # goes into the model file
 
     def prepare(self) -> None:
-        """Choose device and working size from machine and data, read the pictures, build network and optimiser."""
+        """Read the pictures, build network, loss and optimiser; what the settings leave open comes from data and machine."""
+        if self.timed and distributed.world_size() > 1:  # their clocks would give them different learning rates
+            raise UsageError(t("MAX_SECONDS 는 한 프로세스에서만 됩니다", "MAX_SECONDS works in a single process only"))
         torch.manual_seed(self.settings.seed)
         self.device = choose_device(self.settings.device)
-        self.size, reason = loader.working_size(self.data, self.settings.image_size)
-        say(
-            f"장치 {self.device}, 입력 크기 {self.size[0]}x{self.size[1]} ({reason})",
-            f"device {self.device}, input size {self.size[0]}x{self.size[1]} ({reason})",
-        )
-        self.train_pictures = loader.Pictures(self.data.split("train"), self.data.classes, self.size, native=False)
-        self.val_pictures = loader.Pictures(self.data.split("val"), self.data.classes, self.size, native=True)
-        self.train_pictures.fill(t("학습 사진 읽기", "reading training pictures"))
-        self.val_pictures.fill(t("검증 사진 읽기", "reading validation pictures"))
-        self.normalisation: Normalisation = loader.measure_normalisation(self.train_pictures)
-        self.weights = loader.class_weights(self.data.pixel_counts["train"]).to(self.device)
-        network = build_network(self.settings.model, self.data.classes.num_classes)
-        self.network: nn.Module = network.to(memory_format=torch.channels_last).to(
-            self.device
-        )  # 6 to 12 % faster on CPUs
-        self.optimiser = torch.optim.AdamW(
-            self.network.parameters(), self.settings.learning_rate, weight_decay=WEIGHT_DECAY
-        )
+        if self.device.type == "cuda" and distributed.world_size() > 1:
+            self.device = torch.device("cuda", distributed.local_rank())
+            torch.cuda.set_device(self.device)
+        self.chosen: dict[str, str] = {"device": str(self.device)}
+        self.prepare_data()
+        self.prepare_network()
         self.steps_per_epoch = len(self._order(0))
+        self.best_confusion: ConfusionMatrix | None = None
+        self.best_scores: Tensor | None = None
+        self.zero_sums()
+
+    def prepare_data(self) -> None:
+        """The pictures of both splits at working size, and what they say about normalisation and class weights."""
+        s, data = self.settings, self.data
+        self.size = self.choose(t("입력 크기", "input size"), "image_size", defaults.working_size(data, s.image_size))
+        self.crop = s.crop_size or self.size
+        self.train_pictures = loader.Pictures(data.split("train"), data.classes, self.size, native=False)
+        self.val_pictures = loader.Pictures(data.split("val"), data.classes, self.size, native=True)
+        limit = s.picture_cache_gb * 1e9
+        loader.decode_once(pictures_folder(s), limit, self.train_pictures, self.val_pictures)
+        published = published_normalisation(s.pretrained)
+        self.normalisation = published or loader.measure_normalisation(self.train_pictures)
+        weights, reason = class_weights(s.class_weights, data.pixel_counts["train"])
+        self.criterion = SegmentationLoss(s.loss, weights).to(self.device)
+        shown = " ".join(f"{weight:.2f}" for weight in weights)
+        self.choose(t("클래스 가중치", "class weights"), "class_weights", (shown, reason))
+
+    def prepare_network(self) -> None:
+        """The network, its average, and the optimiser."""
+        s = self.settings
+        network = build_network(s.model, self.data.classes.num_classes, s.pretrained)
+        # One batch for all processes, and for a resumed run too, whatever memory each finds.
+        chosen_batch = distributed.share(lambda: defaults.batch_size(s.batch_size, network, self.crop, self.device))
+        self.batch_size = self.choose(t("배치 크기", "batch size"), "batch_size", chosen_batch)
+        distributed.require_room(self.batch_size)
+        chosen_rate = defaults.peak_rate(s.learning_rate, s.model, s.pretrained)
+        self.peak_rate = self.choose(t("최대 학습률", "peak learning rate"), "learning_rate", chosen_rate)
+        chosen_precision = defaults.precision(s.precision, self.device)
+        self.precision = self.choose(t("정밀도", "precision"), "precision", chosen_precision)
+        # channels_last: 6 to 12 % faster on CPUs, and what tensor cores want
+        self.network: nn.Module = network.to(memory_format=torch.channels_last).to(self.device)
+        self.parallel = self._in_parallel()
+        self.average = AveragedWeights(self.network, s.ema) if s.ema else None
+        fused = self.device.type in ("cpu", "cuda")
+        self.optimiser = torch.optim.AdamW(
+            self.network.parameters(), self.peak_rate, weight_decay=WEIGHT_DECAY, fused=fused
+        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
         parameters = sum(p.numel() for p in self.network.parameters())
         say(
-            f"모델 {self.settings.model}: 파라미터 {parameters:,}개, 클래스 {self.data.classes.num_classes}개",
-            f"model {self.settings.model}: {parameters:,} parameters, {self.data.classes.num_classes} classes",
+            f"모델 {s.model}: 파라미터 {parameters:,}개, 클래스 {self.data.classes.num_classes}개, 장치 {self.device}",
+            f"model {s.model}: {parameters:,} parameters, {self.data.classes.num_classes} classes, device {self.device}",
         )
+
+    def choose(self, name: str, key: str, choice: tuple[T, str]) -> T:
+        """Say and remember what was chosen and why; returns it."""
+        value, reason = choice
+        shown = " ".join(map(str, value)) if isinstance(value, tuple) else str(value).removeprefix("torch.")
+        print(f"{name}: {shown} ({reason})", flush=True)
+        self.chosen[key] = shown
+        return value
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the files of this training are kept."""
+        return self.settings.model_path.parent
 
     @property
     def best_file(self) -> Path:
-        """Where the best model so far is kept."""
-        return self.settings.model_path
+        """The best model so far; named by its epoch, so that it stays until a checkpoint knows the next one."""
+        return self.run_folder / f"best-{self.best.epoch}.pth"
+
+    @property
+    def checkpoint_file(self) -> Path:
+        """Where training stands."""
+        return self.run_folder / CHECKPOINT_FILE
+
+    def _in_parallel(self) -> nn.Module:
+        """The network as it is called in training: with several processes, one that averages their gradients."""
+        if self.settings.sync_batchnorm and self.device.type != "cuda":
+            raise UsageError(t("SYNC_BATCHNORM 은 GPU 에서만 됩니다", "SYNC_BATCHNORM works on GPUs only"))
+        if distributed.world_size() == 1:
+            return self.network
+        if self.settings.sync_batchnorm:
+            self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)  # type: ignore[no-untyped-call]
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        # Before each step all take the main process's buffers: so its checkpoint is the whole state.
+        return nn.parallel.DistributedDataParallel(self.network, device_ids=ids)
 
     def _order(self, epoch: int) -> list[list[int]]:
-        order = loader.epoch_batches(len(self.train_pictures), self.settings.batch_size, self.settings.seed, epoch)
+        """The batches of all processes together; each takes its part of every one, so that their number changes no step."""
+        least = 2 * distributed.world_size()
+        order = loader.epoch_batches(len(self.train_pictures), self.batch_size, self.settings.seed, epoch, least)
         return order[:SMOKE_BATCHES] if self.smoke else order
 
-    def start_epoch(self, epoch: int) -> None:
+    def start_epoch(self) -> None:
         self.network.train()
-        # Sums stay on the device: asking for a number in each step would make a GPU wait for the CPU.
-        self.loss_sum, self.loss_weight = torch.zeros(2, device=self.device).unbind()
+        if self.step == 0:
+            self.zero_sums()
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        return loader.load(self.train_pictures, self._order(epoch), self.settings.num_workers)
+    def zero_sums(self) -> None:
+        """Sums stay on the device: asking for a number in each step would make a GPU wait for the CPU."""
+        self.loss_sum, self.loss_weight = torch.zeros(2, device=self.device).unbind()
+        self.first_bad = torch.tensor(math.inf, device=self.device)
+
+    def batches(self) -> Iterator[Batch]:
+        self.order = self._order(self.epoch)
+        mine = [distributed.part(batch) for batch in self.order[self.step :]]
+        return loader.load(self.train_pictures, mine, self.settings.num_workers)
 
     def train_step(self, epoch: int, step: int, batch: Batch) -> int:
-        images, masks = loader.augment(batch[0], batch[1], self.settings.seed, epoch, step)
-        total = self.epochs * self.steps_per_epoch
-        rate = learning_rate(epoch * self.steps_per_epoch + step, total, self.settings.learning_rate)
+        s, done = self.settings, epoch * self.steps_per_epoch + step + 1
+        own_step = step * distributed.world_size() + distributed.rank()  # no two processes draw the same
+        torch.manual_seed(_step_seed(s.seed, epoch, own_step))  # dropout
+        random = np.random.default_rng((s.seed, epoch, own_step, 1))
+        images, masks = augment(batch[0], batch[1], STRENGTHS[s.augmentation], self.crop, random)
+        inputs = to_input(images, self.normalisation, self.device)
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+            outputs = self.parallel(inputs)
+        part, mean, weight = _of_all(*self.criterion(_float(outputs), masks.to(self.device, non_blocking=True)))
+        self.scaler.scale(part / s.accumulate).backward()  # type: ignore[no-untyped-call]
+        if (step + 1) % s.accumulate == 0 or step + 1 == self.steps_per_epoch:
+            self.optimiser_step(done)
+        self.note_loss(mean, weight, step)
+        return len(self.order[step])
+
+    def optimiser_step(self, done: int) -> None:
+        """Use the gradients of the batches so far; `done` is the number of batches since the beginning."""
+        rate = learning_rate(self.share(done), self.peak_rate)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        logits = self.network(to_input(images, self.normalisation, self.device))
-        loss, weight = weighted_cross_entropy(logits, masks.to(self.device).long(), self.weights)
+        if self.settings.clip_norm:
+            self.scaler.unscale_(self.optimiser)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
-        (loss / weight.clamp_min(1e-6)).backward()  # type: ignore[no-untyped-call]  # a batch without one labelled pixel has loss 0, not 0/0
-        self.optimiser.step()
-        self.loss_sum, self.loss_weight = self.loss_sum + loss.detach(), self.loss_weight + weight
-        return len(images)
+        if self.average:
+            self.average.update(self.network, -(-done // self.settings.accumulate))
+
+    def note_loss(self, loss: Tensor, weight: Tensor, step: int) -> None:
+        """Add to the epoch's mean, and remember the first step whose loss is no number.
+
+        All of it stays on the device: asking for a number in each step would make a GPU wait for the CPU.
+        """
+        self.loss_sum, self.loss_weight = self.loss_sum + loss * weight, self.loss_weight + weight
+        self.first_bad = torch.minimum(self.first_bad, torch.where(loss.isfinite(), math.inf, float(step)))
+        if (step + 1) % CHECK_STEPS == 0:
+            self.require_finite()
+
+    def require_finite(self) -> None:
+        """Raise Diverged that names the first step of this epoch whose loss was no number."""
+        step = float(self.first_bad)
+        if step < math.inf:
+            epoch = len(self.history) + 1
+            raise Diverged(
+                t(
+                    f"에폭 {epoch}, 배치 {step + 1:.0f}: 손실이 유한하지 않습니다: LEARNING_RATE 를 낮추세요 (현재 {self.peak_rate})",
+                    f"epoch {epoch}, batch {step + 1:.0f}: the loss is not finite: lower LEARNING_RATE (now {self.peak_rate})",
+                )
+            )
 
     def mean_train_loss(self) -> float:
+        self.require_finite()
         return float(self.loss_sum / self.loss_weight.clamp_min(1e-6))
 
     def current_learning_rate(self) -> float:
         return float(self.optimiser.param_groups[0]["lr"])
 
     def validate(self) -> Validation:
-        validation, self.confusion = evaluate(self.model({}), self.val_pictures, self.device, self.weights, self.smoke)
+        model = self.model({})
+        for buffer in model.network.buffers() if distributed.world_size() > 1 else ():
+            torch.distributed.broadcast(buffer, src=0)
+        validation, self.confusion, self.scores = evaluate(
+            model, self.val_pictures, self.device, self.criterion, self.smoke
+        )
         return validation
 
+    def worst_indices(self) -> list[tuple[int, float]]:
+        """Validation pictures that the best model predicts worst, with the mIoU of each, worst first."""
+        if self.best_scores is None:
+            return []
+        measured = int(self.best_scores.isfinite().sum())
+        scores, indices = self.best_scores.nan_to_num(2.0).sort(stable=True)
+        return list(zip(indices.tolist(), scores.tolist(), strict=True))[: min(figures.SAMPLES, measured)]
+
+    def worst(self) -> list[tuple[str, float]]:
+        """Their names, with the mIoU of each."""
+        return [(self.val_pictures.pairs[index].name, score) for index, score in self.worst_indices()]
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {
+            "network": self.network.state_dict(),
+            "average": self.average.network.state_dict() if self.average else None,
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "gradients": [p.grad for p in self.network.parameters()],  # between two batches of one step (ACCUMULATE)
+            "sums": [self.loss_sum, self.loss_weight, self.first_bad],
+            "best_scores": self.best_scores,
+            "best_confusion": None if self.best_confusion is None else torch.from_numpy(self.best_confusion.counts),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self.network.load_state_dict(state["network"])
+        if self.average:
+            self.average.network.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.scaler.load_state_dict(state["scaler"])
+        for parameter, gradient in zip(self.network.parameters(), state["gradients"], strict=True):
+            parameter.grad = None if gradient is None else gradient.to(self.device)
+        self.loss_sum, self.loss_weight, self.first_bad = (value.to(self.device) for value in state["sums"])
+        self.best_scores = state["best_scores"]
+        if state["best_confusion"] is not None:
+            self.best_confusion = ConfusionMatrix(self.data.classes.num_classes)
+            self.best_confusion.counts += state["best_confusion"].numpy()
+        if not distributed.is_main():
+            return
+        write_history(self.run_folder / HISTORY_FILE, self.history)
+        if self.history and not self.best_file.exists():
+            raise AppError(
+                t(
+                    f"{self.best_file} 이(가) 없습니다: 체크포인트가 말하는 가장 좋은 모델 없이는 이어갈 수 없습니다",
+                    f"no {self.best_file}: the best model that the checkpoint names is needed to go on",
+                )
+            )
+
+    def save_checkpoint(self) -> None:
+        """Replace the checkpoint; then the best models before the one that it names are of no use."""
+        if not distributed.is_main():
+            return
+        save_checkpoint(self.checkpoint_file, {"run": self.run_record(), "state": self.state()})
+        for file in self.run_folder.glob("best-*.pth"):
+            if self.history and file != self.best_file:
+                file.unlink()
+
+    def settled(self) -> dict[str, Any]:
+        """The settings that decide the result, with what was chosen from the memory of this machine."""
+        return {**self.settings.of_the_result(), "batch_size": self.batch_size}
+
+    def run_record(self) -> dict[str, Any]:
+        """What a checkpoint says of its run."""
+        return {"settings": self.settled(), "classes": self.data.classes.to_dict()}
+
     def model(self, metrics: dict[str, float]) -> Model:
-        """The network as it is now, with all that belongs to it."""
+        """The network as it is now, or its average, with all that belongs to it."""
         return Model(
-            network=self.network,
+            network=self.average.network if self.average else self.network,
             architecture=self.settings.model,
             classes=self.data.classes,
             input_size=self.size,
             normalisation=self.normalisation,
             metrics=metrics,
             lineage=self.lineage,
+            scale=defaults.working_scale(self.data, self.size),
         )
 
     def save_best(self, result: EpochResult) -> None:
-        self.best_confusion = self.confusion
+        self.best_confusion, self.best_scores = self.confusion, self.scores
+        if not distributed.is_main():
+            return
         metrics = {"best_val_miou": result.validation.miou, "best_val_accuracy": result.validation.accuracy}
         save_model(self.best_file, self.model(metrics))
 
     def on_epoch_end(self, result: EpochResult) -> None:
-        """Print the epoch: one line of figures, one of each class's IoU; '*' marks the best so far."""
+        """Print the epoch: one line of figures, one of each class's IoU; '*' marks the best so far. All go into history.csv."""
+        if not distributed.is_main():
+            return
+        write_history(self.run_folder / HISTORY_FILE, self.history)
         v, mark = result.validation, "*" if result.best else " "
-        head = t(f"에폭 {result.epoch + 1}/{self.epochs}", f"epoch {result.epoch + 1}/{self.epochs}")
+        head = self.epoch_label(result.epoch)
         say(
             f"{head}  학습 손실 {result.train_loss:.4f}  검증 손실 {v.loss:.4f}  검증 정확도 {v.accuracy:.4f}  "
             f"검증 mIoU {v.miou:.4f}{mark}  {result.images_per_second:.1f} 장/s  lr {result.learning_rate:.2e}",
@@ -135,36 +330,62 @@ class ModelTrain(BaseTrain):
         )
 
 
-def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Summed class-weighted cross-entropy and the summed weights that it is to be divided by; ignored pixels count in neither.
+def _step_seed(seed: int, epoch: int, step: int) -> int:
+    """The seed of torch's own generators in one step: what they draw must not depend on what was drawn before a kill."""
+    return int(np.random.SeedSequence((seed, epoch, step)).generate_state(1)[0])
 
-    logits (N,C,H,W) float32, labels (N,H,W) int64 with IGNORE_INDEX, weights (C,) float32.
+
+def _of_all(loss: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """This process's part of the loss, to be differentiated; the mean loss over all processes, and their summed weight.
+
+    DistributedDataParallel takes the mean of all gradients: with each part weighed by its share of the weight, that mean
+    is the gradient of one large batch (exactly so for the cross-entropies; dice is a mean of the processes' own).
     """
-    loss = F.cross_entropy(logits, labels, weights, ignore_index=IGNORE_INDEX, reduction="sum")
-    known = labels[labels != IGNORE_INDEX]
-    return loss, weights[known].sum()
+    if distributed.world_size() == 1:
+        return loss, loss.detach(), weight
+    summed, total = distributed.all_sum(torch.stack([loss.detach() * weight, weight])).unbind()
+    total = total.clamp_min(1e-6)
+    return loss * weight * distributed.world_size() / total, summed / total, total
+
+
+def _float(outputs: Tensor | tuple[Tensor, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
+    """Logits in float32, for the loss."""
+    return outputs.float() if isinstance(outputs, Tensor) else (outputs[0].float(), outputs[1].float())
 
 
 @torch.inference_mode()
 def evaluate(
-    model: Model, pictures: loader.Pictures, device: torch.device, weights: Tensor, smoke: bool
-) -> tuple[Validation, ConfusionMatrix]:
-    """Measure a model on a split at native size, in the batches that inference has."""
+    model: Model, pictures: loader.Pictures, device: torch.device, criterion: SegmentationLoss, smoke: bool
+) -> tuple[Validation, ConfusionMatrix, Tensor]:
+    """Measure a model on a split at native size, in the batches that inference has.
+
+    Returns the figures, the counts behind them, and the mIoU of each picture by itself, (N,) float64; NaN: not measured.
+    """
     model.network.eval()
     confusion = ConfusionMatrix(model.classes.num_classes)
     loss_sum, weight_sum = torch.zeros(2, device=device, dtype=torch.float64).unbind()
     batches = [list(range(i, min(i + EVAL_BATCH, len(pictures)))) for i in range(0, len(pictures), EVAL_BATCH)]
     batches = batches[:SMOKE_BATCHES] if smoke else batches
-    for images, _, masks in progress(
-        loader.load(pictures, batches, 0), len(batches), t("검증", "validation"), "batches"
-    ):
+    mine = distributed.part(batches)
+    indices, scores = (
+        iter([index for batch in mine for index in batch]),
+        torch.zeros(len(pictures), dtype=torch.float64),
+    )
+    for images, _, masks in progress(loader.load(pictures, mine, 0), len(mine), t("검증", "validation"), "batches"):
         sizes = [(int(mask.shape[0]), int(mask.shape[1])) for mask in masks]
         for logits, mask in zip(
             native_logits(model.network, images, sizes, model.normalisation, device), masks, strict=True
         ):
             labels = mask.to(device)
-            confusion.update(logits.argmax(0), labels)
-            loss, weight = weighted_cross_entropy(logits[None], labels[None].long(), weights)
-            loss_sum, weight_sum = loss_sum + loss, weight_sum + weight
+            own = ConfusionMatrix(model.classes.num_classes)
+            own.update(logits.argmax(0), labels)
+            confusion.counts += own.counts
+            scores[next(indices)] = own.miou if own.counts.any() else torch.nan
+            loss, weight = criterion(logits[None], labels[None])
+            loss_sum, weight_sum = loss_sum + loss * weight, weight_sum + weight
+    distributed.all_sum(torch.from_numpy(confusion.counts))  # in place
+    distributed.all_sum(scores)[sum(map(len, batches)) :] = torch.nan
+    loss_sum, weight_sum = distributed.all_sum(torch.stack([loss_sum, weight_sum])).unbind()
     iou = dict(zip(model.classes.names, confusion.iou(), strict=True))
-    return Validation(float(loss_sum / weight_sum.clamp_min(1e-6)), confusion.accuracy, confusion.miou, iou), confusion
+    mean = float(loss_sum / weight_sum.clamp_min(1e-6))
+    return Validation(mean, confusion.accuracy, confusion.miou, iou), confusion, scores
