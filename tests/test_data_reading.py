@@ -114,6 +114,20 @@ def test_image_modes(mode: str) -> None:
     assert image.min() >= 254
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "MPO", "BMP", "TIFF", "WEBP", "GIF", "PPM"])
+def test_image_formats(kind: str) -> None:
+    image = read_image(saved(Image.new("RGB", (5, 4), (200, 100, 50)), kind))
+    assert np.abs(image.astype(int) - (200, 100, 50)).max() <= 3
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_cmyk_is_turned_into_rgb_and_not_into_its_negative(kind: str) -> None:
+    inks = [((0, 0, 0, 0), (255, 255, 255)), ((0, 255, 255, 0), (255, 0, 0)), ((0, 0, 0, 255), (0, 0, 0))]
+    for ink, color in inks:
+        image = read_image(saved(Image.new("CMYK", (16, 16), ink), kind))
+        assert np.abs(image.astype(int) - color).max() <= 4, (ink, color)
+
+
 def test_sixteen_bit_grey_is_scaled() -> None:
     image = read_image(saved(grey([[0, 257 * 100, 65535]], np.uint16)))
     assert image.tolist() == [[[0] * 3, [100] * 3, [255] * 3]]

@@ -1,59 +1,41 @@
-"""Pictures at working size for the network: read once, checked against the commit, in an order made from (seed, epoch)."""
+"""Pictures at working size for the network, decoded once, in an order made from (seed, epoch)."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from train import distributed
 from train.classes import ClassMap, UInt8
-from train.dataset import DataSet, Pair
-from train.pictures import read_image, read_mask
-from train.preprocess import Normalisation, resize_image, resize_mask
-from utils.console import UsageError, progress, t
+from train.dataset import Pair
+from train.picture_cache import Decoded, Split, prepare
+from train.preprocess import Normalisation
 
-CACHE_BYTES = 2 << 30  # decoded pictures up to this size stay in memory; beyond it, each epoch reads the files again
-LARGEST_DEFAULT_SIDE = 512  # pixels; larger pictures are scaled down unless IMAGE_SIZE says otherwise
 Sample = tuple[Tensor, Tensor, Tensor]
 
 
 class Pictures(Dataset[Sample]):
     """One split: item i is (image (3,H,W) uint8, mask (H,W) uint8 at working size, mask (h,w) uint8 at native size).
 
-    Training needs no native mask: with `native=False` the third is the second. The bytes of every file are compared
-    with the hash that was committed, so that what is learnt is what the commit holds. Raises UsageError otherwise.
+    Training needs no native mask: with `native=False` the third is the second. Pictures come from their files, each of
+    which is compared with its commit, until `decode_once` has put them into the cache.
     """
 
     def __init__(self, pairs: Sequence[Pair], classes: ClassMap, size: tuple[int, int], native: bool) -> None:
-        self.pairs, self.classes, self.size, self.native = pairs, classes, size, native
-        pixels = sum(4 * size[0] * size[1] + (pair.height * pair.width if native else 0) for pair in pairs)
-        self.cache: list[tuple[UInt8, UInt8, UInt8] | None] | None = None
-        if pixels <= CACHE_BYTES:
-            self.cache = [None] * len(pairs)
+        self.pairs, self.split = pairs, Split(pairs, classes, size, native)
+        self.decoded: Decoded | None = None
 
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def fill(self, description: str) -> None:
-        """Read everything that will be kept in memory now, behind a progress bar."""
-        if self.cache is not None:
-            for i in progress(range(len(self)), len(self), description, "images"):
-                self.cache[i] = self._read(self.pairs[i])
-
-    def _read(self, pair: Pair) -> tuple[UInt8, UInt8, UInt8]:
-        mask = read_mask(_checked(pair.mask, pair.mask_sha256), self.classes)
-        image = resize_image(read_image(_checked(pair.image, pair.image_sha256)), self.size)
-        small = resize_mask(mask, self.size)
-        return image, small, mask if self.native else small
-
     def arrays(self, index: int) -> tuple[UInt8, UInt8, UInt8]:
-        """Image (H,W,3) and mask (H,W) at working size, mask at native size, from memory where they are kept."""
-        kept = self.cache[index] if self.cache is not None else None
-        return kept if kept is not None else self._read(self.pairs[index])
+        """Image (H,W,3) and mask (H,W) at working size, mask at native size; read-only."""
+        return self.split.decode(index) if self.decoded is None else self.decoded[index]
 
     def __getitem__(self, index: int) -> Sample:
         image, small, mask = self.arrays(index)
@@ -64,33 +46,28 @@ class Pictures(Dataset[Sample]):
         )
 
 
-def _checked(path: object, sha256: str) -> bytes:
-    """The bytes of a file whose content must not have changed since the check."""
-    from pathlib import Path
+def decode_once(folder: Path, limit: float, *pictures: Pictures) -> None:
+    """Let these splits read from the cache of decoded pictures in `folder`, at most `limit` bytes, where they have room.
 
-    content = Path(str(path)).read_bytes()
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise UsageError(
-            t(
-                f"{path}: 커밋한 뒤에 내용이 바뀌었습니다: 다시 실행하세요",
-                f"{path}: changed since it was committed: run again",
-            )
-        )
-    return content
+    The first process of each machine makes and verifies the files; the others wait for it.
+    """
+    files = distributed.share_on_node(lambda: prepare(folder, limit, [split.split for split in pictures]))
+    for split, file in zip(pictures, files or (), strict=files is not None):
+        split.decoded = Decoded(file, split.split)
 
 
-def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+def epoch_batches(count: int, batch_size: int, seed: int, epoch: int, least: int = 2) -> list[list[int]]:
     """Indices of each batch: a shuffle made from (seed, epoch) alone, which is what makes an exact resume possible.
 
-    A last batch of one would give batch normalisation a single picture: it joins the batch before it, and a data set
-    of a single picture is shown twice.
+    A last batch of one would give batch normalisation a single picture: one of fewer than `least` joins the batch
+    before it, and a batch that is still smaller is shown more than once.
     """
     order = np.random.default_rng((seed, epoch)).permutation(count).tolist()
     batches = [order[i : i + batch_size] for i in range(0, count, batch_size)]
-    if len(batches) > 1 and len(batches[-1]) == 1:
+    if len(batches) > 1 and len(batches[-1]) < least:
         last = batches.pop()
         batches[-1] += last
-    return [batch * 2 if len(batch) == 1 else batch for batch in batches]
+    return [batch * -(-least // len(batch)) for batch in batches]
 
 
 def _collate(samples: list[Sample]) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -101,38 +78,9 @@ def _collate(samples: list[Sample]) -> tuple[Tensor, Tensor, list[Tensor]]:
 
 def load(pictures: Pictures, batches: list[list[int]], workers: int) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
     """Batches in the given order: images (N,3,H,W) uint8, masks (N,H,W) uint8, native masks [(h,w) uint8]."""
-    # Pictures in memory need no other process to read them, only the time to copy them over.
-    processes = 0 if pictures.cache is not None else workers
+    # Decoded pictures need no other process to read them, only the time to copy them over.
+    processes = workers if pictures.decoded is None else 0
     return iter(DataLoader(pictures, batch_sampler=batches, num_workers=processes, collate_fn=_collate))
-
-
-def augment(images: Tensor, masks: Tensor, seed: int, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-    """Flip half of the pictures left to right, with their masks, and vary brightness by up to 20 %; from (seed, epoch, step).
-
-    images (N,3,H,W) uint8, masks (N,H,W) uint8; the same shapes and types come back.
-    """
-    random = np.random.default_rng((seed, epoch, step, 1))
-    flip = torch.from_numpy(random.random(len(images)) < 0.5)
-    images = torch.where(flip[:, None, None, None], images.flip(-1), images)
-    masks = torch.where(flip[:, None, None], masks.flip(-1), masks)
-    gain = torch.from_numpy(random.uniform(0.8, 1.2, (len(images), 1, 1, 1)).astype(np.float32))
-    return (images * gain).clamp_(0, 255).to(torch.uint8), masks
-
-
-def working_size(data: DataSet, wanted: tuple[int, int] | None) -> tuple[tuple[int, int], str]:
-    """(height, width) in pixels that the network sees, and the reason for it, to be printed."""
-    if wanted is not None:
-        return wanted, t("설정값", "as set")
-    heights, widths = zip(*((pair.height, pair.width) for pair in data.pairs), strict=True)
-    height, width = float(np.median(heights)), float(np.median(widths))
-    scale = min(1.0, LARGEST_DEFAULT_SIDE / max(height, width))
-    size = (max(16, round(height * scale)), max(16, round(width * scale)))
-    if scale < 1:
-        return size, t(
-            f"데이터의 중앙값 {height:.0f}x{width:.0f} 를 축소",
-            f"median of the data {height:.0f}x{width:.0f}, scaled down",
-        )
-    return size, t("데이터의 중앙값", "median of the data")
 
 
 def measure_normalisation(pictures: Pictures, most: int = 512) -> Normalisation:
@@ -145,13 +93,3 @@ def measure_normalisation(pictures: Pictures, most: int = 512) -> Normalisation:
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 1e-4))  # a data set of one colour must not divide by 0
     return Normalisation(tuple(map(float, mean)), tuple(map(float, std)))
-
-
-def class_weights(pixel_counts: Sequence[int]) -> Tensor:
-    """Loss weights (num_classes,) float32 from the share p of each class: 1 / ln(1.1 + p), mean 1 over those present.
-
-    The bounded form of ENet (Paszke et al., 2016, arXiv:1606.02147); a class that never occurs weighs 0.
-    """
-    counts = torch.tensor(pixel_counts, dtype=torch.float64)
-    weights = torch.where(counts > 0, 1 / torch.log(1.1 + counts / counts.sum().clamp_min(1)), 0.0)
-    return (weights / weights[counts > 0].mean()).float() if bool((counts > 0).any()) else weights.float()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import warnings
 import zlib
 from collections.abc import Collection
@@ -20,16 +21,24 @@ _DECODE_ERRORS = (
     *(struct.error, zlib.error),  # Pillow's plugins let all of these through for a damaged file
 )
 
+# Whatever a file is called: Pillow knows formats that run other programs (EPS), or that few have ever looked at.
+# JPEG includes MPO, which Pillow knows by no opener of its own.
+FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM")
+
 # Between one and two times its limit Pillow only warns: large pictures are welcome, bombs become a fault.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def decode_image(data: bytes) -> UInt8:
-    """A picture's bytes -> (H,W,3) uint8 RGB, upright; of several frames the first. Raises Misfit.
+class TooLarge(Misfit):
+    """A picture of more pixels than are wanted; none of them has been read."""
+
+
+def decode_image(data: bytes, most_pixels: int | None = None) -> UInt8:
+    """A picture's bytes -> (H,W,3) uint8 RGB, upright; of several frames the first. Raises Misfit, TooLarge.
 
     16-bit grey is scaled to 8 bits, transparent parts are laid over black.
     """
-    with _opened(data) as image:
+    with _opened(data, most_pixels) as image:
         if image.mode.startswith("I"):
             deep = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
             grey = ((deep + 128) // 257).astype(np.uint8)
@@ -73,18 +82,20 @@ def bilevel_high(known: Collection[int]) -> int:
     return 1 if 1 in known else 255
 
 
-def _opened(data: bytes) -> Image.Image:
-    """The first frame, loaded whole and turned as its EXIF says. Raises Misfit."""
+def _opened(data: bytes, most_pixels: int | None = None) -> Image.Image:
+    """The first frame, loaded whole and turned as its EXIF says. Raises Misfit, TooLarge."""
+    limit = min(most_pixels or sys.maxsize, 2 * (Image.MAX_IMAGE_PIXELS or 0))
     if not data:
         raise Misfit((t("읽을 수 있는 그림", "a readable picture"), t("빈 파일 (0바이트)", "an empty file (0 bytes)")))
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if image.width * image.height > limit:
+            raise Image.DecompressionBombError
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
     except Image.DecompressionBombError:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         expected = t(f"화소 {limit:,}개 이하의 그림", f"a picture of at most {limit:,} pixels")
-        raise Misfit((expected, t("더 큰 그림 (나누어 저장하세요)", "a larger one (cut it into tiles)"))) from None
+        raise TooLarge((expected, t("더 큰 그림 (나누어 저장하세요)", "a larger one (cut it into tiles)"))) from None
     except _DECODE_ERRORS as error:
         raise _unreadable(data, error) from None
     return image

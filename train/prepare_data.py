@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from config import Settings
-from train.dataset import is_empty
+from train.data_check import check_data, summary
+from train.dataset import DataSet, is_empty
 from train.sample_data import generate_sample
 from utils.console import say
+from utils.files import inside
 from utils.lakefs_utils import LakeFS, LakePath
 
 
@@ -31,6 +33,27 @@ def fill_if_empty(settings: Settings, lake: LakeFS) -> None:
     fill(settings, lake, source)
 
 
+def checked_data(settings: Settings, lake: LakeFS, data_ref: str | None) -> tuple[LakePath | None, DataSet]:
+    """The data to train on: those of a commit, with its path, or those of the data folder."""
+    from utils.versions import find_data, require_whole  # which needs cache_folder below
+
+    pinned = find_data(lake, data_ref) if data_ref else None
+    if pinned is None:
+        require_whole(settings.data_dir)
+        fill_if_empty(settings, lake)
+        data = check_data(settings.data_dir, settings.seed)
+    else:  # no split is written into the cache: it is that of the commit, or comes from the seed
+        folder = inside(lake.download(pinned, cache_folder(settings)), pinned.path)
+        data = check_data(folder, settings.seed, make_split=False)
+    print(summary(data), flush=True)
+    return pinned, data
+
+
 def cache_folder(settings: Settings) -> Path:
     """Where downloads are kept, verified and read-only."""
     return settings.lakefs_local_dir / "cache"
+
+
+def pictures_folder(settings: Settings) -> Path:
+    """Where decoded pictures are kept; all of it can be made again."""
+    return cache_folder(settings) / "pictures"

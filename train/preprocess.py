@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from train.classes import UInt8
 
@@ -22,6 +22,9 @@ class Normalisation:
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # what published weights were trained on
 
 
 def resize_image(image: UInt8, size: tuple[int, int]) -> UInt8:
@@ -46,8 +49,15 @@ def to_input(images: Tensor, normalisation: Normalisation, device: torch.device)
     return (images - mean) / std
 
 
+def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Logits (num_classes,h,w) float32 to `size` (height, width), bilinear; unchanged where they fit already."""
+    if logits.shape[-2:] == size:
+        return logits
+    return F.interpolate(logits[None], size, mode="bilinear", align_corners=False)[0]
+
+
 def native_logits(
-    network: nn.Module,
+    network: Callable[[Tensor], Tensor],
     images: Tensor,
     sizes: Sequence[tuple[int, int]],
     normalisation: Normalisation,
@@ -55,10 +65,7 @@ def native_logits(
 ) -> list[Tensor]:
     """Logits (num_classes, height, width) float32 at each picture's own size, from a batch (N,3,H,W) uint8."""
     logits = network(to_input(images, normalisation, device)).float()
-    return [
-        F.interpolate(one[None], size, mode="bilinear", align_corners=False)[0]
-        for one, size in zip(logits, sizes, strict=True)
-    ]
+    return [resize_logits(one, size) for one, size in zip(logits, sizes, strict=True)]
 
 
 def choose_device(name: str) -> torch.device:

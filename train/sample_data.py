@@ -30,19 +30,28 @@ def generate_sample(root: Path, seed: int, count: int = 500) -> None:
     Everything is made in a hidden folder first and then moved; a call after an interruption finishes the work.
     Raises UsageError when `root` holds other data or cannot be written.
     """
+    fill_folder(root, lambda staging: _build(staging, seed, count))
+
+
+def fill_folder(root: Path, build: Callable[[Path], None]) -> None:
+    """Let `build` make a data set in a hidden folder, then move it to `root`; a call after an interruption finishes it.
+
+    Raises UsageError when `root` holds other data or cannot be written.
+    """
     if not is_empty(root):
         raise UsageError(t(f"{root}: 이미 데이터가 있습니다", f"{root}: holds data already"))
     try:
         staging = root / SAMPLE_STAGING
         if not (staging / "complete").exists():
             shutil.rmtree(staging, ignore_errors=True)
-            _build(staging, seed, count)
+            build(staging)
+            (staging / "complete").write_text("\n".join(data_files(staging)), encoding="utf-8")
         _check_strangers(root, staging)
         _move(staging, root)
     except OSError as error:
         reason = error.strerror
         raise UsageError(
-            t(f"{root}: 예제를 저장할 수 없습니다 ({reason})", f"{root}: cannot store the sample ({reason})")
+            t(f"{root}: 데이터를 저장할 수 없습니다 ({reason})", f"{root}: cannot store the data ({reason})")
         ) from None
 
 
@@ -52,7 +61,7 @@ def sample_classes() -> ClassMap:
 
 
 def _build(staging: Path, seed: int, count: int) -> None:
-    """Write the whole set, then the list of its files, which says that it is whole."""
+    """Write the whole set."""
     names = [f"sample_{number:04d}" for number in range(count)]
     for part in ("images", "masks"):
         (staging / part).mkdir(parents=True)
@@ -68,7 +77,6 @@ def _build(staging: Path, seed: int, count: int) -> None:
     text = "[\n  " + ",\n  ".join(json.dumps(entry) for entry in entries) + "\n]\n"
     (staging / CLASSES_FILE).write_bytes(text.encode())
     write_splits(staging, new_split(names, seed), seed)
-    (staging / "complete").write_text("\n".join(data_files(staging)), encoding="utf-8")
 
 
 def _check_strangers(root: Path, staging: Path) -> None:
