@@ -1,8 +1,11 @@
-"""models/model.pth: weights and all that is needed to rebuild and use a model with no flags."""
+"""Files of a training: model.pth, which rebuilds its model with no flags, and checkpoint.pth, from which it goes on."""
 
 from __future__ import annotations
 
+import hashlib
 import io
+import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +17,9 @@ from train.classes import ClassMap
 from train.networks import build_network
 from train.preprocess import Normalisation
 from utils.console import AppError, t
-from utils.files import file_sha256, write_atomically
+from utils.files import replacing, write_atomically
 
-FORMAT = 1  # raised when a reader of today could misunderstand a file of tomorrow
+FORMAT = CHECKPOINT_FORMAT = 1  # raised when a reader of today could misunderstand a file of tomorrow
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,10 @@ class Model:
     normalisation: Normalisation
     metrics: dict[str, float]
     lineage: dict[str, str]
+    scale: tuple[float, float] = (
+        1.0,
+        1.0,
+    )  # input pixels for each pixel of a typical training picture, down and across
 
 
 def save_model(path: Path, model: Model) -> None:
@@ -40,6 +47,7 @@ def save_model(path: Path, model: Model) -> None:
         "state_dict": {name: value.detach().cpu().contiguous() for name, value in model.network.state_dict().items()},
         "classes": model.classes.to_dict(),
         "input_size": list(model.input_size),
+        "scale": list(model.scale),
         "normalisation": {"mean": list(model.normalisation.mean), "std": list(model.normalisation.std)},
         "metrics": model.metrics,
         "lineage": model.lineage,
@@ -50,12 +58,35 @@ def save_model(path: Path, model: Model) -> None:
     write_atomically(path, buffer.getvalue())
 
 
+def _checked_scale(values: Sequence[float]) -> tuple[float, float]:
+    vertical, horizontal = map(float, values)
+    if not all(1 / 64 <= value <= 64 for value in (vertical, horizontal)):
+        raise ValueError(f"scale {vertical} {horizontal}, expected 1/64 to 64")
+    return vertical, horizontal
+
+
+def _require_plain_archive(data: bytes) -> None:
+    """Raises ValueError for what torch.save does not write: another format, compressed or overlapping entries.
+
+    torch.load makes room for the sizes that an archive declares before it reads: a small file could ask for terabytes.
+    """
+    if not data.startswith(b"PK\x03\x04"):
+        raise ValueError("not an archive of torch.save")
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        entries = archive.infolist()
+    packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
+    if packed or sum(entry.file_size for entry in entries) > len(data):
+        declared = sum(entry.file_size for entry in entries)
+        raise ValueError(f"entries declare {declared:,} bytes in a file of {len(data):,}, compressed: {packed[:3]}")
+
+
 def load_model(path: Path, sha256: str, device: torch.device) -> Model:
     """The model of a file whose SHA-256 (hex) is checked before anything of it is read.
 
     Raises AppError: another hash, not a model file of this project, or weights that do not fit their network.
     """
-    found = file_sha256(path)
+    data = path.read_bytes()  # once: what was hashed is what is opened
+    found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise AppError(
             t(
@@ -64,13 +95,16 @@ def load_model(path: Path, sha256: str, device: torch.device) -> Model:
             )
         )
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        _require_plain_archive(data)
+        content: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']}, expected {FORMAT}")
         classes = ClassMap.from_dict(content["classes"])
         network = build_network(content["architecture"], classes.num_classes)
         network.load_state_dict(content["state_dict"])
         height, width = content["input_size"]
+        if not all(16 <= side <= 8192 for side in (height, width)):
+            raise ValueError(f"input_size {height}x{width}, expected sides of 16 to 8192 pixels")
         return Model(
             network=network.to(memory_format=torch.channels_last).to(device).eval(),
             architecture=content["architecture"],
@@ -79,6 +113,7 @@ def load_model(path: Path, sha256: str, device: torch.device) -> Model:
             normalisation=Normalisation(**{k: tuple(v) for k, v in content["normalisation"].items()}),
             metrics=content["metrics"],
             lineage=content["lineage"],
+            scale=_checked_scale(content.get("scale", (1.0, 1.0))),  # older files have none
         )
     except Exception as error:  # torch raises many kinds for a file that it cannot read; all mean the same here
         reason = " ".join(str(error).split())[:200]
@@ -88,3 +123,26 @@ def load_model(path: Path, sha256: str, device: torch.device) -> Model:
                 f"{path}: not a model file of this project ({type(error).__name__}: {reason})",
             )
         ) from error
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write plain tensors and values; a kill leaves the old checkpoint or the new."""
+    with replacing(path) as part:
+        torch.save({"kind": "checkpoint", "format": CHECKPOINT_FORMAT, **content}, part)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """What `save_checkpoint` wrote, on the CPU. Raises AppError for another or a broken file; nothing of it is executed."""
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if (content["kind"], content["format"]) != ("checkpoint", CHECKPOINT_FORMAT):
+            raise ValueError(f"{content['kind']}, format {content['format']}; expected checkpoint, {CHECKPOINT_FORMAT}")
+    except Exception as error:  # torch raises many kinds for a file that it cannot read; all mean the same here
+        reason = " ".join(str(error).split())[:200]
+        raise AppError(
+            t(
+                f"{path}: 이 프로젝트의 체크포인트가 아닙니다 ({type(error).__name__}: {reason})",
+                f"{path}: not a checkpoint of this project ({type(error).__name__}: {reason})",
+            )
+        ) from error
+    return content

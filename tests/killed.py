@@ -1,0 +1,36 @@
+"""Run train.py and kill this very process (SIGKILL) in the middle of a step: python -m tests.killed PLACE NUMBER arguments...
+
+PLACE is a method of MlflowTrain; the process ends in its NUMBER-th call, when the call's work is done but not yet counted.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import signal
+import sys
+from typing import Any
+
+
+def main() -> None:
+    place, number = sys.argv[1], int(sys.argv[2])
+    sys.argv = ["train.py", *sys.argv[3:]]
+    sys.path.insert(0, os.getcwd())
+    from train.mlflow_train import MlflowTrain
+
+    work, calls = getattr(MlflowTrain, place), 0
+
+    def killed(self: MlflowTrain, *arguments: Any) -> Any:
+        nonlocal calls
+        result = work(self, *arguments)
+        calls += 1
+        if calls == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(MlflowTrain, place, killed)
+    runpy.run_path("train.py", run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

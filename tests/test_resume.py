@@ -1,0 +1,180 @@
+"""A run that is killed at any moment goes on as if nothing had been: to the bit, in the same MLflow run."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import config
+from tests.project import SIGINT, SOURCE, Project, finish, make_project, wait_for_line
+from train.checkpoint import load_checkpoint
+from train.data_check import check_data
+from train.model_train import ModelTrain
+from train.resume import find
+from train.sample_data import generate_sample
+from utils.console import UsageError
+
+# Five steps an epoch; the learning rate is so high that the figures go up and down and PATIENCE counts.
+OPTIONS = ("--epochs", "6", "--batch-size", "4", "--image-size", "32", "32", "--lr", "0.05", "--patience", "2")
+EVERY_STEP = {"CHECKPOINT_MINUTES": "0.0000001"}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = make_project(tmp_path_factory.mktemp("resume"), pictures=25)
+    (project.folder / "tests").mkdir()
+    shutil.copy(SOURCE / "tests/killed.py", project.folder / "tests/killed.py")
+    return project
+
+
+def kill_at(project: Project, place: str, number: int, *arguments: str, **env: str) -> None:
+    done = project.run("-m", "tests.killed", place, str(number), *arguments, env=env)
+    assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
+
+
+def figures(project: Project, run_id: str) -> dict[str, list[tuple[int, float]]]:
+    """Every metric of a run, but those of the clock, with the steps that it was recorded at."""
+    client = project.mlflow()
+    names = client.get_run(run_id).data.metrics
+    return {
+        name: [(m.step, m.value) for m in client.get_metric_history(run_id, name)]
+        for name in sorted(names)
+        if name != "images_per_second"
+    }
+
+
+def weights(project: Project) -> dict[str, torch.Tensor]:
+    content = torch.load(project.folder / "models/model.pth", weights_only=True)
+    state: dict[str, torch.Tensor] = content["state_dict"]
+    return state
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal to the bit, through dictionaries and lists."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+@pytest.fixture(scope="module")
+def reference(project: Project) -> tuple[str, dict[str, torch.Tensor]]:
+    """An uninterrupted run: its id and its model."""
+    done = project.run("train.py", *OPTIONS)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return project.runs()[0].info.run_id, weights(project)
+
+
+def test_killed_at_random_steps_and_resumed_it_is_equal_to_the_bit(
+    project: Project, reference: tuple[str, dict[str, torch.Tensor]]
+) -> None:
+    run_id, model = reference
+    epochs = len(figures(project, run_id)["val_miou"])
+    steps = sorted(random.Random(5).sample(range(2, 5 * epochs), 2))
+    kill_at(project, "train_step", steps[0], *OPTIONS, **EVERY_STEP)
+    run = project.runs()[0]
+    kill_at(project, "train_step", steps[1] - steps[0], "--resume", "last")
+    kill_at(project, "end_epoch", 1, "--resume", str(project.folder / "models" / run.info.run_id))
+    kill_at(project, "publish_model", 1, "--resume", run.info.run_id)
+    done = project.run("train.py", "--resume", "last")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "=== LakeFS 커밋 완료 ===" in done.stdout
+    again = project.mlflow().get_run(run.info.run_id)
+    assert again.info.status == "FINISHED" and len(project.runs()) == 2, "the same run went on"
+    assert figures(project, run.info.run_id) == figures(project, run_id), "no figure differs, none is there twice"
+    assert same(weights(project), model)
+    assert not list((project.folder / "models" / run.info.run_id).glob("*.pth"))
+    nothing = project.run("train.py", "--resume", run.info.run_id)
+    assert nothing.returncode == 2 and "no checkpoint" in nothing.stderr
+
+
+def test_what_would_make_another_run_of_it_is_refused(project: Project) -> None:
+    process = project.start("train.py", "--epochs", "500", *OPTIONS[2:-2])
+    wait_for_line(process, lambda line: line.startswith("epoch 2/500  "), seconds=600)
+    run_id = project.runs()[0].info.run_id
+    busy = project.run("train.py", "--resume", run_id)
+    code, output = finish(process, SIGINT)
+    assert busy.returncode == 2 and "still going on in another process" in busy.stderr, busy.stderr
+    assert code == 130 and f"to go on: python train.py --resume {run_id}" in output
+    for options, texts in (
+        (("--epochs", "501", "--batch-size", "8"), ("EPOCHS: run 500, now 501", "BATCH_SIZE: run 4, now 8")),
+        (("--smoke",), ("--smoke: --resume takes that of run",)),
+    ):
+        done = project.run("train.py", "--resume", run_id, *options)
+        assert done.returncode == 2 and all(text in done.stderr for text in texts), done.stderr
+    assert project.mlflow().get_run(run_id).info.status == "KILLED"
+    checkpoint = project.folder / "models" / run_id / "checkpoint.pth"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
+    broken = project.run("train.py", "--resume", run_id)
+    assert broken.returncode == 1 and "not a checkpoint of this project" in broken.stderr
+
+
+def test_no_checkpoint_is_an_error(tmp_path: Path) -> None:
+    project = make_project(tmp_path, pictures=0, git=False)
+    done = project.run("train.py", "--resume", "last")
+    assert done.returncode == 2 and "--resume last: no checkpoint" in done.stderr
+    assert not (project.folder / "mlflow.db").exists()
+    for which in ("0" * 32, "models/none", "../models"):
+        with pytest.raises(UsageError, match="no checkpoint"):
+            find(tmp_path / "models", which)
+
+
+class Stop(Exception):
+    pass
+
+
+class Stopping(ModelTrain):
+    """Stops before a given step of all, with the checkpoint of the step before."""
+
+    stop_at = 10**9
+
+    def train_step(self, epoch: int, step: int, batch: Any) -> int:
+        if epoch * self.steps_per_epoch + step == self.stop_at:
+            raise Stop
+        return super().train_step(epoch, step, batch)
+
+
+def test_every_step_of_a_training_can_be_taken_up(tmp_path: Path) -> None:
+    """In one process, so that every step can be tried, and the whole state be compared."""
+    generate_sample(tmp_path / "data", seed=0, count=12)
+    data = check_data(tmp_path / "data", 0)
+
+    def training(name: str, resume_from: dict[str, Any] | None = None) -> Stopping:
+        chosen = config.load_settings(
+            model_path=tmp_path / name / "m.pth",
+            lakefs_local_dir=tmp_path / "lakefs",
+            epochs=2,
+            batch_size=4,
+            image_size=(32, 32),
+            device="cpu",
+            accumulate=2,
+            ema=0.1,
+            checkpoint_minutes=1e-9,
+        )
+        return Stopping(chosen, data=data, resume_from=resume_from)
+
+    whole = training("whole")
+    whole.fit()
+    clock = ("seconds", "images_per_second")
+    for stop_at in range(2 * whole.steps_per_epoch):
+        first = training("cut")
+        first.stop_at = stop_at
+        with pytest.raises(Stop):
+            first.fit()
+        second = training("cut", load_checkpoint(tmp_path / "cut/checkpoint.pth")["state"])
+        second.fit()
+        states = [one.state() for one in (whole, second)]
+        for state in states:
+            state.pop("seconds")
+            state["history"] = [{k: v for k, v in row.items() if k not in clock} for row in state["history"]]
+        assert same(*states), stop_at
+        shutil.rmtree(tmp_path / "cut")
