@@ -6,21 +6,29 @@ python train.py --data-dir ../photos --epochs 30 --image-size 180 240
 python train.py --smoke                            # two batches of everything, end to end
 python train.py --data-ref lock                    # the data of lakefs.lock, whatever lies in data/
 python train.py --experiment-branch wider          # leaves the result on that branch of lakeFS
+python train.py --git-tag                          # commits lakefs.lock, tags Git and lakeFS: v1.1-acc90
+torchrun --nproc_per_node=4 train.py               # four processes, one GPU each
+python train.py --resume last                      # goes on with the newest run that was cut off
+python train.py --reproduce RUN_ID                 # trains a run again from what it recorded, and compares
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from config import ROOT, Settings, load_settings
-from utils.console import add_common_options, run_script, say, t
+from config import CHOICES, FIELDS, ROOT, Settings, load_settings
+from utils.console import AppError, UsageError, add_common_options, run_script, say, t
+
+DATASETS = ("oxford-iiit-pet", "voc2012")  # of train/download.py, whose imports --help must not pay for
 
 if TYPE_CHECKING:
-    from train.dataset import DataSet
-    from train.mlflow_train import Result
-    from utils.lakefs_utils import LakeFS, LakePath
+    from mlflow import MlflowClient
+
+    from train.mlflow_train import MlflowTrain, Result
+    from train.resume import Interrupted
+    from utils.lakefs_utils import LakeFS
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -44,86 +52,292 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         ),
     )
     parser.add_argument(
+        "--dataset",
+        choices=DATASETS,
+        help=t("빈 데이터 폴더에 이 데이터 세트를 받습니다", "download this data set into the empty data folder"),
+    )
+    parser.add_argument(
         "--experiment-branch",
         metavar="NAME",
         help=t("결과를 이 lakeFS 브랜치에 둡니다", "leave the result on this branch of lakeFS"),
     )
-    parser.add_argument("--epochs", type=int, help=t("에폭 수 (기본 10)", "passes over the data (default: 10)"))
-    parser.add_argument("--batch-size", type=int, help=t("배치 크기 (기본 16)", "pictures a step (default: 16)"))
-    parser.add_argument("--lr", type=float, help=t("최대 학습률 (기본 0.001)", "peak learning rate (default: 0.001)"))
+    add_training_options(parser)
     parser.add_argument(
-        "--image-size",
-        type=int,
-        nargs=2,
-        metavar=("H", "W"),
-        help=t("입력 크기 (기본: 데이터에서)", "input size in pixels (default: from the data)"),
-    )
-    parser.add_argument("--model", help=t("모델 이름 (기본 compact_unet)", "network (default: compact_unet)"))
-    parser.add_argument("--seed", type=int, help=t("난수 시드 (기본 0)", "random seed (default: 0)"))
-    parser.add_argument(
-        "--device", help=t("auto, cpu, cuda, mps (기본 auto)", "auto, cpu, cuda or mps (default: auto)")
+        "--resume",
+        metavar="last|RUN_ID|PATH",
+        help=t("중단된 실행을 이어갑니다", "go on with a run that was cut off"),
     )
     parser.add_argument(
-        "--workers", type=int, help=t("사진을 읽는 프로세스 수 (기본 0)", "processes that read pictures (default: 0)")
+        "--reproduce",
+        metavar="RUN_ID",
+        help=t("이 실행을 다시 학습해 값을 비교합니다", "train this run again and compare the figures"),
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="X",
+        help=t("--reproduce 의 허용 오차 (기본 0.001)", "of --reproduce (default: 0.001)"),
     )
     parser.add_argument("--check-only", action="store_true", help=t("데이터만 검사합니다", "only check the data"))
+    parser.add_argument(
+        "--overfit",
+        type=int,
+        metavar="N",
+        help=t(
+            "사진 N장을 외울 수 있는지 시험합니다 (mIoU 0.95)", "whether N pictures can be learnt by heart (mIoU 0.95)"
+        ),
+    )
     parser.add_argument(
         "--smoke",
         action="store_true",
         help=t("두 배치만으로 전체 과정을 시험합니다", "two batches of everything, end to end"),
     )
+    parser.add_argument(
+        "--git-commit",
+        action="store_true",
+        help=t("끝나면 lakefs.lock 을 Git 에 커밋합니다", "commit lakefs.lock to Git at the end"),
+    )
+    parser.add_argument(
+        "--git-tag",
+        nargs="?",
+        const="auto",
+        metavar="auto|NAME",
+        help=t(
+            "커밋하고 Git 과 lakeFS 에 태그를 답니다", "commit, and tag the result in Git and lakeFS (auto: v1.1-acc90)"
+        ),
+    )
     add_common_options(parser)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.smoke and (options.git_commit or options.git_tag):
+        parser.error(t("--smoke 의 결과는 커밋하지 않습니다", "--smoke: not allowed with --git-commit and --git-tag"))
+    return options
 
 
-def settings_from(options: argparse.Namespace) -> Settings:
-    return load_settings(
-        data_dir=options.data_dir,
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        learning_rate=options.lr,
-        image_size=tuple(options.image_size) if options.image_size else None,
-        model=options.model,
-        seed=options.seed,
-        device=options.device,
-        num_workers=options.workers,
+def add_training_options(parser: argparse.ArgumentParser) -> None:
+    """The settings of a training, by their names in config.py; what they leave open comes from the data."""
+    add, size = parser.add_argument, ("H", "W")
+    add("--epochs", type=int, metavar="N", help=t("에폭 수 (기본 10)", "passes over the data (default: 10)"))
+    add(
+        "--max-seconds",
+        type=float,
+        metavar="N",
+        help=t("이 시간 동안 학습 (검증 제외)", "train for so long instead, validation left out"),
+    )
+    add(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help=t("배치 크기 (기본: 데이터에서)", "pictures a step (default: from the data)"),
+    )
+    add("--lr", dest="learning_rate", type=float, metavar="X", help=t("최대 학습률", "peak learning rate"))
+    add(
+        "--image-size",
+        type=int,
+        nargs=2,
+        metavar=size,
+        help=t("입력 크기 (기본: 데이터에서)", "input size (default: from the data)"),
+    )
+    add(
+        "--crop-size",
+        type=int,
+        nargs=2,
+        metavar=size,
+        help=t("학습에 쓰는 부분의 크기", "part that a training step sees"),
+    )
+    add("--model", metavar="NAME", help=t("모델 이름 (기본 compact_fpn)", "network (default: compact_fpn)"))
+    add(
+        "--pretrained",
+        action="store_true",
+        default=None,
+        help=t("공개된 가중치에서 시작", "start from published weights"),
+    )
+    add("--loss", metavar="|".join(CHOICES["loss"]), help=t("손실 함수 (기본 ce)", "loss (default: ce)"))
+    add("--class-weights", metavar="auto|none|'1 2.5 …'", help=t("클래스 가중치 (기본 auto)", "default: auto"))
+    add(
+        "--augmentation",
+        metavar="|".join(CHOICES["augmentation"]),
+        help=t("증강의 세기 (기본 light)", "strength (default: light)"),
+    )
+    add(
+        "--ema",
+        type=float,
+        metavar="SHARE",
+        help=t("가중치 평균의 폭 (기본 0.02, 0: 없음)", "average of the weights (default: 0.02)"),
+    )
+    add(
+        "--clip-norm", type=float, metavar="X", help=t("기울기 길이의 한계 (0: 없음)", "longest gradient (0: no limit)")
+    )
+    add("--accumulate", type=int, metavar="N", help=t("한 단계에 모으는 배치 수", "batches a step of the optimiser"))
+    add(
+        "--precision",
+        metavar="|".join(CHOICES["precision"]),
+        help=t("숫자 형식 (기본 auto)", "number format (default: auto)"),
+    )
+    add("--seed", type=int, metavar="N", help=t("난수 시드 (기본 0)", "random seed (default: 0)"))
+    add("--device", metavar="|".join(CHOICES["device"]), help=t("장치 (기본 auto)", "device (default: auto)"))
+    add(
+        "--workers",
+        dest="num_workers",
+        type=int,
+        metavar="N",
+        help=t("사진을 읽는 프로세스 수 (기본 0)", "processes that read pictures (default: 0)"),
+    )
+    add(
+        "--patience",
+        type=int,
+        metavar="N",
+        help=t(
+            "N 에폭 동안 나아지지 않으면 끝냅니다 (기본 0: 끝까지)",
+            "end after N epochs without gain (default 0: never)",
+        ),
     )
 
 
+def given_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings that stand on the command line."""
+    given = {name: value for name, value in vars(options).items() if name in FIELDS and value is not None}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+
+
 def main(arguments: list[str]) -> int:
-    """Returns the exit code."""
+    """Returns the exit code; under torchrun, that of one of the processes."""
     options = parse(arguments)
-    settings = settings_from(options)
+    from train import distributed
+
+    try:
+        with distributed.process_group():
+            return main_process(options) if distributed.is_main() else other_process(options)
+    except distributed.OtherProcessFailed as error:
+        if not error.said:
+            raise
+        return error.exit_code  # the process that failed has told the user
+
+
+def main_process(options: argparse.Namespace) -> int:
+    """What the options ask for; returns the exit code."""
+    given = given_settings(options)
+    settings = load_settings(**given)
+    if options.dataset:
+        fetch(settings, options)
     if options.check_only:
         return check_only(settings, options.data_ref)
+    if options.overfit is not None:
+        return overfit(settings, options.data_ref, options.overfit)
+    if options.reproduce:
+        from train.reproduce import TOLERANCE, reproduce
 
-    from train.mlflow_train import MlflowTrain
-    from utils import git_utils, mlflow_utils
+        return reproduce(settings, options.reproduce, TOLERANCE if options.tolerance is None else options.tolerance)
+
+    from train import release
+    from train.networks import check_network
+    from utils import mlflow_utils
     from utils.lakefs_utils import connect
 
+    interrupted = None
+    if options.resume:
+        settings, interrupted = resumed(settings, given, options)
+    check_network(settings.model, settings.pretrained)  # before anything is uploaded
     with connect(settings, create=True) as lake:
+        if options.git_commit or options.git_tag:
+            release.require_ready(lake, options.git_tag)
         client = mlflow_utils.connect(settings)
-        pinned, data = checked_data(settings, lake, options.data_ref)
-        if options.experiment_branch:
-            lake.start_experiment(options.experiment_branch)
-        training = MlflowTrain(
-            settings,
-            options.smoke,
-            data=data,
-            lake=lake,
-            client=client,
-            git=git_utils.read_facts(ROOT),
-            pinned=pinned,
-            target_branch=settings.lakefs_branch if options.experiment_branch else None,
-        )
+        training = go_on(settings, lake, client, interrupted) if interrupted else start(settings, lake, client, options)
         result = training.run()
-    report(settings, result, options.smoke)
+        report(settings, result, training.smoke)
+        if options.git_commit or options.git_tag:
+            parameters = client.get_run(result.run_id).data.params
+            release.release(lake, result, options.git_tag, parameters)
+    training.clean_up()
     return 0
+
+
+def other_process(options: argparse.Namespace) -> int:
+    """A process of torchrun that is not the main one: it only trains along."""
+    if not options.check_only and not options.reproduce:
+        from train.follow import follow
+
+        follow(load_settings(**given_settings(options)))
+    return 0
+
+
+def start(settings: Settings, lake: LakeFS, client: MlflowClient, options: argparse.Namespace) -> MlflowTrain:
+    """A new run on checked data."""
+    from train.mlflow_train import MlflowTrain
+    from train.prepare_data import checked_data
+    from utils import git_utils
+
+    pinned, data = checked_data(settings, lake, options.data_ref)
+    if options.experiment_branch:
+        lake.start_experiment(options.experiment_branch)
+    return MlflowTrain(
+        settings,
+        options.smoke,
+        data=data,
+        lake=lake,
+        client=client,
+        git=git_utils.read_facts(ROOT),
+        pinned=pinned,
+        target_branch=settings.lakefs_branch if options.experiment_branch else None,
+    )
+
+
+def resumed(settings: Settings, given: dict[str, Any], options: argparse.Namespace) -> tuple[Settings, Interrupted]:
+    """The run that --resume names, and its settings. Raises UsageError for options that would make another run of it."""
+    from train import distributed, resume
+    from utils import git_utils
+
+    interrupted = resume.find(settings.model_path.parent, options.resume)
+    record = interrupted.record
+    others = {
+        "--data-dir": options.data_dir,
+        "--data-ref": options.data_ref,
+        "--experiment-branch": options.experiment_branch,
+        "--smoke": options.smoke and not record.smoke,
+    }
+    for option in (name for name, value in others.items() if value):
+        raise UsageError(
+            t(
+                f"{option}: --resume 은 실행 {record.run_id} 의 것을 그대로 씁니다: 옵션을 빼세요",
+                f"{option}: --resume takes that of run {record.run_id}: leave the option out",
+            )
+        )
+    resume.warn_of_other_code(record, git_utils.read_facts(ROOT), distributed.world_size())
+    return resume.settings_of(record, settings, given), interrupted
+
+
+def go_on(settings: Settings, lake: LakeFS, client: MlflowClient, interrupted: Interrupted) -> MlflowTrain:
+    """The interrupted run, on the data of its commit."""
+    from train.mlflow_train import MlflowTrain
+    from train.prepare_data import checked_data
+
+    record = interrupted.record
+    pinned, data = checked_data(settings, lake, str(record.data_path))
+    if data.classes.to_dict() != record.classes:
+        raise AppError(
+            t(
+                f"{record.data_path}: 클래스가 실행 {record.run_id} 이(가) 시작할 때와 다릅니다: 그때의 코드로 이어가세요",
+                f"{record.data_path}: not the classes that run {record.run_id} was started with: go on with the code of then",
+            )
+        )
+    if record.target_branch:
+        lake.start_experiment(record.branch)
+    return MlflowTrain(
+        settings,
+        record.smoke,
+        data=data,
+        lake=lake,
+        client=client,
+        git=record.git,
+        pinned=pinned,
+        target_branch=record.target_branch,
+        interrupted=interrupted,
+    )
 
 
 def check_only(settings: Settings, data_ref: str | None) -> int:
     """Print what there is; makes nothing, and needs no server unless the data lie there."""
     from train.data_check import check_data, summary
+    from train.prepare_data import checked_data
 
     if data_ref is None:
         print(summary(check_data(settings.data_dir, settings.seed, make_split=False)))
@@ -135,23 +349,28 @@ def check_only(settings: Settings, data_ref: str | None) -> int:
     return 0
 
 
-def checked_data(settings: Settings, lake: LakeFS, data_ref: str | None) -> tuple[LakePath | None, DataSet]:
-    """The data to train on: those of a commit, with its path, or those of the data folder."""
-    from train.data_check import check_data, summary
-    from train.prepare_data import cache_folder, fill_if_empty
-    from utils.files import inside
-    from utils.versions import find_data, require_whole
+def fetch(settings: Settings, options: argparse.Namespace) -> None:
+    """Download what --dataset names, where it is not there yet."""
+    from train import download
 
-    pinned = find_data(lake, data_ref) if data_ref else None
-    if pinned is None:
-        require_whole(settings.data_dir)
-        fill_if_empty(settings, lake)
-        data = check_data(settings.data_dir, settings.seed)
-    else:  # no split is written into the cache: it is that of the commit, or comes from the seed
-        folder = inside(lake.download(pinned, cache_folder(settings)), pinned.path)
-        data = check_data(folder, settings.seed, make_split=False)
-    print(summary(data), flush=True)
-    return pinned, data
+    for option in (name for name in ("data_ref", "resume", "reproduce") if getattr(options, name)):
+        shown = option.replace("_", "-")
+        raise UsageError(
+            t(f"--{shown} 은 데이터를 정합니다: --dataset 을 빼세요", f"--{shown} names the data: leave out --dataset")
+        )
+    download.fetch(options.dataset, settings.data_dir, settings.seed)
+
+
+def overfit(settings: Settings, data_ref: str | None, count: int) -> int:
+    """Try whether training can learn anything at all; records nothing."""
+    from train.overfit import learn_by_heart
+    from train.prepare_data import checked_data
+    from utils.lakefs_utils import connect
+
+    with connect(settings, create=True) as lake:
+        _, data = checked_data(settings, lake, data_ref)
+    learn_by_heart(settings, data, count)
+    return 0
 
 
 def report(settings: Settings, result: Result, smoke: bool) -> None:

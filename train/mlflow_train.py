@@ -10,30 +10,41 @@ import os
 import platform
 import re
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from train import figures
-from train.base_train import EpochResult
+from config import ROOT
+from train import distributed, figures, provenance, pyfunc
+from train.base_train import Diverged, EpochResult
+from train.classes import UInt8
 from train.dataset import data_files
+from train.follow import Job, lead
 from train.model_train import ModelTrain
 from train.prepare_data import cache_folder
+from train.report_page import write_report
+from train.resume import CHECKPOINT_FILE, Interrupted, RunRecord
+from train.tables import CLASSES_TABLE
 from utils import mlflow_utils
-from utils.console import AppError, one_line, say, t, uninterrupted, warn
-from utils.files import file_sha256
+from utils.background import Background
+from utils.console import AppError, UsageError, one_line, say, t, uninterrupted, warn
+from utils.files import file_sha256, link_or_copy, write_atomically
 from utils.git_utils import GitFacts, without_credentials
 from utils.lakefs_utils import LakeFS, LakePath
 from utils.transfer import LocalFile
 from utils.versions import DATA_PREFIX, MODEL_PREFIX, committed_files, compare, data_manifest, say_published
 
 if TYPE_CHECKING:
+    from filelock import FileLock
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 METRICS_FILE = "metrics.json"  # beside the model, locally and in lakeFS
+REPORT_FILE = "report.html"
 
 
 @dataclass(frozen=True)
@@ -58,14 +69,35 @@ class MlflowTrain(ModelTrain):
     git: GitFacts = field(kw_only=True)
     pinned: LakePath | None = field(default=None, kw_only=True)  # data that lie in lakeFS already: none are published
     target_branch: str | None = field(default=None, kw_only=True)  # where an experiment's branch goes when registered
+    interrupted: Interrupted | None = field(default=None, kw_only=True)  # the run to go on with
+    background: Background = field(default_factory=Background, kw_only=True)  # records epochs while the next is trained
 
     def run(self) -> Result:
         """Commit the data, train, commit the model. Raises AppError; nothing half-done shows on the target branch."""
         with self.tracked():
-            data_path = self.commit_data()
+            self.commit_data()
+            lead(Job(self.settings.of_the_result(), self.smoke, self.data_path, self.resume_from), self.data)
             best = self.fit()
-            self.log_pictures()
-            return self.commit_model(data_path, best)
+            self.background.finish()
+            with tempfile.TemporaryDirectory() as folder:
+                figures.draw_all(Path(folder), self)
+                result = self.commit_model(best)
+                self.log_report(result, Path(folder))
+            return result
+
+    def clean_up(self) -> None:
+        """Remove what only an interrupted run needs; called when everything else is done."""
+        done_with = (self.run_folder / name for name in (METRICS_FILE, pyfunc.MLMODEL))
+        for file in (self.best_file, self.checkpoint_file, *done_with):
+            file.unlink(missing_ok=True)
+        self.release()
+
+    def release(self) -> None:
+        """Let go of the run's folder, and remove it where nothing is left in it."""
+        self.claim.release()
+        Path(self.claim.lock_file).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty
+            self.run_folder.rmdir()
 
     # --- the run --------------------------------------------------------------------------------------------------
 
@@ -73,22 +105,49 @@ class MlflowTrain(ModelTrain):
     def tracked(self) -> Iterator[None]:
         """An open MLflow run; it ends as FINISHED, KILLED (Ctrl-C, SIGTERM) or FAILED with its error."""
         with mlflow_utils.explained(self.settings, t("실행 시작", "opening the run")):
-            experiment = mlflow_utils.experiment_id(self.client, self.settings)
-            self.close_dead_runs(experiment)
-            run = self.client.create_run(experiment, tags=self.run_tags(), start_time=int(time.time() * 1000))
-        self.run_id = str(run.info.run_id)
+            run = self.new_run() if self.interrupted is None else self.reopened(self.interrupted)
+            self.close_dead_runs(run.info.experiment_id)
         self.lineage = {"run_id": self.run_id, **self.git.metadata()}
         say(f"MLflow 실행: {run.info.run_name} ({self.run_id})", f"MLflow run: {run.info.run_name} ({self.run_id})")
         try:
             yield
         except BaseException as error:
-            self.close_after(error)
+            self.close_after(distributed.cause(error))
             raise
         with mlflow_utils.explained(self.settings, t("실행 종료", "closing the run")):
             self.client.set_terminated(self.run_id, "FINISHED")
 
+    def new_run(self) -> Run:
+        """A run that is open, and its folder, which is this process's alone."""
+        experiment = mlflow_utils.experiment_id(self.client, self.settings)
+        self.changes = provenance.read_code_changes(ROOT, self.git, self.secrets())
+        tags = {**self.run_tags(), provenance.PATCH_TAG: self.changes.state}
+        run = self.client.create_run(experiment, tags=tags, start_time=int(time.time() * 1000))
+        self.run_id = str(run.info.run_id)
+        self.claim = _claim(self.run_folder)
+        return run
+
+    def reopened(self, interrupted: Interrupted) -> Run:
+        """The interrupted run, open again. Raises AppError where another process is at it, UsageError for an unknown one."""
+        self.run_id = interrupted.record.run_id
+        self.claim = _claim(self.run_folder)
+        run = mlflow_utils.get_run(self.client, self.settings, self.run_id)
+        for key in ("host", "pid"):
+            self.client.set_tag(self.run_id, key, self.run_tags()[key])
+        if "error" in run.data.tags:
+            self.client.delete_tag(self.run_id, "error")
+        self.client.update_run(self.run_id, status="RUNNING")
+        self.resume_from = interrupted.state
+        return run
+
     def close_after(self, error: BaseException) -> None:
-        """Close the run as FAILED or KILLED, with the error's words."""
+        """Close the run as FAILED or KILLED, with the error's words, and say how to go on."""
+        if self.checkpoint_file.exists() and not isinstance(error, Diverged):
+            command = f"python train.py --resume {self.run_id}"
+            print(t(f"이어서 하려면: {command}", f"to go on: {command}"), file=sys.stderr)
+        elif not self.checkpoint_file.exists():
+            self.release()
+        self.record_the_rest(error)
         status = "FAILED" if isinstance(error, Exception) else "KILLED"
         try:
             with uninterrupted():
@@ -99,6 +158,25 @@ class MlflowTrain(ModelTrain):
                 f"실행 {self.run_id} 을(를) {status} 로 닫지 못했습니다: {one_line(second)}",
                 f"could not close run {self.run_id} as {status}: {one_line(second)}",
             )
+
+    def record_the_rest(self, error: BaseException) -> None:
+        """Let the epochs before a failure reach the run; what cannot is recorded again by --resume."""
+        try:
+            self.background.finish()
+        except Exception as second:  # the first error is the one to show
+            if second is not error:
+                warn(
+                    f"실행 {self.run_id} 에 기록하지 못한 에폭이 있습니다: {one_line(second)}",
+                    f"run {self.run_id} lacks epochs that could not be recorded: {one_line(second)}",
+                )
+
+    def record_code(self) -> None:
+        """Put what a repetition needs besides commits into the run: settings, changed code, packages, hardware."""
+        with tempfile.TemporaryDirectory() as folder:
+            patch = self.changes.patch
+            provenance.write_record(Path(folder), self.settled(), self.smoke, patch, self.device)
+            with mlflow_utils.explained(self.settings, t("실행 기록", "recording the run")):
+                self.client.log_artifacts(self.run_id, folder, provenance.FOLDER)
 
     def run_tags(self) -> dict[str, str]:
         """Everything that is known before training, Git's facts under MLflow's own names too."""
@@ -127,21 +205,28 @@ class MlflowTrain(ModelTrain):
             if pid.isdigit() and not _alive(int(pid)):
                 self.client.set_tag(run.info.run_id, "error", "the process ended without closing its run")
                 self.client.set_terminated(run.info.run_id, "KILLED")
+                checkpoint = self.settings.model_path.parent / run.info.run_id / CHECKPOINT_FILE
+                how = f" (python train.py --resume {run.info.run_id})" if checkpoint.exists() else ""
                 say(
-                    f"이전 실행 {run.info.run_id} 은(는) 도중에 끊겼습니다: KILLED 로 닫았습니다",
-                    f"an earlier run, {run.info.run_id}, was cut off: closed as KILLED",
+                    f"이전 실행 {run.info.run_id} 은(는) 도중에 끊겼습니다: KILLED 로 닫았습니다{how}",
+                    f"an earlier run, {run.info.run_id}, was cut off: closed as KILLED{how}",
                 )
+
+    def secrets(self) -> list[str]:
+        """The keys of the settings."""
+        s = self.settings
+        keys = (s.lakefs_access_key_id, s.lakefs_secret_access_key, s.minio_access_key, s.minio_secret_key)
+        return [key for key in keys if key]
 
     def without_secrets(self, text: str) -> str:
         """The text with every secret of the settings blotted out."""
-        s = self.settings
-        for secret in (s.lakefs_access_key_id, s.lakefs_secret_access_key, s.minio_access_key, s.minio_secret_key):
-            text = text.replace(secret, "***") if secret else text
+        for secret in self.secrets():
+            text = text.replace(secret, "***")
         return text
 
     # --- data -----------------------------------------------------------------------------------------------------
 
-    def commit_data(self) -> LakePath:
+    def commit_data(self) -> None:
         """Bring the checked data to lakeFS, unless they come from there, and pin the run to their commit."""
         known = {pair.image: pair.image_sha256 for pair in self.data.pairs}
         known |= {pair.mask: pair.mask_sha256 for pair in self.data.pairs}
@@ -150,10 +235,11 @@ class MlflowTrain(ModelTrain):
             for path, file in data_files(self.data.root).items()
         }
         path = self.publish_data(files) if self.pinned is None else self.require_same(self.pinned, files)
+        self.data_path = path
         self.data_manifest_sha256 = data_manifest({name: file.sha256 for name, file in files.items()}, path.path)
         self.lineage |= {"lakefs_data_path": str(path)}
-        self.log_data(path)
-        return path
+        if self.interrupted is None:
+            self.log_data(path)
 
     def require_same(self, pinned: LakePath, files: dict[str, LocalFile]) -> LakePath:
         """The pinned data's path. Raises AppError where the files in the cache are not those of the commit."""
@@ -185,12 +271,16 @@ class MlflowTrain(ModelTrain):
     def commit_metadata(self) -> dict[str, str]:
         """What both commits carry; `url:ui` shows as a button in lakeFS's web page."""
         metadata = {**self.git.metadata(), "mlflow_run_id": self.run_id}
+        page = self.run_page()
+        return metadata | ({"::lakefs::MLflow::url[url:ui]": page} if page else {})
+
+    def run_page(self) -> str | None:
+        """The run in MLflow's web page, where there is a server."""
         server = self.settings.mlflow_tracking_uri
-        if server and server.startswith("http"):
-            experiment = self.client.get_run(self.run_id).info.experiment_id
-            link = f"{without_credentials(server).rstrip('/')}/#/experiments/{experiment}/runs/{self.run_id}"
-            metadata["::lakefs::MLflow::url[url:ui]"] = link
-        return metadata
+        if not server or not server.startswith("http"):
+            return None
+        experiment = self.client.get_run(self.run_id).info.experiment_id
+        return f"{without_credentials(server).rstrip('/')}/#/experiments/{experiment}/runs/{self.run_id}"
 
     def log_data(self, path: LakePath) -> None:
         """The data set as the run's input, the settings as its parameters."""
@@ -212,7 +302,10 @@ class MlflowTrain(ModelTrain):
             self.client.log_batch(
                 self.run_id,
                 params=[Param(key, value[:6000]) for key, value in parameters.items()],
-                tags=[RunTag("lakefs_data_commit", path.ref)],
+                tags=[
+                    RunTag("lakefs_data_commit", path.ref),
+                    RunTag("data_manifest_sha256", self.data_manifest_sha256),
+                ],
             )
 
     # --- training -------------------------------------------------------------------------------------------------
@@ -223,18 +316,28 @@ class MlflowTrain(ModelTrain):
         from mlflow.entities import Param
 
         super().prepare()
+        if self.interrupted is not None:
+            return
         resolved = {
-            "resolved_image_size": f"{self.size[0]} {self.size[1]}",
-            "resolved_device": str(self.device),
+            **{f"resolved_{key}": value[:6000] for key, value in self.chosen.items()},
             "num_classes": str(self.data.classes.num_classes),
             "num_parameters": str(sum(p.numel() for p in self.network.parameters())),
             "torch": torch.__version__,
+            "processes": str(distributed.world_size()),
         }
         with mlflow_utils.explained(self.settings, t("실행 기록", "recording the run")):
             self.client.log_batch(self.run_id, params=[Param(key, value) for key, value in resolved.items()])
+        self.record_code()
 
     def on_epoch_end(self, result: EpochResult) -> None:
         super().on_epoch_end(result)
+        self.background.call(lambda: self.log_epoch(result))
+        indices = figures.sample_indices(self.val_pictures)
+        predicted = figures.predictions(self.model({}), self.val_pictures, indices)  # now: the weights will change
+        self.background.call(lambda: self.log_overlays(result.epoch, indices, predicted))
+
+    def log_epoch(self, result: EpochResult) -> None:
+        """The figures of an epoch, as metrics of the run."""
         v = result.validation
         figures_of_epoch = {
             "train_loss": result.train_loss,
@@ -255,57 +358,113 @@ class MlflowTrain(ModelTrain):
         with mlflow_utils.explained(self.settings, t("지표 기록", "recording metrics")):
             self.client.log_batch(self.run_id, metrics=[Metric(k, value, now, step) for k, value in values.items()])
 
-    def log_pictures(self) -> None:
-        """Curves, confusion matrix and overlays of the saved model, as artifacts: people would rather look than read."""
+    def run_record(self) -> dict[str, Any]:
+        return RunRecord(
+            run_id=self.run_id,
+            smoke=self.smoke,
+            data_path=self.data_path,
+            repo=self.lake.repo,
+            branch=self.lake.branch,
+            target_branch=self.target_branch,
+            git=self.git,
+            processes=distributed.world_size(),
+            **super().run_record(),
+        ).to_dict()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Also record the epochs that a kill kept from the run; none is recorded twice."""
+        super().load_state(state)
+        with mlflow_utils.explained(self.settings, t("지표 읽기", "reading metrics")):
+            known = {metric.step for metric in self.client.get_metric_history(self.run_id, "val_miou")}
+        for result in self.history:
+            if result.epoch not in known:
+                self.log_epoch(result)
+        say(
+            f"에폭 {self.epoch + 1}/{self.epochs}, 배치 {self.step}/{self.steps_per_epoch} 부터 이어갑니다",
+            f"going on at epoch {self.epoch + 1}/{self.epochs}, batch {self.step}/{self.steps_per_epoch}",
+        )
+
+    def log_report(self, result: Result, folder: Path) -> None:
+        """Pictures, tables and the page that shows them, as artifacts and in the run's folder: people would rather look."""
+        write_report(folder / REPORT_FILE, self, result, folder)
+        for name in (REPORT_FILE, CLASSES_TABLE):
+            if (folder / name).exists():
+                write_atomically(self.run_folder / name, (folder / name).read_bytes())
+        with mlflow_utils.explained(self.settings, t("그림 기록", "recording pictures")):
+            self.client.log_artifacts(self.run_id, str(folder))
+        say(f"보고서: {self.run_folder / REPORT_FILE}", f"report: {self.run_folder / REPORT_FILE}")
+
+    def log_overlays(self, epoch: int, indices: list[int], predicted: list[UInt8]) -> None:
+        """The fixed sample of overlays by the network of this epoch."""
         with tempfile.TemporaryDirectory() as folder:
-            figures.draw_all(Path(folder), self)
+            file = Path(folder) / f"epoch-{epoch + 1:04d}.jpg"
+            figures.save_samples(file, self.val_pictures, indices, predicted)
             with mlflow_utils.explained(self.settings, t("그림 기록", "recording pictures")):
-                self.client.log_artifacts(self.run_id, folder)
+                self.client.log_artifact(self.run_id, str(file), "overlays")
 
     @property
-    def best_file(self) -> Path:
-        """In a folder of the run's own, until it is committed: two trainings at once must not write over each other."""
-        return self.settings.model_path.parent / self.run_id / self.settings.model_path.name
+    def run_folder(self) -> Path:
+        """A folder of the run's own: two trainings at once must not write over each other."""
+        if self.interrupted is not None:
+            return self.interrupted.folder
+        return self.settings.model_path.parent / self.run_id
 
     # --- model ----------------------------------------------------------------------------------------------------
 
-    def commit_model(self, data_path: LakePath, best: EpochResult) -> Result:
-        """Bring the model file to lakeFS and put its path, hash and figures into the run."""
+    def commit_model(self, best: EpochResult) -> Result:
+        """Bring the model file to lakeFS, put its path, hash and figures into the run, and the file at MODEL_PATH."""
+        sha256, v = file_sha256(self.best_file), best.validation
+        beside = {
+            METRICS_FILE: json.dumps(self.metrics_report(best, sha256), indent=1),
+            pyfunc.MLMODEL: pyfunc.mlmodel(self.run_id, "model.pth", sha256),
+        }
+        for name, text in beside.items():
+            write_atomically(self.run_folder / name, text.encode())
+        path = self.recorded_model() or self.publish_model(best, sha256)
+        # Copies: until all is done, a second call must find everything in the run's folder.
+        for name in beside:
+            link_or_copy(self.run_folder / name, self.settings.model_path.with_name(name))
+        link_or_copy(self.best_file, self.settings.model_path)
+        return Result(self.run_id, self.data_path, self.data_manifest_sha256, path, sha256, v.accuracy, v.miou)
+
+    def recorded_model(self) -> LakePath | None:
+        """The model's place, where an earlier process got as far as to record it whole."""
+        with mlflow_utils.explained(self.settings, t("실행 읽기", "reading the run")):
+            data = self.client.get_run(self.run_id).data
+        whole = "model_sha256" in data.tags  # the last that is written
+        return LakePath.parse(data.params["lakefs_model_path"]) if whole else None
+
+    def publish_model(self, best: EpochResult, sha256: str) -> LakePath:
+        """Commit the model, and record its place and figures in the run."""
         from mlflow.entities import Param, RunTag
 
-        model_file, v = self.best_file, best.validation
-        sha256 = file_sha256(model_file)
+        v = best.validation
         metrics = {"best_val_miou": v.miou, "best_val_accuracy": v.accuracy}
         metadata = {
             **self.commit_metadata(),
             **{key: f"{value:.6f}" for key, value in metrics.items()},
             "model_sha256": sha256,
-            "lakefs_data_path": str(data_path),
+            "lakefs_data_path": str(self.data_path),
         }
         message = f"model: {self.settings.model}, val mIoU {v.miou:.4f}, val accuracy {v.accuracy:.4f}"
-        metrics_file = model_file.with_name(METRICS_FILE)
-        metrics_file.write_text(json.dumps(self.metrics_report(best, sha256), indent=1), encoding="utf-8")
+        beside = {name: self.run_folder / name for name in (METRICS_FILE, pyfunc.MLMODEL)}
         files = {
-            "model.pth": LocalFile(model_file, sha256),
-            METRICS_FILE: LocalFile(metrics_file, file_sha256(metrics_file)),
+            "model.pth": LocalFile(self.best_file, sha256),
+            **{name: LocalFile(file, file_sha256(file)) for name, file in beside.items()},
         }
-        try:
-            done = self.lake.publish(files, MODEL_PREFIX, message, metadata, mirror=False)
-        except AppError as error:
-            kept = t(f"학습한 모델은 {model_file} 에 남아 있습니다", f"the trained model is kept in {model_file}")
-            raise AppError(f"{error}\n{kept}") from error
+        done = self.lake.publish(files, MODEL_PREFIX, message, metadata, mirror=False)
         path = LakePath(self.lake.repo, done.commit_id, f"{MODEL_PREFIX}model.pth")
-        self.log_metrics({**metrics, "best_epoch": float(best.epoch)}, best.epoch)
         with mlflow_utils.explained(self.settings, t("실행 기록", "recording the run")):
+            recorded = "best_epoch" in self.client.get_run(self.run_id).data.metrics
+            if not recorded:  # by a process that was killed right after
+                self.log_metrics({**metrics, "best_epoch": float(best.epoch)}, best.epoch)
             self.client.log_batch(
                 self.run_id,
                 params=[Param("lakefs_model_path", str(path))],
-                tags=[RunTag("lakefs_model_commit", done.commit_id), RunTag("model_sha256", sha256)],
+                tags=[RunTag("lakefs_model_commit", done.commit_id)],
             )
-        os.replace(metrics_file, self.settings.model_path.with_name(METRICS_FILE))
-        os.replace(model_file, self.settings.model_path)
-        model_file.parent.rmdir()
-        return Result(self.run_id, data_path, self.data_manifest_sha256, path, sha256, v.accuracy, v.miou)
+            self.client.set_tag(self.run_id, "model_sha256", sha256)
+        return path
 
     def metrics_report(self, best: EpochResult, model_sha256: str) -> dict[str, object]:
         """What `models/metrics.json` says of the model file beside it; the gate of _lakefs_actions/ reads it.
@@ -333,6 +492,24 @@ class MlflowTrain(ModelTrain):
             "mlflow_run_id": self.run_id,
             "model_sha256": model_sha256,
         }
+
+
+def _claim(folder: Path) -> FileLock:
+    """Take a run's folder for this process until it ends, however it ends. Raises UsageError where another one has it."""
+    import filelock
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise UsageError(
+            t(
+                f"실행 {folder.name} 은(는) 다른 프로세스에서 아직 진행 중입니다",
+                f"run {folder.name} is still going on in another process",
+            )
+        ) from None
+    return lock
 
 
 def _user() -> str:

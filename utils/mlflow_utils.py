@@ -157,6 +157,20 @@ def finished_runs(client: MlflowClient, settings: Settings, experiment: str, met
     return sorted(runs, key=lambda run: (-run.data.metrics[metric], -run.info.start_time))
 
 
+def best_runs(client: MlflowClient, settings: Settings) -> list[Run]:
+    """Runs of the settings' experiment that could be registered, best first. Raises AppError where there is none."""
+    name, metric = settings.mlflow_experiment, settings.register_metric
+    runs = finished_runs(client, settings, experiment_id(client, settings), metric)
+    if not runs:
+        raise AppError(
+            t(
+                f"실험 '{name}' 에 지표 '{metric}' 이(가) 있는 완료된 실행이 없습니다: train.py 를 먼저 실행하세요",
+                f"no finished run with metric '{metric}' in experiment '{name}': run train.py first",
+            )
+        )
+    return runs
+
+
 def _usable(run: Run, metric: str) -> bool:
     tags, value = run.data.tags, run.data.metrics.get(metric)
     return "lakefs_model_commit" in tags and tags.get("smoke") != "true" and value is not None and math.isfinite(value)

@@ -1,0 +1,108 @@
+"""`train.py --git-commit` and `--git-tag`: the commit, the annotated tag and the same tag in lakeFS; never a push."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from config import Settings
+from tests.project import Project, make_project
+from train import release
+from train.mlflow_train import Result
+from utils import local_lakefs
+from utils.console import UsageError
+from utils.files import file_sha256
+from utils.lakefs_utils import LakeFS, LakePath
+from utils.lock import Lock, write_lock
+from utils.transfer import LocalFile
+
+REPO = "image-segmentation-local-repo"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    project = make_project(tmp_path / "project", pictures=0)
+    for key, value in (("user.name", "Test"), ("user.email", "test@example.org")):
+        project.git("config", key, value)
+    return project
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Iterator[LakeFS]:
+    with local_lakefs.start(tmp_path / "store") as server:
+        lake = LakeFS(server.endpoint, server.access_key_id, server.secret_access_key, REPO, "main")
+        lake.ensure_repository(Settings(lakefs_repo=REPO))
+        yield lake
+
+
+def result(project: Project, lake: LakeFS, content: bytes, accuracy: float, miou: float) -> Result:
+    """A published model with its lock, as train.py leaves it."""
+    file = project.folder / "models/model.pth"
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(content)
+    sha256 = file_sha256(file)
+    done = lake.publish({"model.pth": LocalFile(file, sha256)}, "models/", "model", {}, mirror=False)
+    made = Result(
+        run_id="f" * 32,
+        data_path=LakePath(REPO, "d" * 64, "data/"),
+        data_manifest_sha256="e" * 64,
+        model_path=LakePath(REPO, done.commit_id, "models/model.pth"),
+        model_sha256=sha256,
+        accuracy=accuracy,
+        miou=miou,
+    )
+    write_lock(project.folder, Lock(made.data_path, "e" * 64, made.model_path, sha256, made.run_id))
+    return made
+
+
+def test_two_results_and_their_tags(project: Project, lake: LakeFS) -> None:
+    parameters = {"epochs": "7", "learning_rate": "None", "resolved_learning_rate": "0.002", "seed": "0"}
+    project.git("tag", "-a", "v0.1-initial", "-m", "first data")
+    release.require_ready(lake, "auto", project.folder)
+    first = result(project, lake, b"one", 0.851, 0.5)
+    release.release(lake, first, "auto", parameters, project.folder)
+    assert project.git("tag", "--list", "v1*") == "v1.0-acc85"
+    assert project.git("cat-file", "-t", "v1.0-acc85") == "tag"
+    assert first.model_path.ref in project.git("log", "-1", "--format=%B")
+    assert project.git("show", "--name-only", "--format=", "HEAD") == "lakefs.lock"
+    assert project.git("rev-parse", "v1.0-acc85^{commit}") == project.git("rev-parse", "HEAD")
+    assert dict(lake.named("tags")) == {"v1.0-acc85": first.model_path.ref}
+    message = project.git("tag", "--list", "--format=%(contents)", "v1.0-acc85")
+    for part in (first.model_path.ref, "models/model.pth", first.model_sha256, "epochs 7", "learning rate 0.002"):
+        assert part in message
+    assert "since" not in message
+
+    second = result(project, lake, b"two", 0.909, 0.6123)
+    release.release(lake, second, "auto", parameters, project.folder)
+    message = project.git("tag", "--list", "--format=%(contents)", "v1.1-acc90")
+    assert "since v1.0-acc85: accuracy +5%p, mIoU +0.112" in message
+    release.release(lake, second, None, parameters, project.folder)
+    assert project.git("rev-list", "--count", "HEAD") == "3", "nothing new is no new commit"
+
+
+def test_what_could_not_be_tagged_is_said_before_training(project: Project, lake: LakeFS, tmp_path: Path) -> None:
+    lake.set_tag("taken", lake.head())
+    project.git("tag", "v1.0-acc85")
+    for tag, text in (("v1.0-acc85", "in Git"), ("taken", "in lakeFS"), ("a b", "not a name"), ("a/b", "not a name")):
+        with pytest.raises(UsageError, match=text):
+            release.require_ready(lake, tag, project.folder)
+    (project.folder / "new.py").write_text("# not committed")
+    with pytest.raises(UsageError, match="uncommitted changes"):
+        release.require_ready(lake, None, project.folder)
+    with pytest.raises(UsageError, match="not a Git repository"):
+        release.require_ready(lake, "auto", tmp_path)
+    refused = project.run("train.py", "--smoke", "--git-tag")
+    assert refused.returncode == 2 and "not allowed with --git-commit" in refused.stderr
+
+
+def test_nothing_is_pushed(project: Project, lake: LakeFS, tmp_path: Path) -> None:
+    remote = tmp_path / "remote.git"
+    subprocess.run(["git", "init", "--quiet", "--bare", str(remote)], check=True)
+    project.git("remote", "add", "origin", str(remote))
+    project.git("push", "--quiet", "-u", "origin", "main")
+    before = project.git("ls-remote", "origin")
+    release.release(lake, result(project, lake, b"one", 0.5, 0.4), "v9.9-acc50", {}, project.folder)
+    assert project.git("ls-remote", "origin") == before and project.git("tag", "--list") == "v9.9-acc50"
