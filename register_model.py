@@ -1,25 +1,41 @@
-"""Register the best run's model in MLflow when it is good enough; the file stays in lakeFS.
+"""Register a run's model; it becomes champion when it is better than the champion on the same pictures, else challenger.
 
-    python register_model.py                           # the best finished run by REGISTER_METRIC
-    python register_model.py --manual                  # choose from a table
-    python register_model.py --run-id ID --threshold 0.6
+    python register_model.py                           # the best run since the last registration
+    python register_model.py --run-id ID --min-gain 0.01
+    python register_model.py --list                    # versions, aliases, figures, where they come from
+    python register_model.py --rollback                # the champion before this one; or --rollback 3
+    python register_model.py --compare 2 3             # tables, and pictures side by side in models/compare/
+    python register_model.py --manual                  # choose from a table; with --rollback or --compare too
 
-The branch of an experiment (train.py --experiment-branch) is merged into the target first, and deleted after.
-
-Exit code 3: below the threshold, nothing registered.
+Exit code 3: below the threshold and not registered, or registered as challenger.
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config import Settings, load_settings
-from utils.console import AppError, add_common_options, choose, run_script, say, t, table
+from utils.console import (
+    EXIT_BELOW_THRESHOLD,
+    EXIT_DONE,
+    UsageError,
+    add_common_options,
+    choose,
+    run_script,
+    say,
+    t,
+    table,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
+
+    from utils.lakefs_utils import LakeFS
+    from utils.mlflow_utils import Lineage
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -27,9 +43,25 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="register_model.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--manual", action="store_true", help=t("표에서 실행을 고릅니다", "choose a run from a table"))
-    which.add_argument("--run-id", metavar="ID", help=t("이 실행을 등록합니다", "register this run"))
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--run-id", metavar="ID", help=t("이 실행을 등록합니다", "register this run"))
+    what.add_argument(
+        "--list", action="store_true", help=t("버전과 출처를 보입니다", "show versions and where they come from")
+    )
+    what.add_argument(
+        "--rollback",
+        nargs="?",
+        const="",
+        metavar="VERSION",
+        help=t("이전 챔피언으로 되돌립니다", "make an earlier version champion (default: the one before)"),
+    )
+    what.add_argument(
+        "--compare",
+        nargs="*",
+        metavar="A B",
+        help=t("두 버전이나 실행을 비교합니다", "compare two versions or runs on the same pictures"),
+    )
+    parser.add_argument("--manual", action="store_true", help=t("표에서 고릅니다", "choose from a table"))
     parser.add_argument(
         "--metric",
         metavar="NAME",
@@ -39,60 +71,171 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--threshold", type=float, metavar="X", help=t("등록할 최솟값 (기본 0.3)", "smallest value (default: 0.3)")
     )
     parser.add_argument(
+        "--min-gain",
+        type=float,
+        metavar="X",
+        help=t("챔피언보다 나아야 하는 만큼 (기본 0)", "smallest gain over the champion (default: 0)"),
+    )
+    parser.add_argument(
+        "--force",
+        metavar="WHY",
+        help=t(
+            "판정과 관계없이 챔피언으로, 이유와 함께 기록", "champion whatever the gate says; recorded with who and why"
+        ),
+    )
+    parser.add_argument(
         "--keep-branch",
         action="store_true",
         help=t("병합한 실험 브랜치를 지우지 않습니다", "keep the branch of an experiment after its merge"),
     )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help=t("비교 결과 폴더", "where --compare writes (default: models/compare)"),
+    )
     add_common_options(parser)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.compare is not None and len(options.compare) != (0 if options.manual else 2):
+        parser.error(
+            t("--compare 는 A 와 B 가 필요합니다 (--manual 이면 없이)", "--compare takes A and B (none with --manual)")
+        )
+    if options.manual and options.run_id:
+        parser.error(t("--manual 과 --run-id 는 함께 쓸 수 없습니다", "--manual: not allowed with --run-id"))
+    if options.force is not None and not options.force.strip():
+        parser.error(t("--force 에는 이유가 필요합니다", "--force needs a reason"))
+    return options
 
 
 def main(arguments: list[str]) -> int:
     """Returns the exit code."""
     options = parse(arguments)
-    settings = load_settings(register_metric=options.metric, register_threshold=options.threshold)
+    settings = load_settings(
+        register_metric=options.metric, register_threshold=options.threshold, register_min_gain=options.min_gain
+    )
     from utils import mlflow_utils, registry
     from utils.lakefs_utils import connect
 
     client = mlflow_utils.connect(settings)
-    if options.run_id:
-        run: Run | None = mlflow_utils.get_run(client, settings, options.run_id)
-    else:
-        runs = best_runs(client, settings)
-        run = ask(client, settings, runs) if options.manual else runs[0]
+    if options.list:
+        print(registry.overview(client, settings, settings.registered_model))
+        return EXIT_DONE
+    with connect(settings) as lake:
+        if options.compare is not None:
+            return compare(client, lake, settings, options)
+        from utils import registration
+
+        finished = registration.finish_pending(client, lake, settings)
+        if options.rollback is not None:
+            return rollback(client, lake, settings, options)
+        return register(client, lake, settings, options, [str(version.version) for version in finished])
+
+
+def register(
+    client: MlflowClient, lake: LakeFS, settings: Settings, options: argparse.Namespace, finished: list[str]
+) -> int:
+    """Register one run, unless this call has just `finished` it; what it became decides the exit code."""
+    from utils import registration, registry
+
+    run = choose_run(client, settings, options)
     if run is None:
         say("고르지 않았습니다: 등록하지 않았습니다.", "nothing chosen: nothing registered.")
-        return 0
-    registry.require_registrable(run, settings)
-    with connect(settings) as lake:
-        registry.merge_experiment(lake, run)
-        version = registry.register(client, lake, settings, run)
-        if not options.keep_branch:
-            registry.delete_experiment(lake, run)
-    print(
-        f"{version.name} v{version.version}: {settings.register_metric} {run.data.metrics[settings.register_metric]:.4f}, {version.source}"
-    )
-    return 0
-
-
-def best_runs(client: MlflowClient, settings: Settings) -> list[Run]:
-    """Runs that could be registered, best first. Raises AppError where there is none."""
-    from utils import mlflow_utils
-
-    experiment = mlflow_utils.experiment_id(client, settings)
-    runs = mlflow_utils.finished_runs(client, settings, experiment, settings.register_metric)
-    if not runs:
-        name, metric = settings.mlflow_experiment, settings.register_metric
-        raise AppError(
-            t(
-                f"실험 '{name}' 에 지표 '{metric}' 이(가) 있는 완료된 실행이 없습니다: train.py 를 먼저 실행하세요",
-                f"no finished run with metric '{metric}' in experiment '{name}': run train.py first",
-            )
+        return EXIT_DONE
+    registration.require_registrable(run, settings)
+    if options.force is None:
+        registration.require_threshold(run, settings)
+    version = registry.registered(client, settings).get(run.info.run_id)
+    chosen = options.run_id or options.manual or options.force
+    if version is not None and not chosen:  # a challenger, or what was rolled back, must not come in again by itself
+        say(
+            f"이미 등록되어 있습니다: {version.name} v{version.version}: 그 뒤로 끝난 실행이 없습니다",
+            f"already registered: {version.name} v{version.version}: no run has finished since",
         )
-    return runs
+    else:
+        registration.merge_experiment(lake, run)
+        version = registration.register(client, lake, settings, run, options.force)
+        finished = [*finished, str(version.version)]
+    if not options.keep_branch:
+        registration.delete_experiment(lake, run)
+    value = run.data.metrics[settings.register_metric]
+    print(f"{version.name} v{version.version}: {settings.register_metric} {value:.4f}, {version.source}")
+    champion = registry.aliases(client, settings, version.name).get(registry.CHAMPION)
+    refused = champion != str(version.version) and str(version.version) in finished
+    return EXIT_BELOW_THRESHOLD if refused else EXIT_DONE
 
 
-def ask(client: MlflowClient, settings: Settings, runs: list[Run]) -> Run | None:
+def choose_run(client: MlflowClient, settings: Settings, options: argparse.Namespace) -> Run | None:
+    """The run of the options; else the best since the newest version was made, or where there is none, the best of all."""
+    from utils import mlflow_utils, registry
+
+    if options.run_id:
+        return mlflow_utils.get_run(client, settings, options.run_id)
+    runs = mlflow_utils.best_runs(client, settings)
+    if options.manual:
+        return ask_run(client, settings, runs)
+    versions = registry.versions(client, settings, settings.registered_model)
+    last = max((version.creation_timestamp for version in versions), default=0)
+    return next((run for run in runs if (run.info.end_time or 0) > last), runs[0])
+
+
+def rollback(client: MlflowClient, lake: LakeFS, settings: Settings, options: argparse.Namespace) -> int:
+    """Point `champion` at an earlier version."""
+    from utils import registration, registry
+
+    if options.manual:
+        chosen = ask_version(client, settings, t("되돌릴 버전", "version to go back to"))
+        if chosen is None:
+            say("고르지 않았습니다.", "nothing chosen.")
+            return EXIT_DONE
+    else:
+        spec = options.rollback
+        chosen = registry.find_version(client, settings, registry.spelled(settings, spec)) if spec else None
+    registration.rollback(client, lake, settings, chosen)
+    return EXIT_DONE
+
+
+def compare(client: MlflowClient, lake: LakeFS, settings: Settings, options: argparse.Namespace) -> int:
+    """Tables and pictures of two models on one split."""
+    from train.compare import compare_models
+
+    if options.manual:
+        pair = [ask_version(client, settings, name) for name in ("A", "B")]
+        if None in pair:
+            say("고르지 않았습니다.", "nothing chosen.")
+            return EXIT_DONE
+        from utils import registry
+
+        first, second = (registry.version_lineage(version) for version in pair if version)
+    else:
+        first, second = (named(client, settings, spec) for spec in options.compare)
+    compare_models(settings, lake, first, second, options.output or settings.model_path.parent / "compare")
+    return EXIT_DONE
+
+
+def named(client: MlflowClient, settings: Settings, spec: str) -> Lineage:
+    """The model of a run id, or of a version: 3, v3, champion, NAME/3, NAME@champion."""
+    import re
+
+    from utils import mlflow_utils, registry
+
+    if re.fullmatch(r"[0-9a-f]{32}", spec):
+        return mlflow_utils.run_lineage(mlflow_utils.get_run(client, settings, spec))
+    return registry.version_lineage(registry.find_version(client, settings, registry.spelled(settings, spec)))
+
+
+def ask_version(client: MlflowClient, settings: Settings, prompt: str) -> ModelVersion | None:
+    """Show the versions and ask for one; None when nobody answers. Raises UsageError where there is none."""
+    from utils import registry
+
+    versions = registry.versions(client, settings, settings.registered_model)
+    if not versions:
+        raise UsageError(t("등록된 버전이 없습니다", f"no version of {settings.registered_model}"))
+    print(registry.overview(client, settings, settings.registered_model, numbered=True))
+    index = choose(prompt, len(versions))
+    return None if index is None else versions[index]
+
+
+def ask_run(client: MlflowClient, settings: Settings, runs: list[Run]) -> Run | None:
     """Show the runs and ask for one; None when nobody answers."""
     from utils import mlflow_utils, registry
 

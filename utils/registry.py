@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
 from config import Settings
 from utils import mlflow_utils
-from utils.console import AppError, BelowThreshold, UsageError, say, t
-from utils.lakefs_utils import LakeFS, LakePath
+from utils.console import AppError, UsageError, t, table
+from utils.lakefs_utils import LakePath
 from utils.mlflow_utils import Lineage
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
-CHAMPION = "champion"  # the alias of the version in use
+CHAMPION, CHALLENGER = (
+    "champion",
+    "challenger",
+)  # aliases: the version in use, and the newest that did not pass the gate
 
 
 def version_lineage(version: ModelVersion) -> Lineage:
@@ -108,152 +111,56 @@ def registered(client: MlflowClient, settings: Settings) -> dict[str, ModelVersi
     return {str(v.run_id): v for v in reversed(versions(client, settings, settings.registered_model)) if v.run_id}
 
 
-def require_registrable(run: Run, settings: Settings) -> None:
-    """Raises UsageError for a run that is not finished or lacks the metric, BelowThreshold for one not good enough."""
-    metric, threshold, value = (
-        settings.register_metric,
-        settings.register_threshold,
-        run.data.metrics.get(settings.register_metric),
-    )
-    if run.info.status != "FINISHED" or run.data.tags.get("smoke") == "true":
-        state = "--smoke" if run.data.tags.get("smoke") == "true" else run.info.status
-        raise UsageError(
-            t(
-                f"실행 {run.info.run_id} 은(는) {state} 입니다: FINISHED 인 학습만 등록할 수 있습니다",
-                f"run {run.info.run_id} is {state}: only a FINISHED training can be registered",
-            )
-        )
-    if value is None:
-        known = ", ".join(sorted(run.data.metrics)) or t("없음", "none")
-        raise UsageError(
-            t(
-                f"실행 {run.info.run_id} 에 지표 '{metric}' 이(가) 없습니다 (있는 것: {known})",
-                f"run {run.info.run_id} has no metric '{metric}' (there is: {known})",
-            )
-        )
-    if not value >= threshold:  # NaN is not good enough either
-        raise BelowThreshold(
-            t(
-                f"실행 {run.info.run_id}: {metric} {value:.4f} < 기준 {threshold:.4f}: 등록하지 않았습니다",
-                f"run {run.info.run_id}: {metric} {value:.4f} < threshold {threshold:.4f}: not registered",
-            )
-        )
-
-
-def _experiment(lake: LakeFS, run: Run) -> str | None:
-    """The branch of its own that a run published to; None for one that published to its target."""
-    tags = run.data.tags
-    branch = tags.get("lakefs_branch")
-    return branch if "lakefs_target_branch" in tags and branch != lake.branch else None
-
-
-def merge_experiment(lake: LakeFS, run: Run) -> None:
-    """Bring an experiment's commit into the target branch: what is registered must not hang on a branch that may go.
-
-    The run's own commit is merged, not what its branch has become since. Raises AppError, after a conflict too.
-    """
-    branch = _experiment(lake, run)
-    if branch is None:
-        return
-    lineage = mlflow_utils.run_lineage(run)
-    source = lineage.model_path
-    if source.repo != lake.repo:
-        raise UsageError(
-            t(
-                f"실행 {lineage.run_id} 의 저장소는 {source.repo} 입니다: LAKEFS_REPO={source.repo} 로 실행하세요",
-                f"run {lineage.run_id} is of repository {source.repo}: run with LAKEFS_REPO={source.repo}",
-            )
-        )
-    if not lake.contains(lake.branch, source.ref):
-        metadata = {"mlflow_run_id": lineage.run_id, "model_sha256": lineage.model_sha256, "experiment_branch": branch}
-        git = {key: value for key, value in run.data.tags.items() if key.startswith("git_")}
-        head = lake.merge_commit(source.ref, f"merge experiment {branch}", git | metadata)
-        say(f"{branch} 을(를) {lake.branch} 에 병합했습니다: {head}", f"merged {branch} into {lake.branch}: {head}")
-    if not lake.contains(lake.branch, source.ref):
-        raise AppError(
-            t(f"{source} 이(가) {lake.branch} 에 없습니다", f"{source} is not on {lake.branch} after the merge")
-        )
-
-
-def delete_experiment(lake: LakeFS, run: Run) -> None:
-    """Delete an experiment's branch, unless it holds commits that the target lacks: those would be lost with it."""
-    branch = _experiment(lake, run)
-    head = dict(lake.named("branches")).get(branch or "")
-    if branch is None or head is None:
-        return
-    if lake.contains(lake.branch, head):
-        lake.delete_branch(branch)
-        say(f"브랜치를 지웠습니다: {branch}", f"deleted the branch {branch}")
-    else:
-        say(
-            f"브랜치 {branch} 에 병합하지 않은 커밋이 있어 지우지 않았습니다",
-            f"kept the branch {branch}: it holds commits that {lake.branch} lacks",
-        )
-
-
-def register(client: MlflowClient, lake: LakeFS, settings: Settings, run: Run) -> ModelVersion:
-    """Make a run's model a version and the champion; a run that has a version keeps it. Raises AppError.
-
-    The file must be in lakeFS, and its bytes must have the hash of the run: it is read, not believed.
-    """
-    from train.prepare_data import cache_folder
-
-    lineage = mlflow_utils.run_lineage(run)
+def champion(client: MlflowClient, settings: Settings) -> ModelVersion | None:
+    """The version in use of the settings' model; None before the first."""
     name = settings.registered_model
-    there = registered(client, settings).get(run.info.run_id)
-    if there is not None:
-        say(
-            f"이미 등록되어 있습니다: {name} v{there.version} (실행 {run.info.run_id})",
-            f"already registered: {name} v{there.version} (run {run.info.run_id})",
-        )
-        if CHAMPION not in aliases(client, settings, name):  # an earlier call was cut off before its last step
-            set_champion(client, settings, there)
-        return there
-    lake.verified_file(lineage.model_path, lineage.model_sha256, cache_folder(settings))
-    folder = LakePath(lineage.model_path.repo, lineage.model_path.ref, lineage.model_path.path.rsplit("/", 1)[0])
-    _ensure_model(client, settings, name)
-    with mlflow_utils.explained(settings, t("모델 등록", "registering the model")):
-        version = client.create_model_version(
-            name,
-            source=str(folder),  # a folder: MLflow takes a file for an empty one
-            run_id=run.info.run_id,
-            tags={**_version_tags(lineage, run), "registered_by_metric": settings.register_metric},
-            description=f"{lineage.model_path}\n\n{lineage.data_path}\n\nGit {lineage.git_commit}",
-            await_creation_for=0,
-        )
-    set_champion(client, settings, version)
-    return version
+    number = aliases(client, settings, name).get(CHAMPION)
+    return None if number is None else find_version(client, settings, f"{name}/{number}")
 
 
-def _version_tags(lineage: Lineage, run: Run) -> dict[str, str]:
-    """All of the lineage once more: deleting a run must not cut a version from its data and code."""
-    git = {key: value for key, value in run.data.tags.items() if key.startswith("git_")}
-    metrics = {f"metric.{key}": repr(value) for key, value in lineage.metrics.items() if key.startswith("best_")}
-    return {
-        **git,
-        **metrics,
-        "run_id": lineage.run_id,
-        "lakefs_model_path": str(lineage.model_path),
-        "lakefs_data_path": str(lineage.data_path),
-        "lakefs_model_commit": lineage.model_path.ref,
-        "lakefs_data_commit": lineage.data_path.ref,
-        "model_sha256": lineage.model_sha256,
-    }
+def spelled(settings: Settings, spec: str) -> str:
+    """`3`, `v3` and `champion` as versions of the settings' model; what names its model is left as it is."""
+    if "/" in spec or "@" in spec:
+        return spec
+    number = spec.removeprefix("v")
+    return f"{settings.registered_model}/{number}" if number.isdigit() else f"{settings.registered_model}@{spec}"
 
 
-def _ensure_model(client: MlflowClient, settings: Settings, name: str) -> None:
-    from mlflow.exceptions import MlflowException
+def overview(client: MlflowClient, settings: Settings, name: str, numbered: bool = False) -> str:
+    """A table of all versions, newest first: aliases, figures, verdict, and where each comes from."""
+    named = aliases(client, settings, name)
+    headers = [
+        t("버전", "version"),
+        t("별칭", "aliases"),
+        settings.register_metric,
+        t("판정", "verdict"),
+        t("날짜", "date"),
+        t("실행", "run"),
+        "Git",
+        t("데이터 커밋", "data commit"),
+        t("모델 커밋", "model commit"),
+    ]
+    rows = [_row(settings, version, named) for version in versions(client, settings, name)]
+    if numbered:
+        headers, rows = ["#", *headers], [[str(i), *row] for i, row in enumerate(rows, 1)]
+    return table(headers, rows)
 
-    with mlflow_utils.explained(settings, t("모델 등록", "registering the model")):
-        try:
-            client.create_registered_model(name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
 
-
-def set_champion(client: MlflowClient, settings: Settings, version: ModelVersion) -> None:
-    """Point the alias at this version and say so."""
-    with mlflow_utils.explained(settings, t("별칭 지정", "setting the alias")):
-        client.set_registered_model_alias(version.name, CHAMPION, str(version.version))
-    say(f"{CHAMPION}: {version.name} v{version.version}", f"{CHAMPION}: {version.name} v{version.version}")
+def _row(settings: Settings, version: ModelVersion, named: dict[str, str]) -> list[str]:
+    tags = version.tags
+    gate = json.loads(tags.get("gate", "{}"))
+    verdict = gate.get("decision", "-") + t(" (강제)", " (forced)") * ("forced" in gate)
+    verdict += t(", 되돌림", ", rolled back") * ("rolled_back" in tags)
+    verdict += t(", 미완료", ", unfinished") * (tags.get("registration") == "pending")
+    dirty = "+" * (tags.get("git_dirty") == "true")
+    return [
+        f"v{version.version}",
+        ", ".join(sorted(alias for alias, number in named.items() if number == str(version.version))),
+        tags.get(f"metric.{settings.register_metric}", "-")[:6],
+        verdict,
+        mlflow_utils.when(version.creation_timestamp),
+        str(version.run_id or tags.get("run_id", "-"))[:12],
+        tags.get("git_commit", "none")[:8] + dirty,
+        tags.get("lakefs_data_commit", "-")[:8],
+        tags.get("lakefs_model_commit", "-")[:8],
+    ]

@@ -1,0 +1,326 @@
+"""Is a model good enough to be champion? Measured picture by picture on one split of one data commit, beside the champion.
+
+The figures in MLflow are not believed: the candidate is measured again, and so is a champion, whose own figures may be
+those of other data. Both models see the same pictures; chance is judged by resampling them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from train.checkpoint import Model, load_model
+from train.classes import ClassMap, UInt8
+from train.inputs import Item, committed_items, split_names
+from train.metrics import ConfusionMatrix
+from train.pictures import read_image, read_mask
+from train.predictor import Predictor
+from train.preprocess import EVAL_BATCH
+from utils.console import UsageError, progress, t
+from utils.files import file_sha256
+from utils.lakefs_utils import LakeFS, LakePath
+from utils.registry import CHALLENGER, CHAMPION
+
+if TYPE_CHECKING:
+    from config import Settings
+    from utils.mlflow_utils import Lineage
+
+RESAMPLES = 2000  # of the bootstrap: the ends of a 95 % interval then vary by about a twentieth of its length
+REPEATED = 0.01  # how far a figure may lie from the run's own: other hardware and precision round differently
+Figures = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model on the pictures of a split.
+
+    `counts` is (pictures, classes + 1, classes + 1) int64, rows labels, columns predictions; the last class stands for
+    what the model predicts and the data do not know, and never occurs as a label.
+    """
+
+    pictures: tuple[str, ...]
+    classes: ClassMap
+    counts: npt.NDArray[np.int64]
+    milliseconds: float  # a picture, in batches, median; on the machine that measured
+
+    @property
+    def total(self) -> ConfusionMatrix:
+        """The whole split in one matrix."""
+        confusion = ConfusionMatrix(self.classes.num_classes + 1)
+        confusion.counts += self.counts.sum(0)
+        return confusion
+
+    def iou(self) -> dict[str, float | None]:
+        """IoU of each class over the split; None where the class is absent."""
+        return dict(zip(self.classes.names, self.total.iou(), strict=False))
+
+    def figure(self, name: str) -> float:
+        """`miou` or `accuracy` over the split."""
+        return self.total.accuracy if name == "accuracy" else self.total.miou
+
+    def only(self, keep: Sequence[int]) -> Measured:
+        """The same for some of the pictures."""
+        return dataclasses.replace(self, pictures=tuple(self.pictures[i] for i in keep), counts=self.counts[list(keep)])
+
+    def resampled(self, name: str, weights: npt.NDArray[np.int64]) -> Figures:
+        """`miou` or `accuracy`, (samples,) float64, where row i of `weights` says how often sample i has each picture."""
+        hit = weights @ np.diagonal(self.counts, axis1=1, axis2=2)
+        labelled, predicted = weights @ self.counts.sum(2), weights @ self.counts.sum(1)
+        if name == "accuracy":
+            return np.asarray(hit.sum(1) / np.maximum(labelled.sum(1), 1), np.float64)
+        present = labelled > 0
+        iou = np.where(present, hit / np.maximum(labelled + predicted - hit, 1), 0.0)
+        return np.asarray(iou.sum(1) / np.maximum(present.sum(1), 1), np.float64)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate found; `to_tag` is what the registry keeps of it."""
+
+    decision: str  # CHAMPION or CHALLENGER
+    reasons: tuple[str, ...]
+    against: str | None  # version number of the champion that it was compared with
+    record: dict[str, Any]  # figures, data, conditions
+    forced: dict[str, str] | None = None  # who, why and when, where a person decided
+
+    def to_tag(self) -> str:
+        """JSON; reasons are cut to what a tag of MLflow holds."""
+        content = {"decision": self.decision, "against": self.against, **self.record}
+        content |= {"forced": self.forced} if self.forced else {}
+        return json.dumps({**content, "reasons": [reason[:400] for reason in self.reasons[:12]]}, ensure_ascii=False)
+
+
+# --- measuring ------------------------------------------------------------------------------------------------------
+
+
+def measure(model: Model, items: Sequence[Item], classes: ClassMap, device: torch.device, name: str = "") -> Measured:
+    """Predict pictures that have masks, as inference does, and count their pixels in the classes of `classes`.
+
+    Classes of the model are found by name: two data sets may number them differently.
+    """
+    place = in_classes(model, classes)
+    counts, spent = [], []
+    batches = [items[start : start + EVAL_BATCH] for start in range(0, len(items), EVAL_BATCH)]
+    for batch in progress(batches, len(batches), t(f"측정 {name}", f"measuring {name}"), "batches"):
+        pictures = [read_image(item.image) for item in batch]
+        started = time.perf_counter()
+        predicted = segment(model, pictures, device)
+        spent.append((time.perf_counter() - started) / len(batch))
+        for item, indices in zip(batch, predicted, strict=True):
+            own = ConfusionMatrix(classes.num_classes + 1)
+            labels = read_mask(mask_of(item), classes)
+            own.update(torch.from_numpy(place[indices]), torch.from_numpy(labels))
+            counts.append(own.counts)
+    warm = spent[1:] or spent  # the first batch pays for what is set up once
+    return Measured(tuple(item.name for item in items), classes, np.stack(counts), float(np.median(warm)) * 1000)
+
+
+def segment(model: Model, images: Sequence[UInt8], device: torch.device) -> list[UInt8]:
+    """Class indices (H,W) uint8 of pictures (H,W,3) uint8, each at its own size, as one batch: as infer.py does it."""
+    predictor = Predictor(model, device)
+    pictures = [predictor.picture(image, "") for image in images]
+    return [prediction.indices for prediction in predictor.predict(pictures)]
+
+
+def in_classes(model: Model, wanted: ClassMap) -> UInt8:
+    """(256,) uint8: class index of a model -> index of the same name in `wanted`, or the index past its last."""
+    place = np.full(256, wanted.num_classes, np.uint8)
+    for index, name in enumerate(model.classes.names):
+        if name in wanted.names:
+            place[index] = wanted.names.index(name)
+    return place
+
+
+def mask_of(item: Item) -> Path:
+    """The label of a picture. Raises UsageError where it has none."""
+    if item.mask is None:
+        raise UsageError(t(f"{item.image}: 마스크가 없습니다", f"{item.image}: no mask to compare with"))
+    return item.mask
+
+
+def gain_interval(before: Measured, after: Measured, figure: str, confidence: float) -> tuple[float, float]:
+    """Ends of the percentile bootstrap interval of the gain, over pictures, paired (Efron & Tibshirani 1993, ch. 13).
+
+    The same pictures are drawn for both models, from a fixed seed: a second call gives the same interval.
+    """
+    count, random = len(after.pictures), np.random.default_rng(0)
+    rows = max(1, 2_000_000 // count)  # of the table of draws that is in memory at once
+    gains = []
+    for start in range(0, RESAMPLES, rows):
+        draws = random.multinomial(count, np.full(count, 1 / count), size=min(rows, RESAMPLES - start))
+        gains.append(after.resampled(figure, draws) - before.resampled(figure, draws))
+    low, high = np.quantile(np.concatenate(gains), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def load(lake: LakeFS, lineage: Lineage, device: torch.device, cache: Path) -> Model:
+    """The model of a run or version, fetched and checked."""
+    return load_model(lake.verified_file(lineage.model_path, lineage.model_sha256, cache), lineage.model_sha256, device)
+
+
+def seen_in_training(lake: LakeFS, lineage: Lineage, items: Sequence[Item], data: LakePath, cache: Path) -> set[str]:
+    """Names of the pictures that a model was trained on: what is validation in one commit may be training in another."""
+    source = lineage.data_path
+    if source == data:
+        return set()
+    files = {file.path.removeprefix(source.path): file for file in lake.objects(source.ref, source.path, source.repo)}
+    names = set(split_names(lake, source, list(files), cache)["train"])
+    flat = any(path.startswith("images/") for path in files)
+    prefix = "images/" if flat else "train/images/"
+    known = {
+        file.sha256
+        for path, file in files.items()
+        if path.startswith(prefix) and path[len(prefix) :].rpartition(".")[0] in names
+    }
+    return {item.name for item in items if file_sha256(item.image) in known}
+
+
+# --- judging --------------------------------------------------------------------------------------------------------
+
+
+def judge(
+    settings: Settings, lake: LakeFS, candidate: Lineage, champion: Lineage | None, device: torch.device, cache: Path
+) -> Verdict:
+    """Measure the candidate, and the champion where there is one, on the candidate's data, and decide."""
+    data, split = candidate.data_path, settings.register_split
+    _, items = committed_items(lake, data, split, cache)
+    model = load(lake, candidate, device, cache)
+    new = measure(model, items, model.classes, device, t("후보", "candidate"))
+    figure = figure_of(settings.register_metric)
+    record: dict[str, Any] = {"data": str(data), "split": split, "figure": figure, "pictures": len(items)}
+    record |= {"candidate": new.figure(figure), "milliseconds": round(new.milliseconds, 3), "device": device.type}
+    size = lake.verified_file(candidate.model_path, candidate.model_sha256, cache).stat().st_size
+    record["megabytes"] = round(size / 1e6, 3)
+    reasons = [*_repeated(settings, candidate, new), *_conditions(settings, new, size)]
+    if champion is not None:
+        old = measure(load(lake, champion, device, cache), items, model.classes, device, CHAMPION)
+        seen = seen_in_training(lake, champion, items, data, cache)
+        keep = [index for index, item in enumerate(items) if item.name not in seen]
+        record |= {"champion_version": champion.version, "seen_by_champion": len(seen)}
+        if keep:
+            found, figures = _against(settings, old.only(keep), new.only(keep), figure)
+            record |= figures
+            reasons += found
+        else:
+            reasons.append(
+                t(
+                    f"{split} 의 사진 {len(seen)}장이 모두 챔피언의 학습에 쓰였습니다: 비교할 수 없습니다",
+                    f"the champion was trained on all {len(seen)} pictures of {split}: nothing to compare on",
+                )
+            )
+    number = champion.version.rsplit(" v", 1)[1] if champion and champion.version else None
+    return Verdict(CHALLENGER if reasons else CHAMPION, tuple(reasons), number, record)
+
+
+def figure_of(metric: str) -> str:
+    """The figure of a split that a run's metric speaks of."""
+    return "accuracy" if "accuracy" in metric else "miou"
+
+
+def _against(settings: Settings, old: Measured, new: Measured, figure: str) -> tuple[list[str], dict[str, Any]]:
+    """Why the new model is not better than the old one, and the figures of both on these pictures."""
+    before, after, confidence = old.figure(figure), new.figure(figure), settings.register_confidence
+    gain, reasons = after - before, []
+    count = len(new.pictures)
+    figures: dict[str, Any] = {"compared": count, "champion": before, "gain": gain}
+    if not gain > 0 or gain < settings.register_min_gain:
+        needed = max(settings.register_min_gain, 0)
+        reasons.append(
+            t(
+                f"{figure}: {after:.4f}, 챔피언 {before:.4f}: 차이 {gain:+.4f}, 필요한 차이 {needed:.4f} 초과",
+                f"{figure} {after:.4f}, champion {before:.4f}: gain {gain:+.4f}, needed more than {needed:.4f}",
+            )
+        )
+    if confidence:
+        low, high = gain_interval(old, new, figure, confidence)
+        figures |= {"interval": [low, high], "confidence": confidence}
+        if gain > 0 and not low > 0:
+            reasons.append(
+                t(
+                    f"차이 {gain:+.4f} 은(는) 우연일 수 있습니다: 사진 {count}장의 {confidence:.0%} 구간 [{low:+.4f}, {high:+.4f}]",
+                    f"the gain {gain:+.4f} may be chance: {confidence:.0%} interval over {count} pictures [{low:+.4f}, {high:+.4f}]",
+                )
+            )
+    return reasons, figures
+
+
+def _repeated(settings: Settings, candidate: Lineage, new: Measured) -> list[str]:
+    """Whether the run's own figure is found again; it was measured on the validation split."""
+    recorded = {"accuracy": "best_val_accuracy", "miou": "best_val_miou"}
+    figure = figure_of(settings.register_metric)
+    said = candidate.metrics.get(recorded[figure])
+    if settings.register_split != "val" or said is None or abs(said - new.figure(figure)) <= REPEATED:
+        return []
+    return [
+        t(
+            f"실행이 기록한 {recorded[figure]} {said:.4f} 을(를) 다시 얻지 못했습니다: 측정값 {new.figure(figure):.4f}",
+            f"the run's {recorded[figure]} {said:.4f} was not found again: measured {new.figure(figure):.4f}",
+        )
+    ]
+
+
+def _conditions(settings: Settings, new: Measured, size_bytes: int) -> list[str]:
+    """Which of the conditions of the settings fail: each class, the file's size, the time a picture takes."""
+    reasons = []
+    minimum = class_minimum(settings.register_min_class_iou, new.classes.names)
+    for name, iou in new.iou().items():
+        if name in minimum and iou is not None and iou < minimum[name]:
+            reasons.append(
+                t(
+                    f"클래스 {name}: IoU {iou:.4f} < 최소 {minimum[name]:.4f}",
+                    f"class {name}: IoU {iou:.4f} < minimum {minimum[name]:.4f}",
+                )
+            )
+    most, slowest = settings.register_max_mb, settings.register_max_ms
+    if most is not None and size_bytes > most * 1e6:
+        reasons.append(
+            t(
+                f"모델 파일 {size_bytes / 1e6:.2f} MB > 최대 {most:.2f} MB",
+                f"model file {size_bytes / 1e6:.2f} MB > largest {most:.2f} MB",
+            )
+        )
+    if slowest is not None and new.milliseconds > slowest:
+        reasons.append(
+            t(
+                f"사진 한 장에 {new.milliseconds:.1f} ms > 최대 {slowest:.1f} ms",
+                f"{new.milliseconds:.1f} ms a picture > most {slowest:.1f} ms",
+            )
+        )
+    return reasons
+
+
+def class_minimum(text: str | None, names: Sequence[str]) -> Mapping[str, float]:
+    """ "0.2", "road=0.5 car=0.3" or both -> the least IoU of each class. Raises UsageError."""
+    single: dict[str, float] = {}
+    everywhere: dict[str, float] = {}
+    for part in re.split(r"[,\s]+", text.strip()) if text else []:
+        name, _, number = part.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = float("nan")
+        if not 0 <= value <= 1 or (name and name not in names):
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0) if name else []
+            known = ", ".join(near or names)
+            raise UsageError(
+                t(
+                    f"REGISTER_MIN_CLASS_IOU: '{part}': 0~1 의 수나 클래스=수 가 필요합니다 (클래스: {known})",
+                    f"REGISTER_MIN_CLASS_IOU: '{part}': expected a number from 0 to 1, or CLASS=NUMBER (classes: {known})",
+                )
+            )
+        if name:
+            single[name] = value
+        else:
+            everywhere = dict.fromkeys(names, value)
+    return everywhere | single

@@ -1,0 +1,397 @@
+"""From a run to a registered version, and from a version to champion: each step can be cut off, and the next call ends it.
+
+A version is made with the gate's verdict and the mark `registration: pending` in one request; what follows from the
+verdict (tag in lakeFS, aliases, links) can be done twice without harm, and only then the mark becomes `done`.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import re
+import socket
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from config import ROOT, Settings
+from utils import git_utils, mlflow_utils, registry
+from utils.console import AppError, BelowThreshold, UsageError, say, t
+from utils.lakefs_utils import LakeFS, LakePath
+from utils.mlflow_utils import Lineage
+from utils.registry import CHALLENGER, CHAMPION
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
+
+    from train.gate import Verdict
+
+STATE, PENDING, DONE = "registration", "pending", "done"  # tag of a version, and its values
+GATE = "gate"  # tag of a version: the verdict, as JSON
+ROLLED_BACK = "rolled_back"  # tag of a version that a person took out of use: when, who, to which version
+
+
+def require_registrable(run: Run, settings: Settings) -> None:
+    """Raises UsageError for a run that is not finished or lacks the metric."""
+    metric = settings.register_metric
+    if run.info.status != "FINISHED" or run.data.tags.get("smoke") == "true":
+        state = "--smoke" if run.data.tags.get("smoke") == "true" else run.info.status
+        raise UsageError(
+            t(
+                f"실행 {run.info.run_id} 은(는) {state} 입니다: FINISHED 인 학습만 등록할 수 있습니다",
+                f"run {run.info.run_id} is {state}: only a FINISHED training can be registered",
+            )
+        )
+    if metric not in run.data.metrics:
+        known = ", ".join(sorted(run.data.metrics)) or t("없음", "none")
+        raise UsageError(
+            t(
+                f"실행 {run.info.run_id} 에 지표 '{metric}' 이(가) 없습니다 (있는 것: {known})",
+                f"run {run.info.run_id} has no metric '{metric}' (there is: {known})",
+            )
+        )
+
+
+def require_threshold(run: Run, settings: Settings) -> None:
+    """Raises BelowThreshold for a run that is not good enough to be registered at all."""
+    metric, threshold = settings.register_metric, settings.register_threshold
+    value = run.data.metrics[metric]
+    if not value >= threshold:  # NaN is not good enough either
+        raise BelowThreshold(
+            t(
+                f"실행 {run.info.run_id}: {metric} {value:.4f} < 기준 {threshold:.4f}: 등록하지 않았습니다",
+                f"run {run.info.run_id}: {metric} {value:.4f} < threshold {threshold:.4f}: not registered",
+            )
+        )
+
+
+# --- the branch of an experiment ------------------------------------------------------------------------------------
+
+
+def _experiment(lake: LakeFS, run: Run) -> str | None:
+    """The branch of its own that a run published to; None for one that published to its target."""
+    tags = run.data.tags
+    branch = tags.get("lakefs_branch")
+    return branch if "lakefs_target_branch" in tags and branch != lake.branch else None
+
+
+def merge_experiment(lake: LakeFS, run: Run) -> None:
+    """Bring an experiment's commit into the target branch: what is registered must not hang on a branch that may go.
+
+    The run's own commit is merged, not what its branch has become since. Raises AppError, after a conflict too.
+    """
+    branch = _experiment(lake, run)
+    if branch is None:
+        return
+    lineage = mlflow_utils.run_lineage(run)
+    source = lineage.model_path
+    if source.repo != lake.repo:
+        raise UsageError(
+            t(
+                f"실행 {lineage.run_id} 의 저장소는 {source.repo} 입니다: LAKEFS_REPO={source.repo} 로 실행하세요",
+                f"run {lineage.run_id} is of repository {source.repo}: run with LAKEFS_REPO={source.repo}",
+            )
+        )
+    if not lake.contains(lake.branch, source.ref):
+        metadata = {"mlflow_run_id": lineage.run_id, "model_sha256": lineage.model_sha256, "experiment_branch": branch}
+        git = {key: value for key, value in run.data.tags.items() if key.startswith("git_")}
+        head = lake.merge_commit(source.ref, f"merge experiment {branch}", git | metadata)
+        say(f"{branch} 을(를) {lake.branch} 에 병합했습니다: {head}", f"merged {branch} into {lake.branch}: {head}")
+    if not lake.contains(lake.branch, source.ref):
+        raise AppError(
+            t(f"{source} 이(가) {lake.branch} 에 없습니다", f"{source} is not on {lake.branch} after the merge")
+        )
+
+
+def delete_experiment(lake: LakeFS, run: Run) -> None:
+    """Delete an experiment's branch, unless it holds commits that the target lacks: those would be lost with it."""
+    branch = _experiment(lake, run)
+    head = dict(lake.named("branches")).get(branch or "")
+    if branch is None or head is None:
+        return
+    if lake.contains(lake.branch, head):
+        lake.delete_branch(branch)
+        say(f"브랜치를 지웠습니다: {branch}", f"deleted the branch {branch}")
+    else:
+        say(
+            f"브랜치 {branch} 에 병합하지 않은 커밋이 있어 지우지 않았습니다",
+            f"kept the branch {branch}: it holds commits that {lake.branch} lacks",
+        )
+
+
+# --- registering ----------------------------------------------------------------------------------------------------
+
+
+def register(
+    client: MlflowClient, lake: LakeFS, settings: Settings, run: Run, force: str | None = None
+) -> ModelVersion:
+    """Judge a run's model and make it a version: champion when it passes the gate, else challenger. Raises AppError.
+
+    `force` is a person's reason to make it champion whatever the gate says. A run that has a version keeps it, and is
+    judged again unless it is champion already. The file's bytes must have the hash of the run: it is read, not believed.
+    """
+    name, there = settings.registered_model, registry.registered(client, settings).get(run.info.run_id)
+    champion = registry.champion(client, settings)
+    if there is not None:
+        say(
+            f"이미 등록되어 있습니다: {name} v{there.version} (실행 {run.info.run_id})",
+            f"already registered: {name} v{there.version} (run {run.info.run_id})",
+        )
+        if champion is not None and champion.version == there.version:
+            return there
+    lineage = mlflow_utils.run_lineage(run)
+    verdict = _judge(settings, lake, lineage, champion, there, force)
+    if there is None:
+        _ensure_model(client, settings, name)
+        version = _create(client, settings, lineage, run, verdict)
+    else:
+        version = there
+        for key, value in ((STATE, PENDING), (GATE, verdict.to_tag())):
+            set_tag(client, settings, version, key, value)
+    finish(client, lake, settings, version)
+    return version
+
+
+def _judge(
+    settings: Settings,
+    lake: LakeFS,
+    lineage: Lineage,
+    champion: ModelVersion | None,
+    there: ModelVersion | None,
+    force: str | None,
+) -> Verdict:
+    """The gate's verdict, or a person's, with the gate's reasons kept beside it."""
+    import dataclasses
+
+    from train import gate
+    from train.prepare_data import cache_folder
+    from train.preprocess import choose_device
+
+    against = registry.version_lineage(champion) if champion else None
+    verdict = gate.judge(settings, lake, lineage, against, choose_device(settings.device), cache_folder(settings))
+    if there is not None and ROLLED_BACK in there.tags:
+        was = json.loads(there.tags[ROLLED_BACK])
+        reason = t(
+            f"{was['at']} 에 {was['by']} 이(가) v{was['to']} (으)로 되돌린 버전입니다",
+            f"taken out of use on {was['at']} by {was['by']}, in favour of v{was['to']}",
+        )
+        verdict = dataclasses.replace(verdict, decision=CHALLENGER, reasons=(*verdict.reasons, reason))
+    if force is None:
+        return verdict
+    return dataclasses.replace(verdict, decision=CHAMPION, forced={**who_and_when(), "why": force[:1000]})
+
+
+def _create(client: MlflowClient, settings: Settings, lineage: Lineage, run: Run, verdict: Verdict) -> ModelVersion:
+    """The version with all its tags, in one request: there is no version without verdict and lineage."""
+    folder = LakePath(lineage.model_path.repo, lineage.model_path.ref, lineage.model_path.path.rsplit("/", 1)[0])
+    tags = {
+        **_version_tags(lineage, run),
+        "registered_by_metric": settings.register_metric,
+        GATE: verdict.to_tag(),
+        STATE: PENDING,
+    }
+    with mlflow_utils.explained(settings, t("모델 등록", "registering the model")):
+        return client.create_model_version(
+            settings.registered_model,
+            source=str(folder),  # a folder: MLflow takes a file for an empty one
+            run_id=run.info.run_id,
+            tags=tags,
+            description=f"{lineage.model_path}\n\n{lineage.data_path}\n\nGit {lineage.git_commit}",
+            await_creation_for=0,
+        )
+
+
+def _version_tags(lineage: Lineage, run: Run) -> dict[str, str]:
+    """All of the lineage once more: deleting a run must not cut a version from its data and code."""
+    git = {key: value for key, value in run.data.tags.items() if key.startswith("git_")}
+    metrics = {f"metric.{key}": repr(value) for key, value in lineage.metrics.items() if key.startswith("best_")}
+    return {
+        **git,
+        **metrics,
+        "run_id": lineage.run_id,
+        "lakefs_model_path": str(lineage.model_path),
+        "lakefs_data_path": str(lineage.data_path),
+        "lakefs_model_commit": lineage.model_path.ref,
+        "lakefs_data_commit": lineage.data_path.ref,
+        "model_sha256": lineage.model_sha256,
+    }
+
+
+def _ensure_model(client: MlflowClient, settings: Settings, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    with mlflow_utils.explained(settings, t("모델 등록", "registering the model")):
+        try:
+            client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+
+# --- what follows from a verdict ------------------------------------------------------------------------------------
+
+
+def finish_pending(client: MlflowClient, lake: LakeFS, settings: Settings) -> list[ModelVersion]:
+    """Finish the registrations that were cut off, oldest first; returns them."""
+    pending = [
+        version
+        for version in reversed(registry.versions(client, settings, settings.registered_model))
+        if version.tags.get(STATE) == PENDING
+    ]
+    for version in pending:
+        say(
+            f"중단된 등록을 마칩니다: {version.name} v{version.version}",
+            f"finishing a registration that was cut off: {version.name} v{version.version}",
+        )
+        finish(client, lake, settings, version)
+    return pending
+
+
+def finish(client: MlflowClient, lake: LakeFS, settings: Settings, version: ModelVersion) -> None:
+    """Do what the version's verdict says: tag in lakeFS, aliases, links, and last the mark that it is done."""
+    version = client.get_model_version(version.name, str(version.version))
+    verdict = json.loads(version.tags[GATE])
+    number, named = str(version.version), registry.aliases(client, settings, version.name)
+    if verdict["decision"] == CHAMPION and named.get(CHAMPION) not in (number, verdict["against"]):
+        now = named.get(CHAMPION)
+        reason = t(
+            f"비교하는 동안 챔피언이 v{verdict['against']} 에서 v{now} (으)로 바뀌었습니다: --run-id 로 다시 비교하세요",
+            f"the champion changed from v{verdict['against']} to v{now} meanwhile: compare again by --run-id",
+        )
+        verdict |= {"decision": CHALLENGER, "reasons": [*verdict["reasons"], reason]}
+        set_tag(client, settings, version, GATE, json.dumps(verdict, ensure_ascii=False))
+    if verdict["decision"] == CHAMPION:
+        mark_in_lakefs(client, lake, settings, version)
+        set_alias(client, settings, version, CHAMPION)
+        if named.get(CHALLENGER) == number:
+            with mlflow_utils.explained(settings, t("별칭 지정", "setting the alias")):
+                client.delete_registered_model_alias(version.name, CHALLENGER)
+    else:
+        set_alias(client, settings, version, CHALLENGER)
+    with mlflow_utils.explained(settings, t("실행 기록", "recording the run")):
+        client.set_tag(str(version.run_id), "registered_version", f"{version.name} v{number}")
+    set_tag(client, settings, version, STATE, DONE)
+    show_verdict(verdict)
+
+
+def show_verdict(verdict: dict[str, Any]) -> None:
+    """Say the figures and the reasons of a gate's record."""
+    compared, figure = verdict.get("compared"), verdict["figure"]
+    if compared:
+        interval = verdict.get("interval")
+        of = t(
+            f", {verdict['confidence']:.0%} 구간 [{interval[0]:+.4f}, {interval[1]:+.4f}]",
+            f", {verdict['confidence']:.0%} interval [{interval[0]:+.4f}, {interval[1]:+.4f}]",
+        ) if interval else ""  # fmt: skip
+        say(
+            f"{verdict['split']} 의 같은 사진 {compared}장: {figure} {verdict['champion'] + verdict['gain']:.4f}, "
+            f"챔피언 {verdict['champion']:.4f}, 차이 {verdict['gain']:+.4f}{of}",
+            f"on the same {compared} pictures of {verdict['split']}: {figure} {verdict['champion'] + verdict['gain']:.4f}, "
+            f"champion {verdict['champion']:.4f}, gain {verdict['gain']:+.4f}{of}",
+        )
+    if verdict.get("forced"):
+        forced = verdict["forced"]
+        say(
+            f"강제 승격: {forced['by']}, {forced['at']}: {forced['why']}",
+            f"forced by {forced['by']}, {forced['at']}: {forced['why']}",
+        )
+    if verdict["reasons"]:
+        say("챔피언이 되지 못하는 이유:", "what speaks against champion:")
+        print("\n".join(f"  - {reason}" for reason in verdict["reasons"]))
+
+
+def mark_in_lakefs(client: MlflowClient, lake: LakeFS, settings: Settings, version: ModelVersion) -> None:
+    """Name the model in lakeFS by a tag, on a commit of the same files whose metadata name the version."""
+    lineage = registry.version_lineage(version)
+    tag = lakefs_tag(version)
+    metadata = {
+        **{key: value for key, value in version.tags.items() if key.startswith("git_")},
+        "mlflow_run_id": lineage.run_id,
+        "registered_model": version.name,
+        "model_version": str(version.version),
+        "model_sha256": lineage.model_sha256,
+        "lakefs_model_path": str(lineage.model_path),
+        "lakefs_data_path": str(lineage.data_path),
+    }
+    server = settings.mlflow_tracking_uri
+    if server and server.startswith("http"):
+        link = f"{git_utils.without_credentials(server).rstrip('/')}/#/models/{version.name}/versions/{version.version}"
+        metadata["::lakefs::MLflow::url[url:ui]"] = link
+    lake.tag_with_metadata(tag, lineage.model_path, f"{version.name} v{version.version}", metadata)
+    set_tag(client, settings, version, "lakefs_tag", tag)
+
+
+def lakefs_tag(version: ModelVersion) -> str:
+    """`model-<name>-v<N>`, with '-' for what lakeFS does not allow in a tag."""
+    name = re.sub(r"[^\w-]+", "-", version.name)
+    return f"model-{name}-v{version.version}"
+
+
+def set_alias(client: MlflowClient, settings: Settings, version: ModelVersion, alias: str) -> None:
+    """Point an alias at this version and say so."""
+    with mlflow_utils.explained(settings, t("별칭 지정", "setting the alias")):
+        client.set_registered_model_alias(version.name, alias, str(version.version))
+    say(f"{alias}: {version.name} v{version.version}", f"{alias}: {version.name} v{version.version}")
+
+
+def set_tag(client: MlflowClient, settings: Settings, version: ModelVersion, key: str, value: str) -> None:
+    with mlflow_utils.explained(settings, t("버전 기록", "recording the version")):
+        client.set_model_version_tag(version.name, str(version.version), key, value)
+
+
+# --- going back -----------------------------------------------------------------------------------------------------
+
+
+def rollback(client: MlflowClient, lake: LakeFS, settings: Settings, to: ModelVersion | None) -> ModelVersion:
+    """Make an earlier version champion again, by default the one that the champion replaced. Raises AppError.
+
+    Its file is read and compared first. The version that goes is marked, so that no later call brings it back unasked.
+    """
+    from train.prepare_data import cache_folder
+
+    now = registry.champion(client, settings)
+    if now is None:
+        raise UsageError(
+            t(
+                f"{settings.registered_model} 에 챔피언이 없습니다: register_model.py 를 먼저 실행하세요",
+                f"{settings.registered_model} has no champion: run register_model.py first",
+            )
+        )
+    target = to or _replaced_by(client, settings, now)
+    if target.version == now.version:
+        say(
+            f"이미 챔피언입니다: {now.name} v{now.version}",
+            f"already champion: {now.name} v{now.version}",
+        )
+        return now
+    lineage = registry.version_lineage(target)
+    lake.verified_file(lineage.model_path, lineage.model_sha256, cache_folder(settings))
+    mark_in_lakefs(client, lake, settings, target)  # a challenger that is chosen here has none yet
+    set_tag(client, settings, now, ROLLED_BACK, json.dumps({**who_and_when(), "to": str(target.version)}))
+    set_alias(client, settings, target, CHAMPION)
+    return target
+
+
+def _replaced_by(client: MlflowClient, settings: Settings, version: ModelVersion) -> ModelVersion:
+    """The champion before this version became it."""
+    number = json.loads(version.tags.get(GATE, "{}")).get("against")
+    if number is None:
+        raise UsageError(
+            t(
+                f"{version.name} v{version.version} 이전의 챔피언이 없습니다: --rollback VERSION 으로 지정하세요",
+                f"{version.name} v{version.version} replaced no champion: name one by --rollback VERSION",
+            )
+        )
+    return registry.find_version(client, settings, f"{version.name}/{number}")
+
+
+def who_and_when() -> dict[str, str]:
+    """Who decides: the account and machine, with Git's e-mail where it is set; and the time, in UTC."""
+    try:
+        account = getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container's user without a name
+        account = "unknown"
+    email = git_utils.config(ROOT, "user.email")
+    by = f"{account}@{socket.gethostname()}" + (f" <{email}>" if email else "")
+    return {"by": by, "at": datetime.now(UTC).isoformat(timespec="seconds")}
