@@ -3,22 +3,31 @@
 python infer.py                                    # the champion (else the best run) on its own test or val split
 python infer.py --interactive                      # choose experiment and model from tables
 python infer.py --input photo.jpg folder/          # new pictures of any size
+python infer.py --input clip.mp4                   # a video of overlays (pip install av)
 python infer.py --model image-segmentation/2 --output out/
+python infer.py --serve                            # a page to drop pictures on, and POST /predict
+python infer.py --export onnx                      # for other programs, and for --engine onnxruntime
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config import Settings, load_settings
-from utils.console import AppError, add_common_options, choose, run_script, say, t, table
+from utils.console import AppError, UsageError, add_common_options, choose, run_script, say, t, table
 
 if TYPE_CHECKING:
+    import torch
     from mlflow import MlflowClient
 
+    from train.inputs import Item
+    from train.predictor import Predictor
     from utils.mlflow_utils import Lineage
+
+LOOPBACK, PORT = "127.0.0.1", 8080  # where --serve listens, unless it is told otherwise
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -43,6 +52,30 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     what.add_argument(
         "--split", choices=("train", "val", "test"), help=t("데이터 커밋의 분할", "split of the data commit")
     )
+    what.add_argument(
+        "--serve", action="store_true", help=t("그림을 받는 웹 페이지와 POST /predict", "a web page and POST /predict")
+    )
+    what.add_argument(
+        "--export",
+        choices=("onnx", "torchscript"),
+        help=t("신경망을 내보내 비교하고 lakeFS 에 커밋", "export the network, compare it, commit it to lakeFS"),
+    )
+    parser.add_argument(
+        "--engine",
+        choices=("torch", "onnxruntime"),
+        help=t(
+            "무엇으로 계산할지 (기본 torch)",
+            "what computes (default: torch); onnxruntime: the exported file, on the CPU",
+        ),
+    )
+    parser.add_argument(
+        "--host",
+        metavar="H",
+        help=t(
+            "--serve 의 주소 (기본 127.0.0.1: 이 컴퓨터만)", "where to serve (default 127.0.0.1: this machine only)"
+        ),
+    )
+    parser.add_argument("--port", type=int, metavar="N", help=t("--serve 의 포트 (기본 8080)", "default: 8080; 0: any"))
     parser.add_argument(
         "--output",
         type=Path,
@@ -50,10 +83,60 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help=t("결과 폴더 (기본 data/predictions)", "where results go (default: data/predictions)"),
     )
     parser.add_argument(
+        "--tile",
+        type=tile_size,
+        metavar="auto|N",
+        help=t("학습 배율 그대로, N 픽셀 타일로", "keep the scale of the training, in tiles of N pixels"),
+    )
+    parser.add_argument(
+        "--extra",
+        nargs="+",
+        default=[],
+        choices=("probabilities", "areas", "coco"),
+        help=t("더 쓸 것: 확률(npz), 클래스별 넓이(csv), COCO RLE", "also write: npz, csv of class areas, COCO RLE"),
+    )
+    parser.add_argument("--tta", action="store_true", help=t("좌우 반전과의 평균", "mean with the mirror image"))
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help=t("중단된 작업을 이어서 합니다", "go on where an interrupted job stopped"),
+    )
+    parser.add_argument(
         "--device", help=t("auto, cpu, cuda, mps (기본 auto)", "auto, cpu, cuda or mps (default: auto)")
     )
     add_common_options(parser)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    refuse_mixed(parser, options)
+    return options
+
+
+def refuse_mixed(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """What a way of working does not use is not taken in silence."""
+    of_a_folder, of_a_server = ["output", "extra", "resume"], ["host", "port"]
+    unused, way = of_a_server, t("--serve 없이는", "without --serve")
+    if options.serve:
+        unused, way = of_a_folder, t("--serve 와는", "with --serve")
+    if options.export:
+        unused, way = (
+            [*of_a_folder, *of_a_server, "tile", "tta", "engine", "device"],
+            t("--export 와는", "with --export"),
+        )
+    for name in unused:
+        value = getattr(options, name)
+        if value is not None and value is not False and value != []:
+            parser.error(t(f"{way} --{name} 을(를) 쓸 수 없습니다", f"--{name} does not go {way}"))
+    if options.port is not None and not 0 <= options.port <= 65535:
+        parser.error(t(f"--port {options.port}: 0~65535", f"--port {options.port}: 0 to 65535"))
+    options.port = PORT if options.port is None else options.port
+
+
+def tile_size(text: str) -> int:
+    """0 for auto, else pixels."""
+    if text == "auto":
+        return 0
+    if not text.isascii() or not text.isdigit() or not 128 <= int(text) <= 65536:
+        raise argparse.ArgumentTypeError(t(f"'{text}': auto 또는 128~65536", f"'{text}': auto, or 128 to 65536"))
+    return int(text)
 
 
 def main(arguments: list[str]) -> int:
@@ -62,26 +145,108 @@ def main(arguments: list[str]) -> int:
     settings = load_settings(device=options.device)
     from utils import mlflow_utils
 
-    lineage = choose_model(mlflow_utils.connect(settings), settings, options)
+    client = mlflow_utils.connect(settings)
+    lineage = choose_model(client, settings, options)
     if lineage is None:
         say("고르지 않았습니다.", "nothing chosen.")
         return 0
-    from train import inference
+    if options.export:
+        return export(lineage, client, settings, options.export)
+    from train import inputs, video
     from train.checkpoint import load_model
+    from train.coco import require_pycocotools
+    from train.predictor import Method, Predictor
     from train.prepare_data import cache_folder
     from train.preprocess import choose_device
     from utils.lakefs_utils import connect
 
-    items, split = (inference.input_items(options.input) if options.input else []), None
-    device, cache = choose_device(settings.device), cache_folder(settings)
+    if "coco" in options.extra:
+        require_pycocotools()
+    output = options.output or settings.data_dir / "predictions"
+    videos = video.chosen(options.input or [], output)
+    if videos and (options.resume or options.extra):
+        raise UsageError(
+            t("동영상에는 --resume, --extra 를 쓸 수 없습니다", "--resume and --extra do not go with videos")
+        )
+    items, split = (inputs.input_items(options.input) if options.input and not videos else []), None
+    cache, engine = cache_folder(settings), options.engine or "torch"
+    device = choose_device(settings.device) if engine == "torch" else onnx_device(settings)
+    forward = None
     with connect(settings) as lake:
         model_file = lake.verified_file(lineage.model_path, lineage.model_sha256, cache)
-        if not items:
-            split, items = inference.committed_items(lake, lineage.data_path, options.split, cache)
-    model = load_model(model_file, lineage.model_sha256, device)
-    show(lineage, split, len(items))
-    output = options.output or settings.data_dir / "predictions"
-    outcome = inference.predict(model, items, output, lineage, split, device)
+        if not options.input and not options.serve:
+            split, items = inputs.committed_items(lake, lineage.data_path, options.split, cache)
+        if engine == "onnxruntime":
+            from train.export import fetch_onnx, onnx_forward
+
+            forward = onnx_forward(fetch_onnx(lineage, lake, client, settings, cache).read_bytes())
+    method = Method(options.tile, options.tta, "probabilities" in options.extra)
+    predictor = Predictor(load_model(model_file, lineage.model_sha256, device), device, method, forward, engine)
+    show(lineage)
+    if options.serve:
+        from train.serve import serve
+
+        return serve(predictor, lineage, settings, options.host or LOOPBACK, options.port)
+    if videos:
+        return video.predict_videos(predictor, videos, lineage, output)
+    return predict(predictor, items, split, lineage, options, output)
+
+
+def onnx_device(settings: Settings) -> torch.device:
+    """The CPU. Raises UsageError where another device is wanted, or ONNX Runtime is missing."""
+    import torch
+
+    from train.export import require
+
+    require("--engine onnxruntime", ("onnxruntime",))
+    if settings.device not in ("auto", "cpu"):
+        found = settings.device
+        raise UsageError(
+            t(
+                f"--engine onnxruntime 는 CPU 에서만 됩니다 (DEVICE={found})",
+                f"--engine onnxruntime: CPU only (DEVICE={found})",
+            )
+        )
+    return torch.device("cpu")
+
+
+def export(lineage: Lineage, client: MlflowClient, settings: Settings, kind: str) -> int:
+    """Export the model's network and say where it is."""
+    from train import export as exporting
+
+    exporting.require(f"--export {kind}", exporting.NEEDED[kind])
+    import torch
+
+    from train.checkpoint import load_model
+    from train.prepare_data import cache_folder
+    from utils.lakefs_utils import connect
+
+    show(lineage)
+    with connect(settings) as lake:
+        model_file = lake.verified_file(lineage.model_path, lineage.model_sha256, cache_folder(settings))
+        model = load_model(model_file, lineage.model_sha256, torch.device("cpu"))
+        file, place, difference = exporting.export(model, kind, lineage, lake, client, settings)
+    say(
+        f"로짓의 차이 {difference:.2g} 이하: {file}\n  {place}",
+        f"logits within {difference:.2g} of the original's: {file}\n  {place}",
+    )
+    return 0
+
+
+def predict(
+    predictor: Predictor,
+    items: Sequence[Item],
+    split: str | None,
+    lineage: Lineage,
+    options: argparse.Namespace,
+    output: Path,
+) -> int:
+    """Predict pictures into a folder and say what came of it. Raises AppError that names what could not be read."""
+    from train import inference
+
+    what = t(f"{split} 분할", f"{split} split") if split else t("새 그림", "new pictures")
+    say(f"입력: {what} {len(items)}장", f"input: {what}, {len(items)} pictures")
+    outcome = inference.predict(predictor, items, output, lineage, split, options.resume, options.extra)
     if outcome.miou is not None:
         say(
             f"{split} 분할: 정확도 {outcome.accuracy:.4f}, mIoU {outcome.miou:.4f}",
@@ -168,7 +333,7 @@ def ask(client: MlflowClient, settings: Settings) -> Lineage | None:
     return None if index is None else choices[index]
 
 
-def show(lineage: Lineage, split: str | None, count: int) -> None:
+def show(lineage: Lineage) -> None:
     """Say which model, run, code and data are used."""
     name = lineage.version or t("등록되지 않은 실행", "unregistered run")
     say(
@@ -176,8 +341,6 @@ def show(lineage: Lineage, split: str | None, count: int) -> None:
         f"model: {name} (MLflow run {lineage.run_id}, Git {lineage.git_commit[:12]})",
     )
     print(f"  {lineage.model_path}\n  {lineage.data_path}")
-    what = t(f"{split} 분할", f"{split} split") if split else t("새 그림", "new pictures")
-    say(f"입력: {what} {count}장", f"input: {what}, {count} pictures")
 
 
 if __name__ == "__main__":

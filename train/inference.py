@@ -1,41 +1,32 @@
-"""Predictions of a model for pictures: palette PNG, overlay, and predictions.json that names data, code and run."""
+"""A job of predictions: many pictures through a model, what is written of each, and what the whole amounts to."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from PIL import Image, PngImagePlugin
 
-from train.checkpoint import Model
-from train.classes import UInt8
-from train.dataset import SPLITS, is_picture, pictures_below
-from train.figures import overlay
+from train import outputs, pipeline
+from train.classes import Misfit, UInt8
+from train.inputs import Item
 from train.metrics import ConfusionMatrix
-from train.pictures import read_image, read_mask
-from train.preprocess import EVAL_BATCH, native_logits, resize_image
-from utils.console import UsageError, progress, t, warn
-from utils.files import inside, write_atomically
-from utils.lakefs_utils import LakeFS, LakePath
+from train.outputs import Outputs
+from train.pictures import decode_image, read_mask
+from train.predictor import Picture, Prediction, Predictor
+from train.preprocess import EVAL_BATCH
+from utils.console import UsageError, progress, say, t, warn
+from utils.files import file_sha256, parallel
 from utils.mlflow_utils import Lineage
 
-LISTING = "predictions.json"
-
-
-@dataclass(frozen=True)
-class Item:
-    """A picture to predict: `name` is its output's path without suffix, `mask` its label where there is one."""
-
-    name: str
-    image: Path
-    mask: Path | None = None
+LARGEST_FILE = 1 << 30  # bytes; a picture is read whole
+Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -43,192 +34,202 @@ class Outcome:
     """What `predict` wrote: accuracy and mIoU are None without masks; `broken` are the pictures that were left out."""
 
     written: int
+    kept: int  # of those, finished by an earlier call
     broken: list[str]
     accuracy: float | None
     miou: float | None
     iou: dict[str, float | None]
 
 
-# --- what to predict ------------------------------------------------------------------------------------------------
-
-
-def committed_items(lake: LakeFS, source: LakePath, split: str | None, cache: Path) -> tuple[str, list[Item]]:
-    """The pictures and masks of one split of a data commit, and its name; unset: test where there is one, else val.
-
-    Only that split is downloaded. Raises AppError for a commit or split that is not there.
-    """
-    files = [file.path.removeprefix(source.path) for file in lake.objects(source.ref, source.path, source.repo)]
-    names = _split_names(lake, source, files, cache)
-    wanted = split or next((s for s in ("test", "val") if names.get(s)), None)
-    if not wanted or not names.get(wanted):
-        there = ", ".join(s for s in SPLITS if names.get(s)) or t("없음", "none")
-        split = split or "test/val"
-        raise UsageError(
-            t(
-                f"{source}: 분할 '{split}' 이(가) 없습니다 (있는 것: {there})",
-                f"{source}: no split '{split}' (there is: {there})",
-            )
-        )
-    prefix = "" if any(path.startswith("images/") for path in files) else f"{wanted}/"
-    images, masks = (pictures_below(files, f"{prefix}{part}/") for part in ("images", "masks"))
-    chosen = {name: (images[name][0], masks[name][0]) for name in sorted(names[wanted])}
-    keep = {source.path + path for pair in chosen.values() for path in pair}
-    tree = lake.download(source, cache, keep.__contains__)
-    root = inside(tree, source.path)
-    return wanted, [Item(name, inside(root, image), inside(root, mask)) for name, (image, mask) in chosen.items()]
-
-
-def _split_names(lake: LakeFS, source: LakePath, files: Sequence[str], cache: Path) -> dict[str, list[str]]:
-    """split -> names of its pairs, for both layouts."""
-    if not any(path.startswith("images/") for path in files):
-        return {split: list(pictures_below(files, f"{split}/images/")) for split in SPLITS}
-    from train.splits import read_splits
-
-    tree = lake.download(source, cache, lambda path: path.startswith(f"{source.path}splits/"))
-    splits = read_splits(inside(tree, source.path))
-    return {split: [name for s, _, name in splits.lines if s == split] if splits else [] for split in SPLITS}
-
-
-def input_items(inputs: Sequence[Path]) -> list[Item]:
-    """Pictures from files and folders (searched below, sub-folders kept in the names). Raises UsageError for none."""
-    found: list[tuple[Path, Path]] = []
-    for path in inputs:
-        if path.is_dir():
-            below = sorted(
-                p for p in path.rglob("*") if is_picture(p.name) and not p.name.startswith(".") and p.is_file()
-            )
-            found += [(p.relative_to(path), p) for p in below]
-        elif path.is_file():
-            found.append((Path(path.name), path))
-        else:
-            raise UsageError(t(f"{path}: 파일이나 폴더가 없습니다", f"{path}: no such file or folder"))
-    if not found:
-        where = ", ".join(map(str, inputs))
-        raise UsageError(t(f"{where}: 그림 파일이 없습니다", f"{where}: no pictures"))
-    return _with_unique_names(found)
-
-
-def _with_unique_names(found: Sequence[tuple[Path, Path]]) -> list[Item]:
-    """`a.jpg` beside `a.png` keep their suffixes in the name, a second `a.png` gets a number: none overwrites another."""
-    stems = [str(relative.with_suffix("").as_posix()) for relative, _ in found]
-    names: list[str] = []
-    taken: set[str] = set()
-    for (relative, _), stem in zip(found, stems, strict=True):
-        base = stem if stems.count(stem) == 1 else relative.as_posix()
-        name = next(n for n in (base, *(f"{base}-{k}" for k in range(2, len(found) + 2))) if n not in taken)
-        taken.add(name)
-        names.append(name)
-    return [Item(name, path) for name, (_, path) in zip(names, found, strict=True)]
-
-
-# --- prediction -----------------------------------------------------------------------------------------------------
-
-
 def predict(
-    model: Model, items: Sequence[Item], output: Path, lineage: Lineage, split: str | None, device: torch.device
+    predictor: Predictor,
+    items: Sequence[Item],
+    output: Path,
+    lineage: Lineage,
+    split: str | None,
+    resume: bool = False,
+    extras: Collection[str] = (),
 ) -> Outcome:
     """Predict every picture at its own size and write <name>.png, <name>_overlay.jpg and predictions.json below `output`.
 
     A picture that cannot be read is named and left out. What an earlier call listed there is removed first, so that the
-    folder never mixes two models. Raises UsageError where an output would overwrite an input.
+    folder never mixes two models; with `resume` it is kept where it is whole and of the same model and settings, and
+    only the rest is predicted. Raises UsageError where that is another job's, or an output would overwrite an input.
     """
-    inputs = {item.image.resolve() for item in items}
-    for item in items:
-        if any(path.resolve() in inputs for path in _outputs(output, item.name)):
+    job = Job(predictor, items, output, lineage, split, extras)
+    job.outputs.refuse_inputs((item.image, item.name) for item in items)
+    output.mkdir(parents=True, exist_ok=True)
+    if resume:
+        job.take_finished()
+    else:
+        job.outputs.clear()
+    try:
+        job.run()
+    except KeyboardInterrupt:
+        done = len(job.records)
+        say(
+            f"\n{len(items)}장 중 {done}장을 마쳤습니다: 같은 명령에 --resume 을 붙이면 이어서 합니다",
+            f"\n{done} of {len(items)} pictures are done: the same command with --resume goes on",
+        )
+        raise
+    return job.finish()
+
+
+class Job:
+    """The state of one call: records by name, the confusion matrix over all of them, the pictures left out."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        items: Sequence[Item],
+        output: Path,
+        lineage: Lineage,
+        split: str | None,
+        extras: Collection[str] = (),
+    ) -> None:
+        self.predictor, self.items = predictor, items
+        self.settings = {**origin(predictor, lineage), "split": split}
+        self.outputs = Outputs(output, predictor.model.classes, self.settings, extras)
+        self.records: dict[str, dict[str, Any]] = {}
+        self.broken: list[str] = []
+        self.kept = 0
+        self.confusion = ConfusionMatrix(predictor.model.classes.num_classes)
+
+    # --- going on -------------------------------------------------------------------------------------------------
+
+    def take_finished(self) -> None:
+        """Keep what an earlier call has finished. Raises UsageError if that call had another model or other settings."""
+        settings, records = self.outputs.earlier()
+        differs = [key for key in self.settings if settings.get(key) != self.settings[key]] if records else []
+        if differs:
+            key = differs[0]
             raise UsageError(
                 t(
-                    f"{item.image}: 입력을 덮어씁니다: 다른 --output 을 주세요",
-                    f"{item.image}: would be overwritten: give another --output",
+                    f"{self.outputs.folder}: 다른 작업의 결과입니다 ({key}: {settings.get(key)}, 지금은 {self.settings[key]}): "
+                    "--resume 없이 실행하거나 다른 --output 을 주세요",
+                    f"{self.outputs.folder}: of another job ({key}: {settings.get(key)}, now {self.settings[key]}): "
+                    "run without --resume or give another --output",
                 )
             )
-    output.mkdir(parents=True, exist_ok=True)
-    remove_listed(output)
-    provenance = _provenance(model, lineage, split)
-    confusion, records, broken = ConfusionMatrix(model.classes.num_classes), [], list[str]()
-    results = _indices(model, items, device, lambda item, reason: broken.append(f"{item.image}: {reason}"))
-    for item, image, indices in progress(results, len(items), t("예측", "predict"), "images"):
-        _write_pictures(model, output, item.name, image, indices, provenance)
-        records.append(_record(model, item, indices, confusion))
-    measured = any(item.mask for item in items)
-    iou = dict(zip(model.classes.names, confusion.iou(), strict=True)) if measured else {}
-    outcome = Outcome(
-        written=len(records),
-        broken=broken,
-        accuracy=confusion.accuracy if measured else None,
-        miou=confusion.miou if measured else None,
-        iou=iou,
-    )
-    totals = {"accuracy": outcome.accuracy, "miou": outcome.miou, "iou": iou} if measured else {}
-    content = {**provenance, **totals, "images": records, "broken": broken}
-    write_atomically(output / LISTING, json.dumps(content, ensure_ascii=False, indent=1).encode())
-    return outcome
+        known = {str(record["mask"]): record for record in records}
+        pairs = [(item, known.get(self.outputs.names(item.name)["mask"])) for item in self.items]
+        for (item, record), found in parallel(self._finished, pairs, workers=self.predictor.cores):
+            if isinstance(found, Exception):
+                raise found
+            if record is not None and found is not None:
+                self.records[item.name] = record
+                self.confusion.counts += found
+        self.kept = len(self.records)
+        say(f"이미 마친 그림 {self.kept}장을 그대로 둡니다", f"kept {self.kept} pictures that were done before")
+
+    def _finished(self, pair: tuple[Item, dict[str, Any] | None]) -> Counts | None:
+        """The pixel counts of a record whose input and files are as they were written; None where they are not."""
+        item, record = pair
+        if record is None or record.get("input") != _shown(item):
+            return None
+        files = {key: self.outputs.place(name) for key, name in self.outputs.names(item.name).items()}
+        try:
+            same = file_sha256(item.image) == record["input_sha256"]
+            if not same or any(file_sha256(path) != record[f"{key}_sha256"] for key, path in files.items()):
+                return None
+        except (FileNotFoundError, KeyError):
+            return None
+        classes = self.predictor.model.classes
+        if item.mask is None:
+            return np.zeros((classes.num_classes, classes.num_classes), np.int64)
+        return self._compared(item.mask, read_mask(files["mask"], classes)).counts
+
+    # --- the work -------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Predict what is not finished, in the batches that validation has."""
+        predictor = self.predictor
+        batches = [self.items[start : start + EVAL_BATCH] for start in range(0, len(self.items), EVAL_BATCH)]
+        # A batch that was cut is done again whole: the same pictures together give the same bits.
+        left = [batch for batch in batches if any(item.name not in self.records for item in batch)]
+        stages = pipeline.Stages(self.read, predictor.predict, self.write)
+        total = sum(map(len, left))
+        with (
+            self.outputs.begin(self.settings, list(self.records.values())) as journal,
+            predictor.streams(len(batches)) as (streams, begin),
+        ):
+            results = pipeline.run(left, stages, streams, helpers=predictor.cores, begin=begin)
+            for item, outcome in progress(results, total, t("예측", "predict"), "images"):
+                if isinstance(outcome, UsageError):
+                    warn(str(outcome), str(outcome))
+                    self.broken.append(str(outcome))
+                elif item.name not in self.records:
+                    self.records[item.name], counts = outcome
+                    self.confusion.counts += counts
+                    outputs.add(journal, self.records[item.name])
+
+    def read(self, item: Item) -> Picture:
+        """Decode a picture. Raises UsageError that names it."""
+        if item.fault:
+            raise UsageError(item.fault)
+        try:
+            if item.image.stat().st_size > LARGEST_FILE:
+                raise Misfit((t("1 GB 이하의 파일", "a file of at most 1 GB"), f"{item.image.stat().st_size:,} bytes"))
+            data = item.image.read_bytes()
+            return self.predictor.picture(decode_image(data), hashlib.sha256(data).hexdigest())
+        except (Misfit, OSError) as error:
+            raise UsageError(f"{item.image}: {error}") from None
+
+    def write(self, item: Item, picture: Picture, prediction: Prediction) -> tuple[dict[str, Any], Counts]:
+        """Write a picture's files; returns its entry of predictions.json, and the pixel counts where it has a label."""
+        classes, indices = self.predictor.model.classes, prediction.indices
+        record: dict[str, Any] = {
+            "input": _shown(item),
+            "input_sha256": picture.sha256,
+            **self.outputs.write(item.name, picture.image, prediction),
+            "height": indices.shape[0],
+            "width": indices.shape[1],
+            "class_shares": outputs.class_shares(indices, classes),
+        }
+        if item.mask is None:
+            return record, np.zeros((classes.num_classes, classes.num_classes), np.int64)
+        own = self._compared(item.mask, indices)
+        return record | {"accuracy": own.accuracy, "miou": own.miou}, own.counts
+
+    def _compared(self, mask: Path, indices: UInt8) -> ConfusionMatrix:
+        classes = self.predictor.model.classes
+        own = ConfusionMatrix(classes.num_classes)
+        own.update(torch.from_numpy(indices), torch.from_numpy(read_mask(mask, classes)))
+        return own
+
+    def finish(self) -> Outcome:
+        """Write predictions.json."""
+        model = self.predictor.model
+        measured = any(item.mask for item in self.items)
+        outcome = Outcome(
+            written=len(self.records),
+            kept=self.kept,
+            broken=self.broken,
+            accuracy=self.confusion.accuracy if measured else None,
+            miou=self.confusion.miou if measured else None,
+            iou=dict(zip(model.classes.names, self.confusion.iou(), strict=True)) if measured else {},
+        )
+        totals = {"accuracy": outcome.accuracy, "miou": outcome.miou, "iou": outcome.iou} if measured else {}
+        self.outputs.finish(
+            {
+                **self.settings,
+                "model_metrics": model.metrics,
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                **totals,
+                "images": [self.records[item.name] for item in self.items if item.name in self.records],
+                "broken": self.broken,
+            }
+        )
+        return outcome
 
 
-def _indices(
-    model: Model, items: Sequence[Item], device: torch.device, on_broken: Callable[[Item, str], None]
-) -> Iterator[tuple[Item, UInt8, UInt8]]:
-    """Item, picture (H,W,3) uint8, class indices (H,W) uint8, in batches of the size that validation has."""
-    for start in range(0, len(items), EVAL_BATCH):
-        batch: list[tuple[Item, UInt8]] = []
-        for item in items[start : start + EVAL_BATCH]:
-            try:
-                batch.append((item, read_image(item.image)))
-            except UsageError as error:
-                warn(str(error), str(error))
-                on_broken(item, str(error))
-        if not batch:
-            continue
-        small = np.stack([resize_image(image, model.input_size) for _, image in batch])
-        sizes = [(image.shape[0], image.shape[1]) for _, image in batch]
-        with torch.inference_mode():
-            images = torch.from_numpy(small).permute(0, 3, 1, 2)
-            logits = native_logits(model.network, images, sizes, model.normalisation, device)
-            indices = [one.argmax(0).to(torch.uint8).cpu().numpy() for one in logits]
-        for (item, image), one in zip(batch, indices, strict=True):
-            yield item, image, one
+def _shown(item: Item) -> str:
+    """What predictions.json calls the input: the name in a data commit, else the path as it was given."""
+    return str(item.image) if item.mask is None else item.name
 
 
-def _outputs(output: Path, name: str) -> tuple[Path, Path]:
-    """Where the palette PNG and the overlay of a name go."""
-    return inside(output, f"{name}.png"), inside(output, f"{name}_overlay.jpg")
-
-
-def _write_pictures(
-    model: Model, output: Path, name: str, image: UInt8, indices: UInt8, provenance: dict[str, Any]
-) -> None:
-    """The mask with its values and colours (mode P), its origin in its text; and the overlay."""
-    mask_path, overlay_path = _outputs(output, name)
-    mask_path.parent.mkdir(parents=True, exist_ok=True)
-    text = PngImagePlugin.PngInfo()
-    for key in ("model_version", "run_id", "lakefs_model_path", "model_sha256", "lakefs_data_path", "git_commit"):
-        text.add_text(key, str(provenance[key]))
-    picture = Image.fromarray(model.classes.decode(indices)).convert("P")
-    picture.putpalette(model.classes.palette())
-    picture.save(mask_path, pnginfo=text)
-    Image.fromarray(overlay(image, indices, model.classes)).save(overlay_path, quality=90)
-
-
-def _record(model: Model, item: Item, indices: UInt8, confusion: ConfusionMatrix) -> dict[str, Any]:
-    """One entry of predictions.json; the picture's counts are added to `confusion` where it has a mask."""
-    shares = np.bincount(indices.ravel(), minlength=model.classes.num_classes) / indices.size
-    record: dict[str, Any] = {
-        "input": str(item.image) if item.mask is None else item.name,
-        "mask": f"{item.name}.png",
-        "overlay": f"{item.name}_overlay.jpg",
-        "height": indices.shape[0],
-        "width": indices.shape[1],
-        "class_shares": {name: round(float(s), 6) for name, s in zip(model.classes.names, shares, strict=True)},
-    }
-    if item.mask is not None:
-        own = ConfusionMatrix(model.classes.num_classes)
-        own.update(torch.from_numpy(indices), torch.from_numpy(read_mask(item.mask, model.classes)))
-        confusion.counts += own.counts
-        record |= {"accuracy": own.accuracy, "miou": own.miou}
-    return record
-
-
-def _provenance(model: Model, lineage: Lineage, split: str | None) -> dict[str, Any]:
-    """Which data, code and run made the predictions."""
+def origin(predictor: Predictor, lineage: Lineage) -> dict[str, Any]:
+    """Which data, code and run made the predictions, and how."""
     return {
         "model_version": lineage.version,
         "run_id": lineage.run_id,
@@ -236,28 +237,9 @@ def _provenance(model: Model, lineage: Lineage, split: str | None) -> dict[str, 
         "model_sha256": lineage.model_sha256,
         "lakefs_data_path": str(lineage.data_path),
         "git_commit": lineage.git_commit,
-        "git_dirty": model.lineage.get("git_dirty", "none"),
-        "model_metrics": model.metrics,
-        "split": split,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_dirty": predictor.model.lineage.get("git_dirty", "none"),
+        "device": predictor.device.type,
+        "engine": predictor.engine,
+        "tile": predictor.method.tile,
+        "tta": predictor.method.flip,
     }
-
-
-def remove_listed(output: Path) -> None:
-    """Remove what the predictions.json of an earlier call lists; other files in the folder are not ours."""
-    try:
-        old = json.loads((output / LISTING).read_text(encoding="utf-8"))
-        names = [record[key] for record in old["images"] for key in ("mask", "overlay")]
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        where = output / LISTING
-        raise UsageError(
-            t(
-                f"{where}: 이 프로젝트의 목록이 아닙니다 ({error}): 옮기거나 지우세요",
-                f"{where}: not a listing of this project ({error}): move or remove it",
-            )
-        ) from error
-    os.remove(output / LISTING)
-    for name in names:
-        inside(output, name).unlink(missing_ok=True)

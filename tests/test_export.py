@@ -1,0 +1,93 @@
+"""`infer.py --export` and `--engine onnxruntime`: the same numbers, or nothing is committed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from config import Settings
+from tests.project import Project
+from tests.test_inference import draw, lineage, make_model
+from train import export
+from utils import mlflow_utils
+from utils.console import AppError, UsageError
+from utils.files import file_sha256
+
+pytest.importorskip("onnxruntime")
+
+
+def test_onnx_in_lakefs_predicts_what_torch_does(once_trained: Project, tmp_path: Path) -> None:
+    draw(tmp_path / "in", 3)
+    arguments = ("infer.py", "--input", str(tmp_path / "in"), "--output")
+    client, settings = once_trained.mlflow(), Settings()
+    origin = mlflow_utils.run_lineage(once_trained.runs()[0])
+    with pytest.raises(UsageError, match=f"has no ONNX file: infer.py --run-id {origin.run_id} --export onnx"):
+        export.fetch_onnx(origin, None, client, settings, tmp_path)  # type: ignore[arg-type]
+    done = once_trained.run("infer.py", "--export", "onnx")
+    assert done.returncode == 0 and "of the original's" in done.stdout, done.stdout + done.stderr
+    run = once_trained.runs()[0]
+    place, model = run.data.tags["lakefs_onnx_path"], run.data.tags["model_sha256"]
+    assert place.endswith(f"/exports/{model}/model.onnx")
+    file = once_trained.folder / "models/exports" / model / "model.onnx"
+    assert file_sha256(file) == run.data.tags["onnx_sha256"]
+    assert str(once_trained.folder).encode() not in file.read_bytes(), "nothing of this machine is in it"
+    file.unlink()  # what is used comes from lakeFS
+    for engine in ("torch", "onnxruntime"):
+        made = once_trained.run(*arguments, str(tmp_path / engine), "--engine", engine)
+        assert made.returncode == 0, made.stderr
+        assert json.loads((tmp_path / engine / "predictions.json").read_text())["engine"] == engine
+    for path in (tmp_path / "in").iterdir():
+        with Image.open(tmp_path / "torch" / path.name) as one, Image.open(tmp_path / "onnxruntime" / path.name) as two:
+            assert np.array_equal(np.asarray(one), np.asarray(two)), path.name
+    mixed = once_trained.run("infer.py", "--export", "onnx", "--tta")
+    assert mixed.returncode == 2 and "--tta does not go with --export" in mixed.stderr
+    with pytest.raises(UsageError, match="has no ONNX file"):  # a tag that names another model's file
+        export.fetch_onnx(replace(origin, model_sha256="0" * 64), None, client, settings, tmp_path)  # type: ignore[arg-type]
+
+
+def test_torchscript_gives_the_same_at_any_size(tmp_path: Path) -> None:
+    model = make_model()
+    export._to_torchscript(model.network, tmp_path / "model.pt")
+    exported = export._torchscript((tmp_path / "model.pt").read_bytes())
+    assert export.largest_difference(model, exported) < 1e-5
+
+
+def test_other_numbers_are_never_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(model_path=tmp_path / "model.pth")
+
+    def attempt() -> None:
+        # neither lakeFS nor MLflow is there: coming as far as to ask them would fail the test
+        export.export(make_model(), "torchscript", lineage(), None, None, settings)  # type: ignore[arg-type]
+
+    class Off(nn.Module):
+        def __init__(self, network: nn.Module, by: float) -> None:
+            super().__init__()
+            self.network, self.by = network, by
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.as_tensor(self.network(images) + self.by)
+
+    write = export._to_torchscript
+    for by, words in ((2e-4, "0.0002 .*not committed"), (float("nan"), "nan .*not committed")):
+        monkeypatch.setattr(export, "_to_torchscript", lambda network, file, by=by: write(Off(network, by), file))
+        with pytest.raises(AppError, match=words):
+            attempt()
+
+    def fail(network: nn.Module, file: Path) -> None:
+        raise RuntimeError("an operation\nthat nobody knows")
+
+    monkeypatch.setattr(export, "_to_torchscript", fail)
+    with pytest.raises(AppError, match=r"compact_unet cannot be exported to torchscript .*an operation that nobody"):
+        attempt()
+
+
+def test_a_missing_package_is_named() -> None:
+    with pytest.raises(UsageError, match=r"--export onnx needs more: pip install no_such_package"):
+        export.require("--export onnx", ("json", "no_such_package"))

@@ -1,0 +1,238 @@
+"""Many pictures through a model: broken ones, interruptions, the same bits twice."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.project import SIGKILL, SIGTERM, Project, finish
+from train import inference, inputs, pipeline
+from train.checkpoint import Model
+from train.classes import build_classes
+from train.inputs import Item
+from train.networks import build_network
+from train.outputs import EXTRAS, JOURNAL
+from train.predictor import Method, Predictor
+from train.preprocess import Normalisation
+from utils.console import UsageError
+from utils.lakefs_utils import LakePath
+from utils.mlflow_utils import Lineage
+
+CLASSES = build_classes([(0, "sky", None, False), (7, "road", None, False), (9, "off", None, True)])
+CPU = torch.device("cpu")
+
+
+def make_model(size: tuple[int, int] = (64, 96), seed: int = 0) -> Model:
+    torch.manual_seed(seed)
+    return Model(
+        network=build_network("compact_unet", 2).to(memory_format=torch.channels_last).eval(),
+        architecture="compact_unet",
+        classes=CLASSES,
+        input_size=size,
+        normalisation=Normalisation((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)),
+        metrics={},
+        lineage={},
+    )
+
+
+def lineage(sha256: str = "a" * 64) -> Lineage:
+    model, data = LakePath("repo", "1" * 64, "models/model.pth"), LakePath("repo", "2" * 64, "data/")
+    return Lineage("run", "m v1", model, sha256, data, "none", {})
+
+
+def draw(folder: Path, count: int) -> list[Item]:
+    """Noise of several sizes."""
+    random = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for i in range(count):
+        pixels = random.integers(0, 256, (40 + i % 3 * 16, 60, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i:03}.png")
+    return inputs.input_items([folder])
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Everything in a folder of predictions but the time of the call, which the page shows too."""
+    found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    listing = json.loads(found.pop("predictions.json"))
+    for key in ("created", "content_sha256"):
+        listing.pop(key)
+    found.pop("index.html")
+    return found | {"predictions.json": json.dumps(listing).encode()}
+
+
+def test_two_runs_and_an_interrupted_one_give_the_same_bits(tmp_path: Path) -> None:
+    predictor, items = Predictor(make_model(), CPU), draw(tmp_path / "in", 21)
+    for name in ("a", "b"):
+        inference.predict(predictor, items, tmp_path / name, lineage(), None)
+    assert content(tmp_path / "a") == content(tmp_path / "b")
+    cut = inference.Job(predictor, items, tmp_path / "b", lineage(), None)
+    (tmp_path / "b/predictions.json").unlink()
+    lines = [json.dumps(cut.settings)] + [json.dumps(r) for r in _records(tmp_path / "a")[:13]]
+    (tmp_path / "b" / JOURNAL).write_text("\n".join(lines) + '\n{"input": "cut in the mid')
+    (tmp_path / "b/003.png").write_bytes(b"changed")  # in the first batch, which is then done again
+    for item in items[13:]:
+        (tmp_path / "b" / f"{item.name}.png").unlink()
+    outcome = inference.predict(predictor, items, tmp_path / "b", lineage(), None, resume=True)
+    assert (outcome.written, outcome.kept) == (21, 12)
+    assert content(tmp_path / "a") == content(tmp_path / "b")
+
+
+def _records(folder: Path) -> list[dict[str, Any]]:
+    return list(json.loads((folder / "predictions.json").read_text())["images"])
+
+
+def test_resume_does_only_what_is_new_and_refuses_other_models(tmp_path: Path) -> None:
+    predictor, items = Predictor(make_model(), CPU), draw(tmp_path / "in", 12)
+    inference.predict(predictor, items[:8], tmp_path / "out", lineage(), None)
+    before = (tmp_path / "out/000.png").stat().st_mtime_ns
+    outcome = inference.predict(predictor, items, tmp_path / "out", lineage(), None, resume=True)
+    assert (outcome.written, outcome.kept) == (12, 8)
+    assert (tmp_path / "out/000.png").stat().st_mtime_ns == before
+    with pytest.raises(UsageError, match=r"of another job \(model_sha256: a+, now b+\)"):
+        inference.predict(predictor, items, tmp_path / "out", lineage("b" * 64), None, resume=True)
+    Image.new("RGB", (9, 9)).save(items[2].image)  # a changed input is predicted again
+    outcome = inference.predict(predictor, items, tmp_path / "out", lineage(), None, resume=True)
+    assert outcome.kept == 11
+    with Image.open(tmp_path / "out/002.png") as mask:
+        assert mask.size == (9, 9)
+
+
+def test_probabilities_areas_coco_and_the_page(tmp_path: Path) -> None:
+    from pycocotools.coco import COCO
+
+    predictor, items = Predictor(make_model(), CPU, Method(probabilities=True)), draw(tmp_path / "in", 2)
+    items.append(Item("</script><b>&", items[0].image))
+    out = tmp_path / "out"
+    inference.predict(predictor, items[:2], out, lineage(), None, extras=EXTRAS)
+    coco = COCO(out / "predictions_coco.json")
+    assert [category["name"] for category in coco.loadCats([0, 7])] == ["sky", "road"]
+    lines = (out / "areas.csv").read_text("utf-8-sig").splitlines()
+    assert lines[0] == "picture,class,pixels,share" and len(lines) == 1 + 2 * 2
+    for number, record in enumerate(_records(out), 1):
+        with Image.open(out / record["mask"]) as mask:
+            values = np.asarray(mask)
+        with np.load(out / record["probabilities"]) as saved:
+            assert saved["classes"].tolist() == ["sky", "road"] and saved["probabilities"].dtype == np.float16
+            assert (saved["probabilities"].argmax(0) * 7 == values).mean() > 0.98, "but for what 16 bits cannot tell"
+        for annotation in coco.loadAnns(coco.getAnnIds(imgIds=[number])):
+            assert np.array_equal(coco.annToMask(annotation), values == annotation["category_id"])
+        assert f"{record['input']},road,{(values == 7).sum()}," in "\n".join(lines)
+    inference.predict(predictor, items[2:], out, lineage(), None)
+    page = (out / "index.html").read_text()
+    assert page.count("</script>") == 2 and "<b>" not in page, "a name is only a name"
+    data = json.loads(page.split('type="application/json">')[1].split("</script>")[0])
+    assert [picture["name"] for picture in data["pictures"]] == ["</script><b>&"]
+    assert sorted(p.name for p in out.iterdir()) == ["<", "index.html", "predictions.json"], "nothing older is left"
+
+
+def test_figures_over_labels_are_the_same_after_resuming(tmp_path: Path) -> None:
+    predictor, items = Predictor(make_model(), CPU), draw(tmp_path / "in", 10)
+    random = np.random.default_rng(1)
+    labelled = []
+    for item in items:
+        with Image.open(item.image) as image:
+            values = random.choice(np.array([0, 7, 9], np.uint8), (image.height, image.width))
+        mask = tmp_path / f"{item.name}_label.png"
+        Image.fromarray(values).save(mask)
+        labelled.append(Item(item.name, item.image, mask))
+    first = inference.predict(predictor, labelled, tmp_path / "out", lineage(), "val")
+    again = inference.predict(predictor, labelled, tmp_path / "out", lineage(), "val", resume=True)
+    assert again.kept == 10 and first.miou is not None
+    assert (again.accuracy, again.miou, again.iou) == (first.accuracy, first.miou, first.iou)
+
+
+def test_the_pipeline_keeps_order_names_the_broken_and_ends_on_other_errors() -> None:
+    def read(item: int) -> int:
+        if item % 5 == 3:
+            raise UsageError(f"broken {item}")
+        time.sleep(0.002 * (item % 3))
+        return item * 10
+
+    written = []
+
+    def write(item: int, decoded: int, result: int) -> int:
+        written.append(item)
+        return decoded + result
+
+    batches = [list(range(start, start + 4)) for start in range(0, 40, 4)]
+    stages = pipeline.Stages(read, lambda batch: [1] * len(batch), write)
+    got = [(item, outcome) for item, outcome in pipeline.run(iter(batches), stages, streams=2, helpers=3)]
+    assert [item for item, _ in got] == list(range(40))
+    assert [r for i, r in got if i % 5 != 3] == [i * 10 + 1 for i in range(40) if i % 5 != 3]
+    assert all(isinstance(r, UsageError) and str(r) == f"broken {i}" for i, r in got if i % 5 == 3)
+
+    def fail(batch: list[int]) -> list[int]:
+        raise RuntimeError("no network")
+
+    with pytest.raises(RuntimeError, match="no network"):
+        list(pipeline.run(batches, pipeline.Stages(read, fail, write), streams=1, helpers=1))
+
+
+def test_no_more_batches_are_read_ahead_than_said() -> None:
+    read: list[int] = []
+    done: list[int] = []
+    most = 0
+
+    def compute(batch: list[int]) -> list[int]:
+        nonlocal most
+        most = max(most, len(read) - len(done))
+        return batch
+
+    def note(item: int) -> int:
+        read.append(item)
+        return item
+
+    stages = pipeline.Stages(note, compute, lambda i, _, r: i)
+    for item, _ in pipeline.run([[i] for i in range(200)], stages, streams=2, helpers=2):
+        done.append(item)
+        time.sleep(0.001)
+    assert len(done) == 200 and most <= 2 + pipeline.WAITING + 2
+
+
+def test_thousands_of_equal_names_stay_apart(tmp_path: Path) -> None:
+    for name in ("x/a.png", "y/a.png", "x/A.jpg", "x/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    names = [item.name for item in inputs.input_items([tmp_path / "x", tmp_path / "y"])]
+    assert len({name.casefold() for name in names}) == 4, "on a file system that takes A for a, too"
+    start = time.process_time()
+    many = inputs.input_items([tmp_path / "x/b.png"] * 3000)
+    assert len({item.name for item in many}) == 3000
+    assert time.process_time() - start < 30
+
+
+def test_a_killed_job_goes_on(once_trained: Project, tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    draw(folder, 400)
+    (folder / "200_broken.png").write_bytes(b"no picture")
+    arguments = ("infer.py", "--input", str(folder), "--output", str(out))
+    for signal_number, code in ((SIGKILL, -SIGKILL), (SIGTERM, 130)):
+        process = once_trained.start(*arguments, *(["--resume"] if signal_number == SIGTERM else []))
+        before = len(_journal(out))
+        while len(_journal(out)) < before + 20:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        returncode, rest = finish(process, signal_number)
+        assert returncode == code, rest
+    assert "pictures are done: the same command with --resume goes on" in rest
+    assert not (out / "predictions.json").exists()
+    done = once_trained.run(*arguments, "--resume")
+    assert done.returncode == 1 and "200_broken.png" in done.stderr, "the broken one is named at the end"
+    assert "predicted 400 pictures" in done.stdout
+    whole = once_trained.run("infer.py", "--input", str(folder), "--output", str(tmp_path / "whole"))
+    assert whole.returncode == 1
+    assert content(out) == content(tmp_path / "whole")
+
+
+def _journal(folder: Path) -> list[str]:
+    try:
+        return (folder / JOURNAL).read_text().split("\n")
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,182 @@
+"""Files that mean harm: each is a clear error, nothing of it is executed, nothing is written outside the output folder."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.test_inference import CPU, draw, lineage, make_model
+from train import inference, inputs
+from train.checkpoint import load_model, save_model
+from train.predictor import Predictor
+from utils.console import AppError
+from utils.files import file_sha256
+
+
+@pytest.fixture
+def model_file(tmp_path: Path) -> Path:
+    save_model(tmp_path / "model.pth", make_model())
+    return tmp_path / "model.pth"
+
+
+def refused(path: Path, words: str, sha256: str | None = None) -> None:
+    with pytest.raises(AppError, match=words) as caught:
+        load_model(path, sha256 or file_sha256(path), CPU)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def resaved(path: Path, **changes: Any) -> Path:
+    torch.save(torch.load(path, weights_only=True) | changes, path)
+    return path
+
+
+class Payload:
+    """Unpickled by the ordinary way, it makes a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.mark),)
+
+
+def test_a_pickle_payload_is_not_executed(model_file: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "executed"
+    refused(resaved(model_file, metrics=Payload(mark)), "not a model file of this project")
+    model_file.write_bytes(pickle.dumps(Payload(mark)))
+    refused(model_file, "not an archive of torch.save")
+    assert not mark.exists()
+    pickle.loads(model_file.read_bytes())
+    assert mark.exists(), "the payload itself works"
+
+
+def test_a_wrong_hash_is_never_opened(model_file: Path) -> None:
+    refused(model_file, f"expected {'0' * 64}, found {file_sha256(model_file)}", "0" * 64)
+
+
+def test_another_architecture_or_other_shapes_are_refused(model_file: Path) -> None:
+    whole = model_file.read_bytes()
+    refused(resaved(model_file, architecture="os.system"), "unknown model 'os.system'")
+    model_file.write_bytes(whole)
+    weights = torch.load(model_file, weights_only=True)["state_dict"]
+    refused(resaved(model_file, state_dict=weights | {"head.weight": torch.zeros(99, 24, 1, 1)}), "size mismatch")
+    model_file.write_bytes(whole)
+    refused(resaved(model_file, input_size=[1 << 20, 1 << 20]), "sides of 16 to 8192 pixels")
+    model_file.write_bytes(whole)
+    missing = {name: value for name, value in weights.items() if name != "head.bias"}
+    refused(resaved(model_file, state_dict=missing), "head.bias")
+
+
+def test_a_zip_of_death_is_not_unpacked(model_file: Path) -> None:
+    whole = model_file.read_bytes()
+    with zipfile.ZipFile(io.BytesIO(whole)) as old, zipfile.ZipFile(model_file, "w", zipfile.ZIP_DEFLATED) as new:
+        for entry in old.infolist():
+            new.writestr(entry.filename, bytes(1 << 24) if entry.filename.endswith("/data/0") else old.read(entry))
+    refused(model_file, "compressed")
+    huge = bytearray(whole)  # the directory at the end says 4 GB of a small entry
+    last = huge.rindex(b"PK\x01\x02")
+    huge[last + 20 : last + 28] = struct.pack("<II", 0xFFFFFFF0, 0xFFFFFFF0)
+    model_file.write_bytes(huge)
+    refused(model_file, r"entries declare 4,3[\d,]+ bytes in a file of")
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """A PNG whose header declares a size and whose content is nothing like it."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(bytes(1000))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def test_harmful_pictures_are_listed_and_skipped(tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    draw(folder, 2)
+    (folder / "huge.png").write_bytes(png_of_size(100_000, 100_000))
+    (folder / "cut.png").write_bytes(png_of_size(5_000, 5_000))
+    bomb = Image.new("1", (16_000, 16_000))  # 256 million pixels in a few hundred kilobytes
+    bomb.save(folder / "bomb.png")
+    (folder / "script.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(executed) (w) file closefile\n"
+    )
+    (folder / "empty.jpg").write_bytes(b"")
+    (tmp_path / "secret.png").write_bytes((folder / "000.png").read_bytes())
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    (folder / "linked").symlink_to(tmp_path)
+    items = inputs.input_items([folder])
+    outcome = inference.predict(Predictor(make_model(), CPU), items, out, lineage(), None)
+    assert outcome.written == 2
+    words = {
+        "huge.png": "a picture of at most",
+        "cut.png": "unreadable",
+        "bomb.png": "a picture of at most",
+        "script.png": "unreadable",
+        "empty.jpg": "an empty file",
+        "link.png": "a link is not followed",
+        "linked": "a link is not followed",
+    }
+    found = {line.split(":")[0].rsplit("/", 1)[1]: line for line in outcome.broken}
+    assert sorted(found) == sorted(words)
+    assert all(text in found[name] for name, text in words.items()), found
+    assert {p.stem.removesuffix("_overlay") for p in out.iterdir()} == {"000", "001", "predictions", "index"}
+    assert {p.name for p in tmp_path.iterdir()} == {"in", "out", "secret.png"}, "nothing was made elsewhere"
+
+
+def test_a_link_that_a_person_names_is_followed(tmp_path: Path) -> None:
+    draw(tmp_path / "in", 1)
+    (tmp_path / "link.png").symlink_to(tmp_path / "in/000.png")
+    (item,) = inputs.input_items([tmp_path / "link.png"])
+    assert item.fault is None
+
+
+def test_nothing_is_written_or_removed_outside_the_output_folder(tmp_path: Path) -> None:
+    predictor, items = Predictor(make_model(), CPU), draw(tmp_path / "in/sub", 1)
+    out, victim = tmp_path / "out", tmp_path / "victim"
+    for folder in (out, victim):
+        folder.mkdir()
+    (victim / "000.png").write_bytes(b"precious")
+    climbing = [inputs.Item("../victim/000", items[0].image)]
+    with pytest.raises(AppError, match="leaves"):
+        inference.predict(predictor, climbing, out, lineage(), None)
+    (out / "sub").symlink_to(victim)
+    items = inputs.input_items([tmp_path / "in"])
+    assert items[0].name == "sub/000"
+    with pytest.raises(AppError, match="a link out of"):
+        inference.predict(predictor, items, out, lineage(), None)
+    for mask in ("../victim/000.png", "sub/000.png", str(victim / "000.png")):
+        listing = {"images": [{"mask": mask, "overlay": mask}]}
+        (out / ".predictions.jsonl").unlink(missing_ok=True)
+        (out / "predictions.json").write_text(json.dumps(listing))
+        with pytest.raises(AppError):
+            inference.predict(predictor, items, out, lineage(), None)
+    assert [p.read_bytes() for p in victim.iterdir()] == [b"precious"]
+    (out / "sub").unlink()
+    (out / "predictions.json").unlink(missing_ok=True)
+    (out / "sub").mkdir()
+    (out / "sub/000.png").symlink_to(victim / "000.png")  # replaced, not written through
+    inference.predict(predictor, items, out, lineage(), None)
+    assert (victim / "000.png").read_bytes() == b"precious" and not (out / "sub/000.png").is_symlink()
+
+
+def test_dots_in_a_name_are_only_a_name(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a..png", "..b.png"):
+        Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "in" / name)
+    items = inputs.input_items([tmp_path / "in" / "a..png", tmp_path / "in" / "..b.png"])
+    outcome = inference.predict(Predictor(make_model(), CPU), items, tmp_path / "out", lineage(), None)
+    assert outcome.written == 2
+    assert all(p.parent == tmp_path / "out" for p in (tmp_path / "out").rglob("*"))

@@ -1,0 +1,132 @@
+"""Pictures in tiles: equal to the whole, blended where they cannot be, smaller where memory runs out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tests.test_inference import CPU, make_model
+from train import tiles
+from train.checkpoint import load_model, save_model
+from train.classes import UInt8
+from train.networks import build_network
+from train.predictor import Method, Predictor
+from train.preprocess import native_logits
+from utils.console import AppError
+from utils.files import file_sha256
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    """Weights and statistics that are far from a fresh network's, so that every layer matters."""
+    torch.manual_seed(1)
+    network = build_network("compact_unet", 3).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3)  # type: ignore[union-attr]
+            module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
+            module.bias.data.normal_()
+    return network.to(memory_format=torch.channels_last)
+
+
+def joined(forward: tiles.Forward, image: Tensor, tile: int, margin: int) -> Tensor:
+    with torch.inference_mode():
+        bands = list(tiles.tiled(forward, image, tile, margin))
+    tops = np.cumsum([0, *(band.shape[1] for _, band in bands)])
+    assert [top for top, _ in bands] == tops[:-1].tolist()
+    return torch.cat([band for _, band in bands], 1)
+
+
+def test_tiles_equal_the_whole_picture(network: nn.Module) -> None:
+    margin = tiles.reach(network, CPU)
+    assert margin == 128
+    for height, width in ((512, 420), (390, 470), (200, 482)):
+        image = torch.randn(3, height, width)
+        with torch.inference_mode():
+            whole = network(image[None].contiguous(memory_format=torch.channels_last))[0]
+        assert (joined(network, image, 384, margin) - whole).abs().max() < 1e-4
+    assert (joined(network, image, 384, 0) - whole).abs().max() > 1e-3, "without the margin they differ"
+
+
+def test_a_network_without_an_end_is_blended_without_a_jump() -> None:
+    def forward(images: Tensor) -> Tensor:
+        """Depends on the whole of what it sees."""
+        return F.avg_pool2d(images, 1) + images.mean((2, 3), keepdim=True)
+
+    assert tiles.reach(forward, CPU) == 256
+    image = torch.linspace(0, 4, 600).expand(3, 200, 600)
+    result = joined(forward, image, 256, tiles.largest_margin(256, 256))
+    steps = result[0, 100].diff().abs()
+    assert steps.max() < 0.2, "no seam"
+
+
+def test_every_pixel_is_covered_whatever_the_sizes() -> None:
+    for length in (1, 127, 128, 129, 500, 1000):
+        for tile, wanted in ((128, 128), (256, 64), (256, 0), (512, 128)):
+            margin = tiles.largest_margin(tile, wanted)
+            result = joined(lambda x: x, torch.ones(1, 16, length), tile, margin)
+            assert result.shape == (1, 16, length) and torch.allclose(result, torch.ones(1, 16, length))
+
+
+def noise(height: int, width: int) -> UInt8:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_a_picture_of_the_training_is_the_same_whole_and_with_tiles() -> None:
+    model = make_model((384, 480))
+    image = noise(384, 480)
+    results = []
+    for method in (Method(), Method(tile=0), Method(tile=416, probabilities=True)):
+        predictor = Predictor(model, CPU, method)
+        results.append(predictor.predict([predictor.picture(image, "")])[0])
+    assert np.array_equal(results[0].indices, results[1].indices)
+    assert (results[0].indices == results[2].indices).mean() > 0.9999
+    assert results[2].probabilities is not None and results[2].probabilities.shape == (2, 384, 480)
+    assert np.allclose(results[2].probabilities.sum(0), 1, atol=2e-3)
+
+
+def test_tiles_keep_the_scale_of_the_training(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    save_model(tmp_path / "m.pth", replace(make_model(), scale=(0.5, 0.25)))
+    model = load_model(tmp_path / "m.pth", file_sha256(tmp_path / "m.pth"), CPU)
+    predictor = Predictor(model, CPU, Method(tile=128))
+    picture = predictor.picture(noise(301, 400), "")
+    assert picture.small.shape == (150, 100, 3)
+    assert predictor.predict([picture])[0].indices.shape == (301, 400)
+
+
+def test_the_mirror_image_is_averaged() -> None:
+    model, image = make_model(), noise(64, 96)
+    twice = Predictor(model, CPU, Method(flip=True, probabilities=True))
+    batch = torch.from_numpy(np.stack([image, image[:, ::-1]])).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        plain, mirrored = native_logits(model.network, batch, [(64, 96)] * 2, model.normalisation, CPU)
+    wanted = ((plain + mirrored.flip(-1)) / 2).softmax(0)
+    found = twice.predict([twice.picture(image, "")])[0].probabilities
+    assert found is not None and np.allclose(found, wanted.numpy(), atol=1e-3)
+
+
+def test_out_of_memory_means_smaller_tiles_and_batches(capsys: pytest.CaptureFixture[str]) -> None:
+    model, most = make_model(), 130 * 130
+
+    def small_machine(images: Tensor) -> Tensor:
+        if images.shape[0] * images.shape[2] * images.shape[3] > most:
+            raise torch.OutOfMemoryError("out of memory")
+        return torch.Tensor(model.network(images))
+
+    image = noise(140, 300)
+    tiled = Predictor(model, CPU, Method(tile=0), small_machine)
+    assert tiled.predict([tiled.picture(image, "")])[0].indices.shape == (140, 300)
+    assert "tiles of 128 pixels from here on" in capsys.readouterr().err
+    whole = Predictor(model, CPU, None, small_machine)
+    assert len(whole.predict([whole.picture(image, "")] * 4)) == 4, "one after the other"
+    most = 100
+    for predictor in (tiled, whole):
+        with pytest.raises(AppError, match="out of memory: use"):
+            predictor.predict([predictor.picture(image, "")])

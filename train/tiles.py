@@ -1,0 +1,94 @@
+"""Pictures of any size through a network in tiles, so that the seams do not show: equal to the whole where that fits.
+
+A tile's logits are wrong where they would have needed pixels beyond its edge. `reach` measures how far that goes; tiles
+overlap by more, and what is wrong is left out. Tiles begin at multiples of ALIGN, where a network that halves its
+input finds the same grid as in the whole picture.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+ALIGN = 32  # pixels; the networks of this project halve their input five times at most
+BLEND = 32  # pixels over which one tile fades into the next
+Forward = Callable[[Tensor], Tensor]  # images (N,3,H,W) float32, normalised -> logits (N,num_classes,H,W) float32
+
+
+@torch.inference_mode()
+def reach(forward: Forward, device: torch.device, limit: int = 256) -> int:
+    """How many pixels beyond a cut still change the output, rounded up to ALIGN; `limit` where no end is found.
+
+    NaN left of a cut marks every output that the pixels there reach, through any layer, and the mirror image those on
+    the other side. A network that averages over the whole picture has no end.
+    """
+    images = torch.zeros(4, 3, 2 * limit, 2 * limit, device=device)
+    images[0, :, :, :limit] = images[1, :, :, limit:] = images[2, :, :limit] = images[3, :, limit:] = float("nan")
+    marked = forward(images.contiguous(memory_format=torch.channels_last)).isnan().any(1)
+    columns, rows = marked[:2].any(1), marked[2:].any(2)
+    right, left = int(columns[0, limit:].sum()), int(columns[1, :limit].sum())
+    below, above = int(rows[0, limit:].sum()), int(rows[1, :limit].sum())
+    return min(limit, -(-max(right, left, below, above) // ALIGN) * ALIGN)
+
+
+def starts(length: int, tile: int, margin: int) -> list[int]:
+    """Where tiles of `tile` pixels begin to cover `length`, overlapping by at least 2 x `margin` + BLEND."""
+    if length <= tile:
+        return [0]
+    step = max(ALIGN, (tile - 2 * margin - BLEND) // ALIGN * ALIGN)
+    count = -(-(length - tile) // step) + 1
+    return [i * step for i in range(count)]
+
+
+def largest_margin(tile: int, wanted: int) -> int:
+    """The margin that a tile has room for: at least ALIGN + BLEND of it must be left to move on by."""
+    return max(0, min(wanted, (tile - BLEND - ALIGN) // 2))
+
+
+@functools.lru_cache(64)
+def _ramp(length: int, margin: int, first: bool, last: bool) -> Tensor:
+    """Weights (length,) of a tile along one side: 0 in the margins, fading over BLEND; no margin at the picture's edge."""
+    weights = torch.ones(length)
+    fade = torch.linspace(0, 1, BLEND + 2)[1:-1]
+    if not first:
+        weights[:margin] = 0
+        weights[margin : margin + BLEND] = fade[: length - margin]
+    if not last:
+        weights[length - margin :] = 0
+        weights[length - margin - BLEND : length - margin] = torch.minimum(
+            fade.flip(0), weights[length - margin - BLEND : length - margin]
+        )
+    return weights
+
+
+def tiled(forward: Forward, image: Tensor, tile: int, margin: int) -> Iterator[tuple[int, Tensor]]:
+    """Yield (first row, logits (num_classes,h,W) float32) of the picture's bands from top to bottom.
+
+    image (3,H,W) float32, normalised. Only one row of tiles is in memory.
+    """
+    height, width = image.shape[-2:]
+    tops, lefts = starts(height, tile, margin), starts(width, tile, margin)
+    total: Tensor | None = None
+    for i, top in enumerate(tops):
+        bottom = min(top + tile, height)
+        vertical = _ramp(bottom - top, margin, i == 0, i == len(tops) - 1)
+        for j, left in enumerate(lefts):
+            right = min(left + tile, width)
+            weights = vertical[:, None] * _ramp(right - left, margin, j == 0, j == len(lefts) - 1)
+            part = image[None, :, top:bottom, left:right].contiguous(memory_format=torch.channels_last)
+            logits = forward(part)[0].float()
+            if total is None:
+                total = logits.new_zeros(len(logits) + 1, min(tile, height), width)
+            weights = weights.to(logits.device)
+            total[:-1, : bottom - top, left:right] += logits * weights
+            total[-1, : bottom - top, left:right] += weights
+        assert total is not None  # there is at least one tile
+        finished = (tops[i + 1] if i + 1 < len(tops) else height) - top
+        yield top, total[:-1, :finished] / total[-1:, :finished]
+        rest = total[:, finished : bottom - top]
+        following = torch.zeros_like(total)
+        following[:, : rest.shape[1]] = rest
+        total = following
