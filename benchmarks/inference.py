@@ -1,0 +1,210 @@
+"""Inference against what the machine could do: a folder of pictures from reading to writing, and one picture by the script.
+
+    python benchmarks/inference.py folder PICTURES MODEL.pth [--count 1000]   # e.g. CamVid's 360x480 PNG files
+    python benchmarks/inference.py one PICTURE MODEL.pth                      # in a project that has a trained run
+
+`folder`: the limit is the CPU time of reading, network and writing, each measured by itself on one thread, divided by
+the cores. Where other programs run too, compare the CPU seconds: the wall clock is theirs as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import config  # noqa: E402
+from utils.console import table  # noqa: E402
+from utils.files import file_sha256  # noqa: E402
+
+SAMPLE = 64  # pictures for the parts, measured one by one
+
+
+def cpu_seconds() -> float:
+    """Of this process and of its children that have ended."""
+    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+
+
+@contextlib.contextmanager
+def measured(rows: list[list[Any]], name: str, count: int) -> Iterator[None]:
+    """Adds a row: name, CPU milliseconds and wall milliseconds a picture."""
+    cpu, wall = cpu_seconds(), time.monotonic()
+    yield
+    rows.append([name, (cpu_seconds() - cpu) / count * 1000, (time.monotonic() - wall) / count * 1000])
+
+
+def make_job(predictor: Any, folder: Path, output: Path) -> Any:
+    """What infer.py makes of a folder of pictures."""
+    from train import inference, inputs
+    from utils.lakefs_utils import LakePath
+    from utils.mlflow_utils import Lineage
+
+    model, data = LakePath("repo", "1" * 64, "models/model.pth"), LakePath("repo", "2" * 64, "data/")
+    lineage = Lineage("run", None, model, "0" * 64, data, "none", {})
+    return inference.Job(predictor, inputs.input_items([folder]), output, lineage, None)
+
+
+def parts(predictor: Any, folder: Path, output: Path, rows: list[list[Any]]) -> None:
+    """Reading, network and writing by themselves, on one thread each."""
+    import torch
+
+    from train.preprocess import EVAL_BATCH
+
+    output.mkdir()
+    job = make_job(predictor, folder, output)
+    items = job.items[:SAMPLE]
+    cores = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with measured(rows, "read", SAMPLE):
+        pictures = [job.read(item) for item in items]
+    predictor.predict(pictures[:EVAL_BATCH])
+    with measured(rows, "network", SAMPLE):
+        found = [i for at in range(0, SAMPLE, EVAL_BATCH) for i in predictor.predict(pictures[at : at + EVAL_BATCH])]
+    with measured(rows, "write", SAMPLE):
+        for item, picture, indices in zip(items, pictures, found, strict=True):
+            job.write(item, picture, indices)
+    torch.set_num_threads(cores)
+
+
+def pipeline(predictor: Any, folder: Path, output: Path, rows: list[list[Any]]) -> None:
+    """The whole job, as infer.py does it."""
+    output.mkdir()
+    job = make_job(predictor, folder, output)
+    with measured(rows, "pipeline", len(job.items)):
+        job.run()
+        job.finish()
+
+
+def plain_loop(predictor: Any, folder: Path, output: Path, rows: list[list[Any]]) -> None:
+    """What one writes first: picture after picture, with the defaults of Pillow and PyTorch; the same files come out."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from train.preprocess import native_logits
+
+    model = predictor.model
+    output.mkdir()
+    paths = sorted(folder.iterdir())
+    with measured(rows, "plain loop", len(paths)), torch.inference_mode():
+        for path in paths:
+            image = Image.open(path).convert("RGB")
+            small = np.array(image.resize(model.input_size[::-1], Image.Resampling.BILINEAR))
+            batch = torch.from_numpy(small).permute(2, 0, 1)[None]
+            logits = native_logits(model.network, batch, [image.size[::-1]], model.normalisation, predictor.device)
+            mask = Image.fromarray(logits[0].argmax(0).byte().numpy())
+            mask.putpalette(model.classes.palette())
+            mask.save(output / f"{path.stem}.png")
+            Image.blend(image, mask.convert("RGB"), 0.55).save(output / f"{path.stem}_overlay.jpg", quality=90)
+
+
+def folder(options: argparse.Namespace) -> None:
+    """Copies of the pictures, `count` in all, through the pipeline and through a plain loop."""
+    import torch
+
+    from train.checkpoint import load_model
+    from train.predictor import Predictor
+
+    cpu = torch.device("cpu")
+    predictor = Predictor(load_model(options.model, file_sha256(options.model), cpu), cpu)
+    with tempfile.TemporaryDirectory() as name:
+        pictures = Path(name, "in")
+        pictures.mkdir()
+        sources = sorted(path for path in options.pictures.iterdir() if path.is_file())
+        for i in range(options.count):
+            shutil.copy(sources[i % len(sources)], pictures / f"{i:05}{sources[i % len(sources)].suffix}")
+        rows: list[list[Any]] = []
+        for step in (parts, pipeline, plain_loop):
+            step(predictor, pictures, Path(name, step.__name__), rows)
+    by_name = {name: (cpu, wall) for name, cpu, wall in rows}
+    whole = sum(by_name[part][0] for part in ("read", "network", "write"))
+    shown = [[name, f"{cpu:.1f}", f"{wall:.1f}"] for name, cpu, wall in rows]
+    print(table([f"{options.count} pictures", "CPU ms a picture", "wall ms a picture"], shown))
+    print(f"limit on {predictor.cores} cores: {whole / predictor.cores:.1f} ms a picture")
+    for what, index in (("CPU", 0), ("wall", 1)):
+        share = predictor.cores if index == 0 else 1
+        print(
+            f"{what}: pipeline / limit {by_name['pipeline'][index] / share / (whole / predictor.cores):.2f}, "
+            f"plain loop / pipeline {by_name['plain loop'][index] / by_name['pipeline'][index]:.2f}"
+        )
+
+
+BARE = """
+import sys, torch, mlflow, lakefs_sdk
+import numpy as np
+from pathlib import Path
+from PIL import Image
+from train.checkpoint import load_model
+from train.preprocess import native_logits, resize_image
+from utils.files import file_sha256
+picture, path, cpu = np.array(Image.open(sys.argv[1]).convert("RGB")), Path(sys.argv[2]), torch.device("cpu")
+model = load_model(path, file_sha256(path), cpu)
+batch = torch.from_numpy(resize_image(picture, model.input_size).copy()).permute(2, 0, 1)[None]
+with torch.inference_mode():
+    native_logits(model.network, batch, [picture.shape[:2]], model.normalisation, cpu)[0].argmax(0)
+"""
+
+
+def timed(command: list[str], runs: int) -> tuple[float, float]:
+    """The least CPU seconds and the least wall seconds of some runs."""
+    figures = []
+    for _ in range(runs):
+        cpu, wall = cpu_seconds(), time.monotonic()
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(done.stderr)
+        figures.append((cpu_seconds() - cpu, time.monotonic() - wall))
+    return min(cpu for cpu, _ in figures), min(wall for _, wall in figures)
+
+
+def one(options: argparse.Namespace) -> None:
+    """infer.py with one picture against importing the libraries, loading the model and running it; each script's --help."""
+    with tempfile.TemporaryDirectory() as out:
+        picture, model = str(options.picture.resolve()), str(options.model.resolve())
+        bare = timed([sys.executable, "-c", BARE, picture, model], options.runs)
+        script = timed([sys.executable, "infer.py", "--input", picture, "--output", out], options.runs)
+    rows = [
+        ["imports, load, run", *bare],
+        ["infer.py --input", *script],
+        ["ratio", *(s / b for s, b in zip(script, bare, strict=True))],
+    ]
+    for name in ("train.py", "register_model.py", "infer.py", "lake.py"):
+        rows.append([f"{name} --help", *timed([sys.executable, name, "--help"], options.runs)])
+    print(table(["", "CPU s", "wall s"], [[name, f"{cpu:.2f}", f"{wall:.2f}"] for name, cpu, wall in rows]))
+
+
+def main() -> None:
+    """Run the part that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, metavar="folder|one")
+    many = commands.add_parser("folder")
+    many.add_argument("pictures", type=Path)
+    many.add_argument("model", type=Path)
+    many.add_argument("--count", type=int, default=1000)
+    many.set_defaults(call=folder)
+    single = commands.add_parser("one")
+    single.add_argument("picture", type=Path)
+    single.add_argument("model", type=Path)
+    single.add_argument("--runs", type=int, default=5)
+    single.set_defaults(call=one)
+    options = parser.parse_args()
+    call: Callable[[argparse.Namespace], None] = options.call
+    call(options)
+
+
+if __name__ == "__main__":
+    config.set_language(os.environ.get("APP_LANG", "en"))
+    main()

@@ -1,0 +1,411 @@
+"""Training, ours beside what users would pick instead, on the same machine in one run.
+
+    python benchmarks/training.py accuracy path/to/data --seconds 480 --seeds 0 1 2
+    python benchmarks/training.py speed path/to/data --seconds 60
+
+The folder holds {train,val}/{images,masks} with class ids as pixel values, and classes.json (CamVid has that shape).
+
+accuracy: val mIoU and accuracy at native size after so many seconds of training from scratch. Ours is the real train.py,
+once a seed; the peers are torchvision's LR-ASPP by the recipe of its references (SGD, poly) and, where it is installed,
+a U-Net-ResNet18 of segmentation_models.pytorch (Adam, poly), both with random crops, flips and one worker.
+
+speed: pictures a second of bare steps on tensors in memory, of our whole loop (data, tracking, progress), and of a plain
+loop over the folder with the same augmentation and 0, 1 and 2 workers; and where the time of ours goes. CPU seconds a
+picture, over all threads of the process, change less than pictures a second where other programs run beside.
+
+Every measurement is a process of its own, one after another. A busy machine gives figures of a busy machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from PIL import Image  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+import config  # noqa: E402
+from train.classes import IGNORE_INDEX, ClassMap  # noqa: E402
+from train.data_check import check_data  # noqa: E402
+from train.dataset import Pair  # noqa: E402
+from train.losses import SegmentationLoss, class_weights  # noqa: E402
+from train.metrics import ConfusionMatrix  # noqa: E402
+from train.mlflow_train import MlflowTrain  # noqa: E402
+from train.networks import build_network  # noqa: E402
+from train.pictures import read_image, read_mask  # noqa: E402
+from train.preprocess import IMAGENET, to_input  # noqa: E402
+from utils import git_utils, mlflow_utils  # noqa: E402
+from utils.background import Background  # noqa: E402
+from utils.console import table  # noqa: E402
+from utils.lakefs_utils import connect  # noqa: E402
+
+PEER_SIZE = (240, 320)  # of the peers' crops, as in their figures in README.md
+PEER_BATCH = 8
+CPU = torch.device("cpu")
+Figures = dict[str, Any]
+
+
+# --- ours -----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def own_servers() -> Iterator[dict[str, str]]:
+    """An environment in which the scripts keep everything in a temporary folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        clean = {
+            key: value for key, value in os.environ.items() if not key.startswith(("LAKEFS_", "MINIO_", "MLFLOW_"))
+        }
+        yield clean | {
+            "LAKEFS_LOCAL_DIR": f"{folder}/lakefs",
+            "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
+            "MODEL_PATH": f"{folder}/models/model.pth",
+            "APP_LANG": "en",
+        }
+
+
+def ours(data: Path, seconds: float, seed: int, size: list[int], extra: list[str]) -> Figures:
+    """train.py as a user calls it; figures of the model that it published."""
+    with own_servers() as environment:
+        command = [sys.executable, str(Path(__file__).resolve()), "published", str(data)]
+        command += ["--seconds", str(seconds), "--seeds", str(seed), "--size", *map(str, size)]
+        named = (setting.split("=", 1) for setting in extra)
+        return child(command, environment | {name.upper(): value for name, value in named})
+
+
+def published(options: argparse.Namespace) -> Figures:
+    """In a child: the training of train.py, with clocks at its hooks."""
+    settings = config.load_settings(
+        data_dir=options.data, max_seconds=options.seconds, seed=options.seeds[0], image_size=tuple(options.size)
+    )
+    clock: Clock = defaultdict(lambda: [0.0, 0.0])
+    with connect(settings, create=True) as lake:
+        client, git = mlflow_utils.connect(settings), git_utils.read_facts(ROOT)
+        data = check_data(settings.data_dir, settings.seed)
+        training = clocked(clock)(settings, data=data, lake=lake, client=client, git=git)
+        result = training.run()
+    images = round(sum(epoch.images_per_second * epoch.seconds for epoch in training.history))
+    names = ("training", "data", "steps", "validation", "checkpoints", "tracking", BESIDE)
+    parts = {name: clock[name] for name in names}
+    return {
+        "network": settings.model, "images": images, "seconds": training.trained_seconds, "miou": result.miou,
+        "accuracy": result.accuracy, "iou": training.best.validation.iou, "parts": parts, "batch": training.batch_size,
+    }  # fmt: skip
+
+
+BESIDE = "tracking beside the steps (CPU)"
+Clock = dict[str, list[float]]  # what -> [seconds that passed, CPU seconds of all threads]
+
+
+def clocked(clock: Clock) -> type[MlflowTrain]:
+    """MlflowTrain whose hooks add their seconds to `clock`; it does nothing else differently.
+
+    "tracking" is what the training waits for; BESIDE are the CPU seconds of the thread that goes on with it.
+    """
+
+    @contextlib.contextmanager
+    def timed(name: str) -> Iterator[None]:
+        passed, cpu = time.perf_counter(), time.process_time()
+        try:
+            yield
+        finally:
+            clock[name][0] += time.perf_counter() - passed
+            clock[name][1] += time.process_time() - cpu
+
+    def own(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            with timed(name):
+                return method(*arguments, **named)
+
+        return call
+
+    def batches(self: MlflowTrain) -> Iterator[Any]:
+        source = MlflowTrain.batches(self)
+        following = own("data", lambda: next(source, None))
+        while (batch := following()) is not None:
+            yield batch
+
+    class Watched(Background):
+        def call(self, work: Callable[[], Any]) -> None:
+            def measured() -> None:
+                start = time.thread_time()
+                work()
+                clock[BESIDE][0] += time.thread_time() - start
+
+            super().call(measured)
+
+        def finish(self) -> None:
+            with timed("tracking"):
+                super().finish()
+
+    methods = {"train_epoch": "training", "train_step": "steps", "validate": "validation", "on_epoch_end": "tracking",
+               "save_best": "checkpoints", "save_checkpoint": "checkpoints"}  # fmt: skip
+    hooks = {method: own(name, getattr(MlflowTrain, method)) for method, name in methods.items()}
+    made = type("Clocked", (MlflowTrain,), {**hooks, "batches": batches})
+    return cast(type[MlflowTrain], functools.partial(made, background=Watched()))
+
+
+# --- peers ----------------------------------------------------------------------------------------------------------
+
+
+class Folder(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """Pictures read from their files each time, as torchvision's reference scripts do; `crops` as its presets have them."""
+
+    def __init__(self, pairs: tuple[Pair, ...], classes: ClassMap, size: tuple[int, int], crops: bool) -> None:
+        from torchvision import tv_tensors
+        from torchvision.transforms import v2
+
+        aspect = size[1] / size[0]
+        crop = v2.RandomResizedCrop(size, scale=(0.25, 1.0), ratio=(0.9 * aspect, 1.1 * aspect))
+        types = {tv_tensors.Image: torch.float32, tv_tensors.Mask: torch.int64}
+        self.pairs, self.classes, self.tv = pairs, classes, tv_tensors
+        self.change = v2.Compose(
+            [
+                crop if crops else v2.Resize(size),
+                v2.RandomHorizontalFlip(),
+                *([] if crops else [v2.ColorJitter(brightness=0.2, contrast=0.2)]),
+                v2.ToDtype(types, scale=True),
+                v2.Normalize(IMAGENET.mean, IMAGENET.std),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        pair = self.pairs[index]
+        mask = torch.from_numpy(read_mask(pair.mask.read_bytes(), self.classes).copy())
+        image: tuple[Tensor, Tensor] = self.change(
+            self.tv.Image(Image.open(pair.image).convert("RGB")), self.tv.Mask(mask)
+        )
+        return image
+
+
+def peer(options: argparse.Namespace) -> Figures:
+    """In a child: another project's network and recipe for `seconds` of training, then its figures at native size."""
+    torch.manual_seed(options.seeds[0])
+    data = check_data(options.data, 0, make_split=False)
+    network = build_network(options.network, data.classes.num_classes).train()
+    if options.network.startswith("smp:"):
+        optimiser: torch.optim.Optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    else:
+        optimiser = torch.optim.SGD(network.parameters(), 0.02, momentum=0.9, weight_decay=1e-6)
+    pictures = Folder(data.split("train"), data.classes, PEER_SIZE, crops=True)
+    loader = torch.utils.data.DataLoader(
+        pictures, PEER_BATCH, shuffle=True, drop_last=True, num_workers=1, persistent_workers=True
+    )
+    peak, start, images, share = optimiser.param_groups[0]["lr"], time.perf_counter(), 0, 0.0
+    while share < 1:
+        for inputs, labels in loader:
+            share = (time.perf_counter() - start) / options.seconds
+            if share >= 1:
+                break
+            optimiser.param_groups[0]["lr"] = peak * (1 - share) ** 0.9
+            step(network, optimiser, inputs, labels)
+            images += len(inputs)
+    seconds = time.perf_counter() - start
+    confusion = measure(network.eval(), data.split("val"), data.classes)
+    return {
+        "network": options.network, "images": images, "seconds": seconds, "miou": confusion.miou,
+        "accuracy": confusion.accuracy, "iou": dict(zip(data.classes.names, confusion.iou(), strict=True)),
+    }  # fmt: skip
+
+
+def step(network: nn.Module, optimiser: torch.optim.Optimizer, inputs: Tensor, labels: Tensor) -> None:
+    """Forward, backward, optimiser."""
+    loss = F.cross_entropy(network(inputs), labels, ignore_index=IGNORE_INDEX)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimiser.step()
+
+
+@torch.inference_mode()
+def measure(network: nn.Module, pairs: tuple[Pair, ...], classes: ClassMap) -> ConfusionMatrix:
+    """Figures over a split at native size, for a network that sees PEER_SIZE."""
+    confusion = ConfusionMatrix(classes.num_classes)
+    for pair in pairs:
+        image = torch.from_numpy(read_image(pair.image).copy()).permute(2, 0, 1)[None]
+        small = F.interpolate(image.float(), PEER_SIZE, mode="bilinear", antialias=True)
+        logits = F.interpolate(network(to_input(small, IMAGENET, CPU)), image.shape[-2:], mode="bilinear")
+        confusion.update(logits[0].argmax(0), torch.from_numpy(read_mask(pair.mask, classes).copy()))
+    return confusion
+
+
+# --- speed ----------------------------------------------------------------------------------------------------------
+
+
+def bare(options: argparse.Namespace) -> Figures:
+    """In a child: the steps alone, on tensors in memory, with the loss that our training has."""
+    torch.manual_seed(0)
+    data = check_data(options.data, 0, make_split=False)
+    network = build_network(options.network, data.classes.num_classes).to(memory_format=torch.channels_last).train()
+    criterion = SegmentationLoss("ce", class_weights("auto", data.pixel_counts["train"])[0])
+    optimiser = torch.optim.AdamW(network.parameters(), 1e-3, fused=True)
+    inputs = torch.randn(options.batch, 3, *options.size).to(memory_format=torch.channels_last)
+    labels = torch.randint(0, data.classes.num_classes, (options.batch, *options.size), dtype=torch.uint8)
+
+    def steps() -> Iterator[int]:
+        while True:
+            loss, _ = criterion(network(inputs), labels)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            yield len(inputs)
+
+    return rate(steps(), options.seconds)
+
+
+def plain(options: argparse.Namespace) -> Figures:
+    """In a child: a loop over the folder as in torchvision's references, with our default augmentation."""
+    torch.manual_seed(0)
+    data = check_data(options.data, 0, make_split=False)
+    network = build_network(options.network, data.classes.num_classes).train()
+    optimiser = torch.optim.AdamW(network.parameters(), 1e-3)
+    pictures = Folder(data.split("train"), data.classes, tuple(options.size), crops=False)
+    loader = torch.utils.data.DataLoader(
+        pictures, options.batch, shuffle=True, drop_last=True, num_workers=options.workers,
+        persistent_workers=options.workers > 0,
+    )  # fmt: skip
+
+    def steps() -> Iterator[int]:
+        while True:
+            for inputs, labels in loader:
+                step(network, optimiser, inputs, labels)
+                yield len(inputs)
+
+    return rate(steps(), options.seconds)
+
+
+def rate(steps: Iterator[int], seconds: float) -> Figures:
+    """Pictures a second, and CPU seconds a picture, the first step left out."""
+    next(steps)
+    start, cpu, images = time.perf_counter(), time.process_time(), 0
+    for count in steps:
+        images += count
+        if time.perf_counter() - start >= seconds:
+            break
+    return {
+        "images_per_second": images / (time.perf_counter() - start),
+        "cpu_per_image": (time.process_time() - cpu) / images,
+    }
+
+
+# --- the tables -----------------------------------------------------------------------------------------------------
+
+
+def child(command: list[str], environment: dict[str, str] | None = None) -> Figures:
+    """What a measuring process prints on its last line."""
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    figures: Figures = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def call(what: str, options: argparse.Namespace, **changes: object) -> Figures:
+    """Measure in a child process."""
+    command = [sys.executable, str(Path(__file__).resolve()), what, str(options.data)]
+    command += ["--seconds", str(options.seconds), "--size", *map(str, options.size)]
+    for name, value in changes.items():
+        command += [f"--{name}", str(value)]
+    return child(command, {**os.environ, "APP_LANG": "en"})
+
+
+def accuracy(options: argparse.Namespace) -> None:
+    rows = []
+
+    def add(label: str, figures: Figures) -> None:
+        speed = figures["images"] / figures["seconds"]
+        rows.append([label, f"{figures['seconds']:.0f}", figures["images"], f"{speed:.2f}",
+                     f"{figures['miou']:.4f}", f"{figures['accuracy']:.4f}"])  # fmt: skip
+        print(f"{label}: " + "  ".join(f"{k} {v:.3f}" for k, v in figures["iou"].items() if v is not None), flush=True)
+
+    for seed in options.seeds:
+        figures = ours(options.data, options.seconds, seed, options.size, options.settings)
+        add(f"ours, {figures['network']} {options.size[0]}x{options.size[1]}, seed {seed}", figures)
+    for name in options.peers:
+        add(f"{name} {PEER_SIZE[0]}x{PEER_SIZE[1]}, seed 0", call("peer", options, network=name, seeds=0))
+    print(table(["what", "seconds", "images", "images/s", "val mIoU", "val accuracy"], rows))
+
+
+def speed(options: argparse.Namespace) -> None:
+    rows, shares = [], []
+    for name in options.networks:
+        before = bare_of(options, name)
+        settings = [f"model={name}", f"batch_size={options.batch}"]
+        figures = ours(options.data, options.seconds, 0, options.size, settings)
+        after, parts, images = bare_of(options, name), figures["parts"], figures["images"]
+        base = {key: (before[key] + after[key]) / 2 for key in before}  # the machine's speed may drift
+        passed, cpu = (sum(parts[part][i] for part in ("training", "checkpoints", "tracking")) for i in (0, 1))
+        rows.append([name, *rates(base, base), "bare steps, before and after ours"])
+        whole = {"images_per_second": images / passed, "cpu_per_image": cpu / images}
+        rows.append([name, *rates(whole, base), "ours: data, steps, checkpoints, tracking, progress"])
+        for workers in (0, 1, 2):
+            found = call("plain", options, network=name, batch=options.batch, workers=workers)
+            if workers:  # their CPU seconds are not counted
+                found["cpu_per_image"] = None
+            rows.append([name, *rates(found, base), f"plain loop over the folder, {workers} workers"])
+        shares += shares_of(name, parts)
+    print(table(["network", "images/s", "of bare", "CPU ms/image", "of bare", "loop"], rows))
+    print("\n" + table(["network", "time of ours goes to", "seconds", "share", "of training"], shares))
+
+
+def rates(found: Figures, base: Figures) -> list[str]:
+    """Both figures of a loop, each with what the bare steps would be of it."""
+    speed, cpu = found["images_per_second"], found["cpu_per_image"]
+    shown = [f"{1000 * cpu:.1f}", f"{base['cpu_per_image'] / cpu:.3f}"] if cpu else ["", ""]
+    return [f"{speed:.2f}", f"{speed / base['images_per_second']:.3f}", *shown]
+
+
+def shares_of(name: str, parts: Clock) -> list[list[str]]:
+    """Where the time went, in seconds, as a share of everything, and as a share of the training alone."""
+    seconds = {part: passed for part, (passed, _) in parts.items()}
+    training = seconds.pop("training")
+    seconds["progress and the rest"] = training - seconds["data"] - seconds["steps"]
+    everything = sum(value for part, value in seconds.items() if part != BESIDE)
+    return [
+        [name, part, f"{value:.2f}", f"{100 * value / everything:.1f} %", f"{100 * value / training:.1f} %"]
+        for part, value in seconds.items()
+    ]
+
+
+def bare_of(options: argparse.Namespace, name: str) -> Figures:
+    return call("bare", options, network=name, batch=options.batch)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["accuracy", "speed", "published", "peer", "bare", "plain"],
+                        help="accuracy or speed; the others are their child processes")  # fmt: skip
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--seconds", type=float, default=480, help="of training, for each row")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--size", type=int, nargs=2, default=[180, 240], metavar=("H", "W"), help="our input size")
+    parser.add_argument("--peers", nargs="*", default=["lraspp_mobilenet_v3_large", "smp:unet/resnet18"])
+    parser.add_argument("--networks", nargs="+", default=["compact_unet", "compact_fpn", "lraspp_mobilenet_v3_large"])
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--network", help=argparse.SUPPRESS)
+    parser.add_argument("--workers", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("settings", nargs="*", metavar="name=value", help="after --: settings of ours, such as model=…")
+    options = parser.parse_args()
+    if options.what in ("accuracy", "speed"):
+        return {"accuracy": accuracy, "speed": speed}[options.what](options)
+    measured = {"published": published, "peer": peer, "bare": bare, "plain": plain}[options.what](options)
+    print(json.dumps(measured), flush=True)
+
+
+if __name__ == "__main__":
+    main()
