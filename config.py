@@ -20,7 +20,14 @@ from utils.console import LANGUAGES, UsageError, set_language, t
 from utils.git_utils import without_credentials
 
 ROOT = Path(__file__).resolve().parent
-DEVICES = ("auto", "cpu", "cuda", "mps")
+CHOICES = {
+    "device": ("auto", "cpu", "cuda", "mps"),
+    "loss": ("ce", "dice", "ce+dice", "focal"),
+    "augmentation": ("none", "light", "standard", "strong"),
+    "precision": ("auto", "float32", "bfloat16", "float16"),
+    "register_split": ("val", "test"),
+    "app_lang": LANGUAGES,
+}
 
 
 @dataclass(frozen=True)
@@ -51,31 +58,76 @@ class Settings:
     register_metric: str = "best_val_miou"  # metric of a run that decides; higher is better
     register_threshold: float = 0.3  # smallest value that is registered; 0 registers every finished run
 
+    # What a version needs to become champion, measured again at registration; else it becomes challenger
+    register_split: str = "val"  # split of the new model's data that decides; test, where you have one, is the fairer
+    register_min_gain: float = 0.0  # smallest gain over the champion, in the metric's unit
+    register_confidence: float = 0.95  # of the gain's bootstrap interval, which must lie above 0; 0: not asked for
+    register_min_class_iou: str | None = None  # "0.2", "road=0.5 car=0.3" or both; unset: no class has a minimum
+    register_max_mb: float | None = None  # largest model file, in 10^6 bytes; unset: any
+    register_max_ms: float | None = None  # longest time a picture, in milliseconds on the machine that registers
+
+    # What `infer.py --serve` takes
+    serve_max_mb: float = 20.0  # largest file of a picture, in 10^6 bytes
+    serve_max_megapixels: float = 25.0  # most pixels of a picture, in 10^6; each takes 4 bytes a class of memory
+    serve_timeout_s: float = 30.0  # longest time to send a picture, and to predict it, in seconds
+
     # Files
     data_dir: Path = Path("data")  # images/ + masks/, or {train,val[,test]}/{images,masks}
     model_path: Path = Path("models/model.pth")
 
     # Training
     epochs: int = 10  # passes over the training split, at least 1
-    batch_size: int = 16  # pictures a step, at least 1
-    learning_rate: float = 0.001  # peak of the schedule, greater than 0
+    max_seconds: float | None = None  # train for so long instead, validation left out; unset: EPOCHS
+    batch_size: int | None = None  # pictures a step, at least 1; unset: from the data and the memory
+    learning_rate: float | None = None  # peak of the schedule, greater than 0; unset: by the kind of network
     image_size: tuple[int, int] | None = None  # height and width in pixels, "180 240"; unset: from the data
-    model: str = "compact_unet"  # a name of train/networks.py
+    crop_size: tuple[int, int] | None = None  # part of that which a training step sees; unset: all of it
+    model: str = "compact_fpn"  # a name of train/networks.py
+    pretrained: bool = False  # start from published weights, where the network has some
+    loss: str = "ce"  # ce, dice, ce+dice or focal
+    class_weights: str = "auto"  # auto, none, or a number for each class, "1 2.5 4"
+    augmentation: str = "light"  # none, light, standard or strong
+    ema: float = 0.02  # the saved weights are an average over about this share of the training; 0: the last ones
+    clip_norm: float = 5.0  # longest gradient of a step; 0: no limit
+    accumulate: int = 1  # batches whose gradients make one step of the optimiser, at least 1
+    precision: str = "auto"  # auto: bfloat16 or float16 on a GPU that gains from it, else float32
     seed: int = 0  # initial weights, order, augmentation and a new split; 0 or more
     device: str = "auto"  # auto: CUDA, else Apple's MPS, else the CPU
-    num_workers: int = 0  # processes that read pictures; 0: read in this one
+    num_workers: int = 0  # processes that read pictures which the cache has no room for; 0: read in this one
+    picture_cache_gb: float = 20.0  # 10^9 bytes of decoded pictures on disk, the oldest go first; 0: none are kept
+    sync_batchnorm: bool = False  # under torchrun on GPUs: batch normalisation over the pictures of all processes
+    patience: int = 0  # epochs in a row without a better validation mIoU that end the training; 0: all epochs
+    checkpoint_minutes: float = 10.0  # a checkpoint so often within an epoch, and after each; 0: only after each
     app_lang: str = "ko"  # ko or en
 
     def __post_init__(self) -> None:
         """Refuse values that parse but make no sense, naming key, value and rule."""
-        for name, minimum in (("epochs", 1), ("batch_size", 1), ("num_workers", 0), ("seed", 0)):
-            if getattr(self, name) < minimum:
-                raise _bad(name.upper(), getattr(self, name), t(f"{minimum} 이상", f"at least {minimum}"))
-        if not 0 < self.learning_rate < float("inf"):
-            raise _bad("LEARNING_RATE", self.learning_rate, t("0보다 큰 수", "a number greater than 0"))
-        if self.image_size is not None and not all(16 <= side <= 8192 for side in self.image_size):
-            raise _bad("IMAGE_SIZE", self.image_size, t("각 변 16~8192 픽셀", "sides of 16 to 8192 pixels"))
-        for name, choices in (("device", DEVICES), ("app_lang", LANGUAGES)):
+        at_least = {"epochs": 1, "batch_size": 1, "accumulate": 1, "num_workers": 0, "seed": 0, "patience": 0}
+        for name, minimum in at_least.items():
+            value = getattr(self, name)
+            if value is not None and value < minimum:
+                raise _bad(name.upper(), value, t(f"{minimum} 이상", f"at least {minimum}"))
+        for name in ("learning_rate", "max_seconds", "serve_max_mb", "serve_max_megapixels", "serve_timeout_s"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise _bad(name.upper(), value, t("0보다 큰 수", "a number greater than 0"))
+        if not 0 <= self.clip_norm < float("inf"):
+            raise _bad("CLIP_NORM", self.clip_norm, t("0 이상의 수", "a number of 0 or more"))
+        if not 0 <= self.checkpoint_minutes < float("inf"):
+            raise _bad("CHECKPOINT_MINUTES", self.checkpoint_minutes, t("0 이상의 수", "a number of 0 or more"))
+        if not 0 <= self.picture_cache_gb < float("inf"):
+            raise _bad("PICTURE_CACHE_GB", self.picture_cache_gb, t("0 이상의 수", "a number of 0 or more"))
+        if not 0 <= self.ema <= 1:
+            raise _bad("EMA", self.ema, t("0~1 의 수", "a number from 0 to 1"))
+        for name in ("image_size", "crop_size"):
+            size = getattr(self, name)
+            if size is not None and not all(16 <= side <= 8192 for side in size):
+                raise _bad(name.upper(), size, t("각 변 16~8192 픽셀", "sides of 16 to 8192 pixels"))
+        if not 0 <= self.register_confidence < 1:
+            raise _bad("REGISTER_CONFIDENCE", self.register_confidence, t("0 이상 1 미만", "at least 0, below 1"))
+        if not self.register_min_gain >= 0:
+            raise _bad("REGISTER_MIN_GAIN", self.register_min_gain, t("0 이상", "at least 0"))
+        for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise _bad(name.upper(), getattr(self, name), ", ".join(choices))
         self._need("lakefs_endpoint", "lakefs_access_key_id", "lakefs_secret_access_key")
@@ -98,6 +150,10 @@ class Settings:
                 )
             )
 
+    def of_the_result(self) -> dict[str, Any]:
+        """The settings that decide what is learnt."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in NOT_OF_THE_RESULT}
+
     def public(self) -> dict[str, str]:
         """All settings but the secrets, as text, for the record of a run."""
         secret = {"lakefs_access_key_id", "lakefs_secret_access_key", "minio_access_key", "minio_secret_key"}
@@ -105,6 +161,13 @@ class Settings:
 
 
 FIELDS: dict[str, Any] = typing.get_type_hints(Settings)
+# What two trainings of one result may differ in: where things are, and how they are done and shown.
+NOT_OF_THE_RESULT = frozenset(
+    name
+    for name in FIELDS
+    if name.startswith(("lakefs_", "minio_", "mlflow_", "register", "serve_"))
+    or name in ("data_dir", "model_path", "device", "num_workers", "picture_cache_gb", "checkpoint_minutes", "app_lang")
+)
 # Other programs' names in a shared .env (docker-compose.yml reads the same file) are not ours to judge.
 FOREIGN_PREFIXES = (
     *("LAKEFS_INSTALLATION_", "LAKEFS_DATABASE_", "LAKEFS_BLOCKSTORE_", "LAKEFS_AUTH_", "LAKEFS_LOGGING_"),
@@ -119,7 +182,7 @@ FOREIGN_PREFIXES = (
     ),
 )
 _TRUTH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
-OWN_PREFIXES = ("LAKEFS_", "MINIO_", "REGISTER")
+OWN_PREFIXES = ("LAKEFS_", "MINIO_", "REGISTER", "SERVE_")
 
 
 def load_settings(**overrides: Any) -> Settings:

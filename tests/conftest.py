@@ -2,13 +2,22 @@
 
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests import servers
 from tests.servers import Server, Storage
+from utils import transfer
+from utils.console import set_language
 
 os.environ["APP_LANG"] = "en"  # before config.py is loaded: what tests read of messages is English
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a test file runs on each core: two threads would wait for each other
+set_language("en")  # and for the modules that do without config.py
+
+if TYPE_CHECKING:
+    from tests.life import Life
+    from tests.project import Project
 
 
 @pytest.fixture(scope="session", params=["embedded", "real"] if servers.real_available() else ["embedded"])
@@ -24,3 +33,35 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
     """An S3 server: the one that MINIO_ENDPOINT names, else MinIO where it is installed, else moto."""
     with servers.s3(tmp_path_factory.mktemp("s3")) as storage:
         yield storage
+
+
+@pytest.fixture(scope="session")
+def life(tmp_path_factory: pytest.TempPathFactory) -> "Life":
+    """A project in which models were registered, refused, promoted and rolled back; a test leaves it as it was."""
+    from tests.life import live
+
+    return live(tmp_path_factory.mktemp("life"))
+
+
+@pytest.fixture(scope="session")
+def once_trained(tmp_path_factory: pytest.TempPathFactory) -> "Project":
+    """A project whose only run has trained for one epoch; a test leaves data, model and registry as they were."""
+    from tests.project import make_project
+
+    project = make_project(tmp_path_factory.mktemp("once_trained"))
+    done = project.run("train.py", "--epochs", "1", "--batch-size", "5", "--image-size", "64", "64")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return project
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same retries without the waiting between them."""
+    make = transfer.make_pool
+
+    def pool() -> transfer.TimedPoolManager:
+        made = make()
+        made.connection_pool_kw["retries"] = made.connection_pool_kw["retries"].new(backoff_factor=0, backoff_jitter=0)
+        return made
+
+    monkeypatch.setattr(transfer, "make_pool", pool)

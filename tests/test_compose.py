@@ -1,8 +1,19 @@
-"""The Compose files, by the rules that can be read from them: nothing to guess, nothing lost, nothing open to the network."""
+"""The Compose files, by the rules that can be read from them: nothing to guess, nothing lost, nothing open to the network.
+
+Where Docker's Compose is installed, it reads them too; no Docker server is needed for that.
+"""
 
 from __future__ import annotations
 
+import functools
+import json
+import os
 import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,3 +57,64 @@ def test_keys_come_from_dotenv_only() -> None:
             assert re.search(rf"^{'#?' if operator == ':-' else ''}{name}=", example, re.MULTILINE), name
         for line in re.findall(r"^ +\w*(?:SECRET|PASSWORD|ACCESS_KEY)\w*: (.*)$", text, re.MULTILINE):
             assert line.startswith("${") and ":?" in line, line
+
+
+@functools.cache
+def compose() -> list[str] | None:
+    """The command of a Compose that works, as Docker's plugin or by itself; None without one."""
+    for command in (["docker", "compose"], ["docker-compose"]):
+        if shutil.which(command[0]):
+            done = subprocess.run([*command, "version"], capture_output=True, text=True)
+            if done.returncode == 0 and "Docker Compose version" in done.stdout:  # the first, in Python, says otherwise
+                return command
+    return None
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The Compose files, and the .env that the command of .env.example makes."""
+    for name in (*FILES, ".env.example"):
+        shutil.copy(SOURCE / name, tmp_path)
+    assert make_dotenv(tmp_path).returncode == 0
+    return tmp_path
+
+
+def make_dotenv(folder: Path) -> subprocess.CompletedProcess[str]:
+    (line,) = re.findall(r"^# +(python -c .*)$", (folder / ".env.example").read_text(encoding="utf-8"), re.MULTILINE)
+    command = [sys.executable, *shlex.split(line)[1:]]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+def test_dotenv_is_made_with_random_keys_and_never_overwritten(folder: Path) -> None:
+    text = (folder / ".env").read_text(encoding="utf-8")
+    keys = dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
+    assert len(keys) == 7 == len(set(keys.values())) and all(len(value) == 32 for value in keys.values())
+    assert os.name == "nt" or (folder / ".env").stat().st_mode & 0o077 == 0
+    assert make_dotenv(folder).returncode != 0 and (folder / ".env").read_text(encoding="utf-8") == text
+
+
+def configured(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """What Compose makes of the files; of the environment it gets nothing that they name."""
+    files = [(folder / name).read_text(encoding="utf-8") for name in (*FILES, ".env.example")]
+    named = {name for text in files for name in re.findall(r"[A-Z_]{4,}", text)}
+    clean = {name: value for name, value in os.environ.items() if name not in named}
+    command = [*(compose() or []), *options, "config", "--format", "json"]
+    return subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True)
+
+
+@pytest.mark.skipif(compose() is None, reason="no Docker Compose")
+@pytest.mark.parametrize("options", [(), ("--profile", "local-lakefs"), ("-f", FILES[0], "-f", FILES[1])])
+def test_compose_accepts_the_files(folder: Path, options: tuple[str, ...]) -> None:
+    done = configured(folder, *options)
+    assert done.returncode == 0 and not done.stderr, done.stderr  # no warning either: of a variable that is not set
+    services = json.loads(done.stdout)["services"]
+    assert set(services) == {"object-store", "lakefs", "mlflow", *(["postgres"] if "-f" in options else [])}
+    assert {port.get("host_ip") for service in services.values() for port in service.get("ports", [])} == {"127.0.0.1"}
+    assert services["lakefs"]["environment"]["LAKEFS_DATABASE_TYPE"] == ("postgres" if "-f" in options else "local")
+
+
+@pytest.mark.skipif(compose() is None, reason="no Docker Compose")
+def test_compose_says_to_make_dotenv_first(folder: Path) -> None:
+    (folder / ".env").unlink()
+    done = configured(folder)
+    assert done.returncode != 0 and "make .env first, see .env.example" in done.stderr

@@ -47,6 +47,7 @@ def test_help_loads_nothing_heavy(script: str) -> None:
         (["--lr", "-1"], {}, "LEARNING_RATE=-1.0: expected a number greater than 0"),
         (["--image-size", "4", "4"], {}, "IMAGE_SIZE=(4, 4): expected sides of 16 to 8192 pixels"),
         (["--device", "tpu"], {}, "DEVICE='tpu': expected auto, cpu, cuda, mps"),
+        (["--loss", "dise"], {}, "LOSS='dise': expected ce, dice, ce+dice, focal"),
         ([], {"BATCH_SIZE": "sixteen"}, "BATCH_SIZE='sixteen': expected a whole number"),
         ([], {"IMAGE_SIZE": "128"}, "IMAGE_SIZE='128': expected height and width"),
         ([], {"LAKEFS_ENDPOINT": "http://127.0.0.1:1"}, "LAKEFS_ACCESS_KEY_ID, LAKEFS_SECRET_ACCESS_KEY is not"),
@@ -94,7 +95,7 @@ def test_env_gives_settings_and_the_command_line_wins(project: Project) -> None:
     assert "에폭 2/2" in done.stdout and (project.folder / "models/other.pth").exists()
     assert REPORT.search(done.stdout) and "경고" not in done.stderr
     params = project.runs()[0].data.params
-    assert (params["epochs"], params["batch_size"], params["app_lang"]) == ("2", "16", "ko")
+    assert (params["epochs"], params["resolved_batch_size"], params["app_lang"]) == ("2", "16", "ko")
 
 
 def test_check_only_prints_what_there_is_and_touches_nothing(tmp_path: Path) -> None:

@@ -93,14 +93,42 @@ def test_every_epoch_has_every_figure(trained: tuple[Project, str]) -> None:
     history = [m.value for m in client.get_metric_history(run.info.run_id, "val_miou")]
     assert run.data.metrics["best_val_miou"] == max(history)
     artifacts = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
-    assert artifacts == {"curves.png", "confusion.png", "overlays.png"}
+    assert artifacts == {
+        *("curves.png", "confusion.png", "overlays.png", "worst.png", "report.html", "history.csv", "per_class.csv"),
+        *("code", "overlays"),
+    }
+    overlays = {artifact.path for artifact in client.list_artifacts(run.info.run_id, "overlays")}
+    assert overlays == {"overlays/epoch-0001.jpg", "overlays/epoch-0002.jpg"}
+
+
+def test_the_run_folder_holds_report_and_tables_and_nothing_that_is_done_with(trained: tuple[Project, str]) -> None:
+    import csv
+
+    project, _ = trained
+    run = project.runs()[0]
+    folder = project.folder / "models" / run.info.run_id
+    assert {file.name for file in folder.iterdir()} == {"report.html", "history.csv", "per_class.csv"}
+    history = list(csv.DictReader((folder / "history.csv").read_text(encoding="utf-8-sig").splitlines()))
+    assert [row["epoch"] for row in history] == ["1", "2"]
+    logged = project.mlflow().get_metric_history(run.info.run_id, "val_miou")
+    assert [float(row["val_miou"]) for row in history] == [metric.value for metric in logged]
+    classes = list(csv.DictReader((folder / "per_class.csv").read_text(encoding="utf-8-sig").splitlines()))
+    best = max(history, key=lambda row: float(row["val_miou"]))
+    assert [row["iou"] for row in classes] == [best[f"iou/{row['class']}"] for row in classes]
+    page = (folder / "report.html").read_text()
+    assert run.info.run_id in page and run.data.params["lakefs_model_path"] in page
+    assert not re.search(r"""(?:src|href|url)\s*[=(]\s*["']?(?!data:)[a-z]""", page), "nothing comes from elsewhere"
 
 
 def test_the_branch_holds_data_and_model_with_their_origin(trained: tuple[Project, str], lake: LakeFS) -> None:
     project, _ = trained
     run = project.runs()[0]
     found = {file.path: file.sha256 for file in lake.objects("main", "")}
-    assert {path for path in found if path.startswith("models/")} == {"models/model.pth", "models/metrics.json"}
+    assert {path for path in found if path.startswith("models/")} == {
+        "models/model.pth",
+        "models/metrics.json",
+        "models/MLmodel",
+    }
     assert found["models/model.pth"] == run.data.tags["model_sha256"]
     local = sorted(
         p.relative_to(project.folder).as_posix() for p in (project.folder / "data").rglob("*") if p.is_file()
@@ -118,7 +146,7 @@ def test_the_model_file_is_plain_and_complete(trained: tuple[Project, str]) -> N
     project, _ = trained
     content = torch.load(project.folder / "models/model.pth", weights_only=True)
     run = project.runs()[0]
-    assert content["architecture"] == "compact_unet" and content["input_size"] == [128, 128]
+    assert content["architecture"] == "compact_fpn" and content["input_size"] == [128, 128]
     assert content["classes"]["names"] == ["background", "disc", "rectangle", "triangle"]
     assert content["lineage"]["git_commit"] == project.git("rev-parse", "HEAD")
     assert content["lineage"]["lakefs_data_path"] == run.data.params["lakefs_data_path"]
@@ -170,7 +198,7 @@ def test_register_then_infer(trained: tuple[Project, str]) -> None:
     assert default.returncode == 0 and "input: test split" in default.stdout
     left = {p.name for p in (project.folder / "data/predictions").iterdir()}
     listed = {r[key] for r in project.predictions()["images"] for key in ("mask", "overlay")}
-    assert left == listed | {"predictions.json"}, "what the call before had written is gone"
+    assert left == listed | {"predictions.json", "index.html"}, "what the call before had written is gone"
 
 
 def _check_outputs(folder: Path, predictions: dict) -> None:  # type: ignore[type-arg]
