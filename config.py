@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent
 CHOICES = {
     "device": ("auto", "cpu", "cuda", "mps"),
     "loss": ("ce", "dice", "ce+dice", "focal"),
-    "augmentation": ("none", "light", "standard", "strong"),
+    "augmentation": ("auto", "none", "light", "standard", "strong"),
     "precision": ("auto", "float32", "bfloat16", "float16"),
     "register_split": ("val", "test"),
     "app_lang": LANGUAGES,
@@ -86,7 +86,7 @@ class Settings:
     pretrained: bool = False  # start from published weights, where the network has some
     loss: str = "ce"  # ce, dice, ce+dice or focal
     class_weights: str = "auto"  # auto, none, or a number for each class, "1 2.5 4"
-    augmentation: str = "light"  # none, light, standard or strong
+    augmentation: str = "auto"  # none, light, standard or strong; auto: by how often each picture is seen
     ema: float = 0.02  # the saved weights are an average over about this share of the training; 0: the last ones
     clip_norm: float = 5.0  # longest gradient of a step; 0: no limit
     accumulate: int = 1  # batches whose gradients make one step of the optimiser, at least 1

@@ -156,7 +156,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--augmentation",
         metavar="|".join(CHOICES["augmentation"]),
-        help=t("증강의 세기 (기본 light)", "strength (default: light)"),
+        help=t("증강의 세기 (기본 auto)", "strength (default: auto)"),
     )
     add(
         "--ema",

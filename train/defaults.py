@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import time
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from utils.console import human_size, t
 LARGEST_SIDE = 512  # pixels; larger pictures are scaled down unless IMAGE_SIZE says otherwise
 STEP_PIXELS = 350_000  # of a step: more small steps learn more from the same pictures than fewer large ones
 BATCHES = (4, 16)  # smallest and largest batch that is chosen
+MANY_PASSES = 20  # over the training pictures; from here on a network learns them by heart unless they change a lot
 MEMORY_SHARE = 0.5  # of the free memory, for the maps that a step keeps for its gradients
 
 
@@ -94,6 +96,34 @@ def peak_rate(wanted: float | None, model: str, pretrained: bool) -> tuple[float
     if model in COMPACT:
         return 3e-3, t("작은 모델을 처음부터", "a small network from scratch")
     return 1e-3, t("큰 모델을 처음부터", "a large network from scratch")
+
+
+def augmentation(wanted: str, passes: float) -> tuple[str, str]:
+    """Name of the strength for a training of so many passes over its pictures, and why."""
+    if wanted != "auto":
+        return wanted, t("설정값", "as set")
+    if passes < MANY_PASSES:
+        return "light", t(
+            f"학습 그림을 {passes:.0f}번 봄: 강한 증강은 배우는 것을 늦춤",
+            f"{passes:.0f} passes over the pictures: more would slow the learning",
+        )
+    return "standard", t(
+        f"학습 그림을 {passes:.0f}번 봄: 그대로 외우지 않게",
+        f"{passes:.0f} passes over the pictures: less would let them be learnt by heart",
+    )
+
+
+def step_seconds(network: nn.Module, batch: int, size: tuple[int, int], device: torch.device) -> float:
+    """Seconds of a training step, about: the second of two trial steps on a copy of the network."""
+    trial = copy.deepcopy(network).to(memory_format=torch.channels_last).to(device).train()
+    images = torch.zeros(batch, 3, *size, device=device).to(memory_format=torch.channels_last)
+    for _ in range(2):
+        start = time.perf_counter()
+        outputs = trial(images)
+        (outputs if isinstance(outputs, torch.Tensor) else outputs[0]).square().mean().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    return time.perf_counter() - start
 
 
 def precision(wanted: str, device: torch.device) -> tuple[torch.dtype, str]:

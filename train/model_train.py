@@ -82,6 +82,7 @@ class ModelTrain(BaseTrain):
         chosen_batch = distributed.share(lambda: defaults.batch_size(s.batch_size, network, self.crop, self.device))
         self.batch_size = self.choose(t("배치 크기", "batch size"), "batch_size", chosen_batch)
         distributed.require_room(self.batch_size)
+        self.choose_augmentation(network)
         chosen_rate = defaults.peak_rate(s.learning_rate, s.model, s.pretrained)
         self.peak_rate = self.choose(t("최대 학습률", "peak learning rate"), "learning_rate", chosen_rate)
         chosen_precision = defaults.precision(s.precision, self.device)
@@ -100,6 +101,15 @@ class ModelTrain(BaseTrain):
             f"모델 {s.model}: 파라미터 {parameters:,}개, 클래스 {self.data.classes.num_classes}개, 장치 {self.device}",
             f"model {s.model}: {parameters:,} parameters, {self.data.classes.num_classes} classes, device {self.device}",
         )
+
+    def choose_augmentation(self, network: nn.Module) -> None:
+        """The more often each picture is seen, the stronger; how often is known or, where time ends it, estimated."""
+        s, passes = self.settings, float(self.epochs)
+        if s.augmentation == "auto" and self.timed and s.max_seconds is not None:
+            step = defaults.step_seconds(network, self.batch_size, self.crop, self.device)
+            passes = s.max_seconds / step * self.batch_size / len(self.train_pictures)
+        chosen = defaults.augmentation(s.augmentation, passes)
+        self.augmentation = self.choose(t("증강", "augmentation"), "augmentation", chosen)
 
     def choose(self, name: str, key: str, choice: tuple[T, str]) -> T:
         """Say and remember what was chosen and why; returns it."""
@@ -162,7 +172,7 @@ class ModelTrain(BaseTrain):
         own_step = step * distributed.world_size() + distributed.rank()  # no two processes draw the same
         torch.manual_seed(_step_seed(s.seed, epoch, own_step))  # dropout
         random = np.random.default_rng((s.seed, epoch, own_step, 1))
-        images, masks = augment(batch[0], batch[1], STRENGTHS[s.augmentation], self.crop, random)
+        images, masks = augment(batch[0], batch[1], STRENGTHS[self.augmentation], self.crop, random)
         inputs = to_input(images, self.normalisation, self.device)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             outputs = self.parallel(inputs)
@@ -284,8 +294,8 @@ class ModelTrain(BaseTrain):
                 file.unlink()
 
     def settled(self) -> dict[str, Any]:
-        """The settings that decide the result, with what was chosen from the memory of this machine."""
-        return {**self.settings.of_the_result(), "batch_size": self.batch_size}
+        """The settings that decide the result, with what was chosen from memory and speed of this machine."""
+        return {**self.settings.of_the_result(), "batch_size": self.batch_size, "augmentation": self.augmentation}
 
     def run_record(self) -> dict[str, Any]:
         """What a checkpoint says of its run."""
