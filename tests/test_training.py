@@ -190,7 +190,7 @@ def test_what_is_open_comes_from_data_and_machine(monkeypatch: pytest.MonkeyPatc
     assert batch == 3 and "what the memory holds" in reason
     assert defaults.batch_size(7, network, (64, 64), CPU)[0] == 7
     assert defaults.precision("auto", CPU)[0] == torch.float32
-    assert [defaults.augmentation("auto", passes)[0] for passes in (1, 19.9, 20)] == ["light", "light", "standard"]
+    assert [defaults.augmentation("auto", passes)[0] for passes in (1, 29.9, 30)] == ["light", "light", "standard"]
     assert defaults.augmentation("strong", 1) == ("strong", "as set")
     assert defaults.step_seconds(network, 2, (32, 32), CPU) < defaults.step_seconds(network, 8, (128, 128), CPU)
     assert all(p.grad is None for p in network.parameters()), "tried on a copy"

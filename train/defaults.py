@@ -17,7 +17,7 @@ from utils.console import human_size, t
 LARGEST_SIDE = 512  # pixels; larger pictures are scaled down unless IMAGE_SIZE says otherwise
 STEP_PIXELS = 350_000  # of a step: more small steps learn more from the same pictures than fewer large ones
 BATCHES = (4, 16)  # smallest and largest batch that is chosen
-MANY_PASSES = 20  # over the training pictures; from here on a network learns them by heart unless they change a lot
+MANY_PASSES = 30  # over the training pictures; from here on a network learns them by heart unless they change a lot
 MEMORY_SHARE = 0.5  # of the free memory, for the maps that a step keeps for its gradients
 
 
