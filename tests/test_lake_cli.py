@@ -138,6 +138,29 @@ def test_the_days_of_a_data_set(served: Project) -> None:
     assert "no " in lake(served, "pull", "lock", code=2)
 
 
+def test_two_pushes_at_once(served: Project, tmp_path: Path) -> None:
+    """Both change one mask, and each adds a file: both end well, and each is told a commit of exactly its own files."""
+    lake(served, "push")
+    other = Project(tmp_path / "other", served.env)
+    shutil.copytree(served.folder, other.folder)
+    both, folders = (served, other), []
+    for value, project in enumerate(both, 1):
+        paint(project, value)
+        (project.folder / f"data/images/{value}.txt").write_text("new")
+        folders.append(data_of(project))
+    pushes = [project.start("lake.py", "push") for project in both]
+    said = [push.communicate(timeout=120)[0] for push in pushes]
+    assert [push.returncode for push in pushes] == [0, 0], said
+    assert "sync-" not in lake(served, "branches"), "no private branch is left"
+    for project, folder, output in zip(both, folders, said, strict=True):
+        shutil.rmtree(project.folder / ".lakefs", ignore_errors=True)
+        shutil.rmtree(project.folder / "data")
+        lake(project, "pull", commit_id(output))
+        assert data_of(project) == folder
+    lake(served, "pull", "main")
+    assert all(content in (folders[0].get(name), folders[1].get(name)) for name, content in data_of(served).items())
+
+
 def test_verify_finds_a_broken_byte_in_the_store(project: Project) -> None:
     big = project.folder / "data/notes.bin"
     big.write_bytes(bytes(200_000))

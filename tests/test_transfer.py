@@ -152,10 +152,8 @@ def test_a_server_that_is_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(transfer, "READ_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         lake = LakeFS(f"http://127.0.0.1:{silent.getsockname()[1]}", "a", "b", "repo", "main")
-        start = time.monotonic()
         with pytest.raises(AppError, match="does not answer"):
             lake.head()
-        assert time.monotonic() - start < 10
 
 
 @pytest.mark.parametrize("size", [0, 1, transfer.SMALL, transfer.SMALL + 1, transfer.MULTIPART, transfer.MULTIPART + 5])
@@ -225,6 +223,45 @@ def test_links_that_cannot_be_reached_are_said_once_and_gone_around(
     assert capsys.readouterr().err.count("warning: presigned links (127.0.0.1:9) cannot be reached") == 1
 
 
+def expired(link: str) -> str:
+    """The link as if it had been signed a century ago."""
+    assert "X-Amz-Date=20" in link
+    return link.replace("X-Amz-Date=20", "X-Amz-Date=19")
+
+
+def test_a_link_that_expired_before_the_file_was_sent(
+    lake: LakeFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not offers_parts(lake):
+        pytest.skip("this server offers no presigned links")
+    import lakefs_sdk.api.experimental_api as experimental_api
+    import lakefs_sdk.api.staging_api as staging_api
+
+    whole, part, first = staging_api.StagingApi.get_physical_address, experimental_api.ExperimentalApi.upload_part, [2]
+
+    def stale(self: object, *arguments: object, **options: object) -> object:
+        location = whole(self, *arguments, **options)
+        location.presigned_url = expired(location.presigned_url)
+        return location
+
+    def stale_first(self: object, *arguments: object, **options: object) -> object:
+        signed = part(self, *arguments, **options)
+        first[0] -= 1
+        if first[0] >= 0:
+            signed.presigned_url = expired(signed.presigned_url)
+        return signed
+
+    monkeypatch.setattr(transfer, "PARTS_AT_ONCE", 1)
+    monkeypatch.setattr(staging_api.StagingApi, "get_physical_address", stale)
+    monkeypatch.setattr(experimental_api.ExperimentalApi, "upload_part", stale_first)
+    files = {"one": big(tmp_path, transfer.SMALL + 10), "parts": big(tmp_path, transfer.MULTIPART + 10)}
+    with pytest.raises(AppError, match=r"1 files could not be sent.*\n.*data/parts: 403"):  # twice in a row: refused
+        lake.publish(files, "data/", "m", {}, mirror=True)
+    commit = lake.publish(files, "data/", "m", {}, mirror=True).commit_id
+    assert [f.sha256 for f in lake.objects(commit, "")] == [files["one"].sha256, files["parts"].sha256]
+    assert "cannot be reached" not in capsys.readouterr().err, "other links go on being used"
+
+
 def test_an_expired_link_is_gone_around(lake: LakeFS, tmp_path: Path) -> None:
     if not offers_parts(lake):
         pytest.skip("this server offers no presigned links")
@@ -234,8 +271,8 @@ def test_an_expired_link_is_gone_around(lake: LakeFS, tmp_path: Path) -> None:
     commit = publish(lake, file)
     remote = next(lake.objects(commit, "data/x", links=True))
     assert remote.link is not None
-    expired = dataclasses.replace(remote, link=remote.link.replace("X-Amz-Date=20", "X-Amz-Date=19"))
-    lake.transfer.download(lake.repo, commit, expired, tmp_path / "out")
+    old = dataclasses.replace(remote, link=expired(remote.link))
+    lake.transfer.download(lake.repo, commit, old, tmp_path / "out")
     assert file_sha256(tmp_path / "out") == file.sha256
 
 

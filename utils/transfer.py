@@ -37,6 +37,7 @@ PART = 16 << 20  # bytes of a part; fixed, because another size would give equal
 MULTIPART = 4 * PART  # bytes: from here a file goes in parts
 PARTS_AT_ONCE = 4
 JOURNAL_S = 20 * 3600  # seconds after which a multipart upload is begun anew; lakeFS forgets its address after 24 hours
+EXPIRED = 403  # what object storage answers to a link that is too old (or whose signature is of another clock)
 CONNECT_S, READ_S = 5.0, 60.0  # seconds before a silent server counts as broken
 RETRIES = 6  # tries again, after 0, 0.8, 1.6, ... seconds: half a minute of trouble is ridden out
 RETRY_STATUS = (429, 500, 502, 503, 504)
@@ -184,6 +185,10 @@ class Transfer:
                 etag = self.put(location.presigned_url, stream, size, content_type(path))
             except urllib3.exceptions.HTTPError as error:
                 self.unreachable(location.presigned_url, error)
+                return self._post(repo, branch, path, file, size)
+            except Refused as error:
+                if error.status != EXPIRED:
+                    raise
                 return self._post(repo, branch, path, file, size)
         if etag != md5:
             raise AppError(t("전송 중에 내용이 달라졌습니다", "the content changed on its way"))
@@ -368,30 +373,32 @@ class _Multipart:
 
     def _send(self, state: dict[str, Any], number: int) -> None:
         """One part, by a link signed just now: links live for 15 minutes, a slow upload for longer."""
-        import lakefs_sdk
-
         with self.file.path.open("rb") as stream:
             stream.seek((number - 1) * PART)
             content = stream.read(PART)
-        signed = self.transfer.sdk.experimental_api.upload_part(
-            self.repo,
-            self.branch,
-            state["upload_id"],
-            self.path,
-            number,
-            upload_part_from=lakefs_sdk.UploadPartFrom(physical_address=state["physical_address"]),
-        )
         try:
-            etag = self.transfer.put(signed.presigned_url, content, len(content))
+            etag = self._put(state, number, content)
         except Refused as error:
             if error.status == 404:  # the storage has forgotten the upload: the next call begins anew
                 self._forget()
-            raise
+            if error.status != EXPIRED:
+                raise
+            etag = self._put(state, number, content)
         if etag != hashlib.md5(content, usedforsecurity=False).hexdigest():
             raise AppError(t("전송 중에 내용이 달라졌습니다", "the content changed on its way"))
         with self.lock:
             state["etags"][str(number)] = etag
             self._remember(state)
+
+    def _put(self, state: dict[str, Any], number: int, content: bytes) -> str:
+        """Send a part by a fresh link; its ETag."""
+        import lakefs_sdk
+
+        source = lakefs_sdk.UploadPartFrom(physical_address=state["physical_address"])
+        signed = self.transfer.sdk.experimental_api.upload_part(
+            self.repo, self.branch, state["upload_id"], self.path, number, upload_part_from=source
+        )
+        return self.transfer.put(signed.presigned_url, content, len(content))
 
     def _completed(self, state: dict[str, Any], count: int) -> None:
         """Join the parts; the whole file is hashed once more first: parts of two contents must not become an object."""
