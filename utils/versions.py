@@ -24,7 +24,7 @@ from utils.transfer import LocalFile, RemoteFile
 DATA_PREFIX, MODEL_PREFIX = "data/", "models/"
 LOCK = "lock"  # the word that stands for the versions of lakefs.lock
 UNFINISHED = ".pull-unfinished"  # hidden, in the data folder, while a pull changes it
-WORKERS = 8  # files hashed or written at once
+WORKERS = 4  # files hashed or written at once
 
 
 @dataclass(frozen=True)
