@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from config import Settings
 from train import gate
 from train.checkpoint import Model
 from train.classes import IGNORE_INDEX, ClassMap, UInt8
-from train.figures import overlay
+from train.figures import overlay, title_font
 from train.gate import Measured
 from train.inputs import Item, committed_items
 from train.pictures import read_image, read_mask
@@ -158,7 +158,7 @@ def _row(panels: Sequence[UInt8], titles: Sequence[str]) -> Image.Image:
     scale = PANEL / width
     size = (max(1, round(height * scale)), PANEL)
     row = Image.new("RGB", ((PANEL + 4) * len(panels), size[0] + MARGIN + 4), "white")
-    draw, font = ImageDraw.Draw(row), ImageFont.load_default(12)
+    draw, font = ImageDraw.Draw(row), title_font(12)
     for index, (panel, title) in enumerate(zip(panels, titles, strict=True)):
         left = index * (PANEL + 4)
         row.paste(Image.fromarray(resize_image(panel, size)), (left, MARGIN))

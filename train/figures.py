@@ -13,7 +13,7 @@ from PIL import Image, ImageChops
 from train.base_train import EpochResult
 from train.classes import IGNORE_INDEX, ClassMap, UInt8
 from train.metrics import ConfusionMatrix
-from train.preprocess import native_logits
+from train.preprocess import class_indices, native_logits
 from train.tables import CLASSES_TABLE, HISTORY_FILE, write_classes, write_history
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 SAMPLES = 6  # validation pictures that are shown, of each kind
 OVERLAY_SHARE = 0.55  # of the class colour in an overlay
-KOREAN_FONTS = ("Malgun Gothic", "AppleGothic", "NanumGothic", "Noto Sans CJK KR", "Noto Sans KR")
+# Of a collection of fonts matplotlib knows the first by name: that of "Noto Sans CJK" is the Japanese one, which has Korean too.
+KOREAN_FONTS = ("Malgun Gothic", "AppleGothic", "NanumGothic", "Noto Sans CJK KR", "Noto Sans KR", "Noto Sans CJK JP")
 
 
 def draw_all(folder: Path, training: ModelTrain) -> None:
@@ -74,6 +75,15 @@ def _pyplot() -> Any:
     installed = {font.name for font in font_manager.fontManager.ttflist}
     matplotlib.rcParams["font.family"] = ["DejaVu Sans", *(name for name in KOREAN_FONTS if name in installed)]
     return pyplot
+
+
+def title_font(size: int) -> Any:
+    """Pillow's font for titles of this size (pixels): a Korean one where it is installed, as names may be Korean."""
+    from matplotlib import font_manager
+    from PIL import ImageFont
+
+    file = next((font.fname for font in font_manager.fontManager.ttflist if font.name in KOREAN_FONTS), None)
+    return ImageFont.truetype(file, size) if file else ImageFont.load_default(size)
 
 
 def save_curves(path: Path, history: list[EpochResult]) -> None:
@@ -130,7 +140,7 @@ def predictions(model: Model, pictures: Pictures, indices: Sequence[int]) -> lis
     for index in indices:
         batch = torch.from_numpy(pictures.arrays(index)[0].copy()).permute(2, 0, 1)[None]
         logits = native_logits(model.network, batch, [model.input_size], model.normalisation, device)[0]
-        predicted.append(logits.argmax(0).to(torch.uint8).cpu().numpy())
+        predicted.append(class_indices(logits).to(torch.uint8).cpu().numpy())
     return predicted
 
 

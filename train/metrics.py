@@ -23,10 +23,14 @@ class ConfusionMatrix:
 
     def update(self, predicted: Tensor, labels: Tensor) -> None:
         """Add pixels: two integer tensors of one shape; labels of IGNORE_INDEX are left out."""
-        n = len(self.counts)
-        known = labels != IGNORE_INDEX
-        index = labels[known].long() * n + predicted[known].long()
-        self.counts += torch.bincount(index, minlength=n * n).view(n, n).cpu().numpy()
+        n, labels_there = len(self.counts), IGNORE_INDEX + 1
+        # One row for each value that a label can have: counting them all is faster than picking out the known ones.
+        counts = torch.bincount((labels.long() * n + predicted).flatten(), minlength=labels_there * n)
+        table = counts.view(labels_there, n).cpu().numpy()
+        unknown = np.flatnonzero(table[n:IGNORE_INDEX].any(1)) + n
+        if unknown.size:
+            raise ValueError(f"labels of no class: {unknown.tolist()}")
+        self.counts += table[:n]
 
     @property
     def accuracy(self) -> float:

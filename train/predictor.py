@@ -15,7 +15,7 @@ from torch import Tensor
 
 from train.checkpoint import Model
 from train.classes import UInt8
-from train.preprocess import native_logits, resize_image, resize_logits, to_input
+from train.preprocess import class_indices, native_logits, resize_image, resize_logits, to_input
 from train.tiles import ALIGN, Forward, largest_margin, reach, tiled
 from utils.console import AppError, t, warn
 
@@ -119,7 +119,7 @@ class Predictor:
 
     def _prediction(self, logits: Tensor) -> Prediction:
         """logits (num_classes,H,W) float32 at native size."""
-        indices = logits.argmax(0).to(torch.uint8).cpu().numpy()
+        indices = class_indices(logits).to(torch.uint8).cpu().numpy()
         if not self.method.probabilities:
             return Prediction(indices)
         return Prediction(indices, logits.softmax(0).to(torch.float16).cpu().numpy())

@@ -46,7 +46,7 @@ def to_input(images: Tensor, normalisation: Normalisation, device: torch.device)
     images = images.to(device, non_blocking=True).to(torch.float32, memory_format=torch.channels_last)
     mean = torch.tensor(normalisation.mean, device=device).view(1, 3, 1, 1) * 255
     std = torch.tensor(normalisation.std, device=device).view(1, 3, 1, 1) * 255
-    return (images - mean) / std
+    return (images - mean).div_(std)
 
 
 def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
@@ -66,6 +66,11 @@ def native_logits(
     """Logits (num_classes, height, width) float32 at each picture's own size, from a batch (N,3,H,W) uint8."""
     logits = network(to_input(images, normalisation, device)).float()
     return [resize_logits(one, size) for one, size in zip(logits, sizes, strict=True)]
+
+
+def class_indices(logits: Tensor) -> Tensor:
+    """Logits (num_classes,H,W) -> class of each pixel (H,W) int64."""
+    return logits.max(0).indices  # argmax over the first dimension takes five times as long on a CPU
 
 
 def choose_device(name: str) -> torch.device:
