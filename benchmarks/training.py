@@ -399,7 +399,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--network", help=argparse.SUPPRESS)
     parser.add_argument("--workers", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("settings", nargs="*", metavar="name=value", help="settings of ours, such as model=compact_unet")
+    parser.add_argument(
+        "settings", nargs="*", metavar="name=value", help="settings of ours, such as model=compact_unet"
+    )
     options = parser.parse_intermixed_args()
     if options.what in ("accuracy", "speed"):
         return {"accuracy": accuracy, "speed": speed}[options.what](options)

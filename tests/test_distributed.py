@@ -39,6 +39,13 @@ def test_two_processes_train_as_one(project: Project) -> None:
     assert pair["best_val_accuracy"] == pytest.approx(single["best_val_accuracy"], abs=0.15)
 
 
+def test_two_processes_go_by_one_clock(project: Project) -> None:
+    done = torchrun(project, "train.py", *TRAINING[2:], "--max-seconds", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = project.runs()[0]
+    assert run.info.status == "FINISHED" and run.data.metrics["learning_rate"] < 0.001, "at its end"
+
+
 def test_one_that_fails_ends_all_with_one_message(project: Project) -> None:
     done = torchrun(project, "train.py", "--epochs", "2", "--batch-size", "3")
     assert done.returncode == 1

@@ -93,6 +93,21 @@ def test_a_rolled_back_version_comes_back_by_force_alone_with_who_and_why(life: 
     assert life.champion() == "1"
 
 
+def test_versions_are_chosen_from_the_table(life: Life) -> None:
+    """The table has the newest version first: 1 is v3, 3 is v1."""
+    project, output = life.project, life.project.folder / "compared"
+    compared = project.run("register_model.py", "--manual", "--compare", "--output", str(output), answers="9\n1\n3\n")
+    assert compared.returncode == 0 and f"A: {NAME} v3, B: {NAME} v1" in compared.stdout, compared.stderr
+    (sheet,) = output.glob("*/compare.png")
+    assert sheet.read_bytes().startswith(b"\x89PNG")
+    nobody = project.run("register_model.py", "--manual", "--rollback")
+    assert nobody.returncode == 0 and "nothing chosen" in nobody.stdout and life.champion() == "1"
+    forth = project.run("register_model.py", "--manual", "--rollback", answers="1\n")
+    assert forth.returncode == 0 and life.champion() == "3", forth.stderr
+    back = project.run("register_model.py", "--manual", "--rollback", answers="3\n")
+    assert back.returncode == 0 and life.champion() == "1", back.stderr
+
+
 STEPS = ("mark_in_lakefs", "set_alias", "set_tag")
 
 

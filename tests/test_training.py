@@ -64,6 +64,8 @@ def test_an_absent_class_is_left_out_and_named() -> None:
     matrix.update(torch.tensor([0, 0, 2]), torch.tensor([0, 0, 0]))
     assert matrix.iou() == [pytest.approx(2 / 3), None, None]
     assert matrix.miou == pytest.approx(2 / 3) and matrix.absent(["a", "b", "c"]) == ["b", "c"]
+    with pytest.raises(ValueError, match=r"labels of no class: \[7\]"):
+        matrix.update(torch.tensor([0]), torch.tensor([7], dtype=torch.uint8))
 
 
 @given(st.integers(2, 5000), st.floats(1e-6, 1))
@@ -121,7 +123,7 @@ def test_the_average_of_the_weights_follows_them_over_a_share_of_the_steps() -> 
     for step in range(1, 201):
         with torch.no_grad():
             weight.fill_(float(step))
-        average.update(network, step)
+        average.update(step)
         if step == 1:
             assert float(average.network[0].weight) == 1  # type: ignore[index]
     assert float(average.network[0].weight) == pytest.approx(200 * 10 / 11, rel=0.01)  # type: ignore[index]

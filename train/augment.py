@@ -35,7 +35,7 @@ STRENGTHS = {
 def augment(
     images: Tensor, masks: Tensor, strength: Strength, size: tuple[int, int], random: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """images (N,3,H,W) uint8, masks (N,H,W) uint8 -> images (N,3,*size) float32 in about 0..255, masks (N,*size) uint8.
+    """On their device: images (N,3,H,W) uint8, masks (N,H,W) uint8 -> images (N,3,*size) float32 in about 0..255, masks (N,*size) uint8.
 
     Each picture shows a random part of at least `strength.area` of it, scaled to `size`.
     """
@@ -73,6 +73,8 @@ def _recoloured(images: Tensor, strength: Strength, random: np.random.Generator)
     shape = (len(images), 1, 1, 1)
     contrast, light = (1 + strength.light * random.uniform(-1, 1, shape) for _ in range(2))
     tint = 1 + strength.colour * random.uniform(-1, 1, (len(images), 3, 1, 1))
-    gain = torch.from_numpy((contrast * light * tint).astype(np.float32))
-    offset = torch.from_numpy((127.5 * (1 - contrast) * light * tint).astype(np.float32))
-    return torch.addcmul(offset, gain, images.float())
+    gain, offset = (
+        torch.from_numpy(numbers.astype(np.float32)).to(images.device, non_blocking=True)
+        for numbers in (contrast * light * tint, 127.5 * (1 - contrast) * light * tint)
+    )
+    return images.float().mul_(gain).add_(offset)

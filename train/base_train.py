@@ -135,12 +135,12 @@ class BaseTrain:
                 self.torn = True
                 self.images += self.train_step(self.epoch, self.step, batch)
                 self.step, self.torn = self.step + 1, False
-            self.seconds = time.perf_counter() - start
+            self.seconds = self.agreed_seconds(time.perf_counter() - start)
             self.save_checkpoint_if_due()
             if self.timed and self.share(0) >= 1:
                 break
         loss = self.mean_train_loss()
-        self.seconds = time.perf_counter() - start
+        self.seconds = self.agreed_seconds(time.perf_counter() - start)
         return loss
 
     def end_epoch(self, loss: float, validation: Validation) -> None:
@@ -205,6 +205,10 @@ class BaseTrain:
 
     def train_step(self, epoch: int, step: int, batch: Any) -> int:
         """One step of the optimiser; returns the number of pictures in the batch."""
+        raise NotImplementedError
+
+    def agreed_seconds(self, seconds: float) -> float:
+        """What counts as the seconds of this epoch so far, the same in all processes where time decides anything."""
         raise NotImplementedError
 
     def mean_train_loss(self) -> float:

@@ -20,17 +20,19 @@ class AveragedWeights:
         self.network = copy.deepcopy(network).eval()
         self.network.requires_grad_(False)
         self.power = 1 / share
+        # Listed once: to look for them takes as long as to average them, and they stay the same objects.
+        pairs = list(zip(_tensors(self.network), _tensors(network), strict=True))
+        self.averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        self.copied = [pair for pair in pairs if not pair[0].is_floating_point()]  # counters of batch normalisation
 
     @torch.no_grad()
-    def update(self, network: nn.Module, steps: int) -> None:
+    def update(self, steps: int) -> None:
         """Take in the weights after step number `steps`, which counts from 1; with 1 they are simply copied."""
         keep = (1 - 1 / steps) ** self.power
-        own, new = _tensors(self.network), _tensors(network)
-        floats = [i for i, tensor in enumerate(own) if tensor.is_floating_point()]
-        torch._foreach_lerp_([own[i] for i in floats], [new[i] for i in floats], 1 - keep)
-        for mine, other in zip(own, new, strict=True):
-            if not mine.is_floating_point():  # counters of batch normalisation
-                mine.copy_(other)
+        own, new = zip(*self.averaged, strict=True)
+        torch._foreach_lerp_(own, new, 1 - keep)
+        for mine, other in self.copied:
+            mine.copy_(other)
 
 
 def _tensors(network: nn.Module) -> list[Tensor]:

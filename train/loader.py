@@ -76,11 +76,18 @@ def _collate(samples: list[Sample]) -> tuple[Tensor, Tensor, list[Tensor]]:
     return torch.stack(images), torch.stack(small), list(native)
 
 
-def load(pictures: Pictures, batches: list[list[int]], workers: int) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
-    """Batches in the given order: images (N,3,H,W) uint8, masks (N,H,W) uint8, native masks [(h,w) uint8]."""
+def load(
+    pictures: Pictures, batches: list[list[int]], workers: int, pinned: bool = False
+) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
+    """Batches in the given order: images (N,3,H,W) uint8, masks (N,H,W) uint8, native masks [(h,w) uint8].
+
+    `pinned`: in memory from which a GPU copies while the CPU goes on.
+    """
     # Decoded pictures need no other process to read them, only the time to copy them over.
     processes = workers if pictures.decoded is None else 0
-    return iter(DataLoader(pictures, batch_sampler=batches, num_workers=processes, collate_fn=_collate))
+    return iter(
+        DataLoader(pictures, batch_sampler=batches, num_workers=processes, collate_fn=_collate, pin_memory=pinned)
+    )
 
 
 def measure_normalisation(pictures: Pictures, most: int = 512) -> Normalisation:

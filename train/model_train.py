@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,13 +24,14 @@ from train.losses import SegmentationLoss, class_weights
 from train.metrics import ConfusionMatrix
 from train.networks import build_network, published_normalisation
 from train.prepare_data import pictures_folder
-from train.preprocess import EVAL_BATCH, choose_device, native_logits, to_input
+from train.preprocess import EVAL_BATCH, choose_device, class_indices, native_logits, to_input
 from train.resume import CHECKPOINT_FILE
 from train.schedule import learning_rate
 from train.tables import HISTORY_FILE, write_history
 from utils.console import AppError, UsageError, progress, say, t
 
 WEIGHT_DECAY = 0.01
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 CHECK_STEPS = 50  # between two looks at whether the loss is still a number
 T = TypeVar("T")
 Batch = tuple[Tensor, Tensor, list[Tensor]]
@@ -43,13 +46,12 @@ class ModelTrain(BaseTrain):
 
     def prepare(self) -> None:
         """Read the pictures, build network, loss and optimiser; what the settings leave open comes from data and machine."""
-        if self.timed and distributed.world_size() > 1:  # their clocks would give them different learning rates
-            raise UsageError(t("MAX_SECONDS 는 한 프로세스에서만 됩니다", "MAX_SECONDS works in a single process only"))
         torch.manual_seed(self.settings.seed)
         self.device = choose_device(self.settings.device)
         if self.device.type == "cuda" and distributed.world_size() > 1:
             self.device = torch.device("cuda", distributed.local_rank())
             torch.cuda.set_device(self.device)
+        keep_freed_memory()
         self.chosen: dict[str, str] = {"device": str(self.device)}
         self.prepare_data()
         self.prepare_network()
@@ -106,7 +108,8 @@ class ModelTrain(BaseTrain):
         """The more often each picture is seen, the stronger; how often is known or, where time ends it, estimated."""
         s, passes = self.settings, float(self.epochs)
         if s.augmentation == "auto" and self.timed and s.max_seconds is not None:
-            step = defaults.step_seconds(network, self.batch_size, self.crop, self.device)
+            own = -(-self.batch_size // distributed.world_size())
+            step = distributed.share(lambda: defaults.step_seconds(network, own, self.crop, self.device))
             passes = s.max_seconds / step * self.batch_size / len(self.train_pictures)
         chosen = defaults.augmentation(s.augmentation, passes)
         self.augmentation = self.choose(t("증강", "augmentation"), "augmentation", chosen)
@@ -165,18 +168,20 @@ class ModelTrain(BaseTrain):
     def batches(self) -> Iterator[Batch]:
         self.order = self._order(self.epoch)
         mine = [distributed.part(batch) for batch in self.order[self.step :]]
-        return loader.load(self.train_pictures, mine, self.settings.num_workers)
+        return loader.load(self.train_pictures, mine, self.settings.num_workers, pinned=self.device.type == "cuda")
 
     def train_step(self, epoch: int, step: int, batch: Batch) -> int:
         s, done = self.settings, epoch * self.steps_per_epoch + step + 1
         own_step = step * distributed.world_size() + distributed.rank()  # no two processes draw the same
         torch.manual_seed(_step_seed(s.seed, epoch, own_step))  # dropout
         random = np.random.default_rng((s.seed, epoch, own_step, 1))
-        images, masks = augment(batch[0], batch[1], STRENGTHS[self.augmentation], self.crop, random)
+        # On a GPU, too, pictures are changed where they are trained on: as bytes they are the fastest to bring there.
+        images, masks = (tensor.to(self.device, non_blocking=True) for tensor in batch[:2])
+        images, masks = augment(images, masks, STRENGTHS[self.augmentation], self.crop, random)
         inputs = to_input(images, self.normalisation, self.device)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             outputs = self.parallel(inputs)
-        part, mean, weight = _of_all(*self.criterion(_float(outputs), masks.to(self.device, non_blocking=True)))
+        part, mean, weight = _of_all(*self.criterion(_float(outputs), masks))
         self.scaler.scale(part / s.accumulate).backward()  # type: ignore[no-untyped-call]
         if (step + 1) % s.accumulate == 0 or step + 1 == self.steps_per_epoch:
             self.optimiser_step(done)
@@ -195,7 +200,7 @@ class ModelTrain(BaseTrain):
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
         if self.average:
-            self.average.update(self.network, -(-done // self.settings.accumulate))
+            self.average.update(-(-done // self.settings.accumulate))
 
     def note_loss(self, loss: Tensor, weight: Tensor, step: int) -> None:
         """Add to the epoch's mean, and remember the first step whose loss is no number.
@@ -218,6 +223,10 @@ class ModelTrain(BaseTrain):
                     f"epoch {epoch}, batch {step + 1:.0f}: the loss is not finite: lower LEARNING_RATE (now {self.peak_rate})",
                 )
             )
+
+    def agreed_seconds(self, seconds: float) -> float:
+        # By clocks of their own, processes would have different learning rates and numbers of steps.
+        return distributed.share(lambda: seconds) if self.timed else seconds
 
     def mean_train_loss(self) -> float:
         self.require_finite()
@@ -340,6 +349,16 @@ class ModelTrain(BaseTrain):
         )
 
 
+def keep_freed_memory() -> None:
+    """Let glibc use for the next step what this one frees, instead of asking the system for empty pages again.
+
+    On a CPU that is 2 to 6 % of a step; the peak of memory stays the same. Elsewhere than on Linux nothing changes.
+    """
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
+        library.mallopt(M_MMAP_MAX, 0)
+        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
 def _step_seed(seed: int, epoch: int, step: int) -> int:
     """The seed of torch's own generators in one step: what they draw must not depend on what was drawn before a kill."""
     return int(np.random.SeedSequence((seed, epoch, step)).generate_state(1)[0])
@@ -388,7 +407,7 @@ def evaluate(
         ):
             labels = mask.to(device)
             own = ConfusionMatrix(model.classes.num_classes)
-            own.update(logits.argmax(0), labels)
+            own.update(class_indices(logits), labels)
             confusion.counts += own.counts
             scores[next(indices)] = own.miou if own.counts.any() else torch.nan
             loss, weight = criterion(logits[None], labels[None])
