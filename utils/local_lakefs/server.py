@@ -130,7 +130,7 @@ class LocalServer(ThreadingHTTPServer):
         self.token = base64.b64encode(f"{self.access_key_id}:{self.secret_access_key}".encode())
         super().__init__(("127.0.0.1", port), Handler)
         self.endpoint = f"http://127.0.0.1:{self.server_port}"
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.1,), name="lakefs", daemon=True)
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.02,), name="lakefs", daemon=True)
         self._thread.start()
 
     def server_bind(self) -> None:
