@@ -200,7 +200,7 @@ def compare(client: MlflowClient, lake: LakeFS, settings: Settings, options: arg
 
     if options.manual:
         pair = [ask_version(client, settings, name) for name in ("A", "B")]
-        if None in pair:
+        if any(version is None for version in pair):
             say("고르지 않았습니다.", "nothing chosen.")
             return EXIT_DONE
         from utils import registry

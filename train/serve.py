@@ -87,6 +87,8 @@ class Service:
             raise HTTPException(400, str(error)) from None
         except AppError as error:  # out of memory
             raise HTTPException(503, str(error)) from None
+        except asyncio.CancelledError:  # of Ctrl-C, which else shows this request's traceback
+            raise HTTPException(503, t("서버가 끝납니다", "the server is ending")) from None
         finally:
             self._waiting -= 1
         if "application/json" in request.headers.get("accept", ""):
