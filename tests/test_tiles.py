@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,23 +16,31 @@ from train import tiles
 from train.checkpoint import load_model, save_model
 from train.classes import UInt8
 from train.networks import build_network
+from train.picture_means import PictureMeans
 from train.predictor import Method, Predictor
 from train.preprocess import native_logits
 from utils.console import AppError
 from utils.files import file_sha256
 
 
-@pytest.fixture(scope="module")
-def network() -> nn.Module:
-    """Weights and statistics that are far from a fresh network's, so that every layer matters."""
+def lively(name: str, num_classes: int = 3) -> nn.Module:
+    """Weights and statistics that are far from a fresh network's, so that every layer and every gate matters."""
     torch.manual_seed(1)
-    network = build_network("compact_unet", 3).eval()
+    network = build_network(name, num_classes).eval()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.3)  # type: ignore[union-attr]
             module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
+            module.weight.data.uniform_(0.5, 1.5)
             module.bias.data.normal_()
+        elif isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=(1.4 / module.weight[0].numel()) ** 0.5)
     return network.to(memory_format=torch.channels_last)
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    return lively("compact_unet")
 
 
 def joined(forward: tiles.Forward, image: Tensor, tile: int, margin: int) -> Tensor:
@@ -91,8 +100,6 @@ def test_a_picture_of_the_training_is_the_same_whole_and_with_tiles() -> None:
 
 
 def test_tiles_keep_the_scale_of_the_training(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     save_model(tmp_path / "m.pth", replace(make_model(), scale=(0.5, 0.25)))
     model = load_model(tmp_path / "m.pth", file_sha256(tmp_path / "m.pth"), CPU)
     predictor = Predictor(model, CPU, Method(tile=128))
@@ -130,3 +137,38 @@ def test_out_of_memory_means_smaller_tiles_and_batches(capsys: pytest.CaptureFix
     for predictor in (tiled, whole):
         with pytest.raises(AppError, match="out of memory: use"):
             predictor.predict([predictor.picture(image, "")])
+
+
+@pytest.mark.parametrize("name", ["compact_fpn", "lraspp_mobilenet_v3_large"])
+def test_a_network_that_looks_at_the_whole_picture_sees_it_in_each_tile(name: str) -> None:
+    """One with a mean over the picture, and one with nine of which each depends on those before."""
+    network = lively(name)
+    means = PictureMeans(network)
+    margin = tiles.reach(means.left_out, CPU, 512)
+    tile = 2 * margin + 96
+    image = torch.linspace(-2, 2, tile + 128).expand(3, tile + 64, -1) + 0.3 * torch.randn(3, tile + 64, tile + 128)
+    with torch.inference_mode():
+        whole = network(image[None].contiguous(memory_format=torch.channels_last))[0]
+        forward = means.given(means.measured(image, tile, margin), network)
+    assert (joined(forward, image, tile, margin) - whole).abs().max() < 1e-3 * whole.std()
+    assert (joined(network, image, tile, margin) - whole).abs().max() > 1e-2 * whole.std(), "each its own mean"
+    with torch.inference_mode():
+        again = network(image[None].contiguous(memory_format=torch.channels_last))[0]
+    assert torch.equal(again, whole), "outside of tiles nothing has changed"
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_default_network_in_tiles_is_equal_to_the_whole(flip: bool, engine: str) -> None:
+    """An exported file cannot be told the picture's mean: the network itself computes its tiles."""
+    model = replace(make_model((600, 720)), network=lively("compact_fpn", 2), architecture="compact_fpn")
+    image = noise(600, 720) // 2 + np.linspace(0, 127, 720, dtype=np.uint8)[:, None]
+    forward = None if engine == "torch" else (lambda images: torch.zeros(len(images), 2, *images.shape[-2:]))
+    methods = (Method(flip=flip, probabilities=True), Method(tile=480, flip=flip, probabilities=True))
+    whole, tiled = (
+        Predictor(model, CPU, method, forward if method.tile else None, engine if method.tile else "torch")
+        for method in methods
+    )
+    expected, found = (one.predict([one.picture(image, "")])[0].probabilities for one in (whole, tiled))
+    assert expected is not None and found is not None
+    assert np.abs(expected.astype(np.float32) - found.astype(np.float32)).max() < 1e-3

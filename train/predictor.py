@@ -15,6 +15,7 @@ from torch import Tensor
 
 from train.checkpoint import Model
 from train.classes import UInt8
+from train.picture_means import PictureMeans
 from train.preprocess import class_indices, native_logits, resize_image, resize_logits, to_input
 from train.tiles import ALIGN, Forward, largest_margin, reach, tiled
 from utils.console import AppError, t, warn
@@ -64,11 +65,14 @@ class Predictor:
         engine: str = "torch",
     ) -> None:
         self.model, self.device, self.method, self.engine = model, device, method or Method(), engine
-        forward = forward or model.network
-        self.forward: Forward = functools.partial(_with_mirror_image, forward) if self.method.flip else forward
+        self._one_way = forward or model.network
+        self.forward: Forward = (
+            functools.partial(_with_mirror_image, self._one_way) if self.method.flip else self._one_way
+        )
         self.cores = torch.get_num_threads()
         self._tile = self.method.tile or AUTO_TILE  # smaller after the first time that memory runs out
         self._margins: dict[int, int] = {}
+        self._means = PictureMeans(model.network) if self.method.tile is not None else None
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
@@ -144,25 +148,42 @@ class Predictor:
     def _in_tiles_of(self, picture: Picture, tile: int) -> Prediction:
         height, width = picture.small.shape[:2]
         cut = max(height, width) > tile
-        margin = self._margin(tile) if cut else 0
         # The last rows of an odd picture would be stretched differently in a tile: it gets even by repeating them.
         odd = ((0, height % 2), (0, width % 2), (0, 0)) if cut else ((0, 0),) * 3
         even = np.pad(picture.small, odd, "edge")
         batch = torch.from_numpy(np.ascontiguousarray(even)).permute(2, 0, 1)[None]
         image = to_input(batch, self.model.normalisation, self.device)[0]
         size = picture.image.shape[0], picture.image.shape[1]
-        bands = (logits[:, : height - top, :width] for top, logits in tiled(self.forward, image, tile, margin))
+        joined = self._cut(image, tile) if cut else [(0, self.forward(image[None])[0].float())]
+        bands = (logits[:, : height - top, :width] for top, logits in joined)
         if (height, width) != size:
             return self._prediction(resize_logits(torch.cat(list(bands), 1), size))
         parts = [self._prediction(band) for band in bands]
         kept = [part.probabilities for part in parts if part.probabilities is not None]
         return Prediction(np.concatenate([part.indices for part in parts]), np.concatenate(kept, 1) if kept else None)
 
+    def _cut(self, image: Tensor, tile: int) -> Iterator[tuple[int, Tensor]]:
+        """What `tiles.tiled` yields, with the means of the whole picture, and of its mirror image where that is wanted."""
+        bands = self._bands(image, tile)
+        if not self.method.flip:
+            return bands
+        mirrored = self._bands(image.flip(-1), tile)
+        return ((top, (one + other.flip(-1)) / 2) for (top, one), (_, other) in zip(bands, mirrored, strict=True))
+
+    def _bands(self, image: Tensor, tile: int) -> Iterator[tuple[int, Tensor]]:
+        margin = self._margin(tile)
+        if not self._means:
+            return tiled(self._one_way, image, tile, margin)
+        # An exported file takes its means of what it sees: then the network itself computes the tiles.
+        forward = self._one_way if self.engine == "torch" else self.model.network
+        means = self._means.measured(image, tile, margin)
+        return tiled(self._means.given(means, forward), image, tile, margin)
+
     def _margin(self, tile: int) -> int:
         """How much of a tile's edges is left out; says once where a tile has not enough of it."""
         with self._lock:
             if tile not in self._margins:
-                wanted = reach(self.model.network, self.device)
+                wanted = reach(self._means.left_out if self._means else self.model.network, self.device)
                 self._margins[tile] = largest_margin(tile, wanted)
                 if self._margins[tile] < wanted:
                     enough = 2 * wanted + 3 * ALIGN
