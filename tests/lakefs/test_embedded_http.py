@@ -34,18 +34,22 @@ def repo(embedded: servers.Server) -> Repo:
 
 
 def talk(repo: Repo, request: str, body: bytes = b"", host: str = "127.0.0.1") -> bytes:
-    """Sends bytes as they are and reads until the server closes or 0.5 seconds pass."""
+    """Asks with the right key and reads until the server closes or 0.5 seconds pass."""
     server = repo.server
     token = base64.b64encode(f"{server.access_key_id}:{server.secret_access_key}".encode()).decode()
     line, _, headers = request.partition("\n")
     head = [f"{line} HTTP/1.1", f"Host: {host}", f"Authorization: Basic {token}", *headers.splitlines(), "", ""]
+    return exchange(server, "\r\n".join(head).encode() + body)
+
+
+def exchange(server: servers.Server, sent: bytes) -> bytes:
     with socket.create_connection(("127.0.0.1", int(server.endpoint.rpartition(":")[2])), timeout=0.5) as connection:
-        connection.sendall("\r\n".join(head).encode() + body)
+        connection.sendall(sent)
         answer = b""
         try:
             while data := connection.recv(65536):
                 answer += data
-        except TimeoutError:
+        except (TimeoutError, ConnectionResetError):  # the latter: it hung up with something unread
             pass
         return answer
 
@@ -104,6 +108,44 @@ def test_broken_bodies(repo: Repo, headers: str, body: bytes) -> None:
     assert repo.paths() == []
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"rubbish\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",  # TLS
+        b"GET /api/v1/config\r\n\r\n",
+        b"GET /api/v1/config HTTP/2.0\r\n\r\n",
+        b"GET /%s HTTP/1.1\r\n\r\n" % (b"x" * 70_000),
+        b"GET /api/v1/config HTTP/1.1\r\nHost 127.0.0.1\r\n\r\n",
+        b"GET /api/v1/config HTTP/1.1\r\nHost: 127.0.0.1\r\n folded: 1\r\n\r\n",
+        b"GET /api/v1/config HTTP/1.1\r\n" + b"A: %s\r\n" % (b"x" * 9_000) * 8 + b"\r\n",
+    ],
+)
+def test_broken_heads(embedded: servers.Server, head: bytes) -> None:
+    answer = exchange(embedded, head)
+    assert answer.startswith(b"HTTP/1.1 400 ") and b"\r\nConnection: close\r\n" in answer
+    assert answer.count(b"\r\n\r\n") == 1, "nothing behind it is taken for a request"
+
+
+def test_connections_stay_open_until_somebody_wants_otherwise(embedded: servers.Server) -> None:
+    def ask(version: str, *headers: str) -> bytes:
+        return "\r\n".join([f"GET /api/v1/healthcheck {version}", "Host: localhost", *headers, "", ""]).encode()
+
+    plain = ask("HTTP/1.1")
+    assert exchange(embedded, plain + b"\r\n" + plain).count(b"HTTP/1.1 204 ") == 2
+    assert exchange(embedded, ask("HTTP/1.1", "Connection: Close") + plain).count(b"HTTP/1.1 204 ") == 1
+    assert exchange(embedded, ask("HTTP/1.0") + plain).count(b"HTTP/1.1 204 ") == 1
+
+
+def test_a_head_request_gets_no_body(repo: Repo) -> None:
+    small, large = b"x" * 10, b"x" * 100_000  # of the database, of a file
+    for content in (small, large):
+        assert repo.raw("POST", "/branches/main/objects?path=a", content).status == 201
+        answer = repo.raw("HEAD", "/refs/main/objects?path=a")
+        assert answer.headers["Content-Length"] == str(len(content)) and answer.data == b""
+        assert repo.raw("GET", "/refs/main/objects?path=a").data == content, "on the same connection"
+
+
 def test_an_upload_cut_short_leaves_nothing(repo: Repo, embedded: servers.Server, folder: Path) -> None:
     where = f"POST /api/v1/repositories/{repo.name}/branches/main/objects?path=a"
     port = int(embedded.endpoint.rpartition(":")[2])
@@ -112,9 +154,9 @@ def test_an_upload_cut_short_leaves_nothing(repo: Repo, embedded: servers.Server
         head = f"{where} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic {token}\r\nContent-Length: 1000000\r\n\r\n"
         connection.sendall(head.encode() + b"x" * 500_000)
     deadline = time.monotonic() + 5
-    while list(folder.glob("objects/*.part")) and time.monotonic() < deadline:
+    while list(folder.glob("content/*.part")) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert list(folder.glob("objects/*.part")) == []
+    assert list(folder.glob("content/*.part")) == []
     assert repo.paths() == []
 
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal
 
-from .bodies import Body, form_content
 from .database import Kind
+from .http1 import Body, form_content
 from .store import MAX_PAGE, Json, LakeFSError, Page, Store
 
 MAX_PATH_BYTES = 1024
@@ -145,6 +145,8 @@ BRANCH, REF, KIND = REPO + "/branches/{branch}", REPO + "/refs/{ref}", REPO + "/
 # meanwhile); handler, which gets the store or the call, the parts of the path, and more arguments; these.
 # fmt: off
 ROUTES: list[tuple[str, str, int, Kind | Literal[""], Callable[..., object], Mapping[str, object]]] = [
+    ("GET HEAD", REF + "/objects", 200, "read", get_object, CALL),
+    ("POST", BRANCH + "/objects", 201, "", upload_object, CALL),
     ("GET", "/healthcheck", 204, "", lambda _: None, {}),
     ("GET", "/config", 200, "", lambda _: CONFIG, {}),
     ("GET", "/repositories", 200, "read", Store.repositories, PAGE),
@@ -176,14 +178,12 @@ ROUTES: list[tuple[str, str, int, Kind | Literal[""], Callable[..., object], Map
     ("GET", BRANCH + "/diff", 200, "read", Store.diff_branch, PAGE),
     ("GET", REPO + "/refs/{left}/diff/{right}", 200, "read", Store.diff_refs,
      PAGE | {"type": lambda call: call.text("type")}),
-    ("POST", BRANCH + "/objects", 201, "", upload_object, CALL),
     ("DELETE", BRANCH + "/objects", 204, "write", Store.delete, {"paths": lambda call: [call.path()]}),
     ("POST", BRANCH + "/objects/delete", 200, "write", Store.delete, {"paths": []}),
     ("POST", BRANCH + "/objects/copy", 201, "write", Store.copy,
      {"path": lambda call: call.path("dest_path"), "src_path": TEXT, "src_ref": ""}),
     ("GET", REF + "/objects/stat", 200, "read", Store.stat, PATH),
     ("GET", REF + "/objects/ls", 200, "read", Store.entries, PAGE),
-    ("GET HEAD", REF + "/objects", 200, "read", get_object, CALL),
 ]
 # fmt: on
 
@@ -194,7 +194,7 @@ def _pattern(path: str) -> re.Pattern[str]:
 
 
 def answer(call: Call, path: str) -> Reply:
-    """Finds the endpoint and calls it. Raises LakeFSError, BadBody and UnicodeDecodeError."""
+    """Finds the endpoint and calls it. Raises LakeFSError, BadRequest and UnicodeDecodeError."""
     for methods, pattern, status, transaction, handler, wanted in ROUTES:
         if call.method not in methods.split() or not (match := _pattern(pattern).fullmatch(path)):
             continue

@@ -66,7 +66,8 @@ class Database:
         """What the block reads is of one moment. "write" is the only writer, and survives a crash of the process;
         after a power cut the last few may be gone. "durable" is on disk when the block ends."""
         with contextlib.nullcontext() if kind == "read" else self._writing:
-            self(f"PRAGMA synchronous={'FULL' if kind == 'durable' else 'NORMAL'}")
+            if kind != "read":
+                self(f"PRAGMA synchronous={'FULL' if kind == 'durable' else 'NORMAL'}")
             self("BEGIN" if kind == "read" else "BEGIN IMMEDIATE")
             try:
                 yield

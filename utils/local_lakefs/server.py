@@ -1,20 +1,25 @@
 """The embedded lakeFS over HTTP on 127.0.0.1: reading requests, who may ask, and writing answers."""
 
 import base64
+import email.utils
+import functools
 import hmac
 import io
 import json
 import logging
+import os
 import secrets
 import threading
+import time
 import urllib.parse
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http import HTTPStatus
 from pathlib import Path
-from socketserver import TCPServer
+from socketserver import StreamRequestHandler, ThreadingTCPServer
+from typing import BinaryIO, cast
 
 from .api import Call, Reply, answer
-from .bodies import CHUNK_BYTES, BadBody, Body
 from .database import publish
+from .http1 import CHUNK_BYTES, BadRequest, Body, Head, read_head
 from .store import LakeFSError, Store
 
 API = "/api/v1"
@@ -24,82 +29,87 @@ DRAIN_BYTES = 64 * 1024 * 1024  # an unread body up to this size is read before 
 log = logging.getLogger(__name__)
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(StreamRequestHandler):
     """One connection: any number of requests, one after the other."""
 
-    protocol_version = "HTTP/1.1"
-    server_version = "lakeFS-embedded"
-    sys_version = ""
     disable_nagle_algorithm = True  # else each small answer waits 40 ms for an acknowledgement
     wbufsize = CHUNK_BYTES  # headers and a small body leave in one packet
     timeout = 600.0  # seconds without a request
     server: "LocalServer"
 
-    def handle_request(self) -> None:
-        # Looked up once and for all: a Message goes through its whole list at each look.
-        headers = {name.lower(): value for name, value in self.headers.raw_items()}
-        body = Body(self.rfile, headers)  # type: ignore[arg-type]
-        reply = self._reply(headers, body)
-        self.close_connection |= not body.drain(DRAIN_BYTES)
-        self._send(reply)
+    def handle(self) -> None:
+        while self._answer_one():
+            pass
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = handle_request
-
-    def _reply(self, headers: dict[str, str], body: Body) -> Reply:
+    def _answer_one(self) -> bool:
+        """False where the connection has ended, or must."""
+        stream = cast(BinaryIO, self.rfile)
         try:
-            return self._dispatch(headers, body)
+            if not (head := read_head(stream)):
+                return False
+        except BadRequest as error:
+            self._send(Reply(400, {"message": str(error)}), False, False)
+            return False
+        if head.headers.get("expect", "").lower() == "100-continue":
+            self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.wfile.flush()
+        body = Body(stream, head.headers)
+        reply = self._reply(head, body)
+        return self._send(reply, head.method == "HEAD", body.drain(DRAIN_BYTES) and head.keep_alive)
+
+    def _reply(self, head: Head, body: Body) -> Reply:
+        try:
+            return self._dispatch(head, body)
         except LakeFSError as error:
             return Reply(error.status, {"message": error.message})
-        except (BadBody, UnicodeDecodeError) as error:
+        except (BadRequest, UnicodeDecodeError) as error:
             return Reply(400, {"message": str(error)})
         except ConnectionError:
             raise  # there is nobody to answer
         except Exception as error:
-            log.exception("%s %s", self.command, self.path.partition("?")[0])
+            log.exception("%s %s", head.method, head.target.partition("?")[0])
             return Reply(500, {"message": f"{type(error).__name__}: {error}"})
 
-    def _dispatch(self, headers: dict[str, str], body: Body) -> Reply:
-        if headers.get("host", "").rsplit(":", 1)[0].lower() not in LOOPBACK_HOSTS:
+    def _dispatch(self, head: Head, body: Body) -> Reply:
+        if head.headers.get("host", "").rsplit(":", 1)[0].lower() not in LOOPBACK_HOSTS:
             raise LakeFSError(403, "the embedded lakeFS server answers to 127.0.0.1 and localhost only")
-        path, _, query = self.path.partition("?")
-        scheme, _, token = headers.get("authorization", "").partition(" ")
+        path, _, query = head.target.partition("?")
+        scheme, _, token = head.headers.get("authorization", "").partition(" ")
         authorized = hmac.compare_digest(token.strip().encode(), self.server.token) and scheme.lower() == "basic"
         if not authorized and path != f"{API}/healthcheck":
             raise LakeFSError(401, "error authenticating request")
         fields = urllib.parse.parse_qs(query, keep_blank_values=True, errors="strict")
-        call = Call(self.server.store, self.command, fields, headers, body)
+        call = Call(self.server.store, head.method, fields, head.headers, body)
         return answer(call, path.removeprefix(API) if path.startswith(API) else path)
 
-    def handle_expect_100(self) -> bool:
-        expected = super().handle_expect_100()
-        self.wfile.flush()
-        return expected
-
-    def _send(self, reply: Reply) -> None:
+    def _send(self, reply: Reply, head_only: bool, keep_alive: bool) -> bool:
+        """Whether another request can follow."""
         data, stop = reply.data or io.BytesIO(), reply.stop
         if reply.json is not None:
             plain = isinstance(reply.json, str)
             text = str(reply.json) if plain else json.dumps(reply.json, ensure_ascii=False) + "\n"
             data, stop = io.BytesIO(text.encode()), len(text.encode())
             reply.headers["Content-Type"] = "text/plain" if plain else "application/json"
-        self.send_response(reply.status)
+        headers = reply.headers | {"Date": _date(int(time.time())), "Server": "lakeFS-embedded"}
         if reply.status != 204:
-            self.send_header("Content-Length", str(stop - reply.start))
-        if self.close_connection:
-            self.send_header("Connection", "close")
-        for name, value in reply.headers.items():
-            self.send_header(name, value)
-        self.end_headers()
+            headers["Content-Length"] = str(stop - reply.start)
+        if not keep_alive:
+            headers["Connection"] = "close"
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self.wfile.write(f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}\r\n{lines}\r\n".encode("latin-1"))
         with data:
             if isinstance(data, io.BytesIO):  # leaves in one packet with the headers
-                self.wfile.write(b"" if self.command == "HEAD" else data.getvalue()[reply.start : stop])
-            elif self.command != "HEAD":
-                self.wfile.flush()
+                self.wfile.write(b"" if head_only else data.getbuffer()[reply.start : stop])
+            self.wfile.flush()
+            if not isinstance(data, io.BytesIO) and not head_only:
                 sent = self.connection.sendfile(data, reply.start, stop - reply.start)
-                self.close_connection |= sent != stop - reply.start  # a shorter file: a broken answer, seen as such
+                keep_alive &= sent == stop - reply.start  # a shorter file: a broken answer, seen as such
+        return keep_alive
 
-    def log_message(self, format: str, *args: object) -> None:
-        log.debug("%s %s", self.command, format % args)
+
+@functools.lru_cache(maxsize=1)
+def _date(second: int) -> str:
+    return email.utils.formatdate(second, usegmt=True)
 
 
 def write_private(path: Path, text: str) -> None:
@@ -118,24 +128,21 @@ def _credentials(folder: Path) -> tuple[str, str]:
     return keys["access_key_id"], keys["secret_access_key"]
 
 
-class LocalServer(ThreadingHTTPServer):
+class LocalServer(ThreadingTCPServer):
     """A running embedded server; ends with `stop`, at the end of a `with`, or with the process."""
 
     request_queue_size = 128
     daemon_threads = True
+    allow_reuse_address = os.name != "nt"  # there it would let two servers have one port
 
     def __init__(self, directory: Path, port: int = 0) -> None:
         self.store = Store(directory)
         self.access_key_id, self.secret_access_key = _credentials(directory)
         self.token = base64.b64encode(f"{self.access_key_id}:{self.secret_access_key}".encode())
         super().__init__(("127.0.0.1", port), Handler)
-        self.endpoint = f"http://127.0.0.1:{self.server_port}"
+        self.endpoint = f"http://127.0.0.1:{self.server_address[1]}"
         self._thread = threading.Thread(target=self.serve_forever, args=(0.02,), name="lakefs", daemon=True)
         self._thread.start()
-
-    def server_bind(self) -> None:
-        TCPServer.server_bind(self)  # not HTTPServer's: that one asks DNS for this machine's name
-        self.server_name, self.server_port = "127.0.0.1", self.socket.getsockname()[1]
 
     def stop(self) -> None:
         """Stops listening; requests that are under way may still end."""
