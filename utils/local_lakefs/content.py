@@ -23,12 +23,13 @@ CREATE TABLE blobs(sha256 TEXT PRIMARY KEY, size INTEGER NOT NULL, data BLOB, sy
 
 
 class Blob(NamedTuple):
-    """Received content; `data` is None when it lies in a file."""
+    """Received content; `data` is None when it lies in a file, `synced` says whether that has reached the disk."""
 
     sha256: str
     md5: str
     size: int  # bytes
     data: bytes | None
+    synced: bool
 
 
 class ContentFiles:
@@ -68,18 +69,31 @@ class ContentFiles:
                     file.write(chunk)
             if file is not None:
                 file.close()
-                self._keep(part, sha256.hexdigest())
-        return Blob(sha256.hexdigest(), md5.hexdigest(), size, None if file else bytes(head))
+            synced = file is None or self._keep(part, sha256.hexdigest())
+        return Blob(sha256.hexdigest(), md5.hexdigest(), size, None if file else bytes(head), synced)
 
-    def _keep(self, part: Path, sha256: str) -> None:
-        # A file that is not known to be on disk is replaced: after a power cut it may be torn.
-        if not self._db("SELECT 1 FROM blobs WHERE sha256=? AND synced=1", sha256).fetchone():
-            os.replace(part, self.path(sha256))
+    def _keep(self, part: Path, sha256: str) -> bool:
+        """Lets a part become the content, unless that is there already, whole and known to be on disk: says whether."""
+        if self._db("SELECT 1 FROM blobs WHERE sha256=? AND synced=1", sha256).fetchone() and not self.fault(sha256):
+            return True
+        os.replace(part, self.path(sha256))
+        return False
+
+    def fault(self, sha256: str) -> str:
+        """What is wrong with stored content, read again; "" where nothing is."""
+        try:
+            with self.open(sha256) as stream:
+                if hashlib.file_digest(stream, "sha256").hexdigest() != sha256:  # type: ignore[arg-type]
+                    return "does not match its hash"
+        except OSError as error:
+            return f"cannot be read: {error}"
+        return ""
 
     def record(self, blob: Blob) -> bool:
         """Enters `blob` into the database, in the caller's transaction; False if gc took its file meanwhile."""
-        query = "INSERT INTO blobs VALUES(?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET used=excluded.used"
-        self._db(query, blob.sha256, blob.size, blob.data, blob.data is not None, int(time.time()))
+        query = """INSERT INTO blobs VALUES(?, ?, ?, ?, ?) ON CONFLICT DO UPDATE
+                   SET data=excluded.data, synced=excluded.synced, used=excluded.used"""
+        self._db(query, blob.sha256, blob.size, blob.data, blob.synced, int(time.time()))
         return blob.data is not None or self.path(blob.sha256).exists()
 
     def open(self, sha256: str) -> BinaryIO:

@@ -81,20 +81,10 @@ def fsck(store: Store) -> list[str]:
         found = reach(store, 0, faults.append)
         stored = {sha256 for (sha256,) in store.db("SELECT sha256 FROM blobs")}
         for sha256 in sorted(stored | found.content.keys()):
-            if problem := _content_fault(store, sha256, sha256 in stored):
+            if problem := store.files.fault(sha256) or ("" if sha256 in stored else "is not recorded"):
                 names = found.content.get(sha256, ["(nothing refers to it)"])
                 faults += [f"{name}: content {sha256} {problem}" for name in names]
     return faults
-
-
-def _content_fault(store: Store, sha256: str, recorded: bool) -> str:
-    try:
-        with store.files.open(sha256) as stream:
-            if hashlib.file_digest(stream, "sha256").hexdigest() != sha256:  # type: ignore[arg-type]
-                return "does not match its hash"
-    except OSError as error:
-        return f"cannot be read: {error}"
-    return "" if recorded else "is not recorded"
 
 
 def gc(store: Store, grace_seconds: float, dropped_runs: Sequence[str] = ()) -> str:
