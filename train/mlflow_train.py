@@ -288,7 +288,8 @@ class MlflowTrain(ModelTrain):
 
         source = json.dumps({"uri": str(path), "repository": path.repo, "commit": path.ref})
         pictures = {split: len(self.data.split(split)) for split in self.data.pixel_counts}
-        profile = json.dumps({"pictures": pictures, "classes": list(self.data.classes.names)})
+        # MLflow's page shows the source of the types that it knows; of others only what the profile says.
+        profile = json.dumps({"source": str(path), "pictures": pictures, "classes": list(self.data.classes.names)})
         digest = path.ref[:36]  # MLflow's limit; the full id stands in the source
         dataset = Dataset(name=path.repo, digest=digest, source_type="lakefs", source=source, profile=profile)
         parameters = {
