@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from utils.console import UsageError, t
 from utils.lakefs_client.connection import Connection, server_words
 from utils.transfer import RemoteFile
 
-COMMIT_ID = re.compile("[0-9a-f]{64}")
+COMMIT_ID = SHA256 = re.compile("[0-9a-f]{64}")
+T = TypeVar("T")
 
 
 class Reading(Connection):
@@ -59,16 +61,10 @@ class Reading(Connection):
         Tags by which `utils.copy_history` leads from the old ids of commits to the new ones come only if `copied`.
         """
         api = {"branches": self.sdk.branches_api.list_branches, "tags": self.sdk.tags_api.list_tags}[kind]
-        after = ""
-        while True:
-            with self.explained(t("브랜치와 태그 목록", f"listing {kind}")):
-                page = api(repo or self.repo, after=after, amount=1000)
-            for found in page.results:
-                if copied or not COMMIT_ID.fullmatch(found.id):
-                    yield str(found.id), str(found.commit_id)
-            if not page.pagination.has_more:
-                return
-            after = page.pagination.next_offset
+        ask = functools.partial(api, repo or self.repo, amount=1000)
+        for found in self._pages(t("브랜치와 태그 목록", f"listing {kind}"), lambda after: _models(ask(after=after))):
+            if copied or not COMMIT_ID.fullmatch(found.id):
+                yield str(found.id), str(found.commit_id)
 
     def has_branch(self, name: str) -> bool:
         from lakefs_sdk.exceptions import NotFoundException
@@ -103,58 +99,74 @@ class Reading(Connection):
 
     def log(self, ref: str, first_parent: bool = True, prefix: str = "", repo: str | None = None) -> Iterator[Any]:
         """Commits from `ref` back, newest first, a page at a time; with `prefix` those that changed something below it."""
-        after = ""
-        while True:
-            with self.explained(t("기록 읽기", "reading the log")):
-                page = self.sdk.refs_api.log_commits(
-                    repo or self.repo,
-                    ref,
-                    after=after,
-                    amount=100,
-                    first_parent=first_parent,
-                    prefixes=[prefix] if prefix else [],
-                )
-            yield from page.results
-            if not page.pagination.has_more:
-                return
-            after = page.pagination.next_offset
+        ask = functools.partial(
+            self.sdk.refs_api.log_commits,
+            repo or self.repo,
+            ref,
+            amount=100,
+            first_parent=first_parent,
+            prefixes=[prefix] if prefix else [],
+        )
+        return self._pages(t("기록 읽기", "reading the log"), lambda after: _models(ask(after=after)))
 
     def differences(self, left: str, right: str, kind: str = "two_dot", repo: str | None = None) -> Iterator[Any]:
         """Paths that differ, with their `type`; 'three_dot': what `right` changed since both were one, and conflicts."""
-        after = ""
-        while True:
-            with self.explained(t("비교", "comparing")):
-                page = self.sdk.refs_api.diff_refs(repo or self.repo, left, right, after=after, amount=1000, type=kind)
-            yield from page.results
-            if not page.pagination.has_more:
-                return
-            after = page.pagination.next_offset
+        ask = functools.partial(self.sdk.refs_api.diff_refs, repo or self.repo, left, right, amount=1000, type=kind)
+        return self._pages(t("비교", "comparing"), lambda after: _models(ask(after=after)))
 
     def objects(self, ref: str, prefix: str, repo: str | None = None, links: bool = False) -> Iterator[RemoteFile]:
         """Objects under a prefix in the order of their paths' bytes, one page of 1,000 in memory at a time.
 
         With `links`, each has a presigned link for its download, where the server gives them.
         """
-        after = ""
-        while True:
-            with self.explained(t(f"목록 {ref[:12]}/{prefix}", f"listing {ref[:12]}/{prefix}")):
-                # As JSON: the SDK's model takes 0.4 ms of CPU to check one object, and a sync lists them all.
-                answer = self.sdk.objects_api.list_objects_with_http_info(
-                    repo or self.repo,
-                    ref,
-                    prefix=prefix,
-                    after=after,
-                    amount=1000,
-                    user_metadata=True,
-                    presign=links,
-                    _preload_content=False,
-                )
-                page = json.loads(answer.raw_data)
-                results, pagination = page["results"], page["pagination"]
-            for found in results:
-                sha256 = (found.get("metadata") or {}).get("sha256")
-                link = found["physical_address"] if links else None
-                yield RemoteFile(found["path"], found.get("size_bytes") or 0, sha256, found["checksum"], link)
-            if not pagination["has_more"]:
-                return
-            after = pagination["next_offset"]
+        # As JSON: the SDK's model takes 0.4 ms of CPU to check one object, and a sync lists them all.
+        ask = functools.partial(
+            self.sdk.objects_api.list_objects_with_http_info,
+            repo or self.repo,
+            ref,
+            prefix=prefix,
+            amount=1000,
+            user_metadata=True,
+            presign=links,
+            _preload_content=False,
+        )
+        what = t(f"목록 {ref[:12]}/{prefix}", f"listing {ref[:12]}/{prefix}")
+        return self._pages(what, lambda after: _page(ask(after=after).raw_data, links))
+
+    def _pages(self, what: str, ask: Callable[[str], tuple[list[T], str | None]]) -> Iterator[T]:
+        """Everything that a listing gives; `ask` takes the place to go on from, and gives a page and the next place."""
+        after: str | None = ""
+        while after is not None:
+            with self.explained(what):
+                results, following = ask(after)
+                if following == after:
+                    raise ValueError(f"has_more, next_offset {after!r} again")
+            yield from results
+            after = following
+
+
+def _models(page: Any) -> tuple[list[Any], str | None]:
+    """A page as lakefs-sdk has it, and where the next one begins."""
+    return page.results, page.pagination.next_offset if page.pagination.has_more else None
+
+
+def _page(answer: bytes, links: bool) -> tuple[list[RemoteFile], str | None]:
+    """A page of objects, and where the next one begins. Raises ValueError, KeyError for what is no such page."""
+    page = json.loads(answer)
+    try:
+        pagination, results = page["pagination"], [_remote_file(found, links) for found in page["results"]]
+        return results, str(pagination["next_offset"]) if pagination["has_more"] else None
+    except TypeError as error:  # a list where an object belongs
+        raise ValueError(str(error)) from error
+
+
+def _remote_file(found: dict[str, Any], links: bool) -> RemoteFile:
+    sha256 = (found.get("metadata") or {}).get("sha256")
+    if sha256 is not None and not SHA256.fullmatch(sha256):
+        sha256 = None  # another client's: what is no hash must not become the name of a file
+    path, checksum = found["path"], found["checksum"]
+    if not isinstance(path, str) or not isinstance(checksum, str):
+        raise ValueError(f"path {path!r}, checksum {checksum!r}")
+    return RemoteFile(
+        path, found.get("size_bytes") or 0, sha256, checksum, found["physical_address"] if links else None
+    )
