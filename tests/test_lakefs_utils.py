@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import lakefs_sdk as sdk
 import pytest
@@ -15,9 +19,10 @@ from hypothesis import strategies as st
 
 import config
 from tests.servers import Server
-from utils import lakefs_utils
+from utils import lakefs_utils, versions
 from utils.console import AppError, UsageError
 from utils.files import file_sha256, inside, parallel
+from utils.lakefs_client import downloading
 from utils.lakefs_utils import LakeFS, LakePath, connect
 from utils.transfer import LocalFile
 
@@ -223,14 +228,171 @@ def test_different_files_from_two_sides_at_once(settings: config.Settings, tmp_p
         assert {commit for commit, _ in results} <= reachable and branches(lake) == ["main"]
 
 
-def test_a_changed_byte_in_the_cache_is_found(lake: LakeFS, tmp_path: Path) -> None:
-    files = local(tmp_path, {"x": b"content"})
-    source = LakePath(lake.repo, publish(lake, files).commit_id, "data/x")
-    path = lake.verified_file(source, files["x"].sha256, tmp_path / "cache")
+def rewrite(path: Path, content: bytes) -> None:
+    """As an editor does that nothing stops: the file stays the same one, with whatever hard links it has."""
     path.chmod(0o600)
-    path.write_bytes(b"Content")
-    with pytest.raises(AppError, match="SHA-256 differs from its record"):
-        lake.verified_file(source, files["x"].sha256, tmp_path / "cache")
+    path.write_bytes(content)
+
+
+def test_a_changed_byte_in_the_cache_is_healed(
+    lake: LakeFS, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    contents = {"x": b"content", "y": b"others", "other": b"from elsewhere"}
+    files, cache = local(tmp_path, {name: contents[name] for name in ("x", "y")}), tmp_path / "cache"
+    publish(lake, files)
+    lake.sdk.objects_api.upload_object(lake.repo, "main", "data/other", content=b"from elsewhere")  # without SHA-256
+    commit = str(lake.sdk.commits_api.commit(lake.repo, "main", sdk.CommitCreation(message="theirs")).id)
+    source = LakePath(lake.repo, commit, "data/")
+
+    def cached() -> dict[str, bytes]:
+        tree = lake.download(source, cache)
+        return {name: (tree / "data" / name).read_bytes() for name in contents}
+
+    assert cached() == contents
+    for name, changed in (("x", b"Content"), ("other", b"From elsewhere")):
+        rewrite(cache / "commits" / lake.repo / commit / "data" / name, changed)
+        assert cached() == contents and f"data/{name}: changed in the cache" in capsys.readouterr().err
+    rewrite(cache / "commits" / lake.repo / commit / "data/y", b"Others")
+    lake.download(source, cache, lambda path: path.endswith("x"))
+    assert cached() == contents, "what was changed and not wanted is not left for the next call"
+
+
+def test_a_copied_cache_is_read_once_and_kept(
+    lake: LakeFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = LakePath(lake.repo, publish(lake, local(tmp_path, {"x": b"1", "y": b"2"})).commit_id, "data/")
+    lake.download(source, tmp_path / "cache")
+    shutil.copytree(tmp_path / "cache", tmp_path / "copy")
+    monkeypatch.setattr(LakeFS, "objects", None)  # the server is not asked
+    read: list[Path] = []
+
+    def noting(path: Path) -> str:
+        read.append(path)
+        return file_sha256(path)
+
+    monkeypatch.setattr(downloading, "file_sha256", noting)
+    for _ in range(2):
+        tree = lake.download(source, tmp_path / "copy")
+        assert (tree / "data/x").read_bytes() == b"1" and len(read) == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_a_model_whose_bits_rot_in_the_cache_is_healed(
+    lake: LakeFS, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files, cache = local(tmp_path, {"x": b"content"}), tmp_path / "cache"
+    source = LakePath(lake.repo, publish(lake, files).commit_id, "data/x")
+    path = lake.verified_file(source, files["x"].sha256, cache)
+    before = path.stat()
+    rewrite(path, b"Content")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # no stat tells
+    assert lake.verified_file(source, files["x"].sha256, cache).read_bytes() == b"content"
+    assert f"{path}: changed in the cache" in capsys.readouterr().err
+    with pytest.raises(AppError, match=f"SHA-256 differs from its record .*cached as {path}"):
+        lake.verified_file(source, "0" * 64, cache)
+
+
+def test_a_damaged_record_is_not_believed(lake: LakeFS, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    source = LakePath(lake.repo, publish(lake, local(tmp_path, {"x": b"1"})).commit_id, "data/")
+    (record,) = (lake.download(source, cache) / ".complete").iterdir()
+    good = record.read_bytes()
+    for damage in (
+        b"",
+        b"\xff",
+        b"7",
+        b"{}1",
+        b'[["data/x"]]',
+        b'[[1, 2, 3, 4, "5"]]',
+        good.replace(b"data/x", b"../../x"),
+    ):
+        record.write_bytes(damage)
+        assert [file.path for file in lake.committed(source, cache)] == ["data/x"]
+        assert (lake.download(source, cache) / "data/x").read_bytes() == b"1" and record.read_bytes() == good
+
+
+def test_fetching_a_part_again_leaves_nothing_behind(lake: LakeFS, tmp_path: Path) -> None:
+    files = local(tmp_path, {f"{i}": secrets.token_bytes(10) for i in range(5)})
+    source = LakePath(lake.repo, publish(lake, files).commit_id, "data/")
+    for _ in range(3):
+        lake.download(source, tmp_path / "cache", lambda path: path != "data/4")
+    assert not list((tmp_path / "cache").rglob("*.part"))
+
+
+@pytest.mark.parametrize("sha256", ["", "../../../../escaped/x", "0" * 63, "0" * 63 + "g", "A" * 64])
+def test_metadata_that_is_no_hash_is_none(lake: LakeFS, tmp_path: Path, sha256: str) -> None:
+    headers = {**lake.transfer.auth, "x-lakefs-meta-sha256": sha256, "Content-Length": "5"}
+    url = lake.transfer._url(lake.repo, "branches", "main", "data/theirs")
+    assert lake.pool.request("POST", url, body=b"bytes", headers=headers).status == 201
+    assert [file.sha256 for file in lake.objects("main", "")] == [None]
+    cache = tmp_path / "a/b/c/cache"
+    tree = lake.download(LakePath(lake.repo, "main", "data/"), cache)
+    assert (tree / "data/theirs").read_bytes() == b"bytes"
+    assert not (cache / "sha256").exists() and not list(tmp_path.rglob("escaped"))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"[]",
+        b"null",
+        b"no JSON",
+        b"{}",
+        b'{"results":[{}],"pagination":{"has_more":false}}',
+        b'{"results":[7],"pagination":{"has_more":false}}',
+        b'{"results":null,"pagination":{"has_more":false}}',
+        b'{"results":[{"path":7,"checksum":"","physical_address":""}],"pagination":{"has_more":false}}',
+        b'{"results":[],"pagination":{"has_more":true,"next_offset":""}}',
+        b'{"results":[],"pagination":{"has_more":true}}',
+    ],
+)
+def test_a_listing_that_is_none_is_said(lake: LakeFS, monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
+    answers = itertools.repeat(answer, 3)
+
+    def given(*_: object, **__: object) -> SimpleNamespace:
+        return SimpleNamespace(raw_data=next(answers))
+
+    monkeypatch.setattr(type(lake.sdk.objects_api), "list_objects_with_http_info", given)
+    with pytest.raises(AppError, match=r"listing main/.*not an answer of lakeFS: check LAKEFS_ENDPOINT"):
+        list(lake.objects("main", ""))
+
+
+def test_a_listing_that_never_ends_is_said(lake: LakeFS, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = SimpleNamespace(results=[], pagination=SimpleNamespace(has_more=True, next_offset="x"))
+    pages = itertools.repeat(page, 3)
+    for api in (lake.sdk.branches_api, lake.sdk.refs_api):
+        for name in ("list_branches", "log_commits", "diff_refs"):
+            monkeypatch.setattr(api, name, lambda *_, **__: next(pages), raising=False)
+    for listing in (lake.named("branches"), lake.log("main"), lake.differences("main", "main")):
+        pages = itertools.repeat(page, 3)
+        with pytest.raises(AppError, match="not an answer of lakeFS"):
+            list(listing)
+
+
+# What people call their files: Korean of 73 to 85 characters has up to 255 bytes, all that a file system allows.
+HARD_NAMES = [
+    *("가" * length + ".png" for length in (73, 80, 83)),
+    "나" * 85,
+    "n" * 251 + ".png",
+    "with some  spaces .png",
+    "a#b?c%20d+e&f=g;h@i!j$k'l(m),n~o[p]q{r}^s`t|u",
+    "sub folder/다른 폴더 #1?/100%+.png",
+]
+
+
+def test_every_name_goes_up_and_comes_back(lake: LakeFS, settings: config.Settings, tmp_path: Path) -> None:
+    here, there = (
+        dataclasses.replace(settings, data_dir=tmp_path / name, lakefs_local_dir=tmp_path / name / ".lakefs")
+        for name in ("here", "there")
+    )
+    contents = {name: secrets.token_bytes(10) for name in HARD_NAMES}
+    for name, content in contents.items():
+        (here.data_dir / name).parent.mkdir(parents=True, exist_ok=True)
+        (here.data_dir / name).write_bytes(content)
+    versions.push(here, lake, None, keep_remote=False)
+    versions.pull(there, lake, "main", force=False)
+    assert {name: file.path.read_bytes() for name, file in versions.local_files(there).items()} == contents
+    assert {file.path.removeprefix("data/") for file in lake.objects("main", "")} == contents.keys()
 
 
 def test_a_file_that_is_not_there(lake: LakeFS, tmp_path: Path) -> None:
@@ -253,8 +415,6 @@ def test_objects_of_other_clients_are_verified_by_their_md5(lake: LakeFS, tmp_pa
 
 
 def test_wrong_keys_and_a_missing_repository_are_one_line(settings: config.Settings) -> None:
-    import dataclasses
-
     wrong = dataclasses.replace(settings, lakefs_secret_access_key="wrong")
     with pytest.raises(AppError, match="check LAKEFS_ACCESS_KEY_ID and LAKEFS_SECRET_ACCESS_KEY"), connect(wrong):
         pass

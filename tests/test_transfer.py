@@ -367,3 +367,20 @@ def test_a_large_file_goes_up_and_down_in_little_memory(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[-1]) < 250_000, "kilobytes"
+
+
+@pytest.mark.parametrize("keep", [0, 50, 5000])
+def test_a_damaged_hash_cache_is_made_anew(tmp_path: Path, keep: int) -> None:
+    database = tmp_path / "hashes.db"
+    cache = HashCache(database)
+    for number in range(200):
+        path = tmp_path / f"{number}"
+        path.write_bytes(b"content")
+        os.utime(path, (1_000_000, 1_000_000))
+        cache.sha256(path)
+    cache.close()
+    content = database.read_bytes()
+    database.write_bytes(content[:keep] + b"garbage" * 1000 + content[keep + 7000 :])
+    cache = HashCache(database)
+    assert cache.sha256(tmp_path / "1") == file_sha256(tmp_path / "1")
+    cache.close()
