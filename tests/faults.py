@@ -22,6 +22,8 @@ class Faults:
     lose_answer: int = 0  # so many requests reach the server, and the connection breaks before the answer
     deadly: list[Callable[[], object]] = field(default_factory=list)  # called while the server works at a request
     rubbish: int = 0  # so many answers are not HTTP
+    silent: int = 0  # so many requests are read and never answered
+    retry_after: str = ""  # what `answers` ask for (seconds)
     seen: list[str] = field(default_factory=list)  # the first lines of all requests
 
 
@@ -64,8 +66,13 @@ def _serve(client: socket.socket, upstream: tuple[str | None, int | None], fault
             if hit and faults.answers:
                 status = faults.answers.pop(0)
                 text = b'{"message":"made up"}'
-                client.sendall(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%s" % (status, len(text), text))
+                wait = f"Retry-After: {faults.retry_after}\r\n".encode() if faults.retry_after else b""
+                client.sendall(b"HTTP/1.1 %d X\r\n%sContent-Length: %d\r\n\r\n%s" % (status, wait, len(text), text))
                 continue
+            if hit and faults.silent:
+                faults.silent -= 1
+                client.recv(1)  # until the client has had enough
+                return
             if hit and faults.rubbish:
                 faults.rubbish -= 1
                 client.sendall(b"this is no HTTP at all\r\n\r\n")
@@ -78,8 +85,9 @@ def _pass_on(
     client: socket.socket, upstream: tuple[str | None, int | None], head: bytes, body: bytes, faults: Faults
 ) -> bool:
     """Ask the server and give its answer back, as far as the faults let it; True if the connection goes on."""
-    lines = [row for row in head.split(b"\r\n") if not row.lower().startswith(b"connection:")]
-    request = b"\r\n".join(lines[:-2]) + b"\r\nConnection: close\r\n\r\n" + body
+    lines = [row for row in head.split(b"\r\n") if not row.lower().startswith((b"connection:", b"host:"))]
+    host = f"\r\nHost: {upstream[0]}:{upstream[1] or 80}".encode()  # which a presigned link is signed for
+    request = b"\r\n".join(lines[:-2]) + host + b"\r\nConnection: close\r\n\r\n" + body
     with socket.create_connection((str(upstream[0]), int(upstream[1] or 80))) as server:
         server.sendall(request)
         if faults.deadly:

@@ -7,6 +7,9 @@ import itertools
 import os
 import secrets
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,10 +21,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import config
-from tests.servers import Server
+from tests.servers import SOURCE, Server
 from utils import lakefs_utils, versions
 from utils.console import AppError, UsageError
-from utils.files import file_sha256, inside, parallel
+from utils.files import GIVE_UP, Gone, NotTried, file_sha256, heed, inside, parallel, succeeded
 from utils.lakefs_client import downloading
 from utils.lakefs_utils import LakeFS, LakePath, connect
 from utils.transfer import LocalFile
@@ -130,6 +133,8 @@ def test_a_page_and_one_more(lake: LakeFS, tmp_path: Path) -> None:
     files = local(tmp_path, {f"{i:04}": str(i).encode() for i in range(1001)})
     done = publish(lake, files)
     assert done.uploaded == 1001 and len(held(lake, done.commit_id)) == 1001
+    tree = lake.download(LakePath(lake.repo, done.commit_id, "data/"), tmp_path / "cache") / "data"
+    assert {path.name: path.read_text() for path in tree.iterdir()} == {f"{i:04}": str(i) for i in range(1001)}
     assert publish(lake, {}).removed == 1001
     assert held(lake, "main") == {}
 
@@ -443,6 +448,55 @@ def test_what_is_no_lakefs_path_is_said(uri: str) -> None:
     with pytest.raises(UsageError, match="not a lakeFS path"):
         LakePath.parse(uri)
     assert str(LakePath.parse("lakefs://repo/ref/a/b")) == "lakefs://repo/ref/a/b"
+
+
+def test_who_leaves_does_not_wait_for_long_work(tmp_path: Path) -> None:
+    """In a process of its own, whose end would wait too."""
+    program = (
+        "import os, signal, threading, time\nfrom utils.files import parallel\n"
+        "threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
+        "for _ in parallel(lambda n: time.sleep(60), range(100), 4): pass\n"
+    )
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", program], cwd=SOURCE, capture_output=True, text=True, timeout=50)
+    assert "KeyboardInterrupt" in done.stderr and time.monotonic() - start < 10
+
+
+def test_work_for_which_nobody_waits_stops_where_it_heeds() -> None:
+    ended: list[int] = []
+
+    def work(number: int) -> None:
+        if number == 0:
+            raise KeyboardInterrupt
+        try:
+            for _ in parallel(inner, range(2), 2):  # as the parts of a file
+                pass
+        finally:
+            ended.append(number)
+
+    def inner(_: int) -> None:
+        for _ in range(1000):
+            heed()
+            time.sleep(0.01)
+
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        list(parallel(work, [1, 2, 0], 3))
+    assert sorted(ended) == [1, 2] and time.monotonic() - start < 1
+
+
+def test_what_a_gone_server_would_fail_is_not_tried() -> None:
+    def work(number: int) -> int:
+        if number in (3, 5) or number >= 8:  # 3 and 5 alone are no reason to stop
+            raise AppError(f"no {number}") from Gone()
+        return number
+
+    tried = list(parallel(work, range(1000), 1))
+    assert [n for n, result in tried if isinstance(result, NotTried)] == list(range(8 + GIVE_UP, 1000))
+    with pytest.raises(AppError) as error:
+        list(succeeded(parallel(work, range(1000), 1), lambda count: f"{count} failed"))
+    assert str(error.value).startswith("994 failed:\n  10: no 10\n  3: no 3")
+    assert str(error.value).endswith("  9: no 9\n  … and 989 more not tried: the server is gone")
 
 
 def test_parallel_keeps_few_in_the_air_and_every_result() -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import mimetypes
 import os
 import resource
 import secrets
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,11 +22,12 @@ import config
 from tests.faults import Faults, between
 from tests.project import OWN_NAMES, SOURCE
 from tests.servers import Server
-from utils import transfer
-from utils.console import AppError
-from utils.files import HashCache, file_sha256
+from utils import transfer, versions
+from utils.console import AppError, UsageError
+from utils.files import GIVE_UP, HashCache, file_sha256
 from utils.lakefs_utils import LakeFS, LakePath, connect
-from utils.transfer import LocalFile
+from utils.transfer import LocalFile, RemoteFile
+from utils.wire import Unanswered, Wire
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
 
@@ -154,6 +159,197 @@ def test_a_server_that_is_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) ->
         lake = LakeFS(f"http://127.0.0.1:{silent.getsockname()[1]}", "a", "b", "repo", "main")
         with pytest.raises(AppError, match="does not answer"):
             lake.head()
+
+
+def test_silence_in_a_transfer_is_ridden_out_and_given_up(faulty: tuple[LakeFS, Faults], tmp_path: Path) -> None:
+    lake, faults = faulty
+    lake.transfer._presign, lake.transfer.wire.read_s = (False, False), 0.3
+    file, faults.match = big(tmp_path, 100), "/objects?path"
+    faults.silent = 2
+    source = LakePath(lake.repo, publish(lake, file), "data/")
+    faults.silent = 2
+    lake.download(source, tmp_path / "cache")
+    assert faults.silent == 0
+    faults.silent = 1000
+    with pytest.raises(AppError, match=r"data/x: .*does not answer \(ProtocolError"):
+        publish(lake, big(tmp_path, 100))
+    with pytest.raises(AppError, match="data/x: the connection keeps breaking: TimeoutError: timed out"):
+        lake.download(source, tmp_path / "other")
+    assert faults.silent == 1000 - 2 * 7, "what the wire has tried again is not tried again as a whole"
+
+
+def test_a_server_that_is_gone_is_not_waited_for_by_each_file(faulty: tuple[LakeFS, Faults], tmp_path: Path) -> None:
+    lake, faults = faulty
+    lake.workers, lake.transfer._presign = 2, (False, False)
+    files = {f"{number:02}": big(tmp_path, 10) for number in range(40)}
+    commit = lake.publish(files, "data/", "m", {}, mirror=True).commit_id
+    tries = 7 * (GIVE_UP + lake.workers - 1)
+    for answers, status in (([], 10_000), ([503] * 10_000, 0)):
+        faults.match, faults.rubbish, faults.answers, faults.seen = "/objects?path", status, answers, []
+        with pytest.raises(AppError, match=r"40 files could not be sent(.|\n)*more not tried: the server is gone"):
+            lake.publish(files, "other/", "m", {}, mirror=True)
+        assert sum("POST" in line and "/objects?path" in line for line in faults.seen) <= tries
+        with pytest.raises(AppError, match=r"40 files could not be fetched(.|\n)*more not tried: the server is gone"):
+            lake.download(LakePath(lake.repo, commit, "data/"), tmp_path / "cache")
+        assert sum("GET" in line and "/objects?path" in line for line in faults.seen) <= tries
+    faults.match, faults.rubbish, faults.answers = "", 0, []
+    lake.publish(files, "other/", "m", {}, mirror=True)
+    lake.download(LakePath(lake.repo, commit, "data/"), tmp_path / "cache")
+
+
+def test_a_server_may_not_ask_to_wait_for_ever(
+    faulty: tuple[LakeFS, Faults], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake, faults = faulty
+    slept: list[float] = []
+    monkeypatch.setattr("urllib3.util.retry.time.sleep", slept.append)
+    for step, seconds in (("/objects?path", "7"), ("/objects?path", "86400"), ("/commits", "7000")):
+        faults.match, faults.answers, faults.retry_after = step, [429], seconds
+        publish(lake, big(tmp_path, 10))
+    assert [seconds for seconds in slept if seconds] == [7, 60, 60]
+
+
+def test_no_message_shows_a_signature_or_a_password() -> None:
+    lake = LakeFS("http://127.0.0.1:9", "a", "b", "repo", "main")
+    secret = "X-Amz-Signature=5ec2e7"
+    with (
+        pytest.raises(Unanswered) as unanswered,
+        lake.transfer.wire.request("GET", f"http://u:5ec2e7@127.0.0.1:9/x?{secret}", {}),
+    ):
+        pass
+    xml = f"<Error><Code>SignatureDoesNotMatch</Code><Message>Check it.</Message><StringToSign>{secret}</StringToSign>"
+    refused = str(transfer.Refused(403, xml))
+    assert refused == "403 SignatureDoesNotMatch: Check it."
+    remote = RemoteFile("x", 3, None, "", f"http://127.0.0.1:9/x?{secret}")
+    with pytest.raises(AppError, match="the connection keeps breaking: ") as read:
+        list(lake.transfer.read("repo", "main", remote, 1))
+    assert not any("5ec2e7" in text for text in (str(unanswered.value), refused, str(read.value)))
+
+
+@pytest.fixture
+def storage(
+    lake: LakeFS, lakefs_server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Faults]:
+    """Faults between the client and the object storage behind lakeFS, where the way does lead there by links."""
+    if not offers_parts(lake) or lakefs_server.storage is None:
+        pytest.skip("this server offers no presigned links")
+    endpoint, request = lakefs_server.storage.endpoint, Wire.request
+    with between(endpoint) as faults:
+
+        def detoured(self: Wire, method: str, url: str, *arguments: Any, **options: Any) -> Any:
+            return request(self, method, url.replace(endpoint, faults.endpoint), *arguments, **options)
+
+        monkeypatch.setattr(Wire, "request", detoured)
+        yield faults
+    assert "cannot be reached" not in capsys.readouterr().err, "nothing went around by lakeFS"
+
+
+@pytest.mark.parametrize("size", [transfer.SMALL + 10, transfer.MULTIPART + 10])
+@pytest.mark.parametrize("at", [0, 1, 70_000, transfer.SMALL])
+def test_a_link_that_is_cut_while_sending(lake: LakeFS, storage: Faults, tmp_path: Path, at: int, size: int) -> None:
+    storage.match, storage.cut_up = "PUT /", [at, at]
+    file = big(tmp_path, size)
+    commit = publish(lake, file)
+    assert storage.cut_up == [] and [f.sha256 for f in lake.objects(commit, "")] == [file.sha256]
+
+
+@pytest.mark.parametrize("at", [[0], [1], [70_000, 5, 0], [199_999], [200_000]])
+def test_a_link_that_is_cut_while_receiving(
+    faulty: tuple[LakeFS, Faults], storage: Faults, tmp_path: Path, at: list[int]
+) -> None:
+    lake, server = faulty
+    file = big(tmp_path, 200_000)
+    source = LakePath(lake.repo, publish(lake, file), "data/x")
+    storage.match, storage.cut_down = "GET /", list(at)
+    assert file_sha256(lake.verified_file(source, file.sha256, tmp_path / "cache")) == file.sha256
+    assert storage.cut_down == [] and not [line for line in server.seen if "GET" in line and "/objects?path" in line]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_storage_is_ridden_out(lake: LakeFS, storage: Faults, tmp_path: Path, status: int) -> None:
+    files = {"one": big(tmp_path, transfer.SMALL + 10), "parts": big(tmp_path, transfer.MULTIPART + 10)}
+    storage.match, storage.answers = "PUT /", [status] * 4
+    commit = lake.publish(files, "data/", "m", {}, mirror=True).commit_id
+    assert storage.answers == []
+    storage.match, storage.answers = "GET /", [status] * 4
+    tree = lake.download(LakePath(lake.repo, commit, "data/"), tmp_path / "cache")
+    assert storage.answers == []
+    assert {name: file_sha256(tree / "data" / name) for name in files} == {n: f.sha256 for n, f in files.items()}
+
+
+def test_few_parts_are_in_memory_at_once(lake: LakeFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not offers_parts(lake):
+        pytest.skip("this server offers no multipart uploads")
+    lake.transfer.parts = threading.BoundedSemaphore(3)
+    real, now, most = transfer._Multipart._put, [0], [0]
+
+    def counting(self: transfer._Multipart, *arguments: Any) -> str:
+        now[0] += 1
+        most[0] = max(most[0], now[0])
+        try:
+            time.sleep(0.05)
+            return real(self, *arguments)
+        finally:
+            now[0] -= 1
+
+    monkeypatch.setattr(transfer._Multipart, "_put", counting)
+    files = {name: big(tmp_path, transfer.MULTIPART + 10) for name in ("a", "b")}
+    assert lake.publish(files, "data/", "m", {}, mirror=True).uploaded == 2 and most[0] <= 3
+
+
+@pytest.mark.parametrize("path", ["data/x", "data/y"])
+def test_an_upload_that_nobody_goes_on_with_is_taken_back(
+    lake: LakeFS, lakefs_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """By a later upload: after an hour of one to the same path, after twenty of one to any."""
+    if not offers_parts(lake) or lakefs_server.storage is None:
+        pytest.skip("this server offers no multipart uploads")
+    import boto3
+
+    keys = {
+        "aws_access_key_id": lakefs_server.storage.access_key,
+        "aws_secret_access_key": lakefs_server.storage.secret_key,
+    }
+    s3 = boto3.client("s3", endpoint_url=lakefs_server.storage.endpoint, region_name="us-east-1", **keys)
+    send = transfer._Multipart._send
+
+    def dying(self: transfer._Multipart, state: dict[str, object], number: int) -> None:
+        if number > 1:
+            raise KeyboardInterrupt
+        send(self, state, number)
+
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(transfer, "PARTS_AT_ONCE", 1)
+        killed.setattr(transfer._Multipart, "_send", dying)
+        publish(lake, big(tmp_path, transfer.MULTIPART + 100))
+    assert lake.journals is not None
+    (journal,) = lake.journals.iterdir()
+    state = json.loads(journal.read_text())
+    bucket, key = state["physical_address"].removeprefix("s3://").split("/", 1)
+    begun = {"Bucket": bucket, "Key": key, "UploadId": state["upload_id"]}
+    assert len(s3.list_parts(**begun)["Parts"]) == 1
+    old = time.time() - (2 * 3600 if path == "data/x" else 21 * 3600)
+    os.utime(journal, (old, old))
+    lake.publish({path[5:]: big(tmp_path, transfer.MULTIPART)}, "data/", "m", {}, mirror=False)
+    assert not list(lake.journals.iterdir())
+    with pytest.raises(s3.exceptions.NoSuchUpload):
+        s3.list_parts(**begun)
+
+
+def test_types_are_not_those_of_this_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.13 knows .webp, 3.11 does not: the same file would be another object."""
+    monkeypatch.setitem(mimetypes._types_map_default, ".webp", "image/webp")  # type: ignore[attr-defined]
+    names = ("a/b.PNG", "x.jpg", "x.jpeg", "x.json", "x.txt", "x.csv", "x.tif", "x.webp", "model.pth", "none")
+    assert [transfer.content_type(name) for name in names] == [
+        "image/png",
+        "image/jpeg",
+        "image/jpeg",
+        "application/json",
+        "text/plain",
+        "text/csv",
+        "image/tiff",
+        *["application/octet-stream"] * 3,
+    ]
 
 
 @pytest.mark.parametrize("size", [0, 1, transfer.SMALL, transfer.SMALL + 1, transfer.MULTIPART, transfer.MULTIPART + 5])
@@ -332,6 +528,100 @@ def test_a_full_disk_leaves_nothing_half_there(lake: LakeFS, tmp_path: Path) -> 
     assert file_sha256(lake.verified_file(source, file.sha256, cache)) == file.sha256
 
 
+def download_slowly(lake: LakeFS, server: Server, source: LakePath, cache: Path) -> subprocess.Popen[bytes]:
+    """A process that downloads a megabyte each 0.1 s."""
+    program = (
+        "import sys, time\nfrom pathlib import Path\nfrom utils import transfer\nfrom utils.lakefs_utils import LakeFS, LakePath\n"
+        "read = transfer.Transfer.read\n"
+        "def slow(*arguments):\n    for chunk in read(*arguments):\n        yield chunk\n        time.sleep(0.1)\n"
+        "transfer.Transfer.read = slow\nendpoint, key, secret, repo, ref, cache = sys.argv[1:]\n"
+        "LakeFS(endpoint, key, secret, repo, 'main').download(LakePath(repo, ref, 'data/'), Path(cache))\n"
+    )
+    words = [server.endpoint, server.access_key_id, server.secret_access_key, lake.repo, source.ref, str(cache)]
+    return subprocess.Popen([sys.executable, "-c", program, *words], cwd=SOURCE)
+
+
+def wait_for_megabytes(cache: Path, file: LocalFile, count: int) -> Path:
+    part, end = cache / "sha256" / f".{file.sha256}.part", time.monotonic() + 60
+    while not part.exists() or part.stat().st_size < count << 20:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return part
+
+
+@pytest.mark.parametrize("damage", ["", "a changed byte", "too long", "all there"])
+def test_a_download_goes_on_after_kill_9(lake: LakeFS, lakefs_server: Server, tmp_path: Path, damage: str) -> None:
+    file, cache = big(tmp_path, transfer.SMALL + 3_000_000), tmp_path / "cache"
+    source = LakePath(lake.repo, publish(lake, file), "data/")
+    process = download_slowly(lake, lakefs_server, source, cache)
+    part = wait_for_megabytes(cache, file, 3)
+    process.kill()
+    process.wait()
+    with part.open("r+b") as stream:
+        if damage == "a changed byte":
+            stream.write(bytes([file.path.read_bytes()[0] ^ 1]))
+        elif damage:
+            stream.write(file.path.read_bytes() + (b"more" if damage == "too long" else b""))
+    had, begun, real = part.stat().st_size, list[int](), lake.transfer._read_from
+
+    def noting(repo: str, ref: str, path: str, link: str | None, offset: int) -> Iterator[bytes]:
+        begun.append(offset)
+        return real(repo, ref, path, link, offset)
+
+    lake.transfer._read_from = noting  # type: ignore[method-assign]
+    tree = lake.download(source, cache)
+    assert begun == {"": [had], "a changed byte": [had, 0], "too long": [0], "all there": []}[damage]
+    assert had > 2 << 20 and file_sha256(tree / "data/x") == file.sha256 and not list(cache.rglob("*.part"))
+    assert tree.joinpath("data/x").stat().st_mode & 0o777 == 0o444
+
+
+def test_two_downloads_of_one_file_do_not_mix(lake: LakeFS, lakefs_server: Server, tmp_path: Path) -> None:
+    file, cache = big(tmp_path, transfer.SMALL + 3_000_000), tmp_path / "cache"
+    source = LakePath(lake.repo, publish(lake, file), "data/")
+    process = download_slowly(lake, lakefs_server, source, cache)
+    wait_for_megabytes(cache, file, 1)
+    tree = lake.download(source, cache)
+    assert file_sha256(tree / "data/x") == file.sha256 and process.poll() is None
+    assert process.wait(60) == 0 and file_sha256(tree / "data/x") == file.sha256
+    assert not list(cache.rglob("*.part"))
+
+
+def test_what_a_kill_has_left_long_ago_is_removed(lake: LakeFS, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    (cache / "sha256").mkdir(parents=True)
+    old, new = cache / f"sha256/.{'0' * 64}.{'1' * 32}.part", cache / f"sha256/.{'2' * 64}.part"
+    for path in (old, new):
+        path.write_bytes(b"beginning")
+    os.utime(old, (1_000_000, 1_000_000))
+    lake.download(LakePath(lake.repo, publish(lake, big(tmp_path, 10)), "data/"), cache)
+    assert not old.exists() and new.exists()
+
+
+def test_a_disk_that_is_full_while_pulling(lake: LakeFS, tmp_path: Path) -> None:
+    settings = config.load_settings(data_dir=tmp_path / "data", lakefs_local_dir=tmp_path / "local")
+    files = {"large": big(tmp_path, 200_000), "small": big(tmp_path, 100)}
+    lake.publish(files, "data/", "m", {}, mirror=True)
+    versions.pull(settings, lake, "main", force=False)
+    before = (settings.data_dir / "large").read_bytes()
+    files = {"large": big(tmp_path, 200_000), "small": big(tmp_path, 100)}
+    source = LakePath(lake.repo, lake.publish(files, "data/", "m", {}, mirror=True).commit_id, "data/")
+    lake.download(source, tmp_path / "local/cache")  # there was room for this
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
+    try:
+        with pytest.raises(
+            AppError, match=r"1 files could not be written; run again to go on:\n  .*/large: .*too large"
+        ):
+            versions.pull(settings, lake, "main", force=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert (settings.data_dir / "large").read_bytes() == before and not list(settings.data_dir.rglob("*.part"))
+    with pytest.raises(UsageError, match="was cut off: run"):
+        versions.push(settings, lake, None, keep_remote=False)
+    versions.pull(settings, lake, "main", force=False)
+    assert {name: file_sha256(settings.data_dir / name) for name in files} == {n: f.sha256 for n, f in files.items()}
+
+
 def test_an_object_whose_path_leaves_the_folder_is_not_fetched(lake: LakeFS, tmp_path: Path) -> None:
     lake.sdk.objects_api.upload_object(lake.repo, "main", "data/../../../../../evil", content=b"evil")
     with pytest.raises(AppError, match="leaves"):
@@ -340,18 +630,23 @@ def test_an_object_whose_path_leaves_the_folder_is_not_fetched(lake: LakeFS, tmp
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
-def test_a_large_file_goes_up_and_down_in_little_memory(tmp_path: Path) -> None:
-    """Server and client in one process of their own; the file is a hole, which costs no disk until it is stored.
+@pytest.mark.parametrize("named", [False, True])
+def test_a_large_file_goes_up_and_down_in_little_memory(lakefs_server: Server, tmp_path: Path, named: bool) -> None:
+    """The embedded server inside the process, or one that is named; the file is a hole, which costs no disk at first.
 
     TEST_LARGE_MB=1024 takes a gigabyte, for about half a minute; what memory is allowed is less than either size.
     """
+    if not named and lakefs_server.kind == "real":
+        pytest.skip("the embedded server was asked already")
     megabytes = os.environ.get("TEST_LARGE_MB", "256")
     program = (
         "import re, sys\nfrom pathlib import Path\nimport config\nfrom utils.files import file_sha256\n"
         "from utils.lakefs_utils import LakePath, connect\nfrom utils.transfer import LocalFile\n"
         "root = Path(sys.argv[1])\nfile = root / 'file'\n"
         "with file.open('wb') as stream:\n    stream.truncate(int(sys.argv[2]) << 20)\n"
-        "settings = config.load_settings(lakefs_local_dir=root / 'store', lakefs_endpoint=None)\n"
+        "names = 'endpoint', 'access_key_id', 'secret_access_key', 'storage_namespace'\n"
+        "server = {f'lakefs_{name}': value for name, value in zip(names, sys.argv[3:])} or {'lakefs_endpoint': None}\n"
+        "settings = config.load_settings(lakefs_local_dir=root / 'store', **server)\n"
         "with connect(settings, create=True) as lake:\n"
         "    local = LocalFile(file, file_sha256(file))\n"
         "    commit = lake.publish({'x': local}, 'data/', 'm', {}, mirror=True).commit_id\n"
@@ -362,6 +657,9 @@ def test_a_large_file_goes_up_and_down_in_little_memory(tmp_path: Path) -> None:
     )
     clean = {key: value for key, value in os.environ.items() if not key.startswith(OWN_NAMES)}
     command = [sys.executable, "-c", program, str(tmp_path / "run"), megabytes]
+    if named:
+        keys = lakefs_server.access_key_id, lakefs_server.secret_access_key
+        command += [lakefs_server.endpoint, *keys, lakefs_server.storage_namespace]
     (tmp_path / "run").mkdir()
     done = subprocess.run(command, cwd=SOURCE, env=clean, capture_output=True, text=True, timeout=600)
     shutil.rmtree(tmp_path / "run")

@@ -12,10 +12,10 @@ import secrets
 import shutil
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar
 
 from utils.console import AppError, t
 
@@ -23,6 +23,9 @@ WORKERS = 32  # transfers at once: each waits for its server most of the time
 BLOCK = 1 << 18  # bytes that are read and hashed at once
 HASHES = 1000  # that are remembered in one transaction: one for each takes as long as hashing a picture
 YOUNG_NS = 2_000_000_000  # a file changed this recently may change again within the clock's own step
+GIVE_UP = 3  # items in a row that find the server gone, before the rest is left alone
+LEAVE_S = 2.0  # seconds that work in the air gets to end when nobody waits for it any more
+IDLE_S = 7 * 86_400  # seconds after which what a kill has left of a download is not gone on with
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -94,8 +97,6 @@ class HashCache:
         return str(row[0]) if row else self._hashed(path, key, stat, status)
 
     def _hashed(self, path: Path, key: str, stat: str, status: os.stat_result) -> str:
-        import time
-
         sha256 = file_sha256(path)
         if time.time_ns() - status.st_mtime_ns > YOUNG_NS:
             with self._lock:
@@ -155,6 +156,16 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
         raise
 
 
+def remove_idle_parts(folder: Path) -> None:
+    """Remove temporary files right in a folder that nobody has written to for `IDLE_S`: a kill has left them."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") and entry.name.endswith(".part"):
+                path = Path(entry.path)
+                if path.stat().st_mtime < time.time() - IDLE_S:
+                    path.unlink(missing_ok=True)
+
+
 def remove_parts(folder: Path) -> None:
     """Remove what a kill has left of `replacing` in a folder and below it."""
     for part in folder.rglob(".*.part"):
@@ -166,6 +177,35 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that a kill at any moment leaves the old content or the new."""
     with replacing(path) as part:
         part.write_bytes(content)
+
+
+@contextlib.contextmanager
+def claimed(part: Path) -> Iterator[BinaryIO | None]:
+    """A file that belongs to this block alone, with what an earlier process wrote before it was killed.
+
+    None where somebody else is at it, or where the system has no such locks; a lock ends with its process.
+    """
+    part.parent.mkdir(parents=True, exist_ok=True)
+    with part.open("a+b") as stream:
+        yield stream if _locked(stream) and _is_at(part, stream) else None
+
+
+def _locked(stream: BinaryIO) -> bool:
+    try:
+        import fcntl
+
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):  # Windows; a network folder, or somebody else
+        return False
+    return True
+
+
+def _is_at(path: Path, stream: BinaryIO) -> bool:
+    """Whether an open file is the one at a path still: who held it before may have renamed it."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(stream.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -181,6 +221,17 @@ def link_or_copy(source: Path, target: Path) -> None:
             shutil.copyfile(source, part)
 
 
+class Gone(Exception):
+    """A server that stayed away for all of the patience that there is: what other work would meet too."""
+
+
+class NotTried(Exception):
+    """Work that `parallel` left alone, because the server was gone."""
+
+    def __str__(self) -> str:
+        return t("서버가 응답하지 않아 시도하지 않음", "not tried: the server is gone")
+
+
 def succeeded(
     results: Iterable[tuple[T, R | Exception]],
     words: Callable[[int], str],
@@ -189,34 +240,108 @@ def succeeded(
 ) -> Iterator[tuple[T, R]]:
     """Pass on what `parallel` did; after the last one, raise an `error` with `words` that names every item that failed."""
     failed: list[tuple[str, Exception]] = []
+    left = 0
     for item, result in results:
-        if isinstance(result, Exception):
+        if isinstance(result, NotTried):
+            left += 1
+        elif isinstance(result, Exception):
             failed.append((str(where(item)), result))
         else:
             yield item, result
     if failed:
         lines = "".join(f"\n  {name}: {result}" for name, result in sorted(failed, key=lambda pair: pair[0]))
-        raise error(f"{words(len(failed))}:{lines}")
+        more = t(f"\n  … 외 {left}개: {NotTried()}", f"\n  … and {left} more {NotTried()}") if left else ""
+        raise error(f"{words(len(failed) + left)}:{lines}{more}")
 
 
 def parallel(work: Callable[[T], R], items: Iterable[T], workers: int = WORKERS) -> Iterator[tuple[T, R | Exception]]:
-    """Yield (item, result or exception) as they finish; never more than 4 x `workers` items are in the air."""
-    done: queue.SimpleQueue[Future[R]] = queue.SimpleQueue()  # `concurrent.futures.wait` looks at every one each time
-    pending: dict[Future[R], T] = {}
-    with ThreadPoolExecutor(workers) as pool:
-        source = iter(items)
+    """Yield (item, result or exception) as they finish; never more than 4 x `workers` items are in the air.
+
+    When `GIVE_UP` of them have found the server gone and none has found it there since, the rest is not tried. Who
+    leaves before the end, by Ctrl-C or an error, does not wait for those in the air: they stop where they `heed`.
+    """
+    pool, source = _Pool(work), iter(items)
+    try:
+        while True:
+            for item in itertools.islice(source, 4 * workers - pool.pending):
+                pool.put(item, workers)
+            if not pool.pending:
+                return
+            item, result = pool.take()
+            if isinstance(result, BaseException) and not isinstance(result, Exception):
+                raise result
+            yield item, result
+    finally:
+        pool.leave()
+
+
+def heed() -> None:
+    """In work for which nobody waits any more, raise KeyboardInterrupt; long work asks now and then."""
+    pool = getattr(_here, "pool", None)
+    if pool and pool.is_left():
+        raise KeyboardInterrupt
+
+
+_here = threading.local()  # the pool that this thread works for
+
+
+class _Pool(Generic[T, R]):
+    """Threads that a process does not wait for when it ends, as it would for those of concurrent.futures."""
+
+    def __init__(self, work: Callable[[T], R]) -> None:
+        self.work, self.pending, self.left, self.gone = work, 0, False, 0
+        self.todo: queue.SimpleQueue[tuple[T] | None] = queue.SimpleQueue()
+        self.done: queue.SimpleQueue[tuple[T, R | BaseException]] = queue.SimpleQueue()
+        self.threads: list[threading.Thread] = []
+        self.above: _Pool[Any, Any] | None = getattr(_here, "pool", None)
+
+    def put(self, item: T, workers: int) -> None:
+        self.pending += 1
+        self.todo.put((item,))
+        if len(self.threads) < workers:
+            self.threads.append(threading.Thread(target=self._run, daemon=True))
+            self.threads[-1].start()
+
+    def take(self) -> tuple[T, R | BaseException]:
+        item, result = self.done.get()
+        self.pending -= 1
+        return item, result
+
+    def leave(self) -> None:
+        """Send the threads home: at once where they wait for work, in `LEAVE_S` seconds at most where they do some."""
+        self.left = True
+        for _ in self.threads:
+            self.todo.put(None)
+        end = time.monotonic() + LEAVE_S
+        for thread in self.threads:
+            thread.join(max(0.0, end - time.monotonic()))
+
+    def is_left(self) -> bool:
+        return self.left or (self.above is not None and self.above.is_left())
+
+    def _run(self) -> None:
+        _here.pool = self
+        while (box := self.todo.get()) is not None and not self.is_left():
+            try:
+                result: R | BaseException = self._tried(box[0])
+            except BaseException as error:  # the one who takes it decides
+                result = error
+            self.done.put((box[0], result))
+
+    def _tried(self, item: T) -> R:
+        if self.gone >= GIVE_UP:
+            raise NotTried
         try:
-            while True:
-                for item in itertools.islice(source, 4 * workers - len(pending)):
-                    future = pool.submit(work, item)
-                    pending[future] = item
-                    future.add_done_callback(done.put)
-                if not pending:
-                    return
-                future = done.get()
-                error = future.exception()
-                if error is not None and not isinstance(error, Exception):
-                    raise error
-                yield pending.pop(future), error if error is not None else future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            result = self.work(item)
+        except Exception as error:
+            self.gone = self.gone + 1 if is_gone(error) else 0
+            raise
+        self.gone = 0
+        return result
+
+
+def is_gone(error: BaseException | None) -> bool:
+    """Whether an error, or what it came from, is that the server is gone."""
+    while error is not None and not isinstance(error, Gone):
+        error = error.__cause__
+    return error is not None

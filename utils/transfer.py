@@ -7,12 +7,9 @@ server offers them and they can be reached; very large ones in parts, with a jou
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import functools
 import hashlib
 import io
 import json
-import mimetypes
 import os
 import re
 import threading
@@ -20,14 +17,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote, urlencode
 
 import urllib3
 
 from utils.console import AppError, t, warn
-from utils.files import YOUNG_NS, parallel, replacing, write_atomically
-from utils.wire import Wire
+from utils.files import YOUNG_NS, Gone, claimed, heed, parallel, replacing, write_atomically
+from utils.wire import Unanswered, Wire
 
 if TYPE_CHECKING:
     from lakefs_sdk.client import LakeFSClient
@@ -36,12 +33,42 @@ CHUNK = 1 << 20  # bytes read at once
 SMALL = 8 << 20  # bytes: up to here a file is read whole and sent straight to the server
 PART = 16 << 20  # bytes of a part; fixed, because another size would give equal content another checksum
 MULTIPART = 4 * PART  # bytes: from here a file goes in parts
-PARTS_AT_ONCE = 4
+PARTS_AT_ONCE = 4  # of one file
+PARTS_IN_MEMORY = 16  # of all files: a quarter of a gigabyte
+IDLE_S = 3600  # seconds without a part after which an upload of another content to the same path counts as given up
 JOURNAL_S = 20 * 3600  # seconds after which a multipart upload is begun anew; lakeFS forgets its address after 24 hours
 EXPIRED = 403  # what object storage answers to a link that is too old (or whose signature is of another clock)
 CONNECT_S, READ_S = 5.0, 60.0  # seconds before a silent server counts as broken
 RETRIES = 6  # tries again, after 0, 0.8, 1.6, ... seconds: half a minute of trouble is ridden out
+RETRY_AFTER_S = 60.0  # seconds; a server that asks for more (Retry-After) is asked again after these
 RETRY_STATUS = (429, 500, 502, 503, 504)
+BUSY = (429, 502, 503, 504)  # of those, what other objects would meet too
+# Python's own table differs between its versions (`.webp`). What is missing here goes as octet-stream; a type that
+# changes would make equal content another object.
+CONTENT_TYPES = {
+    ".avi": "video/x-msvideo",
+    ".bmp": "image/bmp",
+    ".csv": "text/csv",
+    ".gif": "image/gif",
+    ".html": "text/html",
+    ".jpeg": "image/jpeg",
+    ".jpg": "image/jpeg",
+    ".json": "application/json",
+    ".mov": "video/quicktime",
+    ".mp4": "video/mp4",
+    ".pdf": "application/pdf",
+    ".png": "image/png",
+    ".py": "text/x-python",
+    ".svg": "image/svg+xml",
+    ".tar": "application/x-tar",
+    ".tif": "image/tiff",
+    ".tiff": "image/tiff",
+    ".tsv": "text/tab-separated-values",
+    ".txt": "text/plain",
+    ".webm": "video/webm",
+    ".xml": "text/xml",
+    ".zip": "application/zip",
+}
 
 
 @dataclass(frozen=True)
@@ -63,6 +90,14 @@ class RemoteFile:
     link: str | None = None  # presigned, straight to the object storage; lives for some minutes
 
 
+class Patience(urllib3.Retry):
+    """Retries that wait for as long as a server asks, within reason."""
+
+    def get_retry_after(self, response: urllib3.BaseHTTPResponse) -> float | None:
+        asked = super().get_retry_after(response)
+        return asked and min(asked, RETRY_AFTER_S)
+
+
 class TimedPoolManager(urllib3.PoolManager):
     """lakefs-sdk says timeout=None for each request, which would wait for ever."""
 
@@ -78,7 +113,7 @@ def make_pool() -> TimedPoolManager:
 
     POST is tried again too: uploads are idempotent, and a lost answer to a commit or merge is settled at the branch head.
     """
-    retries = urllib3.Retry(
+    retries = Patience(
         total=RETRIES,
         backoff_factor=0.4,
         backoff_jitter=0.4,
@@ -91,14 +126,7 @@ def make_pool() -> TimedPoolManager:
 
 def content_type(path: str) -> str:
     """A fixed type per suffix: it is part of an object's identity, so it must not vary between machines."""
-    return _content_types().get(PurePosixPath(path).suffix.lower(), "application/octet-stream")
-
-
-@functools.cache
-def _content_types() -> dict[str, str]:
-    """Python's own list, without what this machine adds to it."""
-    fixed = {".json": "application/json", ".txt": "text/plain", ".png": "image/png", ".jpg": "image/jpeg"}
-    return mimetypes.MimeTypes().types_map[1] | fixed
+    return CONTENT_TYPES.get(PurePosixPath(path).suffix.lower(), "application/octet-stream")
 
 
 class Transfer:
@@ -107,6 +135,7 @@ class Transfer:
     def __init__(self, sdk: LakeFSClient, pool: TimedPoolManager, api: str, auth: dict[str, str]) -> None:
         self.sdk, self.api, self.auth = sdk, api, auth
         self.wire = Wire(pool.connection_pool_kw["retries"], CONNECT_S, READ_S)
+        self.parts = threading.BoundedSemaphore(PARTS_IN_MEMORY)
         self._lock = threading.Lock()
         self._presign: tuple[bool, bool] | None = None  # what the server offers: one PUT, parts; None: not asked yet
 
@@ -169,7 +198,7 @@ class Transfer:
             with self.wire.request("POST", url, headers, stream) as answer:
                 data = answer.read()
         if answer.status != 201:
-            raise AppError(f"{answer.status} {data[:300].decode(errors='replace')}")
+            raise refusal(answer.status, "", data[:300].decode(errors="replace"))
         if json.loads(data)["checksum"] != md5:
             self.sdk.objects_api.delete_object(repo, branch, path)  # it carries a hash that it does not have
             raise AppError(t("전송 중에 내용이 달라졌습니다", "the content changed on its way"))
@@ -217,57 +246,89 @@ class Transfer:
     def download(self, repo: str, ref: str, remote: RemoteFile, target: Path) -> None:
         """Stream to a temporary file, going on by ranges after a break; compare; rename. The file is read-only.
 
+        A large file goes on after a kill, too: its temporary name is its hash.
         It is not flushed to disk, which would take a fifth of the time: after a power cut files are missing or cut
         short, which their reader must see. Raises AppError where the content is not the one of the record.
         """
-        sha256, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
+        if remote.size_bytes > SMALL and re.fullmatch("[0-9a-f]{64}", remote.sha256 or ""):
+            with claimed(target.with_name(f".{remote.sha256}.part")) as stream:
+                if stream is not None:
+                    return self._go_on(repo, ref, remote, stream, target)
         with replacing(target, durable=False) as part:
             with part.open("wb") as stream:
-                for chunk in self.read(repo, ref, remote):
-                    stream.write(chunk)
-                    sha256.update(chunk)
-                    size += len(chunk)
-                    if remote.sha256 is None:
-                        md5.update(chunk)
-            verify(remote, sha256.hexdigest(), md5.hexdigest(), size)
-            finish(part)
+                self._receive(repo, ref, remote, stream, Digests(md5=remote.sha256 is None))
+            _finish(part)
 
-    def read(self, repo: str, ref: str, remote: RemoteFile) -> Iterator[bytes]:
-        """The content of an object in pieces of at most `CHUNK` bytes; a broken connection is taken up where it broke."""
-        offset, attempt = 0, 0
-        while True:
+    def _go_on(self, repo: str, ref: str, remote: RemoteFile, stream: BinaryIO, target: Path) -> None:
+        """Receive what is missing behind the beginning that a killed process has left, if that is the right one."""
+        part, had = Path(stream.name), Digests(md5=False)
+        stream.seek(0)
+        while chunk := stream.read(CHUNK):
+            had.update(chunk)
+        begun = had.size
+        try:
             try:
-                for chunk in self._read_from(repo, ref, remote, offset):
-                    offset, attempt = offset + len(chunk), 0
+                self._receive(repo, ref, remote, stream, had)
+            except Differs:
+                if not begun:
+                    raise
+                stream.truncate(0)
+                self._receive(repo, ref, remote, stream, Digests(md5=False))
+            stream.flush()
+        except (Differs, OSError):  # a full disk needs the room; all else leaves a beginning for the next call
+            part.unlink()
+            raise
+        _finish(part)
+        os.replace(part, target)
+
+    def _receive(self, repo: str, ref: str, remote: RemoteFile, stream: BinaryIO, digests: Digests) -> None:
+        """Append the bytes of an object that the digests have not seen. Raises Differs for a wrong content."""
+        if not digests.size or digests.size < remote.size_bytes:
+            for chunk in self.read(repo, ref, remote, digests.size):
+                stream.write(chunk)
+                digests.update(chunk)
+        verify(remote, digests)
+
+    def read(self, repo: str, ref: str, remote: RemoteFile, offset: int = 0) -> Iterator[bytes]:
+        """The content of an object from byte `offset` on, in pieces of at most `CHUNK` bytes.
+
+        A connection that breaks in the middle is taken up there; the wire has tried again all that can be before that.
+        """
+        link, breaks = remote.link, 0
+        while True:
+            link = link if self._presign != (False, False) else None
+            try:
+                for chunk in self._read_from(repo, ref, remote.path, link, offset):
+                    heed()
+                    offset, breaks = offset + len(chunk), 0
                     yield chunk
                 return
             except Refused:
-                remote = dataclasses.replace(remote, link=None)  # the link has expired: through the server then
+                link = None  # it has expired: through the server then
             except urllib3.exceptions.HTTPError as error:
-                if remote.link and not offset:
-                    self.unreachable(remote.link, error)
-                    remote = dataclasses.replace(remote, link=None)
-                    continue
                 if offset and offset == remote.size_bytes:
                     return  # it broke after the last byte
-                attempt += 1
-                if attempt > RETRIES:
+                breaks += 1
+                if link and isinstance(error, Unanswered):
+                    self.unreachable(link, error)
+                elif isinstance(error, Unanswered) or breaks > RETRIES:
+                    cause = getattr(error, "reason", None) or error
                     raise AppError(
-                        t(f"연결이 계속 끊깁니다: {error}", f"the connection keeps breaking: {error}")
+                        t(f"연결이 계속 끊깁니다: {cause}", f"the connection keeps breaking: {cause}")
                     ) from error
-                time.sleep(0.1 * 2**attempt)
+                else:
+                    time.sleep(0.1 * 2**breaks)
 
-    def _read_from(self, repo: str, ref: str, remote: RemoteFile, offset: int) -> Iterator[bytes]:
+    def _read_from(self, repo: str, ref: str, path: str, link: str | None, offset: int) -> Iterator[bytes]:
         """An object from byte `offset` to its end. Raises HTTPError when the connection breaks, Refused for a dead link."""
-        link = remote.link if self._presign != (False, False) else None
-        url, headers = (link, {}) if link else (self._url(repo, "refs", ref, remote.path), dict(self.auth))
+        url, headers = (link, {}) if link else (self._url(repo, "refs", ref, path), dict(self.auth))
         if offset:
             headers["Range"] = f"bytes={offset}-"
         retries = self.wire.retries.new(connect=1) if link else None
         with self.wire.request("GET", url, headers, retries=retries) as answer:
             if answer.status != (206 if offset else 200):
                 text = answer.read()[:300].decode(errors="replace")
-                raise Refused(answer.status, text) if link else AppError(f"{remote.path}: {answer.status} {text}")
+                raise Refused(answer.status, text) if link else refusal(answer.status, f"{path}: ", text)
             yield from answer.stream()
 
 
@@ -275,20 +336,49 @@ class Refused(AppError):
     """The object storage refused a presigned request, with this HTTP status."""
 
     def __init__(self, status: int, text: str) -> None:
-        super().__init__(f"{status} {text}")
+        # Only what is meant for people: S3 answers with the key and the text that was signed, too.
+        words = re.search("<Code>(.*?)</Code>\\s*<Message>(.*?)</Message>", text)
+        super().__init__(f"{status} {': '.join(words.groups()) if words else text}")
         self.status = status
 
 
-def verify(remote: RemoteFile, sha256: str, md5: str, size: int) -> None:
-    """Compare with the SHA-256 of the metadata, else with the MD5, else with the size (bytes). Raises AppError."""
+class Busy(AppError, Gone):
+    """A server that answered all tries with 'later'."""
+
+
+class Differs(AppError):
+    """Content that is not the one of its record."""
+
+
+def refusal(status: int, where: str, text: str) -> AppError:
+    """What the server answered instead of doing it."""
+    return (Busy if status in BUSY else AppError)(f"{where}{status} {text}")
+
+
+class Digests:
+    """SHA-256, size (bytes), and if asked for MD5, of bytes as they pass."""
+
+    def __init__(self, md5: bool = True) -> None:
+        self.sha256, self.size = hashlib.sha256(), 0
+        self.md5 = hashlib.md5(usedforsecurity=False) if md5 else None
+
+    def update(self, chunk: bytes) -> None:
+        self.sha256.update(chunk)
+        self.size += len(chunk)
+        if self.md5:
+            self.md5.update(chunk)
+
+
+def verify(remote: RemoteFile, digests: Digests) -> None:
+    """Compare with the SHA-256 of the metadata, else with the MD5, else with the size (bytes). Raises Differs."""
     if remote.sha256:
-        expected, found = remote.sha256, sha256
-    elif re.fullmatch(r"[0-9a-f]{32}", remote.checksum):
-        expected, found = remote.checksum, md5
+        expected, found = remote.sha256, digests.sha256.hexdigest()
+    elif digests.md5 and re.fullmatch(r"[0-9a-f]{32}", remote.checksum):
+        expected, found = remote.checksum, digests.md5.hexdigest()
     else:
-        expected, found = str(remote.size_bytes), str(size)
+        expected, found = str(remote.size_bytes), str(digests.size)
     if expected != found:
-        raise AppError(
+        raise Differs(
             t(
                 f"{remote.path}: 내용이 기록과 다릅니다 (기대 {expected}, 실제 {found})",
                 f"{remote.path}: content differs from its record (expected {expected}, found {found})",
@@ -296,7 +386,7 @@ def verify(remote: RemoteFile, sha256: str, md5: str, size: int) -> None:
         )
 
 
-def finish(part: Path) -> None:
+def _finish(part: Path) -> None:
     """Make a file that was verified read-only, and a little older: whoever writes to it later changes its mtime.
 
     Within one tick of the file system's clock a change would go unseen otherwise.
@@ -310,6 +400,7 @@ def _checked_md5(file: LocalFile, stream: Any, size: int) -> str:
     """MD5 (hex) of an open file that must still have its size and SHA-256. Raises AppError."""
     md5, sha256, read = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
     while chunk := stream.read(CHUNK):
+        heed()
         md5.update(chunk)
         sha256.update(chunk)
         read += len(chunk)
@@ -332,7 +423,8 @@ class _Multipart:
             file,
             size,
         )
-        identity = "\n".join((transfer.api, repo, branch, path, file.sha256))
+        self.target = [transfer.api, repo, branch, path]
+        identity = "\n".join((*self.target, file.sha256))
         self.journal = journals / f"{hashlib.sha256(identity.encode()).hexdigest()}.json" if journals else None
         self.lock = threading.Lock()
 
@@ -346,16 +438,19 @@ class _Multipart:
                 if isinstance(result, Exception):
                     raise result
             self._completed(state, count)
-        except urllib3.exceptions.HTTPError as error:
+        except Unanswered as error:  # of the object storage: the server's own silence is another error
             self.transfer.unreachable(state["url"], error)
+            self._abort(state)
             self.transfer._post(self.repo, self.branch, self.path, self.file, self.size)
         self._forget()
 
     def _begun(self) -> dict[str, Any]:
+        self._sweep()
         begun = self.transfer.sdk.experimental_api.create_presign_multipart_upload(
             self.repo, self.branch, self.path, parts=1
         )
         state = {
+            "target": self.target,
             "upload_id": begun.upload_id,
             "physical_address": begun.physical_address,
             "url": begun.presigned_urls[0].split("?")[0],
@@ -367,12 +462,35 @@ class _Multipart:
 
     def _resumed(self) -> dict[str, Any] | None:
         """The state of an earlier call that is young enough."""
-        with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
-            if self.journal:
-                state: dict[str, Any] = json.loads(self.journal.read_text())
-                if time.time() - state["began"] < JOURNAL_S:
-                    return state
+        with contextlib.suppress(FileNotFoundError):
+            state = _read(self.journal) if self.journal else {}
+            if state and time.time() - state["began"] < JOURNAL_S:
+                return state
         return None
+
+    def _sweep(self) -> None:
+        """Give up the uploads that nobody will go on with: of long ago, and of a file that has changed since."""
+        for journal in self.journal.parent.glob("*.json") if self.journal else []:
+            with contextlib.suppress(FileNotFoundError):  # another process is at it
+                state, idle = _read(journal), time.time() - journal.stat().st_mtime
+                api, repo, _, path = state.get("target", [None] * 4)
+                same_path = [api, repo, path] == [self.transfer.api, self.repo, self.path]
+                if journal == self.journal or idle > JOURNAL_S or (same_path and idle > IDLE_S):
+                    if api == self.transfer.api:
+                        self._abort(state)
+                    journal.unlink()
+
+    def _abort(self, state: dict[str, Any]) -> None:
+        """Have the object storage drop the parts; it forgets them some day where the server does not know them any more."""
+        import lakefs_sdk
+        from lakefs_sdk.exceptions import ApiException
+
+        _, repo, branch, path = state["target"]
+        address = lakefs_sdk.AbortPresignMultipartUpload(physical_address=state["physical_address"])
+        with contextlib.suppress(ApiException):
+            self.transfer.sdk.experimental_api.abort_presign_multipart_upload(
+                repo, branch, state["upload_id"], path, abort_presign_multipart_upload=address
+            )
 
     def _remember(self, state: dict[str, Any]) -> None:
         if self.journal:
@@ -384,6 +502,11 @@ class _Multipart:
 
     def _send(self, state: dict[str, Any], number: int) -> None:
         """One part, by a link signed just now: links live for 15 minutes, a slow upload for longer."""
+        with self.transfer.parts:
+            self._send_part(state, number)
+
+    def _send_part(self, state: dict[str, Any], number: int) -> None:
+        heed()
         with self.file.path.open("rb") as stream:
             stream.seek((number - 1) * PART)
             content = stream.read(PART)
@@ -429,5 +552,16 @@ class _Multipart:
                 self.repo, self.branch, state["upload_id"], self.path, complete_presign_multipart_upload=completion
             )
         except ApiException:
+            self._abort(state)
             self._forget()
             raise
+
+
+def _read(journal: Path) -> dict[str, Any]:
+    """The state that a journal holds; empty for one that is damaged, or was written before it named its target."""
+    try:
+        state = json.loads(journal.read_text())
+        whole = state.keys() >= {"target", "upload_id", "physical_address", "url", "began", "etags"}
+    except (ValueError, AttributeError):
+        return {}
+    return state if whole else {}

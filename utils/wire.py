@@ -16,12 +16,18 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 import urllib3
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, ProtocolError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, MaxRetryError, ProtocolError
 from urllib3.util import wait_for_read
+
+from utils.files import Gone, heed
 
 BLOCK = 1 << 20  # bytes of a body that are read, or sent, at once
 BROKEN = (OSError, http.client.HTTPException)  # what a connection that breaks raises, or a server that speaks no HTTP
 Origin = tuple[str, str]  # scheme, host:port
+
+
+class Unanswered(MaxRetryError, Gone):
+    """No answer after all tries: trying again is of no use."""
 
 
 class Answer:
@@ -40,7 +46,7 @@ class Answer:
             while piece := self._response.read(BLOCK):
                 yield piece
         except BROKEN as error:
-            raise ProtocolError(str(error), error) from error
+            raise ProtocolError(str(error)) from error
         if self._response.length:  # http.client takes the end of the connection for the end of the body
             raise ProtocolError(f"{self._response.length} bytes are missing")
 
@@ -66,21 +72,26 @@ class Wire:
         """Ask, and give the answer while the block lasts. `body` is bytes, or a file that is sent from where it stands.
 
         A connection that breaks before the answer, and the statuses of `Retry`, are tried again; the last such status is
-        the answer. Raises MaxRetryError when there is none.
+        the answer. Raises Unanswered when there is none. No error shows the query, where presigned links have their
+        signature, nor a password before the host.
         """
         parts = urlsplit(url)
+        origin = parts.scheme, parts.netloc.rpartition("@")[2]
         target = f"{parts.path}?{parts.query}" if parts.query else parts.path
         retries, start = retries or self.retries, body.tell() if hasattr(body, "tell") else None
         while True:
             try:
-                connection, response = self._ask((parts.scheme, parts.netloc), method, target, body, headers)
+                connection, response = self._ask(origin, method, target, body, headers)
             except HTTPError as error:
-                retries = retries.increment(method, target, error=error, _pool=cast(Any, parts.netloc))
+                try:
+                    retries = retries.increment(method, parts.path, error=error, _pool=cast(Any, origin[1]))
+                except MaxRetryError as last:
+                    raise Unanswered(last.pool, last.url or "", last.reason) from error
                 retries.sleep()
             else:
                 if not retries.is_retry(method, response.status) or not retries.total:
                     break
-                retries = retries.increment(method, target)
+                retries = retries.increment(method, parts.path)
                 connection.close()
                 retries.sleep(cast(Any, response))
             if start is not None:
@@ -89,7 +100,7 @@ class Wire:
             yield Answer(response)
         finally:
             if response.isclosed():  # read to its end: the connection can serve another request
-                self._idle[parts.scheme, parts.netloc].append(connection)
+                self._idle[origin].append(connection)
             else:
                 connection.close()
 
@@ -101,11 +112,11 @@ class Wire:
         try:
             # The server may answer before it has read all of a body, and hang up.
             with contextlib.suppress(BrokenPipeError):
-                connection.request(method, target, body, headers)
+                connection.request(method, target, _pieces(body) if hasattr(body, "read") else body, headers)
             return connection, connection.getresponse()
         except BROKEN as error:
             connection.close()
-            raise ProtocolError(f"{type(error).__name__}: {error}", error) from error
+            raise ProtocolError(f"{type(error).__name__}: {error}") from error
 
     def _idle_connection(self, origin: Origin) -> http.client.HTTPConnection | None:
         """The one that was used last, unless its server has closed it."""
@@ -130,3 +141,10 @@ class Wire:
             raise ConnectTimeoutError(f"{type(error).__name__}: {error}") from error
         connection.sock.settimeout(self.read_s)
         return connection
+
+
+def _pieces(body: Any) -> Iterator[bytes]:
+    """A file as it is sent, as long as somebody waits for it."""
+    while piece := body.read(BLOCK):
+        heed()
+        yield piece

@@ -12,10 +12,20 @@ from pathlib import Path
 import urllib3
 
 from utils.console import AppError, progress, t, warn
-from utils.files import file_sha256, inside, link_or_copy, parallel, stat_key, succeeded, write_atomically
+from utils.files import (
+    file_sha256,
+    inside,
+    is_gone,
+    link_or_copy,
+    parallel,
+    remove_idle_parts,
+    stat_key,
+    succeeded,
+    write_atomically,
+)
 from utils.lakefs_client.connection import LakePath
 from utils.lakefs_client.reading import Reading
-from utils.transfer import RemoteFile
+from utils.transfer import Digests, RemoteFile
 
 
 class Downloading(Reading):
@@ -62,6 +72,7 @@ class Downloading(Reading):
                     f"{source}: no such file on lakeFS {self.endpoint}",
                 )
             )
+        remove_idle_parts(cache / "sha256")
         chosen = [f for f in remote if wanted is None or wanted(f.path)]
         label = t("lakeFS 다운로드", "download from lakeFS")
         results = parallel(lambda f: self._fetch(source, f, cache, inside(tree, f.path)), chosen, self.workers)
@@ -96,18 +107,21 @@ class Downloading(Reading):
         return stat_key(os.stat(out))
 
     def broken(self, source: LakePath, remote: RemoteFile) -> str | None:
-        """Read an object from the server again, past every cache; what is wrong with it, or None."""
-        sha256, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
+        """Read an object from the server again, past every cache; what is wrong with it, or None.
+
+        Raises AppError where the server is gone.
+        """
+        digests = Digests()
         try:
             for chunk in self.transfer.read(source.repo, source.ref, remote):
-                sha256.update(chunk)
-                md5.update(chunk)
-                size += len(chunk)
+                digests.update(chunk)
         except (AppError, urllib3.exceptions.HTTPError) as error:
+            if is_gone(error):
+                raise  # which says nothing about the object
             return str(error)
-        checks = [(remote.sha256, sha256.hexdigest()), (str(remote.size_bytes), str(size))]
-        if re.fullmatch(r"[0-9a-f]{32}", remote.checksum):
-            checks.append((remote.checksum, md5.hexdigest()))
+        checks = [(remote.sha256, digests.sha256.hexdigest()), (str(remote.size_bytes), str(digests.size))]
+        if digests.md5 and re.fullmatch(r"[0-9a-f]{32}", remote.checksum):
+            checks.append((remote.checksum, digests.md5.hexdigest()))
         wrong = next(((expected, found) for expected, found in checks if expected and expected != found), None)
         return wrong and t(f"기대 {wrong[0]}, 실제 {wrong[1]}", f"expected {wrong[0]}, found {wrong[1]}")
 
