@@ -14,6 +14,7 @@ REF: a branch, tag, commit id or its beginning, main~1, lakefs://REPOSITORY/REF/
 from __future__ import annotations
 
 import argparse
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,9 @@ from utils.console import UsageError, add_common_options, run_script, say, t, ta
 
 if TYPE_CHECKING:
     from utils.lakefs_utils import LakeFS
+
+# What real lakeFS and the embedded one both take, less the marks that have a meaning in REF.
+TAG_NAME = re.compile(r"(?!.*\.\.)[^\x00-\x20~^:?*\[\\/@$]+(?<!\.)(?<!\.lock)")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -67,7 +71,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     diff.add_argument("right", metavar="REF")
     log = command("log", t("버전 기록", "the commits of a branch"))
     log.add_argument("ref", metavar="REF", nargs="?", help=t("기본: 대상 브랜치", "default: the target branch"))
-    log.add_argument("-n", type=int, default=10, metavar="N", help=t("개수 (기본 10)", "how many (default: 10)"))
+    log.add_argument(
+        "-n", type=at_least_one, default=10, metavar="N", help=t("개수 (기본 10)", "how many (default: 10)")
+    )
     tag = command("tag", t("태그를 보거나 만듭니다", "list tags, or name a version"))
     tag.add_argument("name", nargs="?", metavar="NAME")
     tag.add_argument("ref", nargs="?", metavar="REF", help=t("기본: 대상 브랜치", "default: the target branch"))
@@ -91,7 +97,17 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         action="store_true",
         help=t("기준 미달 모델의 병합도 거부합니다", "also refuse to merge models below the threshold"),
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.command == "tag" and options.delete and (options.name is None or options.ref):
+        tag.error(t("-d 에는 태그 이름 하나가 필요합니다", "-d takes the name of one tag"))
+    return options
+
+
+def at_least_one(text: str) -> int:
+    """A whole number from 1 on."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(t(f"'{text}': 1 이상의 정수", f"'{text}': a whole number of at least 1"))
+    return int(text)
 
 
 def main(arguments: list[str]) -> int:
@@ -148,6 +164,7 @@ def run(options: argparse.Namespace, settings: Settings, lake: LakeFS) -> int:
             from utils import mlflow_utils
             from utils.trace import trace
 
+            lake.check()  # a server that is down is no broken link of the chain
             return 0 if trace(settings, lake, mlflow_utils.connect(settings), options.target) else 1
     return 0
 
@@ -192,7 +209,7 @@ def log(lake: LakeFS, ref: str, count: int) -> None:
 
     source = find_data(lake, ref)
     rows = []
-    for commit in islice(lake.log(source.ref, repo=source.repo), max(count, 0)):
+    for commit in islice(lake.log(source.ref, repo=source.repo), count):
         metadata = commit.metadata or {}
         date = datetime.fromtimestamp(int(metadata.get("embedded_creation_date", commit.creation_date))).strftime(
             "%Y-%m-%d %H:%M:%S"
@@ -215,6 +232,13 @@ def tag(lake: LakeFS, options: argparse.Namespace) -> None:
         lake.delete_tag(options.name)
         say(f"태그를 지웠습니다: {options.name}", f"deleted the tag {options.name}")
         return
+    if not TAG_NAME.fullmatch(options.name):
+        raise UsageError(
+            t(
+                f"태그 이름 '{options.name}': 공백과 ~ ^ : ? * [ \\ / @ $ 와 '..' 을 쓸 수 없고, '.' 이나 '.lock' 으로 끝날 수 없습니다",
+                f"tag name '{options.name}': expected none of blanks, ~ ^ : ? * [ \\ / @ $ and '..', and no '.' or '.lock' at its end",
+            )
+        )
     target = find_data(lake, options.ref or lake.branch)
     if target.repo != lake.repo:
         raise UsageError(t(f"다른 저장소입니다: {target}", f"in another repository: {target}"))

@@ -237,7 +237,7 @@ def main_process(options: argparse.Namespace) -> int:
     if options.resume:
         settings, interrupted = resumed(settings, given, options)
     check_network(settings.model, settings.pretrained)  # before anything is uploaded
-    with connect(settings, create=True) as lake:
+    with connect(settings, create=not options.data_ref or bool(options.git_tag)) as lake:
         if options.git_commit or options.git_tag:
             release.require_ready(lake, options.git_tag)
         client = mlflow_utils.connect(settings)
@@ -267,6 +267,10 @@ def start(settings: Settings, lake: LakeFS, client: MlflowClient, options: argpa
     from utils import git_utils
 
     pinned, data = checked_data(settings, lake, options.data_ref)
+    if (
+        pinned
+    ):  # which needed neither server nor repository; what comes of it does, and that is said before the training
+        lake.ensure_repository(settings)
     if options.experiment_branch:
         lake.start_experiment(options.experiment_branch)
     return MlflowTrain(
@@ -367,7 +371,7 @@ def overfit(settings: Settings, data_ref: str | None, count: int) -> int:
     from train.prepare_data import checked_data
     from utils.lakefs_utils import connect
 
-    with connect(settings, create=True) as lake:
+    with connect(settings, create=not data_ref) as lake:
         _, data = checked_data(settings, lake, data_ref)
     learn_by_heart(settings, data, count)
     return 0

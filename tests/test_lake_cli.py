@@ -19,7 +19,8 @@ from tests.servers import Server
 from utils import local_lakefs
 from utils.files import file_sha256
 from utils.git_utils import read_facts
-from utils.lakefs_utils import LakeFS
+from utils.lakefs_utils import LakeFS, LakePath
+from utils.lock import Lock, write_lock
 from utils.transfer import LocalFile
 
 REPO = "image-segmentation-local-repo"
@@ -82,6 +83,8 @@ def served(project: Project, lakefs_server: Server) -> Project:
 def test_the_days_of_a_data_set(served: Project) -> None:
     """Push, change, status, diff, push, log, tag, pull an older one, refuse to lose, force, revert, keep, verify."""
     assert "has no repository" in lake(served, "status", code=2)
+    for command in (["tag"], ["tag", "-d", "v1"], ["branches"]):
+        assert "no such repository: train.py or lake.py push makes it" in lake(served, *command, code=2)
     first_data = data_of(served)
     first = commit_id(lake(served, "push", "-m", "first pictures"))
     assert f"as on main, {len(first_data)} files" in lake(served, "status")
@@ -132,6 +135,9 @@ def test_the_days_of_a_data_set(served: Project) -> None:
     assert f"  {'removed':8} {gone}" in lake(served, "status", code=1)
     assert "*main" in lake(served, "branches")
     assert "0 of" in lake(served, "verify", "v0.1-initial")
+    assert "-d takes the name of one tag" in lake(served, "tag", "-d", code=2)
+    assert "tag name 'a b': expected none of blanks" in lake(served, "tag", "a b", code=2)
+    assert "'-3': a whole number of at least 1" in lake(served, "log", "-n", "-3", code=2)
     lake(served, "tag", "-d", "v0.1-initial")
     wrong = lake(served, "pull", "v0.1-initial", code=2)
     assert "'v0.1-initial' is no branch, tag or commit" in wrong and "main" in wrong
@@ -159,6 +165,66 @@ def test_two_pushes_at_once(served: Project, tmp_path: Path) -> None:
         assert data_of(project) == folder
     lake(served, "pull", "main")
     assert all(content in (folders[0].get(name), folders[1].get(name)) for name, content in data_of(served).items())
+
+
+def test_what_was_fetched_needs_no_server(served: Project) -> None:
+    """A full commit id means one thing for ever; what is not in the cache is an error where the server is down."""
+    first_data = data_of(served)
+    first = commit_id(lake(served, "push"))
+    paint(served, 3)
+    second_data = data_of(served)
+    second = commit_id(lake(served, "push"))
+    for commit in (first, second):
+        shutil.rmtree(served.folder / "data")
+        assert "was not asked" not in lake(served, "pull", commit)
+    served.env["LAKEFS_ENDPOINT"] = "http://127.0.0.1:9"
+    repo = served.env["LAKEFS_REPO"]
+    for ref, wanted in ((first, first_data), (f"lakefs://{repo}/{second}/data/", second_data), (first, first_data)):
+        assert "lakeFS http://127.0.0.1:9 was not asked: all of it is in the cache" in lake(served, "pull", ref)
+        assert data_of(served) == wanted
+    checked = served.run("train.py", "--check-only", "--data-ref", second)
+    assert checked.returncode == 0 and "was not asked" in checked.stdout, checked.stderr
+    trained = served.run("train.py", "--smoke", "--data-ref", second)
+    assert trained.returncode == 1 and "the server does not answer" in trained.stderr
+    assert "pairs" in trained.stdout and "epoch" not in trained.stdout
+    for ref in ("main", second[:20], "main~1"):
+        assert "the server does not answer" in lake(served, "pull", ref, code=1)
+    paint(served, 1)
+    assert "the server does not answer" in lake(served, "pull", second, code=1), "this mask may be of any commit"
+    lake(served, "pull", second, "--force")
+    cached = next((served.folder / ".lakefs/cache/commits" / repo / first / "data/masks").iterdir())
+    cached.unlink()
+    assert "the server does not answer" in lake(served, "pull", first, code=1)
+
+
+def break_files(store: Path, *sha256s: str) -> None:
+    """Change a byte of contents in the embedded store."""
+    for sha256 in sha256s:
+        content = store / "content" / sha256
+        if content.exists():
+            content.chmod(0o600)
+            content.write_bytes(bytes([content.read_bytes()[0] ^ 1]) + content.read_bytes()[1:])
+        else:
+            with sqlite3.connect(store / "lakefs.db") as db:
+                (data,) = db.execute("SELECT data FROM blobs WHERE sha256=?", (sha256,)).fetchone()
+                db.execute("UPDATE blobs SET data=? WHERE sha256=?", (bytes([data[0] ^ 1]) + data[1:], sha256))
+
+
+def test_verify_reads_the_model_of_the_lock_too(project: Project) -> None:
+    data = commit_id(lake(project, "push"))
+    with local_lakefs.start(project.folder / ".lakefs") as server:
+        store = LakeFS(server.endpoint, server.access_key_id, server.secret_access_key, REPO, "main")
+        file = project.folder / "model.pth"
+        file.write_bytes(b"a model")
+        sha256 = file_sha256(file)
+        model = store.publish({"model.pth": LocalFile(file, sha256)}, "models/", "model", {}, mirror=False).commit_id
+    paths = LakePath(REPO, data, "data/"), LakePath(REPO, model, "models/model.pth")
+    write_lock(project.folder, Lock(paths[0], "0" * 64, paths[1], sha256, "run"))
+    said = lake(project, "verify", "lock")
+    assert f"{data}: 0 of" in said and f"{model}: 0 of" in said
+    break_files(project.folder / ".lakefs", sha256)
+    said = lake(project, "verify", "lock", code=1)
+    assert f"{data}: 0 of" in said and f"{model}: 1 of" in said and "models/model.pth: expected" in said
 
 
 def test_verify_finds_a_broken_byte_in_the_store(project: Project) -> None:

@@ -421,9 +421,10 @@ def test_objects_of_other_clients_are_verified_by_their_md5(lake: LakeFS, tmp_pa
 
 def test_wrong_keys_and_a_missing_repository_are_one_line(settings: config.Settings) -> None:
     wrong = dataclasses.replace(settings, lakefs_secret_access_key="wrong")
-    with pytest.raises(AppError, match="check LAKEFS_ACCESS_KEY_ID and LAKEFS_SECRET_ACCESS_KEY"), connect(wrong):
-        pass
-    with connect(settings) as lake, pytest.raises(AppError, match="404"):
+    refused = pytest.raises(AppError, match="check LAKEFS_ACCESS_KEY_ID and LAKEFS_SECRET_ACCESS_KEY")
+    with connect(wrong) as lake, refused:
+        lake.head()
+    with connect(settings) as lake, pytest.raises(UsageError, match=r"no such repository: train.py"):
         lake.head()
 
 

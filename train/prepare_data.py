@@ -37,13 +37,14 @@ def checked_data(settings: Settings, lake: LakeFS, data_ref: str | None) -> tupl
     """The data to train on: those of a commit, with its path, or those of the data folder."""
     from utils.versions import find_data, require_whole  # which needs cache_folder below
 
-    pinned = find_data(lake, data_ref) if data_ref else None
+    cache = cache_folder(settings)
+    pinned = find_data(lake, data_ref, cache) if data_ref else None
     if pinned is None:
         require_whole(settings.data_dir)
         fill_if_empty(settings, lake)
         data = check_data(settings.data_dir, settings.seed)
     else:  # no split is written into the cache: it is that of the commit, or comes from the seed
-        folder = inside(lake.download(pinned, cache_folder(settings)), pinned.path)
+        folder = inside(lake.download(pinned, cache), pinned.path)
         data = check_data(folder, settings.seed, make_split=False)
     print(summary(data), flush=True)
     return pinned, data

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Iterator
 
 from config import Settings
+from utils.console import say
 from utils.files import WORKERS
 from utils.lakefs_client.connection import LakePath
 from utils.lakefs_client.downloading import Downloading
@@ -30,7 +31,9 @@ class LakeFS(Downloading, Importing, Merging):
 def connect(settings: Settings, create: bool = False) -> Iterator[LakeFS]:
     """The repository of the settings on the named server or the embedded one; with `create`, made if it is not there.
 
-    Raises AppError when a named server is down, refuses the keys, or has no place for the repository.
+    A named server is looked for when something is wanted of it, which what lies in the cache does not need; that it
+    was not asked is said at the end. Raises AppError, then, when it is down or refuses the keys; with `create`, when it
+    has no place for the repository.
     """
     with contextlib.ExitStack() as stack:
         if settings.lakefs_endpoint:
@@ -48,7 +51,11 @@ def connect(settings: Settings, create: bool = False) -> Iterator[LakeFS]:
         lake.journals = settings.lakefs_local_dir / "cache" / "uploads"
         lake.workers = WORKERS if settings.lakefs_endpoint else EMBEDDED_WORKERS
         stack.callback(lake.close)
-        lake.check()
         if create:
             lake.ensure_repository(settings)
         yield lake
+        if settings.lakefs_endpoint and not lake.asked:
+            say(
+                f"lakeFS {lake.endpoint}: 묻지 않았습니다. 모두 캐시에 있습니다.",
+                f"lakeFS {lake.endpoint} was not asked: all of it is in the cache.",
+            )

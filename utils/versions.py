@@ -17,6 +17,7 @@ from train.prepare_data import cache_folder
 from utils.console import AppError, UsageError, progress, say, t
 from utils.files import HashCache, file_sha256, inside, parallel, remove_parts, replacing, succeeded, write_atomically
 from utils.git_utils import LOCK_NAME, read_facts
+from utils.lakefs_client.reading import COMMIT_ID
 from utils.lakefs_utils import LakeFS, LakePath, Published, manifest_sha256
 from utils.lock import Lock, read_lock, require_lock
 from utils.transfer import LocalFile, RemoteFile
@@ -57,22 +58,36 @@ class Changes:
 # --- what there is --------------------------------------------------------------------------------------------------
 
 
-def find_data(lake: LakeFS, ref: str) -> LakePath:
+def find_data(lake: LakeFS, ref: str, cache: Path | None = None) -> LakePath:
     """The data of REF, pinned to its full commit id: `lock`, branch, tag, commit, `main~1`, lakefs://repo/ref[/folder/].
 
-    Raises UsageError for what is not there.
+    The server is not asked for a full commit id whose data were fetched whole into `cache`: it never means anything
+    else. Raises UsageError for what is not there.
     """
+    path = _named(lake, ref)
+    if cache and COMMIT_ID.fullmatch(path.ref) and _fetched(lake, path, cache) is not None:
+        return path
+    return LakePath(path.repo, lake.resolve(path.ref, path.repo), path.path)
+
+
+def _fetched(lake: LakeFS, source: LakePath, cache: Path) -> list[RemoteFile] | None:
+    """What a commit holds that was fetched whole; None where the server would have to be asked."""
+    files = lake.committed(source, cache)
+    return files if isinstance(files, list) else None  # else it asks when it is read
+
+
+def _named(lake: LakeFS, ref: str) -> LakePath:
+    """What REF says, not looked up yet. Raises UsageError for what cannot be a version."""
     if ref == LOCK:
-        path = require_lock(ROOT).data
-        return LakePath(path.repo, lake.resolve(path.ref, path.repo), path.path)
+        return require_lock(ROOT).data
     if "://" not in ref:
-        return LakePath(lake.repo, lake.resolve(ref), DATA_PREFIX)
+        return LakePath(lake.repo, ref, DATA_PREFIX)
     match = re.fullmatch(r"lakefs://([^/]+)/([^/]+)/?(.*)", ref)
     if not match:
         LakePath.parse(ref)  # says what it should look like
     assert match is not None
     folder = match[3].rstrip("/") + "/" if match[3] else DATA_PREFIX
-    return LakePath(match[1], lake.resolve(match[2], match[1]), folder)
+    return LakePath(match[1], match[2], folder)
 
 
 def local_files(settings: Settings) -> dict[str, LocalFile]:
@@ -168,7 +183,7 @@ def pull(settings: Settings, lake: LakeFS, ref: str, force: bool) -> None:
     """Make the data folder that of REF, for `lock` the model too. Raises UsageError where files would be lost."""
     root, cache = settings.data_dir, cache_folder(settings)
     lock = read_lock(ROOT)
-    source = find_data(lake, ref)
+    source = find_data(lake, ref, cache)
     wanted, have = committed_files(lake, source, cache), local_files(settings)
     if not wanted:
         raise UsageError(t(f"{source}: 데이터가 없습니다", f"{source}: no data there"))
@@ -179,7 +194,7 @@ def pull(settings: Settings, lake: LakeFS, ref: str, force: bool) -> None:
     changes = compare(_hashes(have), wanted)
     if not force:
         at_risk = {name: have[name] for name in changes.changed + changes.new}
-        _refuse_loss(root, _unknown(lake, lock, at_risk, source.path))
+        _refuse_loss(root, _unknown(lake, lock, at_risk, source.path, cache))
         if lock and ref == LOCK:
             _refuse_loss(settings.model_path.parent, _model_at_risk(settings, lake, lock))
     fetch = changes.changed + changes.removed
@@ -214,12 +229,18 @@ def _model_at_risk(settings: Settings, lake: LakeFS, lock: Lock) -> list[str]:
     path = settings.model_path
     if not path.is_file() or (sha256 := file_sha256(path)) == lock.model_sha256:
         return []
-    return _unknown(lake, lock, {path.name: LocalFile(path, sha256)}, MODEL_PREFIX)
+    return _unknown(lake, lock, {path.name: LocalFile(path, sha256)}, MODEL_PREFIX, cache_folder(settings))
 
 
-def _unknown(lake: LakeFS, lock: Lock | None, files: Mapping[str, LocalFile], prefix: str) -> list[str]:
-    """Those of the files whose content no known version holds, under whatever name; looked up newest version first."""
-    left = dict(files)
+def _unknown(lake: LakeFS, lock: Lock | None, files: Mapping[str, LocalFile], prefix: str, cache: Path) -> list[str]:
+    """Those of the files whose content no known version holds, under whatever name; looked up newest version first.
+
+    Before the server is asked, what was fetched whole is looked at: who goes to and fro between two versions needs none.
+    """
+    here = {file.sha256 for version in _fetched_versions(lake, prefix, cache) for file in version}
+    left = {name: file for name, file in files.items() if file.sha256 not in here}
+    if not left:
+        return []
     for version in _known_versions(lake, lock, prefix):
         if not left:
             return []
@@ -230,6 +251,12 @@ def _unknown(lake: LakeFS, lock: Lock | None, files: Mapping[str, LocalFile], pr
         if others:
             left = {name: file for name, file in left.items() if _file_md5(file.path) not in others}
     return sorted(left)
+
+
+def _fetched_versions(lake: LakeFS, prefix: str, cache: Path) -> Iterator[list[RemoteFile]]:
+    """What the commits of this repository hold that were fetched whole."""
+    for folder in (cache / "commits" / lake.repo).glob("*"):
+        yield _fetched(lake, LakePath(lake.repo, folder.name, prefix), cache) or []
 
 
 def _known_versions(lake: LakeFS, lock: Lock | None, prefix: str) -> Iterator[LakePath]:
@@ -413,8 +440,18 @@ def _lock_against_branch(lake: LakeFS, lock: Lock) -> Iterator[tuple[str, str]]:
 
 
 def verify(lake: LakeFS, ref: str) -> bool:
-    """Read every object of REF from the server again and compare the hashes; names each broken one."""
+    """Read every object of REF from the server again and compare the hashes; of `lock` those of the model's commit too."""
     source = find_data(lake, ref)
+    if ref != LOCK:
+        return _verify(lake, source)
+    model = require_lock(ROOT).model
+    pinned = LakePath(model.repo, lake.resolve(model.ref, model.repo), model.path)
+    sources = {LakePath(path.repo, path.ref, ""): path for path in (source, pinned)}  # one commit may hold both
+    return all([_verify(lake, path) for path in sources])
+
+
+def _verify(lake: LakeFS, source: LakePath) -> bool:
+    """All of one commit; names each broken object."""
     remote = list(lake.objects(source.ref, "", source.repo))
     results = parallel(lambda file: lake.broken(source, file), remote)
     label, broken = t("검증", "verifying"), list[str]()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,15 +52,16 @@ class Connection:
         from utils.lean_sdk import import_sdk
 
         import_sdk()
-        import lakefs_sdk
         from lakefs_sdk.client import LakeFSClient
 
         self.endpoint, self.repo, self.branch = endpoint.rstrip("/"), repo, branch
         self.workers = WORKERS  # transfers at once
         self.journals: Path | None = None  # folder where multipart uploads are noted, to go on after a kill
         self.api = f"{self.endpoint}/api/v1"
-        config = lakefs_sdk.Configuration(host=self.api, username=access_key_id, password=secret_access_key)
+        self.asked = False  # whether anything was wanted of the server yet; the first time, it is looked for
+        config = configuration(self.api, username=access_key_id, password=secret_access_key)
         self.sdk = LakeFSClient(configuration=config)
+        self.sdk._api.deserialize = _told_apart(self.sdk._api.deserialize)
         self.pool = transfer.make_pool()
         self.sdk._api.rest_client.pool_manager = self.pool  # the SDK's own neither waits nor tries again
         auth = urllib3.make_headers(basic_auth=f"{access_key_id}:{secret_access_key}")
@@ -74,7 +76,11 @@ class Connection:
         return f"LakeFS({self.endpoint}, {self.repo}, {self.branch})"
 
     def check(self) -> None:
-        """Ask for the server's health, with a short patience, and for its configuration with the keys."""
+        """Ask for the server's health, with a short patience, and for its configuration with the keys.
+
+        It comes by itself before the first thing that is wanted of the server: what lies in the cache needs none.
+        """
+        self.asked = True
         with self.explained(t("서버 확인", "looking for the server")):
             self.pool.request(
                 "GET", f"{self.api}/healthcheck", retries=urllib3.Retry(2, backoff_factor=0.3), timeout=HEALTH_S
@@ -85,19 +91,30 @@ class Connection:
     def explained(self, what: str) -> Iterator[None]:
         """Turn the SDK's and urllib3's exceptions into one line: what, which server, what came back, what to do."""
         from lakefs_sdk.exceptions import ApiException
+        from pydantic.v1 import ValidationError
 
+        if not self.asked:
+            self.check()
         where = f"lakeFS {self.endpoint}, {self.repo}"
         try:
             yield
         except ApiException as error:
-            if error.status in (401, 403):
-                hint = t(
+            words = server_words(error)
+            if error.status == 404 and "repository not found" in words:
+                raise UsageError(
+                    t(
+                        f"{what} ({where}): 저장소가 없습니다: train.py 나 lake.py push 가 만듭니다",
+                        f"{what} ({where}): there is no such repository: train.py or lake.py push makes it",
+                    )
+                ) from error
+            if error.status == 401:  # a 403 has a reason of its own: a protected branch, a right that the key lacks
+                words = t(
                     "LAKEFS_ACCESS_KEY_ID 와 LAKEFS_SECRET_ACCESS_KEY 를 확인하세요",
                     "check LAKEFS_ACCESS_KEY_ID and LAKEFS_SECRET_ACCESS_KEY",
                 )
-            else:
-                hint = server_words(error)
-            raise AppError(f"{what} ({where}): {error.status} {error.reason or ''}: {hint}") from error
+            raise AppError(f"{what} ({where}): {error.status} {error.reason or ''}: {words}") from error
+        except ValidationError as error:  # of what was to be asked: that of an answer is a NotLakeFS
+            raise UsageError(f"{what} ({where}): {' '.join(str(error).split())[:200]}") from error
         except (ValueError, AttributeError, KeyError) as error:
             # No JSON, not its fields, or (None of the SDK) no status that belongs there: a proxy's page, another program.
             words = " ".join(str(error).split())[:200]
@@ -117,6 +134,33 @@ class Connection:
                     "start it or mend LAKEFS_ENDPOINT (unset: the embedded server)",
                 )
             ) from error
+
+
+class NotLakeFS(ValueError):
+    """An answer that lakeFS does not give."""
+
+
+def _told_apart(deserialize: Callable[..., Any]) -> Callable[..., Any]:
+    """The SDK raises ValueError both for what it is given to ask and for what comes back: say which it is."""
+
+    def read(*arguments: Any) -> Any:
+        try:
+            return deserialize(*arguments)
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
+            raise NotLakeFS(str(error)) from error
+
+    return read
+
+
+def configuration(api: str, **keys: str) -> Any:
+    """The SDK's configuration, which turns urllib3's warnings on again: each retry would be a line beside the error."""
+    import lakefs_sdk
+
+    log = logging.getLogger("urllib3")
+    level = log.level
+    made = lakefs_sdk.Configuration(host=api, **keys)
+    log.setLevel(level)
+    return made
 
 
 def server_words(error: Any) -> str:
