@@ -3,26 +3,56 @@
 `python -m utils.local_lakefs fsck` names every broken object and exits with 1 if there is one;
 `python -m utils.local_lakefs gc` frees what no branch, tag, MLflow run or staged change needs."""
 
+from __future__ import annotations
+
 import argparse
+import contextlib
 import queue
 import signal
-import sys
+import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 from config import load_settings
+from utils.console import AppError, UsageError, add_common_options, run_script, t
 
 from . import start
 
 
+@contextlib.contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Turn what a store that cannot be used raises into one line."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:  # a full disk, a missing right, a lock that is never given back
+        raise AppError(f"{folder / 'lakefs.db'}: {error}") from error
+    except sqlite3.DatabaseError as error:
+        file = folder / "lakefs.db"
+        raise AppError(
+            t(
+                f"{file}: 읽을 수 없는 데이터베이스 ({error}): 백업에서 되돌리세요",
+                f"{file}: not a readable database ({error}): bring it back from a backup",
+            )
+        ) from error
+    except RuntimeError as error:  # of another version, or broken: said by the store itself
+        raise AppError(str(error)) from error
+
+
 def serve(folder: Path, port: int) -> int:
+    """Returns the exit code, when a signal ends it."""
     ended: queue.SimpleQueue[int] = queue.SimpleQueue()  # its put is safe inside a signal handler
     signal.signal(signal.SIGINT, lambda *_: ended.put(130))
     signal.signal(signal.SIGTERM, lambda *_: ended.put(0))
     try:
-        server = start(folder, port)
+        with explained(folder):
+            server = start(folder, port)
     except OSError as error:
-        print(f"cannot serve {folder} on 127.0.0.1:{port}: {error}", file=sys.stderr)
-        return 1
+        raise AppError(
+            t(
+                f"{folder} 을(를) 127.0.0.1:{port} 에서 열 수 없습니다: {error}",
+                f"cannot serve {folder} on 127.0.0.1:{port}: {error}",
+            )
+        ) from error
     with server:
         from .server import write_private
 
@@ -37,36 +67,67 @@ def serve(folder: Path, port: int) -> int:
         return ended.get()
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m utils.local_lakefs", description=__doc__)
-    parser.add_argument("command", nargs="?", choices=("serve", "fsck", "gc"), default="serve")
-    parser.add_argument("--port", type=int, default=8000, help="port on 127.0.0.1; 0 takes a free one (default: 8000)")
-    # The scripts' own default: from the environment, .env, or .lakefs in the project's folder.
-    default = load_settings().lakefs_local_dir
-    parser.add_argument("--dir", type=Path, default=default, help=f"folder of the data (default: {default})")
-    parser.add_argument("--grace-hours", type=float, default=24, help="gc spares what is younger (default: 24)")
-    parser.add_argument(
-        "--drop-run", action="append", default=[], metavar="ID", help="gc frees the commits of this MLflow run too"
-    )
-    arguments = parser.parse_args()
-    if arguments.command == "serve":
-        return serve(arguments.dir, arguments.port)
-    if not (arguments.dir / "lakefs.db").exists():
-        parser.error(f"no store in {arguments.dir}")
+def tend(folder: Path, command: str, grace_seconds: float, dropped_runs: list[str]) -> int:
+    """`fsck` or `gc` on a store that is there; returns the exit code."""
+    if not (folder / "lakefs.db").exists():
+        raise UsageError(t(f"{folder}: 저장소가 없습니다", f"no store in {folder}"))
     from . import upkeep
     from .store import Store
 
-    try:
-        store = Store(arguments.dir)
-        collect = arguments.command == "gc"
-        grace_seconds, dropped = arguments.grace_hours * 3600, arguments.drop_run
-        lines = [upkeep.gc(store, grace_seconds, dropped)] if collect else upkeep.fsck(store)
-    except RuntimeError as error:
-        print(error, file=sys.stderr)
-        return 1
-    print("\n".join(lines) or "no faults")
-    return 1 if arguments.command == "fsck" and lines else 0
+    with explained(folder):
+        store = Store(folder)
+        lines = [upkeep.gc(store, grace_seconds, dropped_runs)] if command == "gc" else upkeep.fsck(store)
+    print("\n".join(lines) or t("이상 없음", "no faults"))
+    return 1 if command == "fsck" and lines else 0
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Options win over the environment and .env."""
+    parser = argparse.ArgumentParser(prog="python -m utils.local_lakefs", description=__doc__)
+    add_common_options(parser)
+    parser.add_argument("command", nargs="?", choices=("serve", "fsck", "gc"), default="serve")
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=8000,
+        metavar="N",
+        help=t("127.0.0.1 의 포트 (기본 8000, 0: 빈 포트)", "port on 127.0.0.1; 0 takes a free one (default: 8000)"),
+    )
+    parser.add_argument(
+        "--dir",
+        type=Path,
+        metavar="DIR",
+        help=t("데이터 폴더 (기본 LAKEFS_LOCAL_DIR)", "folder of the data (default: LAKEFS_LOCAL_DIR)"),
+    )
+    parser.add_argument(
+        "--grace-hours",
+        type=float,
+        default=24,
+        metavar="N",
+        help=t("gc 는 이보다 새것을 남깁니다 (기본 24)", "gc spares what is younger (default: 24)"),
+    )
+    parser.add_argument(
+        "--drop-run",
+        action="append",
+        default=[],
+        metavar="ID",
+        help=t("gc 가 이 MLflow 실행의 커밋도 지웁니다", "gc frees the commits of this MLflow run too"),
+    )
+    options = parser.parse_args(arguments)
+    if not 0 <= options.port <= 65535:
+        parser.error(t(f"--port {options.port}: 0~65535", f"--port {options.port}: 0 to 65535"))
+    return options
+
+
+def main(arguments: list[str]) -> int:
+    """Returns the exit code."""
+    options = parse(arguments)
+    settings = load_settings()
+    folder = options.dir or settings.lakefs_local_dir
+    if options.command == "serve":
+        return serve(folder, options.port)
+    return tend(folder, options.command, options.grace_hours * 3600, options.drop_run)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)
