@@ -10,11 +10,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
 import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from utils.console import LANGUAGES, UsageError, set_language, t
 from utils.git_utils import without_credentials
@@ -130,6 +132,10 @@ class Settings:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise _bad(name.upper(), getattr(self, name), ", ".join(choices))
+        for name, (pattern, korean, english) in NAMES.items():
+            value = getattr(self, name)
+            if value is not None and not re.fullmatch(pattern, value, re.ASCII):
+                raise _bad(name.upper(), value, t(korean, english))
         self._need("lakefs_endpoint", "lakefs_access_key_id", "lakefs_secret_access_key")
         self._need("minio_endpoint", "minio_access_key", "minio_secret_key")
 
@@ -138,8 +144,16 @@ class Settings:
         url = getattr(self, endpoint)
         if url is None:
             return
-        if not url.startswith(("http://", "https://")):
-            raise _bad(endpoint.upper(), url, "http://… / https://…")
+        names = t(" 와 ", " and ").join(key.upper() for key in keys)
+        if "@" in url:  # not shown: what stands before it is a password
+            raise UsageError(
+                t(
+                    f"{endpoint.upper()}: 주소에 사용자와 비밀번호를 쓸 수 없습니다: {names} 에 넣으세요",
+                    f"{endpoint.upper()}: no user and password in the address: they belong into {names}",
+                )
+            )
+        if not _is_address(url):
+            raise _bad(endpoint.upper(), url, "http(s)://HOST[:PORT]")
         missing = [key.upper() for key in keys if not getattr(self, key)]
         if missing:
             names = ", ".join(missing)
@@ -181,6 +195,23 @@ FOREIGN_PREFIXES = (
         "MINIO_SERVER_",
     ),
 )
+# What is called so by others: lakeFS's repositories and branches, S3's buckets, MLflow's registered models.
+BUCKET = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
+BUCKET_RULE = ("3~63자의 소문자, 숫자, '-', '.'", "3 to 63 lower-case letters, digits, '-' and '.'")
+NAMES = {
+    "lakefs_repo": (
+        r"[a-z0-9][a-z0-9-]{2,62}",
+        "소문자나 숫자로 시작하는 3~63자의 소문자, 숫자, '-'",
+        "3 to 63 lower-case letters, digits and '-', the first no '-'",
+    ),
+    "lakefs_branch": (
+        r"\w[-\w]*",
+        "영문자, 숫자, '_', '-' (첫 글자는 '-' 아님)",
+        "letters, digits, '_' and '-', the first no '-'",
+    ),
+    "minio_bucket": (BUCKET, *BUCKET_RULE),
+    "registered_model": (r"(?!\.+$)[^/:]*[^/:\s][^/:]*", "'/' 와 ':' 이 없는 이름", "a name without '/' and ':'"),
+}
 _TRUTH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 OWN_PREFIXES = ("LAKEFS_", "MINIO_", "REGISTER", "SERVE_")
 
@@ -263,6 +294,15 @@ def _parse(key: str, text: str, hint: Any) -> Any:
             key, text, names.get(hint, t("높이와 너비 (예: 180 240)", "height and width, such as 180 240"))
         ) from None
     return text
+
+
+def _is_address(url: str) -> bool:
+    """Whether it is http(s)://HOST, with a port that can be one."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _bad(key: str, value: object, expected: str) -> UsageError:

@@ -44,10 +44,13 @@ def test_a_wrong_key_is_said(s3: Storage) -> None:
         minio_utils.ensure_bucket(settings(s3, minio_secret_key="wrong-wrong"), "bucket")
 
 
-def test_an_impossible_name_is_said(s3: Storage) -> None:
-    skip_on_moto(s3)
-    with pytest.raises(AppError, match="check MINIO_ACCESS_KEY, MINIO_SECRET_KEY and the bucket's name"):
-        minio_utils.ensure_bucket(settings(s3), "NO_such_NAME")
+@pytest.mark.parametrize("bucket", ["NO_such_NAME", "a bucket", "ab", "-ab"])
+def test_an_impossible_name_is_said_before_anybody_is_asked(bucket: str) -> None:
+    nowhere = settings(Storage("http://127.0.0.1:9", "a", "b"))
+    with pytest.raises(UsageError, match=f"bucket name '{bucket}': expected 3 to 63 lower-case letters"):
+        minio_utils.ensure_bucket(nowhere, bucket)
+    with pytest.raises(UsageError, match="s3://a bucket/: not a possible name"):
+        list(minio_utils.objects(nowhere, "a bucket", ""))
 
 
 def test_a_server_that_is_down_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

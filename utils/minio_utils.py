@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from config import ROOT, Settings, load_settings
+from config import BUCKET, BUCKET_RULE, ROOT, Settings, load_settings
 from utils.console import AppError, UsageError, add_common_options, human_size, run_script, say, t
 
 CONNECT_S, READ_S, ATTEMPTS = 5, 30, 4  # seconds, seconds, tries with botocore's backoff
@@ -50,7 +50,7 @@ def client(settings: Settings) -> Any:
 @contextlib.contextmanager
 def _explained(settings: Settings, what: str) -> Iterator[None]:
     """Turn botocore's exceptions into one line: which server, what was wanted, why not, what to do."""
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
     where = f"{settings.minio_endpoint}, {what}"
     try:
@@ -70,6 +70,11 @@ def _explained(settings: Settings, what: str) -> Iterator[None]:
                 f"refused ({code}): check MINIO_ACCESS_KEY, MINIO_SECRET_KEY and the bucket's name",
             )
         raise AppError(f"{where}: {text}") from error
+    except ParamValidationError as error:  # nobody was asked: botocore itself takes no such name
+        words = " ".join(str(error).split())[:200]
+        raise UsageError(
+            t(f"{where}: 이름이 될 수 없습니다 ({words})", f"{where}: not a possible name ({words})")
+        ) from error
     except BotoCoreError as error:
         raise AppError(
             t(
@@ -80,8 +85,14 @@ def _explained(settings: Settings, what: str) -> Iterator[None]:
 
 
 def ensure_bucket(settings: Settings, bucket: str) -> None:
-    """Make the bucket unless it is there. Raises AppError: down, wrong key, or a bucket of somebody else."""
+    """Make the bucket unless it is there. Raises AppError: no name, down, wrong key, or a bucket of somebody else."""
     from botocore.exceptions import ClientError
+
+    if not re.fullmatch(BUCKET, bucket):
+        rule = t(*BUCKET_RULE)
+        raise UsageError(
+            t(f"버킷 이름 '{bucket}': 기대한 값은 {rule} 입니다", f"bucket name '{bucket}': expected {rule}")
+        )
 
     s3 = client(settings)
     # AWS wants the region's name in the request, except for the one that has none

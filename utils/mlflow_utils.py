@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from config import ROOT, Settings
 from utils.console import AppError, UsageError, t, uninterrupted
@@ -51,8 +52,16 @@ def explained(settings: Settings, what: str) -> Iterator[None]:
         with uninterrupted():
             yield
     except MlflowException as error:
-        words = " ".join(str(error).split())[:400]
-        raise AppError(f"{what} (MLflow {without_credentials(tracking_uri(settings))}): {words}") from error
+        raise AppError(
+            f"{what} (MLflow {without_credentials(tracking_uri(settings))}): {_words(settings, error)}"
+        ) from error
+
+
+def _words(settings: Settings, error: Exception) -> str:
+    """MLflow's own words on one line, without the user and password that the address of its server may carry."""
+    text = " ".join(str(error).split())
+    user, at, _ = urlsplit(tracking_uri(settings)).netloc.rpartition("@")
+    return (text.replace(user + at, "") if at else text)[:400]
 
 
 def connect(settings: Settings) -> MlflowClient:
@@ -184,7 +193,8 @@ def get_run(client: MlflowClient, settings: Settings, run_id: str) -> Run:
         return client.get_run(run_id)
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise AppError(f"MLflow {without_credentials(tracking_uri(settings))}: {error}") from error
+            where = without_credentials(tracking_uri(settings))
+            raise AppError(f"MLflow {where}: {_words(settings, error)}") from error
         raise UsageError(
             t(
                 f"실행 '{run_id}' 이(가) MLflow 에 없습니다",
