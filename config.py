@@ -109,7 +109,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < minimum:
                 raise _bad(name.upper(), value, t(f"{minimum} 이상", f"at least {minimum}"))
-        for name in ("learning_rate", "max_seconds", "serve_max_mb", "serve_max_megapixels", "serve_timeout_s"):
+        above_0 = ("learning_rate", "max_seconds", "serve_max_mb", "serve_max_megapixels", "serve_timeout_s")
+        for name in (*above_0, "register_max_mb", "register_max_ms"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise _bad(name.upper(), value, t("0보다 큰 수", "a number greater than 0"))
@@ -125,10 +126,7 @@ class Settings:
             size = getattr(self, name)
             if size is not None and not all(16 <= side <= 8192 for side in size):
                 raise _bad(name.upper(), size, t("각 변 16~8192 픽셀", "sides of 16 to 8192 pixels"))
-        if not 0 <= self.register_confidence < 1:
-            raise _bad("REGISTER_CONFIDENCE", self.register_confidence, t("0 이상 1 미만", "at least 0, below 1"))
-        if not self.register_min_gain >= 0:
-            raise _bad("REGISTER_MIN_GAIN", self.register_min_gain, t("0 이상", "at least 0"))
+        self._check_registration()
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise _bad(name.upper(), getattr(self, name), ", ".join(choices))
@@ -138,6 +136,22 @@ class Settings:
                 raise _bad(name.upper(), value, t(korean, english))
         self._need("lakefs_endpoint", "lakefs_access_key_id", "lakefs_secret_access_key")
         self._need("minio_endpoint", "minio_access_key", "minio_secret_key")
+
+    def _check_registration(self) -> None:
+        """Figures are shares of 1, names those that MLflow and `NAME/VERSION`, `NAME@ALIAS` allow."""
+        if not 0 <= self.register_confidence < 1:
+            raise _bad("REGISTER_CONFIDENCE", self.register_confidence, t("0 이상 1 미만", "at least 0, below 1"))
+        for name in ("register_threshold", "register_min_gain"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise _bad(name.upper(), getattr(self, name), t("0~1 의 수", "a number from 0 to 1"))
+        if not re.fullmatch(r"[^\s/@:]([^/@:]*[^\s/@:])?", self.registered_model):
+            raise _bad(
+                "REGISTERED_MODEL", self.registered_model, t("'/', '@', ':' 없는 이름", "a name without '/', '@', ':'")
+            )
+        if not self.register_metric.endswith(("miou", "accuracy")):  # the two that the gate measures again
+            rule = t("클수록 좋은 지표 …miou 나 …accuracy", "…miou or …accuracy, of which more is better")
+            raise _bad("REGISTER_METRIC", self.register_metric, rule)
+        parse_class_minimum(self.register_min_class_iou)
 
     def _need(self, endpoint: str, *keys: str) -> None:
         """An endpoint without its keys is a mistake, not a reason to fall back."""
@@ -214,6 +228,26 @@ NAMES = {
 }
 _TRUTH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 OWN_PREFIXES = ("LAKEFS_", "MINIO_", "REGISTER", "SERVE_")
+
+
+def parse_class_minimum(text: str | None) -> tuple[float | None, dict[str, float]]:
+    """ "0.2", "road=0.5 car=0.3" or both -> the least IoU of every class, and those of single ones. Raises UsageError."""
+    everywhere: float | None = None
+    single: dict[str, float] = {}
+    for part in (text or "").replace(",", " ").split():
+        name, equals, number = part.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = float("nan")
+        if not 0 <= value <= 1 or bool(name) != bool(equals):
+            rule = t("0~1 의 수나 클래스=수", "a number from 0 to 1, or CLASS=NUMBER")
+            raise _bad("REGISTER_MIN_CLASS_IOU", part, rule)
+        if name:
+            single[name] = value
+        else:
+            everywhere = value
+    return everywhere, single
 
 
 def load_settings(**overrides: Any) -> Settings:

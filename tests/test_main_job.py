@@ -260,8 +260,10 @@ def test_unknown_names_are_wrong_use(trained: tuple[Project, str]) -> None:
         done = project.run(*arguments)
         assert (done.returncode, done.stdout) == (2, ""), done.stderr
         assert text in done.stderr and "Traceback" not in done.stderr
-    done = project.run("register_model.py", "--metric", "best_val_miuo")
-    assert done.returncode == 1 and "no finished run with metric 'best_val_miuo'" in done.stderr
+    done = project.run("register_model.py", "--metric", "test_miou")
+    assert done.returncode == 1 and "no finished run with metric 'test_miou'" in done.stderr
+    done = project.run("register_model.py", "--metric", "val_loss")
+    assert done.returncode == 2 and "REGISTER_METRIC='val_loss': expected …miou or …accuracy" in done.stderr
 
 
 def test_smoke_runs_are_never_registered(trained: tuple[Project, str]) -> None:

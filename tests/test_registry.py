@@ -205,7 +205,7 @@ def test_minimum_of_classes() -> None:
     assert class_minimum(None, names) == {}
     assert class_minimum("0.2", names) == {"road": 0.2, "car": 0.2}
     assert class_minimum("road=0.5, 0.1", names) == {"road": 0.5, "car": 0.1}
-    for wrong in ("raod=0.5", "2", "x", "road="):
+    for wrong in ("raod=0.5", "raod=0", "2", "x", "road="):
         with pytest.raises(UsageError, match="REGISTER_MIN_CLASS_IOU"):
             class_minimum(wrong, names)
 

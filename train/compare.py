@@ -48,6 +48,12 @@ def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lin
         f"{second.data_path} 의 {split} {len(items)}장",
         f"{len(items)} pictures of {split} in {second.data_path}",
     )
+    seen = gate.seen_in_training(lake, first, second.data_path, split, cache)
+    if seen:
+        say(
+            f"그 가운데 {len(seen)}장은 A 의 학습에 쓰였습니다: A 의 값이 높게 나옵니다 (승격 판정은 이 사진을 뺍니다)",
+            f"A was trained on {len(seen)} of them, which flatters it (a promotion leaves these out)",
+        )
     print("\n" + class_table(a, b, settings.register_confidence))
     gains = np.array([b.only([i]).figure("miou") - a.only([i]).figure("miou") for i in range(len(items))])
     shown = _most_different(gains)
@@ -63,7 +69,12 @@ def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lin
         "split": split,
     }
     content["pictures"] = [
-        {"name": item.name, "a": a.only([i]).figure("miou"), "b": b.only([i]).figure("miou")}
+        {
+            "name": item.name,
+            "a": a.only([i]).figure("miou"),
+            "b": b.only([i]).figure("miou"),
+            "seen_by_a": item.name in seen,
+        }
         for i, item in enumerate(items)
     ]
     write_atomically(folder / "compare.json", json.dumps(content, ensure_ascii=False, indent=1).encode())
@@ -83,7 +94,8 @@ def class_table(a: Measured, b: Measured, confidence: float) -> str:
     for figure, name in (("miou", "mIoU"), ("accuracy", t("정확도", "accuracy"))):
         old_total, new_total = a.figure(figure), b.figure(figure)
         low, high = gate.gain_interval(a, b, figure, confidence or 0.95)
-        interval = f"[{low:+.4f}, {high:+.4f}]"
+        few = len(b.pictures) < gate.LEAST_PICTURES
+        interval = t("그림 부족", "too few pictures") if few else f"[{low:+.4f}, {high:+.4f}]"
         rows.append([name, f"{old_total:.4f}", f"{new_total:.4f}", f"{new_total - old_total:+.4f}", interval])
     return table([t("클래스", "class"), "A", "B", "B - A", f"{confidence or 0.95:.0%}"], rows)
 

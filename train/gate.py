@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,23 +19,28 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from config import parse_class_minimum
 from train.checkpoint import Model, load_model
 from train.classes import ClassMap, UInt8
+from train.dataset import pictures_below
 from train.inputs import Item, committed_items, split_names
 from train.metrics import ConfusionMatrix
 from train.pictures import read_image, read_mask
 from train.predictor import Predictor
 from train.preprocess import EVAL_BATCH
 from utils.console import UsageError, progress, t
-from utils.files import file_sha256
 from utils.lakefs_utils import LakeFS, LakePath
 from utils.registry import CHALLENGER, CHAMPION
+from utils.transfer import RemoteFile
 
 if TYPE_CHECKING:
     from config import Settings
     from utils.mlflow_utils import Lineage
 
 RESAMPLES = 2000  # of the bootstrap: the ends of a 95 % interval then vary by about a twentieth of its length
+# Below it, percentile intervals are too short to be believed: for a mean, sqrt(9/10) * 1.96 / 2.26 = 0.82 times Student's
+# interval with 10 pictures, 0.63 times with 5, and one point with 1, which would call every gain proven.
+LEAST_PICTURES = 10
 REPEATED = 0.01  # how far a figure may lie from the run's own: other hardware and precision round differently
 Figures = npt.NDArray[np.float64]
 
@@ -110,10 +114,13 @@ def measure(model: Model, items: Sequence[Item], classes: ClassMap, device: torc
     Classes of the model are found by name: two data sets may number them differently.
     """
     place = in_classes(model, classes)
-    counts, spent = [], []
+    counts: list[npt.NDArray[np.int64]] = []
+    spent: list[float] = []  # seconds a picture
     batches = [items[start : start + EVAL_BATCH] for start in range(0, len(items), EVAL_BATCH)]
     for batch in progress(batches, len(batches), t(f"측정 {name}", f"measuring {name}"), "batches"):
         pictures = [read_image(item.image) for item in batch]
+        if not spent:
+            segment(model, pictures, device)  # pays for what is set up once, and is not counted
         started = time.perf_counter()
         predicted = segment(model, pictures, device)
         spent.append((time.perf_counter() - started) / len(batch))
@@ -122,8 +129,7 @@ def measure(model: Model, items: Sequence[Item], classes: ClassMap, device: torc
             labels = read_mask(mask_of(item), classes)
             own.update(torch.from_numpy(place[indices]), torch.from_numpy(labels))
             counts.append(own.counts)
-    warm = spent[1:] or spent  # the first batch pays for what is set up once
-    return Measured(tuple(item.name for item in items), classes, np.stack(counts), float(np.median(warm)) * 1000)
+    return Measured(tuple(item.name for item in items), classes, np.stack(counts), float(np.median(spent)) * 1000)
 
 
 def segment(model: Model, images: Sequence[UInt8], device: torch.device) -> list[UInt8]:
@@ -169,21 +175,34 @@ def load(lake: LakeFS, lineage: Lineage, device: torch.device, cache: Path) -> M
     return load_model(lake.verified_file(lineage.model_path, lineage.model_sha256, cache), lineage.model_sha256, device)
 
 
-def seen_in_training(lake: LakeFS, lineage: Lineage, items: Sequence[Item], data: LakePath, cache: Path) -> set[str]:
-    """Names of the pictures that a model was trained on: what is validation in one commit may be training in another."""
+def seen_in_training(lake: LakeFS, lineage: Lineage, data: LakePath, split: str, cache: Path) -> set[str]:
+    """Names of the pictures of a split that a model was trained on: what is validation in one commit may be training in
+    another. Imported pictures have no SHA-256: these go by the server's checksum, and where that may differ for equal
+    bytes, by their names.
+    """
     source = lineage.data_path
-    if source == data:
+    if (source.repo, source.path) == (data.repo, data.path) and (
+        lake.resolve(source.ref, source.repo) == lake.resolve(data.ref, data.repo)
+    ):
         return set()
+    trained = pictures_of(lake, source, "train", cache)
+    known = {mark for file in trained.values() for mark in (file.sha256, file.checksum)} - {None, ""}
+    seen = set()
+    for name, file in pictures_of(lake, data, split, cache).items():
+        there = trained.get(name)
+        unsure = there is not None and not (there.sha256 and file.sha256)
+        if unsure or file.sha256 in known or file.checksum in known:
+            seen.add(name)
+    return seen
+
+
+def pictures_of(lake: LakeFS, source: LakePath, split: str, cache: Path) -> dict[str, RemoteFile]:
+    """Name -> picture of one split of a data commit, in both layouts; names as `committed_items` has them."""
     files = {file.path.removeprefix(source.path): file for file in lake.objects(source.ref, source.path, source.repo)}
-    names = set(split_names(lake, source, list(files), cache)["train"])
     flat = any(path.startswith("images/") for path in files)
-    prefix = "images/" if flat else "train/images/"
-    known = {
-        file.sha256
-        for path, file in files.items()
-        if path.startswith(prefix) and path[len(prefix) :].rpartition(".")[0] in names
-    }
-    return {item.name for item in items if file_sha256(item.image) in known}
+    images = pictures_below(files, "images/" if flat else f"{split}/images/")
+    names = split_names(lake, source, list(files), cache)[split]
+    return {name: files[images[name][0]] for name in names if name in images}
 
 
 # --- judging --------------------------------------------------------------------------------------------------------
@@ -196,16 +215,21 @@ def judge(
     data, split = candidate.data_path, settings.register_split
     _, items = committed_items(lake, data, split, cache)
     model = load(lake, candidate, device, cache)
+    minimum = class_minimum(settings.register_min_class_iou, model.classes.names)  # a wrong name is said at once
     new = measure(model, items, model.classes, device, t("후보", "candidate"))
     figure = figure_of(settings.register_metric)
     record: dict[str, Any] = {"data": str(data), "split": split, "figure": figure, "pictures": len(items)}
     record |= {"candidate": new.figure(figure), "milliseconds": round(new.milliseconds, 3), "device": device.type}
     size = lake.verified_file(candidate.model_path, candidate.model_sha256, cache).stat().st_size
     record["megabytes"] = round(size / 1e6, 3)
-    reasons = [*_repeated(settings, candidate, new), *_conditions(settings, new, size)]
+    reasons = [
+        *_repeated(settings, candidate, new),
+        *_class_conditions(minimum, new, split),
+        *_conditions(settings, new, size),
+    ]
     if champion is not None:
         old = measure(load(lake, champion, device, cache), items, model.classes, device, CHAMPION)
-        seen = seen_in_training(lake, champion, items, data, cache)
+        seen = seen_in_training(lake, champion, data, split, cache)
         keep = [index for index, item in enumerate(items) if item.name not in seen]
         record |= {"champion_version": champion.version, "seen_by_champion": len(seen)}
         if keep:
@@ -242,7 +266,14 @@ def _against(settings: Settings, old: Measured, new: Measured, figure: str) -> t
                 f"{figure} {after:.4f}, champion {before:.4f}: gain {gain:+.4f}, needed more than {needed:.4f}",
             )
         )
-    if confidence:
+    if confidence and count < LEAST_PICTURES:
+        reasons.append(
+            t(
+                f"사진 {count}장으로는 우연을 가릴 수 없습니다: {LEAST_PICTURES}장 필요 (REGISTER_CONFIDENCE=0: 묻지 않음)",
+                f"{count} pictures cannot tell a gain from chance: needed {LEAST_PICTURES} (REGISTER_CONFIDENCE=0: not asked for)",
+            )
+        )
+    elif confidence:
         low, high = gain_interval(old, new, figure, confidence)
         figures |= {"interval": [low, high], "confidence": confidence}
         if gain > 0 and not low > 0:
@@ -270,18 +301,31 @@ def _repeated(settings: Settings, candidate: Lineage, new: Measured) -> list[str
     ]
 
 
-def _conditions(settings: Settings, new: Measured, size_bytes: int) -> list[str]:
-    """Which of the conditions of the settings fail: each class, the file's size, the time a picture takes."""
+def _class_conditions(minimum: Mapping[str, float], new: Measured, split: str) -> list[str]:
+    """Which classes are below their minimum, or do not occur: what nobody measured has not passed."""
     reasons = []
-    minimum = class_minimum(settings.register_min_class_iou, new.classes.names)
     for name, iou in new.iou().items():
-        if name in minimum and iou is not None and iou < minimum[name]:
+        least = minimum.get(name, 0.0)
+        if least and iou is None:
             reasons.append(
                 t(
-                    f"클래스 {name}: IoU {iou:.4f} < 최소 {minimum[name]:.4f}",
-                    f"class {name}: IoU {iou:.4f} < minimum {minimum[name]:.4f}",
+                    f"클래스 {name}: {split} 에 없어 최소 IoU {least:.4f} 을(를) 확인할 수 없습니다 ({name}=0: 묻지 않음)",
+                    f"class {name}: does not occur in {split}, so its minimum {least:.4f} cannot be checked ({name}=0: not asked for)",
                 )
             )
+        elif iou is not None and iou < least:
+            reasons.append(
+                t(
+                    f"클래스 {name}: IoU {iou:.4f} < 최소 {least:.4f}",
+                    f"class {name}: IoU {iou:.4f} < minimum {least:.4f}",
+                )
+            )
+    return reasons
+
+
+def _conditions(settings: Settings, new: Measured, size_bytes: int) -> list[str]:
+    """Which of the other conditions of the settings fail: the file's size, the time a picture takes."""
+    reasons = []
     most, slowest = settings.register_max_mb, settings.register_max_ms
     if most is not None and size_bytes > most * 1e6:
         reasons.append(
@@ -301,26 +345,15 @@ def _conditions(settings: Settings, new: Measured, size_bytes: int) -> list[str]
 
 
 def class_minimum(text: str | None, names: Sequence[str]) -> Mapping[str, float]:
-    """ "0.2", "road=0.5 car=0.3" or both -> the least IoU of each class. Raises UsageError."""
-    single: dict[str, float] = {}
-    everywhere: dict[str, float] = {}
-    for part in re.split(r"[,\s]+", text.strip()) if text else []:
-        name, _, number = part.rpartition("=")
-        try:
-            value = float(number)
-        except ValueError:
-            value = float("nan")
-        if not 0 <= value <= 1 or (name and name not in names):
-            near = difflib.get_close_matches(name, names, n=1, cutoff=0) if name else []
-            known = ", ".join(near or names)
+    """The setting "0.2", "road=0.5 car=0.3" or both -> the least IoU of each class. Raises UsageError for an unknown one."""
+    everywhere, single = parse_class_minimum(text)
+    for name in single:
+        if name not in names:
+            known = ", ".join(difflib.get_close_matches(name, names, n=1, cutoff=0) or names)
             raise UsageError(
                 t(
-                    f"REGISTER_MIN_CLASS_IOU: '{part}': 0~1 의 수나 클래스=수 가 필요합니다 (클래스: {known})",
-                    f"REGISTER_MIN_CLASS_IOU: '{part}': expected a number from 0 to 1, or CLASS=NUMBER (classes: {known})",
+                    f"REGISTER_MIN_CLASS_IOU: 모르는 클래스 '{name}' (클래스: {known})",
+                    f"REGISTER_MIN_CLASS_IOU: unknown class '{name}' (classes: {known})",
                 )
             )
-        if name:
-            single[name] = value
-        else:
-            everywhere = dict.fromkeys(names, value)
-    return everywhere | single
+    return (dict.fromkeys(names, everywhere) if everywhere is not None else {}) | single
