@@ -243,10 +243,14 @@ def main_process(options: argparse.Namespace) -> int:
         client = mlflow_utils.connect(settings)
         training = go_on(settings, lake, client, interrupted) if interrupted else start(settings, lake, client, options)
         result = training.run()
-        report(settings, result, training.smoke)
-        if options.git_commit or options.git_tag:
-            parameters = client.get_run(result.run_id).data.params
-            release.release(lake, result, options.git_tag, parameters)
+        report(settings, lake, result, training.smoke)
+        try:
+            if options.git_commit or options.git_tag:
+                parameters = client.get_run(result.run_id).data.params
+                release.release(lake, result, options.git_tag, parameters)
+        except AppError:  # the run is whole, and what was refused can be done by hand; after a kill, --resume does it
+            training.clean_up()
+            raise
     training.clean_up()
     return 0
 
@@ -377,10 +381,10 @@ def overfit(settings: Settings, data_ref: str | None, count: int) -> int:
     return 0
 
 
-def report(settings: Settings, result: Result, smoke: bool) -> None:
+def report(settings: Settings, lake: LakeFS, result: Result, smoke: bool) -> None:
     """Write lakefs.lock and the message for Git, print the report and the tag command."""
-    from train.report import percent, report_block, tag_command
-    from utils import git_utils
+    from train.release import next_tag
+    from train.report import report_block, tag_command
     from utils.files import write_atomically
     from utils.lock import Lock, write_lock
 
@@ -388,7 +392,7 @@ def report(settings: Settings, result: Result, smoke: bool) -> None:
     message_file = settings.model_path.parent / "git_commit_message.txt"
     write_atomically(message_file, (block + "\n").encode())
     print("\n" + block + "\n")
-    print(tag_command(result, git_utils.next_result_tag(ROOT, percent(result.accuracy))))
+    print(tag_command(result, next_tag(lake, result)))
     if smoke:  # the figures of two batches are nothing to come back to
         say(f"(커밋 메시지 파일: git commit -F {message_file})", f"(as a file: git commit -F {message_file})")
         return

@@ -13,7 +13,7 @@ from tests.project import Project, make_project
 from train import release
 from train.mlflow_train import Result
 from utils import local_lakefs
-from utils.console import UsageError
+from utils.console import AppError, UsageError
 from utils.files import file_sha256
 from utils.lakefs_utils import LakeFS, LakePath
 from utils.lock import Lock, write_lock
@@ -106,3 +106,80 @@ def test_nothing_is_pushed(project: Project, lake: LakeFS, tmp_path: Path) -> No
     before = project.git("ls-remote", "origin")
     release.release(lake, result(project, lake, b"one", 0.5, 0.4), "v9.9-acc50", {}, project.folder)
     assert project.git("ls-remote", "origin") == before and project.git("tag", "--list") == "v9.9-acc50"
+
+
+def test_names_go_past_those_of_lakefs(project: Project, lake: LakeFS) -> None:
+    """A colleague's tag is in lakeFS before Git has fetched it."""
+    lake.set_tag("v1.0-acc80", lake.head())
+    first = result(project, lake, b"one", 0.85, 0.5)
+    assert release.next_tag(lake, first, project.folder) == "v1.1-acc85"
+    release.release(lake, first, "auto", {}, project.folder)
+    assert project.git("tag", "--list") == "v1.1-acc85"
+    assert dict(lake.named("tags"))["v1.1-acc85"] == first.model_path.ref
+
+
+def test_a_colleague_who_is_quicker_and_a_call_that_was_cut_off(
+    project: Project, lake: LakeFS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, set_tag = lake.head(), lake.set_tag
+    first = result(project, lake, b"one", 0.85, 0.5)
+
+    def overtaken(name: str, commit: str) -> None:
+        if name == "v1.0-acc85":
+            set_tag(name, base)
+        set_tag(name, commit)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lake, "set_tag", overtaken)
+        release.release(lake, first, "auto", {}, project.folder)
+    assert project.git("tag", "--list") == "v1.1-acc85"
+    project.git("tag", "-d", "v1.1-acc85")  # as if killed between the two tags
+    release.release(lake, first, "auto", {}, project.folder)
+    assert project.git("tag", "--list") == "v1.1-acc85"
+    assert sorted(dict(lake.named("tags"))) == ["v1.0-acc85", "v1.1-acc85"], "the one that was begun, not a third"
+
+
+def test_a_name_that_is_taken_leaves_git_as_it_was(project: Project, lake: LakeFS) -> None:
+    lake.set_tag("mine", lake.head())
+    before = project.git("rev-parse", "HEAD")
+    made = result(project, lake, b"one", 0.85, 0.5)
+    with pytest.raises(AppError, match="tag mine"):
+        release.release(lake, made, "mine", {}, project.folder)
+    assert project.git("rev-parse", "HEAD") == before and project.git("tag", "--list") == ""
+    lake.set_tag("theirs", made.model_path.ref)
+    release.release(lake, made, "theirs", {}, project.folder)
+    assert project.git("tag", "--list") == "theirs", "a tag on the same commit is done"
+
+
+def test_training_commits_and_tags(tmp_path: Path) -> None:
+    """The whole way of train.py: v0.1-initial by name, then the next name, past a tag that lakeFS alone has."""
+    project = make_project(tmp_path / "project", pictures=20)
+    for key, value in (("user.name", "Test"), ("user.email", "test@example.org")):
+        project.git("config", key, value)
+    small = ("--epochs", "1", "--batch-size", "4", "--image-size", "32", "32")
+    first = project.run("train.py", *small, "--git-tag", "v0.1-initial")
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "tag v0.1-initial: Git " in first.stdout
+    assert project.git("rev-parse", "v0.1-initial^{commit}") == project.git("rev-parse", "HEAD")
+    assert project.git("status", "--porcelain") == "" and project.git("rev-list", "--count", "HEAD") == "2"
+    message = project.git("tag", "--list", "--format=%(contents)", "v0.1-initial")
+    run = project.runs()[0]
+    for part in (run.info.run_id, run.data.tags["lakefs_model_commit"], "epochs 1", "image size 32 32", "seed 0"):
+        assert part in message, message
+    assert project.run("lake.py", "tag", "v1.0-acc99").returncode == 0
+    refused = project.run("train.py", *small, "--git-tag", "v1.0-acc99")
+    assert refused.returncode == 2 and "taken already, in lakeFS" in refused.stderr and len(project.runs()) == 1
+    second = project.run("train.py", *small, "--seed", "1", "--git-tag")
+    assert second.returncode == 0, second.stdout + second.stderr
+    (tag,) = project.git("tag", "--list", "v1*").splitlines()
+    assert tag.startswith("v1.1-acc") and f'git tag -a "{tag}"' in second.stdout, "as the report says"
+    assert "since v0.1-initial: accuracy " in project.git("tag", "--list", "--format=%(contents)", tag)
+    tags = project.run("lake.py", "tag").stdout
+    assert tag in tags and project.runs()[0].data.tags["lakefs_model_commit"][:12] in tags
+    hook = project.folder / ".git/hooks/pre-commit"
+    hook.write_text("#!/bin/sh\necho not today >&2; exit 1\n")
+    hook.chmod(0o755)
+    third = project.run("train.py", *small, "--seed", "2", "--git-commit")
+    assert third.returncode == 1 and "not today" in third.stderr
+    folder = project.folder / "models" / project.runs()[0].info.run_id
+    assert not (folder / "checkpoint.pth").exists() and not (folder / ".lock").exists(), "the run itself is whole"

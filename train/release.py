@@ -53,22 +53,50 @@ def require_ready(lake: LakeFS, tag: str | None, folder: Path = ROOT) -> None:
 def release(lake: LakeFS, result: Result, tag: str | None, parameters: Mapping[str, str], folder: Path = ROOT) -> None:
     """Commit lakefs.lock, and with `tag` name commit and model in both places; `parameters` are those of the run.
 
-    Raises AppError with Git's words.
+    The name is taken in lakeFS first, where others may have it; Git's part is this machine's alone. Raises AppError with
+    the server's or Git's words.
     """
+    name = _tag_in_lakefs(lake, result, tag, folder) if tag else None
     _git(folder, "add", "--", git_utils.LOCK_NAME)
     if _git(folder, "status", "--porcelain", "--", git_utils.LOCK_NAME):
         _git(folder, "commit", "--quiet", "-m", report_block(result), "--", git_utils.LOCK_NAME)
     commit = _git(folder, "rev-parse", "HEAD")
     say(f"Git 커밋: {commit}", f"Git commit: {commit}")
-    if tag is None:
+    if name is None:
         return
-    name = git_utils.next_result_tag(folder, percent(result.accuracy)) if tag == AUTO else tag
-    lake.set_tag(name, result.model_path.ref)
     _git(folder, "tag", "-a", name, "-m", tag_message(result, name, parameters, folder))
     say(
         f"태그 {name}: Git {commit[:12]}, lakeFS {result.model_path.ref[:12]} (올리기: git push --follow-tags)",
         f"tag {name}: Git {commit[:12]}, lakeFS {result.model_path.ref[:12]} (to send it: git push --follow-tags)",
     )
+
+
+def next_tag(lake: LakeFS, result: Result, folder: Path = ROOT) -> str:
+    """The next name of the form v1.1-acc90, past the tags of Git and of lakeFS."""
+    return git_utils.next_result_tag(folder, percent(result.accuracy), dict(lake.named("tags")))
+
+
+def _tag_in_lakefs(lake: LakeFS, result: Result, tag: str, folder: Path) -> str:
+    """Tag the model's commit; returns the name. One that is there on this very commit is done.
+
+    Of `auto`, the next name is taken where a colleague has been quicker. Raises AppError for a name that is taken.
+    """
+    commit, in_git = result.model_path.ref, git_utils.tags(folder)
+    for attempt in range(5):
+        there = dict(lake.named("tags"))
+        begun = [name for name, on in there.items() if on == commit and git_utils.RESULT_TAG.fullmatch(name)]
+        begun = [name for name in begun if name not in in_git]  # of a call that was cut off before Git's tag
+        name = tag if tag != AUTO else begun[0] if begun else next_tag(lake, result, folder)
+        if there.get(name) == commit:
+            return name
+        try:
+            lake.set_tag(name, commit)
+        except AppError:
+            if tag != AUTO or attempt == 4:
+                raise
+        else:
+            return name
+    raise AssertionError("the last attempt returns or raises")
 
 
 def tag_message(result: Result, name: str, parameters: Mapping[str, str], folder: Path = ROOT) -> str:

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,9 +180,12 @@ def without_credentials(url: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rsplit("@", 1)[1]))
 
 
-def next_result_tag(folder: Path, accuracy_percent: int) -> str:
-    """`v<major>.<minor>-acc<percent>` after the newest such tag: v1.0 first and after v0.x, then v1.1, v1.2, ..."""
-    last = last_result_tag(folder)
+def next_result_tag(folder: Path, accuracy_percent: int, others: Iterable[str] = ()) -> str:
+    """`v<major>.<minor>-acc<percent>` after the newest such tag: v1.0 first and after v0.x, then v1.1, v1.2, ...
+
+    `others` are names that count beside those of this Git repository: those of lakeFS, where a colleague's may stand first.
+    """
+    last = _newest([*tags(folder), *others])
     major, minor = _version(last) if last else (0, 0)
     major, minor = (1, 0) if major == 0 else (major, minor + 1)
     return f"v{major}.{minor}-acc{accuracy_percent}"
@@ -190,8 +193,11 @@ def next_result_tag(folder: Path, accuracy_percent: int) -> str:
 
 def last_result_tag(folder: Path) -> str | None:
     """The newest tag of the form `v1.0-acc85` or `v0.1-initial`, by its numbers."""
-    named = [tag for tag in tags(folder) if RESULT_TAG.fullmatch(tag)]
-    return max(named, key=_version, default=None)
+    return _newest(tags(folder))
+
+
+def _newest(names: Iterable[str]) -> str | None:
+    return max((name for name in names if RESULT_TAG.fullmatch(name)), key=_version, default=None)
 
 
 def tag_text(folder: Path, tag: str) -> str:
