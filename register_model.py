@@ -7,7 +7,7 @@
     python register_model.py --compare 2 3             # tables, and pictures side by side in models/compare/
     python register_model.py --manual                  # choose from a table; with --rollback or --compare too
 
-Exit code 3: below the threshold and not registered, or registered as challenger.
+Exit code 3: below the threshold and not registered, or registered (or a cut-off registration finished) as challenger.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from config import Settings, load_settings
 from utils.console import (
     EXIT_BELOW_THRESHOLD,
     EXIT_DONE,
+    EXIT_FAILED,
     UsageError,
     add_common_options,
     choose,
@@ -125,16 +126,17 @@ def main(arguments: list[str]) -> int:
             return compare(client, lake, settings, options)
         from utils import registration
 
-        finished = registration.finish_pending(client, lake, settings)
-        if options.rollback is not None:
-            return rollback(client, lake, settings, options)
-        return register(client, lake, settings, options, [str(version.version) for version in finished])
+        with registration.alone(settings):
+            finished = registration.finish_pending(client, lake, settings)
+            if options.rollback is not None:
+                return rollback(client, lake, settings, options)
+            return register(client, lake, settings, options, [str(version.version) for version in finished])
 
 
 def register(
     client: MlflowClient, lake: LakeFS, settings: Settings, options: argparse.Namespace, finished: list[str]
 ) -> int:
-    """Register one run, unless this call has just `finished` it; what it became decides the exit code."""
+    """Register one run, unless it has a version; what it became decides the exit code, else what was `finished` before."""
     from utils import registration, registry
 
     run = choose_run(client, settings, options)
@@ -151,17 +153,21 @@ def register(
             f"이미 등록되어 있습니다: {version.name} v{version.version}: 그 뒤로 끝난 실행이 없습니다",
             f"already registered: {version.name} v{version.version}: no run has finished since",
         )
+        known = registry.versions(client, settings, version.name)
+        stuck = any(each.tags.get(registration.STATE) == registration.PENDING for each in known)  # said already
     else:
         registration.merge_experiment(lake, run)
         version = registration.register(client, lake, settings, run, options.force)
-        finished = [*finished, str(version.version)]
+        finished = [str(version.version)]
+        stuck = False
     if not options.keep_branch:
         registration.delete_experiment(lake, run)
     value = run.data.metrics[settings.register_metric]
     print(f"{version.name} v{version.version}: {settings.register_metric} {value:.4f}, {version.source}")
+    if stuck:
+        return EXIT_FAILED
     champion = registry.aliases(client, settings, version.name).get(registry.CHAMPION)
-    refused = champion != str(version.version) and str(version.version) in finished
-    return EXIT_BELOW_THRESHOLD if refused else EXIT_DONE
+    return EXIT_BELOW_THRESHOLD if finished and champion not in finished else EXIT_DONE
 
 
 def choose_run(client: MlflowClient, settings: Settings, options: argparse.Namespace) -> Run | None:

@@ -6,16 +6,19 @@ verdict (tag in lakeFS, aliases, links) can be done twice without harm, and only
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import re
 import socket
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from config import ROOT, Settings
 from utils import git_utils, mlflow_utils, registry
-from utils.console import AppError, BelowThreshold, UsageError, say, t
+from utils.console import AppError, BelowThreshold, UsageError, one_line, say, t, warn
+from utils.lakefs_client.references import TagTaken
 from utils.lakefs_utils import LakeFS, LakePath
 from utils.mlflow_utils import Lineage
 from utils.registry import CHALLENGER, CHAMPION
@@ -29,7 +32,26 @@ if TYPE_CHECKING:
 
 STATE, PENDING, DONE = "registration", "pending", "done"  # tag of a version, and its values
 GATE = "gate"  # tag of a version: the verdict, as JSON
+REPLACED = "replaced"  # tag of a version: number of the champion whose place it took; empty: there was none
 ROLLED_BACK = "rolled_back"  # tag of a version that a person took out of use: when, who, to which version
+
+
+@contextlib.contextmanager
+def alone(settings: Settings) -> Iterator[None]:
+    """One call at a time changes the registry from this project: two at once could both promote, or register one run twice."""
+    import filelock
+
+    settings.lakefs_local_dir.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(settings.lakefs_local_dir / "register.lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        say("다른 등록이 끝나기를 기다립니다", "waiting for another registration to end")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def require_registrable(run: Run, settings: Settings) -> None:
@@ -147,7 +169,10 @@ def register(
         version = _create(client, settings, lineage, run, verdict)
     else:
         version = there
-        for key, value in ((STATE, PENDING), (GATE, verdict.to_tag())):
+        for key, value in (
+            (GATE, verdict.to_tag()),
+            (STATE, PENDING),
+        ):  # pending is the newest verdict, never an old one
             set_tag(client, settings, version, key, value)
     finish(client, lake, settings, version)
     return version
@@ -168,8 +193,20 @@ def _judge(
     from train.prepare_data import cache_folder
     from train.preprocess import choose_device
 
-    against = registry.version_lineage(champion) if champion else None
-    verdict = gate.judge(settings, lake, lineage, against, choose_device(settings.device), cache_folder(settings))
+    device, cache = choose_device(settings.device), cache_folder(settings)
+    try:
+        against = registry.version_lineage(champion) if champion else None
+        verdict = gate.judge(settings, lake, lineage, against, device, cache)
+    except AppError as error:
+        if force is None or champion is None:
+            raise
+        verdict = gate.judge(settings, lake, lineage, None, device, cache)  # fails again where it is not the champion
+        reason = t(
+            f"챔피언 v{champion.version} 와 비교할 수 없습니다: {one_line(error)}",
+            f"no comparison with the champion v{champion.version}: {one_line(error)}",
+        )
+        reasons = (*verdict.reasons, reason)
+        verdict = dataclasses.replace(verdict, reasons=reasons, against=str(champion.version))
     if there is not None and ROLLED_BACK in there.tags:
         was = json.loads(there.tags[ROLLED_BACK])
         reason = t(
@@ -233,46 +270,69 @@ def _ensure_model(client: MlflowClient, settings: Settings, name: str) -> None:
 
 
 def finish_pending(client: MlflowClient, lake: LakeFS, settings: Settings) -> list[ModelVersion]:
-    """Finish the registrations that were cut off, oldest first; returns them."""
+    """Finish the registrations that were cut off, oldest first; returns them.
+
+    One that cannot be finished is said, and stands in nobody's way: a rollback must work on the worst day.
+    """
     pending = [
         version
         for version in reversed(registry.versions(client, settings, settings.registered_model))
         if version.tags.get(STATE) == PENDING
     ]
+    finished = []
     for version in pending:
         say(
             f"중단된 등록을 마칩니다: {version.name} v{version.version}",
             f"finishing a registration that was cut off: {version.name} v{version.version}",
         )
-        finish(client, lake, settings, version)
-    return pending
+        try:
+            finish(client, lake, settings, version)
+        except AppError as error:
+            warn(
+                f"{version.name} v{version.version} 의 등록을 마치지 못했습니다: {one_line(error)}",
+                f"{version.name} v{version.version} stays unfinished: {one_line(error)}",
+            )
+        else:
+            finished.append(version)
+    return finished
 
 
 def finish(client: MlflowClient, lake: LakeFS, settings: Settings, version: ModelVersion) -> None:
     """Do what the version's verdict says: tag in lakeFS, aliases, links, and last the mark that it is done."""
-    version = client.get_model_version(version.name, str(version.version))
-    verdict = json.loads(version.tags[GATE])
-    number, named = str(version.version), registry.aliases(client, settings, version.name)
-    if verdict["decision"] == CHAMPION and named.get(CHAMPION) not in (number, verdict["against"]):
-        now = named.get(CHAMPION)
+    with mlflow_utils.explained(settings, t("버전 읽기", "reading the version")):
+        version = client.get_model_version(version.name, str(version.version))
+    verdict, number = json.loads(version.tags[GATE]), str(version.version)
+    if verdict["decision"] == CHAMPION and not _promote(client, lake, settings, version, verdict["against"]):
+        now = registry.aliases(client, settings, version.name).get(CHAMPION)
         reason = t(
             f"비교하는 동안 챔피언이 v{verdict['against']} 에서 v{now} (으)로 바뀌었습니다: --run-id 로 다시 비교하세요",
             f"the champion changed from v{verdict['against']} to v{now} meanwhile: compare again by --run-id",
         )
         verdict |= {"decision": CHALLENGER, "reasons": [*verdict["reasons"], reason]}
         set_tag(client, settings, version, GATE, json.dumps(verdict, ensure_ascii=False))
-    if verdict["decision"] == CHAMPION:
-        mark_in_lakefs(client, lake, settings, version)
-        set_alias(client, settings, version, CHAMPION)
-        if named.get(CHALLENGER) == number:
-            with mlflow_utils.explained(settings, t("별칭 지정", "setting the alias")):
-                client.delete_registered_model_alias(version.name, CHALLENGER)
-    else:
+    if verdict["decision"] == CHALLENGER:
         set_alias(client, settings, version, CHALLENGER)
     with mlflow_utils.explained(settings, t("실행 기록", "recording the run")):
         client.set_tag(str(version.run_id), "registered_version", f"{version.name} v{number}")
     set_tag(client, settings, version, STATE, DONE)
     show_verdict(verdict)
+
+
+def _promote(
+    client: MlflowClient, lake: LakeFS, settings: Settings, version: ModelVersion, against: str | None
+) -> bool:
+    """Make a version champion, if the champion is still the one that it was compared with; False where it is not.
+
+    MLflow moves an alias without a condition. So it is read again afterwards: another machine may have been later.
+    """
+    number, now = str(version.version), registry.aliases(client, settings, version.name).get(CHAMPION)
+    if now not in (number, against):
+        return False
+    mark_in_lakefs(client, lake, settings, version)
+    if now != number:
+        set_tag(client, settings, version, REPLACED, now or "")
+    set_champion(client, settings, version)
+    return registry.aliases(client, settings, version.name).get(CHAMPION) == number
 
 
 def show_verdict(verdict: dict[str, Any]) -> None:
@@ -304,7 +364,6 @@ def show_verdict(verdict: dict[str, Any]) -> None:
 def mark_in_lakefs(client: MlflowClient, lake: LakeFS, settings: Settings, version: ModelVersion) -> None:
     """Name the model in lakeFS by a tag, on a commit of the same files whose metadata name the version."""
     lineage = registry.version_lineage(version)
-    tag = lakefs_tag(version)
     metadata = {
         **{key: value for key, value in version.tags.items() if key.startswith("git_")},
         "mlflow_run_id": lineage.run_id,
@@ -318,7 +377,16 @@ def mark_in_lakefs(client: MlflowClient, lake: LakeFS, settings: Settings, versi
     if server and server.startswith("http"):
         link = f"{git_utils.without_credentials(server).rstrip('/')}/#/models/{version.name}/versions/{version.version}"
         metadata["::lakefs::MLflow::url[url:ui]"] = link
-    lake.tag_with_metadata(tag, lineage.model_path, f"{version.name} v{version.version}", metadata)
+    tag, message = lakefs_tag(version), f"{version.name} v{version.version}"
+    try:
+        lake.tag_with_metadata(tag, lineage.model_path, message, metadata)
+    except TagTaken:  # numbers start again with a new MLflow, and count apart in two of them over one lakeFS
+        taken, tag = tag, f"{tag}-{lineage.model_path.ref[:8]}"
+        say(
+            f"lakeFS 태그 {taken} 은(는) 다른 모델의 것입니다: {tag} 을(를) 씁니다",
+            f"the lakeFS tag {taken} is another model's: took {tag}",
+        )
+        lake.tag_with_metadata(tag, lineage.model_path, message, metadata)
     set_tag(client, settings, version, "lakefs_tag", tag)
 
 
@@ -326,6 +394,16 @@ def lakefs_tag(version: ModelVersion) -> str:
     """`model-<name>-v<N>`, with '-' for what lakeFS does not allow in a tag."""
     name = re.sub(r"[^\w-]+", "-", version.name)
     return f"model-{name}-v{version.version}"
+
+
+def set_champion(client: MlflowClient, settings: Settings, version: ModelVersion) -> None:
+    """Point `champion` at a version, and take back what said that it is not."""
+    set_alias(client, settings, version, CHAMPION)
+    with mlflow_utils.explained(settings, t("버전 기록", "recording the version")):
+        if registry.aliases(client, settings, version.name).get(CHALLENGER) == str(version.version):
+            client.delete_registered_model_alias(version.name, CHALLENGER)
+        if ROLLED_BACK in client.get_model_version(version.name, str(version.version)).tags:
+            client.delete_model_version_tag(version.name, str(version.version), ROLLED_BACK)
 
 
 def set_alias(client: MlflowClient, settings: Settings, version: ModelVersion, alias: str) -> None:
@@ -358,24 +436,41 @@ def rollback(client: MlflowClient, lake: LakeFS, settings: Settings, to: ModelVe
                 f"{settings.registered_model} has no champion: run register_model.py first",
             )
         )
-    target = to or _replaced_by(client, settings, now)
+    if to is not None and to.name != now.name:
+        raise UsageError(
+            t(
+                f"{to.name} v{to.version} 은(는) 모델 {now.name} 의 버전이 아닙니다: REGISTERED_MODEL={to.name} 으로 실행하세요",
+                f"{to.name} v{to.version} is no version of {now.name}: run with REGISTERED_MODEL={to.name}",
+            )
+        )
+    before = _replaced_by(now)
+    target = to or _version_before(client, settings, now, before)
     if target.version == now.version:
         say(
             f"이미 챔피언입니다: {now.name} v{now.version}",
             f"already champion: {now.name} v{now.version}",
         )
+        set_champion(client, settings, now)  # a call that was cut off may have left its marks
         return now
     lineage = registry.version_lineage(target)
     lake.verified_file(lineage.model_path, lineage.model_sha256, cache_folder(settings))
     mark_in_lakefs(client, lake, settings, target)  # a challenger that is chosen here has none yet
     set_tag(client, settings, now, ROLLED_BACK, json.dumps({**who_and_when(), "to": str(target.version)}))
-    set_alias(client, settings, target, CHAMPION)
+    if str(target.version) != before:  # a choice, not a step back: the next step back leads here
+        set_tag(client, settings, target, REPLACED, str(now.version))
+    set_champion(client, settings, target)
     return target
 
 
-def _replaced_by(client: MlflowClient, settings: Settings, version: ModelVersion) -> ModelVersion:
-    """The champion before this version became it."""
-    number = json.loads(version.tags.get(GATE, "{}")).get("against")
+def _replaced_by(version: ModelVersion) -> str | None:
+    """Number of the champion whose place a version took; older records know only which one it was compared with."""
+    compared = json.loads(version.tags.get(GATE, "{}")).get("against")
+    return version.tags.get(REPLACED, compared) or None
+
+
+def _version_before(
+    client: MlflowClient, settings: Settings, version: ModelVersion, number: str | None
+) -> ModelVersion:
     if number is None:
         raise UsageError(
             t(

@@ -12,6 +12,10 @@ from utils.lakefs_client.connection import LakePath
 from utils.lakefs_client.reading import Reading
 
 
+class TagTaken(AppError):
+    """A tag that names another commit than the one that it is wanted for."""
+
+
 class References(Reading):
     """Names for commits, and the place where they live."""
 
@@ -115,7 +119,7 @@ class References(Reading):
         """Tag a commit of `source`'s own files that carries more metadata: a commit itself never changes.
 
         The new commit is a child of `source`'s and hangs on the tag alone. A tag that stands there already is left.
-        Raises AppError where it names something else.
+        Raises TagTaken where it names something else.
         """
         import lakefs_sdk
 
@@ -123,24 +127,30 @@ class References(Reading):
         if there is not None:
             with self.explained(t(f"태그 {name}", f"tag {name}")):
                 commit = self.sdk.commits_api.get_commit(source.repo, there)
-            if source.ref in (there, *commit.parents):
+            if self.resolve(source.ref, source.repo) in (there, *commit.parents):  # an old id leads to its copy
+                self._remove_tag_branch(name, source.repo)
                 return
-            raise AppError(
+            raise TagTaken(
                 t(
                     f"lakeFS 태그 {name} 이(가) 다른 커밋 {there} 을(를) 가리킵니다 (기대: {source.ref})",
                     f"the lakeFS tag {name} names another commit, {there} (expected {source.ref})",
                 )
             )
-        work = f"tag-{re.sub(r'[^A-Za-z0-9_-]', '-', name)}"[:200]
+        work = self._remove_tag_branch(name, source.repo)
         with self.explained(t(f"태그 {name}", f"tag {name}")):
-            branches = dict(self.named("branches", source.repo))
-            if work in branches:  # left by a call that was cut off; it holds nothing of anybody's
-                self.sdk.branches_api.delete_branch(source.repo, work)
             self.sdk.branches_api.create_branch(source.repo, lakefs_sdk.BranchCreation(name=work, source=source.ref))
             creation = lakefs_sdk.CommitCreation(message=message, metadata=dict(metadata), allow_empty=True)
             commit = self.sdk.commits_api.commit(source.repo, work, creation)
             self.sdk.tags_api.create_tag(source.repo, lakefs_sdk.TagCreation(id=name, ref=commit.id))
             self.sdk.branches_api.delete_branch(source.repo, work)
+
+    def _remove_tag_branch(self, name: str, repo: str) -> str:
+        """The private branch on which a tag's commit is made: removed where a call that was cut off has left it."""
+        work = f"tag-{re.sub(r'[^A-Za-z0-9_-]', '-', name)}"[:200]
+        with self.explained(t(f"브랜치 {work}", f"branch {work}")):
+            if work in dict(self.named("branches", repo)):  # it holds nothing of anybody's
+                self.sdk.branches_api.delete_branch(repo, work)
+        return work
 
     def delete_tag(self, name: str) -> None:
         with self.explained(t(f"태그 {name} 삭제", f"deleting tag {name}")):

@@ -1,0 +1,279 @@
+"""What a registry must survive: calls that are cut off or come twice, names that are taken, files that are broken."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import secrets
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import register_model
+from config import Settings
+from tests.lab import Lab, open_lab
+from tests.servers import Server
+from utils import registration, registry
+from utils.console import AppError, UsageError
+from utils.copy_history import copy_history
+from utils.lakefs_utils import LakeFS, LakePath, connect
+
+VAL = [f"v{i}" for i in range(12)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("registration")
+
+
+@pytest.fixture
+def lab(lakefs_server: Server, place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    with open_lab(lakefs_server, place / secrets.token_hex(4), monkeypatch) as lab:
+        yield lab
+
+
+@pytest.fixture
+def data(lab: Lab) -> LakePath:
+    return lab.data(["t"], VAL)
+
+
+def register(lab: Lab, quality: float, data: LakePath, force: str | None = None) -> str:
+    """Its version."""
+    run = lab.run(quality, data)
+    return str(registration.register(lab.client, lab.lake, lab.settings, run, force).version)
+
+
+def rollback(lab: Lab, to: str | None = None) -> None:
+    target = registry.find_version(lab.client, lab.settings, f"{lab.name}/{to}") if to else None
+    registration.rollback(lab.client, lab.lake, lab.settings, target)
+
+
+def call(lab: Lab, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """register_model.py in this process: the models of a lab are predicted with by `lab.segment_by_quality`."""
+    for key, value in lab.environment().items():
+        monkeypatch.setenv(key, value)
+    return register_model.main(list(arguments))
+
+
+def cut_off(lab: Lab, monkeypatch: pytest.MonkeyPatch, quality: float, data: LakePath, step: str = "set_alias") -> str:
+    """A registration that is killed before `step`; its version."""
+
+    def cut(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registration, step, cut)
+        with pytest.raises(KeyboardInterrupt):
+            register(lab, quality, data)
+    return str(registry.versions(lab.client, lab.settings, lab.name)[0].version)
+
+
+# --- names in lakeFS ------------------------------------------------------------------------------------------------
+
+
+def test_rollback_after_the_history_went_to_a_server(
+    lakefs_server: Server, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy has new commit ids: what MLflow knows is the old ones."""
+    with open_lab(lakefs_server, place / secrets.token_hex(4), monkeypatch) as lab:
+        there = dataclasses.replace(lab.settings, lakefs_repo=f"repo-{secrets.token_hex(6)}")
+        here = dataclasses.replace(there, lakefs_endpoint=None)
+        with connect(here, create=True) as embedded:
+            lab.settings, lab.lake = here, embedded
+            data = lab.data(["t"], VAL)
+            register(lab, 0.4, data)
+            register(lab, 0.9, data)
+            assert lab.aliases() == {"champion": "2"}
+        copy_history(there, str(there.lakefs_endpoint))
+        with connect(there) as server:
+            lab.settings, lab.lake = there, server
+            assert lab.tags("1")["lakefs_model_commit"] not in {commit.id for commit in server.log("main")}
+            assert call(lab, monkeypatch, "--rollback") == 0
+            assert lab.aliases() == {"champion": "1"}
+            assert register(lab, 0.95, data) == "3" and lab.aliases() == {"champion": "3"}
+
+
+def test_a_tag_that_another_registry_has_taken(lab: Lab, data: LakePath, capsys: pytest.CaptureFixture[str]) -> None:
+    """A new mlflow.db counts from 1 again, over a lakeFS that has the tags of the old one."""
+    lab.lake.set_tag(f"model-{lab.name}-v1", data.ref)
+    assert register(lab, 0.5, data) == "1"
+    tags, version = dict(lab.lake.named("tags")), lab.tags("1")
+    assert lab.aliases() == {"champion": "1"} and version["registration"] == "done"
+    assert version["lakefs_tag"] == f"model-{lab.name}-v1-{version['lakefs_model_commit'][:8]}"
+    assert lab.lake.commit(tags[version["lakefs_tag"]]).parents == [version["lakefs_model_commit"]]
+    assert tags[f"model-{lab.name}-v1"] == data.ref, "the other's stays"
+    assert f"took {version['lakefs_tag']}" in capsys.readouterr().out
+
+
+def test_what_cannot_be_finished_stands_in_nobodys_way(
+    lab: Lab, data: LakePath, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    register(lab, 0.3, data)
+    register(lab, 0.5, data)
+    assert cut_off(lab, monkeypatch, 0.7, data) == "3"
+    mark = registration.mark_in_lakefs
+
+    def refuse(client: Any, lake: LakeFS, settings: Settings, version: Any) -> None:
+        if str(version.version) == "3":
+            raise AppError("the server\nsays no")
+        mark(client, lake, settings, version)
+
+    monkeypatch.setattr(registration, "mark_in_lakefs", refuse)
+    assert call(lab, monkeypatch) == 1, "nothing else was to do, and it is not done"
+    assert f"{lab.name} v3 stays unfinished: the server says no" in capsys.readouterr().err
+    assert call(lab, monkeypatch, "--rollback") == 0
+    assert lab.aliases() == {"champion": "1"}
+    run = lab.run(0.9, data)
+    assert call(lab, monkeypatch) == 0
+    assert lab.aliases()["champion"] == "4" and lab.tags("4")["run_id"] == run.info.run_id
+
+
+def test_a_branch_that_a_kill_left_goes_with_the_next_call(
+    lab: Lab, data: LakePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    run = lab.run(0.5, data)
+    with monkeypatch.context() as patch:  # between the tag and the end of its branch
+        patch.setattr(lab.lake.sdk.branches_api, "delete_branch", killed)
+        with pytest.raises(KeyboardInterrupt):
+            registration.register(lab.client, lab.lake, lab.settings, run)
+    assert f"tag-model-{lab.name}-v1" in dict(lab.lake.named("branches"))
+    registration.finish_pending(lab.client, lab.lake, lab.settings)
+    assert [name for name, _ in lab.lake.named("branches")] == ["main"] and lab.aliases() == {"champion": "1"}
+
+
+# --- what a call says ---------------------------------------------------------------------------------------------
+
+
+def test_a_refusal_that_was_cut_off_is_one(lab: Lab, data: LakePath, monkeypatch: pytest.MonkeyPatch) -> None:
+    register(lab, 0.9, data)
+    cut_off(lab, monkeypatch, 0.3, data)
+    assert call(lab, monkeypatch) == 3
+    assert lab.aliases() == {"champion": "1", "challenger": "2"}
+    assert call(lab, monkeypatch) == 0, "said once"
+
+
+def test_a_verdict_that_was_cut_off_is_not_that_of_the_call_before(
+    lab: Lab, data: LakePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(lab, 0.5, data)
+    run = lab.run(0.9, data)
+    (version,) = [registration.register(lab.client, lab.lake, stricter_size(lab), run)]
+    assert lab.aliases() == {"champion": "1", "challenger": "2"}
+    gate = json.loads(lab.tags("2")["gate"]) | {"decision": "champion"}
+    lab.client.set_model_version_tag(lab.name, "2", "gate", json.dumps(gate))  # what must not be obeyed
+    set_tag = registration.set_tag
+    calls: list[str] = []
+
+    def once(client: Any, settings: Settings, version: Any, key: str, value: str) -> None:
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(key)
+        set_tag(client, settings, version, key, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registration, "set_tag", once)
+        with pytest.raises(KeyboardInterrupt):
+            registration.register(lab.client, lab.lake, stricter_size(lab), run)
+    registration.finish_pending(lab.client, lab.lake, lab.settings)
+    assert lab.aliases()["champion"] == "1" and str(version.version) == "2"
+
+
+def stricter_size(lab: Lab) -> Settings:
+    return dataclasses.replace(lab.settings, register_max_mb=1e-6)
+
+
+def test_force_replaces_a_champion_that_cannot_be_read(lab: Lab, data: LakePath) -> None:
+    register(lab, 0.9, data)
+    lab.client.set_model_version_tag(lab.name, "1", "model_sha256", "0" * 64)
+    with pytest.raises(AppError):
+        register(lab, 0.95, data)
+    assert register(lab, 0.5, data, force="the file is broken") == "2"
+    assert lab.aliases() == {"champion": "2"} and "no comparison with the champion v1" in lab.reasons("2")
+
+
+# --- one call after the other ---------------------------------------------------------------------------------------
+
+
+def test_rollback_follows_what_was_replaced(lab: Lab, data: LakePath) -> None:
+    register(lab, 0.5, data)
+    register(lab, 0.3, data)
+    register(lab, 0.9, data)
+    assert lab.aliases() == {"champion": "3", "challenger": "2"}
+    rollback(lab, "2")
+    assert lab.aliases() == {"champion": "2"}, "what is champion is no challenger"
+    rollback(lab)
+    assert lab.aliases() == {"champion": "3"} and "rolled_back" not in lab.tags("3")
+    assert json.loads(lab.tags("2")["rolled_back"])["to"] == "3"
+    rollback(lab)
+    assert lab.aliases() == {"champion": "1"}
+    with pytest.raises(UsageError, match="v1 replaced no champion"):
+        rollback(lab)
+
+
+def test_what_comes_back_by_force_is_no_longer_rolled_back(
+    lab: Lab, data: LakePath, capsys: pytest.CaptureFixture[str]
+) -> None:
+    register(lab, 0.5, data)
+    run = lab.run(0.9, data)
+    registration.register(lab.client, lab.lake, lab.settings, run)
+    rollback(lab)
+    assert "rolled back" in registry.overview(lab.client, lab.settings, lab.name)
+    registration.register(lab.client, lab.lake, lab.settings, run, "it was right")
+    assert lab.aliases() == {"champion": "2"}
+    assert "rolled back" not in registry.overview(lab.client, lab.settings, lab.name)
+
+
+def test_a_version_of_another_model_is_no_champion_of_this_one(
+    lab: Lab, data: LakePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(lab, 0.5, data)
+    mine, lab.settings = lab.settings, dataclasses.replace(lab.settings, registered_model=f"{lab.name}-other")
+    register(lab, 0.5, data)
+    register(lab, 0.9, data)
+    other, lab.settings = lab.name, mine
+    with pytest.raises(UsageError, match=f"run with REGISTERED_MODEL={other}"):
+        call(lab, monkeypatch, "--rollback", f"{other}/1")
+    assert registry.aliases(lab.client, lab.settings, other) == {"champion": "2"}
+    assert "rolled_back" not in lab.tags("1")
+
+
+def test_two_calls_at_once_register_a_run_once(lab: Lab, data: LakePath, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.run(0.5, data)
+    codes: list[int] = []
+    create = registration._create
+
+    def slow(*arguments: Any) -> Any:
+        second.start()
+        second.join(2)
+        return create(*arguments)
+
+    second = threading.Thread(target=lambda: codes.append(call(lab, monkeypatch)))
+    monkeypatch.setattr(registration, "_create", slow)
+    codes.append(call(lab, monkeypatch))
+    second.join()
+    assert codes == [0, 0]
+    assert [str(version.version) for version in registry.versions(lab.client, lab.settings, lab.name)] == ["1"]
+
+
+def test_a_champion_of_another_machine_that_was_later(
+    lab: Lab, data: LakePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(lab, 0.4, data)
+    register(lab, 0.3, data)
+    set_alias = registration.set_alias
+
+    def overtaken(client: Any, settings: Settings, version: Any, alias: str) -> None:
+        set_alias(client, settings, version, alias)
+        if alias == "champion":
+            client.set_registered_model_alias(lab.name, "champion", "2")
+
+    monkeypatch.setattr(registration, "set_alias", overtaken)
+    assert register(lab, 0.9, data) == "3"
+    assert lab.aliases() == {"champion": "2", "challenger": "3"}
+    assert "the champion changed from v1 to v2 meanwhile" in lab.reasons("3")
