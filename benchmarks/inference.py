@@ -104,8 +104,8 @@ def plain_loop(predictor: Any, folder: Path, output: Path, rows: list[list[Any]]
             image = Image.open(path).convert("RGB")
             small = np.array(image.resize(model.input_size[::-1], Image.Resampling.BILINEAR))
             batch = torch.from_numpy(small).permute(2, 0, 1)[None]
-            logits = native_logits(model.network, batch, [image.size[::-1]], model.normalisation, predictor.device)
-            mask = Image.fromarray(logits[0].argmax(0).byte().numpy())
+            (logits,) = native_logits(model.network, batch, [image.size[::-1]], model.normalisation, predictor.device)
+            mask = Image.fromarray(logits.argmax(0).byte().numpy())
             mask.putpalette(model.classes.palette())
             mask.save(output / f"{path.stem}.png")
             Image.blend(image, mask.convert("RGB"), 0.55).save(output / f"{path.stem}_overlay.jpg", quality=90)
@@ -154,7 +154,7 @@ picture, path, cpu = np.array(Image.open(sys.argv[1]).convert("RGB")), Path(sys.
 model = load_model(path, file_sha256(path), cpu)
 batch = torch.from_numpy(resize_image(picture, model.input_size).copy()).permute(2, 0, 1)[None]
 with torch.inference_mode():
-    native_logits(model.network, batch, [picture.shape[:2]], model.normalisation, cpu)[0].argmax(0)
+    next(native_logits(model.network, batch, [picture.shape[:2]], model.normalisation, cpu)).argmax(0)
 """
 
 

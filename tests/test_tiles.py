@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.test_inference import CPU, make_model
-from train import tiles
+from train import export, preprocess, tiles
+from train import predictor as predicting
 from train.checkpoint import load_model, save_model
 from train.classes import UInt8
 from train.networks import build_network
@@ -137,6 +143,70 @@ def test_out_of_memory_means_smaller_tiles_and_batches(capsys: pytest.CaptureFix
     for predictor in (tiled, whole):
         with pytest.raises(AppError, match="out of memory: use"):
             predictor.predict([predictor.picture(image, "")])
+
+
+SMALL_MACHINE = """
+import resource, sys
+from dataclasses import replace
+from pathlib import Path
+import torch
+from tests.test_inference import CPU, make_model
+from tests.test_tiles import noise
+from train.export import onnx_forward
+from train.predictor import Method, Predictor
+from utils.console import set_language
+
+torch.set_num_threads(1)
+model = make_model((640, 640))
+forward = onnx_forward(Path(sys.argv[1]).read_bytes()) if len(sys.argv) > 1 else None
+tiled, whole = (Predictor(model, CPU, Method(tile=tile), forward) for tile in (0, None))
+tiled.predict([tiled.picture(noise(300, 300), "")])  # what is made once is there before memory gets short
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (400 << 20),) * 2)
+set_language("en")
+print(len(whole.predict([whole.picture(noise(64, 64), "")] * 8)))
+if not forward:  # what ONNX Runtime keeps after a failure differs from run to run
+    print(tiled.predict([tiled.picture(noise(1500, 2000), "")])[0].indices.shape)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and RLIMIT_AS")
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
+def test_memory_that_is_really_short_means_smaller_tiles_and_batches(engine: str, tmp_path: Path) -> None:
+    if engine == "onnxruntime":
+        for package in export.NEEDED["onnx"]:
+            pytest.importorskip(package)
+        export._to_onnx(make_model().network, tmp_path / "model.onnx")
+    child = [sys.executable, "-c", SMALL_MACHINE, *map(str, tmp_path.iterdir())]
+    done = subprocess.run(child, capture_output=True, text=True, cwd=Path(__file__).parent.parent, timeout=300)
+    if engine == "torch":
+        assert done.stdout.splitlines() == ["8", "(1500, 2000)"], done.stderr
+        assert re.fullmatch("(warning: out of memory: tiles of [0-9]+ pixels from here on\n)+", done.stderr)
+    else:
+        assert (done.stdout, done.stderr) == ("8\n", "")
+
+
+def test_pictures_at_their_own_size_are_in_memory_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their logits are the largest thing by far: a batch of them in each stream was killed for it."""
+    held: list[weakref.ref[Tensor]] = []
+    most = 0
+    resize = preprocess.resize_logits
+
+    def counted(logits: Tensor, size: tuple[int, int]) -> Tensor:
+        nonlocal most
+        made = resize(logits, size)
+        held.append(weakref.ref(made))
+        most = max(most, sum(one() is not None for one in list(held)))
+        return made
+
+    monkeypatch.setattr(preprocess, "resize_logits", counted)
+    monkeypatch.setattr(predicting, "MOST_LOGITS", 1)
+    predictor = Predictor(make_model(), CPU)
+    batch = [predictor.picture(noise(200, 300), "")] * 8
+    with ThreadPoolExecutor(4) as streams:
+        found = list(streams.map(predictor.predict, [batch] * 4))
+    assert [len(one) for one in found] == [8] * 4 and len(held) == 32
+    assert most == 1
 
 
 @pytest.mark.parametrize("name", ["compact_fpn", "lraspp_mobilenet_v3_large"])

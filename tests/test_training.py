@@ -221,8 +221,8 @@ def test_a_checkpoint_rebuilds_its_model_with_no_flags(tmp_path: Path) -> None:
     images = torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8)
     sizes = [(32, 48), (64, 10)]
     with torch.inference_mode():
-        first = native_logits(model.network, images, sizes, model.normalisation, CPU)
-        second = native_logits(loaded.network, images, sizes, loaded.normalisation, CPU)
+        first = list(native_logits(model.network, images, sizes, model.normalisation, CPU))
+        second = list(native_logits(loaded.network, images, sizes, loaded.normalisation, CPU))
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(first, second, strict=True))
     assert [tuple(one.shape) for one in second] == [(3, 32, 48), (3, 64, 10)]
 

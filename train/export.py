@@ -180,7 +180,7 @@ def onnx_forward(content: bytes) -> Forward:
     def session(threads: int) -> Any:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3  # errors
+        options.log_severity_level = 4  # its errors are raised, too
         try:  # from bytes: nothing beside the file, which was hashed, is read
             return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its classes are made in C++, and share no other base
@@ -188,6 +188,10 @@ def onnx_forward(content: bytes) -> Forward:
 
     def forward(images: Tensor) -> Tensor:
         run = session(torch.get_num_threads()).run
-        return torch.from_numpy(run(None, {"images": images.contiguous().numpy()})[0])
+        try:
+            return torch.from_numpy(run(None, {"images": images.contiguous().numpy()})[0])
+        except Exception:  # mostly of memory: a session keeps what it has got of it, so that less would not fit either
+            session.cache_clear()
+            raise
 
     return forward

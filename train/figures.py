@@ -139,7 +139,7 @@ def predictions(model: Model, pictures: Pictures, indices: Sequence[int]) -> lis
     predicted, device = [], next(model.network.parameters()).device
     for index in indices:
         batch = torch.from_numpy(pictures.arrays(index)[0].copy()).permute(2, 0, 1)[None]
-        logits = native_logits(model.network, batch, [model.input_size], model.normalisation, device)[0]
+        (logits,) = native_logits(model.network, batch, [model.input_size], model.normalisation, device)
         predicted.append(class_indices(logits).to(torch.uint8).cpu().numpy())
     return predicted
 

@@ -21,6 +21,11 @@ from train.tiles import ALIGN, Forward, largest_margin, reach, tiled
 from utils.console import AppError, t, warn
 
 AUTO_TILE = 2048  # pixels a side; `auto` takes pictures whole up to this size
+MOST_LOGITS = 1 << 28  # at native size, in all streams together: 1 GiB of float32
+NO_MEMORY = (
+    *("out of memory", "not enough memory", "can't allocate memory"),  # torch's, on MPS, Windows and Linux
+    *("could not create a primitive", "failed to allocate memory", "bad_alloc"),  # oneDNN's, ONNX Runtime's, C++'s
+)
 SMALLEST_TILE = 128  # below it, hardly anything of a tile is left between its margins
 
 
@@ -74,6 +79,7 @@ class Predictor:
         self._margins: dict[int, int] = {}
         self._means = PictureMeans(model.network) if self.method.tile is not None else None
         self._lock = threading.Lock()
+        self._native, self._less = 0, threading.Condition()  # logits at native size that streams hold now
 
     @contextlib.contextmanager
     def streams(self, batches: int) -> Iterator[tuple[int, Callable[[], None] | None]]:
@@ -107,19 +113,37 @@ class Predictor:
             return [self._in_tiles(picture) for picture in pictures]
         try:
             return self._whole(pictures)
-        except RuntimeError as error:
+        except Exception as error:
             if not _out_of_memory(error):
                 raise
         try:
             return [prediction for picture in pictures for prediction in self._whole([picture])]
-        except RuntimeError as error:
+        except Exception as error:
             raise _too_large(error, "--tile auto") from error
 
     def _whole(self, pictures: Sequence[Picture]) -> list[Prediction]:
         images = torch.from_numpy(np.stack([picture.small for picture in pictures])).permute(0, 3, 1, 2)
         sizes = [(picture.image.shape[0], picture.image.shape[1]) for picture in pictures]
         logits = native_logits(self.forward, images, sizes, self.model.normalisation, self.device)
-        return [self._prediction(one) for one in logits]
+        found = []
+        for size in sizes:
+            with self._room(size):
+                found.append(self._prediction(next(logits)))
+        return found
+
+    @contextlib.contextmanager
+    def _room(self, size: tuple[int, int]) -> Iterator[None]:
+        """Waits until the logits of a picture of this size fit beside those of the other streams, or are alone."""
+        wanted = size[0] * size[1] * self.model.classes.num_classes
+        with self._less:
+            self._less.wait_for(lambda: not self._native or self._native + wanted <= MOST_LOGITS)
+            self._native += wanted
+        try:
+            yield
+        finally:
+            with self._less:
+                self._native -= wanted
+                self._less.notify_all()
 
     def _prediction(self, logits: Tensor) -> Prediction:
         """logits (num_classes,H,W) float32 at native size."""
@@ -136,7 +160,7 @@ class Predictor:
             tile = self._tile
             try:
                 return self._in_tiles_of(picture, tile)
-            except RuntimeError as error:
+            except Exception as error:
                 if not _out_of_memory(error) or tile // 2 < SMALLEST_TILE:
                     raise _too_large(error, t("더 작은 그림", "smaller pictures")) from error
                 self._tile = min(self._tile, tile // 2)
@@ -157,7 +181,9 @@ class Predictor:
         joined = self._cut(image, tile) if cut else [(0, self.forward(image[None])[0].float())]
         bands = (logits[:, : height - top, :width] for top, logits in joined)
         if (height, width) != size:
-            return self._prediction(resize_logits(torch.cat(list(bands), 1), size))
+            small = torch.cat(list(bands), 1)
+            with self._room(size):
+                return self._prediction(resize_logits(small, size))
         parts = [self._prediction(band) for band in bands]
         kept = [part.probabilities for part in parts if part.probabilities is not None]
         return Prediction(np.concatenate([part.indices for part in parts]), np.concatenate(kept, 1) if kept else None)
@@ -199,11 +225,13 @@ def _with_mirror_image(forward: Forward, images: Tensor) -> Tensor:
     return (forward(images) + forward(images.flip(-1)).flip(-1)) / 2
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+def _out_of_memory(error: Exception) -> bool:
+    """PyTorch and ONNX Runtime have no type of their own for it, but for CUDA's."""
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or any(words in str(error).lower() for words in NO_MEMORY)
 
 
-def _too_large(error: RuntimeError, advice: str) -> Exception:
+def _too_large(error: Exception, advice: str) -> Exception:
     """What to raise for it: the error itself, unless it is about memory."""
     if not _out_of_memory(error):
         return error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,10 +62,14 @@ def native_logits(
     sizes: Sequence[tuple[int, int]],
     normalisation: Normalisation,
     device: torch.device,
-) -> list[Tensor]:
-    """Logits (num_classes, height, width) float32 at each picture's own size, from a batch (N,3,H,W) uint8."""
+) -> Iterator[Tensor]:
+    """Yield logits (num_classes, height, width) float32 at each picture's own size, from a batch (N,3,H,W) uint8.
+
+    One picture's at a time: at their own size they are by far the largest thing in memory.
+    """
     logits = network(to_input(images, normalisation, device)).float()
-    return [resize_logits(one, size) for one, size in zip(logits, sizes, strict=True)]
+    for one, size in zip(logits, sizes, strict=True):
+        yield resize_logits(one, size)
 
 
 def class_indices(logits: Tensor) -> Tensor:
