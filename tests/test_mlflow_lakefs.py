@@ -80,7 +80,8 @@ def test_download_load_and_data_set(life: Life, installed: dict[str, str], tmp_p
     with Image.open(io.BytesIO(base64.b64decode(said["mask"]))) as made:
         assert made.mode == "P" and np.array_equal(np.asarray(made), np.array(said["ids"]))
     assert said["source"]["uri"] == run.data.params["lakefs_data_path"]
-    shown = json.loads(run.inputs.dataset_inputs[0].dataset.profile)
+    assert run.inputs is not None
+    shown = json.loads(run.inputs.dataset_inputs[0].dataset.profile or "{}")
     assert shown["source"] == said["source"]["uri"], (
         "MLflow's page shows the profile, not a source that it does not know"
     )
