@@ -22,6 +22,7 @@ from train.preprocess import EVAL_BATCH
 from utils.console import AppError, UsageError, progress, say, t
 from utils.files import file_sha256, replacing, write_atomically
 from utils.mlflow_utils import Lineage
+from utils.seal import sealed
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 # Whatever a file is called: FFmpeg knows formats that are lists of other files, or of places in the net.
@@ -88,7 +89,7 @@ def predict_video(predictor: Predictor, source: Path, folder: Path, record: dict
         raise UsageError(t(f"{source}: 읽을 수 없는 영상 ({error})", f"{source}: unreadable video ({error})")) from None
     record = {**record, "input": str(source), "input_sha256": file_sha256(source), "frames": frames}
     record |= {"class_shares": shares, "overlay": made.name, "overlay_sha256": file_sha256(made)}
-    write_atomically(made.with_suffix(".json"), json.dumps(record, ensure_ascii=False, indent=1).encode())
+    write_atomically(made.with_suffix(".json"), json.dumps(sealed(record), ensure_ascii=False, indent=1).encode())
     return made
 
 
