@@ -21,7 +21,7 @@ from train.figures import overlay
 from train.gallery import write_page
 from train.predictor import Prediction
 from utils.console import AppError, UsageError, t
-from utils.files import inside, remove_parts, replacing, write_atomically
+from utils.files import file_sha256, inside, remove_parts, replacing, write_atomically
 from utils.seal import sealed
 
 LISTING = "predictions.json"
@@ -155,6 +155,8 @@ class Outputs:
             write_atomically(self.folder / AREAS, self._areas(content["images"]).encode("utf-8-sig"))  # for Excel
         if "coco" in self.extras:
             write_atomically(self.folder / COCO, coco_json(self.folder, content["images"], self.classes))
+        made = [name for extra, name in (("areas", AREAS), ("coco", COCO)) if extra in self.extras]
+        content = {**content, "files": {name: file_sha256(self.folder / name) for name in made}}
         write_atomically(self.folder / LISTING, json.dumps(sealed(content), ensure_ascii=False, indent=1).encode())
         os.remove(self.folder / JOURNAL)
 
