@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import hashlib
 import json
 import math
 import os
@@ -122,6 +123,8 @@ class MlflowTrain(ModelTrain):
         experiment = mlflow_utils.experiment_id(self.client, self.settings)
         self.changes = provenance.read_code_changes(ROOT, self.git, self.secrets())
         tags = {**self.run_tags(), provenance.PATCH_TAG: self.changes.state}
+        if self.changes.patch:
+            tags["git_patch_sha256"] = hashlib.sha256(self.changes.patch).hexdigest()
         run = self.client.create_run(experiment, tags=tags, start_time=int(time.time() * 1000))
         self.run_id = str(run.info.run_id)
         self.claim = _claim(self.run_folder)
