@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 import sqlite3
@@ -333,13 +334,14 @@ def test_training_on_somebody_elses_version(project: Project, store: LakeFS) -> 
     assert nowhere.returncode == 2 and "'nowhere' is no branch, tag or commit" in nowhere.stderr
 
     cached = next((project.folder / ".lakefs/cache/commits/somebody-else" / their_commit / "data/masks").iterdir())
-    content = cached.read_bytes()
-    cached.unlink()
+    content, before = cached.read_bytes(), cached.stat()
+    cached.chmod(0o600)
     cached.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(cached, ns=(before.st_atime_ns, before.st_mtime_ns))  # a disk that loses bits: no stat tells
     broken = project.run("train.py", "--smoke", "--data-ref", source)
     assert broken.returncode == 1 and "remove the cache folder" in broken.stderr and cached.name in broken.stderr
-    cached.write_bytes(content[:100])
-    train(project, "--smoke", "--data-ref", source)  # a file that was cut short is fetched again
+    os.utime(cached)
+    train(project, "--smoke", "--data-ref", source)  # a file that was changed is fetched again
     assert cached.read_bytes() == content
 
 
