@@ -277,7 +277,7 @@ def test_a_busy_storage_is_ridden_out(lake: LakeFS, storage: Faults, tmp_path: P
     assert {name: file_sha256(tree / "data" / name) for name in files} == {n: f.sha256 for n, f in files.items()}
 
 
-def test_few_parts_are_in_memory_at_once(lake: LakeFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_parts_are_in_the_air_at_once(lake: LakeFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not offers_parts(lake):
         pytest.skip("this server offers no multipart uploads")
     lake.transfer.parts = threading.BoundedSemaphore(3)

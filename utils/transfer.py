@@ -34,7 +34,7 @@ SMALL = 8 << 20  # bytes: up to here a file is read whole and sent straight to t
 PART = 16 << 20  # bytes of a part; fixed, because another size would give equal content another checksum
 MULTIPART = 4 * PART  # bytes: from here a file goes in parts
 PARTS_AT_ONCE = 4  # of one file
-PARTS_IN_MEMORY = 16  # of all files: a quarter of a gigabyte
+PARTS_IN_AIR = 16  # of all files
 IDLE_S = 3600  # seconds without a part after which an upload of another content to the same path counts as given up
 JOURNAL_S = 20 * 3600  # seconds after which a multipart upload is begun anew; lakeFS forgets its address after 24 hours
 EXPIRED = 403  # what object storage answers to a link that is too old (or whose signature is of another clock)
@@ -135,7 +135,7 @@ class Transfer:
     def __init__(self, sdk: LakeFSClient, pool: TimedPoolManager, api: str, auth: dict[str, str]) -> None:
         self.sdk, self.api, self.auth = sdk, api, auth
         self.wire = Wire(pool.connection_pool_kw["retries"], CONNECT_S, READ_S)
-        self.parts = threading.BoundedSemaphore(PARTS_IN_MEMORY)
+        self.parts = threading.BoundedSemaphore(PARTS_IN_AIR)
         self._lock = threading.Lock()
         self._presign: tuple[bool, bool] | None = None  # what the server offers: one PUT, parts; None: not asked yet
 
@@ -508,23 +508,22 @@ class _Multipart:
     def _send_part(self, state: dict[str, Any], number: int) -> None:
         heed()
         with self.file.path.open("rb") as stream:
-            stream.seek((number - 1) * PART)
-            content = stream.read(PART)
-        try:
-            etag = self._put(state, number, content)
-        except Refused as error:
-            if error.status == 404:  # the storage has forgotten the upload: the next call begins anew
-                self._forget()
-            if error.status != EXPIRED:
-                raise
-            etag = self._put(state, number, content)
-        if etag != hashlib.md5(content, usedforsecurity=False).hexdigest():
+            part = _Part(stream, (number - 1) * PART, min(PART, self.size - (number - 1) * PART))
+            try:
+                etag = self._put(state, number, part)
+            except Refused as error:
+                if error.status == 404:  # the storage has forgotten the upload: the next call begins anew
+                    self._forget()
+                if error.status != EXPIRED:
+                    raise
+                etag = self._put(state, number, part)
+        if etag != part.md5.hexdigest():
             raise AppError(t("전송 중에 내용이 달라졌습니다", "the content changed on its way"))
         with self.lock:
             state["etags"][str(number)] = etag
             self._remember(state)
 
-    def _put(self, state: dict[str, Any], number: int, content: bytes) -> str:
+    def _put(self, state: dict[str, Any], number: int, part: _Part) -> str:
         """Send a part by a fresh link; its ETag."""
         import lakefs_sdk
 
@@ -532,7 +531,8 @@ class _Multipart:
         signed = self.transfer.sdk.experimental_api.upload_part(
             self.repo, self.branch, state["upload_id"], self.path, number, upload_part_from=source
         )
-        return self.transfer.put(signed.presigned_url, content, len(content))
+        part.seek(0)
+        return self.transfer.put(signed.presigned_url, part, part.size)
 
     def _completed(self, state: dict[str, Any], count: int) -> None:
         """Join the parts; the whole file is hashed once more first: parts of two contents must not become an object."""
@@ -555,6 +555,32 @@ class _Multipart:
             self._abort(state)
             self._forget()
             raise
+
+
+class _Part:
+    """`size` bytes of a file from byte `start` on, hashed as they are sent: none of them has to wait in memory.
+
+    It is read as a file is; each way through it begins at its first byte.
+    """
+
+    def __init__(self, stream: BinaryIO, start: int, size: int) -> None:
+        self.stream, self.start, self.size = stream, start, size
+        self.seek(0)
+
+    def tell(self) -> int:
+        return self.size - self.left
+
+    def seek(self, _start: int) -> None:
+        self.stream.seek(self.start)
+        self.left, self.md5 = self.size, hashlib.md5(usedforsecurity=False)
+
+    def read(self, count: int) -> bytes:
+        piece = self.stream.read(min(count, self.left))
+        if self.left and not piece:
+            raise AppError(t("보내는 중에 파일이 짧아졌습니다", "the file became shorter while it was sent"))
+        self.left -= len(piece)
+        self.md5.update(piece)
+        return piece
 
 
 def _read(journal: Path) -> dict[str, Any]:

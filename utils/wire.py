@@ -117,6 +117,9 @@ class Wire:
         except BROKEN as error:
             connection.close()
             raise ProtocolError(f"{type(error).__name__}: {error}") from error
+        except BaseException:  # nobody waits for it any more, or there is no more to send
+            connection.close()
+            raise
 
     def _idle_connection(self, origin: Origin) -> http.client.HTTPConnection | None:
         """The one that was used last, unless its server has closed it."""
