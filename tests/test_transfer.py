@@ -192,6 +192,8 @@ def test_a_server_that_is_gone_is_not_waited_for_by_each_file(faulty: tuple[Lake
         with pytest.raises(AppError, match=r"40 files could not be fetched(.|\n)*more not tried: the server is gone"):
             lake.download(LakePath(lake.repo, commit, "data/"), tmp_path / "cache")
         assert sum("GET" in line and "/objects?path" in line for line in faults.seen) <= tries
+        with pytest.raises(AppError, match=r"40 files could not be read and were not verified(.|\n)*more not tried"):
+            versions.verify(lake, commit)
     faults.match, faults.rubbish, faults.answers = "", 0, []
     lake.publish(files, "other/", "m", {}, mirror=True)
     lake.download(LakePath(lake.repo, commit, "data/"), tmp_path / "cache")
@@ -514,8 +516,9 @@ def test_a_fetched_commit_needs_no_server_until_a_file_of_it_is_cut(lake: LakeFS
     assert lake.download(source, tmp_path / "cache") == tree and file_sha256(path) == file.sha256
 
 
-def test_a_full_disk_leaves_nothing_half_there(lake: LakeFS, tmp_path: Path) -> None:
-    file = big(tmp_path, 200_000)
+@pytest.mark.parametrize("size", [200_000, transfer.SMALL + 200_000])
+def test_a_full_disk_leaves_nothing_half_there(lake: LakeFS, tmp_path: Path, size: int) -> None:
+    file = big(tmp_path, size)
     source, cache = LakePath(lake.repo, publish(lake, file), "data/x"), tmp_path / "cache"
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # no file may grow further, as on a full disk

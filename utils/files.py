@@ -186,7 +186,12 @@ def claimed(part: Path) -> Iterator[BinaryIO | None]:
     None where somebody else is at it, or where the system has no such locks; a lock ends with its process.
     """
     part.parent.mkdir(parents=True, exist_ok=True)
-    with part.open("a+b") as stream:
+    try:
+        opened = part.open("a+b")
+    except PermissionError:  # another user's, in a folder that several share
+        yield None
+        return
+    with opened as stream:
         yield stream if _locked(stream) and _is_at(part, stream) else None
 
 

@@ -455,7 +455,13 @@ def _verify(lake: LakeFS, source: LakePath) -> bool:
     remote = list(lake.objects(source.ref, "", source.repo))
     results = parallel(lambda file: lake.broken(source, file), remote)
     label, broken = t("검증", "verifying"), list[str]()
-    for file, result in progress(results, len(remote), label, "files"):
+    for file, result in succeeded(
+        progress(results, len(remote), label, "files"),
+        lambda count: t(
+            f"{count}개 파일을 읽지 못해 검증하지 못했습니다", f"{count} files could not be read and were not verified"
+        ),
+        where=lambda file: file.path,
+    ):
         if result is not None:
             broken.append(f"  {file.path}: {result}")
     weak = sum(not file.sha256 and not re.fullmatch(r"[0-9a-f]{32}", file.checksum) for file in remote)
