@@ -133,6 +133,13 @@ def test_sixteen_bit_grey_is_scaled() -> None:
     assert image.tolist() == [[[0] * 3, [100] * 3, [255] * 3]]
 
 
+@pytest.mark.parametrize("value", [70_000, 200_000, -1])
+def test_more_than_sixteen_bits_are_not_clipped_in_silence(value: int) -> None:
+    assert read_image(saved(grey([[0, 65535]], np.int32), "TIFF"))[0, 1, 0] == 255
+    with pytest.raises(UsageError, match=r"expected a picture of 8 or 16 bits, found values -?\d+ to \d+"):
+        read_image(saved(grey([[0, value]], np.int32), "TIFF"))
+
+
 def test_transparent_parts_are_black() -> None:
     pixels = np.array([[[200, 100, 50, 0], [200, 100, 50, 255]]], np.uint8)
     assert read_image(saved(Image.fromarray(pixels))).tolist() == [[[0, 0, 0], [200, 100, 50]]]

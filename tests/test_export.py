@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,6 +58,17 @@ def test_torchscript_gives_the_same_at_any_size(tmp_path: Path) -> None:
     export._to_torchscript(model.network, tmp_path / "model.pt")
     exported = export._torchscript((tmp_path / "model.pt").read_bytes())
     assert export.largest_difference(model, exported) < 1e-5
+
+
+def test_torchscript_in_lakefs_is_named_by_its_run(once_trained: Project) -> None:
+    done = once_trained.run("infer.py", "--export", "torchscript")
+    assert done.returncode == 0 and "of the original's" in done.stdout, done.stdout + done.stderr
+    tags = once_trained.runs()[0].data.tags
+    place = tags["lakefs_torchscript_path"]
+    assert re.fullmatch(f"lakefs://[^/]+/[0-9a-f]{{64}}/exports/{tags['model_sha256']}/model.pt", place)
+    file = once_trained.folder / "models/exports" / tags["model_sha256"] / "model.pt"
+    assert file_sha256(file) == tags["torchscript_sha256"]
+    assert torch.jit.load(file)(torch.zeros(1, 3, 70, 50)).shape[2:] == (70, 50)  # type: ignore[no-untyped-call]
 
 
 def test_other_numbers_are_never_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

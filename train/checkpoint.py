@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,8 +62,22 @@ def save_model(path: Path, model: Model) -> None:
 def _checked_scale(values: Sequence[float]) -> tuple[float, float]:
     vertical, horizontal = map(float, values)
     if not all(1 / 64 <= value <= 64 for value in (vertical, horizontal)):
-        raise ValueError(f"scale {vertical} {horizontal}, expected 1/64 to 64")
+        raise ValueError(
+            t(f"scale {vertical} {horizontal}, 기대 1/64~64", f"scale {vertical} {horizontal}, expected 1/64 to 64")
+        )
     return vertical, horizontal
+
+
+def _checked_normalisation(content: dict[str, Sequence[float]]) -> Normalisation:
+    mean, std = (tuple(map(float, content[key])) for key in ("mean", "std"))
+    if not len(mean) == len(std) == 3 or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
+        raise ValueError(
+            t(
+                f"normalisation: mean {mean}, std {std}, 기대: R, G, B 의 값 셋씩, std 는 0 보다 큼",
+                f"normalisation: mean {mean}, std {std}, expected three values each, of R, G, B, and std above 0",
+            )
+        )
+    return Normalisation(mean, std)
 
 
 def _require_plain_archive(data: bytes) -> None:
@@ -71,13 +86,18 @@ def _require_plain_archive(data: bytes) -> None:
     torch.load makes room for the sizes that an archive declares before it reads: a small file could ask for terabytes.
     """
     if not data.startswith(b"PK\x03\x04"):
-        raise ValueError("not an archive of torch.save")
+        raise ValueError(t("torch.save 의 파일이 아님", "not an archive of torch.save"))
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         entries = archive.infolist()
     packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
     if packed or sum(entry.file_size for entry in entries) > len(data):
         declared = sum(entry.file_size for entry in entries)
-        raise ValueError(f"entries declare {declared:,} bytes in a file of {len(data):,}, compressed: {packed[:3]}")
+        raise ValueError(
+            t(
+                f"{len(data):,}바이트 파일 안의 항목이 {declared:,}바이트라고 함, 압축된 것: {packed[:3]}",
+                f"entries declare {declared:,} bytes in a file of {len(data):,}, compressed: {packed[:3]}",
+            )
+        )
 
 
 def load_model(path: Path, sha256: str, device: torch.device) -> Model:
@@ -98,19 +118,25 @@ def load_model(path: Path, sha256: str, device: torch.device) -> Model:
         _require_plain_archive(data)
         content: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         if content["format"] != FORMAT:
-            raise ValueError(f"format {content['format']}, expected {FORMAT}")
+            found = content["format"]
+            raise ValueError(t(f"형식 {found}, 기대 {FORMAT}", f"format {found}, expected {FORMAT}"))
         classes = ClassMap.from_dict(content["classes"])
         network = build_network(content["architecture"], classes.num_classes)
         network.load_state_dict(content["state_dict"])
         height, width = content["input_size"]
         if not all(16 <= side <= 8192 for side in (height, width)):
-            raise ValueError(f"input_size {height}x{width}, expected sides of 16 to 8192 pixels")
+            raise ValueError(
+                t(
+                    f"input_size {height}x{width}, 기대: 16~8192 화소",
+                    f"input_size {height}x{width}, expected sides of 16 to 8192 pixels",
+                )
+            )
         return Model(
             network=network.to(memory_format=torch.channels_last).to(device).eval(),
             architecture=content["architecture"],
             classes=classes,
             input_size=(int(height), int(width)),
-            normalisation=Normalisation(**{k: tuple(v) for k, v in content["normalisation"].items()}),
+            normalisation=_checked_normalisation(content["normalisation"]),
             metrics=content["metrics"],
             lineage=content["lineage"],
             scale=_checked_scale(content.get("scale", (1.0, 1.0))),  # older files have none
@@ -136,7 +162,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if (content["kind"], content["format"]) != ("checkpoint", CHECKPOINT_FORMAT):
-            raise ValueError(f"{content['kind']}, format {content['format']}; expected checkpoint, {CHECKPOINT_FORMAT}")
+            kind, found = content["kind"], content["format"]
+            raise ValueError(
+                t(
+                    f"{kind}, 형식 {found}; 기대: checkpoint, {CHECKPOINT_FORMAT}",
+                    f"{kind}, format {found}; expected checkpoint, {CHECKPOINT_FORMAT}",
+                )
+            )
     except Exception as error:  # torch raises many kinds for a file that it cannot read; all mean the same here
         reason = " ".join(str(error).split())[:200]
         raise AppError(

@@ -40,7 +40,11 @@ def decode_image(data: bytes, most_pixels: int | None = None) -> UInt8:
     """
     with _opened(data, most_pixels) as image:
         if image.mode.startswith("I"):
-            deep = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+            deep = np.asarray(image).astype(np.int64)
+            low, high = int(deep.min()), int(deep.max())
+            if low < 0 or high > 65535:
+                expected = t("8비트 또는 16비트 그림", "a picture of 8 or 16 bits")
+                raise Misfit((expected, t(f"{low}~{high} 값", f"values {low} to {high}")))
             grey = ((deep + 128) // 257).astype(np.uint8)
             return np.repeat(grey[:, :, None], 3, axis=2)
         if image.mode == "F":

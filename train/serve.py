@@ -201,7 +201,7 @@ def serve(predictor: Predictor, lineage: Lineage, settings: Settings, host: str,
         )
     service = Service(predictor, origin(predictor, lineage), settings)
     config = uvicorn.Config(
-        service.app(LOOPBACK if local else ["*"]),
+        service.app([*LOOPBACK, host, f"[{host}]"] if local else ["*"]),
         log_config=None,
         access_log=False,
         server_header=False,

@@ -21,6 +21,7 @@ GARBAGE = (
     100_000  # new objects between two looks for cycles: importing torch and MLflow is a tenth faster than with 700
 )
 LANGUAGES = ("ko", "en")
+UNITS = {"images": "장", "frames": "프레임", "batches": "배치", "files": "개"}
 T = TypeVar("T")
 
 _language = "ko"
@@ -85,6 +86,7 @@ def progress(items: Iterable[T], total: int | None, description: str, unit: str)
     """Yield the items behind a tqdm bar (rate, ETA) on a terminal, behind a plain line every 10 s elsewhere."""
     from tqdm import tqdm
 
+    unit = t(UNITS.get(unit, unit), unit)
     if sys.stderr.isatty():
         yield from tqdm(items, total=total, desc=description, unit=unit, leave=False, dynamic_ncols=True)
         return
