@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 
 from tests.project import SIGKILL, SIGTERM, Project, finish
-from train import inference, inputs, pipeline
+from train import inference, inputs, outputs, pipeline
 from train.checkpoint import Model
 from train.classes import build_classes
 from train.inputs import Item
@@ -206,6 +207,15 @@ def test_thousands_of_equal_names_stay_apart(tmp_path: Path) -> None:
     many = inputs.input_items([tmp_path / "x/b.png"] * 3000)
     assert len({item.name for item in many}) == 3000
     assert time.process_time() - start < 30
+
+
+def test_two_processes_never_write_into_one_folder(once_trained: Project, tmp_path: Path) -> None:
+    draw(tmp_path / "in", 2)
+    with outputs.alone(tmp_path / "out"):
+        second = once_trained.run("infer.py", "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"))
+    assert second.returncode == 2, second.stderr
+    assert f"out: process {os.getpid()} (" in second.stderr and "is writing here" in second.stderr
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_killed_job_goes_on(once_trained: Project, tmp_path: Path) -> None:

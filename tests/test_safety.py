@@ -21,7 +21,7 @@ from tests.test_inference import CPU, draw, lineage, make_model
 from train import inference, inputs
 from train.checkpoint import load_model, save_model
 from train.predictor import Predictor
-from utils.console import AppError
+from utils.console import AppError, set_language
 from utils.files import file_sha256
 
 
@@ -180,3 +180,58 @@ def test_dots_in_a_name_are_only_a_name(tmp_path: Path) -> None:
     outcome = inference.predict(Predictor(make_model(), CPU), items, tmp_path / "out", lineage(), None)
     assert outcome.written == 2
     assert all(p.parent == tmp_path / "out" for p in (tmp_path / "out").rglob("*"))
+
+
+def test_names_that_no_output_can_have_are_changed_or_listed(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    draw(folder, 1)
+    pixels = (folder / "000.png").read_bytes()
+    for name in (
+        b"10:30.png",
+        b"10_30.png",
+        rb"a\b.png",
+        b"n" * 250 + b".png",
+        b"\xff\xfe.png",
+        ("가" * 80).encode() + b".png",
+    ):
+        Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(pixels)
+    items = inputs.input_items([folder])
+    outcome = inference.predict(Predictor(make_model(), CPU), items, tmp_path / "out", lineage(), None)
+    made = {path.stem for path in (tmp_path / "out").glob("*.png")}
+    assert made == {"000", "10_30.png", "10_30.png-2", "a_b", "가" * 80}, "each its own"
+    assert len(outcome.broken) == 2
+    assert any(r"\xff\xfe.png: expected a name in UTF-8: rename it" in line for line in outcome.broken)
+    assert any("nnn.png: expected a name of at most 243 bytes: rename it" in line for line in outcome.broken)
+    again = inference.predict(Predictor(make_model(), CPU), items, tmp_path / "out", lineage(), None, resume=True)
+    assert (again.kept, len(again.broken)) == (5, 2)
+
+
+def test_what_is_left_out_of_a_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw(tmp_path / "in", 1)
+    (tmp_path / "in/locked").mkdir()
+    (tmp_path / "in/clip.MP4").write_bytes(b"")
+    scandir = os.scandir
+
+    def closed(path: Any = ".") -> Any:  # for root, nothing is
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    items = inputs.input_items([tmp_path / "in"])
+    assert [item.fault for item in items] == [None, f"{tmp_path}/in/locked: Permission denied"]
+    assert "1 videos in folders are left out" in (said := capsys.readouterr().err) and "in/clip.MP4" in said
+
+
+def test_figures_that_a_network_cannot_be_fed_with_are_refused(model_file: Path) -> None:
+    for values in ({"mean": [0.5], "std": [0.2]}, {"mean": [0.5] * 3, "std": [0.2, 0, 0.2]}, {"mean": [0.5] * 3}):
+        refused(
+            resaved(model_file, normalisation=values), "not a model file of this project .*(three values each|'std')"
+        )
+    set_language("ko")
+    try:
+        refused(resaved(model_file, normalisation={"mean": [0.0] * 3, "std": [float("nan")] * 3}), "std 는 0 보다 큼")
+    finally:
+        set_language("en")

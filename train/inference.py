@@ -54,11 +54,16 @@ def predict(
 
     A picture that cannot be read is named and left out. What an earlier call listed there is removed first, so that the
     folder never mixes two models; with `resume` it is kept where it is whole and of the same model and settings, and
-    only the rest is predicted. Raises UsageError where that is another job's, or an output would overwrite an input.
+    only the rest is predicted. Raises UsageError where that is another job's, where another process writes there, or
+    where an output would overwrite an input.
     """
     job = Job(predictor, items, output, lineage, split, extras)
-    job.outputs.refuse_inputs((item.image, item.name) for item in items)
-    output.mkdir(parents=True, exist_ok=True)
+    job.outputs.refuse_inputs((item.image, item.name) for item in items if not item.fault)
+    with outputs.alone(output):
+        return _predict(job, resume)
+
+
+def _predict(job: Job, resume: bool) -> Outcome:
     if resume:
         job.take_finished()
     else:
@@ -66,10 +71,10 @@ def predict(
     try:
         job.run()
     except KeyboardInterrupt:
-        done = len(job.records)
+        done, count = len(job.records), len(job.items)
         say(
-            f"\n{len(items)}장 중 {done}장을 마쳤습니다: 같은 명령에 --resume 을 붙이면 이어서 합니다",
-            f"\n{done} of {len(items)} pictures are done: the same command with --resume goes on",
+            f"\n{count}장 중 {done}장을 마쳤습니다: 같은 명령에 --resume 을 붙이면 이어서 합니다",
+            f"\n{done} of {count} pictures are done: the same command with --resume goes on",
         )
         raise
     return job.finish()
@@ -168,8 +173,8 @@ class Job:
         if item.fault:
             raise UsageError(item.fault)
         try:
-            if item.image.stat().st_size > LARGEST_FILE:
-                raise Misfit((t("1 GB 이하의 파일", "a file of at most 1 GB"), f"{item.image.stat().st_size:,} bytes"))
+            if (size := item.image.stat().st_size) > LARGEST_FILE:
+                raise Misfit((t("1 GB 이하의 파일", "a file of at most 1 GB"), t(f"{size:,}바이트", f"{size:,} bytes")))
             data = item.image.read_bytes()
             return self.predictor.picture(decode_image(data), hashlib.sha256(data).hexdigest())
         except (Misfit, OSError) as error:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 
+from train.classes import few
 from train.dataset import SPLITS, is_picture, pictures_below
-from utils.console import AppError, UsageError, t
+from utils.console import AppError, UsageError, t, warn
 from utils.files import inside
 from utils.lakefs_utils import LakeFS, LakePath
+
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
+NOT_IN_NAMES = str.maketrans(":\\", "__")
+LONGEST_NAME, LONGEST_ENDING = (
+    255,
+    "_overlay.jpg",
+)  # bytes, of most file systems; of what a picture's outputs are called
+Found = tuple[Path, Path, str | None]  # a picture's path below what was named, the picture, its fault
 
 
 @dataclass(frozen=True)
@@ -74,24 +84,42 @@ def split_names(lake: LakeFS, source: LakePath, files: Sequence[str], cache: Pat
 def input_items(inputs: Sequence[Path]) -> list[Item]:
     """Pictures from files and folders (searched below, sub-folders kept in the names). Raises UsageError for none.
 
-    A link that a person names is followed; one that lies in a folder may lead anywhere, and is a fault.
+    A link that a person names is followed; one that lies in a folder may lead anywhere, and is a fault, as is a
+    sub-folder that cannot be read. Videos in a folder are named in a warning.
     """
-    found: list[tuple[Path, Path]] = []
+    found: list[Found] = []
+    videos: list[str] = []
     for path in inputs:
         if path.is_dir():
-            found += [(p.relative_to(path), p) for p in sorted(path.rglob("*")) if _is_input(p)]
+            below, faults = _below(path)
+            found += [(p.relative_to(path), p, _fault(p)) for p in below if _is_input(p)] + faults
+            videos += [printable(p) for p in below if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file()]
         elif path.is_file():
-            found.append((Path(path.name), path))
+            found.append((Path(path.name), path, None))
         else:
             raise UsageError(t(f"{path}: 파일이나 폴더가 없습니다", f"{path}: no such file or folder"))
+    if videos:
+        warn(
+            f"폴더의 동영상 {len(videos)}개는 예측하지 않습니다, 따로 --input 으로 주세요: {few(videos)}",
+            f"{len(videos)} videos in folders are left out, give them as --input in a call of their own: {few(videos)}",
+        )
     if not found:
         where = ", ".join(map(str, inputs))
         raise UsageError(t(f"{where}: 그림 파일이 없습니다", f"{where}: no pictures"))
-    named = {path for path in inputs if not path.is_dir()}
+    names = _unique_names([relative for relative, _, _ in found])
     return [
-        Item(name, path, fault=None if path in named else _fault(path))
-        for name, (_, path) in zip(_unique_names(found), found, strict=True)
+        Item(name, path, fault=fault or _unusable(name, path))
+        for name, (_, path, fault) in zip(names, found, strict=True)
     ]
+
+
+def _below(folder: Path) -> tuple[list[Path], list[Found]]:
+    """All that lies in a folder and below it, sorted, and the sub-folders that cannot be read."""
+    errors: list[OSError] = []
+    tree = os.walk(folder, onerror=errors.append)
+    paths = sorted(Path(where, name) for where, folders, files in tree for name in (*folders, *files))
+    unread = [(Path(str(error.filename)), error.strerror) for error in errors]
+    return paths, [(p.relative_to(folder), p, f"{printable(p)}: {reason}") for p, reason in unread]
 
 
 def _is_input(path: Path) -> bool:
@@ -106,22 +134,44 @@ def _fault(path: Path) -> str | None:
     """Why a file that was found in a folder is not read."""
     if not path.is_symlink():
         return None
+    where, target = printable(path), printable(path.readlink())
     return t(
-        f"{path}: 링크는 따라가지 않습니다: 원본 {path.readlink()} 을(를) --input 으로 주세요",
-        f"{path}: a link is not followed: give what it names, {path.readlink()}, as --input",
+        f"{where}: 링크는 따라가지 않습니다: 원본 {target} 을(를) --input 으로 주세요",
+        f"{where}: a link is not followed: give what it names, {target}, as --input",
     )
 
 
-def _unique_names(found: Sequence[tuple[Path, Path]]) -> list[str]:
-    """`a.jpg` beside `a.png` keep their suffixes in the name, a second `a.png` gets a number: none overwrites another."""
-    stems = [str(relative.with_suffix("").as_posix()) for relative, _ in found]
+def _unusable(name: str, path: Path) -> str | None:
+    """Why no output can be called after this picture, or no listing can name it."""
+    most = LONGEST_NAME - len(LONGEST_ENDING)
+    try:
+        if max(len(part.encode()) for part in name.split("/")) <= most and str(path).encode():
+            return None
+        rule = t(f"이름은 {most}바이트까지", f"a name of at most {most} bytes")
+    except UnicodeEncodeError:
+        rule = t("이름은 UTF-8 로", "a name in UTF-8")
+    return f"{printable(path)}: " + t(f"{rule} 되어야 합니다: 이름을 바꾸세요", f"expected {rule}: rename it")
+
+
+def printable(path: Path) -> str:
+    """A path as text for people: bytes that are no UTF-8 as \\x.. ."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _unique_names(paths: Sequence[Path]) -> list[str]:
+    """`a.jpg` beside `a.png` keep their suffixes in the name, a second `a.png` gets a number: none overwrites another.
+
+    What a path below another folder may not hold everywhere, `:` and `\\`, becomes `_`.
+    """
+    clean = [Path(path.as_posix().translate(NOT_IN_NAMES)) for path in paths]
+    stems = [(path.parent / path.stem).as_posix() for path in clean]
     counts: dict[str, int] = {}
     for stem in stems:
         counts[stem.casefold()] = counts.get(stem.casefold(), 0) + 1  # some file systems take A for a
     names: list[str] = []
     taken: set[str] = set()
-    for (relative, _), stem in zip(found, stems, strict=True):
-        base = stem if counts[stem.casefold()] == 1 else relative.as_posix()
+    for path, stem in zip(clean, stems, strict=True):
+        base = stem if counts[stem.casefold()] == 1 else path.as_posix()
         name = next(n for n in chain([base], (f"{base}-{k}" for k in count(2))) if n.casefold() not in taken)
         taken.add(name.casefold())
         names.append(name)

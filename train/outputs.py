@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import hashlib
 import io
 import json
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import socket
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,10 +28,38 @@ from utils.seal import sealed
 
 LISTING = "predictions.json"
 JOURNAL = ".predictions.jsonl"  # while a job runs: its settings, then one line for each finished picture
+LOCK, OWNER = ".predictions.lock", ".predictions.owner"  # while a process writes there: held by it, and its name
 OWN_FILES = ("mask", "overlay", "probabilities")  # keys of a record that name files
 AREAS, COCO, PAGE = "areas.csv", "predictions_coco.json", "index.html"  # of the whole folder
 EXTRAS = ("probabilities", "areas", "coco")  # what is written on request
 ORIGIN = ("model_version", "run_id", "lakefs_model_path", "model_sha256", "lakefs_data_path", "git_commit")
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Make the folder, and keep it for this process, however that ends. Raises UsageError where another one has it."""
+    import filelock
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock, owner = filelock.FileLock(folder / LOCK), folder / OWNER
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        who = owner.read_text(encoding="utf-8") if owner.exists() else "?"
+        raise UsageError(
+            t(
+                f"{folder}: 프로세스 {who} 이(가) 여기에 쓰고 있습니다: 기다리거나 다른 --output 을 주세요",
+                f"{folder}: process {who} is writing here: wait for it, or give another --output",
+            )
+        ) from None
+    try:
+        with replacing(owner, durable=False) as part:
+            part.write_text(f"{os.getpid()} ({socket.gethostname()})", encoding="utf-8")
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: nobody else can have taken it
+        lock.release()
 
 
 class Outputs:
