@@ -4,6 +4,7 @@ python infer.py                                    # the champion (else the best
 python infer.py --interactive                      # choose experiment and model from tables
 python infer.py --input photo.jpg folder/          # new pictures of any size
 python infer.py --input clip.mp4                   # a video of overlays (pip install av)
+python infer.py --camera 0                         # the same of a camera, until Ctrl-C
 python infer.py --model image-segmentation/2 --output out/
 python infer.py --serve                            # a page to drop pictures on, and POST /predict
 python infer.py --export onnx                      # for other programs, and for --engine onnxruntime
@@ -53,6 +54,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--split", choices=("train", "val", "test"), help=t("데이터 커밋의 분할", "split of the data commit")
     )
     what.add_argument(
+        "--camera",
+        metavar="N|PATH",
+        help=t("카메라의 그림을 Ctrl-C 까지 예측", "predict what a camera sees, until Ctrl-C"),
+    )
+    what.add_argument(
         "--serve", action="store_true", help=t("그림을 받는 웹 페이지와 POST /predict", "a web page and POST /predict")
     )
     what.add_argument(
@@ -67,6 +73,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
             "무엇으로 계산할지 (기본 torch)",
             "what computes (default: torch); onnxruntime: the exported file, on the CPU",
         ),
+    )
+    parser.add_argument(
+        "--seconds", type=float, metavar="S", help=t("--camera 를 S 초 동안", "with --camera: for so long")
     )
     parser.add_argument(
         "--host",
@@ -113,18 +122,22 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def refuse_mixed(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """What a way of working does not use is not taken in silence."""
     of_a_folder, of_a_server = ["output", "extra", "resume"], ["host", "port"]
-    unused, way = of_a_server, t("--serve 없이는", "without --serve")
+    unused, way = [*of_a_server, "seconds"], t("--serve, --camera 없이는", "without --serve or --camera")
+    if options.camera is not None:
+        unused, way = ["extra", "resume", *of_a_server], t("--camera 와는", "with --camera")
     if options.serve:
-        unused, way = of_a_folder, t("--serve 와는", "with --serve")
+        unused, way = [*of_a_folder, "seconds"], t("--serve 와는", "with --serve")
     if options.export:
         unused, way = (
-            [*of_a_folder, *of_a_server, "tile", "tta", "engine", "device"],
+            [*of_a_folder, *of_a_server, "seconds", "tile", "tta", "engine", "device"],
             t("--export 와는", "with --export"),
         )
     for name in unused:
         value = getattr(options, name)
         if value is not None and value is not False and value != []:
             parser.error(t(f"{way} --{name} 을(를) 쓸 수 없습니다", f"--{name} does not go {way}"))
+    if options.seconds is not None and not 0 < options.seconds < float("inf"):
+        parser.error(t(f"--seconds {options.seconds}: 0 보다 커야 합니다", f"--seconds {options.seconds}: above 0"))
     if options.port is not None and not 0 <= options.port <= 65535:
         parser.error(t(f"--port {options.port}: 0~65535", f"--port {options.port}: 0 to 65535"))
     options.port = PORT if options.port is None else options.port
@@ -162,6 +175,8 @@ def main(arguments: list[str]) -> int:
 
     if "coco" in options.extra:
         require_pycocotools()
+    if options.camera is not None:
+        video.require_pyav("--camera")
     output = options.output or settings.data_dir / "predictions"
     videos = video.chosen(options.input or [], output)
     if videos and (options.resume or options.extra):
@@ -174,7 +189,7 @@ def main(arguments: list[str]) -> int:
     forward = None
     with connect(settings) as lake:
         model_file = lake.verified_file(lineage.model_path, lineage.model_sha256, cache)
-        if not options.input and not options.serve:
+        if not options.input and not options.serve and options.camera is None:
             split, items = inputs.committed_items(lake, lineage.data_path, options.split, cache)
         if engine == "onnxruntime":
             from train.export import fetch_onnx, onnx_forward
@@ -187,6 +202,10 @@ def main(arguments: list[str]) -> int:
         from train.serve import serve
 
         return serve(predictor, lineage, settings, options.host or LOOPBACK, options.port)
+    if options.camera is not None:
+        from train.camera import camera, predict_camera
+
+        return predict_camera(predictor, camera(options.camera), options.seconds, lineage, output)
     if videos:
         return video.predict_videos(predictor, videos, lineage, output)
     return predict(predictor, items, split, lineage, options, output)

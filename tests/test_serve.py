@@ -88,6 +88,18 @@ def test_the_page_needs_nothing_from_elsewhere(url: str) -> None:
     assert foreign.status == 400, "a name that somebody else's DNS led here"
 
 
+def test_any_loopback_address_answers_by_its_own_name(once_trained: Project) -> None:
+    try:
+        socket.create_server(("127.0.0.2", 0)).close()
+    except OSError:
+        pytest.skip("this system has only 127.0.0.1")
+    server = once_trained.start("infer.py", "--serve", "--host", "127.0.0.2", "--port", "0")
+    own = wait_for_line(server, lambda line: line.startswith("serving at "))[-1].split()[2]
+    assert urllib3.request("GET", own, retries=False).status == 200
+    assert urllib3.request("GET", own, headers={"Host": "rebound.example"}, retries=False).status == 400
+    assert finish(server, SIGINT)[0] == 130
+
+
 def test_wrong_use_is_one_line(once_trained: Project, url: str) -> None:
     port = url.rstrip("/").rsplit(":", 1)[1]
     taken = once_trained.run("infer.py", "--serve", "--port", port)
@@ -95,6 +107,10 @@ def test_wrong_use_is_one_line(once_trained: Project, url: str) -> None:
     for arguments, words in (
         (("--serve", "--resume"), "--resume does not go with --serve"),
         (("--port", "1"), "--port does not go without --serve"),
+        (("--seconds", "1"), "--seconds does not go without --serve or --camera"),
+        (("--serve", "--seconds", "1"), "--seconds does not go with --serve"),
+        (("--camera", "0", "--resume"), "--resume does not go with --camera"),
+        (("--camera", "0", "--seconds", "0"), "above 0"),
         (("--serve", "--port", "70000"), "0 to 65535"),
     ):
         done = once_trained.run("infer.py", *arguments)

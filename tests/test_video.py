@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from tests.project import Project
 from tests.test_inference import CPU, lineage, make_model
-from train import inference, video
+from train import camera, inference, video
 from train.figures import overlay
-from train.predictor import Predictor
+from train.predictor import Picture, Prediction, Predictor
 from utils.console import UsageError
 
 av = pytest.importorskip("av")
@@ -88,3 +95,74 @@ def test_nothing_is_overwritten_and_nothing_is_mixed(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=words):
             video.chosen(inputs, tmp_path)
+
+
+def test_a_camera_is_filmed_with_the_times_at_which_its_frames_came(tmp_path: Path) -> None:
+    """FFmpeg's test picture in real time stands for a camera."""
+    predictor = Slow(make_model(), CPU)
+    source = camera.Camera("camera0", "testsrc=size=65x48:rate=20,realtime", "lavfi")
+    start = time.monotonic()
+    camera.predict_camera(predictor, source, 2.0, lineage(), tmp_path)
+    assert time.monotonic() - start < 30
+    record = json.loads((tmp_path / "camera0_overlay.json").read_text())
+    assert record["dropped_frames"] > 5 and record["run_id"] == "run" and record["camera"] == "lavfi"
+    with av.open(str(tmp_path / "camera0_overlay.mp4")) as clip:
+        times = [frame.time for frame in clip.decode(video=0)]
+    assert len(times) == record["frames"] > 3
+    assert times[0] == 0 and times == sorted(set(times)) and 1 < times[-1] < 2.2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["camera0_overlay.json", "camera0_overlay.mp4"]
+
+
+class Slow(Predictor):
+    """Cannot keep up with 20 frames a second."""
+
+    def predict(self, pictures: Sequence[Picture]) -> list[Prediction]:
+        time.sleep(0.3)
+        return super().predict(pictures)
+
+
+def test_ctrl_c_ends_a_film_and_leaves_it_whole(tmp_path: Path) -> None:
+    source = camera.Camera("camera0", "testsrc=size=64x48:rate=20,realtime", "lavfi")
+    threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    assert camera.predict_camera(Predictor(make_model(), CPU), source, None, lineage(), tmp_path) == 0
+    with av.open(str(tmp_path / "camera0_overlay.mp4")) as clip:
+        assert len(list(clip.decode(video=0))) == json.loads((tmp_path / "camera0_overlay.json").read_text())["frames"]
+
+
+def test_a_camera_that_ends_or_fails_is_no_endless_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = Predictor(make_model(), CPU)
+    source = camera.Camera("c", "testsrc=size=64x48:rate=20:duration=0.3", "lavfi")
+    assert camera.predict_camera(predictor, source, None, lineage(), tmp_path) == 0
+    for place, kind in (("/dev/video77", "v4l2"), ("0", "no_such_kind"), ("testsrc=nonsense=1", "lavfi")):
+        with pytest.raises(UsageError, match=r"cannot be had \("):
+            camera.predict_camera(predictor, camera.Camera("c", place, kind), None, lineage(), tmp_path)
+    monkeypatch.setattr(camera, "PATIENCE_S", 0.3)
+    with pytest.raises(UsageError, match=r"silent: no frame for 0\.3 s"):
+        camera.film_camera(predictor, Silent(), camera.Camera("c", "silent", "lavfi"), None, {}, tmp_path)
+
+
+class Silent:
+    """A camera that opens and never gives a frame."""
+
+    name = "silent"
+    streams = SimpleNamespace(video=[SimpleNamespace(average_rate=None)])
+
+    def decode(self, video: int) -> Iterator[None]:
+        time.sleep(5)
+        return iter(())
+
+
+def test_cameras_by_number_and_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    for platform, which, wanted in (
+        ("linux", "1", camera.Camera("camera1", "/dev/video1", "v4l2")),
+        ("linux", "/dev/v4l/by-id/usb.cam", camera.Camera("usb_cam", "/dev/v4l/by-id/usb.cam", "v4l2")),
+        ("darwin", "0", camera.Camera("camera0", "0", "avfoundation")),
+        ("win32", "Front Cam", camera.Camera("Front_Cam", "video=Front Cam", "dshow")),
+    ):
+        monkeypatch.setattr(sys, "platform", platform)
+        assert camera.camera(which) == wanted
+
+
+def test_the_script_without_a_camera_says_so_in_one_line(once_trained: Project, tmp_path: Path) -> None:
+    done = once_trained.run("infer.py", "--camera", str(tmp_path / "video7"), "--output", str(tmp_path / "out"))
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "video7: cannot be had" in done.stderr, done.stderr
