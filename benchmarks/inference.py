@@ -1,19 +1,23 @@
 """Inference against what the machine could do: a folder of pictures from reading to writing, and one picture by the script.
 
     python benchmarks/inference.py folder PICTURES MODEL.pth [--count 1000]   # e.g. CamVid's 360x480 PNG files
+    python benchmarks/inference.py agreement FOLDER MODEL.pth --tiles 352     # FOLDER/images, FOLDER/masks
     python benchmarks/inference.py one PICTURE MODEL.pth                      # in a project that has a trained run
 
 `folder`: the limit is the CPU time of reading, network and writing, each measured by itself on one thread, divided by
-the cores. Where other programs run too, compare the CPU seconds: the wall clock is theirs as well.
+the cores. Pipeline and plain loop take turns; the median is shown with the least and the largest. Where other programs
+run too, compare the CPU seconds: the wall clock is theirs as well.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import os
 import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,8 +29,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import config  # noqa: E402
-from utils.console import table  # noqa: E402
+from utils.console import set_language, table  # noqa: E402
 from utils.files import file_sha256  # noqa: E402
 
 SAMPLE = 64  # pictures for the parts, measured one by one
@@ -49,12 +52,17 @@ def measured(rows: list[list[Any]], name: str, count: int) -> Iterator[None]:
 def make_job(predictor: Any, folder: Path, output: Path) -> Any:
     """What infer.py makes of a folder of pictures."""
     from train import inference, inputs
+
+    return inference.Job(predictor, inputs.input_items([folder]), output, nobody(), None)
+
+
+def nobody() -> Any:
+    """A lineage for figures that nobody traces."""
     from utils.lakefs_utils import LakePath
     from utils.mlflow_utils import Lineage
 
     model, data = LakePath("repo", "1" * 64, "models/model.pth"), LakePath("repo", "2" * 64, "data/")
-    lineage = Lineage("run", None, model, "0" * 64, data, "none", {})
-    return inference.Job(predictor, inputs.input_items([folder]), output, lineage, None)
+    return Lineage("run", None, model, "0" * 64, data, "none", {})
 
 
 def parts(predictor: Any, folder: Path, output: Path, rows: list[list[Any]]) -> None:
@@ -66,14 +74,15 @@ def parts(predictor: Any, folder: Path, output: Path, rows: list[list[Any]]) -> 
     output.mkdir()
     job = make_job(predictor, folder, output)
     items = job.items[:SAMPLE]
+    count = len(items)
     cores = torch.get_num_threads()
     torch.set_num_threads(1)
-    with measured(rows, "read", SAMPLE):
+    with measured(rows, "read", count):
         pictures = [job.read(item) for item in items]
     predictor.predict(pictures[:EVAL_BATCH])
-    with measured(rows, "network", SAMPLE):
-        found = [i for at in range(0, SAMPLE, EVAL_BATCH) for i in predictor.predict(pictures[at : at + EVAL_BATCH])]
-    with measured(rows, "write", SAMPLE):
+    with measured(rows, "network", count):
+        found = [i for at in range(0, count, EVAL_BATCH) for i in predictor.predict(pictures[at : at + EVAL_BATCH])]
+    with measured(rows, "write", count):
         for item, picture, indices in zip(items, pictures, found, strict=True):
             job.write(item, picture, indices)
     torch.set_num_threads(cores)
@@ -127,19 +136,67 @@ def folder(options: argparse.Namespace) -> None:
         for i in range(options.count):
             shutil.copy(sources[i % len(sources)], pictures / f"{i:05}{sources[i % len(sources)].suffix}")
         rows: list[list[Any]] = []
-        for step in (parts, pipeline, plain_loop):
-            step(predictor, pictures, Path(name, step.__name__), rows)
-    by_name = {name: (cpu, wall) for name, cpu, wall in rows}
-    whole = sum(by_name[part][0] for part in ("read", "network", "write"))
-    shown = [[name, f"{cpu:.1f}", f"{wall:.1f}"] for name, cpu, wall in rows]
+        parts(predictor, pictures, Path(name, "parts"), rows)
+        for turn in range(options.rounds):  # in turn: what else runs on this machine meets both
+            for step in (pipeline, plain_loop):
+                step(predictor, pictures, Path(name, f"{step.__name__}{turn}"), rows)
+                shutil.rmtree(Path(name, f"{step.__name__}{turn}"))
+    by_name: dict[str, list[tuple[float, float]]] = {}
+    for step_name, cpu, wall in rows:
+        by_name.setdefault(step_name, []).append((cpu, wall))
+    whole = sum(by_name[part][0][0] for part in ("read", "network", "write"))
+    shown = [[name, *(spread([pair[k] for pair in pairs], 1) for k in (0, 1))] for name, pairs in by_name.items()]
     print(table([f"{options.count} pictures", "CPU ms a picture", "wall ms a picture"], shown))
     print(f"limit on {predictor.cores} cores: {whole / predictor.cores:.1f} ms a picture")
-    for what, index in (("CPU", 0), ("wall", 1)):
-        share = predictor.cores if index == 0 else 1
-        print(
-            f"{what}: pipeline / limit {by_name['pipeline'][index] / share / (whole / predictor.cores):.2f}, "
-            f"plain loop / pipeline {by_name['plain loop'][index] / by_name['pipeline'][index]:.2f}"
-        )
+    for what, k in (("CPU", 0), ("wall", 1)):
+        share = predictor.cores if k == 0 else 1
+        ours, plain = ([pair[k] for pair in by_name[name]] for name in ("pipeline", "plain loop"))
+        of_limit = spread([one / share / (whole / predictor.cores) for one in ours])
+        of_ours = spread([other / one for one, other in zip(ours, plain, strict=True)])
+        print(f"{what}: pipeline / limit {of_limit}, plain loop / pipeline {of_ours}")
+
+
+def spread(values: list[float], digits: int = 2) -> str:
+    """The median, and of several values the least and the largest."""
+    ends = f" ({min(values):.{digits}f}-{max(values):.{digits}f})" if len(values) > 1 else ""
+    return f"{statistics.median(values):.{digits}f}{ends}"
+
+
+def mious(folder: Path, model: Path, tiles: list[int]) -> dict[str, float]:
+    """mIoU over `folder`/images and its masks: whole and in tiles, with torch and, where it is there, ONNX Runtime."""
+    import torch
+
+    from train import export, inference
+    from train.checkpoint import load_model
+    from train.inputs import Item
+    from train.predictor import Method, Predictor
+
+    cpu = torch.device("cpu")
+    loaded = load_model(model, file_sha256(model), cpu)
+    masks = {path.stem: path for path in (folder / "masks").iterdir()}
+    items = [Item(path.stem, path, masks[path.stem]) for path in sorted((folder / "images").iterdir())]
+    found = {}
+    with tempfile.TemporaryDirectory() as name:
+        engines: dict[str, Any] = {"torch": None}
+        if all(importlib.util.find_spec(package) for package in export.NEEDED["onnx"]):
+            with contextlib.redirect_stdout(None):
+                export._to_onnx(loaded.network, Path(name, "model.onnx"))
+            engines["onnxruntime"] = export.onnx_forward(Path(name, "model.onnx").read_bytes())
+        for engine, forward in engines.items():
+            for tile in (None, *tiles):
+                predictor = Predictor(loaded, cpu, Method(tile), forward, engine)
+                out = Path(name, f"{engine}{tile}")
+                outcome = inference.predict(predictor, items, out, nobody(), "val")
+                assert outcome.miou is not None and not outcome.broken, outcome.broken
+                found[f"{engine}, {'whole' if tile is None else f'tiles of {tile}'}"] = outcome.miou
+    return found
+
+
+def agreement(options: argparse.Namespace) -> None:
+    """Print the mIoU of each way, and how far they are apart."""
+    found = mious(options.folder, options.model, options.tiles)
+    print(table(["", "mIoU"], [[name, f"{value:.5f}"] for name, value in found.items()]))
+    print(f"largest difference {max(found.values()) - min(found.values()):.5f} (wanted: at most 0.001)")
 
 
 BARE = """
@@ -189,12 +246,18 @@ def one(options: argparse.Namespace) -> None:
 def main() -> None:
     """Run the part that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, metavar="folder|one")
+    commands = parser.add_subparsers(required=True, metavar="folder|one|agreement")
     many = commands.add_parser("folder")
     many.add_argument("pictures", type=Path)
     many.add_argument("model", type=Path)
     many.add_argument("--count", type=int, default=1000)
+    many.add_argument("--rounds", type=int, default=3)
     many.set_defaults(call=folder)
+    same = commands.add_parser("agreement")
+    same.add_argument("folder", type=Path)
+    same.add_argument("model", type=Path)
+    same.add_argument("--tiles", nargs="+", type=int, default=[0], metavar="N", help="0: as large as memory allows")
+    same.set_defaults(call=agreement)
     single = commands.add_parser("one")
     single.add_argument("picture", type=Path)
     single.add_argument("model", type=Path)
@@ -206,5 +269,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    config.set_language(os.environ.get("APP_LANG", "en"))
+    set_language(os.environ.get("APP_LANG", "en"))
     main()

@@ -17,6 +17,7 @@ from config import Settings
 from tests.project import Project
 from tests.test_inference import draw, lineage, make_model
 from train import export
+from train.checkpoint import load_model, save_model
 from utils import mlflow_utils
 from utils.console import AppError, UsageError
 from utils.files import file_sha256
@@ -98,6 +99,28 @@ def test_other_numbers_are_never_committed(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(export, "_to_torchscript", fail)
     with pytest.raises(AppError, match=r"compact_unet cannot be exported to torchscript .*an operation that nobody"):
         attempt()
+
+
+def test_every_way_to_predict_has_the_same_miou(once_trained: Project, tmp_path: Path) -> None:
+    """Whole and in tiles, torch and ONNX Runtime: within 1e-3 over labelled pictures that are cut."""
+    from benchmarks.inference import mious
+
+    run = once_trained.runs()[0]
+    model = once_trained.folder / "models/model.pth"
+    assert file_sha256(model) == run.data.tags["model_sha256"]
+    loaded = load_model(model, file_sha256(model), torch.device("cpu"))
+    large = tmp_path / "large.pth"  # the same weights, for pictures that have to be cut into tiles
+    save_model(large, replace(loaded, input_size=(520, 520), scale=(1.0, 1.0)))
+    for kind in ("images", "masks"):
+        (tmp_path / "val" / kind).mkdir(parents=True)
+        for path in sorted((once_trained.folder / "data" / kind).iterdir())[:2]:
+            with Image.open(path) as picture:
+                picture.resize((520, 520), Image.Resampling.NEAREST).save(tmp_path / "val" / kind / path.name)
+    found = mious(tmp_path / "val", large, [416])
+    assert list(found) == [
+        f"{engine}, {way}" for engine in ("torch", "onnxruntime") for way in ("whole", "tiles of 416")
+    ]
+    assert max(found.values()) - min(found.values()) < 1e-3, found
 
 
 def test_a_missing_package_is_named() -> None:

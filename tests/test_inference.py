@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -131,6 +133,17 @@ def test_probabilities_areas_coco_and_the_page(tmp_path: Path) -> None:
     data = json.loads(page.split('type="application/json">')[1].split("</script>")[0])
     assert [picture["name"] for picture in data["pictures"]] == ["</script><b>&"]
     assert sorted(p.name for p in out.iterdir()) == ["<", "index.html", "predictions.json"], "nothing older is left"
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
+def test_a_browser_shows_the_page(tmp_path: Path) -> None:
+    inference.predict(Predictor(make_model(), CPU), draw(tmp_path / "in", 2), tmp_path / "out", lineage(), None)
+    quiet = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync")
+    place = (f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", (tmp_path / "out/index.html").as_uri())
+    done = subprocess.run(["chromium", "--headless", *quiet, *place], capture_output=True, text=True, timeout=120)
+    shown = done.stdout.split("<main")[1].split("</main>")[0]
+    assert all(f'src="{name}_overlay.jpg"' in shown and f"<figcaption>{name}" in shown for name in ("000", "001"))
+    assert "<h1>m v1</h1>" in done.stdout and "2 / 2" in done.stdout
 
 
 def test_figures_over_labels_are_the_same_after_resuming(tmp_path: Path) -> None:
