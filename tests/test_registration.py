@@ -134,12 +134,15 @@ def test_what_cannot_be_finished_stands_in_nobodys_way(
 def test_a_branch_that_a_kill_left_goes_with_the_next_call(
     lab: Lab, data: LakePath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
+    run, delete = lab.run(0.5, data), lab.lake.delete_branch
 
-    run = lab.run(0.5, data)
+    def killed(*branch: str) -> None:
+        if dict(lab.lake.named("tags")):
+            raise KeyboardInterrupt
+        delete(*branch)
+
     with monkeypatch.context() as patch:  # between the tag and the end of its branch
-        patch.setattr(lab.lake.sdk.branches_api, "delete_branch", killed)
+        patch.setattr(lab.lake, "delete_branch", killed)
         with pytest.raises(KeyboardInterrupt):
             registration.register(lab.client, lab.lake, lab.settings, run)
     assert f"tag-model-{lab.name}-v1" in dict(lab.lake.named("branches"))

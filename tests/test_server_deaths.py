@@ -98,6 +98,27 @@ def test_a_server_killed_at_any_step_loses_nothing(mortal: Mortal, tmp_path: Pat
         assert fsck(mortal) == "no faults\n"
 
 
+@pytest.mark.parametrize("mortal", KINDS, indirect=True)
+def test_a_server_that_dies_while_files_are_sent_leaves_the_list_of_them(
+    mortal: Mortal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, files, real = mortal.start(), write(tmp_path, 3, 100), LakeFS.upload
+
+    def dies(self: LakeFS, branch: str, path: str, file: LocalFile) -> None:
+        mortal.kill()
+        real(self, branch, path, file)
+
+    with connect(reached(server, server.endpoint, tmp_path), create=True) as lake:
+        with monkeypatch.context() as patch, pytest.raises(AppError) as error:
+            patch.setattr(LakeFS, "upload", dies)
+            lake.publish(files, "data/", "m", {}, mirror=True)
+        assert "3 files could not be sent" in str(error.value)
+        assert all(f"\n  data/{name}: " in str(error.value) for name in files)
+        mortal.start()
+        lake.publish(files, "data/", "m", {}, mirror=True)
+        require_whole(lake, files, 3)
+
+
 def fsck(mortal: Mortal) -> str:
     command = [sys.executable, "-m", "utils.local_lakefs", "fsck", "--dir", str(mortal.folder / "store")]
     return subprocess.run(command, cwd=SOURCE, capture_output=True, text=True, check=False).stdout

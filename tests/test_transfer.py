@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,58 @@ def test_an_answer_that_is_lost_is_settled(faulty: tuple[LakeFS, Faults], tmp_pa
     assert faults.lose_answer == 0
     assert [f.sha256 for f in lake.objects(commit, "")] == [file.sha256] == [f.sha256 for f in lake.objects("main", "")]
     assert len(lake.sdk.refs_api.log_commits(lake.repo, "main").results) == before + 2, "one commit and one merge"
+
+
+def test_a_lost_answer_of_anything_else_is_settled(faulty: tuple[LakeFS, Faults], tmp_path: Path) -> None:
+    """Branches, tags and reverts: the second request finds the work of the first one done, which is no error."""
+    lake, faults = faulty
+    first, second = (publish(lake, big(tmp_path, 100)) for _ in range(2))
+    source = LakePath(lake.repo, first, "data/x")
+
+    def lost(request: str, work: Callable[[], object]) -> None:
+        faults.match, faults.lose_answer = request, 1
+        work()
+        assert faults.lose_answer == 0, f"nothing asked for {request}"
+
+    lost("/tags HTTP", lambda: lake.set_tag("v1", first))
+    with pytest.raises(AppError, match="409"):
+        lake.set_tag("v1", second)
+    assert dict(lake.named("tags")) == {"v1": first}
+    lost("DELETE", lambda: lake.delete_tag("v1"))
+    with pytest.raises(AppError, match="404"):
+        lake.delete_tag("v1")
+    lake.create_branch("aside", first)
+    lost("DELETE", lambda: lake.delete_branch("aside"))
+    assert not lake.has_branch("aside")
+    lost("/revert", lambda: lake.revert(second, "undo", {"key": "value"}))
+    assert lake.commit_metadata("main")["key"] == "value" and lake.commit("main").parents == [second]
+    with pytest.raises(AppError, match="cannot be reverted"):
+        lake.revert(second, "undo", {"key": "value"})
+    for number, request in enumerate(("DELETE", "/branches HTTP", "/commits HTTP", "/tags HTTP")):
+        tag = f"model-x-v{number}"
+        lost(request, lambda: lake.tag_with_metadata(tag, source, "m", {"model_version": "1"}))  # noqa: B023
+        assert lake.commit(tag).parents == [first] and lake.commit_metadata(tag) == {"model_version": "1"}
+        lake.tag_with_metadata(tag, source, "m", {"model_version": "1"})
+    assert [name for name, _ in lake.named("branches")] == ["main"]
+
+
+def test_a_tag_on_a_commit_made_twice_is_taken_for_what_it_is(lake: LakeFS, tmp_path: Path) -> None:
+    """As earlier versions of this project left it, after a lost answer."""
+    import lakefs_sdk
+
+    first = publish(lake, big(tmp_path, 100))
+    lake.create_branch("aside", first)
+    empty = lakefs_sdk.CommitCreation(message="m", metadata={"key": "value"}, allow_empty=True)
+    made = [lake.sdk.commits_api.commit(lake.repo, "aside", empty).id for _ in range(2)]
+    lake.set_tag("model-x-v1", made[1])
+    lake.tag_with_metadata("model-x-v1", LakePath(lake.repo, first, "data/x"), "m", {"key": "another server's"})
+    assert dict(lake.named("tags")) == {"model-x-v1": made[1]}
+    second = publish(lake, big(tmp_path, 100))
+    with pytest.raises(AppError, match="names another commit"):
+        lake.tag_with_metadata("model-x-v1", LakePath(lake.repo, second, "data/x"), "m", {})
+    lake.set_tag("later", second)
+    with pytest.raises(AppError, match="names another commit"):
+        lake.tag_with_metadata("later", LakePath(lake.repo, first, "data/x"), "m", {})
 
 
 @pytest.mark.parametrize("at", [0, 1, 70_000, 199_999])

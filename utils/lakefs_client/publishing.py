@@ -1,7 +1,7 @@
 """Files published as one commit of the target branch, on which nothing is ever staged.
 
-A publication has a private branch, whose name comes from what is published, so that a call after a kill finds what the
-first one had sent and goes on from there.
+A publication has a private branch, whose name comes from what is published, where to and how, so that a call after a kill
+finds what the first one had sent and goes on from there.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from utils.console import AppError, progress, t
 from utils.files import parallel, succeeded
 from utils.lakefs_client.connection import server_words
+from utils.lakefs_client.merging import Merging
 from utils.lakefs_client.references import References
 from utils.transfer import LocalFile, RemoteFile
 
@@ -36,7 +37,7 @@ def manifest_sha256(files: Mapping[str, LocalFile]) -> str:
     return digest.hexdigest()
 
 
-class Publishing(References):
+class Publishing(References, Merging):
     """Files into the repository."""
 
     def publish(
@@ -50,7 +51,7 @@ class Publishing(References):
         """
         wanted = {prefix + path: file for path, file in files.items()}
         key, digest = f"{prefix.rstrip('/')}_manifest_sha256", manifest_sha256(wanted)
-        work, metadata = f"sync-{prefix.rstrip('/')}-{digest[:24]}", {**metadata, key: digest}
+        work, metadata = self._private(prefix, digest, mirror), {**metadata, key: digest}
         differing = functools.partial(self._changes, prefix=prefix, wanted=wanted, mirror=mirror)
         for _ in range(5):  # somebody else may change the same files on the target meanwhile: then start from theirs
             head = self.head()
@@ -63,26 +64,59 @@ class Publishing(References):
             with self.explained(t("작업 브랜치", "private branch")):
                 is_new = self.create_branch(work, head)
             try:
+                if not is_new and not self.contains(work, head):
+                    self._catch_up(work, head, message, metadata)
                 # A branch that was there already holds what an earlier call had sent.
                 self._stage(work, wanted, *(changes if is_new else differing(work)))
                 commit_id = self._commit(work, message, metadata)
                 merged = self._merge(work, message, metadata)
             except AppError:
-                if self.has_branch(work):
+                if not self._is_gone(work):
                     raise
                 continue  # another process with the same files merged it and took the branch away
+            if merged is None:
+                continue
             with contextlib.suppress(AppError):  # already gone, or left behind: it holds nothing that is not merged
                 self.delete_branch(work)
-            if merged is not None:
-                # The commit of the target, unless somebody else's files were merged in between.
-                exact = self._holds(merged, head) or not any(differing(merged))
-                return Published(merged if exact else commit_id, *map(len, changes))
+            if self._holds(merged, head) or not any(differing(merged)):
+                return Published(merged, *map(len, changes))
+            if not any(differing(commit_id)):  # somebody else's files were merged in between
+                return Published(commit_id, *map(len, changes))
         raise AppError(
             t(
                 f"{self.branch} 브랜치의 {prefix} 이(가) 계속 바뀌어 병합하지 못했습니다: 잠시 뒤 다시 실행하세요",
                 f"could not merge {prefix} into {self.branch}, which keeps changing: run again in a while",
             )
         )
+
+    def _private(self, prefix: str, digest: str, mirror: bool) -> str:
+        """The private branch: what was staged for another target, or with removals, must not get into this publication."""
+        purpose = hashlib.sha256(f"{digest} {self.branch} {mirror}".encode()).hexdigest()
+        return f"sync-{prefix.rstrip('/')}-{purpose[:24]}"
+
+    def _is_gone(self, branch: str) -> bool:
+        """Whether a branch is known to be gone: a server that does not answer says nothing."""
+        try:
+            return not self.has_branch(branch)
+        except AppError:
+            return False
+
+    def _catch_up(self, work: str, head: str, message: str, metadata: Mapping[str, str]) -> None:
+        """Bring a private branch that grew from an older head to `head`, and keep what was sent to it.
+
+        What both changed stays as it was sent; what the target holds besides is there then, and can be compared.
+        """
+        import lakefs_sdk
+        from lakefs_sdk.exceptions import ApiException
+
+        self._commit(work, message, metadata)  # a merge wants nothing staged
+        merge = lakefs_sdk.Merge(message=message, metadata=dict(metadata), strategy="dest-wins")
+        with self.explained(t("작업 브랜치", "private branch")):
+            try:
+                self.sdk.refs_api.merge_into_branch(self.repo, head, work, merge=merge)
+            except ApiException as error:  # the answer of a first merge was lost
+                if not (error.status == 400 and "no changes" in server_words(error)):
+                    raise
 
     def _holds(self, merged: str, head: str) -> bool:
         """Whether a merge went right onto the head that was compared with: then it holds what was merged and no more."""
@@ -160,7 +194,7 @@ class Publishing(References):
         from lakefs_sdk.exceptions import ApiException
 
         merge = lakefs_sdk.Merge(message=message, metadata=dict(metadata))
-        with self.explained(t(f"{self.branch} 에 병합", f"merge into {self.branch}")):
+        with self.changing_target(t(f"{self.branch} 에 병합", f"merge into {self.branch}")):
             try:
                 return str(self.sdk.refs_api.merge_into_branch(self.repo, source, self.branch, merge=merge).reference)
             except ApiException as error:

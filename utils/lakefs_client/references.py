@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import uuid
 from collections.abc import Mapping
@@ -65,22 +66,28 @@ class References(Reading):
         prefix = prefix.rstrip("/")
         return f"{prefix}/" if prefix.endswith(":") else prefix  # a server over files names "local://", with no folder
 
-    def create_branch(self, name: str, source: str) -> bool:
+    def create_branch(self, name: str, source: str, repo: str | None = None) -> bool:
         """Make a branch; one that is there already is taken as it is, and False returned."""
         import lakefs_sdk
         from lakefs_sdk.exceptions import ApiException
 
         try:
-            self.sdk.branches_api.create_branch(self.repo, lakefs_sdk.BranchCreation(name=name, source=source))
+            self.sdk.branches_api.create_branch(repo or self.repo, lakefs_sdk.BranchCreation(name=name, source=source))
         except ApiException as error:
             if error.status != 409:
                 raise
             return False
         return True
 
-    def delete_branch(self, name: str) -> None:
-        with self.explained(t(f"브랜치 {name} 삭제", f"deleting branch {name}")):
-            self.sdk.branches_api.delete_branch(self.repo, name)
+    def delete_branch(self, name: str, repo: str | None = None) -> None:
+        """Delete a branch; one that is gone, perhaps by a first request whose answer was lost, is no error."""
+        from lakefs_sdk.exceptions import NotFoundException
+
+        with (
+            self.explained(t(f"브랜치 {name} 삭제", f"deleting branch {name}")),
+            contextlib.suppress(NotFoundException),
+        ):
+            self.sdk.branches_api.delete_branch(repo or self.repo, name)
 
     def start_experiment(self, branch: str) -> None:
         """Publish to another branch from now on, made from the target where it is not there. Raises UsageError."""
@@ -108,12 +115,21 @@ class References(Reading):
             self.sdk.repositories_api.set_branch_protection_rules(self.repo, rules)
             return True
 
-    def set_tag(self, name: str, commit_id: str) -> None:
-        """Name a commit for good. Raises AppError for a name that is taken."""
+    def set_tag(self, name: str, commit_id: str, repo: str | None = None) -> None:
+        """Name a commit for good; no error where it has the name. Raises AppError for a name that is taken."""
         import lakefs_sdk
+        from lakefs_sdk.exceptions import ApiException
 
+        repo = repo or self.repo
         with self.explained(t(f"태그 {name}", f"tag {name}")):
-            self.sdk.tags_api.create_tag(self.repo, lakefs_sdk.TagCreation(id=name, ref=commit_id))
+            try:
+                self.sdk.tags_api.create_tag(repo, lakefs_sdk.TagCreation(id=name, ref=commit_id))
+            except ApiException as error:
+                if error.status != 409:
+                    raise
+                wanted = self.sdk.commits_api.get_commit(repo, commit_id).id  # an old id leads to its copy
+                if self.sdk.tags_api.get_tag(repo, name).commit_id != wanted:
+                    raise
 
     def tag_with_metadata(self, name: str, source: LakePath, message: str, metadata: Mapping[str, str]) -> None:
         """Tag a commit of `source`'s own files that carries more metadata: a commit itself never changes.
@@ -123,12 +139,12 @@ class References(Reading):
         """
         import lakefs_sdk
 
+        origin = LakePath(source.repo, self.resolve(source.ref, source.repo), source.path)  # of an old id the copy
+        work = f"tag-{re.sub(r'[^A-Za-z0-9_-]', '-', name)}"[:200]
         there = dict(self.named("tags", source.repo)).get(name)
         if there is not None:
-            with self.explained(t(f"태그 {name}", f"tag {name}")):
-                commit = self.sdk.commits_api.get_commit(source.repo, there)
-            if self.resolve(source.ref, source.repo) in (there, *commit.parents):  # an old id leads to its copy
-                self._remove_tag_branch(name, source.repo)
+            if there == origin.ref or self._child(origin, there):
+                self.delete_branch(work, origin.repo)
                 return
             raise TagTaken(
                 t(
@@ -136,22 +152,33 @@ class References(Reading):
                     f"the lakeFS tag {name} names another commit, {there} (expected {source.ref})",
                 )
             )
-        work = self._remove_tag_branch(name, source.repo)
+        self.delete_branch(work, origin.repo)  # left by a call that was cut off; it holds nothing of anybody's
         with self.explained(t(f"태그 {name}", f"tag {name}")):
-            self.sdk.branches_api.create_branch(source.repo, lakefs_sdk.BranchCreation(name=work, source=source.ref))
+            self.create_branch(work, origin.ref, origin.repo)
             creation = lakefs_sdk.CommitCreation(message=message, metadata=dict(metadata), allow_empty=True)
-            commit = self.sdk.commits_api.commit(source.repo, work, creation)
-            self.sdk.tags_api.create_tag(source.repo, lakefs_sdk.TagCreation(id=name, ref=commit.id))
-            self.sdk.branches_api.delete_branch(source.repo, work)
+            commit = self.sdk.commits_api.commit(origin.repo, work, creation)
+        self.set_tag(name, self._child(origin, commit.id) or commit.id, origin.repo)
+        self.delete_branch(work, origin.repo)
 
-    def _remove_tag_branch(self, name: str, repo: str) -> str:
-        """The private branch on which a tag's commit is made: removed where a call that was cut off has left it."""
-        work = f"tag-{re.sub(r'[^A-Za-z0-9_-]', '-', name)}"[:200]
-        with self.explained(t(f"브랜치 {work}", f"branch {work}")):
-            if work in dict(self.named("branches", repo)):  # it holds nothing of anybody's
-                self.sdk.branches_api.delete_branch(repo, work)
-        return work
+    def _child(self, source: LakePath, commit_id: str) -> str | None:
+        """The child of `source`'s commit behind `commit_id`: that itself, unless a lost answer made a second commit on it.
+
+        None where another change lies between.
+        """
+        files = None
+        for commit in self.log(commit_id, repo=source.repo):
+            files = files or commit.meta_range_id
+            if commit.meta_range_id != files:
+                return None
+            if source.ref in commit.parents:
+                return str(commit.id)
+        return None
 
     def delete_tag(self, name: str) -> None:
+        """Raises AppError for a tag that is not there."""
+        from lakefs_sdk.exceptions import NotFoundException
+
         with self.explained(t(f"태그 {name} 삭제", f"deleting tag {name}")):
-            self.sdk.tags_api.delete_tag(self.repo, name)
+            self.sdk.tags_api.get_tag(self.repo, name)
+            with contextlib.suppress(NotFoundException):  # of a second request, where the first one's answer was lost
+                self.sdk.tags_api.delete_tag(self.repo, name)
