@@ -9,6 +9,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -559,8 +560,10 @@ def test_who_leaves_does_not_wait_for_long_work(tmp_path: Path) -> None:
 
 def test_work_for_which_nobody_waits_stops_where_it_heeds() -> None:
     ended: list[int] = []
+    begun = threading.Barrier(3)
 
     def work(number: int) -> None:
+        begun.wait(30)
         if number == 0:
             raise KeyboardInterrupt
         try:
