@@ -326,8 +326,9 @@ class _Pool(Generic[T, R]):
 
     def _run(self) -> None:
         _here.pool = self
-        while (box := self.todo.get()) is not None and not self.is_left():
+        while (box := self.todo.get()) is not None:
             try:
+                heed()  # an answer all the same: who waits for it may not know yet
                 result: R | BaseException = self._tried(box[0])
             except BaseException as error:  # the one who takes it decides
                 result = error
