@@ -138,16 +138,12 @@ class Settings:
         self._need("minio_endpoint", "minio_access_key", "minio_secret_key")
 
     def _check_registration(self) -> None:
-        """Figures are shares of 1, names those that MLflow and `NAME/VERSION`, `NAME@ALIAS` allow."""
+        """Figures are shares of 1, and more of the metric is better."""
         if not 0 <= self.register_confidence < 1:
             raise _bad("REGISTER_CONFIDENCE", self.register_confidence, t("0 이상 1 미만", "at least 0, below 1"))
         for name in ("register_threshold", "register_min_gain"):
             if not 0 <= getattr(self, name) <= 1:
                 raise _bad(name.upper(), getattr(self, name), t("0~1 의 수", "a number from 0 to 1"))
-        if not re.fullmatch(r"[^\s/@:]([^/@:]*[^\s/@:])?", self.registered_model):
-            raise _bad(
-                "REGISTERED_MODEL", self.registered_model, t("'/', '@', ':' 없는 이름", "a name without '/', '@', ':'")
-            )
         if not self.register_metric.endswith(("miou", "accuracy")):  # the two that the gate measures again
             rule = t("클수록 좋은 지표 …miou 나 …accuracy", "…miou or …accuracy, of which more is better")
             raise _bad("REGISTER_METRIC", self.register_metric, rule)
@@ -224,7 +220,12 @@ NAMES = {
         "letters, digits, '_' and '-', the first no '-'",
     ),
     "minio_bucket": (BUCKET, *BUCKET_RULE),
-    "registered_model": (r"(?!\.+$)[^/:]*[^/:\s][^/:]*", "'/' 와 ':' 이 없는 이름", "a name without '/' and ':'"),
+    # NAME/VERSION and NAME@ALIAS name a version of it
+    "registered_model": (
+        r"(?!\.+$)[^\s/@:]([^/@:]*[^\s/@:])?",
+        "'/', '@', ':' 없는 이름",
+        "a name without '/', '@', ':'",
+    ),
 }
 _TRUTH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 OWN_PREFIXES = ("LAKEFS_", "MINIO_", "REGISTER", "SERVE_")

@@ -51,7 +51,7 @@ def test_help_loads_nothing_heavy(script: str) -> None:
         ([], {"BATCH_SIZE": "sixteen"}, "BATCH_SIZE='sixteen': expected a whole number"),
         ([], {"IMAGE_SIZE": "128"}, "IMAGE_SIZE='128': expected height and width"),
         ([], {"LAKEFS_ENDPOINT": "http://127.0.0.1:1"}, "LAKEFS_ACCESS_KEY_ID, LAKEFS_SECRET_ACCESS_KEY is not"),
-        ([], {"LAKEFS_ENDPOINT": "localhost:8000"}, "LAKEFS_ENDPOINT='localhost:8000': expected http://"),
+        ([], {"LAKEFS_ENDPOINT": "localhost:8000"}, "LAKEFS_ENDPOINT='localhost:8000': expected http(s)://"),
         (["--model", "compact_unett"], {}, "unknown model 'compact_unett' (did you mean 'compact_unet'?)"),
         (["--device", "cuda"], {}, "DEVICE=cuda: not on this machine"),
     ],
