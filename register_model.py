@@ -156,7 +156,6 @@ def register(
         known = registry.versions(client, settings, version.name)
         stuck = any(each.tags.get(registration.STATE) == registration.PENDING for each in known)  # said already
     else:
-        registration.merge_experiment(lake, run)
         version = registration.register(client, lake, settings, run, options.force)
         finished = [str(version.version)]
         stuck = False

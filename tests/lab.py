@@ -104,8 +104,13 @@ class Lab:
         path.write_bytes(content)
         return LocalFile(path, file_sha256(path))
 
-    def run(self, quality: float, data: LakePath, classes: ClassMap | None = None) -> Run:
-        """A finished run whose model has this quality; its figures are those that the gate finds again."""
+    def run(
+        self, quality: float, data: LakePath, classes: ClassMap | None = None, experiment: str | None = None
+    ) -> Run:
+        """A finished run whose model has this quality; its figures are those that the gate finds again.
+
+        The model lies on the branch of the `experiment`, if it is one.
+        """
         classes = classes or road_and_car()
         metrics = {QUALITY: quality}
         network = build_network("compact_unet", classes.num_classes).eval()
@@ -114,7 +119,10 @@ class Lab:
         path = self.folder / secrets.token_hex(8)
         save_model(path, model)
         file = LocalFile(path, file_sha256(path))
-        commit = self.lake.publish({"model.pth": file}, "models/", "model", {}, mirror=False).commit_id
+        with connect(self.settings) as lake:
+            if experiment:
+                lake.start_experiment(experiment)
+            commit = lake.publish({"model.pth": file}, "models/", "model", {}, mirror=False).commit_id
         _, items = committed_items(self.lake, data, "val", cache_folder(self.settings))
         miou = gate.measure(model, items, classes, CPU).figure("miou")
         run = self.client.create_run(mlflow_utils.experiment_id(self.client, self.settings)).info.run_id
@@ -123,6 +131,8 @@ class Lab:
             self.client.log_param(run, key, value)
         for key, value in (("model_sha256", file.sha256), ("lakefs_model_commit", commit), ("git_commit", "0" * 40)):
             self.client.set_tag(run, key, value)
+        self.client.set_tag(run, "lakefs_branch", experiment or "main")
+        self.client.set_tag(run, "lakefs_target_branch", "main")
         self.client.log_metric(run, "best_val_miou", miou)
         self.client.set_terminated(run)
         return self.client.get_run(run)

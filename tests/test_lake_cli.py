@@ -393,6 +393,6 @@ def test_an_experiment_goes_to_its_branch_and_comes_back_when_registered(
     paint(project, 1, 50)
     lake(project, "push")
     before = store.head()
-    refused = register(project, clash)
+    refused = register(project, clash, "--force", "whatever the gate says")
     assert refused.returncode == 1 and f"both sides changed data/{mask}" in refused.stderr, refused.stderr
     assert store.head() == before and "clash" in dict(store.named("branches"))

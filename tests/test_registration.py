@@ -150,6 +150,21 @@ def test_a_branch_that_a_kill_left_goes_with_the_next_call(
     assert [name for name, _ in lab.lake.named("branches")] == ["main"] and lab.aliases() == {"champion": "1"}
 
 
+def test_the_branch_of_an_experiment_is_merged_for_a_champion_only(
+    lab: Lab, data: LakePath, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    better, worse = lab.run(0.9, data, experiment="better"), lab.run(0.3, data, experiment="worse")
+    assert call(lab, monkeypatch, "--run-id", better.info.run_id) == 0
+    main = lab.lake.head()
+    assert lab.lake.contains("main", better.data.tags["lakefs_model_commit"])
+    assert call(lab, monkeypatch, "--run-id", worse.info.run_id) == 3
+    assert lab.lake.head() == main and "kept the branch worse" in capsys.readouterr().out
+    assert [name for name, _ in lab.lake.named("branches")] == ["main", "worse"]
+    assert call(lab, monkeypatch, "--run-id", worse.info.run_id, "--force", "wanted") == 0
+    assert lab.lake.contains("main", worse.data.tags["lakefs_model_commit"]) and lab.aliases() == {"champion": "2"}
+    assert [name for name, _ in lab.lake.named("branches")] == ["main"]
+
+
 # --- what a call says ---------------------------------------------------------------------------------------------
 
 

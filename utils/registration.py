@@ -98,8 +98,8 @@ def _experiment(lake: LakeFS, run: Run) -> str | None:
     return branch if "lakefs_target_branch" in tags and branch != lake.branch else None
 
 
-def merge_experiment(lake: LakeFS, run: Run) -> None:
-    """Bring an experiment's commit into the target branch: what is registered must not hang on a branch that may go.
+def _merge_experiment(lake: LakeFS, run: Run) -> None:
+    """Bring an experiment's commit into the target branch: a champion must not hang on a branch that may go.
 
     The run's own commit is merged, not what its branch has become since. Raises AppError, after a conflict too.
     """
@@ -164,6 +164,8 @@ def register(
             return there
     lineage = mlflow_utils.run_lineage(run)
     verdict = _judge(settings, lake, lineage, champion, there, force)
+    if verdict.decision == CHAMPION:
+        _merge_experiment(lake, run)  # before the version: a conflict must not leave one that nobody can finish
     if there is None:
         _ensure_model(client, settings, name)
         version = _create(client, settings, lineage, run, verdict)
