@@ -1,6 +1,7 @@
 """fsck names what is broken; gc frees what nothing reaches, and nothing else, whatever happens to it."""
 
 import os
+import secrets
 import signal
 import sqlite3
 import subprocess
@@ -86,6 +87,33 @@ def test_fsck_names_broken_content(repo: Repo, folder: Path, size: int, damage: 
     assert run(folder, "fsck").stdout == "no faults\n"
     assert repo.get("x/broken", commit_id) == b"b" * size
     repo.commit()
+
+
+@pytest.mark.parametrize("size", [50, 100_000])
+@pytest.mark.parametrize("damage", ["a changed byte", "missing"])
+def test_fsck_mends_from_files_that_still_hold_it(
+    repo: Repo, folder: Path, tmp_path: Path, size: int, damage: str
+) -> None:
+    content = secrets.token_bytes(size)
+    sha256 = repo.put("x/broken", content).physical_address.removeprefix("local://")
+    commit_id = repo.commit().id
+    with sqlite3.connect(folder / "lakefs.db") as db:
+        if damage == "missing":
+            db.execute("DELETE FROM blobs WHERE sha256=?", (sha256,))
+            (folder / "content" / sha256).unlink(missing_ok=True)
+        elif size > 1000:
+            (folder / "content" / sha256).write_bytes(b"x" + content[1:])
+        else:
+            db.execute("UPDATE blobs SET data=? WHERE sha256=?", (b"x" + content[1:], sha256))
+    (tmp_path / "data/deep").mkdir(parents=True)
+    (tmp_path / "data/other").write_bytes(b"x" + content[1:])
+    assert run(folder, "fsck", "--mend", str(tmp_path / "data")).returncode == 1, "nothing there has it"
+    (tmp_path / "data/deep/renamed").write_bytes(content)
+    ended = run(folder, "fsck", "--mend", str(tmp_path / "data"))
+    lines = [f"content {sha256} came again from {tmp_path / 'data/deep/renamed'}", "no faults"]
+    assert (ended.returncode, ended.stdout.splitlines()) == (0, lines), ended.stderr
+    assert repo.get("x/broken", commit_id) == content
+    assert run(folder, "gc", "--mend", str(tmp_path)).returncode == 2
 
 
 def test_fsck_names_lost_and_changed_versions(repo: Repo, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Serves the embedded lakeFS until Ctrl-C: `python -m utils.local_lakefs --port 8000`.
 
-`python -m utils.local_lakefs fsck` names every broken object and exits with 1 if there is one;
+`python -m utils.local_lakefs fsck` names every broken object and exits with 1 if there is one; with `--mend data/` it
+brings back first what a file there still holds;
 `python -m utils.local_lakefs gc` frees what no branch, tag, MLflow run or staged change needs."""
 
 from __future__ import annotations
@@ -67,8 +68,9 @@ def serve(folder: Path, port: int) -> int:
         return ended.get()
 
 
-def tend(folder: Path, command: str, grace_seconds: float, dropped_runs: list[str]) -> int:
+def tend(folder: Path, options: argparse.Namespace) -> int:
     """`fsck` or `gc` on a store that is there; returns the exit code."""
+    command = options.command
     if not (folder / "lakefs.db").exists():
         raise UsageError(t(f"{folder}: 저장소가 없습니다", f"no store in {folder}"))
     from . import upkeep
@@ -76,7 +78,10 @@ def tend(folder: Path, command: str, grace_seconds: float, dropped_runs: list[st
 
     with explained(folder):
         store = Store(folder)
-        lines = [upkeep.gc(store, grace_seconds, dropped_runs)] if command == "gc" else upkeep.fsck(store)
+        for line in upkeep.mend(store, options.mend):
+            print(line)
+        grace_seconds = options.grace_hours * 3600
+        lines = [upkeep.gc(store, grace_seconds, options.drop_run)] if command == "gc" else upkeep.fsck(store)
     print("\n".join(lines) or t("이상 없음", "no faults"))
     return 1 if command == "fsck" and lines else 0
 
@@ -113,7 +118,20 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         metavar="ID",
         help=t("gc 가 이 MLflow 실행의 커밋도 지웁니다", "gc frees the commits of this MLflow run too"),
     )
+    parser.add_argument(
+        "--mend",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help=t(
+            "fsck 가 손상된 내용을 이 폴더의 같은 파일에서 되살립니다",
+            "fsck brings broken content back from equal files below these folders",
+        ),
+    )
     options = parser.parse_args(arguments)
+    if options.mend and options.command != "fsck":
+        parser.error(t("--mend 는 fsck 와 씁니다", "--mend goes with fsck"))
     if not 0 <= options.port <= 65535:
         parser.error(t(f"--port {options.port}: 0~65535", f"--port {options.port}: 0 to 65535"))
     return options
@@ -126,7 +144,7 @@ def main(arguments: list[str]) -> int:
     folder = options.dir or settings.lakefs_local_dir
     if options.command == "serve":
         return serve(folder, options.port)
-    return tend(folder, options.command, options.grace_hours * 3600, options.drop_run)
+    return tend(folder, options)
 
 
 if __name__ == "__main__":

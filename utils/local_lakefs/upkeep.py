@@ -1,4 +1,6 @@
-"""Looks after a store: fsck finds what is broken, gc frees what nothing refers to. Both may run beside servers."""
+"""Looks after a store: fsck finds what is broken, mend brings it back, gc frees what nothing refers to.
+
+All may run beside servers."""
 
 import hashlib
 import json
@@ -6,8 +8,12 @@ import re
 import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from utils.files import file_sha256
+
+from .http1 import CHUNK_BYTES
 from .store import Store
 from .trees import range_id, tree_id
 
@@ -85,6 +91,25 @@ def fsck(store: Store) -> list[str]:
                 names = found.content.get(sha256, ["(nothing refers to it)"])
                 faults += [f"{name}: content {sha256} {problem}" for name in names]
     return faults
+
+
+def mend(store: Store, folders: Iterable[Path]) -> list[str]:
+    """Takes broken content in again from the files below `folders` that have it, whatever their names; a line for each."""
+    with store.db.transaction("read"):
+        reached = reach(store, 0, lambda _: None).content
+        recorded = [sha256 for (sha256,) in store.db("SELECT sha256 FROM blobs")]
+    broken, lines = {sha256 for sha256 in {*recorded, *reached} if store.files.fault(sha256)}, []
+    files = (path for folder in folders for path in folder.rglob("*") if path.is_file())
+    for path in files if broken else ():
+        if (sha256 := file_sha256(path)) in broken:
+            with path.open("rb") as stream:
+                blob = store.files.receive(iter(lambda: stream.read(CHUNK_BYTES), b""))
+            with store.db.transaction("durable"):
+                store.files.record(blob)
+                store.files.sync([(blob.sha256, blob.size)] if blob.data is None else [])
+            broken.discard(sha256)
+            lines.append(f"content {sha256} came again from {path}")
+    return lines
 
 
 def gc(store: Store, grace_seconds: float, dropped_runs: Sequence[str] = ()) -> str:
