@@ -7,12 +7,11 @@ committed files among them: other data, another size, other classes or other cod
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from train.dataset import Pair
 from train.pictures import read_image, read_mask
 from train.preprocess import resize_image, resize_mask
 from utils.console import UsageError, human_size, progress, say, t
-from utils.files import replacing
+from utils.files import held, replacing
 
 SUFFIX = ".pictures"
 DIGEST = hashlib.sha256
@@ -109,7 +108,8 @@ def prepare(folder: Path, limit: float, splits: Sequence[Split]) -> list[Path] |
         _say_no_room(needed, limit, "PICTURE_CACHE_GB")
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    waiting = "다른 프로세스가 사진을 읽는 중입니다: 기다립니다", "another process is decoding pictures: waiting for it"
+    with held(folder / ".lock", *waiting):
         files = [folder / (split.key() + SUFFIX) for split in splits]
         missing = [(split, file) for split, file in zip(splits, files, strict=True) if not _is_whole(file, split)]
         to_write = sum(split.file_size for split, _ in missing)
@@ -121,23 +121,6 @@ def prepare(folder: Path, limit: float, splits: Sequence[Split]) -> list[Path] |
         for split, file in missing:
             _write(file, split)
     return files
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which ends with its process; waiting for another one is said."""
-    import filelock
-
-    lock = filelock.FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=1)
-    except filelock.Timeout:
-        say("다른 프로세스가 사진을 읽는 중입니다: 기다립니다", "another process is decoding pictures: waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def make_room(folder: Path, limit: float, keep: Sequence[Path]) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Generic, TypeVar
 
-from utils.console import AppError, t
+from utils.console import AppError, say, t
 
 WORKERS = 32  # transfers at once: each waits for its server most of the time
 BLOCK = 1 << 18  # bytes that are read and hashed at once
@@ -211,6 +211,24 @@ def _is_at(path: Path, stream: BinaryIO) -> bool:
         return os.path.samestat(os.stat(path), os.fstat(stream.fileno()))
     except FileNotFoundError:
         return False
+
+
+@contextlib.contextmanager
+def held(path: Path, korean: str, english: str) -> Iterator[None]:
+    """Hold a lock file, which ends with its process; where another process has it, say so and wait."""
+    import filelock
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=1)
+    except filelock.Timeout:
+        say(korean, english)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -11,13 +11,13 @@ import getpass
 import json
 import re
 import socket
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from config import ROOT, Settings
 from utils import git_utils, mlflow_utils, registry
 from utils.console import AppError, BelowThreshold, UsageError, one_line, say, t, warn
+from utils.files import held
 from utils.lakefs_client.references import TagTaken
 from utils.lakefs_utils import LakeFS, LakePath
 from utils.mlflow_utils import Lineage
@@ -36,22 +36,10 @@ REPLACED = "replaced"  # tag of a version: number of the champion whose place it
 ROLLED_BACK = "rolled_back"  # tag of a version that a person took out of use: when, who, to which version
 
 
-@contextlib.contextmanager
-def alone(settings: Settings) -> Iterator[None]:
+def alone(settings: Settings) -> contextlib.AbstractContextManager[None]:
     """One call at a time changes the registry from this project: two at once could both promote, or register one run twice."""
-    import filelock
-
-    settings.lakefs_local_dir.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(settings.lakefs_local_dir / "register.lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        say("다른 등록이 끝나기를 기다립니다", "waiting for another registration to end")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+    lock = settings.lakefs_local_dir / "register.lock"
+    return held(lock, "다른 등록이 끝나기를 기다립니다", "waiting for another registration to end")
 
 
 def require_registrable(run: Run, settings: Settings) -> None:
