@@ -2,6 +2,7 @@
 
     python benchmarks/growth.py 1000 10000 100000        # the embedded server, in a process of its own
     python benchmarks/growth.py 1000 10000 30000 --real  # the server that LAKEFS_ENDPOINT names
+    python benchmarks/growth.py 1000 --real --disk /srv/lakefs /srv/minio  # and how much its folders grow meanwhile
 
 Each number of objects (of 1 KB) is published to a new repository by a client process of its own; then one object is
 changed and published again; then everything is listed.
@@ -10,6 +11,7 @@ changed and published again; then everything is listed.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import resource
@@ -66,6 +68,17 @@ def server_memory(pid: int) -> int:
     return 0
 
 
+def disk_usage(folders: list[Path]) -> int:
+    """Bytes that the files below the folders take, as `du` counts: lakeFS's local database has holes in its files."""
+    total = 0
+    for folder in folders:
+        for parent, _, names in os.walk(folder):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):  # a running server deletes files of its own
+                    total += os.lstat(os.path.join(parent, name)).st_blocks * 512
+    return total
+
+
 def start_embedded(folder: Path) -> tuple[subprocess.Popen[str], dict[str, str]]:
     """The embedded server in a process of its own, and the settings that reach it."""
     command = [sys.executable, "-m", "utils.local_lakefs", "--port", "0", "--dir", str(folder)]
@@ -82,7 +95,7 @@ def start_embedded(folder: Path) -> tuple[subprocess.Popen[str], dict[str, str]]
     }
 
 
-def measure(count: int, real: bool) -> list[str]:
+def measure(count: int, real: bool, folders: list[Path]) -> list[str]:
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         make_files(scratch / "files", count)
@@ -92,15 +105,17 @@ def measure(count: int, real: bool) -> list[str]:
             (scratch / "store").mkdir()
             process, settings = start_embedded(scratch / "store")
             env |= settings
+            folders = [scratch / "store"]
+        before = disk_usage(folders)
         command = [sys.executable, __file__, "--client", str(scratch / "files")]
         done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
         figures = json.loads(done.stdout.splitlines()[-1])
-        memory, disk = "-", "-"
+        memory = "-"
         if process:
             memory = human_size(server_memory(process.pid))
             process.terminate()
             process.wait()
-            disk = human_size(sum(p.stat().st_size for p in (scratch / "store").rglob("*") if p.is_file()))
+        disk = human_size(disk_usage(folders) - before) if folders else "-"
         per_object = figures["first"] / count * 1000
         peak = human_size(figures["peak"] * 1024)
         return [
@@ -118,14 +133,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("counts", type=int, nargs="*")
     parser.add_argument("--real", action="store_true", help="use the server of LAKEFS_ENDPOINT")
+    parser.add_argument(
+        "--disk",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="with --real: where that server keeps its data",
+    )
     parser.add_argument("--client", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.client:
         return client(options.client)
+    if options.disk and not options.real:
+        parser.error("--disk counts the folders of a server that runs already: add --real")
+    if missing := [str(folder) for folder in options.disk if not folder.is_dir()]:
+        parser.error(f"no such folder: {', '.join(missing)}")
     headers = ["objects", "ms an object", "one changed, s", "list all, s", "client grew by", "server's peak", "on disk"]
     rows = []
     for count in options.counts:
-        rows.append(measure(count, options.real))
+        rows.append(measure(count, options.real, options.disk))
         print(table(headers, rows[-1:]), flush=True)
     print("\n" + table(headers, rows))
 
