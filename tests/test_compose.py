@@ -118,3 +118,24 @@ def test_compose_says_to_make_dotenv_first(folder: Path) -> None:
     (folder / ".env").unlink()
     done = configured(folder)
     assert done.returncode != 0 and "make .env first, see .env.example" in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("sh") is None, reason="no shell")
+@pytest.mark.parametrize(
+    ("said", "code", "runs"),
+    [
+        ("credentials:\n  access_key_id: KEY\n  secret_access_key: KEY", 0, True),
+        ("Setup is already complete.", 1, True),
+        ("Failed to setup DB: password authentication failed", 1, False),
+    ],
+)
+def test_lakefs_on_postgres_runs_only_once_it_is_set_up(tmp_path: Path, said: str, code: int, runs: bool) -> None:
+    program = tmp_path / "lakefs"
+    program.write_text(f'#!/bin/sh\ncase "$1" in run) echo running ;; *) echo "{said}"; exit {code} ;; esac\n')
+    program.chmod(0o755)
+    service = DOCUMENTS["docker-compose.postgres.yml"]["services"]["lakefs"]
+    command = [*service["entrypoint"], *(line.replace("$$", "$") for line in service["command"])]
+    env = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert (done.returncode == 0) == runs and done.stdout == ("running\n" if runs else "")
+    assert done.stderr == ("" if runs else f"{said}\n")  # and never a key
