@@ -1,25 +1,35 @@
 """The Compose files, by the rules that can be read from them: nothing to guess, nothing lost, nothing open to the network.
 
-Where Docker's Compose is installed, it reads them too; no Docker server is needed for that.
+Where Docker's Compose is installed, it reads them too; no Docker server is needed for that. Where the services' programs
+are installed, they run as the first file says, on this machine.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import re
+import secrets
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from config import Settings
+from tests import servers
 from tests.project import SOURCE
+from utils import transfer
+from utils.files import file_sha256
+from utils.lakefs_utils import LakeFS, LakePath, connect
+from utils.transfer import LocalFile
 
 FILES = ("docker-compose.yml", "docker-compose.postgres.yml")
 DOCUMENTS: dict[str, Any] = {name: yaml.safe_load((SOURCE / name).read_text()) for name in FILES}
@@ -139,3 +149,91 @@ def test_lakefs_on_postgres_runs_only_once_it_is_set_up(tmp_path: Path, said: st
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert (done.returncode == 0) == runs and done.stdout == ("running\n" if runs else "")
     assert done.stderr == ("" if runs else f"{said}\n")  # and never a key
+
+
+# What the images add to the file: the program before `command`, and the command where the file has none.
+IMAGES = {"object-store": ["minio"], "lakefs": ["lakefs", "run"], "mlflow": []}
+
+
+class Loopback:
+    """The services of docker-compose.yml as programs of this machine: other hosts, ports and folders, all else the same."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.services = DOCUMENTS["docker-compose.yml"]["services"]
+        self.keys = dict(re.findall(r"^(\w+)=(.+)$", (folder / ".env").read_text(encoding="utf-8"), re.MULTILINE))
+        published = [port.split(":")[-1] for service in self.services.values() for port in service["ports"]]
+        self.ports = {port: str(servers._free_port()) for port in published}
+
+    def placed(self, text: str, service: str) -> str:
+        """A value of the file with this machine's hosts, ports, folders and keys."""
+        text = re.sub(rf"\b(0\.0\.0\.0|(localhost|{'|'.join(self.services)})(?=:\d))", "127.0.0.1", text)
+        text = re.sub(r"(?<!\S):(?=\d)", "127.0.0.1:", text)
+        text = re.sub(r"(?<=[:=])\d{4}\b", lambda port: self.ports[port[0]], text)
+        for volume in self.services[service]["volumes"]:
+            name, inside = volume.split(":")
+            text = re.sub(rf"(?<!\w){inside}(?![\w.])", str(self.folder / name), text)
+        return re.sub(r"\$\{(\w+):\?[^}]*\}", lambda name: self.keys[name[1]], text)
+
+    @contextlib.contextmanager
+    def up(self) -> Iterator[None]:
+        """All services run, each begun when the ones before it answer where their health checks ask."""
+        with contextlib.ExitStack() as stack:
+            for name, service in self.services.items():
+                (self.folder / name).mkdir(exist_ok=True)
+                command = service.get("command", [])
+                command = [*IMAGES[name], *(shlex.split(command) if isinstance(command, str) else command)]
+                environment = {key: self.placed(value, name) for key, value in service["environment"].items()}
+                if name == "lakefs":  # by itself on port 8000 of all hosts
+                    environment["LAKEFS_LISTEN_ADDRESS"] = self.placed(":8000", name)
+                (health,) = re.findall(r"http://127[\w.:/]+", " ".join(service["healthcheck"]["test"]))
+                placed = [self.placed(word, name) for word in command]
+                stack.enter_context(servers._process(placed, environment, self.placed(health, name), self.folder))
+            yield
+
+    @contextlib.contextmanager
+    def lake(self, cache: str) -> Iterator[LakeFS]:
+        """A client as .env.example sets it up, with a cache of its own."""
+        settings = Settings(
+            lakefs_endpoint=self.placed("http://127.0.0.1:8000", "lakefs"),
+            lakefs_access_key_id=self.keys["LAKEFS_ACCESS_KEY_ID"],
+            lakefs_secret_access_key=self.keys["LAKEFS_SECRET_ACCESS_KEY"],
+            lakefs_local_dir=self.folder / cache,
+            minio_endpoint=self.placed("http://127.0.0.1:9000", "lakefs"),
+            minio_access_key=self.keys["MINIO_ACCESS_KEY"],
+            minio_secret_key=self.keys["MINIO_SECRET_KEY"],
+            minio_bucket="lake",
+        )
+        with connect(settings, create=True) as lake:
+            yield lake
+            assert lake.transfer.presign() == (True, True), "what is large goes by links, which lead to the storage"
+
+
+@pytest.mark.skipif(
+    not all(map(shutil.which, ("minio", "lakefs", "mlflow"))), reason="not all of minio, lakefs and mlflow installed"
+)
+def test_down_and_up_again_loses_nothing(folder: Path) -> None:
+    from mlflow import MlflowClient
+
+    services = Loopback(folder)
+    runs = MlflowClient(services.placed("http://127.0.0.1:5000", "mlflow"))
+    contents = {f"{size}.bin": secrets.token_bytes(size) for size in (0, 1000, transfer.SMALL + 1, transfer.MULTIPART)}
+    files = {}
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+        files[name] = LocalFile(folder / name, file_sha256(folder / name))
+    with services.up():
+        with services.lake("before") as lake:
+            commit = lake.publish(files, "data/", "m", {}, mirror=True).commit_id
+        run = runs.create_run(runs.create_experiment("kept")).info.run_id
+        runs.log_metric(run, "miou", 0.5)
+        runs.log_text(run, "a picture", "picture.txt")
+    with services.up():
+        with services.lake("after") as lake:
+            assert lake.head() == commit
+            tree = lake.download(LakePath(lake.repo, commit, "data/"), folder / "after")
+            assert {name: (tree / "data" / name).read_bytes() for name in contents} == contents
+            assert lake.publish(files, "data/", "m", {}, mirror=True).uploaded == 0
+        found = runs.get_run(run)
+        assert runs.get_experiment(found.info.experiment_id).name == "kept" and found.data.metrics == {"miou": 0.5}
+        assert Path(runs.download_artifacts(run, "picture.txt", str(folder))).read_text() == "a picture"
