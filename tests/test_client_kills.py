@@ -1,0 +1,114 @@
+"""The client of a server that lives on dies by kill -9 in a publication: main is never half, and the next call goes on."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import config
+from tests.servers import Mortal, Server
+from tests.test_server_deaths import KINDS, hashes, held, reached, write
+from utils.lakefs_utils import LakeFS, connect
+from utils.transfer import LocalFile
+
+COUNT = 12
+DEEDS = {  # the method of LakeFS, which of its calls, whether the server has done it by then, and how many files have arrived
+    "an upload": ("upload", 5, True, 5),
+    "before the commit": ("_commit", 1, False, COUNT),
+    "after the commit": ("_commit", 1, True, COUNT),
+    "before the merge": ("_merge", 1, False, COUNT),
+    "after the merge": ("_merge", 1, True, COUNT),
+    "before the branch goes": ("delete_branch", 1, False, COUNT),
+}
+NOBODY, ELSEWHERE, SAME_FILE = None, "notes/theirs", "data/0"  # what somebody else pushes before the second call
+CASES = [
+    *((deed, NOBODY) for deed in DEEDS),
+    *((deed, theirs) for deed in ("an upload", "after the commit") for theirs in (ELSEWHERE, SAME_FILE)),
+]
+PROCESSES = multiprocessing.get_context("forkserver")  # one that has no threads: forked at once, with nothing shared
+PROCESSES.set_forkserver_preload(["lakefs_sdk", __name__])
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    mortal = Mortal(request.param, tmp_path_factory.mktemp("lives") / "server")
+    try:
+        yield mortal.start()
+    finally:
+        mortal.kill()
+
+
+def publish_and_die(settings: config.Settings, files: dict[str, LocalFile], deed: str) -> None:
+    """Ends at the deed by SIGKILL, in whichever thread does it."""
+    method, number, is_done, _ = DEEDS[deed]
+    work, calls = getattr(LakeFS, method), iter(range(1, 1000))
+
+    def deadly(self: LakeFS, *arguments: Any) -> Any:
+        result = work(self, *arguments) if is_done else None
+        if next(calls) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result if is_done else work(self, *arguments)
+
+    setattr(LakeFS, method, deadly)
+    with connect(settings) as lake:
+        lake.publish(files, "data/", "second", {}, mirror=True)
+
+
+def branches(lake: LakeFS) -> list[str]:
+    return [name for name, _ in lake.named("branches")]
+
+
+def staged_on_main(lake: LakeFS) -> list[str]:
+    return [change.path for change in lake.sdk.branches_api.diff_branch(lake.repo, "main").results]
+
+
+def push(lake: LakeFS, path: str) -> None:
+    """Somebody else's commit right on main."""
+    import lakefs_sdk
+
+    lake.sdk.objects_api.upload_object(lake.repo, "main", path, content=b"theirs")
+    lake.sdk.commits_api.commit(lake.repo, "main", lakefs_sdk.CommitCreation(message="theirs"))
+
+
+@pytest.mark.parametrize(("deed", "theirs"), CASES)
+def test_a_client_killed_at_any_step_loses_nothing(
+    server: Server, deed: str, theirs: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = reached(server, server.endpoint, tmp_path)
+    settings = config.load_settings(**vars(settings) | {"lakefs_repo": f"killed-{CASES.index((deed, theirs))}"})
+    before, files = write(tmp_path, COUNT + 1, 100), write(tmp_path, COUNT, 100)  # each replaced, and one removed
+    with connect(settings, create=True) as lake:
+        lake.publish(before, "data/", "first", {}, mirror=True)
+        child = PROCESSES.Process(target=publish_and_die, args=(settings, files, deed))
+        child.start()
+        child.join(60)
+        assert child.exitcode == -signal.SIGKILL
+        is_merged = deed in ("after the merge", "before the branch goes")
+        assert held(lake, "main") == hashes(files if is_merged else before)
+        assert not staged_on_main(lake)
+        (private,) = set(branches(lake)) - {"main"}
+        arrived = {name for name, sha256 in held(lake, private).items() if hashes(files).get(name) == sha256}
+        assert len(arrived) >= DEEDS[deed][3]
+        if theirs:
+            push(lake, theirs)
+
+        sent, upload = set[str](), LakeFS.upload
+
+        def counted(self: LakeFS, branch: str, path: str, file: LocalFile) -> None:
+            sent.add(path.removeprefix("data/"))
+            upload(self, branch, path, file)
+
+        monkeypatch.setattr(LakeFS, "upload", counted)
+        commit = lake.publish(files, "data/", "second", {}, mirror=True).commit_id
+        assert held(lake, commit) == held(lake, "main") == hashes(files)
+        assert not sent & arrived
+        assert not staged_on_main(lake)
+        assert branches(lake) == ["main"]
+        if theirs == ELSEWHERE:
+            assert ELSEWHERE in {file.path for file in lake.objects("main", "")}
