@@ -167,8 +167,9 @@ class Loopback:
 
     def placed(self, text: str, service: str) -> str:
         """A value of the file with this machine's hosts, ports, folders and keys."""
-        text = re.sub(rf"\b(0\.0\.0\.0|(localhost|{'|'.join(self.services)})(?=:\d))", "127.0.0.1", text)
-        text = re.sub(r"(?<!\S):(?=\d)", "127.0.0.1:", text)
+        inner = "|".join(self.services)  # become "localhost", to differ from the 127.0.0.1 of what is outside
+        text = re.sub(rf"\b({inner})(?=:\d)", "localhost", text)
+        text = re.sub(r"\b0\.0\.0\.0\b|(?<!\S)(?=:\d)", "127.0.0.1", text)
         text = re.sub(r"(?<=[:=])\d{4}\b", lambda port: self.ports[port[0]], text)
         for volume in self.services[service]["volumes"]:
             name, inside = volume.split(":")
@@ -188,6 +189,9 @@ class Loopback:
                     environment["LAKEFS_LISTEN_ADDRESS"] = self.placed(":8000", name)
                 (health,) = re.findall(r"http://127[\w.:/]+", " ".join(service["healthcheck"]["test"]))
                 placed = [self.placed(word, name) for word in command]
+                values = [*placed, *environment.values()]
+                paths = [path for value in values for path in re.findall(r"(?:^|=|sqlite:///)(/\S+)", value)]
+                assert all(Path(path).is_relative_to(self.folder / name) for path in paths), "only a volume is kept"
                 stack.enter_context(servers._process(placed, environment, self.placed(health, name), self.folder))
             yield
 
@@ -231,6 +235,8 @@ def test_down_and_up_again_loses_nothing(folder: Path) -> None:
     with services.up():
         with services.lake("after") as lake:
             assert lake.head() == commit
+            links = [file.link or "" for file in lake.objects(commit, "data/", links=True)]
+            assert all(link.startswith(services.placed("http://127.0.0.1:9000/lake/", "lakefs")) for link in links)
             tree = lake.download(LakePath(lake.repo, commit, "data/"), folder / "after")
             assert {name: (tree / "data" / name).read_bytes() for name in contents} == contents
             assert lake.publish(files, "data/", "m", {}, mirror=True).uploaded == 0
