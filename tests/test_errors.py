@@ -102,6 +102,7 @@ def test_a_server_that_is_down_is_one_line(project: Project, lakefs_server: Serv
         env = named(faults.endpoint) | {
             "LAKEFS_ACCESS_KEY_ID": lakefs_server.access_key_id,
             "LAKEFS_SECRET_ACCESS_KEY": lakefs_server.secret_access_key,
+            "LAKEFS_REPO": f"no-{secrets.token_hex(6)}",  # other tests may have made the default one
         }
         said = failed(project, "lake.py", "log", code=2, **env)
         assert "has no repository" in said and not faults.answers, "both were tried again, in silence"

@@ -102,11 +102,11 @@ def test_fsck_mends_from_files_that_still_hold_it(
             db.execute("DELETE FROM blobs WHERE sha256=?", (sha256,))
             (folder / "content" / sha256).unlink(missing_ok=True)
         elif size > 1000:
-            (folder / "content" / sha256).write_bytes(b"x" + content[1:])
+            (folder / "content" / sha256).write_bytes(bytes([content[0] ^ 1]) + content[1:])
         else:
-            db.execute("UPDATE blobs SET data=? WHERE sha256=?", (b"x" + content[1:], sha256))
+            db.execute("UPDATE blobs SET data=? WHERE sha256=?", (bytes([content[0] ^ 1]) + content[1:], sha256))
     (tmp_path / "data/deep").mkdir(parents=True)
-    (tmp_path / "data/other").write_bytes(b"x" + content[1:])
+    (tmp_path / "data/other").write_bytes(bytes([content[0] ^ 1]) + content[1:])
     assert run(folder, "fsck", "--mend", str(tmp_path / "data")).returncode == 1, "nothing there has it"
     (tmp_path / "data/deep/renamed").write_bytes(content)
     ended = run(folder, "fsck", "--mend", str(tmp_path / "data"))

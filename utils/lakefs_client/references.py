@@ -163,11 +163,11 @@ class References(Reading):
     def _child(self, source: LakePath, commit_id: str) -> str | None:
         """The child of `source`'s commit behind `commit_id`: that itself, unless a lost answer made a second commit on it.
 
-        None where another change lies between.
+        None where a commit lies between, or is it, that does not hold the same files.
         """
-        files = None
+        with self.explained(t(f"커밋 {source.ref[:12]}", f"commit {source.ref[:12]}")):
+            files = self.sdk.commits_api.get_commit(source.repo, source.ref).meta_range_id
         for commit in self.log(commit_id, repo=source.repo):
-            files = files or commit.meta_range_id
             if commit.meta_range_id != files:
                 return None
             if source.ref in commit.parents:
