@@ -20,7 +20,7 @@ from utils.lakefs_client.publishing import Published, manifest_sha256
 
 __all__ = ["LakeFS", "LakePath", "Published", "connect", "manifest_sha256"]
 
-EMBEDDED_WORKERS = 2  # transfers at once with the embedded server, which shares this process: more wait for each other
+EMBEDDED_WORKERS = 1  # transfers at once with the embedded server, which shares this process: two wait for each other
 
 
 class LakeFS(Downloading, Importing, Merging):
