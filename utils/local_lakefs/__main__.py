@@ -78,8 +78,9 @@ def tend(folder: Path, options: argparse.Namespace) -> int:
 
     with explained(folder):
         store = Store(folder)
-        for line in upkeep.mend(store, options.mend):
-            print(line)
+        if options.mend:  # it reads everything, as fsck does once more behind it
+            for line in upkeep.mend(store, options.mend):
+                print(line)
         grace_seconds = options.grace_hours * 3600
         lines = [upkeep.gc(store, grace_seconds, options.drop_run)] if command == "gc" else upkeep.fsck(store)
     print("\n".join(lines) or t("이상 없음", "no faults"))
