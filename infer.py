@@ -213,9 +213,8 @@ def main(arguments: list[str]) -> int:
 
 def onnx_device(settings: Settings) -> torch.device:
     """The CPU. Raises UsageError where another device is wanted, or ONNX Runtime is missing."""
-    import torch
-
     from train.export import require
+    from train.preprocess import choose_device
 
     require("--engine onnxruntime", ("onnxruntime",))
     if settings.device not in ("auto", "cpu"):
@@ -226,7 +225,7 @@ def onnx_device(settings: Settings) -> torch.device:
                 f"--engine onnxruntime: CPU only (DEVICE={found})",
             )
         )
-    return torch.device("cpu")
+    return choose_device("cpu")
 
 
 def export(lineage: Lineage, client: MlflowClient, settings: Settings, kind: str) -> int:

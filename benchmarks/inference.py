@@ -5,8 +5,9 @@
     python benchmarks/inference.py one PICTURE MODEL.pth                      # in a project that has a trained run
 
 `folder`: the limit is the CPU time of reading, network and writing, each measured by itself on one thread, divided by
-the cores. Pipeline and plain loop take turns; the median is shown with the least and the largest. Where other programs
-run too, compare the CPU seconds: the wall clock is theirs as well.
+the cores. It is measured anew in every round, before the pipeline and the plain loop: the same machine is a quarter
+faster in one minute than in another. The median of the rounds is shown with the least and the largest. Where other
+programs run too, compare the CPU seconds: the wall clock is theirs as well.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 from utils.console import set_language, table  # noqa: E402
 from utils.files import file_sha256  # noqa: E402
 
-SAMPLE = 64  # pictures for the parts, measured one by one
+SAMPLE = 128  # pictures for the parts, measured one by one
 
 
 def cpu_seconds() -> float:
@@ -122,12 +123,11 @@ def plain_loop(predictor: Any, folder: Path, output: Path, rows: list[list[Any]]
 
 def folder(options: argparse.Namespace) -> None:
     """Copies of the pictures, `count` in all, through the pipeline and through a plain loop."""
-    import torch
-
     from train.checkpoint import load_model
     from train.predictor import Predictor
+    from train.preprocess import choose_device
 
-    cpu = torch.device("cpu")
+    cpu = choose_device("cpu")
     predictor = Predictor(load_model(options.model, file_sha256(options.model), cpu), cpu)
     with tempfile.TemporaryDirectory() as name:
         pictures = Path(name, "in")
@@ -136,22 +136,23 @@ def folder(options: argparse.Namespace) -> None:
         for i in range(options.count):
             shutil.copy(sources[i % len(sources)], pictures / f"{i:05}{sources[i % len(sources)].suffix}")
         rows: list[list[Any]] = []
-        parts(predictor, pictures, Path(name, "parts"), rows)
-        for turn in range(options.rounds):  # in turn: what else runs on this machine meets both
-            for step in (pipeline, plain_loop):
-                step(predictor, pictures, Path(name, f"{step.__name__}{turn}"), rows)
-                shutil.rmtree(Path(name, f"{step.__name__}{turn}"))
+        for turn in range(options.rounds):
+            for step in (parts, pipeline, plain_loop):
+                output = Path(name, f"{step.__name__}{turn}")
+                step(predictor, pictures, output, rows)
+                shutil.rmtree(output)
     by_name: dict[str, list[tuple[float, float]]] = {}
-    for step_name, cpu, wall in rows:
-        by_name.setdefault(step_name, []).append((cpu, wall))
-    whole = sum(by_name[part][0][0] for part in ("read", "network", "write"))
+    for step_name, cpu_ms, wall_ms in rows:
+        by_name.setdefault(step_name, []).append((cpu_ms, wall_ms))
     shown = [[name, *(spread([pair[k] for pair in pairs], 1) for k in (0, 1))] for name, pairs in by_name.items()]
     print(table([f"{options.count} pictures", "CPU ms a picture", "wall ms a picture"], shown))
-    print(f"limit on {predictor.cores} cores: {whole / predictor.cores:.1f} ms a picture")
+    one_by_one = zip(*(by_name[part] for part in ("read", "network", "write")), strict=True)
+    limits = [sum(cpu_ms for cpu_ms, _ in part) / predictor.cores for part in one_by_one]
+    print(f"limit on {predictor.cores} cores: {spread(limits, 1)} ms a picture")
     for what, k in (("CPU", 0), ("wall", 1)):
         share = predictor.cores if k == 0 else 1
         ours, plain = ([pair[k] for pair in by_name[name]] for name in ("pipeline", "plain loop"))
-        of_limit = spread([one / share / (whole / predictor.cores) for one in ours])
+        of_limit = spread([one / share / limit for one, limit in zip(ours, limits, strict=True)])
         of_ours = spread([other / one for one, other in zip(ours, plain, strict=True)])
         print(f"{what}: pipeline / limit {of_limit}, plain loop / pipeline {of_ours}")
 

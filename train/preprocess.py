@@ -12,6 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from train.classes import UInt8
+from utils import memory
+from utils.console import UsageError, t
 
 EVAL_BATCH = 8  # pictures at once in validation and inference: one number, so that both give equal figures
 
@@ -78,9 +80,10 @@ def class_indices(logits: Tensor) -> Tensor:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" takes CUDA, else Apple's MPS, else the CPU. Raises UsageError if it is not there."""
-    from utils.console import UsageError, t
+    """The device of that name, ready for work; "auto" takes CUDA, else Apple's MPS, else the CPU.
 
+    Raises UsageError if it is not there.
+    """
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         name = next(candidate for candidate in ("cuda", "mps", "cpu") if there[candidate])
@@ -92,4 +95,6 @@ def choose_device(name: str) -> torch.device:
                 f"DEVICE={name}: not on this machine (there is: {found})",
             )
         )
+    if name == "cpu":
+        memory.keep_freed()
     return torch.device(name)
