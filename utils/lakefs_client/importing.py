@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import time
 from collections.abc import Mapping
 
 from utils.console import AppError, UsageError, t
 from utils.lakefs_client.publishing import Published, Publishing
+
+FORGOTTEN_S = 86_400  # seconds after which a private branch of an import is what a kill has left
 
 
 class Importing(Publishing):
@@ -19,7 +22,8 @@ class Importing(Publishing):
         """Make the objects below `source` (s3://bucket/prefix/) objects below `target` ("data/"), without copying.
 
         The server's import puts exactly these objects at the place: others there go, which `replace` must allow.
-        It runs on the private branch `work`, and is merged. Raises UsageError where the server's files are not on S3.
+        It runs on a private branch of its own, `work` and more, and is merged: two calls at once do not meet before that.
+        Raises UsageError where the server's files are not on S3.
         """
         storage = self.sdk.config_api.get_config().storage_config
         if not storage or not storage.import_support or storage.blockstore_type != "s3":
@@ -38,9 +42,9 @@ class Importing(Publishing):
                     f"'{target}' of {self.branch} already holds files: --replace them, or choose another place with --to",
                 )
             )
+        self._remove_forgotten(work)
+        work = f"{work}-{int(time.time())}-{secrets.token_hex(4)}"
         with self.explained(t("작업 브랜치", "private branch")):
-            if self.has_branch(work):  # left by a call that was cut off; references are quickly made again
-                self.delete_branch(work)
             self.create_branch(work, head)
         try:
             self._import(source, target, work, message, metadata)
@@ -57,6 +61,13 @@ class Importing(Publishing):
             raise AppError(f"{self.branch}: {again}")
         removed = changes.count("removed")
         return Published(merged, len(changes) - removed, removed)
+
+    def _remove_forgotten(self, work: str) -> None:
+        """Delete what calls that were killed have left; a younger branch may be that of a call that is going on."""
+        for name, _ in self.named("branches"):
+            began, _, mark = name.removeprefix(f"{work}-").partition("-")
+            if name.startswith(f"{work}-") and mark and began.isdigit() and int(began) < time.time() - FORGOTTEN_S:
+                self.delete_branch(name)
 
     def _import(self, source: str, target: str, branch: str, message: str, metadata: Mapping[str, str]) -> None:
         """Run the server's import on a branch until it has its commit there."""
