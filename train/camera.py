@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import signal
 import sys
 import threading
 import time
@@ -19,7 +18,7 @@ from train.inference import origin
 from train.outputs import alone
 from train.predictor import Predictor
 from train.video import Film, write_film
-from utils.console import UsageError, say, t
+from utils.console import UsageError, first_signal, say, t
 from utils.mlflow_utils import Lineage
 
 CLOCK = 90_000  # units of a second in which frames are stamped as they arrive, as in most videos
@@ -68,7 +67,7 @@ class Live:
 
     def __init__(self, clip: Any, seconds: float | None) -> None:
         self.clip, self.seconds = clip, seconds
-        self.ended = False  # set it to end
+        self.ended = False
         self.dropped = 0
         self._newest: queue.Queue[Any] = queue.Queue(1)
         self._error: Exception | None = None
@@ -117,30 +116,17 @@ class Live:
         if self._error is not None:
             raise self._error
 
+    def end(self) -> None:
+        """Take no more frames; what is there is written."""
+        self.ended = True
+
     def close(self) -> None:
         """Let the thread end, and close the camera; not under a thread that a driver holds, which would crash."""
-        self.ended = True
+        self.end()
         if self._thread.ident is not None:
             self._thread.join(PATIENCE_S)
         if not self._thread.is_alive():
             self.clip.close()
-
-
-@contextlib.contextmanager
-def _ended_by_signals(live: Live) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the film, and leave it whole; a second one breaks it off."""
-
-    def end(*_: Any) -> None:
-        if live.ended:
-            raise KeyboardInterrupt
-        live.ended = True
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def predict_camera(predictor: Predictor, source: Camera, seconds: float | None, lineage: Lineage, output: Path) -> int:
@@ -177,7 +163,7 @@ def film_camera(
         return {**record, "camera": source.kind, "began": began, "dropped_frames": live.dropped}
 
     try:
-        with _ended_by_signals(live):
+        with first_signal(live.end):
             return write_film(predictor, film, folder / f"{source.name}_overlay.mp4", facts)
     finally:
         live.close()

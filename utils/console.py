@@ -129,6 +129,25 @@ def _terminated(_signal: int, _frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
+def first_signal(call: Callable[[], None]) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM makes this call, a second one raises KeyboardInterrupt; in the main thread only."""
+    came: list[int] = []
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
+        call()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
+
+
+@contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
     """Hold the first Ctrl-C or SIGTERM back until a short piece of work is whole; a second one breaks it off.
 
@@ -137,20 +156,10 @@ def uninterrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    held: list[int] = []
-
-    def hold(number: int, frame: FrameType | None) -> None:
-        if held:
-            raise KeyboardInterrupt
-        held.append(number)
-
-    before = {number: signal.signal(number, hold) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    held = threading.Event()
+    with first_signal(held.set):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if held:
+    if held.is_set():
         raise KeyboardInterrupt
 
 
