@@ -49,8 +49,8 @@ from train.metrics import ConfusionMatrix  # noqa: E402
 from train.mlflow_train import MlflowTrain  # noqa: E402
 from train.networks import build_network  # noqa: E402
 from train.pictures import read_image, read_mask  # noqa: E402
-from train.preprocess import IMAGENET, choose_device, to_input  # noqa: E402
-from utils import git_utils, mlflow_utils  # noqa: E402
+from train.preprocess import IMAGENET, to_input  # noqa: E402
+from utils import git_utils, memory, mlflow_utils  # noqa: E402
 from utils.background import Background  # noqa: E402
 from utils.console import table  # noqa: E402
 from utils.lakefs_utils import connect  # noqa: E402
@@ -251,7 +251,7 @@ def measure(network: nn.Module, pairs: tuple[Pair, ...], classes: ClassMap) -> C
 
 def bare(options: argparse.Namespace) -> Figures:
     """In a child: the steps alone, on tensors in memory, with the loss that our training has."""
-    choose_device("cpu")
+    memory.keep_freed()
     torch.manual_seed(0)
     data = check_data(options.data, 0, make_split=False)
     network = build_network(options.network, data.classes.num_classes).to(memory_format=torch.channels_last).train()

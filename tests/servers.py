@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from utils.lakefs_utils import LakeFS
+
 SOURCE = Path(__file__).resolve().parent.parent
 
 
@@ -41,6 +43,11 @@ class Server:
     def namespace(self, repository: str) -> str:
         """A storage namespace nobody has used: lakeFS refuses one that was, even of a deleted repository."""
         return f"{self.storage_namespace.rstrip('/')}/{repository}/{secrets.token_hex(4)}"
+
+
+def branches(lake: LakeFS) -> list[str]:
+    """The names of all branches, by name."""
+    return [name for name, _ in lake.named("branches")]
 
 
 def real_available() -> bool:

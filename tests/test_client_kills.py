@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import config
-from tests.servers import Mortal, Server
+from tests.servers import Mortal, Server, branches
 from tests.test_server_deaths import KINDS, hashes, held, reached, write
 from utils.lakefs_utils import LakeFS, connect
 from utils.transfer import LocalFile
@@ -58,10 +58,6 @@ def publish_and_die(settings: config.Settings, files: dict[str, LocalFile], deed
     setattr(LakeFS, method, deadly)
     with connect(settings) as lake:
         lake.publish(files, "data/", "second", {}, mirror=True)
-
-
-def branches(lake: LakeFS) -> list[str]:
-    return [name for name, _ in lake.named("branches")]
 
 
 def staged_on_main(lake: LakeFS) -> list[str]:

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import config
-from tests.servers import SOURCE, Server
+from tests.servers import SOURCE, Server, branches
 from utils import lakefs_utils, versions
 from utils.console import AppError, UsageError
 from utils.files import GIVE_UP, Gone, NotTried, file_sha256, heed, inside, parallel, succeeded
@@ -76,10 +76,6 @@ def publish(lake: LakeFS, files: dict[str, LocalFile], mirror: bool = True) -> l
 
 def held(lake: LakeFS, ref: str) -> dict[str, str | None]:
     return {file.path.removeprefix("data/"): file.sha256 for file in lake.objects(ref, "data/")}
-
-
-def branches(lake: LakeFS) -> list[str]:
-    return [branch.id for branch in lake.sdk.branches_api.list_branches(lake.repo).results]
 
 
 def test_what_is_published_comes_back_whole(lake: LakeFS, tmp_path: Path) -> None:

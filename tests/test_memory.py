@@ -5,11 +5,10 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.project import SOURCE
 
 FAULTS = """
 import resource, sys, torch
@@ -34,6 +33,8 @@ def test_the_pages_of_a_step_serve_the_next_one() -> None:
     """Else the kernel clears most of the 150,000 pages of each step anew."""
     faults = {}
     for how in ("chosen", "not chosen"):
-        done = subprocess.run([sys.executable, "-c", FAULTS, how], cwd=ROOT, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", FAULTS, how], cwd=SOURCE, capture_output=True, text=True, check=True
+        )
         faults[how] = int(done.stdout)
     assert faults["chosen"] * 10 < faults["not chosen"], faults

@@ -17,7 +17,7 @@ import pytest
 
 import config
 from tests import servers
-from tests.servers import Server, Storage
+from tests.servers import Server, Storage, branches
 from utils import minio_utils, setup_lakefs
 from utils.console import AppError, UsageError
 from utils.files import inside
@@ -154,10 +154,6 @@ needs_minio = pytest.mark.skipif(
 )
 
 
-def branch_names(lake: LakeFS) -> list[str]:
-    return [name for name, _ in lake.named("branches")]
-
-
 def import_settings(server: Server) -> config.Settings:
     assert server.storage
     return settings(
@@ -195,7 +191,7 @@ def test_a_bucket_becomes_a_commit_without_copies(over_minio: Server, tmp_path: 
         minio_utils.import_prefix(chosen, f"s3://{bucket}/set", "data/", replace=True)
         metadata = lake.commit_metadata(lake.head())
         assert metadata["import_source"] == f"s3://{bucket}/set/" and "git_commit" in metadata
-        assert branch_names(lake) == ["main"]
+        assert branches(lake) == ["main"]
 
 
 @needs_minio
@@ -221,7 +217,7 @@ def test_two_imports_at_once_do_not_touch_each_other(over_minio: Server, monkeyp
             for call in calls:
                 call.result()
         assert len(list(lake.objects("main", "data/"))) == 20
-        assert branch_names(lake) == ["main"]
+        assert branches(lake) == ["main"]
 
         def killed(*_: Any) -> None:
             raise KeyboardInterrupt
@@ -232,12 +228,12 @@ def test_two_imports_at_once_do_not_touch_each_other(over_minio: Server, monkeyp
             with pytest.raises(KeyboardInterrupt):
                 minio_utils.import_prefix(chosen, f"s3://{bucket}/set", "more", replace=False)
         minio_utils.import_prefix(chosen, f"s3://{bucket}/set", "more", replace=False)
-        assert len(branch_names(lake)) == 2, "it may be that of a call that is going on"
+        assert len(branches(lake)) == 2, "it may be that of a call that is going on"
         now = time.time()
         with monkeypatch.context() as patch:
             patch.setattr(time, "time", lambda: now + importing.FORGOTTEN_S + 60)
             minio_utils.import_prefix(chosen, f"s3://{bucket}/set", "more", replace=True)
-        assert branch_names(lake) == ["main"]
+        assert branches(lake) == ["main"]
 
 
 @needs_minio

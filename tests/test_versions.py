@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 import config
-from tests.test_lakefs_utils import branches, lake, local, settings
+from tests.servers import branches
+from tests.test_lakefs_utils import lake, local, settings
 from train.mask_changes import MaskChanges, compare_masks, is_mask
 from train.prepare_data import fill_if_empty
 from utils.console import AppError, UsageError

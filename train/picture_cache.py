@@ -107,7 +107,6 @@ def prepare(folder: Path, limit: float, splits: Sequence[Split]) -> list[Path] |
     if needed > limit:
         _say_no_room(needed, limit, "PICTURE_CACHE_GB")
         return None
-    folder.mkdir(parents=True, exist_ok=True)
     waiting = "다른 프로세스가 사진을 읽는 중입니다: 기다립니다", "another process is decoding pictures: waiting for it"
     with held(folder / ".lock", *waiting):
         files = [folder / (split.key() + SUFFIX) for split in splits]

@@ -131,12 +131,13 @@ def _terminated(_signal: int, _frame: FrameType | None) -> None:
 @contextlib.contextmanager
 def first_signal(call: Callable[[], None]) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM makes this call, a second one raises KeyboardInterrupt; in the main thread only."""
-    came: list[int] = []
+    came = False
 
-    def handle(number: int, _frame: FrameType | None) -> None:
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        nonlocal came
         if came:
             raise KeyboardInterrupt
-        came.append(number)
+        came = True
         call()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}

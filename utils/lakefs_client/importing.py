@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import secrets
 import time
 from collections.abc import Mapping
@@ -65,8 +66,8 @@ class Importing(Publishing):
     def _remove_forgotten(self, work: str) -> None:
         """Delete what calls that were killed have left; a younger branch may be that of a call that is going on."""
         for name, _ in self.named("branches"):
-            began, _, mark = name.removeprefix(f"{work}-").partition("-")
-            if name.startswith(f"{work}-") and mark and began.isdigit() and int(began) < time.time() - FORGOTTEN_S:
+            ours = re.fullmatch(rf"{work}-(\d+)-[0-9a-f]+", name)
+            if ours and int(ours[1]) < time.time() - FORGOTTEN_S:
                 self.delete_branch(name)
 
     def _import(self, source: str, target: str, branch: str, message: str, metadata: Mapping[str, str]) -> None:
