@@ -18,8 +18,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from utils.console import LANGUAGES, UsageError, set_language, t
-from utils.git_utils import without_credentials
+from core.errors import UsageError
+from core.git import without_credentials
+from core.i18n import LANGUAGES, set_language, t
+
+pass
 
 ROOT = Path(__file__).resolve().parent
 CHOICES = {
@@ -84,7 +87,7 @@ class Settings:
     learning_rate: float | None = None  # peak of the schedule, greater than 0; unset: by the kind of network
     image_size: tuple[int, int] | None = None  # height and width in pixels, "180 240"; unset: from the data
     crop_size: tuple[int, int] | None = None  # part of that which a training step sees; unset: all of it
-    model: str = "compact_fpn"  # a name of train/networks.py
+    model: str = "compact_fpn"  # a name of segmentation/networks.py
     pretrained: bool = False  # start from published weights, where the network has some
     loss: str = "ce"  # ce, dice, ce+dice or focal
     class_weights: str = "auto"  # auto, none, or a number for each class, "1 2.5 4"
@@ -346,3 +349,13 @@ def _bad(key: str, value: object, expected: str) -> UsageError:
 
 # Before any text is shown, --help too; a wrong value is said by load_settings.
 set_language(os.environ.get("APP_LANG", read_dotenv().get("APP_LANG", "ko")))
+
+
+def cache_folder(settings: Settings) -> Path:
+    """Where downloads are kept, verified and read-only."""
+    return settings.lakefs_local_dir / "cache"
+
+
+def pictures_folder(settings: Settings) -> Path:
+    """Where decoded pictures are kept; all of it can be made again."""
+    return cache_folder(settings) / "pictures"

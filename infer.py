@@ -18,15 +18,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config import Settings, load_settings
-from utils.console import AppError, UsageError, add_common_options, choose, run_script, say, t, table
+from core.console import add_common_options, choose, say, table
+from core.errors import AppError, UsageError
+from core.i18n import t
+from core.process import run_script
+from dataset import samples
 
 if TYPE_CHECKING:
     import torch
     from mlflow import MlflowClient
 
-    from train.inputs import Item
-    from train.predictor import Predictor
-    from utils.mlflow_utils import Lineage
+    from dataset.samples import Item
+    from segmentation.predictor import Predictor
+    from utils.lineage import Lineage
 
 LOOPBACK, PORT = "127.0.0.1", 8080  # where --serve listens, unless it is told otherwise
 
@@ -165,12 +169,12 @@ def main(arguments: list[str]) -> int:
         return 0
     if options.export:
         return export(lineage, client, settings, options.export)
-    from train import inputs, video
-    from train.checkpoint import load_model
-    from train.coco import require_pycocotools
-    from train.predictor import Method, Predictor
-    from train.prepare_data import cache_folder
-    from train.preprocess import choose_device
+    from config import cache_folder
+    from inference import inputs, video
+    from inference.coco import require_pycocotools
+    from segmentation.model_file import load_model
+    from segmentation.predictor import Method, Predictor
+    from segmentation.preprocess import choose_device
     from utils.lakefs_utils import connect
 
     if "coco" in options.extra:
@@ -190,20 +194,20 @@ def main(arguments: list[str]) -> int:
     with connect(settings) as lake:
         model_file = lake.verified_file(lineage.model_path, lineage.model_sha256, cache)
         if not options.input and not options.serve and options.camera is None:
-            split, items = inputs.committed_items(lake, lineage.data_path, options.split, cache)
+            split, items = samples.committed_items(lake, lineage.data_path, options.split, cache)
         if engine == "onnxruntime":
-            from train.export import fetch_onnx, onnx_forward
+            from inference.export import fetch_onnx, onnx_forward
 
             forward = onnx_forward(fetch_onnx(lineage, lake, client, settings, cache).read_bytes())
     method = Method(options.tile, options.tta, "probabilities" in options.extra)
     predictor = Predictor(load_model(model_file, lineage.model_sha256, device), device, method, forward, engine)
     show(lineage)
     if options.serve:
-        from train.serve import serve
+        from inference.server import serve
 
         return serve(predictor, lineage, settings, options.host or LOOPBACK, options.port)
     if options.camera is not None:
-        from train.camera import camera, predict_camera
+        from inference.camera import camera, predict_camera
 
         return predict_camera(predictor, camera(options.camera), options.seconds, lineage, output)
     if videos:
@@ -213,8 +217,8 @@ def main(arguments: list[str]) -> int:
 
 def onnx_device(settings: Settings) -> torch.device:
     """The CPU. Raises UsageError where another device is wanted, or ONNX Runtime is missing."""
-    from train.export import require
-    from train.preprocess import choose_device
+    from inference.export import require
+    from segmentation.preprocess import choose_device
 
     require("--engine onnxruntime", ("onnxruntime",))
     if settings.device not in ("auto", "cpu"):
@@ -230,13 +234,13 @@ def onnx_device(settings: Settings) -> torch.device:
 
 def export(lineage: Lineage, client: MlflowClient, settings: Settings, kind: str) -> int:
     """Export the model's network and say where it is."""
-    from train import export as exporting
+    from inference import export as exporting
 
     exporting.require(f"--export {kind}", exporting.NEEDED[kind])
     import torch
 
-    from train.checkpoint import load_model
-    from train.prepare_data import cache_folder
+    from config import cache_folder
+    from segmentation.model_file import load_model
     from utils.lakefs_utils import connect
 
     show(lineage)
@@ -260,11 +264,11 @@ def predict(
     output: Path,
 ) -> int:
     """Predict pictures into a folder and say what came of it. Raises AppError that names what could not be read."""
-    from train import inference
+    from inference import batch_job
 
     what = t(f"{split} 분할", f"{split} split") if split else t("새 그림", "new pictures")
     say(f"입력: {what} {len(items)}장", f"input: {what}, {len(items)} pictures")
-    outcome = inference.predict(predictor, items, output, lineage, split, options.resume, options.extra)
+    outcome = batch_job.predict(predictor, items, output, lineage, split, options.resume, options.extra)
     if outcome.miou is not None:
         say(
             f"{split} 분할: 정확도 {outcome.accuracy:.4f}, mIoU {outcome.miou:.4f}",
@@ -284,7 +288,8 @@ def predict(
 
 def choose_model(client: MlflowClient, settings: Settings, options: argparse.Namespace) -> Lineage | None:
     """What the options name; else the champion, or without a registry entry the best finished run."""
-    from utils import mlflow_utils, registry
+    from registry import versions as registry
+    from utils import mlflow_utils
 
     if options.interactive:
         return ask(client, settings)
@@ -309,7 +314,8 @@ def choose_model(client: MlflowClient, settings: Settings, options: argparse.Nam
 
 def ask(client: MlflowClient, settings: Settings) -> Lineage | None:
     """Choose an experiment, then a registered version or a run of it; None when nobody answers."""
-    from utils import mlflow_utils, registry
+    from registry import versions as registry
+    from utils import mlflow_utils
 
     experiments = mlflow_utils.experiments(client, settings)
     print(table(["#", t("실험", "experiment")], [[i, e.name] for i, e in enumerate(experiments, 1)]))

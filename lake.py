@@ -6,6 +6,7 @@ python lake.py push --to http://lakefs:8000        # all of the embedded store i
 python lake.py pull main~1                         # an older version into the data folder
 python lake.py pull lock                           # data and model of this Git commit
 python lake.py diff main~1 main                    # paths, and what changed per class
+python lake.py import s3://photos/2026/ --to data/  # objects of a bucket into lakeFS: references, no copies
 python lake.py setup                               # a new server: first user, repository, quality gate, protection
 
 REF: a branch, tag, commit id or its beginning, main~1, lakefs://REPOSITORY/REF/data/, or the word lock (lakefs.lock)
@@ -20,7 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config import ROOT, Settings, load_settings
-from utils.console import UsageError, add_common_options, run_script, say, t, table
+from core.console import add_common_options, say, table
+from core.errors import UsageError
+from core.i18n import t
+from core.process import run_script
+from versioning import status, sync
 
 if TYPE_CHECKING:
     from utils.lakefs_utils import LakeFS
@@ -80,6 +85,20 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     tag.add_argument("-d", "--delete", action="store_true", help=t("태그를 지웁니다", "delete the tag"))
     revert = command("revert", t("커밋 하나를 되돌립니다", "undo one commit by a new one"))
     revert.add_argument("ref", metavar="COMMIT")
+    importing = command("import", t("복사 없이 lakeFS 로 가져옵니다", "bring objects into lakeFS without copying them"))
+    importing.add_argument("uri", metavar="s3://BUCKET/PREFIX")
+    importing.add_argument(
+        "--to",
+        dest="destination",
+        default="data/",
+        metavar="PATH/",
+        help=t("lakeFS 안의 위치 (기본 data/)", "place in lakeFS (default: data/)"),
+    )
+    importing.add_argument(
+        "--replace",
+        action="store_true",
+        help=t("그 위치에 있던 파일을 대신합니다", "take the place of the files that are there"),
+    )
     command("branches", t("브랜치 목록", "list branches"))
     trace = command(
         "trace", t("예측부터 코드까지 모두 다시 확인합니다", "follow and check the chain from prediction to code")
@@ -115,12 +134,17 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     settings = load_settings(data_dir=getattr(options, "data_dir", None), lakefs_endpoint=getattr(options, "to", None))
     if options.command == "setup":
-        from utils.setup_lakefs import setup
+        from versioning.server_setup import setup
 
         setup(settings, options.require_passed)
         return 0
+    if options.command == "import":
+        from versioning.bucket_import import import_prefix
+
+        import_prefix(settings, options.uri, options.destination, options.replace)
+        return 0
     if getattr(options, "to", None):
-        from utils.copy_history import copy_history
+        from versioning.migrate import copy_history
 
         if options.message or options.keep_remote or options.data_dir:
             raise UsageError(
@@ -139,17 +163,16 @@ def main(arguments: list[str]) -> int:
 
 def run(options: argparse.Namespace, settings: Settings, lake: LakeFS) -> int:
     """The sub-command on a connected repository."""
-    from utils import versions
 
     match options.command:
         case "push":
-            versions.push(settings, lake, options.message, options.keep_remote)
+            sync.push(settings, lake, options.message, options.keep_remote)
         case "pull":
-            versions.pull(settings, lake, options.ref, options.force)
+            sync.pull(settings, lake, options.ref, options.force)
         case "status":
-            return 0 if versions.status(settings, lake) else 1
+            return 0 if status.status(settings, lake) else 1
         case "verify":
-            return 0 if versions.verify(lake, options.ref or lake.branch) else 1
+            return 0 if status.verify(lake, options.ref or lake.branch) else 1
         case "diff":
             diff(lake, settings, options.left, options.right)
         case "log":
@@ -161,8 +184,8 @@ def run(options: argparse.Namespace, settings: Settings, lake: LakeFS) -> int:
         case "branches":
             branches(lake)
         case "trace":
+            from lineage.trace import trace
             from utils import mlflow_utils
-            from utils.trace import trace
 
             lake.check()  # a server that is down is no broken link of the chain
             return 0 if trace(settings, lake, mlflow_utils.connect(settings), options.target) else 1
@@ -171,11 +194,11 @@ def run(options: argparse.Namespace, settings: Settings, lake: LakeFS) -> int:
 
 def diff(lake: LakeFS, settings: Settings, left_ref: str, right_ref: str) -> None:
     """Paths that differ; for changed masks the pixels and pictures of each class."""
-    from train.classes import CLASSES_FILE
-    from train.mask_changes import compare_masks, is_mask
-    from train.prepare_data import cache_folder
-    from utils.files import inside
-    from utils.versions import find_data
+    from config import cache_folder
+    from core.files import inside
+    from dataset.classes import CLASSES_FILE
+    from dataset.mask_diff import compare_masks, is_mask
+    from versioning.versions import find_data
 
     left, right = find_data(lake, left_ref), find_data(lake, right_ref)
     if left.repo != right.repo:
@@ -205,7 +228,7 @@ def log(lake: LakeFS, ref: str, count: int) -> None:
     """The newest commits: what goes into one publication stands in one line."""
     from itertools import islice
 
-    from utils.versions import find_data
+    from versioning.versions import find_data
 
     source = find_data(lake, ref)
     rows = []
@@ -223,7 +246,7 @@ def log(lake: LakeFS, ref: str, count: int) -> None:
 
 def tag(lake: LakeFS, options: argparse.Namespace) -> None:
     """List, make or delete tags."""
-    from utils.versions import find_data
+    from versioning.versions import find_data
 
     if options.name is None:
         print(table((t("태그", "tag"), t("커밋", "commit")), list(lake.named("tags"))))
@@ -248,7 +271,7 @@ def tag(lake: LakeFS, options: argparse.Namespace) -> None:
 
 def revert(lake: LakeFS, ref: str) -> None:
     """Undo one commit on the target branch; the data folder stays as it is."""
-    from utils.git_utils import read_facts
+    from core.git import read_facts
 
     commit_id = lake.resolve(ref)
     metadata = {**read_facts(ROOT).metadata(), "reverted_commit": commit_id}

@@ -17,18 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config import Settings, load_settings
-from utils.console import (
-    EXIT_BELOW_THRESHOLD,
-    EXIT_DONE,
-    EXIT_FAILED,
-    UsageError,
-    add_common_options,
-    choose,
-    run_script,
-    say,
-    t,
-    table,
-)
+from core.console import add_common_options, choose, say, table
+from core.errors import EXIT_BELOW_THRESHOLD, EXIT_DONE, EXIT_FAILED, UsageError
+from core.i18n import t
+from core.process import run_script
+from registry import experiment_branch
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,7 +29,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
     from utils.lakefs_utils import LakeFS
-    from utils.mlflow_utils import Lineage
+    from utils.lineage import Lineage
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -114,7 +107,8 @@ def main(arguments: list[str]) -> int:
     settings = load_settings(
         register_metric=options.metric, register_threshold=options.threshold, register_min_gain=options.min_gain
     )
-    from utils import mlflow_utils, registry
+    from registry import versions as registry
+    from utils import mlflow_utils
     from utils.lakefs_utils import connect
 
     client = mlflow_utils.connect(settings)
@@ -124,10 +118,10 @@ def main(arguments: list[str]) -> int:
     with connect(settings) as lake:
         if options.compare is not None:
             return compare(client, lake, settings, options)
-        from utils import registration
+        from registry import promotion
 
-        with registration.alone(settings):
-            finished = registration.finish_pending(client, lake, settings)
+        with promotion.alone(settings):
+            finished = promotion.finish_pending(client, lake, settings)
             if options.rollback is not None:
                 return rollback(client, lake, settings, options)
             return register(client, lake, settings, options, [str(version.version) for version in finished])
@@ -137,15 +131,16 @@ def register(
     client: MlflowClient, lake: LakeFS, settings: Settings, options: argparse.Namespace, finished: list[str]
 ) -> int:
     """Register one run, unless it has a version; what it became decides the exit code, else what was `finished` before."""
-    from utils import registration, registry
+    from registry import promotion
+    from registry import versions as registry
 
     run = choose_run(client, settings, options)
     if run is None:
         say("고르지 않았습니다: 등록하지 않았습니다.", "nothing chosen: nothing registered.")
         return EXIT_DONE
-    registration.require_registrable(run, settings)
+    promotion.require_registrable(run, settings)
     if options.force is None:
-        registration.require_threshold(run, settings)
+        promotion.require_threshold(run, settings)
     version = registry.registered(client, settings).get(run.info.run_id)
     chosen = options.run_id or options.manual or options.force
     if version is not None and not chosen:  # a challenger, or what was rolled back, must not come in again by itself
@@ -154,13 +149,13 @@ def register(
             f"already registered: {version.name} v{version.version}: no run has finished since",
         )
         known = registry.versions(client, settings, version.name)
-        stuck = any(each.tags.get(registration.STATE) == registration.PENDING for each in known)  # said already
+        stuck = any(each.tags.get(promotion.STATE) == promotion.PENDING for each in known)  # said already
     else:
-        version = registration.register(client, lake, settings, run, options.force)
+        version = promotion.register(client, lake, settings, run, options.force)
         finished = [str(version.version)]
         stuck = False
     if not options.keep_branch:
-        registration.delete_experiment(lake, run)
+        experiment_branch.delete_experiment(lake, run)
     value = run.data.metrics[settings.register_metric]
     print(f"{version.name} v{version.version}: {settings.register_metric} {value:.4f}, {version.source}")
     if stuck:
@@ -171,7 +166,8 @@ def register(
 
 def choose_run(client: MlflowClient, settings: Settings, options: argparse.Namespace) -> Run | None:
     """The run of the options; else the best since the newest version was made, or where there is none, the best of all."""
-    from utils import mlflow_utils, registry
+    from registry import versions as registry
+    from utils import mlflow_utils
 
     if options.run_id:
         return mlflow_utils.get_run(client, settings, options.run_id)
@@ -185,7 +181,8 @@ def choose_run(client: MlflowClient, settings: Settings, options: argparse.Names
 
 def rollback(client: MlflowClient, lake: LakeFS, settings: Settings, options: argparse.Namespace) -> int:
     """Point `champion` at an earlier version."""
-    from utils import registration, registry
+    from registry import promotion
+    from registry import versions as registry
 
     if options.manual:
         chosen = ask_version(client, settings, t("되돌릴 버전", "version to go back to"))
@@ -195,20 +192,20 @@ def rollback(client: MlflowClient, lake: LakeFS, settings: Settings, options: ar
     else:
         spec = options.rollback
         chosen = registry.find_version(client, settings, registry.spelled(settings, spec)) if spec else None
-    registration.rollback(client, lake, settings, chosen)
+    promotion.rollback(client, lake, settings, chosen)
     return EXIT_DONE
 
 
 def compare(client: MlflowClient, lake: LakeFS, settings: Settings, options: argparse.Namespace) -> int:
     """Tables and pictures of two models on one split."""
-    from train.compare import compare_models
+    from registry.compare import compare_models
 
     if options.manual:
         pair = [ask_version(client, settings, name) for name in ("A", "B")]
         if any(version is None for version in pair):
             say("고르지 않았습니다.", "nothing chosen.")
             return EXIT_DONE
-        from utils import registry
+        from registry import versions as registry
 
         first, second = (registry.version_lineage(version) for version in pair if version)
     else:
@@ -221,7 +218,8 @@ def named(client: MlflowClient, settings: Settings, spec: str) -> Lineage:
     """The model of a run id, or of a version: 3, v3, champion, NAME/3, NAME@champion."""
     import re
 
-    from utils import mlflow_utils, registry
+    from registry import versions as registry
+    from utils import mlflow_utils
 
     if re.fullmatch(r"[0-9a-f]{32}", spec):
         return mlflow_utils.run_lineage(mlflow_utils.get_run(client, settings, spec))
@@ -230,7 +228,7 @@ def named(client: MlflowClient, settings: Settings, spec: str) -> Lineage:
 
 def ask_version(client: MlflowClient, settings: Settings, prompt: str) -> ModelVersion | None:
     """Show the versions and ask for one; None when nobody answers. Raises UsageError where there is none."""
-    from utils import registry
+    from registry import versions as registry
 
     versions = registry.versions(client, settings, settings.registered_model)
     if not versions:
@@ -242,7 +240,8 @@ def ask_version(client: MlflowClient, settings: Settings, prompt: str) -> ModelV
 
 def ask_run(client: MlflowClient, settings: Settings, runs: list[Run]) -> Run | None:
     """Show the runs and ask for one; None when nobody answers."""
-    from utils import mlflow_utils, registry
+    from registry import versions as registry
+    from utils import mlflow_utils
 
     known = registry.registered(client, settings)
     headers = [

@@ -19,14 +19,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from config import CHOICES, FIELDS, ROOT, Settings, load_settings
-from utils.console import AppError, UsageError, add_common_options, run_script, say, t
+from core.console import add_common_options, say
+from core.errors import AppError, UsageError
+from core.i18n import t
+from core.process import run_script
 
-DATASETS = ("oxford-iiit-pet", "voc2012")  # of train/download.py, whose imports --help must not pay for
+DATASETS = ("oxford-iiit-pet", "voc2012")  # of dataset/public.py, whose imports --help must not pay for
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from train.mlflow_train import MlflowTrain, Result
+    from train.mlflow_train import MlflowTrain
+    from train.result import Result
     from train.resume import Interrupted
     from utils.lakefs_utils import LakeFS
 
@@ -228,8 +232,8 @@ def main_process(options: argparse.Namespace) -> int:
 
         return reproduce(settings, options.reproduce, TOLERANCE if options.tolerance is None else options.tolerance)
 
-    from train import release
-    from train.networks import check_network
+    from segmentation.networks import check_network
+    from train.release import publish as release
     from utils import mlflow_utils
     from utils.lakefs_utils import connect
 
@@ -258,7 +262,7 @@ def main_process(options: argparse.Namespace) -> int:
 def other_process(options: argparse.Namespace) -> int:
     """A process of torchrun that is not the main one: it only trains along."""
     if not options.check_only and not options.reproduce:
-        from train.follow import follow
+        from train.workers import follow
 
         follow(load_settings(**given_settings(options)))
     return 0
@@ -266,9 +270,9 @@ def other_process(options: argparse.Namespace) -> int:
 
 def start(settings: Settings, lake: LakeFS, client: MlflowClient, options: argparse.Namespace) -> MlflowTrain:
     """A new run on checked data."""
+    from core import git
     from train.mlflow_train import MlflowTrain
-    from train.prepare_data import checked_data
-    from utils import git_utils
+    from versioning.checkout import checked_data
 
     pinned, data = checked_data(settings, lake, options.data_ref)
     if (
@@ -283,7 +287,7 @@ def start(settings: Settings, lake: LakeFS, client: MlflowClient, options: argpa
         data=data,
         lake=lake,
         client=client,
-        git=git_utils.read_facts(ROOT),
+        git=git.read_facts(ROOT),
         pinned=pinned,
         target_branch=settings.lakefs_branch if options.experiment_branch else None,
     )
@@ -291,8 +295,8 @@ def start(settings: Settings, lake: LakeFS, client: MlflowClient, options: argpa
 
 def resumed(settings: Settings, given: dict[str, Any], options: argparse.Namespace) -> tuple[Settings, Interrupted]:
     """The run that --resume names, and its settings. Raises UsageError for options that would make another run of it."""
+    from core import git
     from train import distributed, resume
-    from utils import git_utils
 
     interrupted = resume.find(settings.model_path.parent, options.resume)
     record = interrupted.record
@@ -309,14 +313,14 @@ def resumed(settings: Settings, given: dict[str, Any], options: argparse.Namespa
                 f"{option}: --resume takes that of run {record.run_id}: leave the option out",
             )
         )
-    resume.warn_of_other_code(record, git_utils.read_facts(ROOT), distributed.world_size())
+    resume.warn_of_other_code(record, git.read_facts(ROOT), distributed.world_size())
     return resume.settings_of(record, settings, given), interrupted
 
 
 def go_on(settings: Settings, lake: LakeFS, client: MlflowClient, interrupted: Interrupted) -> MlflowTrain:
     """The interrupted run, on the data of its commit."""
     from train.mlflow_train import MlflowTrain
-    from train.prepare_data import checked_data
+    from versioning.checkout import checked_data
 
     record = interrupted.record
     pinned, data = checked_data(settings, lake, str(record.data_path))
@@ -344,8 +348,9 @@ def go_on(settings: Settings, lake: LakeFS, client: MlflowClient, interrupted: I
 
 def check_only(settings: Settings, data_ref: str | None) -> int:
     """Print what there is; makes nothing, and needs no server unless the data lie there."""
-    from train.data_check import check_data, summary
-    from train.prepare_data import checked_data
+    from dataset.summary import summary
+    from dataset.validation import check_data
+    from versioning.checkout import checked_data
 
     if data_ref is None:
         print(summary(check_data(settings.data_dir, settings.seed, make_split=False)))
@@ -359,21 +364,21 @@ def check_only(settings: Settings, data_ref: str | None) -> int:
 
 def fetch(settings: Settings, options: argparse.Namespace) -> None:
     """Download what --dataset names, where it is not there yet."""
-    from train import download
+    from dataset import public
 
     for option in (name for name in ("data_ref", "resume", "reproduce") if getattr(options, name)):
         shown = option.replace("_", "-")
         raise UsageError(
             t(f"--{shown} 은 데이터를 정합니다: --dataset 을 빼세요", f"--{shown} names the data: leave out --dataset")
         )
-    download.fetch(options.dataset, settings.data_dir, settings.seed)
+    public.fetch(options.dataset, settings.data_dir, settings.seed)
 
 
 def overfit(settings: Settings, data_ref: str | None, count: int) -> int:
     """Try whether training can learn anything at all; records nothing."""
-    from train.overfit import learn_by_heart
-    from train.prepare_data import checked_data
+    from train.overfit_check import learn_by_heart
     from utils.lakefs_utils import connect
+    from versioning.checkout import checked_data
 
     with connect(settings, create=not data_ref) as lake:
         _, data = checked_data(settings, lake, data_ref)
@@ -383,10 +388,10 @@ def overfit(settings: Settings, data_ref: str | None, count: int) -> int:
 
 def report(settings: Settings, lake: LakeFS, result: Result, smoke: bool) -> None:
     """Write lakefs.lock and the message for Git, print the report and the tag command."""
-    from train.release import next_tag
-    from train.report import report_block, tag_command
-    from utils.files import write_atomically
-    from utils.lock import Lock, write_lock
+    from core.files import write_atomically
+    from train.release.commit_message import report_block, tag_command
+    from train.release.publish import next_tag
+    from versioning.lockfile import Lock, write_lock
 
     block = report_block(result)
     message_file = settings.model_path.parent / "git_commit_message.txt"

@@ -25,11 +25,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import config  # noqa: E402
-from utils.console import human_size, table  # noqa: E402
-from utils.files import file_sha256  # noqa: E402
-from utils.lakefs_utils import connect  # noqa: E402
-from utils.transfer import LocalFile  # noqa: E402
+import config
+from core.console import human_size, table
+from core.hashing import file_sha256
+from utils.lakefs_client.content import LocalFile
+from utils.lakefs_utils import connect
 
 
 def make_files(folder: Path, count: int) -> None:

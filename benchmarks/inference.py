@@ -30,8 +30,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from utils.console import set_language, table  # noqa: E402
-from utils.files import file_sha256  # noqa: E402
+from core.console import table
+from core.hashing import file_sha256
+from core.i18n import set_language
 
 SAMPLE = 128  # pictures for the parts, measured one by one
 
@@ -52,15 +53,15 @@ def measured(rows: list[list[Any]], name: str, count: int) -> Iterator[None]:
 
 def make_job(predictor: Any, folder: Path, output: Path) -> Any:
     """What infer.py makes of a folder of pictures."""
-    from train import inference, inputs
+    from inference import batch_job, inputs
 
-    return inference.Job(predictor, inputs.input_items([folder]), output, nobody(), None)
+    return batch_job.Job(predictor, inputs.input_items([folder]), output, nobody(), None)
 
 
 def nobody() -> Any:
     """A lineage for figures that nobody traces."""
     from utils.lakefs_utils import LakePath
-    from utils.mlflow_utils import Lineage
+    from utils.lineage import Lineage
 
     model, data = LakePath("repo", "1" * 64, "models/model.pth"), LakePath("repo", "2" * 64, "data/")
     return Lineage("run", None, model, "0" * 64, data, "none", {})
@@ -70,7 +71,7 @@ def parts(predictor: Any, folder: Path, output: Path, rows: list[list[Any]]) -> 
     """Reading, network and writing by themselves, on one thread each."""
     import torch
 
-    from train.preprocess import EVAL_BATCH
+    from segmentation.preprocess import EVAL_BATCH
 
     output.mkdir()
     job = make_job(predictor, folder, output)
@@ -104,7 +105,7 @@ def plain_loop(predictor: Any, folder: Path, output: Path, rows: list[list[Any]]
     import torch
     from PIL import Image
 
-    from train.preprocess import native_logits
+    from segmentation.preprocess import native_logits
 
     model = predictor.model
     output.mkdir()
@@ -123,9 +124,9 @@ def plain_loop(predictor: Any, folder: Path, output: Path, rows: list[list[Any]]
 
 def folder(options: argparse.Namespace) -> None:
     """Copies of the pictures, `count` in all, through the pipeline and through a plain loop."""
-    from train.checkpoint import load_model
-    from train.predictor import Predictor
-    from train.preprocess import choose_device
+    from segmentation.model_file import load_model
+    from segmentation.predictor import Predictor
+    from segmentation.preprocess import choose_device
 
     cpu = choose_device("cpu")
     predictor = Predictor(load_model(options.model, file_sha256(options.model), cpu), cpu)
@@ -166,10 +167,10 @@ def mious(folder: Path, model: Path, tiles: list[int]) -> dict[str, float]:
     """mIoU over `folder`/images and its masks: whole and in tiles, with torch and, where it is there, ONNX Runtime."""
     import torch
 
-    from train import export, inference
-    from train.checkpoint import load_model
-    from train.inputs import Item
-    from train.predictor import Method, Predictor
+    from dataset.samples import Item
+    from inference import batch_job, export
+    from segmentation.model_file import load_model
+    from segmentation.predictor import Method, Predictor
 
     cpu = torch.device("cpu")
     loaded = load_model(model, file_sha256(model), cpu)
@@ -186,7 +187,7 @@ def mious(folder: Path, model: Path, tiles: list[int]) -> dict[str, float]:
             for tile in (None, *tiles):
                 predictor = Predictor(loaded, cpu, Method(tile), forward, engine)
                 out = Path(name, f"{engine}{tile}")
-                outcome = inference.predict(predictor, items, out, nobody(), "val")
+                outcome = batch_job.predict(predictor, items, out, nobody(), "val")
                 assert outcome.miou is not None and not outcome.broken, outcome.broken
                 found[f"{engine}, {'whole' if tile is None else f'tiles of {tile}'}"] = outcome.miou
     return found

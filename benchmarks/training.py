@@ -35,25 +35,27 @@ from typing import Any, cast
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
-from PIL import Image  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
 
-import config  # noqa: E402
-from train.classes import IGNORE_INDEX, ClassMap  # noqa: E402
-from train.data_check import check_data  # noqa: E402
-from train.dataset import Pair  # noqa: E402
-from train.losses import SegmentationLoss, class_weights  # noqa: E402
-from train.metrics import ConfusionMatrix  # noqa: E402
-from train.mlflow_train import MlflowTrain  # noqa: E402
-from train.networks import build_network  # noqa: E402
-from train.pictures import read_image, read_mask  # noqa: E402
-from train.preprocess import IMAGENET, to_input  # noqa: E402
-from utils import git_utils, memory, mlflow_utils  # noqa: E402
-from utils.background import Background  # noqa: E402
-from utils.console import table  # noqa: E402
-from utils.lakefs_utils import connect  # noqa: E402
+import config
+from core import git as git_utils
+from core import memory
+from core.background import Background
+from core.console import table
+from dataset.classes import IGNORE_INDEX, ClassMap
+from dataset.images import read_image, read_mask
+from dataset.layout import Pair
+from dataset.validation import check_data
+from segmentation.losses import SegmentationLoss, class_weights
+from segmentation.metrics import ConfusionMatrix
+from segmentation.networks import build_network
+from segmentation.preprocess import IMAGENET, to_input
+from train.mlflow_train import MlflowTrain
+from utils import mlflow_utils
+from utils.lakefs_utils import connect
 
 PEER_SIZE = (240, 320)  # of the peers' crops, as in their figures in README.md
 PEER_BATCH = 8

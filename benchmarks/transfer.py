@@ -26,10 +26,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import config  # noqa: E402
-from utils.console import table  # noqa: E402
-from utils.lakefs_utils import LakePath, connect  # noqa: E402
-from utils.versions import local_files  # noqa: E402
+import config
+from core.console import table
+from utils.lakefs_utils import LakePath, connect
+from versioning.versions import local_files
 
 Times = dict[str, list[float]]
 # What is compared with what, and the largest ratio that the project sets itself.

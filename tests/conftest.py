@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from core.i18n import set_language
 from tests import servers
 from tests.servers import Server, Storage
-from utils import transfer
-from utils.console import set_language
+from utils.lakefs_client import transfer
 
 os.environ["APP_LANG"] = "en"  # before config.py is loaded: what tests read of messages is English
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a test file runs on each core: two threads would wait for each other

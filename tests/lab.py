@@ -17,20 +17,20 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from PIL import Image
 
-from config import Settings
+from config import Settings, cache_folder
+from core.hashing import file_sha256
+from dataset.classes import ClassMap, UInt8, build_classes
+from dataset.layout import composed
+from dataset.samples import committed_items
+from registry import versions
+from segmentation import evaluation
+from segmentation.model_file import Model, save_model
+from segmentation.networks import build_network
+from segmentation.preprocess import Normalisation
 from tests.servers import Server
-from train import gate
-from train.checkpoint import Model, save_model
-from train.classes import ClassMap, UInt8, build_classes
-from train.dataset import composed
-from train.inputs import committed_items
-from train.networks import build_network
-from train.prepare_data import cache_folder
-from train.preprocess import Normalisation
-from utils import mlflow_utils, registry
-from utils.files import file_sha256
+from utils import mlflow_utils
+from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath, connect
-from utils.transfer import LocalFile
 
 SIDE = 16  # pixels of a picture
 QUALITY = "quality"  # metric in a model's file: share of the rows of each picture that the model gets right
@@ -124,7 +124,7 @@ class Lab:
                 lake.start_experiment(experiment)
             commit = lake.publish({"model.pth": file}, "models/", "model", {}, mirror=False).commit_id
         _, items = committed_items(self.lake, data, "val", cache_folder(self.settings))
-        miou = gate.measure(model, items, classes, CPU).figure("miou")
+        miou = evaluation.measure(model, items, classes, CPU).figure("miou")
         run = self.client.create_run(mlflow_utils.experiment_id(self.client, self.settings)).info.run_id
         model_path = LakePath(self.lake.repo, commit, "models/model.pth")
         for key, value in (("lakefs_model_path", str(model_path)), ("lakefs_data_path", str(data))):
@@ -138,7 +138,7 @@ class Lab:
         return self.client.get_run(run)
 
     def aliases(self) -> dict[str, str]:
-        return registry.aliases(self.client, self.settings, self.name)
+        return versions.aliases(self.client, self.settings, self.name)
 
     def tags(self, version: str) -> dict[str, str]:
         tags: dict[str, str] = self.client.get_model_version(self.name, version).tags
@@ -166,7 +166,7 @@ class Lab:
 @contextmanager
 def open_lab(server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     """A registry under a new name, in an MLflow beside `folder` that a test file shares."""
-    monkeypatch.setattr(gate, "segment", segment_by_quality)
+    monkeypatch.setattr(evaluation, "segment", segment_by_quality)
     name = f"model-{secrets.token_hex(4)}"
     settings = Settings(
         mlflow_tracking_uri=f"sqlite:///{folder.parent / 'mlflow.db'}",

@@ -14,12 +14,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train.sample_data import generate_sample
+from dataset.synthetic import generate_sample
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 SOURCE = Path(__file__).resolve().parent.parent
+PACKAGES = (
+    "core",
+    "dataset",
+    "inference",
+    "lineage",
+    "registry",
+    "segmentation",
+    "train",
+    "utils",
+    "versioning",
+    "_lakefs_actions",
+)
 OWN_NAMES = ("LAKEFS_", "MINIO_", "MLFLOW_", "REGISTER", "LAKECTL_", "AWS_")
 
 
@@ -97,7 +109,7 @@ def make_project(folder: Path, pictures: int = 30, git: bool = True) -> Project:
     folder.mkdir(exist_ok=True)
     for name in ("config.py", "train.py", "register_model.py", "infer.py", "lake.py", ".gitignore"):
         shutil.copy(SOURCE / name, folder / name)
-    for name in ("train", "utils", "_lakefs_actions"):
+    for name in PACKAGES:
         shutil.copytree(SOURCE / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     project = Project(folder)
     if pictures:

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from utils.background import MOST_WAITING, Background
+from core.background import MOST_WAITING, Background
 
 
 def test_calls_are_made_in_order_and_all_before_finish_returns() -> None:

@@ -14,8 +14,8 @@ import pytest
 import config
 from tests.servers import Mortal, Server, branches
 from tests.test_server_deaths import KINDS, hashes, held, reached, write
+from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, connect
-from utils.transfer import LocalFile
 
 COUNT = 12
 DEEDS = {  # the method of LakeFS, which of its calls, whether the server has done it by then, and how many files have arrived

@@ -24,12 +24,12 @@ import pytest
 import yaml
 
 from config import Settings
+from core.hashing import file_sha256
 from tests import servers
 from tests.project import SOURCE
-from utils import transfer
-from utils.files import file_sha256
+from utils.lakefs_client import multipart, transfer
+from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath, connect
-from utils.transfer import LocalFile
 
 FILES = ("docker-compose.yml", "docker-compose.postgres.yml")
 DOCUMENTS: dict[str, Any] = {name: yaml.safe_load((SOURCE / name).read_text()) for name in FILES}
@@ -221,7 +221,7 @@ def test_down_and_up_again_loses_nothing(folder: Path) -> None:
 
     services = Loopback(folder)
     runs = MlflowClient(services.placed("http://127.0.0.1:5000", "mlflow"))
-    contents = {f"{size}.bin": secrets.token_bytes(size) for size in (0, 1000, transfer.SMALL + 1, transfer.MULTIPART)}
+    contents = {f"{size}.bin": secrets.token_bytes(size) for size in (0, 1000, transfer.SMALL + 1, multipart.MULTIPART)}
     files = {}
     for name, content in contents.items():
         (folder / name).write_bytes(content)

@@ -14,15 +14,15 @@ import lakefs_sdk as sdk
 import pytest
 
 import config
+from core.errors import AppError, UsageError
+from core.hashing import file_sha256
 from tests import servers
 from tests.project import make_project
 from tests.servers import Server
-from utils import transfer
-from utils.console import AppError, UsageError
-from utils.copy_history import DATE, ORIGIN, copy_history
-from utils.files import file_sha256
+from utils.lakefs_client import transfer
+from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, connect
-from utils.transfer import LocalFile
+from versioning.migrate import DATE, ORIGIN, copy_history
 
 NAMES = ["a.png", "with space.txt", "한글/이름.png", "odd #?%+&=;.bin", "empty", "n" * 200]
 

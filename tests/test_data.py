@@ -15,12 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from train import data_check
-from train.data_check import DataFaults, Fault, check_data, summary
-from train.dataset import SPLITS, data_files, is_empty, linked_folders
-from train.splits import extend_split, new_split, write_splits
-from utils import console
-from utils.console import UsageError, set_language
+from core import i18n
+from core.errors import UsageError
+from core.i18n import set_language
+from dataset import validation
+from dataset.layout import SPLITS, data_files, is_empty, linked_folders
+from dataset.splits import extend_split, new_split, write_splits
+from dataset.summary import summary
+from dataset.validation import DataFaults, Fault, check_data
 
 CAMVID = Path(os.environ.get("CAMVID_DIR") or Path(__file__).resolve().parents[2] / "shared" / "camvid")
 SIZE = (6, 8)  # height, width
@@ -28,7 +30,7 @@ SIZE = (6, 8)  # height, width
 
 @pytest.fixture(autouse=True)
 def english() -> Iterator[None]:
-    before = console._language
+    before = i18n._language
     set_language("en")
     yield
     set_language(before)
@@ -74,7 +76,7 @@ def parted(tmp_path: Path) -> Path:
 def faults_of(root: Path) -> tuple[Fault, ...]:
     with pytest.raises(DataFaults) as caught:
         check_data(root, 0)
-    for fault in caught.value.faults[: data_check.MAX_ROWS]:
+    for fault in caught.value.faults[: validation.MAX_ROWS]:
         assert fault.file in str(caught.value)
     assert caught.value.exit_code == 2
     return caught.value.faults
@@ -278,7 +280,7 @@ def test_a_linked_layout_folder_is_followed(flat: Path, tmp_path_factory: pytest
 
 
 def test_all_faults_come_at_once_and_the_table_is_capped(flat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_check, "MAX_ROWS", 3)
+    monkeypatch.setattr(validation, "MAX_ROWS", 3)
     for number in range(5):
         (flat / "images" / f"a{number}.png").write_bytes(b"broken")
     with pytest.raises(DataFaults) as caught:
@@ -488,7 +490,7 @@ def test_folder_that_cannot_be_written(flat: Path, monkeypatch: pytest.MonkeyPat
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("train.dataset.os.replace", refuse)  # the mode bits do not hold back root
+    monkeypatch.setattr("dataset.layout.os.replace", refuse)  # the mode bits do not hold back root
     with pytest.raises(UsageError, match="cannot store the split"):
         check_data(flat, 0)
 

@@ -18,14 +18,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from train import sample_data
-from train.classes import IGNORE_INDEX, ClassMap, build_classes, classes_from_values
-from train.data_check import check_data
-from train.dataset import SAMPLE_STAGING, data_files, is_empty
-from train.pictures import read_image, read_mask
-from train.sample_data import draw_pair, generate_sample
-from utils import console
-from utils.console import UsageError, set_language
+from core import i18n
+from core.errors import UsageError
+from core.i18n import set_language
+from dataset import synthetic
+from dataset.classes import IGNORE_INDEX, ClassMap, build_classes, classes_from_values
+from dataset.images import read_image, read_mask
+from dataset.layout import SAMPLE_STAGING, data_files, is_empty
+from dataset.synthetic import draw_pair, generate_sample
+from dataset.validation import check_data
 
 ROOT = Path(__file__).resolve().parents[1]
 ROAD = build_classes([(0, "sky", (10, 20, 30), False), (7, "road", (200, 0, 0), False), (9, "off", (0, 0, 0), True)])
@@ -33,7 +34,7 @@ ROAD = build_classes([(0, "sky", (10, 20, 30), False), (7, "road", (200, 0, 0), 
 
 @pytest.fixture(autouse=True)
 def english() -> Iterator[None]:
-    before = console._language
+    before = i18n._language
     set_language("en")
     yield
     set_language(before)
@@ -270,7 +271,7 @@ def test_sample_is_good_data(tmp_path: Path) -> None:
     before = contents(tmp_path)
     data = check_data(tmp_path, 5)
     assert [len(data.split(split)) for split in ("train", "val", "test")] == [48, 6, 6]
-    assert data.classes == sample_data.sample_classes() and data.classes.num_classes == 4
+    assert data.classes == synthetic.sample_classes() and data.classes.num_classes == 4
     assert contents(tmp_path) == before, "the check leaves the split of the sample as it is"
     shares = np.array(data.pixel_counts["train"]) / sum(data.pixel_counts["train"])
     assert 0.5 < shares[0] < 0.85 and shares[1:].min() > 0.04
@@ -296,7 +297,7 @@ def test_interrupted_while_drawing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return draw_pair(seed, number)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(sample_data, "draw_pair", stop)
+        patch.setattr(synthetic, "draw_pair", stop)
         generate_sample(tmp_path / "a", 0, 12)
     assert data_files(tmp_path / "a") == {} and is_empty(tmp_path / "a")
     generate_sample(tmp_path / "a", 0, 12)

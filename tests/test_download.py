@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from train import download
-from train.data_check import check_data
-from utils.console import AppError, UsageError
+from core.errors import AppError, UsageError
+from dataset import public
+from dataset.validation import check_data
 
 
 def picture(path: Path, values: list[int] | None = None) -> None:
@@ -61,7 +61,7 @@ def fake_voc(archives: Path) -> None:
     ("name", "fake", "counts", "classes"),
     [
         ("oxford-iiit-pet", fake_pets, {"train": 18, "val": 2, "test": 2}, ("pet", "background", "border")),
-        ("voc2012", fake_voc, {"train": 2, "val": 1, "test": 0}, download.VOC_CLASSES),
+        ("voc2012", fake_voc, {"train": 2, "val": 1, "test": 0}, public.VOC_CLASSES),
     ],
 )
 def test_a_data_set_becomes_a_data_folder_that_passes_the_check(
@@ -73,14 +73,14 @@ def test_a_data_set_becomes_a_data_folder_that_passes_the_check(
     classes: tuple[str, ...],
 ) -> None:
     assert callable(fake)
-    fake(tmp_path / download.ARCHIVES)
-    download.fetch(name, tmp_path, seed=0)
+    fake(tmp_path / public.ARCHIVES)
+    public.fetch(name, tmp_path, seed=0)
     data = check_data(tmp_path, 0)
     assert {split: len(data.split(split)) for split in counts} == counts and data.classes.names == classes
-    assert not (tmp_path / download.ARCHIVES).exists() and "left out 1 pictures" in capsys.readouterr().out
-    download.fetch(name, tmp_path, seed=0)  # it is there: nothing to do
+    assert not (tmp_path / public.ARCHIVES).exists() and "left out 1 pictures" in capsys.readouterr().out
+    public.fetch(name, tmp_path, seed=0)  # it is there: nothing to do
     with pytest.raises(UsageError, match="holds other data"):
-        download.fetch(next(other for other in download.DATASETS if other != name), tmp_path, seed=0)
+        public.fetch(next(other for other in public.DATASETS if other != name), tmp_path, seed=0)
 
 
 def test_no_network_is_said_and_a_second_call_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,9 +89,9 @@ def test_no_network_is_said_and_a_second_call_goes_on(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr("torchvision.datasets.oxford_iiit_pet.download_and_extract_archive", offline)
     with pytest.raises(AppError, match=r"cannot download the data set oxford-iiit-pet .*no route to host.*go online"):
-        download.fetch("oxford-iiit-pet", tmp_path, seed=0)
-    fake_pets(tmp_path / download.ARCHIVES)
-    download.fetch("oxford-iiit-pet", tmp_path, seed=0)
+        public.fetch("oxford-iiit-pet", tmp_path, seed=0)
+    fake_pets(tmp_path / public.ARCHIVES)
+    public.fetch("oxford-iiit-pet", tmp_path, seed=0)
     assert len(check_data(tmp_path, 0).pairs) == 22
 
 
@@ -100,4 +100,4 @@ def test_the_names_of_the_command_line_are_those_of_the_module() -> None:
     assert spec is not None and spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    assert script.DATASETS == tuple(download.DATASETS) == tuple(download.CLASSES)
+    assert script.DATASETS == tuple(public.DATASETS) == tuple(public.CLASSES)

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 import config
+from core.errors import AppError, UsageError
 from tests.faults import between
 from tests.project import SOURCE, Project, make_project
 from tests.servers import Server
-from utils import setup_lakefs
-from utils.console import AppError, UsageError
 from utils.lakefs_utils import LakeFS, connect
 from utils.mlflow_utils import explained
+from versioning import server_setup
 
 DEAD = "http://127.0.0.1:9"
 
@@ -92,7 +92,7 @@ def test_a_server_that_is_down_is_one_line(project: Project, lakefs_server: Serv
     before = logging.getLogger("urllib3").level
     LakeFS(DEAD, "key", "secret", "repo", "main")
     with pytest.raises(AppError, match="does not answer"):
-        setup_lakefs.make_first_admin(config.load_settings(lakefs_endpoint=DEAD, **keys("key", "secret")))
+        server_setup.make_first_admin(config.load_settings(lakefs_endpoint=DEAD, **keys("key", "secret")))
     assert logging.getLogger("urllib3").level == before
     for command in ("status", "log", "verify", "trace"):
         arguments = ["main"] if command == "trace" else []

@@ -14,13 +14,13 @@ from PIL import Image
 from torch import nn
 
 from config import Settings
+from core.errors import AppError, UsageError
+from core.hashing import file_sha256
+from inference import export
+from segmentation.model_file import load_model, save_model
 from tests.project import Project
 from tests.test_inference import draw, lineage, make_model
-from train import export
-from train.checkpoint import load_model, save_model
 from utils import mlflow_utils
-from utils.console import AppError, UsageError
-from utils.files import file_sha256
 
 pytest.importorskip("onnxruntime")
 

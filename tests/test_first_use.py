@@ -171,7 +171,7 @@ def test_started_from_another_folder_it_finds_the_same_things(project: Project, 
 
 @pytest.mark.parametrize("state", ["none", "no commit", "detached", "dirty", "tag", "remote"])
 def test_every_state_of_git_is_recorded(state: str, tmp_path: Path) -> None:
-    from utils.git_utils import read_facts
+    from core.git import read_facts
 
     project = make_project(tmp_path, pictures=0, git=state not in ("none", "no commit"))
     if state == "no commit":

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 import config
+from core.errors import AppError
+from core.hashing import file_sha256
 from tests import servers
 from tests.project import make_project
 from tests.servers import Server
-from utils import setup_lakefs
-from utils.console import AppError
-from utils.files import file_sha256
+from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, connect
-from utils.transfer import LocalFile
+from versioning import server_setup
 
 needs_a_server = pytest.mark.skipif(not servers.real_available(), reason="no lakefs program and no LAKEFS_ENDPOINT")
 LINEAGE = {"git_commit": "0" * 40, "mlflow_run_id": "run"}
@@ -48,7 +48,7 @@ def settings_of(server: Server) -> config.Settings:
 def lake(server: Server) -> Iterator[LakeFS]:
     """A repository of its own whose main has the gate and is protected."""
     with connect(settings_of(server), create=True) as lake:
-        setup_lakefs.put_gate(lake, require_passed=False)
+        server_setup.put_gate(lake, require_passed=False)
         yield lake
 
 
@@ -151,7 +151,7 @@ def test_a_model_without_readable_figures_is_refused(
 
 @needs_a_server
 def test_a_weak_model_is_refused_where_that_is_asked_for(lake: LakeFS, tmp_path: Path) -> None:
-    setup_lakefs.put_gate(lake, require_passed=True)
+    server_setup.put_gate(lake, require_passed=True)
     put_model(lake, tmp_path)
     with pytest.raises(AppError, match="passed is not true"):
         put_model(lake, tmp_path, passed=False)
@@ -199,13 +199,13 @@ def test_a_new_server_gets_its_first_user(tmp_path: Path, capsys: pytest.Capture
         with connect(settings) as lake, pytest.raises(AppError, match="401"):
             lake.head()
         for _ in range(2):
-            setup_lakefs.make_first_admin(settings)
+            server_setup.make_first_admin(settings)
         with connect(settings, create=True) as lake:
             assert len(lake.head()) == 64
     shown = capsys.readouterr().out
     assert "made the first user, admin" in shown and "first user: done already" in shown
     with pytest.raises(AppError, match="does not answer"):
-        setup_lakefs.make_first_admin(settings)
+        server_setup.make_first_admin(settings)
 
 
 @pytest.mark.skipif(shutil.which("lakefs") is None, reason="no lakefs program")

@@ -15,18 +15,18 @@ import pytest
 import torch
 from PIL import Image
 
+from core.errors import UsageError
+from dataset.classes import build_classes
+from dataset.samples import Item
+from inference import batch_job, inputs, outputs, pipeline
+from inference.outputs import EXTRAS, JOURNAL
+from segmentation.model_file import Model
+from segmentation.networks import build_network
+from segmentation.predictor import Method, Predictor
+from segmentation.preprocess import Normalisation
 from tests.project import SIGKILL, SIGTERM, Project, finish
-from train import inference, inputs, outputs, pipeline
-from train.checkpoint import Model
-from train.classes import build_classes
-from train.inputs import Item
-from train.networks import build_network
-from train.outputs import EXTRAS, JOURNAL
-from train.predictor import Method, Predictor
-from train.preprocess import Normalisation
-from utils.console import UsageError
 from utils.lakefs_utils import LakePath
-from utils.mlflow_utils import Lineage
+from utils.lineage import Lineage
 
 CLASSES = build_classes([(0, "sky", None, False), (7, "road", None, False), (9, "off", None, True)])
 CPU = torch.device("cpu")
@@ -73,16 +73,16 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_two_runs_and_an_interrupted_one_give_the_same_bits(tmp_path: Path) -> None:
     predictor, items = Predictor(make_model(), CPU), draw(tmp_path / "in", 21)
     for name in ("a", "b"):
-        inference.predict(predictor, items, tmp_path / name, lineage(), None)
+        batch_job.predict(predictor, items, tmp_path / name, lineage(), None)
     assert content(tmp_path / "a") == content(tmp_path / "b")
-    cut = inference.Job(predictor, items, tmp_path / "b", lineage(), None)
+    cut = batch_job.Job(predictor, items, tmp_path / "b", lineage(), None)
     (tmp_path / "b/predictions.json").unlink()
     lines = [json.dumps(cut.settings)] + [json.dumps(r) for r in _records(tmp_path / "a")[:13]]
     (tmp_path / "b" / JOURNAL).write_text("\n".join(lines) + '\n{"input": "cut in the mid')
     (tmp_path / "b/003.png").write_bytes(b"changed")  # in the first batch, which is then done again
     for item in items[13:]:
         (tmp_path / "b" / f"{item.name}.png").unlink()
-    outcome = inference.predict(predictor, items, tmp_path / "b", lineage(), None, resume=True)
+    outcome = batch_job.predict(predictor, items, tmp_path / "b", lineage(), None, resume=True)
     assert (outcome.written, outcome.kept) == (21, 12)
     assert content(tmp_path / "a") == content(tmp_path / "b")
 
@@ -93,15 +93,15 @@ def _records(folder: Path) -> list[dict[str, Any]]:
 
 def test_resume_does_only_what_is_new_and_refuses_other_models(tmp_path: Path) -> None:
     predictor, items = Predictor(make_model(), CPU), draw(tmp_path / "in", 12)
-    inference.predict(predictor, items[:8], tmp_path / "out", lineage(), None)
+    batch_job.predict(predictor, items[:8], tmp_path / "out", lineage(), None)
     before = (tmp_path / "out/000.png").stat().st_mtime_ns
-    outcome = inference.predict(predictor, items, tmp_path / "out", lineage(), None, resume=True)
+    outcome = batch_job.predict(predictor, items, tmp_path / "out", lineage(), None, resume=True)
     assert (outcome.written, outcome.kept) == (12, 8)
     assert (tmp_path / "out/000.png").stat().st_mtime_ns == before
     with pytest.raises(UsageError, match=r"of another job \(model_sha256: a+, now b+\)"):
-        inference.predict(predictor, items, tmp_path / "out", lineage("b" * 64), None, resume=True)
+        batch_job.predict(predictor, items, tmp_path / "out", lineage("b" * 64), None, resume=True)
     Image.new("RGB", (9, 9)).save(items[2].image)  # a changed input is predicted again
-    outcome = inference.predict(predictor, items, tmp_path / "out", lineage(), None, resume=True)
+    outcome = batch_job.predict(predictor, items, tmp_path / "out", lineage(), None, resume=True)
     assert outcome.kept == 11
     with Image.open(tmp_path / "out/002.png") as mask:
         assert mask.size == (9, 9)
@@ -113,7 +113,7 @@ def test_probabilities_areas_coco_and_the_page(tmp_path: Path) -> None:
     predictor, items = Predictor(make_model(), CPU, Method(probabilities=True)), draw(tmp_path / "in", 2)
     items.append(Item("</script><b>&", items[0].image))
     out = tmp_path / "out"
-    inference.predict(predictor, items[:2], out, lineage(), None, extras=EXTRAS)
+    batch_job.predict(predictor, items[:2], out, lineage(), None, extras=EXTRAS)
     coco = COCO(out / "predictions_coco.json")
     assert [category["name"] for category in coco.loadCats([0, 7])] == ["sky", "road"]
     lines = (out / "areas.csv").read_text("utf-8-sig").splitlines()
@@ -127,7 +127,7 @@ def test_probabilities_areas_coco_and_the_page(tmp_path: Path) -> None:
         for annotation in coco.loadAnns(coco.getAnnIds(imgIds=[number])):
             assert np.array_equal(coco.annToMask(annotation), values == annotation["category_id"])
         assert f"{record['input']},road,{(values == 7).sum()}," in "\n".join(lines)
-    inference.predict(predictor, items[2:], out, lineage(), None)
+    batch_job.predict(predictor, items[2:], out, lineage(), None)
     page = (out / "index.html").read_text()
     assert page.count("</script>") == 2 and "<b>" not in page, "a name is only a name"
     data = json.loads(page.split('type="application/json">')[1].split("</script>")[0])
@@ -137,7 +137,7 @@ def test_probabilities_areas_coco_and_the_page(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
 def test_a_browser_shows_the_page(tmp_path: Path) -> None:
-    inference.predict(Predictor(make_model(), CPU), draw(tmp_path / "in", 2), tmp_path / "out", lineage(), None)
+    batch_job.predict(Predictor(make_model(), CPU), draw(tmp_path / "in", 2), tmp_path / "out", lineage(), None)
     quiet = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync")
     place = (f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", (tmp_path / "out/index.html").as_uri())
     done = subprocess.run(["chromium", "--headless", *quiet, *place], capture_output=True, text=True, timeout=120)
@@ -156,8 +156,8 @@ def test_figures_over_labels_are_the_same_after_resuming(tmp_path: Path) -> None
         mask = tmp_path / f"{item.name}_label.png"
         Image.fromarray(values).save(mask)
         labelled.append(Item(item.name, item.image, mask))
-    first = inference.predict(predictor, labelled, tmp_path / "out", lineage(), "val")
-    again = inference.predict(predictor, labelled, tmp_path / "out", lineage(), "val", resume=True)
+    first = batch_job.predict(predictor, labelled, tmp_path / "out", lineage(), "val")
+    again = batch_job.predict(predictor, labelled, tmp_path / "out", lineage(), "val", resume=True)
     assert again.kept == 10 and first.miou is not None
     assert (again.accuracy, again.miou, again.iou) == (first.accuracy, first.miou, first.iou)
 

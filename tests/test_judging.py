@@ -15,17 +15,16 @@ import numpy as np
 import pytest
 import torch
 
-from config import Settings
+from config import Settings, cache_folder
+from core.errors import UsageError
+from dataset.classes import ClassMap, UInt8
+from dataset.samples import committed_items
+from registry import gate, overlap, promotion
+from registry.compare import compare_models
+from segmentation import evaluation
+from segmentation.model_file import Model
 from tests.lab import CPU, Lab, open_lab, road_and_car, segment_by_quality
 from tests.servers import Server
-from train import gate
-from train.checkpoint import Model
-from train.classes import ClassMap, UInt8
-from train.compare import compare_models
-from train.inputs import committed_items
-from train.prepare_data import cache_folder
-from utils import registration
-from utils.console import UsageError
 from utils.lakefs_utils import LakePath
 from utils.mlflow_utils import run_lineage
 
@@ -47,7 +46,7 @@ def register(lab: Lab, quality: float, data: LakePath, classes: ClassMap | None 
     """Its version."""
     strict = dataclasses.replace(lab.settings, **settings)  # type: ignore[arg-type]
     run = lab.run(quality, data, classes)
-    return str(registration.register(lab.client, lab.lake, strict, run).version)
+    return str(promotion.register(lab.client, lab.lake, strict, run).version)
 
 
 def figures(lab: Lab, version: str) -> dict[str, object]:
@@ -71,7 +70,7 @@ def test_a_champion_is_measured_again_on_other_data(lab: Lab) -> None:
     assert (found["seen_by_champion"], found["compared"]) == (1, 11), "t0 was training"
     _, items = committed_items(lab.lake, second, "val", cache_folder(lab.settings))
     old = gate.load(lab.lake, run_lineage(lab.client.get_run(lab.tags("1")["run_id"])), CPU, cache_folder(lab.settings))
-    again = gate.measure(old, items, classes, CPU)
+    again = evaluation.measure(old, items, classes, CPU)
     keep = [i for i, item in enumerate(items) if item.name != "t0"]
     assert found["champion"] == pytest.approx(again.only(keep).figure("miou"))
     assert found["champion_version"] == f"{lab.name} v1"
@@ -101,7 +100,7 @@ def test_imported_pictures_are_known_without_their_hash(lab: Lab) -> None:
     run = dataclasses.replace(run_lineage(lab.run(0.5, first)), data_path=bare)
     lab.made["renamed"] = lab.made["t0"]
     again = lab.data(["t"], [*VAL, "renamed", "t1", "new"])
-    seen = gate.seen_in_training(lab.lake, run, again, "val", cache_folder(lab.settings))
+    seen = overlap.seen_in_training(lab.lake, run, again, "val", cache_folder(lab.settings))
     assert seen == {"renamed", "t1"}
 
 
@@ -145,8 +144,8 @@ def test_the_first_batch_pays_for_nothing(lab: Lab, monkeypatch: pytest.MonkeyPa
     cache = cache_folder(lab.settings)
     _, items = committed_items(lab.lake, run.data_path, "val", cache)
     model = gate.load(lab.lake, run, CPU, cache)
-    monkeypatch.setattr(gate, "segment", cold)
-    assert gate.measure(model, items, model.classes, CPU).milliseconds < 500
+    monkeypatch.setattr(evaluation, "segment", cold)
+    assert evaluation.measure(model, items, model.classes, CPU).milliseconds < 500
 
 
 def test_conditions_on_classes(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +163,7 @@ def test_conditions_on_classes(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(gate, "measure", never)
     wrong = dataclasses.replace(lab.settings, register_min_class_iou="raod=0.5")
     with pytest.raises(UsageError, match=r"unknown class 'raod' \(classes: road\)"):
-        registration.register(lab.client, lab.lake, wrong, run)
+        promotion.register(lab.client, lab.lake, wrong, run)
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from core.git import read_facts
+from core.hashing import file_sha256
 from tests.project import Project, make_project
 from tests.servers import Server
 from utils import local_lakefs
-from utils.files import file_sha256
-from utils.git_utils import read_facts
+from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath
-from utils.lock import Lock, write_lock
-from utils.transfer import LocalFile
+from versioning.lockfile import Lock, write_lock
 
 REPO = "image-segmentation-local-repo"
 

@@ -22,13 +22,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import config
+from core.errors import AppError, UsageError
+from core.files import inside
+from core.hashing import file_sha256
+from core.workers import GIVE_UP, Gone, NotTried, heed, parallel, succeeded
 from tests.servers import SOURCE, Server, branches
-from utils import lakefs_utils, versions
-from utils.console import AppError, UsageError
-from utils.files import GIVE_UP, Gone, NotTried, file_sha256, heed, inside, parallel, succeeded
-from utils.lakefs_client import downloading
+from utils import lakefs_utils
+from utils.lakefs_client import download
+from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath, connect
-from utils.transfer import LocalFile
+from versioning import sync, versions
 
 NAMES = [
     "a.png",
@@ -366,7 +369,7 @@ def test_a_copied_cache_is_read_once_and_kept(
         read.append(path)
         return file_sha256(path)
 
-    monkeypatch.setattr(downloading, "file_sha256", noting)
+    monkeypatch.setattr(download, "file_sha256", noting)
     for _ in range(2):
         tree = lake.download(source, tmp_path / "copy")
         assert (tree / "data/x").read_bytes() == b"1" and len(read) == 2
@@ -485,8 +488,8 @@ def test_every_name_goes_up_and_comes_back(lake: LakeFS, settings: config.Settin
     for name, content in contents.items():
         (here.data_dir / name).parent.mkdir(parents=True, exist_ok=True)
         (here.data_dir / name).write_bytes(content)
-    versions.push(here, lake, None, keep_remote=False)
-    versions.pull(there, lake, "main", force=False)
+    sync.push(here, lake, None, keep_remote=False)
+    sync.pull(there, lake, "main", force=False)
     assert {name: file.path.read_bytes() for name, file in versions.local_files(there).items()} == contents
     assert {file.path.removeprefix("data/") for file in lake.objects("main", "")} == contents.keys()
 

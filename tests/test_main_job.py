@@ -58,7 +58,7 @@ def test_the_report_has_its_shape_and_follows_everything_else(trained: tuple[Pro
 
 
 def test_the_tag_command_runs_as_printed_and_the_next_one_goes_up(trained: tuple[Project, str]) -> None:
-    from utils.git_utils import next_result_tag
+    from train.release.tags import next_result_tag
 
     project, output = trained
     command = re.search(r'^git tag -a "([^"]+)" -m "([^"]+)"$', output, re.MULTILINE)

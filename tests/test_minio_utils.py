@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 
 import config
+from core.errors import AppError, UsageError
+from core.files import inside
 from tests import servers
 from tests.servers import Server, Storage, branches
-from utils import minio_utils, setup_lakefs
-from utils.console import AppError, UsageError
-from utils.files import inside
-from utils.lakefs_client import importing
+from utils import minio_utils
+from utils.lakefs_client.bucket_import import FORGOTTEN_S
 from utils.lakefs_utils import LakeFS, LakePath, connect
+from versioning import bucket_import, server_setup
 
 
 def settings(storage: Storage, **changes: str) -> config.Settings:
@@ -174,21 +175,21 @@ def test_a_bucket_becomes_a_commit_without_copies(over_minio: Server, tmp_path: 
     for key in ("set/images/a.png", "set/masks/a.png", "settle/b.png"):
         s3.put_object(Bucket=bucket, Key=key, Body=key.encode())
     for again in (False, True):  # the second call finds nothing to do
-        minio_utils.import_prefix(chosen, f"s3://{bucket}/set", "data", replace=again)
+        bucket_import.import_prefix(chosen, f"s3://{bucket}/set", "data", replace=again)
     with connect(chosen) as lake:
-        setup_lakefs.put_gate(lake, require_passed=False)
+        server_setup.put_gate(lake, require_passed=False)
         assert [file.path for file in lake.objects("main", "data/")] == ["data/images/a.png", "data/masks/a.png"]
         physical = lake.sdk.objects_api.stat_object(chosen.lakefs_repo, "main", "data/images/a.png").physical_address
         assert physical == f"s3://{bucket}/set/images/a.png"
         source = LakePath(lake.repo, lake.head(), "data/images/a.png")
         assert inside(lake.download(source, tmp_path), source.path).read_bytes() == b"set/images/a.png"
         with pytest.raises(UsageError, match=r"already holds files: --replace"):
-            minio_utils.import_prefix(chosen, f"s3://{bucket}/set", "data/", replace=False)
+            bucket_import.import_prefix(chosen, f"s3://{bucket}/set", "data/", replace=False)
         s3.delete_object(Bucket=bucket, Key="set/masks/a.png")
         with pytest.raises(AppError, match="without exactly one partner"):  # the gate holds for imports too
-            minio_utils.import_prefix(chosen, f"s3://{bucket}/set", "data/", replace=True)
+            bucket_import.import_prefix(chosen, f"s3://{bucket}/set", "data/", replace=True)
         s3.put_object(Bucket=bucket, Key="set/masks/a.png", Body=b"new mask")
-        minio_utils.import_prefix(chosen, f"s3://{bucket}/set", "data/", replace=True)
+        bucket_import.import_prefix(chosen, f"s3://{bucket}/set", "data/", replace=True)
         metadata = lake.commit_metadata(lake.head())
         assert metadata["import_source"] == f"s3://{bucket}/set/" and "git_commit" in metadata
         assert branches(lake) == ["main"]
@@ -211,7 +212,7 @@ def test_two_imports_at_once_do_not_touch_each_other(over_minio: Server, monkeyp
         with monkeypatch.context() as patch, ThreadPoolExecutor(2) as pool:
             patch.setattr(LakeFS, "_merge", together)
             calls = [
-                pool.submit(minio_utils.import_prefix, chosen, f"s3://{bucket}/set", "data", replace=True)
+                pool.submit(bucket_import.import_prefix, chosen, f"s3://{bucket}/set", "data", replace=True)
                 for _ in range(2)
             ]
             for call in calls:
@@ -226,17 +227,17 @@ def test_two_imports_at_once_do_not_touch_each_other(over_minio: Server, monkeyp
             patch.setattr(LakeFS, "_merge", killed)
             patch.setattr(LakeFS, "delete_branch", killed)
             with pytest.raises(KeyboardInterrupt):
-                minio_utils.import_prefix(chosen, f"s3://{bucket}/set", "more", replace=False)
-        minio_utils.import_prefix(chosen, f"s3://{bucket}/set", "more", replace=False)
+                bucket_import.import_prefix(chosen, f"s3://{bucket}/set", "more", replace=False)
+        bucket_import.import_prefix(chosen, f"s3://{bucket}/set", "more", replace=False)
         assert len(branches(lake)) == 2, "it may be that of a call that is going on"
         now = time.time()
         with monkeypatch.context() as patch:
-            patch.setattr(time, "time", lambda: now + importing.FORGOTTEN_S + 60)
-            minio_utils.import_prefix(chosen, f"s3://{bucket}/set", "more", replace=True)
+            patch.setattr(time, "time", lambda: now + FORGOTTEN_S + 60)
+            bucket_import.import_prefix(chosen, f"s3://{bucket}/set", "more", replace=True)
         assert branches(lake) == ["main"]
 
 
 @needs_minio
 def test_an_empty_prefix_is_said(over_minio: Server) -> None:
     with pytest.raises(AppError, match="s3://lake/none/: no objects"):
-        minio_utils.import_prefix(import_settings(over_minio), "s3://lake/none", "data/", replace=False)
+        bucket_import.import_prefix(import_settings(over_minio), "s3://lake/none", "data/", replace=False)

@@ -94,8 +94,8 @@ def test_download_load_and_data_set(life: Life, installed: dict[str, str], tmp_p
 
 
 def test_another_file_than_mlmodel_names_is_not_opened(life: Life, installed: dict[str, str], tmp_path: Path) -> None:
-    from train.pyfunc import _load_pyfunc, mlmodel
-    from utils.console import AppError
+    from core.errors import AppError
+    from segmentation.pyfunc import _load_pyfunc, mlmodel
 
     (tmp_path / "model.pth").write_bytes(b"something else")
     (tmp_path / "MLmodel").write_text(mlmodel("f" * 32, "model.pth", "0" * 64))

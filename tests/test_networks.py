@@ -8,8 +8,8 @@ import urllib.error
 import pytest
 import torch
 
-from train.networks import COMPACT, TORCHVISION, build_network
-from utils.console import AppError, UsageError
+from core.errors import AppError, UsageError
+from segmentation.networks import COMPACT, TORCHVISION, build_network
 
 SMALLEST, ODD = (16, 16), (33, 47)
 

@@ -14,12 +14,12 @@ import pytest
 
 import register_model
 from config import Settings
+from core.errors import AppError, UsageError
+from registry import promotion, versions
 from tests.lab import Lab, open_lab
 from tests.servers import Server
-from utils import registration, registry
-from utils.console import AppError, UsageError
-from utils.copy_history import copy_history
 from utils.lakefs_utils import LakeFS, LakePath, connect
+from versioning.migrate import copy_history
 
 VAL = [f"v{i}" for i in range(12)]
 
@@ -43,12 +43,12 @@ def data(lab: Lab) -> LakePath:
 def register(lab: Lab, quality: float, data: LakePath, force: str | None = None) -> str:
     """Its version."""
     run = lab.run(quality, data)
-    return str(registration.register(lab.client, lab.lake, lab.settings, run, force).version)
+    return str(promotion.register(lab.client, lab.lake, lab.settings, run, force).version)
 
 
 def rollback(lab: Lab, to: str | None = None) -> None:
-    target = registry.find_version(lab.client, lab.settings, f"{lab.name}/{to}") if to else None
-    registration.rollback(lab.client, lab.lake, lab.settings, target)
+    target = versions.find_version(lab.client, lab.settings, f"{lab.name}/{to}") if to else None
+    promotion.rollback(lab.client, lab.lake, lab.settings, target)
 
 
 def call(lab: Lab, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -65,10 +65,10 @@ def cut_off(lab: Lab, monkeypatch: pytest.MonkeyPatch, quality: float, data: Lak
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(registration, step, cut)
+        patch.setattr(promotion, step, cut)
         with pytest.raises(KeyboardInterrupt):
             register(lab, quality, data)
-    return str(registry.versions(lab.client, lab.settings, lab.name)[0].version)
+    return str(versions.versions(lab.client, lab.settings, lab.name)[0].version)
 
 
 # --- names in lakeFS ------------------------------------------------------------------------------------------------
@@ -114,14 +114,14 @@ def test_what_cannot_be_finished_stands_in_nobodys_way(
     register(lab, 0.3, data)
     register(lab, 0.5, data)
     assert cut_off(lab, monkeypatch, 0.7, data) == "3"
-    mark = registration.mark_in_lakefs
+    mark = promotion.mark_in_lakefs
 
     def refuse(client: Any, lake: LakeFS, settings: Settings, version: Any) -> None:
         if str(version.version) == "3":
             raise AppError("the server\nsays no")
         mark(client, lake, settings, version)
 
-    monkeypatch.setattr(registration, "mark_in_lakefs", refuse)
+    monkeypatch.setattr(promotion, "mark_in_lakefs", refuse)
     assert call(lab, monkeypatch) == 1, "nothing else was to do, and it is not done"
     assert f"{lab.name} v3 stays unfinished: the server says no" in capsys.readouterr().err
     assert call(lab, monkeypatch, "--rollback") == 0
@@ -144,9 +144,9 @@ def test_a_branch_that_a_kill_left_goes_with_the_next_call(
     with monkeypatch.context() as patch:  # between the tag and the end of its branch
         patch.setattr(lab.lake, "delete_branch", killed)
         with pytest.raises(KeyboardInterrupt):
-            registration.register(lab.client, lab.lake, lab.settings, run)
+            promotion.register(lab.client, lab.lake, lab.settings, run)
     assert f"tag-model-{lab.name}-v1" in dict(lab.lake.named("branches"))
-    registration.finish_pending(lab.client, lab.lake, lab.settings)
+    promotion.finish_pending(lab.client, lab.lake, lab.settings)
     assert [name for name, _ in lab.lake.named("branches")] == ["main"] and lab.aliases() == {"champion": "1"}
 
 
@@ -181,11 +181,11 @@ def test_a_verdict_that_was_cut_off_is_not_that_of_the_call_before(
 ) -> None:
     register(lab, 0.5, data)
     run = lab.run(0.9, data)
-    (version,) = [registration.register(lab.client, lab.lake, stricter_size(lab), run)]
+    (version,) = [promotion.register(lab.client, lab.lake, stricter_size(lab), run)]
     assert lab.aliases() == {"champion": "1", "challenger": "2"}
     gate = json.loads(lab.tags("2")["gate"]) | {"decision": "champion"}
     lab.client.set_model_version_tag(lab.name, "2", "gate", json.dumps(gate))  # what must not be obeyed
-    set_tag = registration.set_tag
+    set_tag = promotion.set_tag
     calls: list[str] = []
 
     def once(client: Any, settings: Settings, version: Any, key: str, value: str) -> None:
@@ -195,10 +195,10 @@ def test_a_verdict_that_was_cut_off_is_not_that_of_the_call_before(
         set_tag(client, settings, version, key, value)
 
     with monkeypatch.context() as patch:
-        patch.setattr(registration, "set_tag", once)
+        patch.setattr(promotion, "set_tag", once)
         with pytest.raises(KeyboardInterrupt):
-            registration.register(lab.client, lab.lake, stricter_size(lab), run)
-    registration.finish_pending(lab.client, lab.lake, lab.settings)
+            promotion.register(lab.client, lab.lake, stricter_size(lab), run)
+    promotion.finish_pending(lab.client, lab.lake, lab.settings)
     assert lab.aliases()["champion"] == "1" and str(version.version) == "2"
 
 
@@ -239,12 +239,12 @@ def test_what_comes_back_by_force_is_no_longer_rolled_back(
 ) -> None:
     register(lab, 0.5, data)
     run = lab.run(0.9, data)
-    registration.register(lab.client, lab.lake, lab.settings, run)
+    promotion.register(lab.client, lab.lake, lab.settings, run)
     rollback(lab)
-    assert "rolled back" in registry.overview(lab.client, lab.settings, lab.name)
-    registration.register(lab.client, lab.lake, lab.settings, run, "it was right")
+    assert "rolled back" in versions.overview(lab.client, lab.settings, lab.name)
+    promotion.register(lab.client, lab.lake, lab.settings, run, "it was right")
     assert lab.aliases() == {"champion": "2"}
-    assert "rolled back" not in registry.overview(lab.client, lab.settings, lab.name)
+    assert "rolled back" not in versions.overview(lab.client, lab.settings, lab.name)
 
 
 def test_a_version_of_another_model_is_no_champion_of_this_one(
@@ -257,14 +257,14 @@ def test_a_version_of_another_model_is_no_champion_of_this_one(
     other, lab.settings = lab.name, mine
     with pytest.raises(UsageError, match=f"run with REGISTERED_MODEL={other}"):
         call(lab, monkeypatch, "--rollback", f"{other}/1")
-    assert registry.aliases(lab.client, lab.settings, other) == {"champion": "2"}
+    assert versions.aliases(lab.client, lab.settings, other) == {"champion": "2"}
     assert "rolled_back" not in lab.tags("1")
 
 
 def test_two_calls_at_once_register_a_run_once(lab: Lab, data: LakePath, monkeypatch: pytest.MonkeyPatch) -> None:
     lab.run(0.5, data)
     codes: list[int] = []
-    create = registration._create
+    create = promotion._create
 
     def slow(*arguments: Any) -> Any:
         if threading.current_thread() is not second:
@@ -273,11 +273,11 @@ def test_two_calls_at_once_register_a_run_once(lab: Lab, data: LakePath, monkeyp
         return create(*arguments)
 
     second = threading.Thread(target=lambda: codes.append(call(lab, monkeypatch)))
-    monkeypatch.setattr(registration, "_create", slow)
+    monkeypatch.setattr(promotion, "_create", slow)
     codes.append(call(lab, monkeypatch))
     second.join()
     assert codes == [0, 0]
-    assert [str(version.version) for version in registry.versions(lab.client, lab.settings, lab.name)] == ["1"]
+    assert [str(version.version) for version in versions.versions(lab.client, lab.settings, lab.name)] == ["1"]
 
 
 def test_a_champion_of_another_machine_that_was_later(
@@ -285,14 +285,14 @@ def test_a_champion_of_another_machine_that_was_later(
 ) -> None:
     register(lab, 0.4, data)
     register(lab, 0.3, data)
-    set_alias = registration.set_alias
+    set_alias = promotion.set_alias
 
     def overtaken(client: Any, settings: Settings, version: Any, alias: str) -> None:
         set_alias(client, settings, version, alias)
         if alias == "champion":
             client.set_registered_model_alias(lab.name, "champion", "2")
 
-    monkeypatch.setattr(registration, "set_alias", overtaken)
+    monkeypatch.setattr(promotion, "set_alias", overtaken)
     assert register(lab, 0.9, data) == "3"
     assert lab.aliases() == {"champion": "2", "challenger": "3"}
     assert "the champion changed from v1 to v2 meanwhile" in lab.reasons("3")

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from core.errors import UsageError
+from dataset.classes import ClassMap
+from registry import promotion, versions
+from registry.gate import class_minimum, gain_interval
+from segmentation.evaluation import Measured
 from tests.life import NAME, REPO, Life
-from train.classes import ClassMap
-from train.gate import Measured, class_minimum, gain_interval
-from utils import local_lakefs, mlflow_utils, registration, registry
-from utils.console import UsageError
+from utils import local_lakefs, mlflow_utils
 from utils.lakefs_utils import LakeFS
 
 
@@ -123,16 +125,16 @@ def test_a_registration_that_is_cut_off_is_finished_by_the_next_call(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(registration, step, cut)
+        patch.setattr(promotion, step, cut)
         with pytest.raises(KeyboardInterrupt):
-            registration.register(client, lake, settings, run)
-    (version,) = registry.versions(client, settings, settings.registered_model)
+            promotion.register(client, lake, settings, run)
+    (version,) = versions.versions(client, settings, settings.registered_model)
     assert version.tags["registration"] == "pending"
-    assert [v.version for v in registration.finish_pending(client, lake, settings)] == [version.version]
-    assert registry.aliases(client, settings, version.name) == {"champion": str(version.version)}
+    assert [v.version for v in promotion.finish_pending(client, lake, settings)] == [version.version]
+    assert versions.aliases(client, settings, version.name) == {"champion": str(version.version)}
     done = client.get_model_version(version.name, str(version.version))
     assert done.tags["registration"] == "done" and done.tags["lakefs_tag"] in dict(lake.named("tags"))
-    assert registration.finish_pending(client, lake, settings) == []
+    assert promotion.finish_pending(client, lake, settings) == []
 
 
 def test_conditions_and_a_champion_that_changes_meanwhile(life: Life, lake: LakeFS) -> None:
@@ -146,13 +148,13 @@ def test_conditions_and_a_champion_that_changes_meanwhile(life: Life, lake: Lake
         register_min_gain=0.99,
     )
     run = client.get_run(life.runs["worse"])
-    registration.register(client, lake, strict, run)
+    promotion.register(client, lake, strict, run)
     reasons = " | ".join(gate_of(life, "2")["reasons"])
     for part in ("class background: IoU", "model file", "ms a picture", "needed more than 0.9900"):
         assert part in reasons
     gate = gate_of(life, "2") | {"decision": "champion", "against": "77"}
     client.set_model_version_tag(NAME, "2", "gate", json.dumps(gate))
-    registration.finish(client, lake, settings, client.get_model_version(NAME, "2"))
+    promotion.finish(client, lake, settings, client.get_model_version(NAME, "2"))
     assert "the champion changed from v77 to v1" in gate_of(life, "2")["reasons"][-1] and life.champion() == "1"
 
 
@@ -160,7 +162,7 @@ def test_a_figure_that_is_not_found_again_speaks_against_the_model(life: Life, l
     client = mlflow_utils.connect(life.settings)
     run = client.get_run(life.runs["worse"])
     run.data.metrics["best_val_miou"] = 0.9
-    registration.register(client, lake, life.settings, run)
+    promotion.register(client, lake, life.settings, run)
     assert any("0.9000 was not found again" in reason for reason in gate_of(life, "2")["reasons"])
 
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from config import Settings
+from core.errors import AppError, UsageError
+from core.hashing import file_sha256
 from tests.project import Project, make_project
-from train import release
-from train.mlflow_train import Result
+from train.release import publish as release
+from train.result import Result
 from utils import local_lakefs
-from utils.console import AppError, UsageError
-from utils.files import file_sha256
+from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath
-from utils.lock import Lock, write_lock
-from utils.transfer import LocalFile
+from versioning.lockfile import Lock, write_lock
 
 REPO = "image-segmentation-local-repo"
 

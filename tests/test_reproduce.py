@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from core.git import code_changes, worktree
 from tests.project import Project, make_project
-from utils.git_utils import code_changes, worktree
 
 TRAINING = ("--epochs", "1", "--batch-size", "4", "--image-size", "32", "32", "--seed", "3")
 

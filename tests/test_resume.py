@@ -13,13 +13,13 @@ import pytest
 import torch
 
 import config
+from core.errors import UsageError
+from dataset.synthetic import generate_sample
+from dataset.validation import check_data
 from tests.project import SIGINT, SOURCE, Project, finish, make_project, wait_for_line
 from train.checkpoint import load_checkpoint
-from train.data_check import check_data
 from train.model_train import ModelTrain
 from train.resume import find
-from train.sample_data import generate_sample
-from utils.console import UsageError
 
 # Five steps an epoch; the learning rate is so high that the figures go up and down and PATIENCE counts.
 OPTIONS = ("--epochs", "6", "--batch-size", "4", "--image-size", "32", "32", "--lr", "0.05", "--patience", "2")

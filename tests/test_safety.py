@@ -17,12 +17,14 @@ import pytest
 import torch
 from PIL import Image
 
+from core.errors import AppError
+from core.hashing import file_sha256
+from core.i18n import set_language
+from dataset import samples
+from inference import batch_job, inputs
+from segmentation.model_file import load_model, save_model
+from segmentation.predictor import Predictor
 from tests.test_inference import CPU, draw, lineage, make_model
-from train import inference, inputs
-from train.checkpoint import load_model, save_model
-from train.predictor import Predictor
-from utils.console import AppError, set_language
-from utils.files import file_sha256
 
 
 @pytest.fixture
@@ -118,7 +120,7 @@ def test_harmful_pictures_are_listed_and_skipped(tmp_path: Path) -> None:
     (folder / "link.png").symlink_to(tmp_path / "secret.png")
     (folder / "linked").symlink_to(tmp_path)
     items = inputs.input_items([folder])
-    outcome = inference.predict(Predictor(make_model(), CPU), items, out, lineage(), None)
+    outcome = batch_job.predict(Predictor(make_model(), CPU), items, out, lineage(), None)
     assert outcome.written == 2
     words = {
         "huge.png": "a picture of at most",
@@ -149,26 +151,26 @@ def test_nothing_is_written_or_removed_outside_the_output_folder(tmp_path: Path)
     for folder in (out, victim):
         folder.mkdir()
     (victim / "000.png").write_bytes(b"precious")
-    climbing = [inputs.Item("../victim/000", items[0].image)]
+    climbing = [samples.Item("../victim/000", items[0].image)]
     with pytest.raises(AppError, match="leaves"):
-        inference.predict(predictor, climbing, out, lineage(), None)
+        batch_job.predict(predictor, climbing, out, lineage(), None)
     (out / "sub").symlink_to(victim)
     items = inputs.input_items([tmp_path / "in"])
     assert items[0].name == "sub/000"
     with pytest.raises(AppError, match="a link out of"):
-        inference.predict(predictor, items, out, lineage(), None)
+        batch_job.predict(predictor, items, out, lineage(), None)
     for mask in ("../victim/000.png", "sub/000.png", str(victim / "000.png")):
         listing = {"images": [{"mask": mask, "overlay": mask}]}
         (out / ".predictions.jsonl").unlink(missing_ok=True)
         (out / "predictions.json").write_text(json.dumps(listing))
         with pytest.raises(AppError):
-            inference.predict(predictor, items, out, lineage(), None)
+            batch_job.predict(predictor, items, out, lineage(), None)
     assert [p.read_bytes() for p in victim.iterdir()] == [b"precious"]
     (out / "sub").unlink()
     (out / "predictions.json").unlink(missing_ok=True)
     (out / "sub").mkdir()
     (out / "sub/000.png").symlink_to(victim / "000.png")  # replaced, not written through
-    inference.predict(predictor, items, out, lineage(), None)
+    batch_job.predict(predictor, items, out, lineage(), None)
     assert (victim / "000.png").read_bytes() == b"precious" and not (out / "sub/000.png").is_symlink()
 
 
@@ -177,7 +179,7 @@ def test_dots_in_a_name_are_only_a_name(tmp_path: Path) -> None:
     for name in ("a..png", "..b.png"):
         Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "in" / name)
     items = inputs.input_items([tmp_path / "in" / "a..png", tmp_path / "in" / "..b.png"])
-    outcome = inference.predict(Predictor(make_model(), CPU), items, tmp_path / "out", lineage(), None)
+    outcome = batch_job.predict(Predictor(make_model(), CPU), items, tmp_path / "out", lineage(), None)
     assert outcome.written == 2
     assert all(p.parent == tmp_path / "out" for p in (tmp_path / "out").rglob("*"))
 
@@ -196,13 +198,13 @@ def test_names_that_no_output_can_have_are_changed_or_listed(tmp_path: Path) -> 
     ):
         Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(pixels)
     items = inputs.input_items([folder])
-    outcome = inference.predict(Predictor(make_model(), CPU), items, tmp_path / "out", lineage(), None)
+    outcome = batch_job.predict(Predictor(make_model(), CPU), items, tmp_path / "out", lineage(), None)
     made = {path.stem for path in (tmp_path / "out").glob("*.png")}
     assert made == {"000", "10_30.png", "10_30.png-2", "a_b", "가" * 80}, "each its own"
     assert len(outcome.broken) == 2
     assert any(r"\xff\xfe.png: expected a name in UTF-8: rename it" in line for line in outcome.broken)
     assert any("nnn.png: expected a name of at most 243 bytes: rename it" in line for line in outcome.broken)
-    again = inference.predict(Predictor(make_model(), CPU), items, tmp_path / "out", lineage(), None, resume=True)
+    again = batch_job.predict(Predictor(make_model(), CPU), items, tmp_path / "out", lineage(), None, resume=True)
     assert (again.kept, len(again.broken)) == (5, 2)
 
 

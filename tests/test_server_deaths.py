@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 import config
+from core.errors import AppError
+from core.hashing import file_sha256
 from tests.faults import Faults, between
 from tests.servers import SOURCE, Mortal, Server
-from utils.console import AppError
-from utils.files import file_sha256
+from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath, connect
-from utils.transfer import LocalFile
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
 KINDS = ["embedded", *(["real"] if shutil.which("lakefs") else [])]

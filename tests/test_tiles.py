@@ -16,17 +16,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.errors import AppError
+from core.hashing import file_sha256
+from dataset.classes import UInt8
+from inference import export
+from segmentation import predictor as predicting
+from segmentation import preprocess, tiling
+from segmentation.global_pooling import PictureMeans
+from segmentation.model_file import load_model, save_model
+from segmentation.networks import build_network
+from segmentation.predictor import Method, Predictor
+from segmentation.preprocess import native_logits
 from tests.test_inference import CPU, make_model
-from train import export, preprocess, tiles
-from train import predictor as predicting
-from train.checkpoint import load_model, save_model
-from train.classes import UInt8
-from train.networks import build_network
-from train.picture_means import PictureMeans
-from train.predictor import Method, Predictor
-from train.preprocess import native_logits
-from utils.console import AppError
-from utils.files import file_sha256
 
 
 def lively(name: str, num_classes: int = 3) -> nn.Module:
@@ -49,16 +50,16 @@ def network() -> nn.Module:
     return lively("compact_unet")
 
 
-def joined(forward: tiles.Forward, image: Tensor, tile: int, margin: int) -> Tensor:
+def joined(forward: tiling.Forward, image: Tensor, tile: int, margin: int) -> Tensor:
     with torch.inference_mode():
-        bands = list(tiles.tiled(forward, image, tile, margin))
+        bands = list(tiling.tiled(forward, image, tile, margin))
     tops = np.cumsum([0, *(band.shape[1] for _, band in bands)])
     assert [top for top, _ in bands] == tops[:-1].tolist()
     return torch.cat([band for _, band in bands], 1)
 
 
 def test_tiles_equal_the_whole_picture(network: nn.Module) -> None:
-    margin = tiles.reach(network, CPU)
+    margin = tiling.reach(network, CPU)
     assert margin == 128
     for height, width in ((512, 420), (390, 470), (200, 482)):
         image = torch.randn(3, height, width)
@@ -73,9 +74,9 @@ def test_a_network_without_an_end_is_blended_without_a_jump() -> None:
         """Depends on the whole of what it sees."""
         return F.avg_pool2d(images, 1) + images.mean((2, 3), keepdim=True)
 
-    assert tiles.reach(forward, CPU) == 256
+    assert tiling.reach(forward, CPU) == 256
     image = torch.linspace(0, 4, 600).expand(3, 200, 600)
-    result = joined(forward, image, 256, tiles.largest_margin(256, 256))
+    result = joined(forward, image, 256, tiling.largest_margin(256, 256))
     steps = result[0, 100].diff().abs()
     assert steps.max() < 0.2, "no seam"
 
@@ -83,7 +84,7 @@ def test_a_network_without_an_end_is_blended_without_a_jump() -> None:
 def test_every_pixel_is_covered_whatever_the_sizes() -> None:
     for length in (1, 127, 128, 129, 500, 1000):
         for tile, wanted in ((128, 128), (256, 64), (256, 0), (512, 128)):
-            margin = tiles.largest_margin(tile, wanted)
+            margin = tiling.largest_margin(tile, wanted)
             result = joined(lambda x: x, torch.ones(1, 16, length), tile, margin)
             assert result.shape == (1, 16, length) and torch.allclose(result, torch.ones(1, 16, length))
 
@@ -214,7 +215,7 @@ def test_a_network_that_looks_at_the_whole_picture_sees_it_in_each_tile(name: st
     """One with a mean over the picture, and one with nine of which each depends on those before."""
     network = lively(name)
     means = PictureMeans(network)
-    margin = tiles.reach(means.left_out, CPU, 512)
+    margin = tiling.reach(means.left_out, CPU, 512)
     tile = 2 * margin + 96
     image = torch.linspace(-2, 2, tile + 128).expand(3, tile + 64, -1) + 0.3 * torch.randn(3, tile + 64, tile + 128)
     with torch.inference_mode():

@@ -17,15 +17,16 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from core.errors import AppError, UsageError
+from lineage import links, predictions
+from lineage import trace as tracing
 from tests import servers
 from tests.life import NAME, REPO, Life
 from tests.project import make_project
-from utils import chain, local_lakefs, mlflow_utils, predicted
-from utils import trace as tracing
-from utils.console import AppError, UsageError
-from utils.copy_history import copy_history
+from utils import local_lakefs, mlflow_utils
 from utils.lakefs_utils import LakeFS, connect
-from utils.lock import Lock
+from versioning.lockfile import Lock
+from versioning.migrate import copy_history
 
 MODEL = f"{NAME}/1"
 
@@ -73,7 +74,7 @@ def lake(life: Life) -> Iterator[LakeFS]:
 
 @pytest.fixture(autouse=True)
 def at_home(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (tracing, chain, predicted):
+    for module in (tracing, links, predictions):
         monkeypatch.setattr(module, "ROOT", life.project.folder)
 
 

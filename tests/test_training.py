@@ -16,24 +16,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import config
-from train import base_train, defaults, loader, model_train, overfit
-from train.augment import STRENGTHS, augment
-from train.checkpoint import Model, load_model, save_model
-from train.classes import IGNORE_INDEX, ClassMap
-from train.data_check import check_data
-from train.ema import AveragedWeights
-from train.losses import SegmentationLoss, class_weights
-from train.metrics import ConfusionMatrix
-from train.mlflow_train import Result
+from core.errors import AppError, UsageError
+from core.git import without_credentials
+from core.hashing import file_sha256
+from dataset.classes import IGNORE_INDEX, ClassMap
+from dataset.synthetic import generate_sample
+from dataset.validation import check_data
+from segmentation.losses import SegmentationLoss, class_weights
+from segmentation.metrics import ConfusionMatrix
+from segmentation.model_file import Model, load_model, save_model
+from segmentation.networks import build_network
+from segmentation.preprocess import Normalisation, native_logits, to_input
+from train import auto_settings, base_train, model_train, overfit_check
+from train.loading import loader
+from train.loading.augmentation import STRENGTHS, augment
 from train.model_train import ModelTrain
-from train.networks import build_network
-from train.preprocess import Normalisation, native_logits, to_input
-from train.report import percent, report_block
-from train.sample_data import generate_sample
-from train.schedule import learning_rate
-from utils.console import AppError, UsageError
-from utils.files import file_sha256
-from utils.git_utils import without_credentials
+from train.optim.ema import AveragedWeights
+from train.optim.schedule import learning_rate
+from train.release.commit_message import percent, report_block
+from train.result import Result
 from utils.lakefs_utils import LakePath
 
 CPU = torch.device("cpu")
@@ -183,18 +184,20 @@ def test_class_weights_are_higher_for_rare_classes_and_absent_ones_weigh_nothing
 
 def test_what_is_open_comes_from_data_and_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     network = build_network("compact_unet", 3)
-    small, large = (defaults.batch_size(None, network, size, CPU)[0] for size in ((64, 64), (360, 480)))
+    small, large = (auto_settings.batch_size(None, network, size, CPU)[0] for size in ((64, 64), (360, 480)))
     assert small == 16 and large == 4, "about as many pixels in a step"
-    one = defaults.step_memory(network, (64, 64))
-    assert defaults.step_memory(network, (128, 128)) == pytest.approx(4 * one, rel=0.1)
-    monkeypatch.setattr(defaults, "free_memory", lambda _: 6 * one)
-    batch, reason = defaults.batch_size(None, network, (64, 64), CPU)
+    one = auto_settings.step_memory(network, (64, 64))
+    assert auto_settings.step_memory(network, (128, 128)) == pytest.approx(4 * one, rel=0.1)
+    monkeypatch.setattr(auto_settings, "free_memory", lambda _: 6 * one)
+    batch, reason = auto_settings.batch_size(None, network, (64, 64), CPU)
     assert batch == 3 and "what the memory holds" in reason
-    assert defaults.batch_size(7, network, (64, 64), CPU)[0] == 7
-    assert defaults.precision("auto", CPU)[0] == torch.float32
-    assert [defaults.augmentation("auto", passes)[0] for passes in (1, 29.9, 30)] == ["light", "light", "standard"]
-    assert defaults.augmentation("strong", 1) == ("strong", "as set")
-    assert defaults.step_seconds(network, 2, (32, 32), CPU) < defaults.step_seconds(network, 8, (128, 128), CPU)
+    assert auto_settings.batch_size(7, network, (64, 64), CPU)[0] == 7
+    assert auto_settings.precision("auto", CPU)[0] == torch.float32
+    assert [auto_settings.augmentation("auto", passes)[0] for passes in (1, 29.9, 30)] == ["light", "light", "standard"]
+    assert auto_settings.augmentation("strong", 1) == ("strong", "as set")
+    assert auto_settings.step_seconds(network, 2, (32, 32), CPU) < auto_settings.step_seconds(
+        network, 8, (128, 128), CPU
+    )
     assert all(p.grad is None for p in network.parameters()), "tried on a copy"
 
 
@@ -428,10 +431,10 @@ def test_a_few_pictures_are_learnt_by_heart_or_it_is_said(
 ) -> None:
     own = {"model_path": tmp_path / "m.pth", "lakefs_local_dir": tmp_path / "lakefs"}
     chosen = config.load_settings(**own, device="cpu", app_lang="en", model="compact_fpn")
-    overfit.learn_by_heart(chosen, check_data(sample, 0), 2)
+    overfit_check.learn_by_heart(chosen, check_data(sample, 0), 2)
     assert "2 pictures learnt by heart" in capsys.readouterr().out and not (tmp_path / "m.pth").exists()
-    monkeypatch.setattr(overfit, "PASSES", 1)
+    monkeypatch.setattr(overfit_check, "PASSES", 1)
     with pytest.raises(AppError, match=r"mIoU 0\.\d+ on 2 pictures, expected 0.95"):
-        overfit.learn_by_heart(chosen, check_data(sample, 0), 2)
+        overfit_check.learn_by_heart(chosen, check_data(sample, 0), 2)
     with pytest.raises(UsageError, match="--overfit 99: expected 1 to 10"):
-        overfit.learn_by_heart(chosen, check_data(sample, 0), 99)
+        overfit_check.learn_by_heart(chosen, check_data(sample, 0), 99)

@@ -19,15 +19,18 @@ from typing import Any
 import pytest
 
 import config
+from core.errors import AppError, UsageError
+from core.hashing import HashCache, file_sha256
+from core.workers import GIVE_UP
 from tests.faults import Faults, between
 from tests.project import OWN_NAMES, SOURCE
 from tests.servers import Server
-from utils import transfer, versions
-from utils.console import AppError, UsageError
-from utils.files import GIVE_UP, HashCache, file_sha256
+from utils.lakefs_client import content, multipart, transfer
+from utils.lakefs_client.content import LocalFile, RemoteFile
+from utils.lakefs_client.http import Unanswered, Wire
 from utils.lakefs_utils import LakeFS, LakePath, connect
-from utils.transfer import LocalFile, RemoteFile
-from utils.wire import Unanswered, Wire
+from versioning import sync
+from versioning.status import verify
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
 
@@ -245,7 +248,7 @@ def test_a_server_that_is_gone_is_not_waited_for_by_each_file(faulty: tuple[Lake
             lake.download(LakePath(lake.repo, commit, "data/"), tmp_path / "cache")
         assert sum("GET" in line and "/objects?path" in line for line in faults.seen) <= tries
         with pytest.raises(AppError, match=r"40 files could not be read and were not verified(.|\n)*more not tried"):
-            versions.verify(lake, commit)
+            verify(lake, commit)
     faults.match, faults.rubbish, faults.answers = "", 0, []
     lake.publish(files, "other/", "m", {}, mirror=True)
     lake.download(LakePath(lake.repo, commit, "data/"), tmp_path / "cache")
@@ -272,7 +275,7 @@ def test_no_message_shows_a_signature_or_a_password() -> None:
     ):
         pass
     xml = f"<Error><Code>SignatureDoesNotMatch</Code><Message>Check it.</Message><StringToSign>{secret}</StringToSign>"
-    refused = str(transfer.Refused(403, xml))
+    refused = str(content.Refused(403, xml))
     assert refused == "403 SignatureDoesNotMatch: Check it."
     remote = RemoteFile("x", 3, None, "", f"http://127.0.0.1:9/x?{secret}")
     with pytest.raises(AppError, match="the connection keeps breaking: ") as read:
@@ -298,7 +301,7 @@ def storage(
     assert "cannot be reached" not in capsys.readouterr().err, "nothing went around by lakeFS"
 
 
-@pytest.mark.parametrize("size", [transfer.SMALL + 10, transfer.MULTIPART + 10])
+@pytest.mark.parametrize("size", [transfer.SMALL + 10, multipart.MULTIPART + 10])
 @pytest.mark.parametrize("at", [0, 1, 70_000, transfer.SMALL])
 def test_a_link_that_is_cut_while_sending(lake: LakeFS, storage: Faults, tmp_path: Path, at: int, size: int) -> None:
     storage.match, storage.cut_up = "PUT /", [at, at]
@@ -321,7 +324,7 @@ def test_a_link_that_is_cut_while_receiving(
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_busy_storage_is_ridden_out(lake: LakeFS, storage: Faults, tmp_path: Path, status: int) -> None:
-    files = {"one": big(tmp_path, transfer.SMALL + 10), "parts": big(tmp_path, transfer.MULTIPART + 10)}
+    files = {"one": big(tmp_path, transfer.SMALL + 10), "parts": big(tmp_path, multipart.MULTIPART + 10)}
     storage.match, storage.answers = "PUT /", [status] * 4
     commit = lake.publish(files, "data/", "m", {}, mirror=True).commit_id
     assert storage.answers == []
@@ -335,9 +338,9 @@ def test_few_parts_are_in_the_air_at_once(lake: LakeFS, tmp_path: Path, monkeypa
     if not offers_parts(lake):
         pytest.skip("this server offers no multipart uploads")
     lake.transfer.parts = threading.BoundedSemaphore(3)
-    real, now, most = transfer._Multipart._put, [0], [0]
+    real, now, most = multipart.MultipartUpload._put, [0], [0]
 
-    def counting(self: transfer._Multipart, *arguments: Any) -> str:
+    def counting(self: multipart.MultipartUpload, *arguments: Any) -> str:
         now[0] += 1
         most[0] = max(most[0], now[0])
         try:
@@ -346,8 +349,8 @@ def test_few_parts_are_in_the_air_at_once(lake: LakeFS, tmp_path: Path, monkeypa
         finally:
             now[0] -= 1
 
-    monkeypatch.setattr(transfer._Multipart, "_put", counting)
-    files = {name: big(tmp_path, transfer.MULTIPART + 10) for name in ("a", "b")}
+    monkeypatch.setattr(multipart.MultipartUpload, "_put", counting)
+    files = {name: big(tmp_path, multipart.MULTIPART + 10) for name in ("a", "b")}
     assert lake.publish(files, "data/", "m", {}, mirror=True).uploaded == 2 and most[0] <= 3
 
 
@@ -365,17 +368,17 @@ def test_an_upload_that_nobody_goes_on_with_is_taken_back(
         "aws_secret_access_key": lakefs_server.storage.secret_key,
     }
     s3 = boto3.client("s3", endpoint_url=lakefs_server.storage.endpoint, region_name="us-east-1", **keys)
-    send = transfer._Multipart._send
+    send = multipart.MultipartUpload._send
 
-    def dying(self: transfer._Multipart, state: dict[str, object], number: int) -> None:
+    def dying(self: multipart.MultipartUpload, state: dict[str, object], number: int) -> None:
         if number > 1:
             raise KeyboardInterrupt
         send(self, state, number)
 
     with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
-        killed.setattr(transfer, "PARTS_AT_ONCE", 1)
-        killed.setattr(transfer._Multipart, "_send", dying)
-        publish(lake, big(tmp_path, transfer.MULTIPART + 100))
+        killed.setattr(multipart, "PARTS_AT_ONCE", 1)
+        killed.setattr(multipart.MultipartUpload, "_send", dying)
+        publish(lake, big(tmp_path, multipart.MULTIPART + 100))
     assert lake.journals is not None
     (journal,) = lake.journals.iterdir()
     state = json.loads(journal.read_text())
@@ -384,7 +387,7 @@ def test_an_upload_that_nobody_goes_on_with_is_taken_back(
     assert len(s3.list_parts(**begun)["Parts"]) == 1
     old = time.time() - (2 * 3600 if path == "data/x" else 21 * 3600)
     os.utime(journal, (old, old))
-    lake.publish({path[5:]: big(tmp_path, transfer.MULTIPART)}, "data/", "m", {}, mirror=False)
+    lake.publish({path[5:]: big(tmp_path, multipart.MULTIPART)}, "data/", "m", {}, mirror=False)
     assert not list(lake.journals.iterdir())
     with pytest.raises(s3.exceptions.NoSuchUpload):
         s3.list_parts(**begun)
@@ -394,7 +397,7 @@ def test_types_are_not_those_of_this_python(monkeypatch: pytest.MonkeyPatch) -> 
     """Python 3.13 knows .webp, 3.11 does not: the same file would be another object."""
     monkeypatch.setitem(mimetypes._types_map_default, ".webp", "image/webp")  # type: ignore[attr-defined]
     names = ("a/b.PNG", "x.jpg", "x.jpeg", "x.json", "x.txt", "x.csv", "x.tif", "x.webp", "model.pth", "none")
-    assert [transfer.content_type(name) for name in names] == [
+    assert [content.content_type(name) for name in names] == [
         "image/png",
         "image/jpeg",
         "image/jpeg",
@@ -406,7 +409,9 @@ def test_types_are_not_those_of_this_python(monkeypatch: pytest.MonkeyPatch) -> 
     ]
 
 
-@pytest.mark.parametrize("size", [0, 1, transfer.SMALL, transfer.SMALL + 1, transfer.MULTIPART, transfer.MULTIPART + 5])
+@pytest.mark.parametrize(
+    "size", [0, 1, transfer.SMALL, transfer.SMALL + 1, multipart.MULTIPART, multipart.MULTIPART + 5]
+)
 def test_every_way_up_gives_the_same_object(lake: LakeFS, tmp_path: Path, size: int) -> None:
     file = big(tmp_path, size)
     commit = publish(lake, file)
@@ -424,27 +429,27 @@ def offers_parts(lake: LakeFS) -> bool:
 def test_a_multipart_upload_goes_on_after_a_kill(lake: LakeFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not offers_parts(lake):
         pytest.skip("this server offers no multipart uploads")
-    file = big(tmp_path, transfer.MULTIPART + 100)
+    file = big(tmp_path, multipart.MULTIPART + 100)
     sent: list[int] = []
-    send = transfer._Multipart._send
+    send = multipart.MultipartUpload._send
 
-    def dying(self: transfer._Multipart, state: dict[str, object], number: int) -> None:
+    def dying(self: multipart.MultipartUpload, state: dict[str, object], number: int) -> None:
         if number > 3:
             raise KeyboardInterrupt
         send(self, state, number)
         sent.append(number)
 
-    monkeypatch.setattr(transfer, "PARTS_AT_ONCE", 1)
-    monkeypatch.setattr(transfer._Multipart, "_send", dying)
+    monkeypatch.setattr(multipart, "PARTS_AT_ONCE", 1)
+    monkeypatch.setattr(multipart.MultipartUpload, "_send", dying)
     with pytest.raises(KeyboardInterrupt):
         publish(lake, file)
     assert sent == [1, 2, 3] and held(lake) == []
 
-    def noting(self: transfer._Multipart, state: dict[str, object], number: int) -> None:
+    def noting(self: multipart.MultipartUpload, state: dict[str, object], number: int) -> None:
         sent.append(number)
         send(self, state, number)
 
-    monkeypatch.setattr(transfer._Multipart, "_send", noting)
+    monkeypatch.setattr(multipart.MultipartUpload, "_send", noting)
     commit = publish(lake, file)
     assert sent == [1, 2, 3, 4, 5], "what had arrived is not sent again"
     path = lake.verified_file(LakePath(lake.repo, commit, "data/x"), file.sha256, tmp_path / "cache")
@@ -502,10 +507,10 @@ def test_a_link_that_expired_before_the_file_was_sent(
             signed.presigned_url = expired(signed.presigned_url)
         return signed
 
-    monkeypatch.setattr(transfer, "PARTS_AT_ONCE", 1)
+    monkeypatch.setattr(multipart, "PARTS_AT_ONCE", 1)
     monkeypatch.setattr(staging_api.StagingApi, "get_physical_address", stale)
     monkeypatch.setattr(experimental_api.ExperimentalApi, "upload_part", stale_first)
-    files = {"one": big(tmp_path, transfer.SMALL + 10), "parts": big(tmp_path, transfer.MULTIPART + 10)}
+    files = {"one": big(tmp_path, transfer.SMALL + 10), "parts": big(tmp_path, multipart.MULTIPART + 10)}
     commit = lake.publish(files, "data/", "m", {}, mirror=True).commit_id
     assert [f.sha256 for f in lake.objects(commit, "")] == [files["one"].sha256, files["parts"].sha256]
 
@@ -552,7 +557,7 @@ def test_the_hash_cache_is_believed_while_the_stat_is_the_same(tmp_path: Path, m
     def unread(path: Path) -> str:
         raise AssertionError(f"{path} was read again")
 
-    monkeypatch.setattr("utils.files.file_sha256", unread)
+    monkeypatch.setattr("core.hashing.file_sha256", unread)
     assert again.sha256(path) == known
 
 
@@ -656,7 +661,7 @@ def test_a_disk_that_is_full_while_pulling(lake: LakeFS, tmp_path: Path) -> None
     settings = config.load_settings(data_dir=tmp_path / "data", lakefs_local_dir=tmp_path / "local")
     files = {"large": big(tmp_path, 200_000), "small": big(tmp_path, 100)}
     lake.publish(files, "data/", "m", {}, mirror=True)
-    versions.pull(settings, lake, "main", force=False)
+    sync.pull(settings, lake, "main", force=False)
     before = (settings.data_dir / "large").read_bytes()
     files = {"large": big(tmp_path, 200_000), "small": big(tmp_path, 100)}
     source = LakePath(lake.repo, lake.publish(files, "data/", "m", {}, mirror=True).commit_id, "data/")
@@ -667,13 +672,13 @@ def test_a_disk_that_is_full_while_pulling(lake: LakeFS, tmp_path: Path) -> None
         with pytest.raises(
             AppError, match=r"1 files could not be written; run again to go on:\n  .*/large: .*too large"
         ):
-            versions.pull(settings, lake, "main", force=False)
+            sync.pull(settings, lake, "main", force=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert (settings.data_dir / "large").read_bytes() == before and not list(settings.data_dir.rglob("*.part"))
     with pytest.raises(UsageError, match="was cut off: run"):
-        versions.push(settings, lake, None, keep_remote=False)
-    versions.pull(settings, lake, "main", force=False)
+        sync.push(settings, lake, None, keep_remote=False)
+    sync.pull(settings, lake, "main", force=False)
     assert {name: file_sha256(settings.data_dir / name) for name in files} == {n: f.sha256 for n, f in files.items()}
 
 

@@ -14,14 +14,15 @@ import pytest
 from PIL import Image
 
 import config
+from core.errors import AppError, UsageError
+from dataset.mask_diff import MaskChanges, compare_masks, is_mask
 from tests.servers import branches
 from tests.test_lakefs_utils import lake, local, settings
-from train.mask_changes import MaskChanges, compare_masks, is_mask
-from train.prepare_data import fill_if_empty
-from utils.console import AppError, UsageError
 from utils.lakefs_utils import LakeFS, LakePath, connect
-from utils.lock import Lock, read_lock, write_lock
-from utils.versions import committed_files, require_whole
+from versioning.checkout import fill_if_empty
+from versioning.lockfile import Lock, read_lock, write_lock
+from versioning.sync import require_whole
+from versioning.versions import committed_files
 
 __all__ = ["lake", "settings"]  # fixtures
 

@@ -15,12 +15,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from core.errors import UsageError
+from dataset.overlay import overlay
+from inference import batch_job, camera, video
+from segmentation.predictor import Picture, Prediction, Predictor
 from tests.project import Project
 from tests.test_inference import CPU, lineage, make_model
-from train import camera, inference, video
-from train.figures import overlay
-from train.predictor import Picture, Prediction, Predictor
-from utils.console import UsageError
 
 av = pytest.importorskip("av")
 
@@ -40,7 +40,7 @@ def film(path: Path, count: int, height: int = 48, width: int = 65) -> list[np.n
 
 def test_each_frame_is_overlaid_in_its_place(tmp_path: Path) -> None:
     predictor, frames = Predictor(make_model(), CPU), film(tmp_path / "clip.mp4", 21)
-    origin = inference.origin(predictor, lineage())
+    origin = batch_job.origin(predictor, lineage())
     made = video.predict_video(predictor, tmp_path / "clip.mp4", tmp_path / "out", origin)
     with av.open(str(made)) as clip:
         times = [(frame.time, frame.to_ndarray(format="rgb24")) for frame in clip.decode(video=0)]

@@ -1,1 +1,1 @@
-"""Segmentation training. Without this file `import train` would find train.py instead of this package."""
+"""Training: the loop, the network's step, and the MLflow run."""

@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from config import Settings
-from utils.console import AppError, progress, say, t, uninterrupted
+from core.console import progress, say
+from core.errors import AppError
+from core.i18n import t
+from core.process import uninterrupted
 
 SMOKE_BATCHES = 2  # of training and of validation, when the whole chain is tried out
 

@@ -2,153 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import math
-import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from train.classes import ClassMap
-from train.networks import build_network
-from train.preprocess import Normalisation
-from utils.console import AppError, t
-from utils.files import replacing, write_atomically
+from core.errors import AppError
+from core.files import replacing
+from core.i18n import t
 
-FORMAT = CHECKPOINT_FORMAT = 1  # raised when a reader of today could misunderstand a file of tomorrow
-
-
-@dataclass(frozen=True)
-class Model:
-    """A network in evaluation mode with what it needs; `lineage` and `metrics` say where it comes from."""
-
-    network: nn.Module
-    architecture: str
-    classes: ClassMap
-    input_size: tuple[int, int]
-    normalisation: Normalisation
-    metrics: dict[str, float]
-    lineage: dict[str, str]
-    scale: tuple[float, float] = (
-        1.0,
-        1.0,
-    )  # input pixels for each pixel of a typical training picture, down and across
-
-
-def save_model(path: Path, model: Model) -> None:
-    """Write plain tensors and values, so that the file loads with `weights_only=True`; a kill leaves the old or the new."""
-    content = {
-        "format": FORMAT,
-        "architecture": model.architecture,
-        "state_dict": {name: value.detach().cpu().contiguous() for name, value in model.network.state_dict().items()},
-        "classes": model.classes.to_dict(),
-        "input_size": list(model.input_size),
-        "scale": list(model.scale),
-        "normalisation": {"mean": list(model.normalisation.mean), "std": list(model.normalisation.std)},
-        "metrics": model.metrics,
-        "lineage": model.lineage,
-    }
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, buffer.getvalue())
-
-
-def _checked_scale(values: Sequence[float]) -> tuple[float, float]:
-    vertical, horizontal = map(float, values)
-    if not all(1 / 64 <= value <= 64 for value in (vertical, horizontal)):
-        raise ValueError(
-            t(f"scale {vertical} {horizontal}, 기대 1/64~64", f"scale {vertical} {horizontal}, expected 1/64 to 64")
-        )
-    return vertical, horizontal
-
-
-def _checked_normalisation(content: dict[str, Sequence[float]]) -> Normalisation:
-    mean, std = (tuple(map(float, content[key])) for key in ("mean", "std"))
-    if not len(mean) == len(std) == 3 or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
-        raise ValueError(
-            t(
-                f"normalisation: mean {mean}, std {std}, 기대: R, G, B 의 값 셋씩, std 는 0 보다 큼",
-                f"normalisation: mean {mean}, std {std}, expected three values each, of R, G, B, and std above 0",
-            )
-        )
-    return Normalisation(mean, std)
-
-
-def _require_plain_archive(data: bytes) -> None:
-    """Raises ValueError for what torch.save does not write: another format, compressed or overlapping entries.
-
-    torch.load makes room for the sizes that an archive declares before it reads: a small file could ask for terabytes.
-    """
-    if not data.startswith(b"PK\x03\x04"):
-        raise ValueError(t("torch.save 의 파일이 아님", "not an archive of torch.save"))
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        entries = archive.infolist()
-    packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
-    if packed or sum(entry.file_size for entry in entries) > len(data):
-        declared = sum(entry.file_size for entry in entries)
-        raise ValueError(
-            t(
-                f"{len(data):,}바이트 파일 안의 항목이 {declared:,}바이트라고 함, 압축된 것: {packed[:3]}",
-                f"entries declare {declared:,} bytes in a file of {len(data):,}, compressed: {packed[:3]}",
-            )
-        )
-
-
-def load_model(path: Path, sha256: str, device: torch.device) -> Model:
-    """The model of a file whose SHA-256 (hex) is checked before anything of it is read.
-
-    Raises AppError: another hash, not a model file of this project, or weights that do not fit their network.
-    """
-    data = path.read_bytes()  # once: what was hashed is what is opened
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
-        raise AppError(
-            t(
-                f"{path}: SHA-256 이 기록과 다릅니다 (기대 {sha256}, 실제 {found}): 열지 않았습니다",
-                f"{path}: SHA-256 differs from its record (expected {sha256}, found {found}): not opened",
-            )
-        )
-    try:
-        _require_plain_archive(data)
-        content: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        if content["format"] != FORMAT:
-            found = content["format"]
-            raise ValueError(t(f"형식 {found}, 기대 {FORMAT}", f"format {found}, expected {FORMAT}"))
-        classes = ClassMap.from_dict(content["classes"])
-        network = build_network(content["architecture"], classes.num_classes)
-        network.load_state_dict(content["state_dict"])
-        height, width = content["input_size"]
-        if not all(16 <= side <= 8192 for side in (height, width)):
-            raise ValueError(
-                t(
-                    f"input_size {height}x{width}, 기대: 16~8192 화소",
-                    f"input_size {height}x{width}, expected sides of 16 to 8192 pixels",
-                )
-            )
-        return Model(
-            network=network.to(memory_format=torch.channels_last).to(device).eval(),
-            architecture=content["architecture"],
-            classes=classes,
-            input_size=(int(height), int(width)),
-            normalisation=_checked_normalisation(content["normalisation"]),
-            metrics=content["metrics"],
-            lineage=content["lineage"],
-            scale=_checked_scale(content.get("scale", (1.0, 1.0))),  # older files have none
-        )
-    except Exception as error:  # torch raises many kinds for a file that it cannot read; all mean the same here
-        reason = " ".join(str(error).split())[:200]
-        raise AppError(
-            t(
-                f"{path}: 이 프로젝트의 모델 파일이 아닙니다 ({type(error).__name__}: {reason})",
-                f"{path}: not a model file of this project ({type(error).__name__}: {reason})",
-            )
-        ) from error
+CHECKPOINT_FORMAT = 1  # raised when today's reader could misunderstand a future file
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:

@@ -12,7 +12,8 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from utils.console import AppError, UsageError, one_line, t
+from core.errors import AppError, UsageError, one_line
+from core.i18n import t
 
 T = TypeVar("T")
 # Others wait while the main process checks and uploads the data. Dead processes are torchrun's to notice, not a clock's.

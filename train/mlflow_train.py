@@ -19,25 +19,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from config import ROOT
-from train import distributed, figures, provenance, pyfunc
+from config import ROOT, cache_folder
+from core.background import Background
+from core.console import say, warn
+from core.errors import AppError, UsageError, one_line
+from core.files import link_or_copy, write_atomically
+from core.git import GitFacts, without_credentials
+from core.hashing import file_sha256
+from core.i18n import t
+from core.process import uninterrupted
+from dataset.classes import UInt8
+from dataset.layout import data_files
+from segmentation import pyfunc
+from train import distributed, environment
 from train.base_train import Diverged, EpochResult
-from train.classes import UInt8
-from train.dataset import data_files
-from train.follow import Job, lead
 from train.model_train import ModelTrain
-from train.prepare_data import cache_folder
-from train.report_page import write_report
+from train.reports import figures
+from train.reports.history import CLASSES_TABLE
+from train.reports.html import write_report
+from train.result import Result
 from train.resume import CHECKPOINT_FILE, Interrupted, RunRecord
-from train.tables import CLASSES_TABLE
+from train.workers import Job, lead
 from utils import mlflow_utils
-from utils.background import Background
-from utils.console import AppError, UsageError, one_line, say, t, uninterrupted, warn
-from utils.files import file_sha256, link_or_copy, write_atomically
-from utils.git_utils import GitFacts, without_credentials
+from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath
-from utils.transfer import LocalFile
-from utils.versions import DATA_PREFIX, MODEL_PREFIX, committed_files, compare, data_manifest, say_published
+from versioning.sync import say_published
+from versioning.versions import DATA_PREFIX, MODEL_PREFIX, committed_files, compare, data_manifest
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -46,19 +53,6 @@ if TYPE_CHECKING:
 
 METRICS_FILE = "metrics.json"  # beside the model, locally and in lakeFS
 REPORT_FILE = "report.html"
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run left behind; `accuracy` and `miou` are those of the saved model on the validation split."""
-
-    run_id: str
-    data_path: LakePath
-    data_manifest_sha256: str
-    model_path: LakePath
-    model_sha256: str
-    accuracy: float
-    miou: float
 
 
 @dataclass
@@ -121,8 +115,8 @@ class MlflowTrain(ModelTrain):
     def new_run(self) -> Run:
         """A run that is open, and its folder, which is this process's alone."""
         experiment = mlflow_utils.experiment_id(self.client, self.settings)
-        self.changes = provenance.read_code_changes(ROOT, self.git, self.secrets())
-        tags = {**self.run_tags(), provenance.PATCH_TAG: self.changes.state}
+        self.changes = environment.read_code_changes(ROOT, self.git, self.secrets())
+        tags = {**self.run_tags(), environment.PATCH_TAG: self.changes.state}
         if self.changes.patch:
             tags["git_patch_sha256"] = hashlib.sha256(self.changes.patch).hexdigest()
         run = self.client.create_run(experiment, tags=tags, start_time=int(time.time() * 1000))
@@ -177,9 +171,9 @@ class MlflowTrain(ModelTrain):
         """Put what a repetition needs besides commits into the run: settings, changed code, packages, hardware."""
         with tempfile.TemporaryDirectory() as folder:
             patch = self.changes.patch
-            provenance.write_record(Path(folder), self.settled(), self.smoke, patch, self.device)
+            environment.write_record(Path(folder), self.settled(), self.smoke, patch, self.device)
             with mlflow_utils.explained(self.settings, t("실행 기록", "recording the run")):
-                self.client.log_artifacts(self.run_id, folder, provenance.FOLDER)
+                self.client.log_artifacts(self.run_id, folder, environment.FOLDER)
 
     def run_tags(self) -> dict[str, str]:
         """Everything that is known before training, Git's facts under MLflow's own names too."""

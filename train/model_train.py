@@ -6,29 +6,39 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from train import defaults, distributed, figures, loader
-from train.augment import STRENGTHS, augment
+from config import pictures_folder
+from core.console import progress, say
+from core.errors import AppError, UsageError
+from core.i18n import t
+from dataset.layout import DataSet
+from segmentation.losses import SegmentationLoss, class_weights
+from segmentation.metrics import ConfusionMatrix
+from segmentation.model_file import Model, save_model
+from segmentation.networks import build_network, published_normalisation
+from segmentation.preprocess import EVAL_BATCH, choose_device, class_indices, native_logits, to_input
+from train import auto_settings, distributed
 from train.base_train import SMOKE_BATCHES, BaseTrain, Diverged, EpochResult, Validation
-from train.checkpoint import Model, save_checkpoint, save_model
-from train.dataset import DataSet
-from train.ema import AveragedWeights
-from train.losses import SegmentationLoss, class_weights
-from train.metrics import ConfusionMatrix
-from train.networks import build_network, published_normalisation
-from train.prepare_data import pictures_folder
-from train.preprocess import EVAL_BATCH, choose_device, class_indices, native_logits, to_input
+from train.checkpoint import save_checkpoint
+from train.loading import loader
+from train.loading.augmentation import STRENGTHS, augment
+from train.optim.ema import AveragedWeights
+from train.optim.schedule import learning_rate
+from train.reports.history import HISTORY_FILE, write_history
 from train.resume import CHECKPOINT_FILE
-from train.schedule import learning_rate
-from train.tables import HISTORY_FILE, write_history
-from utils.console import AppError, UsageError, progress, say, t
+
+if TYPE_CHECKING:
+    from segmentation.model_file import Model
+
+    pass
 
 WEIGHT_DECAY = 0.01
+SAMPLES = 6  # validation images that the report shows, of each kind
 CHECK_STEPS = 50  # between two looks at whether the loss is still a number
 T = TypeVar("T")
 Batch = tuple[Tensor, Tensor, list[Tensor]]
@@ -59,7 +69,9 @@ class ModelTrain(BaseTrain):
     def prepare_data(self) -> None:
         """The pictures of both splits at working size, and what they say about normalisation and class weights."""
         s, data = self.settings, self.data
-        self.size = self.choose(t("입력 크기", "input size"), "image_size", defaults.working_size(data, s.image_size))
+        self.size = self.choose(
+            t("입력 크기", "input size"), "image_size", auto_settings.working_size(data, s.image_size)
+        )
         self.crop = s.crop_size or self.size
         self.train_pictures = loader.Pictures(data.split("train"), data.classes, self.size, native=False)
         self.val_pictures = loader.Pictures(data.split("val"), data.classes, self.size, native=True)
@@ -77,13 +89,15 @@ class ModelTrain(BaseTrain):
         s = self.settings
         network = build_network(s.model, self.data.classes.num_classes, s.pretrained)
         # One batch for all processes, and for a resumed run too, whatever memory each finds.
-        chosen_batch = distributed.share(lambda: defaults.batch_size(s.batch_size, network, self.crop, self.device))
+        chosen_batch = distributed.share(
+            lambda: auto_settings.batch_size(s.batch_size, network, self.crop, self.device)
+        )
         self.batch_size = self.choose(t("배치 크기", "batch size"), "batch_size", chosen_batch)
         distributed.require_room(self.batch_size)
         self.choose_augmentation(network)
-        chosen_rate = defaults.peak_rate(s.learning_rate, s.model, s.pretrained)
+        chosen_rate = auto_settings.peak_rate(s.learning_rate, s.model, s.pretrained)
         self.peak_rate = self.choose(t("최대 학습률", "peak learning rate"), "learning_rate", chosen_rate)
-        chosen_precision = defaults.precision(s.precision, self.device)
+        chosen_precision = auto_settings.precision(s.precision, self.device)
         self.precision = self.choose(t("정밀도", "precision"), "precision", chosen_precision)
         # channels_last: 6 to 12 % faster on CPUs, and what tensor cores want
         self.network: nn.Module = network.to(memory_format=torch.channels_last).to(self.device)
@@ -105,9 +119,9 @@ class ModelTrain(BaseTrain):
         s, passes = self.settings, float(self.epochs)
         if s.augmentation == "auto" and self.timed and s.max_seconds is not None:
             own = -(-self.batch_size // distributed.world_size())
-            step = distributed.share(lambda: defaults.step_seconds(network, own, self.crop, self.device))
+            step = distributed.share(lambda: auto_settings.step_seconds(network, own, self.crop, self.device))
             passes = s.max_seconds / step * self.batch_size / len(self.train_pictures)
-        chosen = defaults.augmentation(s.augmentation, passes)
+        chosen = auto_settings.augmentation(s.augmentation, passes)
         self.augmentation = self.choose(t("증강", "augmentation"), "augmentation", chosen)
 
     def choose(self, name: str, key: str, choice: tuple[T, str]) -> T:
@@ -246,7 +260,7 @@ class ModelTrain(BaseTrain):
             return []
         measured = int(self.best_scores.isfinite().sum())
         scores, indices = self.best_scores.nan_to_num(2.0).sort(stable=True)
-        return list(zip(indices.tolist(), scores.tolist(), strict=True))[: min(figures.SAMPLES, measured)]
+        return list(zip(indices.tolist(), scores.tolist(), strict=True))[: min(SAMPLES, measured)]
 
     def worst(self) -> list[tuple[str, float]]:
         """Their names, with the mIoU of each."""
@@ -316,7 +330,7 @@ class ModelTrain(BaseTrain):
             normalisation=self.normalisation,
             metrics=metrics,
             lineage=self.lineage,
-            scale=defaults.working_scale(self.data, self.size),
+            scale=auto_settings.working_scale(self.data, self.size),
         )
 
     def save_best(self, result: EpochResult) -> None:

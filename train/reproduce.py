@@ -18,9 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from config import FIELDS, ROOT, Settings, load_settings
-from train import provenance
-from utils.console import AppError, UsageError, run_script, say, t, table, warn
-from utils.git_utils import resolve, worktree
+from core.console import say, table, warn
+from core.errors import AppError, UsageError
+from core.git import resolve, worktree
+from core.i18n import t
+from core.process import run_script
+from train import environment as provenance
 from utils.lakefs_utils import LakePath, connect
 
 if TYPE_CHECKING:
@@ -217,7 +220,7 @@ def judge(recipe: Recipe, now: Mapping[str, list[float]], tolerance: float) -> i
 def main(arguments: list[str]) -> int:
     """In the recorded code: train on a data commit by the environment's settings, and write the figures."""
     from train.model_train import ModelTrain
-    from train.prepare_data import checked_data
+    from versioning.checkout import checked_data
 
     data_path, out, extent = arguments
     settings = load_settings()

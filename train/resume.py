@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from config import Settings
-from utils.console import AppError, UsageError, say, t, warn
-from utils.git_utils import GitFacts
+from core.console import say, warn
+from core.errors import AppError, UsageError
+from core.git import GitFacts
+from core.i18n import t
 from utils.lakefs_utils import LakePath
 
 CHECKPOINT_FILE = "checkpoint.pth"  # in models/<run id>/

@@ -1,1 +1,1 @@
-"""Versions of code, data and experiments: Git, lakeFS, object storage, MLflow, and the console."""
+"""Clients of lakeFS, S3 and MLflow, and the embedded lakeFS server."""

@@ -10,13 +10,13 @@ import contextlib
 from collections.abc import Iterator
 
 from config import Settings
-from utils.console import say
-from utils.files import WORKERS
+from core.console import say
+from core.workers import WORKERS
+from utils.lakefs_client.bucket_import import Importing
 from utils.lakefs_client.connection import LakePath
-from utils.lakefs_client.downloading import Downloading
-from utils.lakefs_client.importing import Importing
-from utils.lakefs_client.merging import Merging
-from utils.lakefs_client.publishing import Published, manifest_sha256
+from utils.lakefs_client.download import Downloading
+from utils.lakefs_client.merge import Merging
+from utils.lakefs_client.publish import Published, manifest_sha256
 
 __all__ = ["LakeFS", "LakePath", "Published", "connect", "manifest_sha256"]
 

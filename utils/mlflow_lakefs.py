@@ -19,8 +19,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 from config import load_settings
-from utils.console import AppError, t
-from utils.files import inside
+from core.errors import AppError
+from core.files import inside
+from core.i18n import t
 from utils.lakefs_utils import LakeFS, LakePath, connect
 
 SCHEME = "lakefs"
@@ -38,7 +39,7 @@ def register() -> None:
 @contextlib.contextmanager
 def _connected() -> Iterator[tuple[LakeFS, Path]]:
     """The lakeFS of the settings and the download cache; errors are MLflow's, which its users expect."""
-    from train.prepare_data import cache_folder
+    from config import cache_folder
 
     try:
         settings = load_settings()

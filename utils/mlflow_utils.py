@@ -7,35 +7,24 @@ import math
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from config import ROOT, Settings
-from utils.console import AppError, UsageError, t, uninterrupted
-from utils.git_utils import without_credentials
+from core.errors import AppError, UsageError
+from core.git import without_credentials
+from core.i18n import t
+from core.process import uninterrupted
 from utils.lakefs_utils import LakePath
+from utils.lineage import Lineage
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Run
 
 HEALTH_S = 5.0  # seconds that a named server may take to answer before it counts as down
-
-
-@dataclass(frozen=True)
-class Lineage:
-    """Where a model comes from: what MLflow knows of a run, or of the registered version made from it."""
-
-    run_id: str
-    version: str | None  # "<name> v<N>" for a registered version
-    model_path: LakePath
-    model_sha256: str
-    data_path: LakePath
-    git_commit: str
-    metrics: dict[str, float]
 
 
 def tracking_uri(settings: Settings) -> str:

@@ -13,9 +13,10 @@ from typing import Any
 
 import urllib3
 
-from utils import transfer
-from utils.console import AppError, UsageError, t
-from utils.files import WORKERS
+from core.errors import AppError, UsageError
+from core.i18n import t
+from core.workers import WORKERS
+from utils.lakefs_client import transfer
 
 HEALTH_S = 5.0  # seconds that a named server may take to answer before it counts as down
 
@@ -49,7 +50,7 @@ class Connection:
     """One repository on one server, and the branch that results are merged into."""
 
     def __init__(self, endpoint: str, access_key_id: str, secret_access_key: str, repo: str, branch: str) -> None:
-        from utils.lean_sdk import import_sdk
+        from utils.lakefs_client.lazy_sdk import import_sdk
 
         import_sdk()
         from lakefs_sdk.client import LakeFSClient

@@ -15,7 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from config import load_settings
-from utils.console import AppError, UsageError, add_common_options, run_script, t
+from core.console import add_common_options
+from core.errors import AppError, UsageError
+from core.i18n import t
+from core.process import run_script
 
 from . import start
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from utils.files import file_sha256
+from core.hashing import file_sha256
 
 from .http1 import CHUNK_BYTES
 from .store import Store

@@ -1,0 +1,1 @@
+"""Errors, localization, console, files, processes and Git; no knowledge of segmentation or servers."""

@@ -1,0 +1,1 @@
+"""Images and masks: classes, layouts, splits, reading, validation and sample data."""

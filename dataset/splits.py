@@ -1,0 +1,98 @@
+"""Which pair is for training, validation or test: made once from (seed, name), kept beside the data."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.errors import UsageError
+from core.i18n import t
+from dataset.classes import Misfit
+from dataset.layout import SPLITS, composed
+
+SPLIT_MARK = "# made by train.py from seed "  # first line of split files that we may extend
+
+
+@dataclass(frozen=True)
+class SplitFiles:
+    """What `splits/*.txt` say: `lines` are (split, line number, name); `seed` is None for a user's own files."""
+
+    lines: tuple[tuple[str, int, str], ...]
+    present: tuple[str, ...]
+    seed: int | None
+
+
+def new_split(names: Collection[str], seed: int) -> dict[str, str]:
+    """Name -> split for a first time: 80/10/10 in the order of the hash of (seed, name).
+
+    At least one name goes to val, a test split is made from ten names on; it depends on nothing else.
+    """
+    ordered = sorted(names, key=lambda name: (_place(seed, name), name))
+    tenth = len(ordered) // 10
+    val = max(1, tenth)
+    parts = ["val"] * val + ["test"] * tenth + ["train"] * (len(ordered) - val - tenth)
+    return dict(zip(ordered, parts, strict=False))
+
+
+def extend_split(stored: Mapping[str, str], names: Collection[str], seed: int) -> dict[str, str]:
+    """Name -> split where `stored` names stay where they are and new ones go by their own hash, 80/10/10."""
+    thresholds = ((0.1, "val"), (0.2, "test"), (1.1, "train"))
+    return {
+        name: stored.get(name) or next(split for limit, split in thresholds if _place(seed, name) < limit)
+        for name in names
+    }
+
+
+def _place(seed: int, name: str) -> float:
+    """A number in [0, 1) that only (seed, name) decides."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:6], "big") / 2**48
+
+
+def read_splits(root: Path) -> SplitFiles | None:
+    """`splits/*.txt`, or None where there are none; lines that start with '#' are comments.
+
+    Ours without train.txt, which is written last, were interrupted: None, and they are made again.
+    Raises Misfit for a file that is not UTF-8 text.
+    """
+    lines: list[tuple[str, int, str]] = []
+    present, seeds = [], set[int | None]()
+    for split in SPLITS:
+        path = root / "splits" / f"{split}.txt"
+        try:
+            rows = path.read_text(encoding="utf-8-sig").splitlines()
+        except FileNotFoundError:
+            continue
+        except (OSError, UnicodeDecodeError) as error:
+            raise Misfit((f"{path.name}: {t('UTF-8 텍스트', 'UTF-8 text')}", str(error))) from None
+        present.append(split)
+        mark = rows[0].removeprefix(SPLIT_MARK) if rows else ""
+        seeds.add(int(mark) if rows and mark != rows[0] and mark.isdecimal() else None)
+        names = ((number, composed(row.strip().replace("\\", "/"))) for number, row in enumerate(rows, 1))
+        lines += [(split, number, name) for number, name in names if name and not name.startswith("#")]
+    seed = seeds.pop() if len(seeds) == 1 else None
+    if not present or (seed is not None and "train" not in present):
+        return None
+    return SplitFiles(tuple(lines), tuple(present), seed)
+
+
+def write_splits(root: Path, assigned: Mapping[str, str], seed: int) -> None:
+    """Write name -> split to `splits/*.txt`, each file at once, train.txt last. Raises UsageError."""
+    folder = root / "splits"
+    try:
+        folder.mkdir(exist_ok=True)
+        for split in reversed(SPLITS):
+            text = "".join(f"{name}\n" for name in sorted(assigned) if assigned[name] == split)
+            path, temporary = folder / f"{split}.txt", folder / f".{split}.txt.{os.getpid()}"
+            content = f"{SPLIT_MARK}{seed}\n{text}".encode()
+            if path.exists() and path.read_bytes() == content:
+                continue
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+    except OSError as error:
+        reason = error.strerror
+        raise UsageError(
+            t(f"{folder}: 분할을 저장할 수 없습니다 ({reason})", f"{folder}: cannot store the split ({reason})")
+        ) from None

@@ -1,0 +1,62 @@
+"""Summarize checked data as text."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from core.console import table
+from core.i18n import t
+from dataset.classes import CLASSES_FILE, few
+from dataset.layout import (
+    DataSet,
+)
+
+
+def summary(data: DataSet) -> str:
+    """Layout, counts, sizes and the share of each class by split, as text of several lines."""
+    layout = "images/ + masks/ + splits/" if data.layout == "flat" else "{train,val[,test]}/{images,masks}"
+    splits = list(data.pixel_counts)
+    counts = ", ".join(f"{split} {len(data.split(split))}" for split in splits)
+    origin = CLASSES_FILE if data.class_file else t("마스크의 값", "values of the masks")
+    lines = [
+        t(f"구조: {layout}", f"layout: {layout}"),
+        t(f"쌍: {counts} (모두 {len(data.pairs)})", f"pairs: {counts} ({len(data.pairs)} in all)"),
+        t(f"크기(너비x높이): {_sizes(data)}", f"sizes (width x height): {_sizes(data)}"),
+        t(f"클래스: {data.classes.num_classes}개 ({origin})", f"classes: {data.classes.num_classes} ({origin})"),
+    ]
+    if data.unlisted:
+        count = data.unlisted
+        lines.append(t(f"분할 파일에 없어 제외: {count}장", f"left out, as no split file lists them: {count} pictures"))
+    lines += ["", table(("id", t("클래스", "class"), *splits), _shares(data)), *_absent(data)]
+    return "\n".join(lines)
+
+
+def _sizes(data: DataSet) -> str:
+    sizes = Counter((pair.width, pair.height) for pair in data.pairs).most_common()
+    shown = [f"{width}x{height}" + (f" ({count})" if len(sizes) > 1 else "") for (width, height), count in sizes]
+    return few(shown, 4)
+
+
+def _shares(data: DataSet) -> list[tuple[str, ...]]:
+    """Rows of (id, name, share in each split): of the labelled pixels, and ignored ones of all pixels."""
+    labelled = {split: sum(counts) for split, counts in data.pixel_counts.items()}
+    rows: list[tuple[str, ...]] = []
+    for index, (value, name) in enumerate(zip(data.classes.ids, data.classes.names, strict=True)):
+        shares = (f"{counts[index] / labelled[split]:.2%}" for split, counts in data.pixel_counts.items())
+        rows.append((str(value), name, *shares))
+    if data.classes.ignore_ids:
+        ids = few(data.classes.ignore_ids, 3)
+        off = data.ignored_pixels
+        ignored = (f"{off[split] / (off[split] + count):.2%}" for split, count in labelled.items())
+        rows.append((ids, t("(무시, 전체 화소 중)", "(ignored, of all pixels)"), *ignored))
+    return rows
+
+
+def _absent(data: DataSet) -> list[str]:
+    """One line a split that lacks classes: such a class is left out of that split's mIoU."""
+    lines = []
+    for split, counts in data.pixel_counts.items():
+        names = [name for name, count in zip(data.classes.names, counts, strict=True) if not count]
+        if names:
+            lines.append(t(f"{split} 에 없는 클래스: {few(names)}", f"classes absent from {split}: {few(names)}"))
+    return lines

@@ -1,0 +1,1 @@
+"""Prediction of images, folders and video; serving and export."""

@@ -1,0 +1,58 @@
+"""Predictions in COCO's format: one run-length encoded mask for each class of a picture; pycocotools encodes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from core.errors import UsageError
+from core.i18n import t
+from dataset.classes import ClassMap
+
+
+def require_pycocotools() -> None:
+    """Raises UsageError where the optional package is missing: before the work, not after it."""
+    try:
+        import pycocotools.mask  # noqa: F401
+    except ImportError:
+        raise UsageError(
+            t(
+                "--extra coco 에는 pycocotools 가 필요합니다: pip install pycocotools",
+                "--extra coco needs pycocotools: pip install pycocotools",
+            )
+        ) from None
+
+
+def coco_json(folder: Path, records: Sequence[dict[str, Any]], classes: ClassMap) -> bytes:
+    """A data set file that `pycocotools.coco.COCO` reads; category ids are the class ids of the masks."""
+    from pycocotools import mask as rle
+
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, record in enumerate(records, 1):
+        images.append(
+            {"id": number, "file_name": record["input"], "height": record["height"], "width": record["width"]}
+        )
+        with Image.open(folder / record["mask"]) as picture:
+            values = np.asarray(picture)
+        for category in np.unique(values):
+            encoded = rle.encode(np.asfortranarray(values == category, np.uint8))
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": int(category),
+                    "segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")},
+                    "area": int(rle.area(encoded)),
+                    "bbox": rle.toBbox(encoded).tolist(),
+                    "iscrowd": 1,  # a class is a region, not one object
+                }
+            )
+    categories = [{"id": value, "name": name} for value, name in zip(classes.ids, classes.names, strict=True)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    return json.dumps(content, ensure_ascii=False).encode()

@@ -1,0 +1,57 @@
+"""index.html in a folder of predictions: one page to look through them, which needs no server and loads nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from core.files import write_atomically
+from core.i18n import t
+from dataset.classes import ClassMap
+
+TEMPLATE = Path(__file__).with_name("gallery.html")
+
+
+def write_page(path: Path, listing: dict[str, Any], classes: ClassMap) -> None:
+    """Write the page for what predictions.json lists: the pictures are loaded as one scrolls to them."""
+    content = {
+        "language": t("ko", "en"),
+        "title": str(listing["model_version"] or t("실행", "run") + f" {listing['run_id']}"),
+        "text": _words(),
+        "measured": "miou" in listing,
+        "origin": {key: value for key, value in listing.items() if key != "images"},
+        "classes": [
+            {"name": name, "color": f"rgb{color}", "iou": listing.get("iou", {}).get(name)}
+            for name, color in zip(classes.names, classes.colors, strict=True)
+        ],
+        "pictures": [
+            {
+                "name": record["mask"].removesuffix(".png"),
+                "mask": record["mask"],
+                "overlay": record["overlay"],
+                "width": record["width"],
+                "height": record["height"],
+                "miou": record.get("miou"),
+                "shares": list(record["class_shares"].values()),
+            }
+            for record in listing["images"]
+        ],
+    }
+    # A name may hold anything: nothing in the data can end the script element that it stands in.
+    data = json.dumps(content, ensure_ascii=False).replace("<", "\\u003c")
+    write_atomically(path, TEMPLATE.read_text(encoding="utf-8").replace("__DATA__", data).encode())
+
+
+def _words() -> dict[str, str]:
+    return {
+        "find": t("찾기", "find"),
+        "show": t("보기", "show"),
+        "order": t("순서", "order"),
+        "overlay": t("겹쳐 보기", "overlay"),
+        "mask": t("마스크", "mask"),
+        "name": t("이름", "name"),
+        "worst": t("mIoU 낮은 것부터", "lowest mIoU first"),
+        "most": t("많은 것부터:", "most"),
+        "origin": t("출처", "where these come from"),
+    }

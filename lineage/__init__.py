@@ -1,0 +1,1 @@
+"""From any artifact to everything related to it."""

@@ -1,0 +1,1 @@
+"""The evaluation gate and the promotion of registered models."""

@@ -1,0 +1,179 @@
+"""Two models on the same pictures: tables by class and by picture, and a sheet of the pictures they differ on most."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from config import Settings, cache_folder
+from core.console import say, table
+from core.files import replacing, write_atomically
+from core.i18n import t
+from dataset.classes import IGNORE_INDEX, ClassMap, UInt8
+from dataset.images import read_image, read_mask
+from dataset.overlay import overlay, title_font
+from dataset.samples import Item, committed_items
+from registry import gate, overlap
+from segmentation import evaluation, predictor
+from segmentation.evaluation import Measured
+from segmentation.model_file import Model
+from segmentation.preprocess import choose_device, resize_image
+from utils.lakefs_utils import LakeFS
+
+if TYPE_CHECKING:
+    from utils.lineage import Lineage
+
+SHOWN = 8  # pictures in the sheet and rows of the table: half where B gains most, half where it loses most
+PANEL = 320  # pixels, widest panel of the sheet
+MARGIN = 18  # pixels above each panel, for its title
+GAINED, LOST = (40, 170, 80), (220, 50, 50)  # B right where A is wrong, and the other way round
+
+
+def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lineage, output: Path) -> None:
+    """Print tables of `first` (A) and `second` (B) on a split of B's data; write a sheet and all figures below `output`."""
+    cache, device = cache_folder(settings), choose_device(settings.device)
+    split, items = committed_items(lake, second.data_path, settings.register_split, cache)
+    models = [gate.load(lake, lineage, device, cache) for lineage in (first, second)]
+    classes = models[1].classes
+    a, b = (evaluation.measure(m, items, classes, device, name) for m, name in zip(models, "AB", strict=True))
+    names = [lineage.version or lineage.run_id for lineage in (first, second)]
+    say(f"A: {names[0]}, B: {names[1]}", f"A: {names[0]}, B: {names[1]}")
+    say(
+        f"{second.data_path} 의 {split} {len(items)}장",
+        f"{len(items)} pictures of {split} in {second.data_path}",
+    )
+    seen = overlap.seen_in_training(lake, first, second.data_path, split, cache)
+    if seen:
+        say(
+            f"그 가운데 {len(seen)}장은 A 의 학습에 쓰였습니다: A 의 값이 높게 나옵니다 (승격 판정은 이 사진을 뺍니다)",
+            f"A was trained on {len(seen)} of them, which flatters it (a promotion leaves these out)",
+        )
+    print("\n" + class_table(a, b, settings.register_confidence))
+    gains = np.array([b.only([i]).figure("miou") - a.only([i]).figure("miou") for i in range(len(items))])
+    shown = _most_different(gains)
+    print("\n" + picture_table(a, b, shown))
+    folder = output / re.sub(r"[^\w.-]+", "-", f"{names[0]}-{names[1]}")
+    sheet = draw_sheet([items[i] for i in shown], models, device, classes, [float(gains[i]) for i in shown])
+    with replacing(folder / "compare.png", durable=False) as part:
+        sheet.save(part, "PNG")
+    content: dict[str, Any] = {
+        "a": _record(first, a),
+        "b": _record(second, b),
+        "data": str(second.data_path),
+        "split": split,
+    }
+    content["pictures"] = [
+        {
+            "name": item.name,
+            "a": a.only([i]).figure("miou"),
+            "b": b.only([i]).figure("miou"),
+            "seen_by_a": item.name in seen,
+        }
+        for i, item in enumerate(items)
+    ]
+    write_atomically(folder / "compare.json", json.dumps(content, ensure_ascii=False, indent=1).encode())
+    say(f"그림과 모든 값: {folder}", f"pictures and all figures: {folder}")
+
+
+def class_table(a: Measured, b: Measured, confidence: float) -> str:
+    """IoU of each class, then mIoU and accuracy over the split, with the bootstrap interval of their gain."""
+    rows = []
+    ours, theirs = b.iou(), a.iou()
+    for name in b.classes.names:
+        old, new = theirs[name], ours[name]
+        if old is None or new is None:
+            rows.append([name, *[t("없음", "absent")] * 2, "", ""])
+        else:
+            rows.append([name, f"{old:.4f}", f"{new:.4f}", f"{new - old:+.4f}", ""])
+    for figure, name in (("miou", "mIoU"), ("accuracy", t("정확도", "accuracy"))):
+        old_total, new_total = a.figure(figure), b.figure(figure)
+        low, high = gate.gain_interval(a, b, figure, confidence or 0.95)
+        few = len(b.pictures) < gate.LEAST_PICTURES
+        interval = t("그림 부족", "too few pictures") if few else f"[{low:+.4f}, {high:+.4f}]"
+        rows.append([name, f"{old_total:.4f}", f"{new_total:.4f}", f"{new_total - old_total:+.4f}", interval])
+    return table([t("클래스", "class"), "A", "B", "B - A", f"{confidence or 0.95:.0%}"], rows)
+
+
+def picture_table(a: Measured, b: Measured, shown: Sequence[int]) -> str:
+    """mIoU of single pictures."""
+    rows = []
+    for index in shown:
+        old, new = a.only([index]).figure("miou"), b.only([index]).figure("miou")
+        rows.append([b.pictures[index], f"{old:.4f}", f"{new:.4f}", f"{new - old:+.4f}"])
+    return table([t("가장 다른 그림", "pictures that differ most"), "A", "B", "B - A"], rows)
+
+
+def _most_different(gains: np.ndarray[Any, Any]) -> list[int]:
+    """Indices by gain, from where B gains most to where it loses most; the middle is left out."""
+    order = [int(index) for index in np.argsort(-gains, kind="stable")]
+    half = SHOWN // 2
+    return order if len(order) <= SHOWN else order[:half] + order[-half:]
+
+
+def _record(lineage: Lineage, measured: Measured) -> dict[str, Any]:
+    return {
+        "version": lineage.version,
+        "run_id": lineage.run_id,
+        "model": str(lineage.model_path),
+        "model_sha256": lineage.model_sha256,
+        "miou": measured.figure("miou"),
+        "accuracy": measured.figure("accuracy"),
+        "iou": measured.iou(),
+        "milliseconds": round(measured.milliseconds, 3),
+    }
+
+
+def draw_sheet(
+    items: Sequence[Item], models: Sequence[Model], device: torch.device, classes: ClassMap, gains: Sequence[float]
+) -> Image.Image:
+    """A row a picture: itself, label, A, B, and where they differ: green B alone is right, red A alone is."""
+    rows = []
+    for item, gain in zip(items, gains, strict=True):
+        image, label = read_image(item.image), read_mask(evaluation.mask_of(item), classes)
+        a, b = (evaluation.in_classes(model, classes)[predictor.segment(model, [image], device)[0]] for model in models)
+        panels = [image, overlay(image, label, classes), _over(image, a, classes), _over(image, b, classes)]
+        panels.append(_difference(image, label, a, b))
+        titles = [item.name, t("정답", "label"), "A", "B", f"B - A: {gain:+.3f}"]
+        rows.append(_row(panels, titles))
+    width, height = max(row.width for row in rows), sum(row.height for row in rows)
+    sheet = Image.new("RGB", (width, height), "white")
+    top = 0
+    for row in rows:
+        sheet.paste(row, (0, top))
+        top += row.height
+    return sheet
+
+
+def _over(image: UInt8, indices: UInt8, classes: ClassMap) -> UInt8:
+    """An overlay in which a class that the data do not know stays uncoloured."""
+    return overlay(image, np.where(indices < classes.num_classes, indices, np.uint8(IGNORE_INDEX)), classes)
+
+
+def _difference(image: UInt8, label: UInt8, a: UInt8, b: UInt8) -> UInt8:
+    """The picture in grey, with the pixels where only one of the two is right."""
+    grey: UInt8 = (image.mean(2, keepdims=True) * 0.5 + 100).astype(np.uint8).repeat(3, axis=2)
+    known = label != IGNORE_INDEX
+    grey[known & (a != label) & (b == label)] = GAINED
+    grey[known & (a == label) & (b != label)] = LOST
+    return grey
+
+
+def _row(panels: Sequence[UInt8], titles: Sequence[str]) -> Image.Image:
+    """Panels beside each other at one size, each below its title."""
+    height, width = panels[0].shape[:2]
+    scale = PANEL / width
+    size = (max(1, round(height * scale)), PANEL)
+    row = Image.new("RGB", ((PANEL + 4) * len(panels), size[0] + MARGIN + 4), "white")
+    draw, font = ImageDraw.Draw(row), title_font(12)
+    for index, (panel, title) in enumerate(zip(panels, titles, strict=True)):
+        left = index * (PANEL + 4)
+        row.paste(Image.fromarray(resize_image(panel, size)), (left, MARGIN))
+        draw.text((left + 2, 2), title[-44:], fill="black", font=font)
+    return row

@@ -1,0 +1,1 @@
+"""Networks, losses, metrics, the predictor and the model file."""

@@ -1,0 +1,271 @@
+"""Networks by name: one registry, so that a checkpoint rebuilds its own.
+
+`compact_unet` and `compact_fpn` are ours; `fcn_*`, `deeplabv3_*` and `lraspp_*` are torchvision's;
+`smp:ARCHITECTURE/ENCODER` is any of segmentation_models.pytorch, where that is installed.
+
+All of them: images (N,3,H,W) float32, normalised, any H and W of at least 16 -> logits (N,num_classes,H,W).
+In training, one with an auxiliary head gives (logits, auxiliary logits).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.errors import AppError, UsageError, one_line
+from core.i18n import t
+from segmentation.preprocess import IMAGENET, Normalisation
+
+SMP_PREFIX = "smp:"
+SMP_MULTIPLE = 32  # sides that every encoder of segmentation_models.pytorch can halve five times
+Outputs = Tensor | tuple[Tensor, Tensor]
+
+
+def _conv_bn_relu(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+    )
+
+
+class CompactUNet(nn.Module):
+    """A U-Net (Ronneberger et al., 2015, arXiv:1505.04597) of 1.8 M parameters for machines of few cores.
+
+    A stem of stride 2 halves the resolution before anything costs much; the decoder meets each skip at the skip's own
+    size, so that any input of at least 16 pixels a side works without padding.
+    """
+
+    def __init__(self, num_classes: int, width: int = 24) -> None:
+        super().__init__()
+        channels = [width, width * 2, width * 4, width * 6, width * 8]
+        self.stem = _conv_bn_relu(3, channels[0], stride=2)
+        self.down = nn.ModuleList(
+            nn.Sequential(_conv_bn_relu(a, b, stride=2), _conv_bn_relu(b, b)) for a, b in pairwise(channels)
+        )
+        self.up = nn.ModuleList(_conv_bn_relu(a + b, a) for a, b in pairwise(channels))
+        self.head = nn.Conv2d(channels[0], num_classes, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        skips = [self.stem(images)]
+        for down in self.down:
+            skips.append(down(skips[-1]))
+        x = skips.pop()
+        for up, skip in zip(reversed(self.up), reversed(skips), strict=True):
+            x = up(torch.cat([F.interpolate(x, skip.shape[-2:]), skip], dim=1))
+        return _resized(self.head(x), images)
+
+
+class Residual(nn.Module):
+    """Two convolutions beside a short cut (He et al., 2016, arXiv:1512.03385); starts as the identity."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = _conv_bn_relu(channels, channels)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+        nn.init.zeros_(self.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.norm(self.second(self.first(x))))
+
+
+class Merge(nn.Module):
+    """One step up the pyramid: the coarse map and the skip, each brought to `outputs` channels by 1x1, are added.
+
+    Adding costs a third of what a U-Net's concatenation costs in the 3x3 convolution after it.
+    """
+
+    def __init__(self, coarse: int, skip: int, outputs: int) -> None:
+        super().__init__()
+        self.coarse = nn.Conv2d(coarse, outputs, 1, bias=False)
+        self.skip = nn.Conv2d(skip, outputs, 1, bias=False)
+        self.norm = nn.BatchNorm2d(outputs)
+        self.out = _conv_bn_relu(outputs, outputs)
+
+    def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
+        merged = F.interpolate(self.coarse(coarse), skip.shape[-2:]) + self.skip(skip)
+        out: Tensor = self.out(F.relu(self.norm(merged)))
+        return out
+
+
+class CompactFPN(nn.Module):
+    """A residual encoder under a feature pyramid (Lin et al., 2017, arXiv:1612.03144), 1.5 M parameters.
+
+    Less than half of the compact U-Net's cost a picture: the decoder adds instead of concatenating, and depth goes where
+    maps are small. The coarsest map is gated by its own mean, which tells every pixel what the whole picture shows.
+    """
+
+    CHANNELS = (16, 32, 64, 128, 192)  # of the maps at stride 2, 4, 8, 16, 32
+    DECODER = (16, 32, 48, 64)  # of the pyramid at stride 2, 4, 8, 16
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        c, d = self.CHANNELS, self.DECODER
+        self.stem = _conv_bn_relu(3, c[0], stride=2)
+        self.down = nn.ModuleList(
+            nn.Sequential(_conv_bn_relu(a, b, stride=2), _conv_bn_relu(b, b) if b == c[1] else Residual(b))
+            for a, b in pairwise(c)
+        )
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(c[-1], c[-1], 1), nn.Sigmoid())
+        self.up = nn.ModuleList(
+            Merge(coarse, skip, out) for coarse, skip, out in zip((*d[1:], c[-1]), c[:-1], d, strict=True)
+        )
+        self.head = nn.Conv2d(d[0], num_classes, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        skips = [self.stem(images)]
+        for down in self.down:
+            skips.append(down(skips[-1]))
+        x = skips.pop()
+        x = x * self.gate(x)
+        for up, skip in zip(reversed(self.up), reversed(skips), strict=True):
+            x = up(x, skip)
+        return _resized(self.head(x), images)
+
+
+def _resized(logits: Tensor, images: Tensor) -> Tensor:
+    """Logits at the size of the pictures."""
+    return F.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=False)
+
+
+# --- networks of others ---------------------------------------------------------------------------------------------
+
+
+class TorchvisionNetwork(nn.Module):
+    """One of torchvision's; its auxiliary head works in training only, where it is of use."""
+
+    def __init__(self, name: str, num_classes: int) -> None:
+        super().__init__()
+        from torchvision import models
+
+        auxiliary = {} if name.startswith("lraspp") else {"aux_loss": True}
+        self.inner = models.get_model(name, weights=None, weights_backbone=None, num_classes=num_classes, **auxiliary)
+
+    def forward(self, images: Tensor) -> Outputs:
+        features = self.inner.backbone(images)
+        auxiliary = getattr(self.inner, "aux_classifier", None)
+        logits = _resized(self.inner.classifier(features if auxiliary is None else features["out"]), images)
+        if auxiliary is None or not self.training:
+            return logits
+        return logits, _resized(auxiliary(features["aux"]), images)
+
+
+class SmpNetwork(nn.Module):
+    """One of segmentation_models.pytorch; pictures are continued at their lower right edge to the sides that it needs."""
+
+    def __init__(self, name: str, num_classes: int, pretrained: bool) -> None:
+        super().__init__()
+        smp, architecture, encoder = _smp(name)
+        self.inner = smp.create_model(
+            architecture,
+            encoder,
+            encoder_weights="imagenet" if pretrained else None,
+            in_channels=3,
+            classes=num_classes,
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        below, right = -height % SMP_MULTIPLE, -width % SMP_MULTIPLE
+        logits: Tensor = self.inner(F.pad(images, (0, right, 0, below), mode="replicate"))
+        return logits[..., :height, :width]
+
+
+def _smp(name: str) -> tuple[Any, str, str]:
+    """The library, and architecture and encoder of 'smp:unet/resnet34'. Raises UsageError."""
+    try:
+        import segmentation_models_pytorch as smp
+    except ImportError:
+        raise UsageError(
+            t(
+                f"모델 '{name}' 에는 pip install segmentation-models-pytorch 가 필요합니다",
+                f"model '{name}' needs: pip install segmentation-models-pytorch",
+            )
+        ) from None
+    architecture, _, encoder = name.removeprefix(SMP_PREFIX).partition("/")
+    if architecture not in smp.MODEL_ARCHITECTURES_MAPPING:
+        raise _unknown(t("smp 구조", "architecture of smp"), architecture, smp.MODEL_ARCHITECTURES_MAPPING)
+    encoders = smp.encoders.get_encoder_names()
+    if encoder not in encoders and not encoder.startswith("tu-"):
+        raise _unknown(t("smp 인코더", "encoder of smp"), encoder, encoders)
+    return smp, architecture, encoder
+
+
+# --- the registry ---------------------------------------------------------------------------------------------------
+
+COMPACT = {"compact_unet": CompactUNet, "compact_fpn": CompactFPN}
+TORCHVISION = (
+    *("fcn_resnet50", "fcn_resnet101", "lraspp_mobilenet_v3_large"),
+    *("deeplabv3_mobilenet_v3_large", "deeplabv3_resnet50", "deeplabv3_resnet101"),
+)
+NETWORKS = (*COMPACT, *TORCHVISION)
+
+
+def build_network(name: str, num_classes: int, pretrained: bool = False) -> nn.Module:
+    """The network of that name, with fresh or published weights.
+
+    Raises UsageError that lists the known names, or where a network has no published weights; AppError where they cannot
+    be had.
+    """
+    check_network(name, pretrained)
+    if name in COMPACT:
+        network: nn.Module = COMPACT[name](num_classes)
+        return network
+    try:
+        if name.startswith(SMP_PREFIX):
+            return SmpNetwork(name, num_classes, pretrained)
+        foreign = TorchvisionNetwork(name, num_classes)
+        return _with_published_weights(foreign, name) if pretrained else foreign
+    except OSError as error:  # every way of a download to fail: no network, a broken answer, a full disk
+        raise AppError(
+            t(
+                f"모델 '{name}' 의 사전 학습 가중치를 받을 수 없습니다 ({one_line(error)}): 인터넷에 연결하거나 --pretrained 를 빼세요",
+                f"cannot fetch the published weights of '{name}' ({one_line(error)}): go online, or train without --pretrained",
+            )
+        ) from error
+
+
+def check_network(name: str, pretrained: bool) -> None:
+    """Raise UsageError for a name or a wish that cannot be; cheap, so that it can come before anything else."""
+    if name.startswith(SMP_PREFIX):
+        _smp(name)
+    elif name not in NETWORKS:
+        raise _unknown(t("모델", "model"), name, [*NETWORKS, SMP_PREFIX + "unet/resnet34"])
+    elif pretrained and name in COMPACT:
+        raise UsageError(
+            t(
+                f"모델 '{name}' 에는 공개된 가중치가 없습니다: --pretrained 를 빼거나 다른 모델을 쓰세요 ({', '.join(TORCHVISION)})",
+                f"no weights are published for '{name}': leave out --pretrained, or take one of {', '.join(TORCHVISION)}",
+            )
+        )
+
+
+def published_normalisation(pretrained: bool) -> Normalisation | None:
+    """What published weights expect of their input; None where it is measured on the data."""
+    return IMAGENET if pretrained else None
+
+
+def _with_published_weights(network: TorchvisionNetwork, name: str) -> TorchvisionNetwork:
+    """torchvision's weights (COCO pictures, VOC classes); the last layer is fresh where the number of classes differs."""
+    from torchvision import models
+
+    published = models.get_model_weights(name).DEFAULT.get_state_dict(check_hash=True, weights_only=True)
+    own = network.inner.state_dict()
+    fitting = {key: value for key, value in published.items() if key in own and own[key].shape == value.shape}
+    network.inner.load_state_dict(own | fitting)
+    return network
+
+
+def _unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    meant = t(f" ('{near[0]}' 인가요?)", f" (did you mean '{near[0]}'?)") if near else ""
+    listed = ", ".join(names)
+    return UsageError(
+        t(f"모르는 {kind} '{name}'{meant}: 가능한 값은 {listed}", f"unknown {kind} '{name}'{meant}: known are {listed}")
+    )

@@ -1,0 +1,101 @@
+"""From a picture of any size to logits of that size: the one path that training, validation and inference share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from core import memory
+from core.errors import UsageError
+from core.i18n import t
+from dataset.classes import UInt8
+
+EVAL_BATCH = 8  # pictures at once in validation and inference: one number, so that both give equal figures
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Mean and standard deviation of each of R, G, B, in units of 0..1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # what published weights were trained on
+
+
+def resize_image(image: UInt8, size: tuple[int, int]) -> UInt8:
+    """(H,W,3) uint8 to `size` (height, width), antialiased; unchanged where it fits already."""
+    if image.shape[:2] == size:
+        return image
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+
+def resize_mask(mask: UInt8, size: tuple[int, int]) -> UInt8:
+    """(H,W) uint8 class indices to `size` by the nearest pixel: no class is invented between two others."""
+    if mask.shape == size:
+        return mask
+    return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
+
+
+def to_input(images: Tensor, normalisation: Normalisation, device: torch.device) -> Tensor:
+    """(N,3,H,W) uint8 to the network's input: float32, normalised, channels_last, on `device`."""
+    images = images.to(device, non_blocking=True).to(torch.float32, memory_format=torch.channels_last)
+    mean = torch.tensor(normalisation.mean, device=device).view(1, 3, 1, 1) * 255
+    std = torch.tensor(normalisation.std, device=device).view(1, 3, 1, 1) * 255
+    return (images - mean).div_(std)
+
+
+def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Logits (num_classes,h,w) float32 to `size` (height, width), bilinear; unchanged where they fit already."""
+    if logits.shape[-2:] == size:
+        return logits
+    return F.interpolate(logits[None], size, mode="bilinear", align_corners=False)[0]
+
+
+def native_logits(
+    network: Callable[[Tensor], Tensor],
+    images: Tensor,
+    sizes: Sequence[tuple[int, int]],
+    normalisation: Normalisation,
+    device: torch.device,
+) -> Iterator[Tensor]:
+    """Yield logits (num_classes, height, width) float32 at each picture's own size, from a batch (N,3,H,W) uint8.
+
+    One picture's at a time: at their own size they are by far the largest thing in memory.
+    """
+    logits = network(to_input(images, normalisation, device)).float()
+    for one, size in zip(logits, sizes, strict=True):
+        yield resize_logits(one, size)
+
+
+def class_indices(logits: Tensor) -> Tensor:
+    """Logits (num_classes,H,W) -> class of each pixel (H,W) int64."""
+    return logits.max(0).indices  # argmax over the first dimension takes five times as long on a CPU
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name, ready for work; "auto" takes CUDA, else Apple's MPS, else the CPU.
+
+    Raises UsageError if it is not there.
+    """
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next(candidate for candidate in ("cuda", "mps", "cpu") if there[candidate])
+    if not there[name]:
+        found = ", ".join(device for device, is_there in there.items() if is_there)
+        raise UsageError(
+            t(
+                f"DEVICE={name}: 이 컴퓨터에 없습니다 (있는 것: {found})",
+                f"DEVICE={name}: not on this machine (there is: {found})",
+            )
+        )
+    if name == "cpu":
+        memory.keep_freed()
+    return torch.device(name)

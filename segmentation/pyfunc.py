@@ -1,0 +1,126 @@
+"""The model as MLflow's `python_function`: `mlflow.pyfunc.load_model` and `mlflow models serve` predict with it.
+
+A file `MLmodel` beside model.pth names this module and the SHA-256 of the weights. The code is that of the project, not
+a copy in the model's folder: `pip install --no-deps -e .` makes it importable from anywhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from core.errors import UsageError
+from core.i18n import t
+from dataset.classes import UInt8
+
+if TYPE_CHECKING:
+    from segmentation.model_file import Model
+
+MLMODEL = "MLmodel"
+
+
+def mlmodel(run_id: str, model_file: str, model_sha256: str) -> str:
+    """The text of the MLmodel file beside a model; equal for equal models, with no time in it."""
+    from mlflow.version import VERSION
+
+    content = {
+        "flavors": {
+            "python_function": {
+                "loader_module": __name__,
+                "data": model_file,
+                "python_version": platform.python_version(),
+            }
+        },
+        "mlflow_version": VERSION,
+        "model_uuid": run_id,
+        "run_id": run_id,
+        "metadata": {"model_sha256": model_sha256},
+    }
+    return json.dumps(content, indent=1) + "\n"  # which is YAML too
+
+
+def _load_pyfunc(path: str) -> Segmenter:
+    """Called by MLflow with the path of model.pth. Raises AppError where its bytes are not those that MLmodel names."""
+    from mlflow.models import Model as MLflowModel
+
+    from config import load_settings
+    from segmentation.model_file import load_model
+    from segmentation.preprocess import choose_device
+
+    metadata = MLflowModel.load(str(Path(path).parent)).metadata or {}
+    device = choose_device(load_settings().device)
+    return Segmenter(load_model(Path(path), str(metadata.get("model_sha256", "")), device), device)
+
+
+class Segmenter:
+    """Predicts for arrays, and for pictures as bytes or base64 text, as they come by way of JSON."""
+
+    def __init__(self, model: Model, device: Any) -> None:
+        self.model, self.device = model, device
+
+    def predict(self, data: Any, params: dict[str, Any] | None = None) -> Any:
+        """Class ids of pictures of any size.
+
+        An array (H,W,3) or (N,H,W,3) of 0..255 gives an array (H,W) or (N,H,W) uint8 of class ids. A data frame or dict with
+        a column `image` of encoded pictures gives a data frame with `mask` (base64 of a palette PNG), `height`, `width`.
+        Raises UsageError for anything else.
+        """
+        import pandas as pd  # type: ignore[import-untyped]  # which MLflow brings
+
+        if isinstance(data, np.ndarray) and data.dtype != object:
+            return self._arrays(data)
+        if isinstance(data, dict):
+            data = pd.DataFrame({key: np.atleast_1d(value).tolist() for key, value in data.items()})
+        if not isinstance(data, pd.DataFrame) or "image" not in data.columns:
+            raise UsageError(
+                t(
+                    f"기대: 화소 배열 (N,H,W,3) 또는 'image' 열 (base64), 실제: {type(data).__name__}",
+                    f"expected pixels (N,H,W,3) or a column 'image' of base64, found {type(data).__name__}",
+                )
+            )
+        rows = [self._encoded(value) for value in data["image"]]
+        return pd.DataFrame(rows, index=data.index)
+
+    def _arrays(self, data: npt.NDArray[Any]) -> UInt8:
+        batch = data[None] if data.ndim == 3 else data
+        if batch.ndim != 4 or batch.shape[-1] != 3 or not np.isin(batch, np.arange(256)).all():
+            raise UsageError(
+                t(
+                    f"기대: (N,H,W,3) 의 0~255 정수, 실제: {data.shape} {data.dtype}",
+                    f"expected (N,H,W,3) of whole numbers 0 to 255, found {data.shape} {data.dtype}",
+                )
+            )
+        ids = np.stack([self._ids(image) for image in batch.astype(np.uint8)])
+        return ids if data.ndim == 4 else ids[0]
+
+    def _ids(self, image: UInt8) -> UInt8:
+        from segmentation.predictor import segment
+
+        return self.model.classes.decode(segment(self.model, [image], self.device)[0])
+
+    def _encoded(self, value: Any) -> dict[str, Any]:
+        from dataset.images import read_image
+
+        try:
+            content = base64.b64decode(value, validate=True) if isinstance(value, str) else bytes(value)
+        except (binascii.Error, TypeError) as error:
+            raise UsageError(t(f"base64 가 아닙니다: {error}", f"not base64: {error}")) from error
+        ids = self._ids(read_image(content))
+        picture = Image.fromarray(ids).convert("P")
+        picture.putpalette(self.model.classes.palette())
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG")
+        return {
+            "mask": base64.b64encode(buffer.getvalue()).decode(),
+            "height": int(ids.shape[0]),
+            "width": int(ids.shape[1]),
+        }

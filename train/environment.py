@@ -1,0 +1,99 @@
+"""What a run records so that it can be done again: settings, changes of the code, packages, hardware."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.console import warn
+from core.files import write_atomically
+from core.git import GitFacts, code_changes
+
+if TYPE_CHECKING:
+    import torch
+
+PATCH_LIMIT = 5 << 20  # bytes; larger changes are no code
+FOLDER = "code"  # of the run's artifacts
+PATCH, SETTINGS, PACKAGES, ENVIRONMENT = "changes.patch", "settings.json", "packages.txt", "environment.json"
+PATCH_TAG = "git_patch"  # "clean", "recorded", or why it is not
+
+
+@dataclass(frozen=True)
+class CodeChanges:
+    """`patch` is empty for a clean tree; `state` is the tag: clean, recorded, or why it was not."""
+
+    patch: bytes
+    state: str
+
+
+def read_code_changes(folder: Path, git: GitFacts, secrets: list[str]) -> CodeChanges:
+    """What the code of now adds to its commit. Changes that are too large or hold a secret are said, not recorded."""
+    if git.dirty != "true":
+        return CodeChanges(b"", "clean" if git.dirty == "false" else "no git")
+    patch = code_changes(folder)
+    if patch is None:
+        reason = "git could not tell"
+    elif len(patch) > PATCH_LIMIT:
+        reason = f"{len(patch) / 2**20:.1f} MB, the limit is {PATCH_LIMIT >> 20} MB"
+    elif any(secret.encode() in patch for secret in secrets):
+        reason = "a key of the settings stands in it"
+    else:
+        return CodeChanges(patch, "recorded")
+    warn(
+        f"바뀐 코드를 기록하지 않았습니다 ({reason}): 이 실행은 --reproduce 로 되풀이할 수 없습니다",
+        f"the changes of the code are not recorded ({reason}): --reproduce will not be able to repeat this run",
+    )
+    return CodeChanges(b"", f"not recorded: {reason}")
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What besides code, data and settings may move the figures."""
+    import torch
+
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if device.type == "cuda" else []
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count() or 0,
+        "threads": torch.get_num_threads(),  # the order of sums depends on it
+        "memory_gb": _memory_gb(),
+        "device": device.type,
+        "gpus": names,
+    }
+
+
+def packages() -> list[str]:
+    """What `pip freeze` would list, without waiting for pip."""
+    return sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}, key=str.lower)
+
+
+def write_record(folder: Path, settings: dict[str, Any], smoke: bool, patch: bytes, device: torch.device) -> None:
+    """The four files of the run's `code/`."""
+    recipe = {"settings": settings, "smoke": smoke}
+    write_atomically(folder / SETTINGS, json.dumps(recipe, indent=1, ensure_ascii=False).encode())
+    write_atomically(folder / ENVIRONMENT, json.dumps(environment(device), indent=1).encode())
+    write_atomically(folder / PACKAGES, ("\n".join(packages()) + "\n").encode())
+    if patch:
+        write_atomically(folder / PATCH, patch)
+
+
+def _cpu_name() -> str:
+    try:
+        rows = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        return platform.processor() or platform.machine()
+    return next((row.split(":", 1)[1].strip() for row in rows if row.startswith("model name")), platform.machine())
+
+
+def _memory_gb() -> float | None:
+    if sys.platform == "win32":
+        return None
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)

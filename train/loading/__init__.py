@@ -1,0 +1,1 @@
+"""Batches for training: decoded cache, augmentation and loading."""

@@ -1,0 +1,1 @@
+"""Git commit, tag and message of a result."""

@@ -1,0 +1,34 @@
+"""What train.py prints for the Git commit: the report block and the tag command."""
+
+from __future__ import annotations
+
+from train.result import Result
+
+
+def percent(share: float) -> int:
+    """0.857 -> 85: whole percent, rounded down, so that a report never says more than was measured."""
+    return int(share * 100 + 1e-9)
+
+
+def report_block(result: Result) -> str:
+    """The block to paste into the Git commit. Its shape is fixed, and Korean in every language of the console."""
+    return "\n".join(
+        [
+            "=== LakeFS 커밋 완료 ===",
+            f"커밋 ID: {result.model_path.ref}",
+            "=== Git 커밋 시 추가할 내용 ===",
+            "LakeFS 업로드 정보:",
+            f"- LakeFS 커밋: {result.model_path.ref}",
+            f"- 업로드된 파일: {result.model_path.path}",
+            f"- 모델 성능: accuracy {percent(result.accuracy)}%",
+        ]
+    )
+
+
+def tag_command(result: Result, tag: str) -> str:
+    """The command that tags this result in Git, ready to run."""
+    message = (
+        f"val accuracy {percent(result.accuracy)}%, val mIoU {result.miou:.3f}, "
+        f"LakeFS {result.model_path.ref}, MLflow {result.run_id}"
+    )
+    return f'git tag -a "{tag}" -m "{message}"'

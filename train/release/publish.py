@@ -1,0 +1,142 @@
+"""The Git commit of a result and its tag, in Git and in lakeFS, with messages that say what was trained; never pushed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from config import ROOT
+from core import git
+from core.console import say
+from core.errors import AppError, UsageError
+from core.i18n import t
+from train.release import tags
+from train.release.commit_message import percent, report_block
+
+if TYPE_CHECKING:
+    from train.result import Result
+    from utils.lakefs_utils import LakeFS
+
+AUTO = "auto"  # the next name of the form v1.1-acc90
+# Parameters of a run for the message; what data and machine decided stands behind `resolved_`.
+PARAMETERS = ("model", "epochs", "batch_size", "learning_rate", "image_size", "loss", "seed")
+FIGURES = re.compile(r"accuracy (\d+)%.*?mIoU (\d\.\d+)", re.DOTALL)  # in the message of an earlier result's tag
+
+
+def require_ready(lake: LakeFS, tag: str | None, folder: Path = ROOT) -> None:
+    """Raises UsageError where commit or tag could not be made: to be asked before training, not after it."""
+    facts = git.read_facts(folder)
+    if facts.commit == git.NONE:
+        raise UsageError(
+            t(f"{folder}: 커밋이 있는 Git 저장소가 아닙니다", f"{folder}: not a Git repository with a commit")
+        )
+    if facts.dirty != "false":
+        raise UsageError(
+            t(
+                "커밋하지 않은 변경이 있습니다: 태그가 학습한 코드를 가리키도록 먼저 커밋하세요 (git status)",
+                "there are uncommitted changes: commit them first, so that the tag names the code that trains (git status)",
+            )
+        )
+    _git(folder, "var", "GIT_COMMITTER_IDENT")  # fails without a name and an e-mail, and says how to set them
+    if tag is None or tag == AUTO:
+        return
+    if "/" in tag or git.run(folder, "check-ref-format", f"refs/tags/{tag}") is None:
+        raise UsageError(t(f"--git-tag '{tag}': 태그 이름이 아닙니다", f"--git-tag '{tag}': not a name for a tag"))
+    taken = [t("Git", "Git")] * (tag in git.tags(folder)) + ["lakeFS"] * (tag in dict(lake.named("tags")))
+    if taken:
+        where = ", ".join(taken)
+        raise UsageError(
+            t(f"--git-tag '{tag}': {where} 에 이미 있습니다", f"--git-tag '{tag}': taken already, in {where}")
+        )
+
+
+def release(lake: LakeFS, result: Result, tag: str | None, parameters: Mapping[str, str], folder: Path = ROOT) -> None:
+    """Commit lakefs.lock, and with `tag` name commit and model in both places; `parameters` are those of the run.
+
+    The name is taken in lakeFS first, where others may have it; Git's part is this machine's alone. Raises AppError with
+    the server's or Git's words.
+    """
+    name = _tag_in_lakefs(lake, result, tag, folder) if tag else None
+    _git(folder, "add", "--", git.LOCK_NAME)
+    if _git(folder, "status", "--porcelain", "--", git.LOCK_NAME):
+        _git(folder, "commit", "--quiet", "-m", report_block(result), "--", git.LOCK_NAME)
+    commit = _git(folder, "rev-parse", "HEAD")
+    say(f"Git 커밋: {commit}", f"Git commit: {commit}")
+    if name is None:
+        return
+    _git(folder, "tag", "-a", name, "-m", tag_message(result, name, parameters, folder))
+    say(
+        f"태그 {name}: Git {commit[:12]}, lakeFS {result.model_path.ref[:12]} (올리기: git push --follow-tags)",
+        f"tag {name}: Git {commit[:12]}, lakeFS {result.model_path.ref[:12]} (to send it: git push --follow-tags)",
+    )
+
+
+def next_tag(lake: LakeFS, result: Result, folder: Path = ROOT) -> str:
+    """The next name of the form v1.1-acc90, past the tags of Git and of lakeFS."""
+    return tags.next_result_tag(folder, percent(result.accuracy), dict(lake.named("tags")))
+
+
+def _tag_in_lakefs(lake: LakeFS, result: Result, tag: str, folder: Path) -> str:
+    """Tag the model's commit; returns the name. One that is there on this very commit is done.
+
+    Of `auto`, the next name is taken where a colleague has been quicker. Raises AppError for a name that is taken.
+    """
+    commit, in_git = result.model_path.ref, git.tags(folder)
+    for attempt in range(5):
+        there = dict(lake.named("tags"))
+        begun = [name for name, on in there.items() if on == commit and tags.RESULT_TAG.fullmatch(name)]
+        begun = [name for name in begun if name not in in_git]  # of a call that was cut off before Git's tag
+        name = tag if tag != AUTO else begun[0] if begun else next_tag(lake, result, folder)
+        if there.get(name) == commit:
+            return name
+        try:
+            lake.set_tag(name, commit)
+        except AppError:
+            if tag != AUTO or attempt == 4:
+                raise
+        else:
+            return name
+    raise AssertionError("the last attempt returns or raises")
+
+
+def tag_message(result: Result, name: str, parameters: Mapping[str, str], folder: Path = ROOT) -> str:
+    """Figures, lakeFS commit, files, hyperparameters, and the gain over the last result's tag."""
+    chosen = {key: parameters.get(f"resolved_{key}", parameters.get(key)) for key in PARAMETERS}
+    shown = ", ".join(
+        f"{key.replace('_', ' ')} {value}" for key, value in chosen.items() if value not in (None, "None")
+    )
+    lines = [
+        f"{name}: accuracy {percent(result.accuracy)}%, mIoU {result.miou:.3f}",
+        "",
+        t(f"LakeFS 커밋: {result.model_path.ref}", f"LakeFS commit: {result.model_path.ref}"),
+        t(f"업로드된 파일: {result.model_path.path}", f"uploaded file: {result.model_path.path}"),
+        f"SHA-256: {result.model_sha256}",
+        t(f"데이터: {result.data_path}", f"data: {result.data_path}"),
+        t(f"MLflow 실행: {result.run_id}", f"MLflow run: {result.run_id}"),
+        t(f"하이퍼파라미터: {shown}", f"hyperparameters: {shown}"),
+    ]
+    earlier = tags.last_result_tag(folder)
+    figures = FIGURES.search(git.tag_text(folder, earlier)) if earlier else None
+    if figures:
+        gain = (
+            f"accuracy {percent(result.accuracy) - int(figures[1]):+d}%p, mIoU {result.miou - float(figures[2]):+.3f}"
+        )
+        lines.append(t(f"{earlier} 대비: {gain}", f"since {earlier}: {gain}"))
+    return "\n".join(lines)
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    """Git's answer. Raises AppError with its words."""
+    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, errors="replace")
+    if done.returncode:
+        words = " ".join((done.stderr or done.stdout).split())
+        raise AppError(
+            t(
+                f"git {arguments[0]}: {words} (train.py 가 출력하는 명령으로 직접 할 수 있습니다)",
+                f"git {arguments[0]}: {words} (the commands for doing it by hand are those that train.py prints)",
+            )
+        )
+    return done.stdout.strip()

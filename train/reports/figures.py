@@ -1,0 +1,129 @@
+"""Pictures of a run: curves, confusion matrix, overlays of labels and predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from dataset.classes import ClassMap, UInt8
+from dataset.overlay import KOREAN_FONTS, overlay
+from segmentation.metrics import ConfusionMatrix
+from segmentation.preprocess import class_indices, native_logits
+from train.base_train import EpochResult
+from train.model_train import SAMPLES
+from train.reports.history import CLASSES_TABLE, HISTORY_FILE, write_classes, write_history
+
+if TYPE_CHECKING:
+    from segmentation.model_file import Model
+    from train.loading.loader import Pictures
+    from train.model_train import ModelTrain
+
+
+def draw_all(folder: Path, training: ModelTrain) -> None:
+    """Write curves, confusion matrix, sample overlays, worst predictions (PNG) and the tables (CSV) of a finished training."""
+    from core.hashing import file_sha256
+    from segmentation.model_file import load_model
+
+    save_curves(folder / "curves.png", training.history)
+    write_history(folder / HISTORY_FILE, training.history)
+    if training.best_confusion is not None:
+        save_confusion(folder / "confusion.png", training.best_confusion, training.data.classes)
+        write_classes(folder / CLASSES_TABLE, training.best_confusion, training.data.classes)
+    model = load_model(training.best_file, file_sha256(training.best_file), training.device)
+    pictures, worst = training.val_pictures, [index for index, _ in training.worst_indices()]
+    for name, indices in (("overlays.png", sample_indices(pictures)), ("worst.png", worst)):
+        save_samples(folder / name, pictures, indices, predictions(model, pictures, indices))
+
+
+def sample_indices(pictures: Pictures) -> list[int]:
+    """The same few pictures at each epoch, spread evenly over the split."""
+    indices: list[int] = np.linspace(0, len(pictures) - 1, min(SAMPLES, len(pictures))).round().astype(int).tolist()
+    return indices
+
+
+def _pyplot() -> Any:
+    """matplotlib without a display, with a Korean font where one is installed; loaded only when it is needed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import font_manager, pyplot
+
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    matplotlib.rcParams["font.family"] = ["DejaVu Sans", *(name for name in KOREAN_FONTS if name in installed)]
+    return pyplot
+
+
+def save_curves(path: Path, history: list[EpochResult]) -> None:
+    """Losses on the left; accuracy and mIoU of the validation split on the right, the saved epoch marked."""
+    plt = _pyplot()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    epochs = [result.epoch + 1 for result in history]
+    left.plot(epochs, [result.train_loss for result in history], marker="o", markersize=3, label="train loss")
+    left.plot(epochs, [result.validation.loss for result in history], marker="o", markersize=3, label="val loss")
+    left.set(title="Class-weighted loss", xlabel="epoch", ylim=(0, None))
+    right.plot(
+        epochs, [result.validation.accuracy for result in history], marker="o", markersize=3, label="val accuracy"
+    )
+    right.plot(epochs, [result.validation.miou for result in history], marker="o", markersize=3, label="val mIoU")
+    best = max(history, key=lambda result: result.validation.miou)
+    right.axvline(best.epoch + 1, color="grey", linestyle=":", label=f"saved: mIoU {best.validation.miou:.3f}")
+    right.set(title="Validation split, native size", xlabel="epoch", ylim=(0, 1))
+    for axes in (left, right):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def save_confusion(path: Path, confusion: ConfusionMatrix, classes: ClassMap) -> None:
+    """Each row is a label and sums to 100 % of its pixels; an absent class has an empty row."""
+    plt = _pyplot()
+    counts = confusion.counts
+    rows = counts.sum(1, keepdims=True)
+    share = np.divide(counts, rows, out=np.full(counts.shape, np.nan), where=rows > 0)
+    side = max(5.0, 0.55 * len(counts) + 2)
+    figure, axes = plt.subplots(figsize=(side + 1, side), layout="constrained")
+    drawn = axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
+    for row, column in zip(*np.nonzero(share >= 0.005), strict=True):
+        shade = "white" if share[row, column] > 0.5 else "black"
+        axes.text(column, row, f"{share[row, column] * 100:.0f}", ha="center", va="center", color=shade, fontsize=8)
+    axes.set_xticks(range(len(counts)), classes.names, rotation=60, ha="right")
+    axes.set_yticks(range(len(counts)), classes.names)
+    axes.set(
+        xlabel="predicted",
+        ylabel="label",
+        title=f"Validation split: mIoU {confusion.miou:.3f}, % of each label's pixels",
+    )
+    figure.colorbar(drawn, shrink=0.8)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+@torch.inference_mode()
+def predictions(model: Model, pictures: Pictures, indices: Sequence[int]) -> list[UInt8]:
+    """Class indices (H,W) uint8 at working size for each of these pictures."""
+    predicted, device = [], next(model.network.parameters()).device
+    for index in indices:
+        batch = torch.from_numpy(pictures.arrays(index)[0].copy()).permute(2, 0, 1)[None]
+        (logits,) = native_logits(model.network, batch, [model.input_size], model.normalisation, device)
+        predicted.append(class_indices(logits).to(torch.uint8).cpu().numpy())
+    return predicted
+
+
+def save_samples(path: Path, pictures: Pictures, indices: Sequence[int], predicted: Sequence[UInt8]) -> None:
+    """A sheet with a row for each picture: the picture, its label, the prediction; PNG or JPEG by the name."""
+    rows, classes = [], pictures.split.classes
+    for index, prediction in zip(indices, predicted, strict=True):
+        image, label, _ = pictures.arrays(index)
+        rows.append(
+            np.concatenate([image, overlay(image, label, classes), overlay(image, prediction, classes)], axis=1)
+        )
+    sheet = Image.fromarray(np.concatenate(rows))
+    scale = max(1, round(900 / sheet.width))  # small pictures are shown larger, pixel by pixel
+    sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST).save(path)

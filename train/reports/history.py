@@ -1,0 +1,54 @@
+"""Tables of a run as CSV: a line for each epoch, a line for each class."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from core.files import write_atomically
+from dataset.classes import ClassMap
+from segmentation.metrics import ConfusionMatrix
+from train.base_train import EpochResult
+
+HISTORY_FILE, CLASSES_TABLE = "history.csv", "per_class.csv"
+
+
+def write_history(path: Path, history: Sequence[EpochResult]) -> None:
+    """One line an epoch, counted from 1; figures as Python writes them, so that they read back to the bit.
+
+    The whole file each time: after a resume it holds no epoch twice.
+    """
+    classes = list(history[0].validation.iou) if history else []
+    head = ["epoch", "train_loss", "val_loss", "val_accuracy", "val_miou", "best", "learning_rate", "seconds"]
+    rows: list[list[object]] = [[*head, "images_per_second", *(f"iou/{name}" for name in classes)]]
+    for r in history:
+        v = r.validation
+        figures = [r.epoch + 1, r.train_loss, v.loss, v.accuracy, v.miou, int(r.best), r.learning_rate]
+        rows.append([*figures, round(r.seconds, 3), round(r.images_per_second, 3), *(v.iou[name] for name in classes)])
+    write_atomically(path, _csv(rows))
+
+
+def class_rows(confusion: ConfusionMatrix, classes: ClassMap) -> list[list[object]]:
+    """For each class: name, labelled pixels, predicted pixels, IoU, precision, recall; None where nothing is to divide by."""
+    hit, labelled, predicted = confusion.counts.diagonal(), confusion.counts.sum(1), confusion.counts.sum(0)
+    return [
+        [name, int(n), int(p), iou, h / p if p else None, h / n if n else None]
+        for name, n, p, iou, h in zip(classes.names, labelled, predicted, confusion.iou(), hit, strict=True)
+    ]
+
+
+CLASS_COLUMNS = ("class", "labelled_pixels", "predicted_pixels", "iou", "precision", "recall")
+
+
+def write_classes(path: Path, confusion: ConfusionMatrix, classes: ClassMap) -> None:
+    """The per-class table of the saved model; an absent class has empty fields."""
+    write_atomically(path, _csv([list(CLASS_COLUMNS), *class_rows(confusion, classes)]))
+
+
+def _csv(rows: Iterable[Sequence[object]]) -> bytes:
+    """UTF-8 with a mark at its start, by which spreadsheets know Korean names."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode("utf-8-sig")

@@ -1,0 +1,1 @@
+"""Data and model versions: push, pull, status, lock file, checkout and migration."""

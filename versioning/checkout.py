@@ -1,0 +1,50 @@
+"""Data for an empty folder: what the lakeFS branch has, else a generated sample set."""
+
+from __future__ import annotations
+
+from config import Settings, cache_folder
+from core.console import say
+from core.files import inside
+from dataset.layout import DataSet, is_empty
+from dataset.summary import summary
+from dataset.synthetic import generate_sample
+from dataset.validation import check_data
+from utils.lakefs_utils import LakeFS, LakePath
+
+
+def fill_if_empty(settings: Settings, lake: LakeFS) -> None:
+    """Leave a folder with data alone; fill an empty one from the branch, or with the sample set, and say so."""
+    from versioning.sync import fill  # which needs cache_folder below
+
+    root = settings.data_dir
+    if not is_empty(root):
+        return
+    head = lake.head()
+    if next(lake.objects(head, "data/"), None) is None:
+        say(
+            f"{root} 이(가) 비어 있고 lakeFS 에도 데이터가 없어 샘플 데이터를 만듭니다 (seed {settings.seed})",
+            f"{root} is empty and lakeFS has no data: generating a sample set (seed {settings.seed})",
+        )
+        generate_sample(root, settings.seed)
+        return
+    source = LakePath(lake.repo, head, "data/")
+    say(f"{root} 이(가) 비어 있어 {source} 에서 받습니다", f"{root} is empty: downloading {source}")
+    fill(settings, lake, source)
+
+
+def checked_data(settings: Settings, lake: LakeFS, data_ref: str | None) -> tuple[LakePath | None, DataSet]:
+    """The data to train on: those of a commit, with its path, or those of the data folder."""
+    from versioning.sync import require_whole  # which needs cache_folder below
+    from versioning.versions import find_data
+
+    cache = cache_folder(settings)
+    pinned = find_data(lake, data_ref, cache) if data_ref else None
+    if pinned is None:
+        require_whole(settings.data_dir)
+        fill_if_empty(settings, lake)
+        data = check_data(settings.data_dir, settings.seed)
+    else:  # no split is written into the cache: it is that of the commit, or comes from the seed
+        folder = inside(lake.download(pinned, cache), pinned.path)
+        data = check_data(folder, settings.seed, make_split=False)
+    print(summary(data), flush=True)
+    return pinned, data

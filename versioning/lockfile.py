@@ -1,0 +1,114 @@
+"""lakefs.lock: which data and which model belong to this code. Git versions it, train.py rewrites it.
+
+Committed with the code, it makes a Git commit or tag name its data and its model by full commit id and hash.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core.errors import UsageError
+from core.files import write_atomically
+from core.git import LOCK_NAME
+from core.i18n import t
+from utils.lakefs_utils import LakePath
+
+
+@dataclass(frozen=True)
+class Lock:
+    """`data_manifest_sha256` is that of `lakefs_utils.manifest_sha256` over the data's paths in lakeFS."""
+
+    data: LakePath
+    data_manifest_sha256: str
+    model: LakePath
+    model_sha256: str
+    run_id: str
+
+    def text(self) -> str:
+        """JSON with sorted keys and one final newline: equal content is an equal file, and a diff shows what changed."""
+        content = {
+            "data": {**_shown(self.data), "manifest_sha256": self.data_manifest_sha256},
+            "model": {**_shown(self.model), "sha256": self.model_sha256},
+            "mlflow_run_id": self.run_id,
+            "version": 1,
+        }
+        return json.dumps(content, indent=2, sort_keys=True) + "\n"
+
+
+def write_lock(folder: Path, lock: Lock) -> Path:
+    """Replace the lock at once; one that says the same is left alone."""
+    path = folder / LOCK_NAME
+    if not path.exists() or path.read_bytes() != lock.text().encode():
+        write_atomically(path, lock.text().encode())
+    return path
+
+
+def read_lock(folder: Path) -> Lock | None:
+    """The lock in a folder, or None where there is none. Raises UsageError for a file that is no lock."""
+    path = folder / LOCK_NAME
+    try:
+        return parse_lock(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise _not_a_lock(str(path), error) from error
+
+
+def parse_lock(text: str, where: str) -> Lock:
+    """The lock that a text holds. Raises UsageError for one that holds none, saying `where` it was read."""
+    try:
+        content = json.loads(text)
+        data, model = content["data"], content["model"]
+        if content["version"] != 1:
+            raise ValueError(f"version {content['version']}")
+        return Lock(
+            data=_path(data),
+            data_manifest_sha256=_hex(data["manifest_sha256"]),
+            model=_path(model),
+            model_sha256=_hex(model["sha256"]),
+            run_id=str(content["mlflow_run_id"]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise _not_a_lock(where, error) from error
+
+
+def _not_a_lock(where: str, error: Exception) -> UsageError:
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return UsageError(
+        t(
+            f"{where}: 읽을 수 없는 잠금 파일 ({reason}): 'git checkout -- {LOCK_NAME}' 로 되돌리거나, 지우고 train.py 를 실행하세요",
+            f"{where}: not a lock ({reason}): 'git checkout -- {LOCK_NAME}' brings it back, or remove it and run train.py",
+        )
+    )
+
+
+def require_lock(folder: Path) -> Lock:
+    """The lock in a folder. Raises UsageError where there is none."""
+    lock = read_lock(folder)
+    if lock is None:
+        raise UsageError(
+            t(
+                f"{folder / LOCK_NAME} 이(가) 없습니다: train.py 가 만들고, Git 에 커밋한 것은 git checkout 이 되돌립니다",
+                f"no {folder / LOCK_NAME}: train.py writes it, and git checkout brings back a committed one",
+            )
+        )
+    return lock
+
+
+def _shown(path: LakePath) -> dict[str, str]:
+    return {"commit": path.ref, "path": path.path, "repository": path.repo}
+
+
+def _path(entry: dict[str, Any]) -> LakePath:
+    return LakePath(str(entry["repository"]), _hex(entry["commit"]), str(entry["path"]))
+
+
+def _hex(value: object) -> str:
+    """A full commit id or SHA-256. Raises ValueError: a short one could mean another commit tomorrow."""
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{64}", value):
+        raise ValueError(t(f"64자리 16진수가 아님: {value!r}", f"not 64 hex digits: {value!r}"))
+    return value

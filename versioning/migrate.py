@@ -1,0 +1,296 @@
+"""Copies the history of the embedded store into a lakeFS server, so that starting on a laptop costs nothing later.
+
+A server computes commit ids of its own. Each copied commit keeps its old one in its metadata, and gets a tag whose name
+is the old id: every old id that lakefs.lock, MLflow or a Git message holds is found there, by every client of lakeFS.
+The tags are the journal, too: what has its tag is not copied again, so that a call after a kill goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+import tempfile
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from config import Settings
+from core.console import progress, say
+from core.errors import AppError, UsageError
+from core.i18n import t
+from core.workers import parallel, succeeded
+from utils.lakefs_client.content import LocalFile, RemoteFile, content_type
+from utils.lakefs_utils import LakeFS, connect
+
+ORIGIN = "embedded_commit_id"  # metadata of a copied commit: what it was called in the embedded store
+DATE = "embedded_creation_date"  # when it was made there, in seconds since 1970: a merge cannot be given a date
+PRIVATE = re.compile(r"(sync|import|copy)-\S*[0-9a-f]{24}")  # branches of calls that were cut off, or are going on
+
+
+def copy_history(settings: Settings, url: str) -> None:
+    """All commits behind the branches and tags of the embedded repository, and these, into the server at `url`.
+
+    Raises UsageError, before anything is copied, for a target that holds another history.
+    """
+    if not (settings.lakefs_local_dir / "lakefs.db").exists():
+        raise UsageError(
+            t(
+                f"{settings.lakefs_local_dir}: 복사할 내장 저장소가 없습니다 (LAKEFS_LOCAL_DIR)",
+                f"{settings.lakefs_local_dir}: no embedded store to copy (LAKEFS_LOCAL_DIR)",
+            )
+        )
+    there = dataclasses.replace(settings, lakefs_endpoint=url)
+    with connect(dataclasses.replace(settings, lakefs_endpoint=None)) as source, connect(there) as target:
+        source.resolve(source.branch)  # says what is missing
+        source.branch = target.branch = source.default_branch()
+        target.ensure_repository(there)
+        _Copy(source, target).run()
+
+
+class _Copy:
+    """One repository on its way from `source` to `target`."""
+
+    def __init__(self, source: LakeFS, target: LakeFS) -> None:
+        self.source, self.target = source, target
+        branches = source.named("branches")
+        self.branches = {name: commit for name, commit in branches if not PRIVATE.fullmatch(name)}
+        self.tags = dict(source.named("tags", copied=True))
+        self.commits = self._reached([*self.branches.values(), *self.tags.values()])
+        self.copies = {name: commit for name, commit in target.named("tags", copied=True) if name in self.commits}
+
+    def run(self) -> None:
+        """Copy what is missing, then move branches and tags there; both ends are compared at last."""
+        self._recognise()
+        self._require_forward()
+        missing = [commit for commit in self.commits.values() if commit.id not in self.copies]
+        for commit in progress(missing, len(missing), t("기록 복사", "copying the history"), "commits"):
+            self.copies[commit.id] = self._copy(commit)
+        self._place_names()
+        for commit_id in {*self.branches.values(), *self.tags.values()}:
+            self._require_same(commit_id)
+        say(
+            f"{self.target.endpoint} 의 {self.target.repo} 에 복사했습니다: 커밋 {len(self.commits)}개 (이번에 {len(missing)}), "
+            f"브랜치 {len(self.branches)}, 태그 {len(self.tags)}. 이제 LAKEFS_ENDPOINT 를 이 서버로 설정하세요",
+            f"copied to {self.target.repo} on {self.target.endpoint}: {len(self.commits)} commits ({len(missing)} now), "
+            f"{len(self.branches)} branches, {len(self.tags)} tags. Set LAKEFS_ENDPOINT to this server from now on",
+        )
+
+    def _reached(self, heads: Iterable[str]) -> dict[str, Any]:
+        """Commits by their id, parents before children."""
+        found: dict[str, Any] = {}
+        due = list(heads)
+        while due:
+            commit_id = due.pop()
+            if commit_id not in found:
+                found[commit_id] = self.source.commit(commit_id)
+                due += found[commit_id].parents
+        return dict(sorted(found.items(), key=lambda item: (item[1].generation, item[0])))
+
+    # --- is this the right place ----------------------------------------------------------------------------------
+
+    def _recognise(self) -> None:
+        """Tags by old commit ids say that the target holds this history; a new, empty repository gets the first one now."""
+        first = next(iter(self.commits))
+        if self.copies:
+            self.copies.setdefault(first, first)  # both made in the same second: no tag leads from an id to itself
+            return
+        ours = {_private(commit_id) for commit_id in self.commits}  # of a call that was cut off
+        heads = {commit for name, commit in self.target.named("branches") if name not in ours}
+        if any(self.target.commit(head).parents for head in heads) or any(self.target.named("tags", copied=True)):
+            raise UsageError(
+                t(
+                    f"{self.target.endpoint} 의 저장소 {self.target.repo} 에 다른 기록이 있습니다: 아무것도 복사하지 않았습니다. "
+                    "lake.py setup 과 학습보다 먼저 복사하거나, 그 저장소를 비우세요",
+                    f"repository {self.target.repo} on {self.target.endpoint} holds another history: nothing was copied. "
+                    "Copy before lake.py setup and training there, or into a server without this repository",
+                )
+            )
+        self.copies[first] = self._tag(first, next(iter(heads)))
+
+    def _require_forward(self) -> None:
+        """Branches only move forward, tags never. Raises UsageError naming those that somebody moved on the target."""
+        origins = {copy: origin for origin, copy in self.copies.items()}
+        moved = [
+            name
+            for name, head in self.target.named("branches")
+            if name in self.branches and not (head in origins and self.source.contains(name, origins[head]))
+        ]
+        tags = dict(self.target.named("tags", copied=True))
+        moved += [name for name, commit in self.tags.items() if tags.get(name) not in (None, self.copies.get(commit))]
+        if moved:
+            names = ", ".join(sorted(moved))
+            raise UsageError(
+                t(
+                    f"{self.target.endpoint} 의 {self.target.repo} 에서 따로 바뀐 브랜치나 태그: {names}: 아무것도 복사하지 않았습니다",
+                    f"{self.target.repo} on {self.target.endpoint} has changed on its own: {names}: nothing was copied",
+                )
+            )
+
+    # --- commits --------------------------------------------------------------------------------------------------
+
+    def _copy(self, commit: Any) -> str:
+        """One commit on a private branch, then its tag; returns its id on the target."""
+        work, parents = _private(commit.id), [self.copies[parent] for parent in commit.parents]
+        with self.target.explained(t("작업 브랜치", "private branch")):
+            is_new = self.target.create_branch(work, parents[0])
+        if is_new or self._made(work, commit, parents) is None:
+            if len(parents) > 1:
+                self._merge(work, commit, parents[1])
+            else:
+                self._stage(work, commit, is_new)
+                self._commit(work, commit)
+        made = self._made(work, commit, parents)
+        if made is None:
+            raise AppError(
+                t(
+                    f"{commit.id} 을(를) {self.target!r} 에 복사하지 못했습니다: {work} 브랜치가 그동안 바뀌었습니다. 다시 실행하세요",
+                    f"{commit.id} was not copied to {self.target!r}: the branch {work} changed meanwhile. Run again",
+                )
+            )
+        self._tag(commit.id, made)
+        self.target.delete_branch(work)
+        return made
+
+    def _made(self, work: str, commit: Any, parents: list[str]) -> str | None:
+        """The copy on the private branch. A lost answer may have made an empty second one, on top of it: not that one."""
+        for found in itertools.islice(self.target.log(work), 5):
+            if (found.metadata or {}).get(ORIGIN) == commit.id and list(found.parents) == parents:
+                return str(found.id)
+        return None
+
+    def _metadata(self, commit: Any) -> dict[str, str]:
+        """Its own, without what the server adds itself, and where it comes from."""
+        own = {key: value for key, value in (commit.metadata or {}).items() if not key.startswith(".lakefs.")}
+        return {**own, ORIGIN: commit.id, DATE: str(commit.creation_date)}
+
+    def _merge(self, work: str, commit: Any, source: str) -> None:
+        """The target's own merge of equal trees, which comes to the same tree."""
+        import lakefs_sdk
+
+        strategy = (commit.metadata or {}).get(".lakefs.merge.strategy", "default")
+        how = {"strategy": strategy} if strategy != "default" else {}
+        merge = lakefs_sdk.Merge(message=commit.message, metadata=self._metadata(commit), allow_empty=True, **how)
+        with self.target.explained(t(f"병합 {commit.id[:12]}", f"merge {commit.id[:12]}")):
+            self.target.sdk.refs_api.merge_into_branch(self.target.repo, source, work, merge=merge)
+
+    def _commit(self, work: str, commit: Any) -> None:
+        import lakefs_sdk
+
+        creation = lakefs_sdk.CommitCreation(
+            message=commit.message, metadata=self._metadata(commit), date=commit.creation_date, allow_empty=True
+        )
+        with self.target.explained(t(f"커밋 {commit.id[:12]}", f"commit {commit.id[:12]}")):
+            self.target.sdk.commits_api.commit(self.target.repo, work, creation)
+
+    def _tag(self, name: str, commit_id: str) -> str:
+        """Let the old id lead to the copy; one of another process at the same work is as good. Returns the copy's id."""
+        if name != commit_id:
+            try:
+                self.target.set_tag(name, commit_id)
+            except AppError:
+                return self.target.resolve(name)
+        return commit_id
+
+    # --- files ----------------------------------------------------------------------------------------------------
+
+    def _stage(self, work: str, commit: Any, is_new: bool) -> None:
+        """Make the private branch's files those of the commit; what an earlier call had sent is left alone."""
+        there = {} if is_new else {f.path: (f.sha256, f.checksum) for f in self.target.objects(work, "")}
+        removed: list[str] = []
+
+        def changed() -> Iterable[str]:
+            for change in self.source.differences(commit.parents[0], commit.id):
+                if change.type != "removed":
+                    yield change.path
+                elif is_new or change.path in there:
+                    removed.append(change.path)
+
+        with tempfile.TemporaryDirectory() as folder:
+            results = parallel(lambda path: self._send(work, commit.id, path, Path(folder), there.get(path)), changed())
+            label = t(f"파일 복사 {commit.id[:12]}", f"copying the files of {commit.id[:12]}")
+            for _ in succeeded(
+                progress(results, None, label, "files"),
+                lambda count: t(
+                    f"{count}개 파일을 복사하지 못했습니다. 다시 실행하면 이어서 합니다",
+                    f"{count} files could not be copied; run again to go on",
+                ),
+            ):
+                pass
+        self.target.remove(work, removed)
+
+    def _send(self, work: str, commit_id: str, path: str, folder: Path, there: tuple[str | None, str] | None) -> None:
+        """One object, with its own metadata and type: they belong to what the next merge compares."""
+        source, target = self.source, self.target
+        with source.explained(path):
+            stat = source.sdk.objects_api.stat_object(source.repo, commit_id, path)
+        metadata = dict(stat.metadata or {})
+        remote = RemoteFile(path, stat.size_bytes or 0, metadata.get("sha256"), stat.checksum)
+        if there and (there[0] == remote.sha256 if remote.sha256 else there[1] == remote.checksum):
+            return
+        file = folder / uuid.uuid4().hex
+        source.transfer.download(source.repo, commit_id, remote, file)
+        if set(metadata) == {"sha256"} and stat.content_type == content_type(path):
+            target.upload(work, path, LocalFile(file, metadata["sha256"]))
+        else:
+            self._post(work, path, file, metadata, stat)
+        file.unlink()
+
+    def _post(self, work: str, path: str, file: Path, metadata: dict[str, str], stat: Any) -> None:
+        """What another client had put there, as it is; the server's MD5 must be that of the embedded store."""
+        target, headers = self.target, {f"x-lakefs-meta-{key}": value for key, value in metadata.items()}
+        headers |= {
+            **target.transfer.auth,
+            "Content-Type": stat.content_type or "application/octet-stream",
+            "Content-Length": str(file.stat().st_size),
+        }
+        with file.open("rb") as stream, target.explained(t(f"업로드 {path}", f"uploading {path}")):
+            url = target.transfer._url(target.repo, "branches", work, path)
+            answer = target.pool.request("POST", url, body=stream, headers=headers)
+        if answer.status != 201 or stat.checksum.encode() not in answer.data:
+            raise AppError(f"{path}: {answer.status} {answer.data[:300].decode(errors='replace')}")
+
+    # --- names ----------------------------------------------------------------------------------------------------
+
+    def _place_names(self) -> None:
+        """Branches and tags where they belong, each at once; private branches that a kill has left go."""
+        heads, tags = dict(self.target.named("branches")), dict(self.target.named("tags", copied=True))
+        for name, commit_id in self.branches.items():
+            wanted = self.copies[commit_id]
+            with self.target.explained(t(f"브랜치 {name}", f"branch {name}")):
+                if name not in heads:
+                    self.target.create_branch(name, wanted)
+                elif heads[name] != wanted:
+                    self.target.sdk.experimental_api.hard_reset_branch(self.target.repo, name, wanted)
+        for name, commit_id in self.tags.items():
+            if name not in tags:
+                self.target.set_tag(name, self.copies[commit_id])
+        for name in heads.keys() & {_private(commit_id) for commit_id in self.commits}:
+            self.target.delete_branch(name)
+
+    def _require_same(self, commit_id: str) -> None:
+        """Raises AppError naming the first file that differs between a commit and its copy."""
+        sides = (lake.objects(commit, "") for lake, commit in self._ends(commit_id))
+        for ours, theirs in itertools.zip_longest(*sides):
+            if _identity(ours) != _identity(theirs):
+                path = (ours or theirs).path
+                raise AppError(
+                    t(
+                        f"{commit_id} 의 복사본이 다릅니다: {path} ({self.target!r})",
+                        f"the copy of {commit_id} differs: {path} ({self.target!r})",
+                    )
+                )
+
+    def _ends(self, commit_id: str) -> tuple[tuple[LakeFS, str], tuple[LakeFS, str]]:
+        return (self.source, commit_id), (self.target, self.copies[commit_id])
+
+
+def _private(commit_id: str) -> str:
+    """The branch on which a commit is copied."""
+    return f"copy-{commit_id[:24]}"
+
+
+def _identity(file: RemoteFile | None) -> object:
+    """What is equal in both places: a large file's checksum is not, another server computes another one."""
+    return file and (file.path, file.size_bytes, file.sha256 or file.checksum)

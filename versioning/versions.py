@@ -1,0 +1,160 @@
+"""Data versions as a person knows them from Git: find, push, pull, status, verify; the work behind lake.py."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from config import ROOT, Settings, cache_folder
+from core.console import progress
+from core.errors import UsageError
+from core.files import inside
+from core.hashing import HashCache, file_sha256
+from core.i18n import t
+from core.workers import parallel, succeeded
+from dataset.layout import CLUTTER, OUTPUT_FOLDER, data_files
+from utils.lakefs_client.content import LocalFile, RemoteFile
+from utils.lakefs_client.queries import COMMIT_ID
+from utils.lakefs_utils import LakeFS, LakePath, manifest_sha256
+from versioning.lockfile import require_lock
+
+DATA_PREFIX, MODEL_PREFIX = "data/", "models/"
+LOCK = "lock"  # the word that stands for the versions of lakefs.lock
+WORKERS = 4  # files hashed or written at once
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Paths of a folder against those of a version, each list sorted."""
+
+    new: list[str]
+    changed: list[str]
+    removed: list[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.new or self.changed or self.removed)
+
+    def counts(self) -> str:
+        new, changed, removed = len(self.new), len(self.changed), len(self.removed)
+        return t(f"추가 {new}, 변경 {changed}, 삭제 {removed}", f"{new} new, {changed} changed, {removed} removed")
+
+    def lines(self, limit: int) -> list[str]:
+        """One line a path, and how many more there are."""
+        marks = (
+            (t("추가", "new"), self.new),
+            (t("변경", "changed"), self.changed),
+            (t("삭제", "removed"), self.removed),
+        )
+        lines = [f"  {mark:8} {name}" for mark, names in marks for name in names]
+        more = len(lines) - limit
+        return lines[:limit] + ([t(f"  … 외 {more}개", f"  … and {more} more")] if more > 0 else [])
+
+
+# --- what there is --------------------------------------------------------------------------------------------------
+
+
+def find_data(lake: LakeFS, ref: str, cache: Path | None = None) -> LakePath:
+    """The data of REF, pinned to its full commit id: `lock`, branch, tag, commit, `main~1`, lakefs://repo/ref[/folder/].
+
+    The server is not asked for a full commit id whose data were fetched whole into `cache`: it never means anything
+    else. Raises UsageError for what is not there.
+    """
+    path = _named(lake, ref)
+    if cache and COMMIT_ID.fullmatch(path.ref) and _fetched(lake, path, cache) is not None:
+        return path
+    return LakePath(path.repo, lake.resolve(path.ref, path.repo), path.path)
+
+
+def _fetched(lake: LakeFS, source: LakePath, cache: Path) -> list[RemoteFile] | None:
+    """What a commit holds that was fetched whole; None where the server would have to be asked."""
+    files = lake.committed(source, cache)
+    return files if isinstance(files, list) else None  # else it asks when it is read
+
+
+def _named(lake: LakeFS, ref: str) -> LakePath:
+    """What REF says, not looked up yet. Raises UsageError for what cannot be a version."""
+    if ref == LOCK:
+        return require_lock(ROOT).data
+    if "://" not in ref:
+        return LakePath(lake.repo, ref, DATA_PREFIX)
+    match = re.fullmatch(r"lakefs://([^/]+)/([^/]+)/?(.*)", ref)
+    if not match:
+        LakePath.parse(ref)  # says what it should look like
+    assert match is not None
+    folder = match[3].rstrip("/") + "/" if match[3] else DATA_PREFIX
+    return LakePath(match[1], match[2], folder)
+
+
+def local_files(settings: Settings) -> dict[str, LocalFile]:
+    """Path below the data folder -> file and hash. Raises UsageError naming the files that cannot be read."""
+    root, hashes = settings.data_dir, HashCache(cache_folder(settings) / "hashes.db")
+    files = data_files(root)
+    results = parallel(lambda name: hashes.sha256(files[name]), files, WORKERS)
+    try:
+        found = dict(
+            succeeded(
+                progress(results, len(files), t("데이터 읽기", "reading the data"), "files"),
+                lambda count: t(f"파일 {count}개를 읽을 수 없습니다", f"{count} files cannot be read"),
+                UsageError,
+                lambda name: root / name,
+            )
+        )
+    finally:
+        hashes.close()
+    return {name: LocalFile(files[name], found[name]) for name in files}
+
+
+def committed_files(lake: LakeFS, source: LakePath, cache: Path) -> dict[str, str]:
+    """Path below the data of a commit -> SHA-256; a file without one (another client's) is fetched and hashed."""
+    found: dict[str, str] = {}
+    unhashed: list[str] = []
+    for file in lake.committed(source, cache):
+        name = file.path.removeprefix(source.path)
+        if not _is_data(name):
+            continue
+        found[name] = file.sha256 or ""
+        if not file.sha256:
+            unhashed.append(name)
+    if unhashed:
+        tree = lake.download(source, cache, {source.path + name for name in unhashed}.__contains__)
+        found |= {name: file_sha256(inside(tree, source.path + name)) for name in unhashed}
+    return found
+
+
+def _is_data(name: str) -> bool:
+    """Whether a path of a commit would count as data in a folder too: see `train.dataset.data_files`."""
+    parts = name.split("/")
+    hidden = any(part.startswith(".") or part.lower() in CLUTTER for part in parts)
+    return bool(name) and not hidden and parts[0] != OUTPUT_FOLDER
+
+
+def compare(have: Mapping[str, str], wanted: Mapping[str, str]) -> Changes:
+    """What makes `have` differ from `wanted`; both map paths to hashes."""
+    return Changes(
+        new=sorted(have.keys() - wanted.keys()),
+        changed=sorted(name for name in have.keys() & wanted.keys() if have[name] != wanted[name]),
+        removed=sorted(wanted.keys() - have.keys()),
+    )
+
+
+def _hashes(files: Mapping[str, LocalFile]) -> dict[str, str]:
+    return {name: file.sha256 for name, file in files.items()}
+
+
+def data_manifest(files: Mapping[str, str], prefix: str = DATA_PREFIX) -> str:
+    """The hash of a data set that the lock holds; `files` map paths below `prefix` to SHA-256."""
+    return manifest_sha256({prefix + name: LocalFile(Path(), sha256) for name, sha256 in files.items()})
+
+
+# --- push -----------------------------------------------------------------------------------------------------------
+
+
+# --- pull -----------------------------------------------------------------------------------------------------------
+
+
+# --- status ---------------------------------------------------------------------------------------------------------
+
+
+# --- verify ---------------------------------------------------------------------------------------------------------
