@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from core.errors import UsageError
 from core.git import without_credentials
-from core.i18n import LANGUAGES, set_language, t
+from core.i18n import LANGUAGES, language_of_locale, mark, set_language, tr
 
 pass
 
@@ -103,7 +103,7 @@ class Settings:
     sync_batchnorm: bool = False  # under torchrun on GPUs: batch normalisation over the pictures of all processes
     patience: int = 0  # epochs in a row without a better validation mIoU that end the training; 0: all epochs
     checkpoint_minutes: float = 10.0  # a checkpoint so often within an epoch, and after each; 0: only after each
-    app_lang: str = "ko"  # ko or en
+    app_lang: str | None = None  # ko or en; unset: the locale (LC_ALL, LC_MESSAGES, LANG)
 
     def __post_init__(self) -> None:
         """Refuse values that parse but make no sense, naming key, value and rule."""
@@ -111,44 +111,44 @@ class Settings:
         for name, minimum in at_least.items():
             value = getattr(self, name)
             if value is not None and value < minimum:
-                raise _bad(name.upper(), value, t(f"{minimum} 이상", f"at least {minimum}"))
+                raise _bad(name.upper(), value, tr("at least {minimum}", minimum=minimum))
         above_0 = ("learning_rate", "max_seconds", "serve_max_mb", "serve_max_megapixels", "serve_timeout_s")
         for name in (*above_0, "register_max_mb", "register_max_ms"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
-                raise _bad(name.upper(), value, t("0보다 큰 수", "a number greater than 0"))
+                raise _bad(name.upper(), value, tr("a number greater than 0"))
         if not 0 <= self.clip_norm < float("inf"):
-            raise _bad("CLIP_NORM", self.clip_norm, t("0 이상의 수", "a number of 0 or more"))
+            raise _bad("CLIP_NORM", self.clip_norm, tr("a number of 0 or more"))
         if not 0 <= self.checkpoint_minutes < float("inf"):
-            raise _bad("CHECKPOINT_MINUTES", self.checkpoint_minutes, t("0 이상의 수", "a number of 0 or more"))
+            raise _bad("CHECKPOINT_MINUTES", self.checkpoint_minutes, tr("a number of 0 or more"))
         if not 0 <= self.picture_cache_gb < float("inf"):
-            raise _bad("PICTURE_CACHE_GB", self.picture_cache_gb, t("0 이상의 수", "a number of 0 or more"))
+            raise _bad("PICTURE_CACHE_GB", self.picture_cache_gb, tr("a number of 0 or more"))
         if not 0 <= self.ema <= 1:
-            raise _bad("EMA", self.ema, t("0~1 의 수", "a number from 0 to 1"))
+            raise _bad("EMA", self.ema, tr("a number from 0 to 1"))
         for name in ("image_size", "crop_size"):
             size = getattr(self, name)
             if size is not None and not all(16 <= side <= 8192 for side in size):
-                raise _bad(name.upper(), size, t("각 변 16~8192 픽셀", "sides of 16 to 8192 pixels"))
+                raise _bad(name.upper(), size, tr("sides of 16 to 8192 pixels"))
         self._check_registration()
         for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
+            if getattr(self, name) not in (*choices, None):
                 raise _bad(name.upper(), getattr(self, name), ", ".join(choices))
-        for name, (pattern, korean, english) in NAMES.items():
+        for name, (pattern, rule) in NAMES.items():
             value = getattr(self, name)
             if value is not None and not re.fullmatch(pattern, value, re.ASCII):
-                raise _bad(name.upper(), value, t(korean, english))
+                raise _bad(name.upper(), value, tr(rule))
         self._need("lakefs_endpoint", "lakefs_access_key_id", "lakefs_secret_access_key")
         self._need("minio_endpoint", "minio_access_key", "minio_secret_key")
 
     def _check_registration(self) -> None:
         """Figures are shares of 1, and more of the metric is better."""
         if not 0 <= self.register_confidence < 1:
-            raise _bad("REGISTER_CONFIDENCE", self.register_confidence, t("0 이상 1 미만", "at least 0, below 1"))
+            raise _bad("REGISTER_CONFIDENCE", self.register_confidence, tr("at least 0, below 1"))
         for name in ("register_threshold", "register_min_gain"):
             if not 0 <= getattr(self, name) <= 1:
-                raise _bad(name.upper(), getattr(self, name), t("0~1 의 수", "a number from 0 to 1"))
+                raise _bad(name.upper(), getattr(self, name), tr("a number from 0 to 1"))
         if not self.register_metric.endswith(("miou", "accuracy")):  # the two that the gate measures again
-            rule = t("클수록 좋은 지표 …miou 나 …accuracy", "…miou or …accuracy, of which more is better")
+            rule = tr("…miou or …accuracy, of which more is better")
             raise _bad("REGISTER_METRIC", self.register_metric, rule)
         parse_class_minimum(self.register_min_class_iou)
 
@@ -157,12 +157,13 @@ class Settings:
         url = getattr(self, endpoint)
         if url is None:
             return
-        names = t(" 와 ", " and ").join(key.upper() for key in keys)
+        names = tr(" and ").join(key.upper() for key in keys)
         if "@" in url:  # not shown: what stands before it is a password
             raise UsageError(
-                t(
-                    f"{endpoint.upper()}: 주소에 사용자와 비밀번호를 쓸 수 없습니다: {names} 에 넣으세요",
-                    f"{endpoint.upper()}: no user and password in the address: they belong into {names}",
+                tr(
+                    "{endpoint}: no user and password in the address: they belong into {names}",
+                    endpoint=endpoint.upper(),
+                    names=names,
                 )
             )
         if not _is_address(url):
@@ -171,9 +172,11 @@ class Settings:
         if missing:
             names = ", ".join(missing)
             raise UsageError(
-                t(
-                    f"{endpoint.upper()}={url} 이(가) 설정되었지만 {names} 이(가) 없습니다: 환경 변수나 .env 에 넣으세요",
-                    f"{endpoint.upper()}={url} is set but {names} is not: put it into the environment or .env",
+                tr(
+                    "{endpoint}={url} is set but {names} is not: put it into the environment or .env",
+                    endpoint=endpoint.upper(),
+                    url=url,
+                    names=names,
                 )
             )
 
@@ -210,24 +213,21 @@ FOREIGN_PREFIXES = (
 )
 # What is called so by others: lakeFS's repositories and branches, S3's buckets, MLflow's registered models.
 BUCKET = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
-BUCKET_RULE = ("3~63자의 소문자, 숫자, '-', '.'", "3 to 63 lower-case letters, digits, '-' and '.'")
+BUCKET_RULE = mark("3 to 63 lower-case letters, digits, '-' and '.'")
 NAMES = {
     "lakefs_repo": (
         r"[a-z0-9][a-z0-9-]{2,62}",
-        "소문자나 숫자로 시작하는 3~63자의 소문자, 숫자, '-'",
-        "3 to 63 lower-case letters, digits and '-', the first no '-'",
+        mark("3 to 63 lower-case letters, digits and '-', the first no '-'"),
     ),
     "lakefs_branch": (
         r"\w[-\w]*",
-        "영문자, 숫자, '_', '-' (첫 글자는 '-' 아님)",
-        "letters, digits, '_' and '-', the first no '-'",
+        mark("letters, digits, '_' and '-', the first no '-'"),
     ),
-    "minio_bucket": (BUCKET, *BUCKET_RULE),
+    "minio_bucket": (BUCKET, BUCKET_RULE),
     # NAME/VERSION and NAME@ALIAS name a version of it
     "registered_model": (
         r"(?!\.+$)[^\s/@:]([^/@:]*[^\s/@:])?",
-        "'/', '@', ':' 없는 이름",
-        "a name without '/', '@', ':'",
+        mark("a name without '/', '@', ':'"),
     ),
 }
 _TRUTH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
@@ -245,7 +245,7 @@ def parse_class_minimum(text: str | None) -> tuple[float | None, dict[str, float
         except ValueError:
             value = float("nan")
         if not 0 <= value <= 1 or bool(name) != bool(equals):
-            rule = t("0~1 의 수나 클래스=수", "a number from 0 to 1, or CLASS=NUMBER")
+            rule = tr("a number from 0 to 1, or CLASS=NUMBER")
             raise _bad("REGISTER_MIN_CLASS_IOU", part, rule)
         if name:
             single[name] = value
@@ -270,7 +270,7 @@ def load_settings(**overrides: Any) -> Settings:
         elif text:
             values[name] = _parse(name.upper(), text.strip(), hint)
     settings = Settings(**values)
-    set_language(settings.app_lang)
+    set_language(settings.app_lang or language_of_locale())
     anchored: dict[str, Any] = {
         name: (ROOT / getattr(settings, name)).resolve()
         if overrides.get(name) is None
@@ -299,9 +299,11 @@ def _check_known(key: str) -> None:
     if alike or key.startswith(OWN_PREFIXES):
         near = near or difflib.get_close_matches(key.upper(), known, n=1, cutoff=0)
         raise UsageError(
-            t(
-                f"{ROOT / '.env'}: 모르는 키 '{key}', 가장 가까운 키는 '{near[0]}' 입니다",
-                f"{ROOT / '.env'}: unknown key '{key}', the nearest known one is '{near[0]}'",
+            tr(
+                "{root}: unknown key '{key}', the nearest known one is '{near}'",
+                root=ROOT / ".env",
+                key=key,
+                near=near[0],
             )
         )
 
@@ -324,13 +326,11 @@ def _parse(key: str, text: str, hint: Any) -> Any:
             return int(height), int(width)
     except (KeyError, ValueError):
         names = {
-            bool: t("true 또는 false", "true or false"),
-            int: t("정수", "a whole number"),
-            float: t("숫자", "a number"),
+            bool: tr("true or false"),
+            int: tr("a whole number"),
+            float: tr("a number"),
         }
-        raise _bad(
-            key, text, names.get(hint, t("높이와 너비 (예: 180 240)", "height and width, such as 180 240"))
-        ) from None
+        raise _bad(key, text, names.get(hint, tr("height and width, such as 180 240"))) from None
     return text
 
 
@@ -344,11 +344,11 @@ def _is_address(url: str) -> bool:
 
 
 def _bad(key: str, value: object, expected: str) -> UsageError:
-    return UsageError(t(f"{key}={value!r}: 기대한 값은 {expected} 입니다", f"{key}={value!r}: expected {expected}"))
+    return UsageError(tr("{key}={value!r}: expected {expected}", key=key, value=value, expected=expected))
 
 
 # Before any text is shown, --help too; a wrong value is said by load_settings.
-set_language(os.environ.get("APP_LANG", read_dotenv().get("APP_LANG", "ko")))
+set_language(os.environ.get("APP_LANG", read_dotenv().get("APP_LANG")) or language_of_locale())
 
 
 def cache_folder(settings: Settings) -> Path:

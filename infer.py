@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config import Settings, load_settings
-from core.console import add_common_options, choose, say, table
+from core.console import add_common_options, choose, table
 from core.errors import AppError, UsageError
-from core.i18n import t
+from core.i18n import tr
 from core.process import run_script
-from dataset import samples
+from core.reporting import notify
 
 if TYPE_CHECKING:
     import torch
@@ -41,82 +41,67 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         prog="infer.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     which = parser.add_mutually_exclusive_group()
-    which.add_argument(
-        "--interactive", action="store_true", help=t("표에서 모델을 고릅니다", "choose a model from tables")
-    )
-    which.add_argument("--run-id", metavar="ID", help=t("이 실행의 모델", "the model of this run"))
-    which.add_argument("--model", metavar="NAME[@ALIAS|/VERSION]", help=t("등록된 모델", "a registered model"))
+    which.add_argument("--interactive", action="store_true", help=tr("choose a model from tables"))
+    which.add_argument("--run-id", metavar="ID", help=tr("the model of this run"))
+    which.add_argument("--model", metavar="NAME[@ALIAS|/VERSION]", help=tr("a registered model"))
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
         "--input",
         nargs="+",
         type=Path,
         metavar="FILE|DIR",
-        help=t("새 그림 (기본: 학습 데이터의 test/val)", "new pictures (default: the test or val split)"),
+        help=tr("new pictures (default: the test or val split)"),
     )
-    what.add_argument(
-        "--split", choices=("train", "val", "test"), help=t("데이터 커밋의 분할", "split of the data commit")
-    )
+    what.add_argument("--split", choices=("train", "val", "test"), help=tr("split of the data commit"))
     what.add_argument(
         "--camera",
         metavar="N|PATH",
-        help=t("카메라의 그림을 Ctrl-C 까지 예측", "predict what a camera sees, until Ctrl-C"),
+        help=tr("predict what a camera sees, until Ctrl-C"),
     )
-    what.add_argument(
-        "--serve", action="store_true", help=t("그림을 받는 웹 페이지와 POST /predict", "a web page and POST /predict")
-    )
+    what.add_argument("--serve", action="store_true", help=tr("a web page and POST /predict"))
     what.add_argument(
         "--export",
         choices=("onnx", "torchscript"),
-        help=t("신경망을 내보내 비교하고 lakeFS 에 커밋", "export the network, compare it, commit it to lakeFS"),
+        help=tr("export the network, compare it, commit it to lakeFS"),
     )
     parser.add_argument(
         "--engine",
         choices=("torch", "onnxruntime"),
-        help=t(
-            "무엇으로 계산할지 (기본 torch)",
-            "what computes (default: torch); onnxruntime: the exported file, on the CPU",
-        ),
+        help=tr("what computes (default: torch); onnxruntime: the exported file, on the CPU"),
     )
-    parser.add_argument(
-        "--seconds", type=float, metavar="S", help=t("--camera 를 S 초 동안", "with --camera: for so long")
-    )
+    parser.add_argument("--seconds", type=float, metavar="S", help=tr("with --camera: for so long"))
     parser.add_argument(
         "--host",
         metavar="H",
-        help=t(
-            "--serve 의 주소 (기본 127.0.0.1: 이 컴퓨터만)", "where to serve (default 127.0.0.1: this machine only)"
-        ),
+        help=tr("where to serve (default 127.0.0.1: this machine only)"),
     )
-    parser.add_argument("--port", type=int, metavar="N", help=t("--serve 의 포트 (기본 8080)", "default: 8080; 0: any"))
+    parser.add_argument("--port", type=int, metavar="N", help=tr("default: 8080; 0: any"))
     parser.add_argument(
         "--output",
         type=Path,
         metavar="DIR",
-        help=t("결과 폴더 (기본 data/predictions)", "where results go (default: data/predictions)"),
+        help=tr("where results go (default: data/predictions)"),
     )
     parser.add_argument(
         "--tile",
         type=tile_size,
         metavar="auto|N",
-        help=t("학습 배율 그대로, N 픽셀 타일로", "keep the scale of the training, in tiles of N pixels"),
+        help=tr("keep the scale of the training, in tiles of N pixels"),
     )
     parser.add_argument(
         "--extra",
         nargs="+",
         default=[],
         choices=("probabilities", "areas", "coco"),
-        help=t("더 쓸 것: 확률(npz), 클래스별 넓이(csv), COCO RLE", "also write: npz, csv of class areas, COCO RLE"),
+        help=tr("also write: npz, csv of class areas, COCO RLE"),
     )
-    parser.add_argument("--tta", action="store_true", help=t("좌우 반전과의 평균", "mean with the mirror image"))
+    parser.add_argument("--tta", action="store_true", help=tr("mean with the mirror image"))
     parser.add_argument(
         "--resume",
         action="store_true",
-        help=t("중단된 작업을 이어서 합니다", "go on where an interrupted job stopped"),
+        help=tr("go on where an interrupted job stopped"),
     )
-    parser.add_argument(
-        "--device", help=t("auto, cpu, cuda, mps (기본 auto)", "auto, cpu, cuda or mps (default: auto)")
-    )
+    parser.add_argument("--device", help=tr("auto, cpu, cuda or mps (default: auto)"))
     add_common_options(parser)
     options = parser.parse_args(arguments)
     refuse_mixed(parser, options)
@@ -126,24 +111,24 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def refuse_mixed(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """What a way of working does not use is not taken in silence."""
     of_a_folder, of_a_server = ["output", "extra", "resume"], ["host", "port"]
-    unused, way = [*of_a_server, "seconds"], t("--serve, --camera 없이는", "without --serve or --camera")
+    unused, way = [*of_a_server, "seconds"], tr("without --serve or --camera")
     if options.camera is not None:
-        unused, way = ["extra", "resume", *of_a_server], t("--camera 와는", "with --camera")
+        unused, way = ["extra", "resume", *of_a_server], tr("with --camera")
     if options.serve:
-        unused, way = [*of_a_folder, "seconds"], t("--serve 와는", "with --serve")
+        unused, way = [*of_a_folder, "seconds"], tr("with --serve")
     if options.export:
         unused, way = (
             [*of_a_folder, *of_a_server, "seconds", "tile", "tta", "engine", "device"],
-            t("--export 와는", "with --export"),
+            tr("with --export"),
         )
     for name in unused:
         value = getattr(options, name)
         if value is not None and value is not False and value != []:
-            parser.error(t(f"{way} --{name} 을(를) 쓸 수 없습니다", f"--{name} does not go {way}"))
+            parser.error(tr("--{name} does not go {way}", name=name, way=way))
     if options.seconds is not None and not 0 < options.seconds < float("inf"):
-        parser.error(t(f"--seconds {options.seconds}: 0 보다 커야 합니다", f"--seconds {options.seconds}: above 0"))
+        parser.error(tr("--seconds {seconds}: above 0", seconds=options.seconds))
     if options.port is not None and not 0 <= options.port <= 65535:
-        parser.error(t(f"--port {options.port}: 0~65535", f"--port {options.port}: 0 to 65535"))
+        parser.error(tr("--port {port}: 0 to 65535", port=options.port))
     options.port = PORT if options.port is None else options.port
 
 
@@ -152,7 +137,7 @@ def tile_size(text: str) -> int:
     if text == "auto":
         return 0
     if not text.isascii() or not text.isdigit() or not 128 <= int(text) <= 65536:
-        raise argparse.ArgumentTypeError(t(f"'{text}': auto 또는 128~65536", f"'{text}': auto, or 128 to 65536"))
+        raise argparse.ArgumentTypeError(tr("'{text}': auto, or 128 to 65536", text=text))
     return int(text)
 
 
@@ -165,7 +150,7 @@ def main(arguments: list[str]) -> int:
     client = mlflow_utils.connect(settings)
     lineage = choose_model(client, settings, options)
     if lineage is None:
-        say("고르지 않았습니다.", "nothing chosen.")
+        notify(tr("nothing chosen."))
         return 0
     if options.export:
         return export(lineage, client, settings, options.export)
@@ -184,9 +169,7 @@ def main(arguments: list[str]) -> int:
     output = options.output or settings.data_dir / "predictions"
     videos = video.chosen(options.input or [], output)
     if videos and (options.resume or options.extra):
-        raise UsageError(
-            t("동영상에는 --resume, --extra 를 쓸 수 없습니다", "--resume and --extra do not go with videos")
-        )
+        raise UsageError(tr("--resume and --extra do not go with videos"))
     items, split = (inputs.input_items(options.input) if options.input and not videos else []), None
     cache, engine = cache_folder(settings), options.engine or "torch"
     device = choose_device(settings.device) if engine == "torch" else onnx_device(settings)
@@ -194,6 +177,8 @@ def main(arguments: list[str]) -> int:
     with connect(settings) as lake:
         model_file = lake.verified_file(lineage.model_path, lineage.model_sha256, cache)
         if not options.input and not options.serve and options.camera is None:
+            from dataset import samples
+
             split, items = samples.committed_items(lake, lineage.data_path, options.split, cache)
         if engine == "onnxruntime":
             from inference.export import fetch_onnx, onnx_forward
@@ -223,12 +208,7 @@ def onnx_device(settings: Settings) -> torch.device:
     require("--engine onnxruntime", ("onnxruntime",))
     if settings.device not in ("auto", "cpu"):
         found = settings.device
-        raise UsageError(
-            t(
-                f"--engine onnxruntime 는 CPU 에서만 됩니다 (DEVICE={found})",
-                f"--engine onnxruntime: CPU only (DEVICE={found})",
-            )
-        )
+        raise UsageError(tr("--engine onnxruntime: CPU only (DEVICE={found})", found=found))
     return choose_device("cpu")
 
 
@@ -248,9 +228,13 @@ def export(lineage: Lineage, client: MlflowClient, settings: Settings, kind: str
         model_file = lake.verified_file(lineage.model_path, lineage.model_sha256, cache_folder(settings))
         model = load_model(model_file, lineage.model_sha256, torch.device("cpu"))
         file, place, difference = exporting.export(model, kind, lineage, lake, client, settings)
-    say(
-        f"로짓의 차이 {difference:.2g} 이하: {file}\n  {place}",
-        f"logits within {difference:.2g} of the original's: {file}\n  {place}",
+    notify(
+        tr(
+            "logits within {difference:.2g} of the original's: {file}\n  {place}",
+            difference=difference,
+            file=file,
+            place=place,
+        )
     )
     return 0
 
@@ -266,23 +250,22 @@ def predict(
     """Predict pictures into a folder and say what came of it. Raises AppError that names what could not be read."""
     from inference import batch_job
 
-    what = t(f"{split} 분할", f"{split} split") if split else t("새 그림", "new pictures")
-    say(f"입력: {what} {len(items)}장", f"input: {what}, {len(items)} pictures")
+    what = tr("{split} split", split=split) if split else tr("new pictures")
+    notify(tr("input: {what}, {count} pictures", what=what, count=len(items)))
     outcome = batch_job.predict(predictor, items, output, lineage, split, options.resume, options.extra)
     if outcome.miou is not None:
-        say(
-            f"{split} 분할: 정확도 {outcome.accuracy:.4f}, mIoU {outcome.miou:.4f}",
-            f"{split} split: accuracy {outcome.accuracy:.4f}, mIoU {outcome.miou:.4f}",
-        )
-    say(f"{outcome.written}장을 예측했습니다: {output}", f"predicted {outcome.written} pictures: {output}")
-    if outcome.broken:
-        lines = "\n".join(f"  {line}" for line in outcome.broken)
-        raise AppError(
-            t(
-                f"읽지 못한 그림 {len(outcome.broken)}장:\n{lines}",
-                f"{len(outcome.broken)} pictures could not be read:\n{lines}",
+        notify(
+            tr(
+                "{split} split: accuracy {accuracy:.4f}, mIoU {miou:.4f}",
+                split=split,
+                accuracy=outcome.accuracy,
+                miou=outcome.miou,
             )
         )
+    notify(tr("predicted {written} pictures: {output}", written=outcome.written, output=output))
+    if outcome.broken:
+        lines = "\n".join(f"  {line}" for line in outcome.broken)
+        raise AppError(tr("{count} pictures could not be read:\n{lines}", count=len(outcome.broken), lines=lines))
     return 0
 
 
@@ -303,12 +286,12 @@ def choose_model(client: MlflowClient, settings: Settings, options: argparse.Nam
     runs = mlflow_utils.finished_runs(client, settings, experiment, settings.register_metric)
     if not runs:
         raise AppError(
-            t(
-                f"등록된 모델도, 실험 '{settings.mlflow_experiment}' 의 완료된 실행도 없습니다: train.py 를 먼저 실행하세요",
-                f"no registered model, and no finished run in experiment '{settings.mlflow_experiment}': run train.py first",
+            tr(
+                "no registered model, and no finished run in experiment '{mlflow_experiment}': run train.py first",
+                mlflow_experiment=settings.mlflow_experiment,
             )
         )
-    say("등록된 모델이 없어 가장 좋은 실행을 씁니다.", "no registered model: taking the best run.")
+    notify(tr("no registered model: taking the best run."))
     return mlflow_utils.run_lineage(runs[0])
 
 
@@ -318,8 +301,8 @@ def ask(client: MlflowClient, settings: Settings) -> Lineage | None:
     from utils import mlflow_utils
 
     experiments = mlflow_utils.experiments(client, settings)
-    print(table(["#", t("실험", "experiment")], [[i, e.name] for i, e in enumerate(experiments, 1)]))
-    index = choose(t("실험 번호", "experiment"), len(experiments))
+    print(table(["#", tr("experiment")], [[i, e.name] for i, e in enumerate(experiments, 1)]))
+    index = choose(tr("experiment"), len(experiments))
     if index is None:
         return None
     metric = settings.register_metric
@@ -332,15 +315,10 @@ def ask(client: MlflowClient, settings: Settings) -> Lineage | None:
         if v.run_id in ids
     ]
     if not runs:
-        raise AppError(
-            t(
-                f"실험 '{experiments[index].name}' 에 쓸 수 있는 실행이 없습니다",
-                f"experiment '{experiments[index].name}' has no run to use",
-            )
-        )
+        raise AppError(tr("experiment '{name}' has no run to use", name=experiments[index].name))
     choices = [registry.version_lineage(v) for v in versions] + [mlflow_utils.run_lineage(run) for run in runs]
     times = [v.creation_timestamp for v in versions] + [run.info.start_time for run in runs]
-    names = [c.version or t("실행", "run") + f" {c.run_id[:8]}" for c in choices]
+    names = [c.version or tr("run") + f" {c.run_id[:8]}" for c in choices]
     rows = [
         [
             i,
@@ -352,17 +330,21 @@ def ask(client: MlflowClient, settings: Settings) -> Lineage | None:
         ]
         for i, (c, name, at) in enumerate(zip(choices, names, times, strict=True), 1)
     ]
-    print(table(["#", t("모델", "model"), metric, t("날짜", "date"), "Git", t("데이터 커밋", "data commit")], rows))
-    index = choose(t("모델 번호", "model"), len(choices))
+    print(table(["#", tr("model"), metric, tr("date"), "Git", tr("data commit")], rows))
+    index = choose(tr("model"), len(choices))
     return None if index is None else choices[index]
 
 
 def show(lineage: Lineage) -> None:
     """Say which model, run, code and data are used."""
-    name = lineage.version or t("등록되지 않은 실행", "unregistered run")
-    say(
-        f"모델: {name} (MLflow 실행 {lineage.run_id}, Git {lineage.git_commit[:12]})",
-        f"model: {name} (MLflow run {lineage.run_id}, Git {lineage.git_commit[:12]})",
+    name = lineage.version or tr("unregistered run")
+    notify(
+        tr(
+            "model: {name} (MLflow run {run_id}, Git {git_commit})",
+            name=name,
+            run_id=lineage.run_id,
+            git_commit=lineage.git_commit[:12],
+        )
     )
     print(f"  {lineage.model_path}\n  {lineage.data_path}")
 

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config import ROOT, Settings, load_settings
-from core.console import add_common_options, say, table
+from core.console import add_common_options, table
 from core.errors import UsageError
-from core.i18n import t
+from core.i18n import tr
 from core.process import run_script
-from versioning import status, sync
+from core.reporting import notify
 
 if TYPE_CHECKING:
     from utils.lakefs_utils import LakeFS
@@ -43,89 +43,83 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     common, folder = argparse.ArgumentParser(add_help=False), argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    folder.add_argument("--data-dir", type=Path, metavar="DIR", help=t("데이터 폴더 (기본 data)", "default: data"))
+    folder.add_argument("--data-dir", type=Path, metavar="DIR", help=tr("default: data"))
 
     def command(name: str, help: str, on_folder: bool = False) -> argparse.ArgumentParser:
         return commands.add_parser(
             name, parents=[common, folder] if on_folder else [common], help=help, description=help
         )
 
-    push = command("push", t("데이터 폴더를 커밋합니다", "commit the data folder"), True)
-    push.add_argument("-m", "--message", help=t("커밋 메시지", "message of the commit"))
+    push = command("push", tr("commit the data folder"), True)
+    push.add_argument("-m", "--message", help=tr("message of the commit"))
     push.add_argument(
         "--keep-remote",
         action="store_true",
-        help=t("이곳에 없는 파일도 브랜치에 남깁니다", "keep files on the branch that are not here"),
+        help=tr("keep files on the branch that are not here"),
     )
     push.add_argument(
         "--to",
         metavar="URL",
-        help=t(
-            "데이터 폴더 대신, 내장 저장소의 모든 기록을 이 lakeFS 서버로 복사합니다 (키는 설정의 것)",
-            "not the data folder, but the whole history of the embedded store, to this lakeFS server (keys: the settings')",
+        help=tr(
+            "not the data folder, but the whole history of the embedded store, to this "
+            "lakeFS server (keys: the settings')"
         ),
     )
-    pull = command("pull", t("한 버전을 데이터 폴더로 받습니다", "make the data folder that of a version"), True)
+    pull = command("pull", tr("make the data folder that of a version"), True)
     pull.add_argument("ref", metavar="REF")
-    pull.add_argument(
-        "--force", action="store_true", help=t("커밋되지 않은 파일을 버립니다", "drop files that no commit holds")
-    )
-    command("status", t("데이터, 브랜치, lakefs.lock 비교", "the data folder, the branch and lakefs.lock"), True)
-    diff = command("diff", t("두 버전의 차이", "what differs between two versions"))
+    pull.add_argument("--force", action="store_true", help=tr("drop files that no commit holds"))
+    command("status", tr("the data folder, the branch and lakefs.lock"), True)
+    diff = command("diff", tr("what differs between two versions"))
     diff.add_argument("left", metavar="REF")
     diff.add_argument("right", metavar="REF")
-    log = command("log", t("버전 기록", "the commits of a branch"))
-    log.add_argument("ref", metavar="REF", nargs="?", help=t("기본: 대상 브랜치", "default: the target branch"))
-    log.add_argument(
-        "-n", type=at_least_one, default=10, metavar="N", help=t("개수 (기본 10)", "how many (default: 10)")
-    )
-    tag = command("tag", t("태그를 보거나 만듭니다", "list tags, or name a version"))
+    log = command("log", tr("the commits of a branch"))
+    log.add_argument("ref", metavar="REF", nargs="?", help=tr("default: the target branch"))
+    log.add_argument("-n", type=at_least_one, default=10, metavar="N", help=tr("how many (default: 10)"))
+    tag = command("tag", tr("list tags, or name a version"))
     tag.add_argument("name", nargs="?", metavar="NAME")
-    tag.add_argument("ref", nargs="?", metavar="REF", help=t("기본: 대상 브랜치", "default: the target branch"))
-    tag.add_argument("-d", "--delete", action="store_true", help=t("태그를 지웁니다", "delete the tag"))
-    revert = command("revert", t("커밋 하나를 되돌립니다", "undo one commit by a new one"))
+    tag.add_argument("ref", nargs="?", metavar="REF", help=tr("default: the target branch"))
+    tag.add_argument("-d", "--delete", action="store_true", help=tr("delete the tag"))
+    revert = command("revert", tr("undo one commit by a new one"))
     revert.add_argument("ref", metavar="COMMIT")
-    importing = command("import", t("복사 없이 lakeFS 로 가져옵니다", "bring objects into lakeFS without copying them"))
+    importing = command("import", tr("bring objects into lakeFS without copying them"))
     importing.add_argument("uri", metavar="s3://BUCKET/PREFIX")
     importing.add_argument(
         "--to",
         dest="destination",
         default="data/",
         metavar="PATH/",
-        help=t("lakeFS 안의 위치 (기본 data/)", "place in lakeFS (default: data/)"),
+        help=tr("place in lakeFS (default: data/)"),
     )
     importing.add_argument(
         "--replace",
         action="store_true",
-        help=t("그 위치에 있던 파일을 대신합니다", "take the place of the files that are there"),
+        help=tr("take the place of the files that are there"),
     )
-    command("branches", t("브랜치 목록", "list branches"))
-    trace = command(
-        "trace", t("예측부터 코드까지 모두 다시 확인합니다", "follow and check the chain from prediction to code")
-    )
+    command("branches", tr("list branches"))
+    trace = command("trace", tr("follow and check the chain from prediction to code"))
     trace.add_argument(
         "target",
         metavar="WHAT",
-        help=t("예측, 모델 파일, 실행, 버전, 커밋, 태그", "prediction, model file, run, version, commit or tag"),
+        help=tr("prediction, model file, run, version, commit or tag"),
     )
-    verify = command("verify", t("모든 파일을 다시 받아 해시를 확인합니다", "read and hash every file again"))
-    verify.add_argument("ref", metavar="REF", nargs="?", help=t("기본: 대상 브랜치", "default: the target branch"))
-    setup = command("setup", t("실제 서버를 준비합니다", "prepare a real server: user, repository, gate, protection"))
+    verify = command("verify", tr("read and hash every file again"))
+    verify.add_argument("ref", metavar="REF", nargs="?", help=tr("default: the target branch"))
+    setup = command("setup", tr("prepare a real server: user, repository, gate, protection"))
     setup.add_argument(
         "--require-passed",
         action="store_true",
-        help=t("기준 미달 모델의 병합도 거부합니다", "also refuse to merge models below the threshold"),
+        help=tr("also refuse to merge models below the threshold"),
     )
     options = parser.parse_args(arguments)
     if options.command == "tag" and options.delete and (options.name is None or options.ref):
-        tag.error(t("-d 에는 태그 이름 하나가 필요합니다", "-d takes the name of one tag"))
+        tag.error(tr("-d takes the name of one tag"))
     return options
 
 
 def at_least_one(text: str) -> int:
     """A whole number from 1 on."""
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(t(f"'{text}': 1 이상의 정수", f"'{text}': a whole number of at least 1"))
+        raise argparse.ArgumentTypeError(tr("'{text}': a whole number of at least 1", text=text))
     return int(text)
 
 
@@ -148,10 +142,7 @@ def main(arguments: list[str]) -> int:
 
         if options.message or options.keep_remote or options.data_dir:
             raise UsageError(
-                t(
-                    "--to 는 데이터 폴더가 아니라 기록을 복사합니다: -m, --keep-remote, --data-dir 없이 쓰세요",
-                    "--to copies the history, not the data folder: it goes without -m, --keep-remote and --data-dir",
-                )
+                tr("--to copies the history, not the data folder: it goes without -m, --keep-remote and --data-dir")
             )
         copy_history(settings, options.to)
         return 0
@@ -163,6 +154,7 @@ def main(arguments: list[str]) -> int:
 
 def run(options: argparse.Namespace, settings: Settings, lake: LakeFS) -> int:
     """The sub-command on a connected repository."""
+    from versioning import status, sync
 
     match options.command:
         case "push":
@@ -202,8 +194,8 @@ def diff(lake: LakeFS, settings: Settings, left_ref: str, right_ref: str) -> Non
 
     left, right = find_data(lake, left_ref), find_data(lake, right_ref)
     if left.repo != right.repo:
-        raise UsageError(t(f"저장소가 다릅니다: {left}, {right}", f"not in one repository: {left}, {right}"))
-    words = {"added": t("추가", "added"), "removed": t("삭제", "removed"), "changed": t("변경", "changed")}
+        raise UsageError(tr("not in one repository: {left}, {right}", left=left, right=right))
+    words = {"added": tr("added"), "removed": tr("removed"), "changed": tr("changed")}
     masks: list[str] = []
     counts = dict.fromkeys(words, 0)
     for change in lake.differences(left.ref, right.ref, repo=left.repo):
@@ -241,7 +233,7 @@ def log(lake: LakeFS, ref: str, count: int) -> None:
         message = (commit.message.splitlines() or [""])[0]
         short = message if len(message) <= 60 else message[:59] + "…"
         rows.append((commit.id[:12], date, short, git, metadata.get("mlflow_run_id", "")))
-    print(table((t("커밋", "commit"), t("날짜", "date"), t("메시지", "message"), "Git", t("실행", "run")), rows))
+    print(table((tr("commit"), tr("date"), tr("message"), "Git", tr("run")), rows))
 
 
 def tag(lake: LakeFS, options: argparse.Namespace) -> None:
@@ -249,24 +241,25 @@ def tag(lake: LakeFS, options: argparse.Namespace) -> None:
     from versioning.versions import find_data
 
     if options.name is None:
-        print(table((t("태그", "tag"), t("커밋", "commit")), list(lake.named("tags"))))
+        print(table((tr("tag"), tr("commit")), list(lake.named("tags"))))
         return
     if options.delete:
         lake.delete_tag(options.name)
-        say(f"태그를 지웠습니다: {options.name}", f"deleted the tag {options.name}")
+        notify(tr("deleted the tag {name}", name=options.name))
         return
     if not TAG_NAME.fullmatch(options.name):
         raise UsageError(
-            t(
-                f"태그 이름 '{options.name}': 공백과 ~ ^ : ? * [ \\ / @ $ 와 '..' 을 쓸 수 없고, '.' 이나 '.lock' 으로 끝날 수 없습니다",
-                f"tag name '{options.name}': expected none of blanks, ~ ^ : ? * [ \\ / @ $ and '..', and no '.' or '.lock' at its end",
+            tr(
+                "tag name '{name}': expected none of blanks, ~ ^ : ? * [ \\ / @ $ and '..', and "
+                "no '.' or '.lock' at its end",
+                name=options.name,
             )
         )
     target = find_data(lake, options.ref or lake.branch)
     if target.repo != lake.repo:
-        raise UsageError(t(f"다른 저장소입니다: {target}", f"in another repository: {target}"))
+        raise UsageError(tr("in another repository: {target}", target=target))
     lake.set_tag(options.name, target.ref)
-    say(f"태그 {options.name}: {target.ref}", f"tag {options.name}: {target.ref}")
+    notify(tr("tag {name}: {ref}", name=options.name, ref=target.ref))
 
 
 def revert(lake: LakeFS, ref: str) -> None:
@@ -276,9 +269,13 @@ def revert(lake: LakeFS, ref: str) -> None:
     commit_id = lake.resolve(ref)
     metadata = {**read_facts(ROOT).metadata(), "reverted_commit": commit_id}
     head = lake.revert(commit_id, f"revert {commit_id[:12]}", metadata)
-    say(
-        f"{lake.branch} 에서 {commit_id[:12]} 을(를) 되돌렸습니다: {head} (이곳에 받기: lake.py pull {lake.branch})",
-        f"reverted {commit_id[:12]} on {lake.branch}: {head} (to have it here: lake.py pull {lake.branch})",
+    notify(
+        tr(
+            "reverted {commit_id} on {branch}: {head} (to have it here: lake.py pull {branch})",
+            commit_id=commit_id[:12],
+            branch=lake.branch,
+            head=head,
+        )
     )
 
 
@@ -288,7 +285,7 @@ def branches(lake: LakeFS) -> None:
     for name, commit_id in lake.named("branches"):
         commit = next(lake.log(commit_id))
         rows.append(("*" * (name == lake.branch) + name, commit_id[:12], (commit.message.splitlines() or [""])[0]))
-    print(table((t("브랜치", "branch"), t("커밋", "commit"), t("메시지", "message")), rows))
+    print(table((tr("branch"), tr("commit"), tr("message")), rows))
 
 
 if __name__ == "__main__":

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config import Settings, load_settings
-from core.console import add_common_options, choose, say, table
+from core.console import add_common_options, choose, table
 from core.errors import EXIT_BELOW_THRESHOLD, EXIT_DONE, EXIT_FAILED, UsageError
-from core.i18n import t
+from core.i18n import tr
 from core.process import run_script
+from core.reporting import notify
 from registry import experiment_branch
 
 if TYPE_CHECKING:
@@ -38,66 +39,58 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         prog="register_model.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--run-id", metavar="ID", help=t("이 실행을 등록합니다", "register this run"))
-    what.add_argument(
-        "--list", action="store_true", help=t("버전과 출처를 보입니다", "show versions and where they come from")
-    )
+    what.add_argument("--run-id", metavar="ID", help=tr("register this run"))
+    what.add_argument("--list", action="store_true", help=tr("show versions and where they come from"))
     what.add_argument(
         "--rollback",
         nargs="?",
         const="",
         metavar="VERSION",
-        help=t("이전 챔피언으로 되돌립니다", "make an earlier version champion (default: the one before)"),
+        help=tr("make an earlier version champion (default: the one before)"),
     )
     what.add_argument(
         "--compare",
         nargs="*",
         metavar="A B",
-        help=t("두 버전이나 실행을 비교합니다", "compare two versions or runs on the same pictures"),
+        help=tr("compare two versions or runs on the same pictures"),
     )
-    parser.add_argument("--manual", action="store_true", help=t("표에서 고릅니다", "choose from a table"))
+    parser.add_argument("--manual", action="store_true", help=tr("choose from a table"))
     parser.add_argument(
         "--metric",
         metavar="NAME",
-        help=t("비교할 지표 (기본 best_val_miou)", "metric that decides (default: best_val_miou)"),
+        help=tr("metric that decides (default: best_val_miou)"),
     )
-    parser.add_argument(
-        "--threshold", type=float, metavar="X", help=t("등록할 최솟값 (기본 0.3)", "smallest value (default: 0.3)")
-    )
+    parser.add_argument("--threshold", type=float, metavar="X", help=tr("smallest value (default: 0.3)"))
     parser.add_argument(
         "--min-gain",
         type=float,
         metavar="X",
-        help=t("챔피언보다 나아야 하는 만큼 (기본 0)", "smallest gain over the champion (default: 0)"),
+        help=tr("smallest gain over the champion (default: 0)"),
     )
     parser.add_argument(
         "--force",
         metavar="WHY",
-        help=t(
-            "판정과 관계없이 챔피언으로, 이유와 함께 기록", "champion whatever the gate says; recorded with who and why"
-        ),
+        help=tr("champion whatever the gate says; recorded with who and why"),
     )
     parser.add_argument(
         "--keep-branch",
         action="store_true",
-        help=t("병합한 실험 브랜치를 지우지 않습니다", "keep the branch of an experiment after its merge"),
+        help=tr("keep the branch of an experiment after its merge"),
     )
     parser.add_argument(
         "--output",
         type=Path,
         metavar="DIR",
-        help=t("비교 결과 폴더", "where --compare writes (default: models/compare)"),
+        help=tr("where --compare writes (default: models/compare)"),
     )
     add_common_options(parser)
     options = parser.parse_args(arguments)
     if options.compare is not None and len(options.compare) != (0 if options.manual else 2):
-        parser.error(
-            t("--compare 는 A 와 B 가 필요합니다 (--manual 이면 없이)", "--compare takes A and B (none with --manual)")
-        )
+        parser.error(tr("--compare takes A and B (none with --manual)"))
     if options.manual and options.run_id:
-        parser.error(t("--manual 과 --run-id 는 함께 쓸 수 없습니다", "--manual: not allowed with --run-id"))
+        parser.error(tr("--manual: not allowed with --run-id"))
     if options.force is not None and not options.force.strip():
-        parser.error(t("--force 에는 이유가 필요합니다", "--force needs a reason"))
+        parser.error(tr("--force needs a reason"))
     return options
 
 
@@ -136,7 +129,7 @@ def register(
 
     run = choose_run(client, settings, options)
     if run is None:
-        say("고르지 않았습니다: 등록하지 않았습니다.", "nothing chosen: nothing registered.")
+        notify(tr("nothing chosen: nothing registered."))
         return EXIT_DONE
     promotion.require_registrable(run, settings)
     if options.force is None:
@@ -144,9 +137,12 @@ def register(
     version = registry.registered(client, settings).get(run.info.run_id)
     chosen = options.run_id or options.manual or options.force
     if version is not None and not chosen:  # a challenger, or what was rolled back, must not come in again by itself
-        say(
-            f"이미 등록되어 있습니다: {version.name} v{version.version}: 그 뒤로 끝난 실행이 없습니다",
-            f"already registered: {version.name} v{version.version}: no run has finished since",
+        notify(
+            tr(
+                "already registered: {name} v{version}: no run has finished since",
+                name=version.name,
+                version=version.version,
+            )
         )
         known = registry.versions(client, settings, version.name)
         stuck = any(each.tags.get(promotion.STATE) == promotion.PENDING for each in known)  # said already
@@ -185,9 +181,9 @@ def rollback(client: MlflowClient, lake: LakeFS, settings: Settings, options: ar
     from registry import versions as registry
 
     if options.manual:
-        chosen = ask_version(client, settings, t("되돌릴 버전", "version to go back to"))
+        chosen = ask_version(client, settings, tr("version to go back to"))
         if chosen is None:
-            say("고르지 않았습니다.", "nothing chosen.")
+            notify(tr("nothing chosen."))
             return EXIT_DONE
     else:
         spec = options.rollback
@@ -203,7 +199,7 @@ def compare(client: MlflowClient, lake: LakeFS, settings: Settings, options: arg
     if options.manual:
         pair = [ask_version(client, settings, name) for name in ("A", "B")]
         if any(version is None for version in pair):
-            say("고르지 않았습니다.", "nothing chosen.")
+            notify(tr("nothing chosen."))
             return EXIT_DONE
         from registry import versions as registry
 
@@ -232,7 +228,7 @@ def ask_version(client: MlflowClient, settings: Settings, prompt: str) -> ModelV
 
     versions = registry.versions(client, settings, settings.registered_model)
     if not versions:
-        raise UsageError(t("등록된 버전이 없습니다", f"no version of {settings.registered_model}"))
+        raise UsageError(tr("no version of {registered_model}", registered_model=settings.registered_model))
     print(registry.overview(client, settings, settings.registered_model, numbered=True))
     index = choose(prompt, len(versions))
     return None if index is None else versions[index]
@@ -247,11 +243,11 @@ def ask_run(client: MlflowClient, settings: Settings, runs: list[Run]) -> Run | 
     headers = [
         "#",
         settings.register_metric,
-        t("날짜", "date"),
-        t("실행", "run"),
+        tr("date"),
+        tr("run"),
         "Git",
-        t("데이터 커밋", "data commit"),
-        t("등록", "registered"),
+        tr("data commit"),
+        tr("registered"),
     ]
     rows = []
     for number, run in enumerate(runs, 1):
@@ -259,10 +255,10 @@ def ask_run(client: MlflowClient, settings: Settings, runs: list[Run]) -> Run | 
         value = f"{run.data.metrics[settings.register_metric]:.4f}"
         dirty = "+" if tags.get("git_dirty") == "true" else ""
         commits = [tags.get("git_commit", "none")[:8] + dirty, tags.get("lakefs_data_commit", "none")[:8]]
-        mark = f"v{version.version}" if version else t("아니요", "no")
+        mark = f"v{version.version}" if version else tr("no")
         rows.append([number, value, mlflow_utils.when(run.info.start_time), run.info.run_name, *commits, mark])
     print(table(headers, rows))
-    index = choose(t("등록할 실행 번호", "run to register"), len(runs))
+    index = choose(tr("run to register"), len(runs))
     return None if index is None else runs[index]
 
 

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from config import CHOICES, FIELDS, ROOT, Settings, load_settings
-from core.console import add_common_options, say
+from core.console import add_common_options
 from core.errors import AppError, UsageError
-from core.i18n import t
+from core.i18n import tr
 from core.process import run_script
+from core.reporting import notify
 
 DATASETS = ("oxford-iiit-pet", "voc2012")  # of dataset/public.py, whose imports --help must not pay for
 
@@ -45,155 +46,143 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--data-dir",
         type=Path,
         metavar="DIR",
-        help=t("이미지와 마스크 폴더 (기본 data)", "images and masks (default: data)"),
+        help=tr("images and masks (default: data)"),
     )
     source.add_argument(
         "--data-ref",
         metavar="REF",
-        help=t(
-            "lakeFS 의 이 데이터로 학습 (lakefs://저장소/버전/data/, 버전, lock)",
-            "data of lakeFS (lakefs://REPO/REF/data/, REF or lock)",
-        ),
+        help=tr("data of lakeFS (lakefs://REPO/REF/data/, REF or lock)"),
     )
     parser.add_argument(
         "--dataset",
         choices=DATASETS,
-        help=t("빈 데이터 폴더에 이 데이터 세트를 받습니다", "download this data set into the empty data folder"),
+        help=tr("download this data set into the empty data folder"),
     )
     parser.add_argument(
         "--experiment-branch",
         metavar="NAME",
-        help=t("결과를 이 lakeFS 브랜치에 둡니다", "leave the result on this branch of lakeFS"),
+        help=tr("leave the result on this branch of lakeFS"),
     )
     add_training_options(parser)
     parser.add_argument(
         "--resume",
         metavar="last|RUN_ID|PATH",
-        help=t("중단된 실행을 이어갑니다", "go on with a run that was cut off"),
+        help=tr("go on with a run that was cut off"),
     )
     parser.add_argument(
         "--reproduce",
         metavar="RUN_ID",
-        help=t("이 실행을 다시 학습해 값을 비교합니다", "train this run again and compare the figures"),
+        help=tr("train this run again and compare the figures"),
     )
     parser.add_argument(
         "--tolerance",
         type=float,
         metavar="X",
-        help=t("--reproduce 의 허용 오차 (기본 0.001)", "of --reproduce (default: 0.001)"),
+        help=tr("of --reproduce (default: 0.001)"),
     )
-    parser.add_argument("--check-only", action="store_true", help=t("데이터만 검사합니다", "only check the data"))
+    parser.add_argument("--check-only", action="store_true", help=tr("only check the data"))
     parser.add_argument(
         "--overfit",
         type=int,
         metavar="N",
-        help=t(
-            "사진 N장을 외울 수 있는지 시험합니다 (mIoU 0.95)", "whether N pictures can be learnt by heart (mIoU 0.95)"
-        ),
+        help=tr("whether N pictures can be learnt by heart (mIoU 0.95)"),
     )
     parser.add_argument(
         "--smoke",
         action="store_true",
-        help=t("두 배치만으로 전체 과정을 시험합니다", "two batches of everything, end to end"),
+        help=tr("two batches of everything, end to end"),
     )
     parser.add_argument(
         "--git-commit",
         action="store_true",
-        help=t("끝나면 lakefs.lock 을 Git 에 커밋합니다", "commit lakefs.lock to Git at the end"),
+        help=tr("commit lakefs.lock to Git at the end"),
     )
     parser.add_argument(
         "--git-tag",
         nargs="?",
         const="auto",
         metavar="auto|NAME",
-        help=t(
-            "커밋하고 Git 과 lakeFS 에 태그를 답니다", "commit, and tag the result in Git and lakeFS (auto: v1.1-acc90)"
-        ),
+        help=tr("commit, and tag the result in Git and lakeFS (auto: v1.1-acc90)"),
     )
     add_common_options(parser)
     options = parser.parse_args(arguments)
     if options.smoke and (options.git_commit or options.git_tag):
-        parser.error(t("--smoke 의 결과는 커밋하지 않습니다", "--smoke: not allowed with --git-commit and --git-tag"))
+        parser.error(tr("--smoke: not allowed with --git-commit and --git-tag"))
     return options
 
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:
     """The settings of a training, by their names in config.py; what they leave open comes from the data."""
     add, size = parser.add_argument, ("H", "W")
-    add("--epochs", type=int, metavar="N", help=t("에폭 수 (기본 10)", "passes over the data (default: 10)"))
+    add("--epochs", type=int, metavar="N", help=tr("passes over the data (default: 10)"))
     add(
         "--max-seconds",
         type=float,
         metavar="N",
-        help=t("이 시간 동안 학습 (검증 제외)", "train for so long instead, validation left out"),
+        help=tr("train for so long instead, validation left out"),
     )
     add(
         "--batch-size",
         type=int,
         metavar="N",
-        help=t("배치 크기 (기본: 데이터에서)", "pictures a step (default: from the data)"),
+        help=tr("pictures a step (default: from the data)"),
     )
-    add("--lr", dest="learning_rate", type=float, metavar="X", help=t("최대 학습률", "peak learning rate"))
+    add("--lr", dest="learning_rate", type=float, metavar="X", help=tr("peak learning rate"))
     add(
         "--image-size",
         type=int,
         nargs=2,
         metavar=size,
-        help=t("입력 크기 (기본: 데이터에서)", "input size (default: from the data)"),
+        help=tr("input size (default: from the data)"),
     )
     add(
         "--crop-size",
         type=int,
         nargs=2,
         metavar=size,
-        help=t("학습에 쓰는 부분의 크기", "part that a training step sees"),
+        help=tr("part that a training step sees"),
     )
-    add("--model", metavar="NAME", help=t("모델 이름 (기본 compact_fpn)", "network (default: compact_fpn)"))
+    add("--model", metavar="NAME", help=tr("network (default: compact_fpn)"))
     add(
         "--pretrained",
         action="store_true",
         default=None,
-        help=t("공개된 가중치에서 시작", "start from published weights"),
+        help=tr("start from published weights"),
     )
-    add("--loss", metavar="|".join(CHOICES["loss"]), help=t("손실 함수 (기본 ce)", "loss (default: ce)"))
-    add("--class-weights", metavar="auto|none|'1 2.5 …'", help=t("클래스 가중치 (기본 auto)", "default: auto"))
+    add("--loss", metavar="|".join(CHOICES["loss"]), help=tr("loss (default: ce)"))
+    add("--class-weights", metavar="auto|none|'1 2.5 …'", help=tr("default: auto"))
     add(
         "--augmentation",
         metavar="|".join(CHOICES["augmentation"]),
-        help=t("증강의 세기 (기본 auto)", "strength (default: auto)"),
+        help=tr("strength (default: auto)"),
     )
     add(
         "--ema",
         type=float,
         metavar="SHARE",
-        help=t("가중치 평균의 폭 (기본 0.02, 0: 없음)", "average of the weights (default: 0.02)"),
+        help=tr("average of the weights (default: 0.02)"),
     )
-    add(
-        "--clip-norm", type=float, metavar="X", help=t("기울기 길이의 한계 (0: 없음)", "longest gradient (0: no limit)")
-    )
-    add("--accumulate", type=int, metavar="N", help=t("한 단계에 모으는 배치 수", "batches a step of the optimiser"))
+    add("--clip-norm", type=float, metavar="X", help=tr("longest gradient (0: no limit)"))
+    add("--accumulate", type=int, metavar="N", help=tr("batches a step of the optimiser"))
     add(
         "--precision",
         metavar="|".join(CHOICES["precision"]),
-        help=t("숫자 형식 (기본 auto)", "number format (default: auto)"),
+        help=tr("number format (default: auto)"),
     )
-    add("--seed", type=int, metavar="N", help=t("난수 시드 (기본 0)", "random seed (default: 0)"))
-    add("--device", metavar="|".join(CHOICES["device"]), help=t("장치 (기본 auto)", "device (default: auto)"))
+    add("--seed", type=int, metavar="N", help=tr("random seed (default: 0)"))
+    add("--device", metavar="|".join(CHOICES["device"]), help=tr("device (default: auto)"))
     add(
         "--workers",
         dest="num_workers",
         type=int,
         metavar="N",
-        help=t("사진을 읽는 프로세스 수 (기본 0)", "processes that read pictures (default: 0)"),
+        help=tr("processes that read pictures (default: 0)"),
     )
     add(
         "--patience",
         type=int,
         metavar="N",
-        help=t(
-            "N 에폭 동안 나아지지 않으면 끝냅니다 (기본 0: 끝까지)",
-            "end after N epochs without gain (default 0: never)",
-        ),
+        help=tr("end after N epochs without gain (default 0: never)"),
     )
 
 
@@ -308,9 +297,10 @@ def resumed(settings: Settings, given: dict[str, Any], options: argparse.Namespa
     }
     for option in (name for name, value in others.items() if value):
         raise UsageError(
-            t(
-                f"{option}: --resume 은 실행 {record.run_id} 의 것을 그대로 씁니다: 옵션을 빼세요",
-                f"{option}: --resume takes that of run {record.run_id}: leave the option out",
+            tr(
+                "{option}: --resume takes that of run {run_id}: leave the option out",
+                option=option,
+                run_id=record.run_id,
             )
         )
     resume.warn_of_other_code(record, git.read_facts(ROOT), distributed.world_size())
@@ -326,9 +316,10 @@ def go_on(settings: Settings, lake: LakeFS, client: MlflowClient, interrupted: I
     pinned, data = checked_data(settings, lake, str(record.data_path))
     if data.classes.to_dict() != record.classes:
         raise AppError(
-            t(
-                f"{record.data_path}: 클래스가 실행 {record.run_id} 이(가) 시작할 때와 다릅니다: 그때의 코드로 이어가세요",
-                f"{record.data_path}: not the classes that run {record.run_id} was started with: go on with the code of then",
+            tr(
+                "{data_path}: not the classes that run {run_id} was started with: go on with the code of then",
+                data_path=record.data_path,
+                run_id=record.run_id,
             )
         )
     if record.target_branch:
@@ -368,9 +359,7 @@ def fetch(settings: Settings, options: argparse.Namespace) -> None:
 
     for option in (name for name in ("data_ref", "resume", "reproduce") if getattr(options, name)):
         shown = option.replace("_", "-")
-        raise UsageError(
-            t(f"--{shown} 은 데이터를 정합니다: --dataset 을 빼세요", f"--{shown} names the data: leave out --dataset")
-        )
+        raise UsageError(tr("--{shown} names the data: leave out --dataset", shown=shown))
     public.fetch(options.dataset, settings.data_dir, settings.seed)
 
 
@@ -399,15 +388,18 @@ def report(settings: Settings, lake: LakeFS, result: Result, smoke: bool) -> Non
     print("\n" + block + "\n")
     print(tag_command(result, next_tag(lake, result)))
     if smoke:  # the figures of two batches are nothing to come back to
-        say(f"(커밋 메시지 파일: git commit -F {message_file})", f"(as a file: git commit -F {message_file})")
+        notify(tr("(as a file: git commit -F {message_file})", message_file=message_file))
         return
     lock = write_lock(
         ROOT,
         Lock(result.data_path, result.data_manifest_sha256, result.model_path, result.model_sha256, result.run_id),
     )
-    say(
-        f"(함께 커밋: git add {lock.name} && git commit -F {message_file})",
-        f"(to commit with it: git add {lock.name} && git commit -F {message_file})",
+    notify(
+        tr(
+            "(to commit with it: git add {name} && git commit -F {message_file})",
+            name=lock.name,
+            message_file=message_file,
+        )
     )
 
 

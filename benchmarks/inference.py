@@ -205,9 +205,9 @@ import sys, torch, mlflow, lakefs_sdk
 import numpy as np
 from pathlib import Path
 from PIL import Image
-from train.checkpoint import load_model
-from train.preprocess import native_logits, resize_image
-from utils.files import file_sha256
+from segmentation.model_file import load_model
+from segmentation.preprocess import native_logits, resize_image
+from core.hashing import file_sha256
 picture, path, cpu = np.array(Image.open(sys.argv[1]).convert("RGB")), Path(sys.argv[2]), torch.device("cpu")
 model = load_model(path, file_sha256(path), cpu)
 batch = torch.from_numpy(resize_image(picture, model.input_size).copy()).permute(2, 0, 1)[None]

@@ -8,20 +8,9 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from core.i18n import t
+from core.i18n import tr
 
-UNITS = {"images": "장", "frames": "프레임", "batches": "배치", "files": "개"}
 T = TypeVar("T")
-
-
-def say(korean: str, english: str) -> None:
-    """Print one line in the console's language, at once (a pipe must not hold it back)."""
-    print(t(korean, english), flush=True)
-
-
-def warn(korean: str, english: str) -> None:
-    """Print one warning line to standard error."""
-    print(t(f"경고: {korean}", f"warning: {english}"), file=sys.stderr, flush=True)
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -40,11 +29,26 @@ def human_size(size_bytes: float) -> str:
     return f"{size_bytes:.1f} TB"
 
 
-def progress(items: Iterable[T], total: int | None, description: str, unit: str) -> Iterator[T]:
-    """Yield the items behind a tqdm bar (rate, ETA) on a terminal, behind a plain line every 10 s elsewhere."""
+class ConsoleReporter:
+    """Reports to the terminal: messages on standard output, warnings and progress bars on standard error."""
+
+    def notify(self, text: str) -> None:
+        """Print one line at once: a pipe must not delay it."""
+        print(text, flush=True)
+
+    def warn(self, text: str) -> None:
+        """Print one warning line to standard error."""
+        print(tr("warning: {text}", text=text), file=sys.stderr, flush=True)
+
+    def progress(self, items: Iterable[T], total: int | None, description: str, unit: str) -> Iterator[T]:
+        """Yield the items with a tqdm bar (rate, ETA) on a terminal, with a plain line every 10 s elsewhere."""
+        return show_progress(items, total, description, unit)
+
+
+def show_progress(items: Iterable[T], total: int | None, description: str, unit: str) -> Iterator[T]:
+    """Yield the items with a tqdm bar on a terminal, with a plain line every 10 s elsewhere."""
     from tqdm import tqdm
 
-    unit = t(UNITS.get(unit, unit), unit)
     if sys.stderr.isatty():
         yield from tqdm(items, total=total, desc=description, unit=unit, leave=False, dynamic_ncols=True)
         return
@@ -62,7 +66,7 @@ def choose(prompt: str, count: int) -> int | None:
     """Ask for a number from 1 to `count` until one is given; None at end of input or 'q'. Returns a 0-based index."""
     while True:
         try:
-            answer = input(f"{prompt} [1-{count}, q = {t('그만두기', 'quit')}]: ").strip()
+            answer = input(tr("{prompt} [1-{count}, q = quit]: ", prompt=prompt, count=count)).strip()
         except EOFError:
             print()
             return None
@@ -70,13 +74,9 @@ def choose(prompt: str, count: int) -> int | None:
             return None
         if answer.isascii() and answer.isdigit() and 1 <= int(answer) <= count:
             return int(answer) - 1
-        say(
-            f"'{answer}' 은(는) 1에서 {count} 사이의 번호가 아닙니다.", f"'{answer}' is not a number from 1 to {count}."
-        )
+        print(tr("'{answer}' is not a number from 1 to {count}.", answer=answer, count=count))
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
     """What every script understands."""
-    parser.add_argument(
-        "--debug", action="store_true", help=t("오류의 자세한 위치를 보입니다", "show the traceback of an error")
-    )
+    parser.add_argument("--debug", action="store_true", help=tr("show the traceback of an error"))

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from core.errors import AppError
-from core.i18n import t
+from core.i18n import tr
 
 IDLE_S = 7 * 86_400  # seconds after which what a kill has left of a download is not gone on with
 T = TypeVar("T")
@@ -31,12 +31,7 @@ def inside(folder: Path, relative: str) -> Path:
         or "\0" in relative
         or ":" in parts[0]
     ):
-        raise AppError(
-            t(
-                f"경로 '{relative}' 은(는) '{folder}' 밖을 가리킵니다: 쓰지 않았습니다",
-                f"the path '{relative}' leaves '{folder}': not used",
-            )
-        )
+        raise AppError(tr("the path '{relative}' leaves '{folder}': not used", relative=relative, folder=folder))
     return folder.joinpath(*parts)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from core.i18n import t
+from core.i18n import tr
 
 NONE = "none"  # recorded where Git has no answer: no Git, no repository, no commit yet, detached HEAD
 LOCK_NAME = "lakefs.lock"  # which data and model belong to this code: see versioning/lockfile.py
@@ -164,7 +164,7 @@ def tags(folder: Path, commit: str | None = None) -> list[str]:
 def problem_of(folder: Path, commit: str) -> str | None:
     """What is wrong with a commit and all that it holds, each object hashed again by Git; None where nothing is."""
     if run(folder, "cat-file", "-e", f"{commit}^{{commit}}") is None:
-        return t(f"이 저장소에 없는 커밋: {commit}", f"this repository has no commit {commit}")
+        return tr("this repository has no commit {commit}", commit=commit)
     command = ["git", "-C", str(folder), "fsck", "--no-progress", "--no-dangling", "--no-reflogs", commit]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     return None if done.returncode == 0 else " | ".join((done.stderr + done.stdout).split("\n"))[:500]

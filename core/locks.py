@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from core.console import say
+from core.reporting import notify
 
 
 @contextlib.contextmanager
@@ -46,8 +46,8 @@ def _is_at(path: Path, stream: BinaryIO) -> bool:
 
 
 @contextlib.contextmanager
-def held(path: Path, korean: str, english: str) -> Iterator[None]:
-    """Hold a lock file, which ends with its process; where another process has it, say so and wait."""
+def held(path: Path, waiting: str) -> Iterator[None]:
+    """Hold a lock file, which ends with its process; where another process has it, report `waiting` and wait."""
     import filelock
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def held(path: Path, korean: str, english: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=1)
     except filelock.Timeout:
-        say(korean, english)
+        notify(waiting)
         lock.acquire()
     try:
         yield

@@ -13,8 +13,10 @@ import traceback
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from core.console import ConsoleReporter
 from core.errors import EXIT_FAILED, EXIT_INTERRUPTED, AppError, one_line
-from core.i18n import t
+from core.i18n import tr
+from core.reporting import use_reporter
 
 GARBAGE = (
     100_000  # new objects between two looks for cycles: importing torch and MLflow is a tenth faster than with 700
@@ -82,11 +84,12 @@ def run_script(main: Callable[[list[str]], int]) -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a console without Korean must not crash
     signal.signal(signal.SIGTERM, _terminated)
+    use_reporter(ConsoleReporter())
     try:
         with _quiet_libraries(debug):
             code = main(sys.argv[1:])
     except KeyboardInterrupt:
-        print(t("\n중단되었습니다.", "\ninterrupted."), file=sys.stderr)
+        print(tr("\ninterrupted."), file=sys.stderr)
         code = EXIT_INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -95,9 +98,9 @@ def run_script(main: Callable[[list[str]], int]) -> None:
         if debug:
             traceback.print_exc()
         text = str(error) if isinstance(error, AppError) else one_line(error)
-        print(t(f"오류: {text}", f"error: {text}"), file=sys.stderr)
+        print(tr("error: {text}", text=text), file=sys.stderr)
         if not isinstance(error, AppError) and not debug:
-            print(t("자세한 내용은 --debug 로 확인하세요.", "--debug shows where."), file=sys.stderr)
+            print(tr("--debug shows where."), file=sys.stderr)
         code = error.exit_code if isinstance(error, AppError) else EXIT_FAILED
     sys.stdout.flush()
     sys.exit(code)

@@ -11,7 +11,7 @@ from typing import Any, Generic
 
 from core.errors import AppError
 from core.files import R, T
-from core.i18n import t
+from core.i18n import tr
 
 WORKERS = 32  # transfers at once: each waits for its server most of the time
 GIVE_UP = 3  # items in a row that find the server gone, before the rest is left alone
@@ -26,7 +26,7 @@ class NotTried(Exception):
     """Work that `parallel` left alone, because the server was gone."""
 
     def __str__(self) -> str:
-        return t("서버가 응답하지 않아 시도하지 않음", "not tried: the server is gone")
+        return tr("not tried: the server is gone")
 
 
 def succeeded(
@@ -47,7 +47,7 @@ def succeeded(
             yield item, result
     if failed:
         lines = "".join(f"\n  {name}: {result}" for name, result in sorted(failed, key=lambda pair: pair[0]))
-        more = t(f"\n  … 외 {left}개: {NotTried()}", f"\n  … and {left} more {NotTried()}") if left else ""
+        more = tr("\n  … and {left} more {nottried}", left=left, nottried=NotTried()) if left else ""
         raise error(f"{words(len(failed) + left)}:{lines}{more}")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from core.i18n import t
+from core.i18n import tr
 
 IGNORE_INDEX = 255  # class index of a pixel left out of every loss and metric
 CLASSES_FILE = "classes.json"
@@ -25,7 +25,7 @@ class Misfit(Exception):
     """What a file should hold and what it holds; `problems` are (expected, found) texts."""
 
     def __init__(self, *problems: tuple[str, str]) -> None:
-        super().__init__("; ".join(t(f"기대: {e}, 발견: {f}", f"expected {e}, found {f}") for e, f in problems))
+        super().__init__("; ".join(tr("expected {e}, found {f}", e=e, f=f) for e, f in problems))
         self.problems = problems
 
 
@@ -65,7 +65,7 @@ class ClassMap:
         index, known = self._tables
         if not known[values].all():
             unknown = [int(value) for value in np.unique(values) if not known[value]]
-            raise ValueError(t(f"모르는 값 {few(unknown)}", f"unknown values {few(unknown)}"))
+            raise ValueError(tr("unknown values {unknown}", unknown=few(unknown)))
         return index[values]
 
     def decode(self, indices: UInt8) -> UInt8:
@@ -75,7 +75,7 @@ class ClassMap:
         """
         if ((indices >= self.num_classes) & (indices != IGNORE_INDEX)).any():
             last = self.num_classes - 1
-            raise ValueError(t(f"클래스 번호는 0~{last} 입니다", f"class indices go from 0 to {last}"))
+            raise ValueError(tr("class indices go from 0 to {last}", last=last))
         values = np.full(256, self.ignore_ids[0] if self.ignore_ids else 255, np.uint8)
         values[: self.num_classes] = self.ids
         return values[indices]
@@ -108,7 +108,7 @@ class ClassMap:
             ignore_colors=tuple(_as_color(color) for color in values["ignore_colors"]),
         )
         if not len(made.ids) == len(made.names) == len(made.colors) or len(made.ignore_ids) != len(made.ignore_colors):
-            raise ValueError(t("클래스 목록의 길이가 서로 다릅니다", "the lists of the classes differ in length"))
+            raise ValueError(tr("the lists of the classes differ in length"))
         return made
 
 
@@ -158,22 +158,22 @@ def read_classes(path: Path) -> ClassMap:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise Misfit((t("읽을 수 있는 JSON (UTF-8)", "readable JSON (UTF-8)"), " ".join(str(error).split()))) from None
+        raise Misfit((tr("readable JSON (UTF-8)"), " ".join(str(error).split()))) from None
     if isinstance(content, dict):
         _check_keys(content, ("classes",), "", problems)
         content = content.get("classes")
     if not isinstance(content, list):
-        raise Misfit(*problems, (t("클래스 목록 [...]", "a list of classes [...]"), _shown(content)))
+        raise Misfit(*problems, (tr("a list of classes [...]"), _shown(content)))
     entries = [entry for number, item in enumerate(content, 1) if (entry := _class_entry(item, number, problems))]
     for position, label in ((0, "id"), (1, "name")):
         seen: set[object] = set()
         for entry in entries:
             if entry[position] in seen:
-                problems.append((t(f"서로 다른 {label}", f"{label}s that differ"), f"{label} {entry[position]!r} x2"))
+                problems.append((tr("{label}s that differ", label=label), f"{label} {entry[position]!r} x2"))
             seen.add(entry[position])
     learnt = sum(not off for _, _, _, off in entries)
     if not problems and not 1 <= learnt <= 255:
-        expected = t("학습할 클래스(ignore 가 아닌 것) 1~255개", "1 to 255 classes to learn (not ignored)")
+        expected = tr("1 to 255 classes to learn (not ignored)")
         problems.append((expected, str(learnt)))
     if problems:
         raise Misfit(*problems)
@@ -184,21 +184,21 @@ def _class_entry(
     item: Any, number: int, problems: list[tuple[str, str]]
 ) -> tuple[int, str, tuple[int, int, int] | None, bool] | None:
     """One entry of `classes.json`, or None after its problems are noted."""
-    before, where = len(problems), t(f"{number}번째 클래스: ", f"class {number}: ")
+    before, where = len(problems), tr("class {number}: ", number=number)
     if not isinstance(item, dict):
         problems.append((f'{where}{{"id": 0, "name": "..."}}', _shown(item)))
         return None
     _check_keys(item, ("id", "name", "color", "ignore"), where, problems)
     value, name, color, off = item.get("id"), item.get("name"), item.get("color"), item.get("ignore", False)
     if not _is_byte(value):
-        problems.append((where + t("id 는 0~255 의 정수", "id is a whole number from 0 to 255"), _shown(value)))
+        problems.append((where + tr("id is a whole number from 0 to 255"), _shown(value)))
     if not isinstance(name, str) or not name.strip():
-        problems.append((where + t("비어 있지 않은 name", "a name that is not empty"), _shown(name)))
+        problems.append((where + tr("a name that is not empty"), _shown(name)))
     if color is not None and not (isinstance(color, list) and len(color) == 3 and all(map(_is_byte, color))):
-        expected = t("color 는 [빨강, 초록, 파랑], 각 0~255", "color is [red, green, blue], 0 to 255 each")
+        expected = tr("color is [red, green, blue], 0 to 255 each")
         problems.append((where + expected, _shown(color)))
     if not isinstance(off, bool):
-        problems.append((where + t("ignore 는 true 또는 false", "ignore is true or false"), _shown(off)))
+        problems.append((where + tr("ignore is true or false"), _shown(off)))
     if len(problems) > before:
         return None
     assert isinstance(value, int) and isinstance(name, str)  # for the type checker: tested above
@@ -209,8 +209,8 @@ def _check_keys(item: Mapping[str, Any], known: tuple[str, ...], where: str, pro
     for key in item:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
-            expected = t(f"{', '.join(known)} 중 하나", f"one of {', '.join(known)}")
-            meant = t(f"모르는 키 '{key}' ('{near}' 인가요?)", f"unknown key '{key}' (did you mean '{near}'?)")
+            expected = tr("one of {known}", known=", ".join(known))
+            meant = tr("unknown key '{key}' (did you mean '{near}'?)", key=key, near=near)
             problems.append((where + expected, meant))
 
 
@@ -226,7 +226,7 @@ def _as_color(color: Iterable[int]) -> tuple[int, int, int]:
 def _shown(value: object) -> str:
     """A JSON value as a person wrote it, short; a missing one is said to be missing."""
     if value is None:
-        return t("없음", "missing")
+        return tr("missing")
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -239,9 +239,9 @@ def classes_from_values(values: Collection[int]) -> ClassMap:
     """
     learnt = sorted(values) if set(values) <= {0, 255} else sorted(set(values) - {255})
     if not 2 <= len(learnt) <= 255:
-        expected = t("모든 마스크를 합쳐 클래스 값 2~255가지", "2 to 255 class values in all masks together")
-        found = t(f"{len(learnt)}가지: {few(learnt)}", f"{len(learnt)}: {few(learnt)}")
-        raise Misfit((f"{expected} ({t('또는', 'or')} {CLASSES_FILE})", found))
+        expected = tr("2 to 255 class values in all masks together")
+        found = tr("{count}: {learnt}", count=len(learnt), learnt=few(learnt))
+        raise Misfit((tr("{expected} (or {classes_file})", expected=expected, classes_file=CLASSES_FILE), found))
     binary = learnt in ([0, 1], [0, 255])
     names = ("background", "foreground") if binary else tuple(f"class_{value}" for value in learnt)
     entries = [(value, name, None, False) for value, name in zip(learnt, names, strict=True)]
@@ -253,4 +253,4 @@ def few(values: Iterable[object], limit: int = 8) -> str:
     """The first few of them, and how many more there are."""
     listed = [str(value) for value in values]
     more = len(listed) - limit
-    return ", ".join(listed[:limit]) + (t(f" 외 {more}개", f" and {more} more") if more > 0 else "")
+    return ", ".join(listed[:limit]) + (tr(" and {more} more", more=more) if more > 0 else "")

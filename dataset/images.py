@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from core.errors import UsageError
-from core.i18n import t
+from core.i18n import tr
 from dataset.classes import ClassMap, Misfit, UInt8, few
 
 _DECODE_ERRORS = (
@@ -44,13 +44,13 @@ def decode_image(data: bytes, most_pixels: int | None = None) -> UInt8:
             deep = np.asarray(image).astype(np.int64)
             low, high = int(deep.min()), int(deep.max())
             if low < 0 or high > 65535:
-                expected = t("8비트 또는 16비트 그림", "a picture of 8 or 16 bits")
-                raise Misfit((expected, t(f"{low}~{high} 값", f"values {low} to {high}")))
+                expected = tr("a picture of 8 or 16 bits")
+                raise Misfit((expected, tr("values {low} to {high}", low=low, high=high)))
             grey = ((deep + 128) // 257).astype(np.uint8)
             return np.repeat(grey[:, :, None], 3, axis=2)
         if image.mode == "F":
-            expected = t("8비트 또는 16비트 그림", "a picture of 8 or 16 bits")
-            raise Misfit((expected, t("실수(float) 화소", "float pixels")))
+            expected = tr("a picture of 8 or 16 bits")
+            raise Misfit((expected, tr("float pixels")))
         try:
             if image.has_transparency_data:
                 black = Image.new("RGBA", image.size, (0, 0, 0, 255))
@@ -75,11 +75,11 @@ def decode_mask(data: bytes, classes: ClassMap | None) -> tuple[UInt8, bool]:
             return np.ascontiguousarray(pixels[..., 0]), False
         if image.mode.startswith("I"):
             if pixels.min() < 0 or pixels.max() > 255:
-                raise _not_eight_bit(t(f"{pixels.min()}~{pixels.max()} 값", f"values {pixels.min()} to {pixels.max()}"))
+                raise _not_eight_bit(tr("values {min} to {max}", min=pixels.min(), max=pixels.max()))
             return pixels.astype(np.uint8), False
         if image.mode in ("RGB", "RGBA"):
             return _values_of_colors(pixels, classes), False
-        raise _not_eight_bit(t(f"'{image.mode}' 형식", f"mode '{image.mode}'"))
+        raise _not_eight_bit(tr("mode '{mode}'", mode=image.mode))
 
 
 def bilevel_high(known: Collection[int]) -> int:
@@ -91,7 +91,7 @@ def _opened(data: bytes, most_pixels: int | None = None) -> Image.Image:
     """The first frame, loaded whole and turned as its EXIF says. Raises Misfit, TooLarge."""
     limit = min(most_pixels or sys.maxsize, 2 * (Image.MAX_IMAGE_PIXELS or 0))
     if not data:
-        raise Misfit((t("읽을 수 있는 그림", "a readable picture"), t("빈 파일 (0바이트)", "an empty file (0 bytes)")))
+        raise Misfit((tr("a readable picture"), tr("an empty file (0 bytes)")))
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         if image.width * image.height > limit:
@@ -99,8 +99,8 @@ def _opened(data: bytes, most_pixels: int | None = None) -> Image.Image:
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
     except Image.DecompressionBombError:
-        expected = t(f"화소 {limit:,}개 이하의 그림", f"a picture of at most {limit:,} pixels")
-        raise TooLarge((expected, t("더 큰 그림 (나누어 저장하세요)", "a larger one (cut it into tiles)"))) from None
+        expected = tr("a picture of at most {limit:,} pixels", limit=limit)
+        raise TooLarge((expected, tr("a larger one (cut it into tiles)"))) from None
     except _DECODE_ERRORS as error:
         raise _unreadable(data, error) from None
     return image
@@ -109,12 +109,12 @@ def _opened(data: bytes, most_pixels: int | None = None) -> Image.Image:
 def _unreadable(data: bytes, error: Exception) -> Misfit:
     # Pillow prints the address of the buffer, which says nothing to a person.
     reason = " ".join(str(error).split("<_io.")[0].split())
-    found = t(f"읽을 수 없음, {len(data):,}바이트: {reason}", f"unreadable, {len(data):,} bytes: {reason}")
-    return Misfit((t("온전한 그림", "a whole picture"), found))
+    found = tr("unreadable, {count:,} bytes: {reason}", count=len(data), reason=reason)
+    return Misfit((tr("a whole picture"), found))
 
 
 def _not_eight_bit(found: str) -> Misfit:
-    return Misfit((t("8비트 마스크 (화소 = 클래스 id)", "an 8-bit mask (pixel = class id)"), found))
+    return Misfit((tr("an 8-bit mask (pixel = class id)"), found))
 
 
 def _values_of_colors(pixels: UInt8, classes: ClassMap | None) -> UInt8:
@@ -132,16 +132,16 @@ def _values_of_colors(pixels: UInt8, classes: ClassMap | None) -> UInt8:
         missed = codes[place] != packed
         if not missed.any():
             if len(by_code) < len(classes.known):
-                expected = t("classes.json 에서 서로 다른 color", "colours in classes.json that differ")
-                raise Misfit((expected, t("색이 같은 클래스와 색 마스크", "classes of one colour, and a colour mask")))
+                expected = tr("colours in classes.json that differ")
+                raise Misfit((expected, tr("classes of one colour, and a colour mask")))
             return np.array([by_code[int(code)] for code in codes], np.uint8)[place]
         unknown = [f"#{code:06x}" for code in np.unique(packed[missed])]
     if np.array_equal(red, green) and np.array_equal(red, blue):
         return np.ascontiguousarray(red)
     if unknown:
-        expected = t("8비트 마스크, 또는 classes.json 의 색", "an 8-bit mask, or colours of classes.json")
-        raise Misfit((expected, t(f"모르는 색 {few(unknown, 4)}", f"unknown colours {few(unknown, 4)}")))
-    found = t("색 마스크 (classes.json 에 color 가 필요)", "a colour mask (needs colours in classes.json)")
+        expected = tr("an 8-bit mask, or colours of classes.json")
+        raise Misfit((expected, tr("unknown colours {unknown}", unknown=few(unknown, 4))))
+    found = tr("a colour mask (needs colours in classes.json)")
     raise _not_eight_bit(found)
 
 
@@ -167,4 +167,5 @@ def _bytes_of(source: Path | bytes) -> bytes:
 
 
 def _naming(source: Path | bytes, error: Exception) -> UsageError:
-    return UsageError(f"{t('그림 데이터', 'picture data') if isinstance(source, bytes) else source}: {error}")
+    name = tr("picture data") if isinstance(source, bytes) else source
+    return UsageError(f"{name}: {error}")

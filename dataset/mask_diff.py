@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from core.console import table, warn
-from core.i18n import t
+from core.console import table
+from core.i18n import tr
+from core.reporting import warn
 from dataset.classes import CLASSES_FILE, ClassMap, Misfit, UInt8, read_classes
 from dataset.images import bilevel_high, decode_mask
 from dataset.layout import SPLITS, is_picture
@@ -51,15 +52,15 @@ class MaskChanges:
         rows = [
             (
                 str(value),
-                names.get(value, f"class_{value}" if not classes else t("(무시)", "(ignored)")),
+                names.get(value, f"class_{value}" if not classes else tr("(ignored)")),
                 f"+{self.gained[value]:,} -{self.lost[value]:,}",
                 f"+{self.pictures_gained[value]} -{self.pictures_lost[value]}",
                 str(self.pictures_changed[value]),
             )
             for value in np.flatnonzero(self.pictures_changed).tolist()
         ]
-        headers = ("id", t("클래스", "class"), t("화소", "pixels"), t("그림", "pictures"))
-        return table((*headers, t("바뀐 그림", "pictures changed")), rows)
+        headers = ("id", tr("class"), tr("pixels"), tr("pictures"))
+        return table((*headers, tr("pictures changed")), rows)
 
 
 def _counts(values: UInt8 | None) -> npt.NDArray[np.int64]:
@@ -79,7 +80,7 @@ def compare_masks(before: Path, after: Path, names: Iterable[str]) -> str:
         try:
             changes.add(*(_read(folder / name, classes) for folder, classes in sides))
         except (Misfit, OSError) as error:
-            warn(f"{name}: {error}", f"{name}: {error}")
+            warn(tr("{name}: {error}", name=name, error=error))
     return changes.text(sides[1][1] or sides[0][1])
 
 

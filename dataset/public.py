@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from core.console import progress, say
 from core.errors import AppError, UsageError, one_line
 from core.hashing import file_sha256
-from core.i18n import t
+from core.i18n import tr
+from core.reporting import notify, progress
 from dataset.classes import CLASSES_FILE
 from dataset.layout import is_empty
 from dataset.splits import new_split, write_splits
@@ -37,22 +37,21 @@ def fetch(name: str, root: Path, seed: int) -> None:
         return
     if not is_empty(root):
         raise UsageError(
-            t(
-                f"{root}: 다른 데이터가 있습니다: 빈 폴더를 --data-dir 로 주거나 --dataset 을 빼세요",
-                f"{root}: holds other data: give an empty folder by --data-dir, or leave out --dataset",
-            )
+            tr("{root}: holds other data: give an empty folder by --data-dir, or leave out --dataset", root=root)
         )
     archives = root / ARCHIVES
     archives.mkdir(parents=True, exist_ok=True)
-    say(f"데이터 세트 {name} 을(를) 받습니다", f"downloading the data set {name}")
+    notify(tr("downloading the data set {name}", name=name))
     try:
         triples = without_twins(DATASETS[name](archives, seed))
     except (OSError, RuntimeError) as error:  # no network, a broken archive, a full disk
         reason = one_line(error)
         raise AppError(
-            t(
-                f"데이터 세트 {name} 을(를) 받을 수 없습니다 ({reason}): 인터넷에 연결해 다시 하거나, 먼저 {archives} 를 지우세요",
-                f"cannot download the data set {name} ({reason}): go online and run again, or first remove {archives}",
+            tr(
+                "cannot download the data set {name} ({reason}): go online and run again, or first remove {archives}",
+                name=name,
+                reason=reason,
+                archives=archives,
             )
         ) from error
     mark.write_text(name, encoding="utf-8")
@@ -69,7 +68,7 @@ def without_twins(triples: Iterable[Triple]) -> list[Triple]:
         count += 1
     if len(first) < count:
         twins = count - len(first)
-        say(f"같은 사진 {twins}장을 뺐습니다", f"left out {twins} pictures that are there twice")
+        notify(tr("left out {twins} pictures that are there twice", twins=twins))
     return list(first.values())
 
 
@@ -77,7 +76,7 @@ def _arrange(staging: Path, name: str, triples: list[Triple], seed: int) -> None
     """Pictures, masks, classes.json and splits, as files of their own: the archives are removed."""
     for part in ("images", "masks"):
         (staging / part).mkdir(parents=True)
-    for _, image, mask in progress(triples, len(triples), t("데이터 정리", "arranging the data"), t("쌍", "pairs")):
+    for _, image, mask in progress(triples, len(triples), tr("arranging the data"), tr("pairs")):
         shutil.copyfile(image, staging / "images" / image.name)
         shutil.copyfile(mask, staging / "masks" / mask.name)
     (staging / CLASSES_FILE).write_text(json.dumps(CLASSES[name], indent=1), encoding="utf-8")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from core.errors import AppError, UsageError
 from core.files import inside
-from core.i18n import t
+from core.i18n import tr
 from dataset.layout import SPLITS, pictures_below
 from utils.lakefs_utils import LakeFS, LakePath
 
@@ -35,22 +35,22 @@ def committed_items(lake: LakeFS, source: LakePath, split: str | None, cache: Pa
     names = split_names(lake, source, files, cache)
     wanted = split or next((s for s in ("test", "val") if names.get(s)), None)
     if not wanted or not names.get(wanted):
-        there = ", ".join(s for s in SPLITS if names.get(s)) or t("없음", "none")
+        there = ", ".join(s for s in SPLITS if names.get(s)) or tr("none")
         split = split or "test/val"
         raise UsageError(
-            t(
-                f"{source}: 분할 '{split}' 이(가) 없습니다 (있는 것: {there})",
-                f"{source}: no split '{split}' (there is: {there})",
-            )
+            tr("{source}: no split '{split}' (there is: {there})", source=source, split=split, there=there)
         )
     prefix = "" if any(path.startswith("images/") for path in files) else f"{wanted}/"
     images, masks = (pictures_below(files, f"{prefix}{part}/") for part in ("images", "masks"))
     lost = [name for name in names[wanted] if name not in images or name not in masks]
     if lost:
         raise AppError(
-            t(
-                f"{source}: 분할 '{wanted}' 의 '{lost[0]}' 에 그림이나 마스크가 없습니다 (모두 {len(lost)}개)",
-                f"{source}: '{lost[0]}' of the split '{wanted}' has no picture or no mask ({len(lost)} such names)",
+            tr(
+                "{source}: '{lost}' of the split '{wanted}' has no picture or no mask ({count} such names)",
+                source=source,
+                lost=lost[0],
+                wanted=wanted,
+                count=len(lost),
             )
         )
     chosen = {name: (images[name][0], masks[name][0]) for name in sorted(names[wanted])}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import UsageError
-from core.i18n import t
+from core.i18n import tr
 from dataset.classes import Misfit
 from dataset.layout import SPLITS, composed
 
@@ -66,7 +66,7 @@ def read_splits(root: Path) -> SplitFiles | None:
         except FileNotFoundError:
             continue
         except (OSError, UnicodeDecodeError) as error:
-            raise Misfit((f"{path.name}: {t('UTF-8 텍스트', 'UTF-8 text')}", str(error))) from None
+            raise Misfit((tr("{name}: UTF-8 text", name=path.name), str(error))) from None
         present.append(split)
         mark = rows[0].removeprefix(SPLIT_MARK) if rows else ""
         seeds.add(int(mark) if rows and mark != rows[0] and mark.isdecimal() else None)
@@ -93,6 +93,4 @@ def write_splits(root: Path, assigned: Mapping[str, str], seed: int) -> None:
             os.replace(temporary, path)
     except OSError as error:
         reason = error.strerror
-        raise UsageError(
-            t(f"{folder}: 분할을 저장할 수 없습니다 ({reason})", f"{folder}: cannot store the split ({reason})")
-        ) from None
+        raise UsageError(tr("{folder}: cannot store the split ({reason})", folder=folder, reason=reason)) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from core.console import table
-from core.i18n import t
+from core.i18n import tr
 from dataset.classes import CLASSES_FILE, few
 from dataset.layout import (
     DataSet,
@@ -17,17 +17,17 @@ def summary(data: DataSet) -> str:
     layout = "images/ + masks/ + splits/" if data.layout == "flat" else "{train,val[,test]}/{images,masks}"
     splits = list(data.pixel_counts)
     counts = ", ".join(f"{split} {len(data.split(split))}" for split in splits)
-    origin = CLASSES_FILE if data.class_file else t("마스크의 값", "values of the masks")
+    origin = CLASSES_FILE if data.class_file else tr("values of the masks")
     lines = [
-        t(f"구조: {layout}", f"layout: {layout}"),
-        t(f"쌍: {counts} (모두 {len(data.pairs)})", f"pairs: {counts} ({len(data.pairs)} in all)"),
-        t(f"크기(너비x높이): {_sizes(data)}", f"sizes (width x height): {_sizes(data)}"),
-        t(f"클래스: {data.classes.num_classes}개 ({origin})", f"classes: {data.classes.num_classes} ({origin})"),
+        tr("layout: {layout}", layout=layout),
+        tr("pairs: {counts} ({count} in all)", counts=counts, count=len(data.pairs)),
+        tr("sizes (width x height): {data}", data=_sizes(data)),
+        tr("classes: {num_classes} ({origin})", num_classes=data.classes.num_classes, origin=origin),
     ]
     if data.unlisted:
         count = data.unlisted
-        lines.append(t(f"분할 파일에 없어 제외: {count}장", f"left out, as no split file lists them: {count} pictures"))
-    lines += ["", table(("id", t("클래스", "class"), *splits), _shares(data)), *_absent(data)]
+        lines.append(tr("left out, as no split file lists them: {count} pictures", count=count))
+    lines += ["", table(("id", tr("class"), *splits), _shares(data)), *_absent(data)]
     return "\n".join(lines)
 
 
@@ -48,7 +48,7 @@ def _shares(data: DataSet) -> list[tuple[str, ...]]:
         ids = few(data.classes.ignore_ids, 3)
         off = data.ignored_pixels
         ignored = (f"{off[split] / (off[split] + count):.2%}" for split, count in labelled.items())
-        rows.append((ids, t("(무시, 전체 화소 중)", "(ignored, of all pixels)"), *ignored))
+        rows.append((ids, tr("(ignored, of all pixels)"), *ignored))
     return rows
 
 
@@ -58,5 +58,5 @@ def _absent(data: DataSet) -> list[str]:
     for split, counts in data.pixel_counts.items():
         names = [name for name, count in zip(data.classes.names, counts, strict=True) if not count]
         if names:
-            lines.append(t(f"{split} 에 없는 클래스: {few(names)}", f"classes absent from {split}: {few(names)}"))
+            lines.append(tr("classes absent from {split}: {names}", split=split, names=few(names)))
     return lines

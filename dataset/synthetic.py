@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from core.console import progress
 from core.errors import UsageError
-from core.i18n import t
+from core.i18n import tr
+from core.reporting import progress
 from dataset.classes import CLASSES_FILE, ClassMap, build_classes
 from dataset.layout import SAMPLE_STAGING, data_files, is_empty
 from dataset.splits import new_split, write_splits
@@ -41,7 +41,7 @@ def fill_folder(root: Path, build: Callable[[Path], None]) -> None:
     Raises UsageError when `root` holds other data or cannot be written.
     """
     if not is_empty(root):
-        raise UsageError(t(f"{root}: 이미 데이터가 있습니다", f"{root}: holds data already"))
+        raise UsageError(tr("{root}: holds data already", root=root))
     try:
         staging = root / SAMPLE_STAGING
         if not (staging / "complete").exists():
@@ -52,9 +52,7 @@ def fill_folder(root: Path, build: Callable[[Path], None]) -> None:
         _move(staging, root)
     except OSError as error:
         reason = error.strerror
-        raise UsageError(
-            t(f"{root}: 데이터를 저장할 수 없습니다 ({reason})", f"{root}: cannot store the data ({reason})")
-        ) from None
+        raise UsageError(tr("{root}: cannot store the data ({reason})", root=root, reason=reason)) from None
 
 
 def sample_classes() -> ClassMap:
@@ -68,7 +66,7 @@ def _build(staging: Path, seed: int, count: int) -> None:
     for part in ("images", "masks"):
         (staging / part).mkdir(parents=True)
     palette = sample_classes().palette()
-    title, unit = t("예제 데이터 생성", "making sample data"), t("쌍", "pairs")
+    title, unit = tr("making sample data"), tr("pairs")
     for number, name in enumerate(progress(names, count, title, unit)):
         image, mask = draw_pair(seed, number)
         (staging / "images" / f"{name}.png").write_bytes(_png(Image.fromarray(image)))
@@ -88,9 +86,11 @@ def _check_strangers(root: Path, staging: Path) -> None:
     strangers = [name for name in data_files(root) if name not in own and name.startswith(places)]
     if strangers:
         raise UsageError(
-            t(
-                f"{root}: 예제가 아닌 파일이 있습니다 ({strangers[0]}). 계속하려면 {staging} 을(를) 지우세요",
-                f"{root}: holds a file that is not of the sample ({strangers[0]}). Delete {staging} to go on",
+            tr(
+                "{root}: holds a file that is not of the sample ({strangers}). Delete {staging} to go on",
+                root=root,
+                strangers=strangers[0],
+                staging=staging,
             )
         )
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from core.console import progress, table
+from core.console import table
 from core.errors import UsageError
-from core.i18n import t
+from core.i18n import tr
+from core.reporting import progress
 from dataset.classes import CLASSES_FILE, ClassMap, Misfit, classes_from_values, few, read_classes
 from dataset.images import bilevel_high, decode_image, decode_mask
 from dataset.layout import (
@@ -52,9 +53,9 @@ class DataFaults(UsageError):
         self.faults = tuple(sorted(set(faults)))
         count, more = len(self.faults), len(self.faults) - MAX_ROWS
         rows = [(fault.file, fault.expected, fault.found) for fault in self.faults[:MAX_ROWS]]
-        headers = (t("파일", "file"), t("기대", "expected"), t("발견", "found"))
-        head = t(f"데이터에 문제가 {count}건 있습니다", f"{count} fault{'s' * (count != 1)} in the data")
-        rest = t(f"\n… 외 {more}건", f"\n… and {more} more") if more > 0 else ""
+        headers = (tr("file"), tr("expected"), tr("found"))
+        head = tr("1 fault in the data") if count == 1 else tr("{count} faults in the data", count=count)
+        rest = tr("\n… and {more} more", more=more) if more > 0 else ""
         super().__init__(f"{head}\n\n{table(headers, rows)}{rest}")
 
 
@@ -107,7 +108,7 @@ def check_data(root: Path, seed: int, make_split: bool = True) -> DataSet:
     _check_files(check)
     _read_class_file(check)
     candidates = _candidates(check, seed)
-    title, unit = t("데이터 검사", "checking data"), t("쌍", "pairs")
+    title, unit = tr("checking data"), tr("pairs")
     facts = list(progress(_read_all(check, candidates), len(candidates), title, unit))
     check.faults += [fault for fact in facts for fault in fact.faults]
     classes = _classes(check, facts)
@@ -127,13 +128,13 @@ def _start(root: Path) -> _Check:
     """The files and the one layout. Raises DataFaults for no data and for two layouts."""
     files = data_files(root)
     layouts = layouts_of(files)
-    wanted = t("images/ + masks/ 또는 {train,val}/{images,masks}", "images/ + masks/ or {train,val}/{images,masks}")
+    wanted = tr("images/ + masks/ or {train,val}/{images,masks}")
     if not layouts:
-        found = t("데이터 없음", "no data") + (f" ({few(files, 3)})" if files else "")
+        found = tr("no data") + (f" ({few(files, 3)})" if files else "")
         raise DataFaults([Fault(f"{root.name}/", wanted, found)])
     if len(layouts) == 2:
-        both = t("두 구조가 함께 있음", "both layouts at once")
-        raise DataFaults([Fault(f"{root.name}/", t(f"{wanted} 중 하나만", f"only one of {wanted}"), both)])
+        both = tr("both layouts at once")
+        raise DataFaults([Fault(f"{root.name}/", tr("only one of {wanted}", wanted=wanted), both)])
     return _Check(root, files, layouts[0])
 
 
@@ -145,16 +146,16 @@ def _prefixes(layout: str) -> dict[str, str]:
 def _check_files(check: _Check) -> None:
     """Files that cannot be pictures, links to nowhere, and links to folders."""
     for name in linked_folders(check.root):
-        expected = t("폴더 (또는 DATA_DIR 을 원본으로)", "a folder (or DATA_DIR set to the original)")
-        check.fault(name, expected, t("폴더를 가리키는 링크", "a link to a folder"))
+        expected = tr("a folder (or DATA_DIR set to the original)")
+        check.fault(name, expected, tr("a link to a folder"))
     inside = tuple(f"{prefix}{part}/" for prefix in _prefixes(check.layout) for part in ("images", "masks"))
     for name, path in check.files.items():
         if not path.is_file():
-            found = t("끊어진 링크", "a broken link") if path.is_symlink() else t("특수 파일", "a special file")
-            check.fault(name, t("보통 파일", "a regular file"), found)
+            found = tr("a broken link") if path.is_symlink() else tr("a special file")
+            check.fault(name, tr("a regular file"), found)
         elif name.startswith(inside) and not is_picture(name):
-            expected = t(f"그림 ({' '.join(PICTURE_SUFFIXES)})", f"a picture ({' '.join(PICTURE_SUFFIXES)})")
-            check.fault(name, expected, t("그림이 아닌 파일", "not a picture"))
+            expected = tr("a picture ({picture_suffixes})", picture_suffixes=" ".join(PICTURE_SUFFIXES))
+            check.fault(name, expected, tr("not a picture"))
 
 
 # --- pairs and splits --------------------------------------------------------------------------------------
@@ -186,16 +187,16 @@ def _only(
     if len(paths) == 1:
         return paths[0]
     if not paths and name in partners:
-        missing = t("짝 없음", "no partner")
+        missing = tr("no partner")
         near = None
         if len(check.faults) < MAX_ROWS:  # a look at every name for every fault would take long
             near = next((other for other in pictures if other.startswith(name) and other not in partners), None)
         if near:
-            missing += t(f" (비슷한 이름: {pictures[near][0]})", f" (a name like it: {pictures[near][0]})")
+            missing += tr(" (a name like it: {pictures})", pictures=pictures[near][0])
         check.fault(partners[name][0], f"{wanted}.*", missing)
     for path in paths:
-        expected = t("같은 이름의 파일 하나", "one file of this name")
-        check.fault(path, expected, t(f"{len(paths)}개: {few(paths, 4)}", f"{len(paths)}: {few(paths, 4)}"))
+        expected = tr("one file of this name")
+        check.fault(path, expected, tr("{count}: {paths}", count=len(paths), paths=few(paths, 4)))
     return None
 
 
@@ -204,12 +205,9 @@ def _check_folders(check: _Check) -> None:
     for split in ("train", "val"):
         if any(name.startswith(f"{split}/images/") for name in check.files):
             continue
-        expected = t(
-            "그림 (train/ 에서 일부를 옮기거나, 자동 분할되는 images/ + masks/ 구조로 바꾸세요)",
-            "pictures (move some here from train/, or use images/ + masks/, which is split for you)",
-        )
+        expected = tr("pictures (move some here from train/, or use images/ + masks/, which is split for you)")
         folders = sorted({name.split("/")[0] + "/" for name in check.files if "/" in name})
-        found = t(f"없음 (있는 폴더: {few(folders)})", f"none (folders: {few(folders)})")
+        found = tr("none (folders: {folders})", folders=few(folders))
         check.fault(f"{split}/images/", expected, found)
 
 
@@ -233,10 +231,10 @@ def _assign(
     for split in ("train", "val"):
         if split not in splits.values():
             file = "images/" if stored is None else f"splits/{split}.txt"
-            expected = t("2쌍 이상 (train 1, val 1)", "at least 2 pairs (1 train, 1 val)")
-            found = t(f"{len(names)}쌍, {split} 0쌍", f"{len(names)} in all, 0 in {split}")
+            expected = tr("at least 2 pairs (1 train, 1 val)")
+            found = tr("{count} in all, 0 in {split}", count=len(names), split=split)
             if stored is not None:
-                found += t(" (splits/ 를 지우면 다시 나눕니다)", " (delete splits/ to split again)")
+                found += tr(" (delete splits/ to split again)")
             check.fault(file, expected, found)
     check.to_write = splits, seed
     return splits
@@ -253,19 +251,19 @@ def _own_split(
     splits: dict[str, str] = {}
     for split, number, line in lines:
         name, file = _named(line, names), f"splits/{split}.txt"
-        where = t(f"{number}번째 줄", f"line {number}")
+        where = tr("line {number}", number=number)
         if name not in names:
-            check.fault(file, t("images/ 에 있는 이름", "a name of images/"), f"'{line}' ({where})")
+            check.fault(file, tr("a name of images/"), f"'{line}' ({where})")
         elif name in splits:
             other = f"{splits[name]}.txt"
-            found = t(f"'{name}' ({where}): {other} 에도 있음", f"'{name}' ({where}): in {other} too")
-            check.fault(file, t("한 번만 나오는 이름", "each name once"), found)
+            found = tr("'{name}' ({where}): in {other} too", name=name, where=where, other=other)
+            check.fault(file, tr("each name once"), found)
         else:
             splits[name] = split
     for split in ("train", "val"):
         if split not in splits.values():
-            found = t("비어 있음", "empty") if split in present else t("파일 없음", "no such file")
-            check.fault(f"splits/{split}.txt", t("이름 1개 이상", "at least one name"), found)
+            found = tr("empty") if split in present else tr("no such file")
+            check.fault(f"splits/{split}.txt", tr("at least one name"), found)
     check.unlisted = len([name for name in images if name not in splits])
     return splits
 
@@ -311,10 +309,10 @@ def _read_pair(check: _Check, candidate: _Candidate) -> _Facts:
         except Misfit as error:
             faults += [Fault(path, expected, found) for expected, found in error.problems]
         except OSError as error:
-            faults.append(Fault(path, t("읽을 수 있는 파일", "a readable file"), error.strerror or str(error)))
+            faults.append(Fault(path, tr("a readable file"), error.strerror or str(error)))
     if image_size and mask_size and image_size != mask_size:
         (height, width), (mask_height, mask_width) = image_size, mask_size
-        size = t(f"{width}x{height} (그림의 크기)", f"{width}x{height} (as the picture)")
+        size = tr("{width}x{height} (as the picture)", width=width, height=height)
         faults.append(Fault(candidate.mask, size, f"{mask_width}x{mask_height}"))
     image_sha256, mask_sha256 = hashes[candidate.image], hashes[candidate.mask]
     return _Facts(candidate, image_sha256, mask_sha256, image_size, mask_size, values, bilevel, tuple(faults))
@@ -345,9 +343,9 @@ def _classes(check: _Check, facts: Iterable[_Facts]) -> ClassMap | None:
         mask, lossy = fact.candidate.mask, fact.candidate.mask.lower().endswith(LOSSY_SUFFIXES)
         if len(fact.values) > MAX_VALUES or (lossy and not set(fact.values) <= {0, 255}):
             count = len(fact.values)
-            hint = t("JPEG 손실이나 사진? PNG 로 저장하세요", "JPEG artefacts, or a photo? store masks as PNG")
-            expected = t(f"클래스 값 {MAX_VALUES}가지 이하", f"at most {MAX_VALUES} class values")
-            check.fault(mask, expected, t(f"값 {count}가지 ({hint})", f"{count} values ({hint})"))
+            hint = tr("JPEG artefacts, or a photo? store masks as PNG")
+            expected = tr("at most {max_values} class values", max_values=MAX_VALUES)
+            check.fault(mask, expected, tr("{count} values ({hint})", count=count, hint=hint))
         (bits if fact.bilevel else seen).update(fact.values)
     if len(check.faults) > before or not seen | bits:
         return None
@@ -371,14 +369,14 @@ def _check_values(check: _Check, fact: _Facts, classes: ClassMap) -> None:
     values = _mask_values(fact, classes)
     unknown = [value for value in values if value not in classes.known]
     if unknown:
-        found = t(f"모르는 값 {few(unknown)}", f"unknown values {few(unknown)}")
+        found = tr("unknown values {unknown}", unknown=few(unknown))
         if fact.candidate.mask.lower().endswith(LOSSY_SUFFIXES):
-            found += t(" (JPEG 손실? PNG 로 저장하세요)", " (JPEG artefacts? store masks as PNG)")
-        expected = t(f"클래스 값 {few(classes.known, 16)}", f"class values {few(classes.known, 16)}")
+            found += tr(" (JPEG artefacts? store masks as PNG)")
+        expected = tr("class values {known}", known=few(classes.known, 16))
         check.fault(fact.candidate.mask, expected, found)
     elif values and set(values) <= set(classes.ignore_ids):
-        expected = t("무시되지 않는 화소", "pixels that are not ignored")
-        check.fault(fact.candidate.mask, expected, t("모든 화소가 무시됨", "every pixel is ignored"))
+        expected = tr("pixels that are not ignored")
+        check.fault(fact.candidate.mask, expected, tr("every pixel is ignored"))
 
 
 def _check_twins(check: _Check, facts: Iterable[_Facts]) -> None:
@@ -389,9 +387,9 @@ def _check_twins(check: _Check, facts: Iterable[_Facts]) -> None:
             continue  # two files that are broken alike are no twins
         twin = first.setdefault(fact.image_sha256, fact.candidate)
         if twin.split != fact.candidate.split:
-            expected = t("한 분할에만 있는 그림", "a picture of one split only")
+            expected = tr("a picture of one split only")
             ours, theirs, other = fact.candidate.split, twin.split, twin.image
-            found = t(f"{theirs} 의 {other} 과(와) 같음 ({ours})", f"the same as {other} of {theirs} ({ours})")
+            found = tr("the same as {other} of {theirs} ({ours})", other=other, theirs=theirs, ours=ours)
             check.fault(fact.candidate.image, expected, found)
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from core.console import progress, say, warn
 from core.errors import UsageError
 from core.hashing import file_sha256
-from core.i18n import t
+from core.i18n import tr
+from core.reporting import notify, progress, warn
 from core.workers import parallel
 from dataset.classes import Misfit, UInt8
 from dataset.images import decode_image, read_mask
@@ -75,9 +75,8 @@ def _predict(job: Job, resume: bool) -> Outcome:
         job.run()
     except KeyboardInterrupt:
         done, count = len(job.records), len(job.items)
-        say(
-            f"\n{count}장 중 {done}장을 마쳤습니다: 같은 명령에 --resume 을 붙이면 이어서 합니다",
-            f"\n{done} of {count} pictures are done: the same command with --resume goes on",
+        notify(
+            tr("\n{done} of {count} pictures are done: the same command with --resume goes on", done=done, count=count)
         )
         raise
     return job.finish()
@@ -112,11 +111,13 @@ class Job:
         if differs:
             key = differs[0]
             raise UsageError(
-                t(
-                    f"{self.outputs.folder}: 다른 작업의 결과입니다 ({key}: {settings.get(key)}, 지금은 {self.settings[key]}): "
-                    "--resume 없이 실행하거나 다른 --output 을 주세요",
-                    f"{self.outputs.folder}: of another job ({key}: {settings.get(key)}, now {self.settings[key]}): "
-                    "run without --resume or give another --output",
+                tr(
+                    "{folder}: of another job ({key}: {key2}, now {settings}): run without "
+                    "--resume or give another --output",
+                    folder=self.outputs.folder,
+                    key=key,
+                    key2=settings.get(key),
+                    settings=self.settings[key],
                 )
             )
         known = {str(record["mask"]): record for record in records}
@@ -128,7 +129,7 @@ class Job:
                 self.records[item.name] = record
                 self.confusion.counts += found
         self.kept = len(self.records)
-        say(f"이미 마친 그림 {self.kept}장을 그대로 둡니다", f"kept {self.kept} pictures that were done before")
+        notify(tr("kept {kept} pictures that were done before", kept=self.kept))
 
     def _finished(self, pair: tuple[Item, dict[str, Any] | None]) -> Counts | None:
         """The pixel counts of a record whose input and files are as they were written; None where they are not."""
@@ -162,9 +163,9 @@ class Job:
             predictor.streams(len(batches)) as (streams, begin),
         ):
             results = pipeline.run(left, stages, streams, helpers=predictor.cores, begin=begin)
-            for item, outcome in progress(results, total, t("예측", "predict"), "images"):
+            for item, outcome in progress(results, total, tr("predict"), tr("images")):
                 if isinstance(outcome, UsageError):
-                    warn(str(outcome), str(outcome))
+                    warn(str(outcome))
                     self.broken.append(str(outcome))
                 elif item.name not in self.records:
                     self.records[item.name], counts = outcome
@@ -177,7 +178,7 @@ class Job:
             raise UsageError(item.fault)
         try:
             if (size := item.image.stat().st_size) > LARGEST_FILE:
-                raise Misfit((t("1 GB 이하의 파일", "a file of at most 1 GB"), t(f"{size:,}바이트", f"{size:,} bytes")))
+                raise Misfit((tr("a file of at most 1 GB"), tr("{size:,} bytes", size=size)))
             data = item.image.read_bytes()
             return self.predictor.picture(decode_image(data), hashlib.sha256(data).hexdigest())
         except (Misfit, OSError) as error:

@@ -14,10 +14,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from core.console import say
 from core.errors import UsageError
-from core.i18n import t
+from core.i18n import tr
 from core.process import first_signal
+from core.reporting import notify
 from inference.batch_job import origin
 from inference.outputs import alone
 from inference.video import Film, write_film
@@ -56,12 +56,7 @@ def _windows_camera(number: int) -> str:
 
     found = [device for device in av.enumerate_input_devices("dshow") if "video" in device.media_types]
     if number >= len(found):
-        raise UsageError(
-            t(
-                f"카메라 {number}: 없습니다 (모두 {len(found)}대)",
-                f"camera {number}: not there (there are {len(found)})",
-            )
-        )
+        raise UsageError(tr("camera {number}: not there (there are {count})", number=number, count=len(found)))
     return str(found[number].name)
 
 
@@ -105,10 +100,7 @@ class Live:
                     break
                 if time.monotonic() - heard > PATIENCE_S:
                     raise UsageError(
-                        t(
-                            f"{self.clip.name}: {PATIENCE_S:g}초 동안 프레임이 오지 않습니다",
-                            f"{self.clip.name}: no frame for {PATIENCE_S:g} s",
-                        )
+                        tr("{name}: no frame for {patience_s:g} s", name=self.clip.name, patience_s=PATIENCE_S)
                     ) from None
                 continue
             heard = time.monotonic()
@@ -144,10 +136,8 @@ def predict_camera(predictor: Predictor, source: Camera, seconds: float | None, 
         with alone(output):
             made = film_camera(predictor, clip, source, seconds, origin(predictor, lineage), output)
     except (av.error.FFmpegError, ValueError) as error:  # ValueError: FFmpeg was built without this kind
-        raise UsageError(
-            t(f"카메라 {source.place}: 열 수 없습니다 ({error})", f"camera {source.place}: cannot be had ({error})")
-        ) from None
-    say(f"{source.place} 를 예측했습니다: {made}", f"predicted {source.place}: {made}")
+        raise UsageError(tr("camera {place}: cannot be had ({error})", place=source.place, error=error)) from None
+    notify(tr("predicted {place}: {made}", place=source.place, made=made))
     return 0
 
 
@@ -156,11 +146,11 @@ def film_camera(
 ) -> Path:
     """What `predict_camera` does with an open camera; returns the video."""
     if not clip.streams.video:
-        raise UsageError(t(f"{source.place}: 영상이 없습니다", f"{source.place}: no video in it"))
+        raise UsageError(tr("{place}: no video in it", place=source.place))
     live, began = Live(clip, seconds), datetime.now(UTC).isoformat(timespec="seconds")
     rate = clip.streams.video[0].average_rate or Fraction(25)
     film = Film(source.place, live.batches(), rate, Fraction(1, CLOCK))
-    say(f"{source.place} 를 예측합니다 (끝내려면 Ctrl-C)", f"predicting {source.place} (Ctrl-C ends)")
+    notify(tr("predicting {place} (Ctrl-C ends)", place=source.place))
 
     def facts() -> dict[str, Any]:
         return {**record, "camera": source.kind, "began": began, "dropped_frames": live.dropped}

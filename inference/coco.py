@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from core.errors import UsageError
-from core.i18n import t
+from core.i18n import tr
 from dataset.classes import ClassMap
 
 
@@ -20,12 +20,7 @@ def require_pycocotools() -> None:
     try:
         import pycocotools.mask  # noqa: F401
     except ImportError:
-        raise UsageError(
-            t(
-                "--extra coco 에는 pycocotools 가 필요합니다: pip install pycocotools",
-                "--extra coco needs pycocotools: pip install pycocotools",
-            )
-        ) from None
+        raise UsageError(tr("--extra coco needs pycocotools: pip install pycocotools")) from None
 
 
 def coco_json(folder: Path, records: Sequence[dict[str, Any]], classes: ClassMap) -> bytes:

@@ -22,7 +22,7 @@ from config import ROOT, Settings
 from core.errors import AppError, UsageError, one_line
 from core.git import read_facts
 from core.hashing import file_sha256
-from core.i18n import t
+from core.i18n import tr
 from segmentation.model_file import Model
 from segmentation.tiling import Forward
 from utils import mlflow_utils
@@ -43,9 +43,7 @@ def require(option: str, packages: tuple[str, ...]) -> None:
     """Raises UsageError where optional packages are missing: before the work, not after it."""
     missing = " ".join(name for name in packages if importlib.util.find_spec(name) is None)
     if missing:
-        raise UsageError(
-            t(f"{option} 에 필요한 것: pip install {missing}", f"{option} needs more: pip install {missing}")
-        )
+        raise UsageError(tr("{option} needs more: pip install {missing}", option=option, missing=missing))
 
 
 def export(
@@ -64,17 +62,22 @@ def export(
             exported = read(file.read_bytes())
     except Exception as error:  # both exporters raise many kinds for a network that they do not know
         raise AppError(
-            t(
-                f"{model.architecture} 을(를) {kind} 로 내보낼 수 없습니다 ({one_line(error)[:300]})",
-                f"{model.architecture} cannot be exported to {kind} ({one_line(error)[:300]})",
+            tr(
+                "{architecture} cannot be exported to {kind} ({error})",
+                architecture=model.architecture,
+                kind=kind,
+                error=one_line(error)[:300],
             )
         ) from error
     difference = largest_difference(model, exported)
     if not difference <= LARGEST_DIFFERENCE:
         raise AppError(
-            t(
-                f"{file}: 로짓이 원본과 {difference:.2g} 다릅니다 (한도 {LARGEST_DIFFERENCE:g}): 커밋하지 않았습니다",
-                f"{file}: logits differ from the original's by {difference:.2g} (limit {LARGEST_DIFFERENCE:g}): not committed",
+            tr(
+                "{file}: logits differ from the original's by {difference:.2g} (limit "
+                "{largest_difference:g}): not committed",
+                file=file,
+                difference=difference,
+                largest_difference=LARGEST_DIFFERENCE,
             )
         )
     return file, publish(file, kind, lineage, lake, client, settings), difference
@@ -97,7 +100,7 @@ def publish(
     message = f"export: {file.name} of {lineage.version or lineage.run_id}"
     done = lake.publish({name: LocalFile(file, sha256)}, PREFIX, message, metadata, mirror=False)
     place = LakePath(lake.repo, done.commit_id, PREFIX + name)
-    with mlflow_utils.explained(settings, t("실행 기록", "recording the run")):
+    with mlflow_utils.explained(settings, tr("recording the run")):
         tags = [RunTag(f"lakefs_{kind}_path", str(place)), RunTag(f"{kind}_sha256", sha256)]
         client.log_batch(lineage.run_id, tags=tags)  # both or none
     return place
@@ -147,9 +150,10 @@ def largest_difference(model: Model, exported: Forward) -> float:
         wanted, got = model.network(images), exported(images)
         if got.shape != wanted.shape:
             raise AppError(
-                t(
-                    f"내보낸 신경망의 출력 크기 {tuple(got.shape)}, 원본은 {tuple(wanted.shape)}",
-                    f"the exported network's output is {tuple(got.shape)}, the original's {tuple(wanted.shape)}",
+                tr(
+                    "the exported network's output is {shape}, the original's {shape2}",
+                    shape=tuple(got.shape),
+                    shape2=tuple(wanted.shape),
                 )
             )
         found.append((got - wanted).abs().max())
@@ -165,9 +169,9 @@ def fetch_onnx(lineage: Lineage, lake: LakeFS, client: MlflowClient, settings: S
     place, sha256 = tags.get("lakefs_onnx_path"), tags.get("onnx_sha256")
     if not place or not sha256 or f"/{PREFIX}{lineage.model_sha256}/" not in place:
         raise UsageError(
-            t(
-                f"실행 {lineage.run_id} 의 모델은 ONNX 로 내보내지 않았습니다: infer.py --run-id {lineage.run_id} --export onnx",
-                f"the model of run {lineage.run_id} has no ONNX file: infer.py --run-id {lineage.run_id} --export onnx",
+            tr(
+                "the model of run {run_id} has no ONNX file: infer.py --run-id {run_id} --export onnx",
+                run_id=lineage.run_id,
             )
         )
     return lake.verified_file(LakePath.parse(place), sha256, cache)

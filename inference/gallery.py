@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from core.files import write_atomically
-from core.i18n import t
+from core.i18n import current_language, tr
 from dataset.classes import ClassMap
 
 TEMPLATE = Path(__file__).with_name("gallery.html")
@@ -16,8 +16,8 @@ TEMPLATE = Path(__file__).with_name("gallery.html")
 def write_page(path: Path, listing: dict[str, Any], classes: ClassMap) -> None:
     """Write the page for what predictions.json lists: the pictures are loaded as one scrolls to them."""
     content = {
-        "language": t("ko", "en"),
-        "title": str(listing["model_version"] or t("실행", "run") + f" {listing['run_id']}"),
+        "language": current_language(),
+        "title": str(listing["model_version"] or tr("run") + f" {listing['run_id']}"),
         "text": _words(),
         "measured": "miou" in listing,
         "origin": {key: value for key, value in listing.items() if key != "images"},
@@ -45,13 +45,13 @@ def write_page(path: Path, listing: dict[str, Any], classes: ClassMap) -> None:
 
 def _words() -> dict[str, str]:
     return {
-        "find": t("찾기", "find"),
-        "show": t("보기", "show"),
-        "order": t("순서", "order"),
-        "overlay": t("겹쳐 보기", "overlay"),
-        "mask": t("마스크", "mask"),
-        "name": t("이름", "name"),
-        "worst": t("mIoU 낮은 것부터", "lowest mIoU first"),
-        "most": t("많은 것부터:", "most"),
-        "origin": t("출처", "where these come from"),
+        "find": tr("find"),
+        "show": tr("show"),
+        "order": tr("order"),
+        "overlay": tr("overlay"),
+        "mask": tr("mask"),
+        "name": tr("name"),
+        "worst": tr("lowest mIoU first"),
+        "most": tr("most"),
+        "origin": tr("where these come from"),
     }

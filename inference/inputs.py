@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from itertools import chain, count
 from pathlib import Path
 
-from core.console import warn
 from core.errors import UsageError
-from core.i18n import t
+from core.i18n import tr
+from core.reporting import warn
 from dataset.classes import few
 from dataset.layout import is_picture
 from dataset.samples import Item
@@ -39,15 +39,18 @@ def input_items(inputs: Sequence[Path]) -> list[Item]:
         elif path.is_file():
             found.append((Path(path.name), path, None))
         else:
-            raise UsageError(t(f"{path}: 파일이나 폴더가 없습니다", f"{path}: no such file or folder"))
+            raise UsageError(tr("{path}: no such file or folder", path=path))
     if videos:
         warn(
-            f"폴더의 동영상 {len(videos)}개는 예측하지 않습니다, 따로 --input 으로 주세요: {few(videos)}",
-            f"{len(videos)} videos in folders are left out, give them as --input in a call of their own: {few(videos)}",
+            tr(
+                "{count} videos in folders are left out, give them as --input in a call of their own: {videos}",
+                count=len(videos),
+                videos=few(videos),
+            )
         )
     if not found:
         where = ", ".join(map(str, inputs))
-        raise UsageError(t(f"{where}: 그림 파일이 없습니다", f"{where}: no pictures"))
+        raise UsageError(tr("{where}: no pictures", where=where))
     names = _unique_names([relative for relative, _, _ in found])
     return [
         Item(name, path, fault=fault or _unusable(name, path))
@@ -77,10 +80,7 @@ def _fault(path: Path) -> str | None:
     if not path.is_symlink():
         return None
     where, target = printable(path), printable(path.readlink())
-    return t(
-        f"{where}: 링크는 따라가지 않습니다: 원본 {target} 을(를) --input 으로 주세요",
-        f"{where}: a link is not followed: give what it names, {target}, as --input",
-    )
+    return tr("{where}: a link is not followed: give what it names, {target}, as --input", where=where, target=target)
 
 
 def _unusable(name: str, path: Path) -> str | None:
@@ -89,10 +89,10 @@ def _unusable(name: str, path: Path) -> str | None:
     try:
         if max(len(part.encode()) for part in name.split("/")) <= most and str(path).encode():
             return None
-        rule = t(f"이름은 {most}바이트까지", f"a name of at most {most} bytes")
+        rule = tr("a name of at most {most} bytes", most=most)
     except UnicodeEncodeError:
-        rule = t("이름은 UTF-8 로", "a name in UTF-8")
-    return f"{printable(path)}: " + t(f"{rule} 되어야 합니다: 이름을 바꾸세요", f"expected {rule}: rename it")
+        rule = tr("a name in UTF-8")
+    return f"{printable(path)}: " + tr("expected {rule}: rename it", rule=rule)
 
 
 def printable(path: Path) -> str:

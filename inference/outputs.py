@@ -21,7 +21,7 @@ from core.checksummed_json import sealed
 from core.errors import AppError, UsageError
 from core.files import inside, remove_parts, replacing, write_atomically
 from core.hashing import file_sha256
-from core.i18n import t
+from core.i18n import tr
 from dataset.classes import ClassMap, UInt8
 from dataset.overlay import overlay
 from inference.coco import coco_json
@@ -49,10 +49,7 @@ def alone(folder: Path) -> Iterator[None]:
     except filelock.Timeout:
         who = owner.read_text(encoding="utf-8") if owner.exists() else "?"
         raise UsageError(
-            t(
-                f"{folder}: 프로세스 {who} 이(가) 여기에 쓰고 있습니다: 기다리거나 다른 --output 을 주세요",
-                f"{folder}: process {who} is writing here: wait for it, or give another --output",
-            )
+            tr("{folder}: process {who} is writing here: wait for it, or give another --output", folder=folder, who=who)
         ) from None
     try:
         with replacing(owner, durable=False) as part:
@@ -80,9 +77,10 @@ class Outputs:
     def _checked_parent(self, parent: Path) -> None:
         if not parent.resolve().is_relative_to(self.folder.resolve()):
             raise AppError(
-                t(
-                    f"{parent}: {self.folder} 밖을 가리키는 링크입니다: 지우거나 다른 --output 을 주세요",
-                    f"{parent}: a link out of {self.folder}: remove it or give another --output",
+                tr(
+                    "{parent}: a link out of {folder}: remove it or give another --output",
+                    parent=parent,
+                    folder=self.folder,
                 )
             )
 
@@ -116,12 +114,7 @@ class Outputs:
         taken = {path for path, _ in pairs}
         for path, name in pairs:
             if any(inside(self.folder, other).resolve() in taken for other in self.names(name).values()):
-                raise UsageError(
-                    t(
-                        f"{path}: 입력을 덮어씁니다: 다른 --output 을 주세요",
-                        f"{path}: would be overwritten: give another --output",
-                    )
-                )
+                raise UsageError(tr("{path}: would be overwritten: give another --output", path=path))
 
     def _areas(self, records: Iterable[dict[str, Any]]) -> str:
         """A row for each picture and class: pixels and share."""
@@ -156,10 +149,7 @@ class Outputs:
 
     def _foreign(self, where: Path, error: Exception) -> UsageError:
         return UsageError(
-            t(
-                f"{where}: 이 프로젝트의 목록이 아닙니다 ({error}): 옮기거나 지우세요",
-                f"{where}: not a listing of this project ({error}): move or remove it",
-            )
+            tr("{where}: not a listing of this project ({error}): move or remove it", where=where, error=error)
         )
 
     def clear(self) -> None:

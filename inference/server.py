@@ -27,9 +27,9 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from config import Settings
-from core.console import say, warn
 from core.errors import AppError, UsageError
-from core.i18n import t
+from core.i18n import current_language, tr
+from core.reporting import notify, warn
 from dataset.classes import Misfit
 from dataset.images import TooLarge, decode_image
 from inference.batch_job import origin
@@ -73,7 +73,7 @@ class Service:
     async def predict(self, request: Request) -> Response:
         """200; 400 no readable picture; 408 sent too slowly; 413 too large; 503 too many at once, or too slow."""
         if self._waiting > WAITING:
-            raise HTTPException(503, t("지금 너무 많습니다: 잠시 뒤 다시", "too many at once: try again in a while"))
+            raise HTTPException(503, tr("too many at once: try again in a while"))
         self._waiting += 1
         try:
             data = await self._body(request)
@@ -81,7 +81,7 @@ class Service:
             work = loop.run_in_executor(self._thread, self._predict, data)
             mask, found = await asyncio.wait_for(work, self.timeout_s)
         except TimeoutError:
-            late = t(f"{self.timeout_s:g}초 안에 끝나지 않았습니다", f"not done within {self.timeout_s:g} s")
+            late = tr("not done within {timeout_s:g} s", timeout_s=self.timeout_s)
             raise HTTPException(503, late) from None
         except TooLarge as error:
             raise HTTPException(413, str(error)) from None
@@ -90,7 +90,7 @@ class Service:
         except AppError as error:  # out of memory
             raise HTTPException(503, str(error)) from None
         except asyncio.CancelledError:  # of Ctrl-C, which else shows this request's traceback
-            raise HTTPException(503, t("서버가 끝납니다", "the server is ending")) from None
+            raise HTTPException(503, tr("the server is ending")) from None
         finally:
             self._waiting -= 1
         if "application/json" in request.headers.get("accept", ""):
@@ -99,9 +99,7 @@ class Service:
 
     async def _body(self, request: Request) -> bytes:
         """What is sent, read no further than allowed, whatever the header says of its length."""
-        too_large = HTTPException(
-            413, t(f"{self.most_bytes:,}바이트까지 받습니다", f"at most {self.most_bytes:,} bytes are taken")
-        )
+        too_large = HTTPException(413, tr("at most {most_bytes:,} bytes are taken", most_bytes=self.most_bytes))
         declared = request.headers.get("content-length", "0")
         if declared.isdigit() and int(declared) > self.most_bytes:
             raise too_large
@@ -113,9 +111,9 @@ class Service:
                     if len(data) > self.most_bytes:
                         raise too_large
         except TimeoutError:
-            raise HTTPException(408, t("너무 느리게 보냈습니다", "sent too slowly")) from None
+            raise HTTPException(408, tr("sent too slowly")) from None
         except ClientDisconnect:
-            raise HTTPException(400, t("연결이 끊겼습니다", "the connection broke")) from None
+            raise HTTPException(400, tr("the connection broke")) from None
         return bytes(data)
 
     def _predict(self, data: bytes) -> tuple[bytes, dict[str, Any]]:
@@ -149,8 +147,8 @@ def page(service: Service) -> tuple[str, str]:
     """The page, and its content security policy: its own style and script by hash, nothing from anywhere else."""
     classes = service.classes
     content = {
-        "language": t("ko", "en"),
-        "title": str(service.origin["model_version"] or t("실행", "run") + f" {service.origin['run_id']}"),
+        "language": current_language(),
+        "title": str(service.origin["model_version"] or tr("run") + f" {service.origin['run_id']}"),
         "text": _words(service),
         "most_bytes": service.most_bytes,
         "origin": service.origin,
@@ -174,14 +172,14 @@ def _csp_hash(text: str, start: str, end: str) -> str:
 def _words(service: Service) -> dict[str, str]:
     megabytes, megapixels = service.most_bytes / 1e6, service.most_pixels / 1e6
     return {
-        "drop": t("그림을 여기에 놓거나, 눌러서 고르세요", "Drop a picture here, or click to choose one"),
-        "limits": t(f"{megabytes:g} MB, {megapixels:g} 메가픽셀까지", f"up to {megabytes:g} MB and {megapixels:g} megapixels"),
-        "opacity": t("마스크의 진하기", "opacity of the mask"),
-        "save": t("마스크 저장 (PNG)", "save the mask (PNG)"),
-        "wait": t("예측하는 중…", "predicting…"),
-        "large": t("파일이 너무 큽니다", "the file is too large"),
-        "lost": t("서버가 응답하지 않습니다", "the server does not answer"),
-        "origin": t("모델의 출처", "where the model comes from"),
+        "drop": tr("Drop a picture here, or click to choose one"),
+        "limits": tr("up to {megabytes:g} MB and {megapixels:g} megapixels", megabytes=megabytes, megapixels=megapixels),
+        "opacity": tr("opacity of the mask"),
+        "save": tr("save the mask (PNG)"),
+        "wait": tr("predicting…"),
+        "large": tr("the file is too large"),
+        "lost": tr("the server does not answer"),
+        "origin": tr("where the model comes from"),
     }  # fmt: skip
 
 
@@ -197,10 +195,7 @@ def serve(predictor: Predictor, lineage: Lineage, settings: Settings, host: str,
     listener = listen(host, port)
     local = is_loopback(host)
     if not local:
-        warn(
-            f"{host} 에서는 이 컴퓨터에 닿는 누구나 암호 없이 쓸 수 있습니다",
-            f"at {host} anybody who reaches this machine may use it, without a password",
-        )
+        warn(tr("at {host} anybody who reaches this machine may use it, without a password", host=host))
     service = Service(predictor, origin(predictor, lineage), settings)
     config = uvicorn.Config(
         service.app([*LOOPBACK, host, f"[{host}]"] if local else ["*"]),
@@ -215,7 +210,7 @@ def serve(predictor: Predictor, lineage: Lineage, settings: Settings, host: str,
     with listener:
         shown = f"[{host}]" if ":" in host else host
         url = f"http://{shown}:{listener.getsockname()[1]}/"
-        say(f"{url} 에서 기다립니다 (끝내려면 Ctrl-C)", f"serving at {url} (Ctrl-C ends)")
+        notify(tr("serving at {url} (Ctrl-C ends)", url=url))
         uvicorn.Server(config).run(sockets=[listener])
     raise KeyboardInterrupt  # uvicorn only returns after a signal
 
@@ -227,8 +222,10 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family)
     except OSError as error:
         raise UsageError(
-            t(
-                f"{host}:{port} 에서 열 수 없습니다 ({error}): 다른 --port 나 --host 를 주세요",
-                f"cannot listen at {host}:{port} ({error}): give another --port or --host",
+            tr(
+                "cannot listen at {host}:{port} ({error}): give another --port or --host",
+                host=host,
+                port=port,
+                error=error,
             )
         ) from error

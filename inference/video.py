@@ -14,11 +14,11 @@ import numpy as np
 from PIL import Image
 
 from core.checksummed_json import sealed
-from core.console import progress, say
 from core.errors import AppError, UsageError
 from core.files import replacing, write_atomically
 from core.hashing import file_sha256
-from core.i18n import t
+from core.i18n import tr
+from core.reporting import notify, progress
 from dataset.classes import UInt8
 from dataset.overlay import overlay
 from inference import pipeline
@@ -36,27 +36,26 @@ ONLY = {"format_whitelist": "mov,matroska,avi", "protocol_whitelist": "file"}
 def require_pyav(what: str) -> None:
     """Raises UsageError where the optional package is missing: before the work, not after it."""
     if importlib.util.find_spec("av") is None:
-        raise UsageError(t(f"{what} 에는 PyAV 가 필요합니다: pip install av", f"{what} needs PyAV: pip install av"))
+        raise UsageError(tr("{what} needs PyAV: pip install av", what=what))
 
 
 def chosen(inputs: Sequence[Path], output: Path) -> list[Path]:
     """The inputs where they are videos; none where they are pictures. Raises UsageError for what goes not together."""
     if not any(path.suffix.lower() in VIDEO_SUFFIXES for path in inputs):
         return []
-    require_pyav(t("동영상", "a video"))
+    require_pyav(tr("a video"))
     made = [(output / _overlay_name(path)).resolve() for path in inputs]
     for path, target in zip(inputs, made, strict=True):
         if path.suffix.lower() not in VIDEO_SUFFIXES:
-            raise UsageError(
-                t(f"{path}: 그림과 동영상은 따로 주세요", f"{path}: give pictures and videos in two calls")
-            )
+            raise UsageError(tr("{path}: give pictures and videos in two calls", path=path))
         if not path.is_file():
-            raise UsageError(t(f"{path}: 파일이 없습니다", f"{path}: no such file"))
+            raise UsageError(tr("{path}: no such file", path=path))
         if path.resolve() in made or made.count(target) > 1:
             raise UsageError(
-                t(
-                    f"{path}: {target} 이(가) 다른 것을 덮어씁니다: 따로 실행하거나 다른 --output 을 주세요",
-                    f"{path}: {target} would overwrite another: run them apart, or give another --output",
+                tr(
+                    "{path}: {target} would overwrite another: run them apart, or give another --output",
+                    path=path,
+                    target=target,
                 )
             )
     return list(inputs)
@@ -84,7 +83,7 @@ def predict_videos(predictor: Predictor, videos: Sequence[Path], lineage: Lineag
         for path in videos:
             try:
                 made = predict_video(predictor, path, output, origin(predictor, lineage))
-                say(f"{path} 를 예측했습니다: {made}", f"predicted {path}: {made}")
+                notify(tr("predicted {path}: {made}", path=path, made=made))
             except UsageError as error:
                 broken.append(str(error))
     if broken:
@@ -104,14 +103,14 @@ def predict_video(predictor: Predictor, source: Path, folder: Path, record: dict
     try:
         with av.open(str(source), options=ONLY) as clip:
             if not clip.streams.video:
-                raise UsageError(t(f"{source}: 영상이 없습니다", f"{source}: no video in it"))
+                raise UsageError(tr("{source}: no video in it", source=source))
             stream = clip.streams.video[0]
             stream.thread_type = "AUTO"
             rate, base = stream.average_rate or Fraction(25), stream.time_base or Fraction(1, 90_000)
             film = Film(str(source), _batches(clip, stream), rate, base, stream.frames or None)
             return write_film(predictor, film, made, lambda: {**record, "input_sha256": file_sha256(source)})
     except av.error.FFmpegError as error:
-        raise UsageError(t(f"{source}: 읽을 수 없는 영상 ({error})", f"{source}: unreadable video ({error})")) from None
+        raise UsageError(tr("{source}: unreadable video ({error})", source=source, error=error)) from None
 
 
 def write_film(predictor: Predictor, film: Film, made: Path, record: Callable[[], dict[str, Any]]) -> Path:
@@ -144,7 +143,7 @@ def _overlaid(predictor: Predictor, film: Film, part: Path) -> tuple[int, dict[s
     ):
         encoder: Any = None
         results = pipeline.run(film.batches, stages, streams, predictor.cores, begin)
-        for frame, outcome in progress(results, film.count, t("예측", "predict"), "frames"):
+        for frame, outcome in progress(results, film.count, tr("predict"), tr("frames")):
             if isinstance(outcome, UsageError):
                 raise outcome
             image, found = outcome
@@ -154,7 +153,7 @@ def _overlaid(predictor: Predictor, film: Film, part: Path) -> tuple[int, dict[s
             shown.pts, shown.time_base = frame.pts, frame.time_base
             out.mux(encoder.encode(shown))
         if encoder is None:
-            raise UsageError(t(f"{film.name}: 프레임이 없습니다", f"{film.name}: not one frame in it"))
+            raise UsageError(tr("{name}: not one frame in it", name=film.name))
         out.mux(encoder.encode(None))
     return frames, dict(zip(classes.names, (total / frames).round(9).tolist(), strict=True))
 
@@ -164,7 +163,7 @@ def _batches(clip: Any, stream: Any) -> Iterator[list[Any]]:
     limit, batch = 2 * (Image.MAX_IMAGE_PIXELS or 0), []
     for frame in clip.decode(stream):
         if frame.width * frame.height > limit:
-            raise UsageError(t(f"{clip.name}: 화소 {limit:,}개까지", f"{clip.name}: at most {limit:,} pixels a frame"))
+            raise UsageError(tr("{name}: at most {limit:,} pixels a frame", name=clip.name, limit=limit))
         batch.append(frame)
         if len(batch) == EVAL_BATCH:
             yield batch

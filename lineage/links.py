@@ -19,10 +19,10 @@ import urllib3
 
 from config import ROOT, Settings
 from core import git
-from core.console import progress
 from core.errors import AppError, UsageError
 from core.hashing import file_sha256
-from core.i18n import t
+from core.i18n import tr
+from core.reporting import progress
 from core.workers import parallel
 from registry import versions as registry
 from utils import mlflow_utils
@@ -63,10 +63,7 @@ def figure(value: object) -> str:
 
 
 def differs(name: str, expected: str, found: str) -> str:
-    return t(
-        f"{name}: SHA-256 기대 {expected}, 실제 {found}",
-        f"{name}: SHA-256 expected {expected}, found {found}",
-    )
+    return tr("{name}: SHA-256 expected {expected}, found {found}", name=name, expected=expected, found=found)
 
 
 def commit_facts(metadata: Mapping[str, str]) -> dict[str, str]:
@@ -83,7 +80,7 @@ def leads_to(lake: LakeFS, commit: str, path: LakePath) -> bool:
         wanted = lake.resolve(path.ref, path.repo)
     except UsageError:  # not known there
         return False
-    with lake.explained(t(f"커밋 {commit[:12]}", f"commit {commit[:12]}")):
+    with lake.explained(tr("commit {commit}", commit=commit[:12])):
         return wanted in (commit, *lake.sdk.commits_api.get_commit(path.repo, commit).parents)
 
 
@@ -117,7 +114,7 @@ class Chain:
 
     def run(self, run_id: str) -> tuple[Link, Run | None]:
         """The run as MLflow knows it; None beside the link where it committed no model, or is gone."""
-        link = Link(t("실행", "run"), run_id)
+        link = Link(tr("run"), run_id)
         try:
             run = mlflow_utils.get_run(self.client, self.settings, run_id)
             lineage = mlflow_utils.run_lineage(run)
@@ -141,9 +138,9 @@ class Chain:
     def best_epoch(self, run: Run) -> Link:
         """What MLflow's curves show for the best epoch, which the model's own figures are."""
         step = run.data.metrics.get("best_epoch", math.nan)
-        link = Link(t("지표 곡선", "curves"), run.info.run_id, t(f"스텝 {step:.0f}", f"step {step:.0f}"))
+        link = Link(tr("curves"), run.info.run_id, tr("step {step:.0f}", step=step))
         for name, fact in OF_THE_BEST_EPOCH.items():
-            with mlflow_utils.explained(self.settings, t("지표 읽기", "reading metrics")):
+            with mlflow_utils.explained(self.settings, tr("reading metrics")):
                 history = self.client.get_metric_history(run.info.run_id, name)
             values = [metric.value for metric in history if metric.step == step]
             link.facts[fact] = figure(values[-1] if values else None)  # an epoch that a kill cut off is done twice
@@ -157,7 +154,7 @@ class Chain:
             if run_id not in (version.run_id, version.tags.get("run_id")):
                 continue
             aliases = [alias for alias, number in named.items() if number == str(version.version)]
-            link = Link(t("버전", "version"), f"{name} v{version.version}", ", ".join(sorted(aliases)))
+            link = Link(tr("version"), f"{name} v{version.version}", ", ".join(sorted(aliases)))
             try:
                 lineage = registry.version_lineage(version)
                 more = ("git_dirty", "lakefs_model_commit", "lakefs_data_commit")
@@ -171,17 +168,14 @@ class Chain:
     def _source(self, version: ModelVersion, model: LakePath) -> Iterator[str]:
         """What is wrong with a version's source, and with its tag in lakeFS."""
         if version.source != str(model).rsplit("/", 1)[0]:
-            yield t(f"source {version.source}, 태그 {model}", f"its source is {version.source}, its tag names {model}")
+            yield tr("its source is {source}, its tag names {model}", source=version.source, model=model)
         tag = version.tags.get("lakefs_tag")
         if tag is None:
             return
         commit = dict(self.lake.named("tags", model.repo)).get(tag)
         if commit is None or not leads_to(self.lake, commit, model):
-            found = commit or t("없음", "none")
-            yield t(
-                f"lakeFS 태그 {tag}: {found}, 기대 {model.ref}",
-                f"the lakeFS tag {tag} is {found}, expected on {model.ref}",
-            )
+            found = commit or tr("none")
+            yield tr("the lakeFS tag {tag} is {found}, expected on {ref}", tag=tag, found=found, ref=model.ref)
 
     def _require_version(self, start: list[Link], versions: list[Link]) -> None:
         """Note where a prediction names a version of the settings' model that is none of this run's."""
@@ -189,10 +183,8 @@ class Chain:
         for link in start:
             said = link.facts.get("version", "")
             if said not in names and said.rsplit(" v", 1)[0] == self.settings.registered_model:
-                there = ", ".join(names) or t("없음", "none")
-                link.faults.append(
-                    t(f"version: {said}, 이 실행의 버전은 {there}", f"version: says {said}, its run's: {there}")
-                )
+                there = ", ".join(names) or tr("none")
+                link.faults.append(tr("version: says {said}, its run's: {there}", said=said, there=there))
 
     # --- files in lakeFS ------------------------------------------------------------------------------------------
 
@@ -203,7 +195,7 @@ class Chain:
             listed = self.lake.objects(place.ref, place.path, place.repo)
             remote = next((file for file in listed if file.path == place.path), None)
             if remote is None:
-                raise AppError(t("lakeFS 에 없습니다", "not in lakeFS"))
+                raise AppError(tr("not in lakeFS"))
             for chunk in self.lake.transfer.read(place.repo, place.ref, remote):
                 digest.update(chunk)
                 head = head if len(head) > SMALL else head + chunk
@@ -216,21 +208,19 @@ class Chain:
         return link, found, head
 
     def _metadata(self, place: LakePath) -> dict[str, str]:
-        with self.lake.explained(t(f"커밋 {place.ref[:12]}", f"commit {place.ref[:12]}")):
+        with self.lake.explained(tr("commit {ref}", ref=place.ref[:12])):
             return dict(self.lake.sdk.commits_api.get_commit(place.repo, place.ref).metadata or {})
 
     def model(self, path: LakePath) -> Iterator[Link]:
         """The model file, metrics.json and MLmodel beside it, and what their commit says."""
-        link, found, _ = self._file(t("모델", "model"), path)
+        link, found, _ = self._file(tr("model"), path)
         report, figures = self._beside(path, METRICS)
         described, content = self._beside(path, MLMODEL)
         if found is not None:
             metadata = self._metadata(path)
             said = commit_facts(metadata)
             if said.get("model_sha256", found) != found:
-                link.faults.append(
-                    differs(t("커밋의 메타데이터", "the commit's metadata"), said["model_sha256"], found)
-                )
+                link.faults.append(differs(tr("the commit's metadata"), said["model_sha256"], found))
             link.facts = {**said, "model_sha256": found, "lakefs_model_commit": path.ref}
             link.facts.pop("lakefs_model_path", None)
             if not report.faults:
@@ -254,7 +244,7 @@ class Chain:
         try:
             return link, dict(json.loads(content))
         except (ValueError, TypeError) as error:
-            link.faults.append(t(f"읽을 수 없습니다 ({error})", f"not readable ({error})"))
+            link.faults.append(tr("not readable ({error})", error=error))
             return link, {}
 
     def exports(self, tags: Mapping[str, str], needed: set[str | None]) -> Iterator[Link]:
@@ -263,15 +253,10 @@ class Chain:
             uri, sha256 = tags.get(f"lakefs_{kind}_path"), tags.get(f"{kind}_sha256")
             if uri is None and sha256 is None and kind not in needed:
                 continue
-            label = t("내보내기", "export")
+            label = tr("export")
             try:
                 if uri is None or sha256 is None:
-                    raise AppError(
-                        t(
-                            f"실행에 lakefs_{kind}_path 나 {kind}_sha256 태그가 없습니다",
-                            f"the run has no tag lakefs_{kind}_path, or none {kind}_sha256",
-                        )
-                    )
+                    raise AppError(tr("the run has no tag lakefs_{kind}_path, or none {kind}_sha256", kind=kind))
                 yield self._export(label, kind, LakePath.parse(uri))
             except AppError as error:
                 yield Link(label, uri or kind, faults=[str(error)])
@@ -286,7 +271,7 @@ class Chain:
         if metadata.get("model_sha256") == model and key in metadata:  # else a later commit, which had the file already
             link.facts = commit_facts(metadata)
             if metadata[key] != found:
-                link.faults.append(differs(t("커밋의 메타데이터", "the commit's metadata"), metadata[key], found))
+                link.faults.append(differs(tr("the commit's metadata"), metadata[key], found))
         link.facts |= {key: found, "model_sha256": model}
         return link
 
@@ -298,19 +283,19 @@ class Chain:
         return replace(known, facts=dict(known.facts), faults=list(known.faults))  # this run may add to them
 
     def _data(self, path: LakePath) -> Link:
-        link = Link(t("데이터", "data"), str(path), facts={"lakefs_data_commit": path.ref}, hashed=True)
+        link = Link(tr("data"), str(path), facts={"lakefs_data_commit": path.ref}, hashed=True)
         try:
             remote = list(self.lake.objects(path.ref, path.path, path.repo))
         except AppError as error:
             link.faults.append(str(error))
             return link
         results = parallel(lambda file: self.lake.broken(path, file), remote)
-        for file, result in progress(results, len(remote), t("데이터 검증", "verifying the data"), "files"):
+        for file, result in progress(results, len(remote), tr("verifying the data"), tr("files")):
             if result is not None:
                 link.faults.append(f"{file.path}: {result}")
-        link.note = t(f"파일 {len(remote)}개", f"{len(remote)} files")
+        link.note = tr("{count} files", count=len(remote))
         if not remote:
-            link.faults.append(t("lakeFS 에 파일이 없습니다", "no files in lakeFS"))
+            link.faults.append(tr("no files in lakeFS"))
         if all(file.sha256 for file in remote):
             hashes = {file.path.removeprefix(path.path): str(file.sha256) for file in remote}
             link.facts["data_manifest_sha256"] = data_manifest(hashes, path.path)
@@ -320,9 +305,9 @@ class Chain:
 
     def code(self, run_id: str, known: Mapping[str, str], tags: Mapping[str, str]) -> Link:
         """The code in Git, its objects hashed again by Git itself, and the changes that a run had on top of it."""
-        link = Link(t("코드", "code"), known.get("git_commit", git.NONE))
+        link = Link(tr("code"), known.get("git_commit", git.NONE))
         if link.name == git.NONE:
-            link.note = t("Git 기록 없음", "no Git when it ran")
+            link.note = tr("no Git when it ran")
             return link
         problem = git.problem_of(ROOT, link.name)
         if problem:
@@ -335,13 +320,13 @@ class Chain:
 
     def _changes(self, link: Link, run_id: str, tags: Mapping[str, str]) -> str:
         """What is known of the uncommitted changes that a run trained with; a broken record of them is a fault."""
-        state, expected = tags.get("git_patch", t("기록 없음", "no record of them")), tags.get("git_patch_sha256")
+        state, expected = tags.get("git_patch", tr("no record of them")), tags.get("git_patch_sha256")
         if state == "recorded":
             os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # for one small file
             try:
                 with (
                     tempfile.TemporaryDirectory() as folder,
-                    mlflow_utils.explained(self.settings, t("실행 기록 읽기", "reading the run's record")),
+                    mlflow_utils.explained(self.settings, tr("reading the run's record")),
                 ):
                     found = file_sha256(Path(self.client.download_artifacts(run_id, PATCH, folder)))
             except (AppError, OSError) as error:
@@ -349,8 +334,8 @@ class Chain:
             else:
                 if expected is not None and found != expected:
                     link.faults.append(differs(PATCH, expected, found))
-            state = PATCH if expected else t(f"{PATCH}, 해시 기록 없음", f"{PATCH}, its hash was not recorded")
-        return t(f"커밋하지 않은 변경이 있던 코드 ({state})", f"with uncommitted changes ({state})")
+            state = PATCH if expected else tr("{patch}, its hash was not recorded", patch=PATCH)
+        return tr("with uncommitted changes ({state})", state=state)
 
 
 def _other_figures(metadata: Mapping[str, str], figures: Mapping[str, Any]) -> Iterator[str]:
@@ -359,7 +344,10 @@ def _other_figures(metadata: Mapping[str, str], figures: Mapping[str, Any]) -> I
         value = figures.get(name)
         wanted = f"{value:.6f}" if isinstance(value, int | float) else "nan"
         if metadata.get(name, wanted) != wanted:
-            yield t(
-                f"{name}: 커밋의 메타데이터에는 {metadata[name]}, {METRICS} 에는 {wanted}",
-                f"{name}: the commit's metadata say {metadata[name]}, where {METRICS} says {wanted}",
+            yield tr(
+                "{name}: the commit's metadata say {metadata}, where {metrics} says {wanted}",
+                name=name,
+                metadata=metadata[name],
+                metrics=METRICS,
+                wanted=wanted,
             )

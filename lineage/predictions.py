@@ -14,7 +14,7 @@ from core import checksummed_json
 from core.errors import AppError, UsageError
 from core.files import inside
 from core.hashing import file_sha256
-from core.i18n import t
+from core.i18n import tr
 from lineage.links import FIGURES, ORIGIN, Link, differs, figure
 
 LISTING, OF_A_VIDEO = "predictions.json", "_overlay.json"
@@ -28,7 +28,7 @@ def record_of(folder: Path) -> Path | None:
     videos = sorted(folder.glob(f"*{OF_A_VIDEO}"))
     if len(videos) > 1:
         names = ", ".join(path.name for path in videos[:10])
-        raise UsageError(t(f"{folder}: 하나를 고르세요: {names}", f"{folder}: name one of its videos: {names}"))
+        raise UsageError(tr("{folder}: name one of its videos: {names}", folder=folder, names=names))
     return videos[0] if videos else None
 
 
@@ -51,16 +51,14 @@ def _recorded(path: Path, record: Path) -> Link | None:
 
     Of a listing only the part about `path`, where that is one of its files; None where it is none of them.
     """
-    link = Link(t("예측", "prediction"), str(path))
+    link = Link(tr("prediction"), str(path))
     try:
         content: dict[str, Any] = dict(json.loads(record.read_text(encoding="utf-8")))
         link.facts = _facts(content)
         pictures = [dict(picture) for picture in content["images"]] if "images" in content else [content]
         files = dict(content.get("files", {}))
     except (ValueError, KeyError, TypeError) as error:
-        raise AppError(
-            t(f"{record}: 읽을 수 없는 기록 ({error})", f"{record}: not a readable record ({error})")
-        ) from error
+        raise AppError(tr("{record}: not a readable record ({error})", record=record, error=error)) from error
     if path != record:
         name = path.relative_to(record.parent).as_posix()
         files = {key: sha256 for key, sha256 in files.items() if key == name}
@@ -72,12 +70,12 @@ def _recorded(path: Path, record: Path) -> Link | None:
     for picture in pictures:
         files |= {str(picture[key]): picture.get(f"{key}_sha256") for key in OWN_FILES if key in picture}
     link.faults += _broken(record.parent, files)
-    link.note = t(f"파일 {len(files)}개", f"{len(files)} files")
+    link.note = tr("{count} files", count=len(files))
     if content.get("split") is None:  # else the pictures are those of the data
         broken, gone = _inputs(pictures)
         link.faults += broken
         if gone:
-            link.note += t(f", 입력 {gone}개는 옮겨져 확인하지 못함", f", {gone} inputs moved away, not checked")
+            link.note += tr(", {gone} inputs moved away, not checked", gone=gone)
     return link
 
 
@@ -95,19 +93,16 @@ def _facts(content: dict[str, Any]) -> dict[str, str]:
 def _changed(record: Path, whole: bool | None) -> Iterator[str]:
     """What a record's own hash says of it."""
     if whole is None:  # older code wrote none; a changed name of the entry looks the same
-        yield t(
-            f"{record}: {checksummed_json.KEY} 이(가) 없습니다",
-            f"{record}: has no {checksummed_json.KEY}, so a change would not show",
-        )
+        yield tr("{record}: has no {key}, so a change would not show", record=record, key=checksummed_json.KEY)
     elif not whole:
-        yield t(f"{record}: 쓴 뒤에 바뀌었습니다", f"{record}: changed since it was written")
+        yield tr("{record}: changed since it was written", record=record)
 
 
 def _broken(folder: Path, files: dict[str, str | None]) -> Iterator[str]:
     """What is wrong with files below a folder."""
     for name, expected in files.items():
         path = inside(folder, name)
-        found = file_sha256(path) if path.is_file() else t("없음", "missing")
+        found = file_sha256(path) if path.is_file() else tr("missing")
         if found != expected:
             yield differs(str(path), str(expected), found)
 
@@ -132,11 +127,11 @@ def _by_text(path: Path) -> Link | None:
             text = {str(key): str(value) for key, value in picture.info.items()}
             picture.verify()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise AppError(t(f"{path}: 읽을 수 없는 PNG ({error})", f"{path}: not a readable PNG ({error})")) from error
+        raise AppError(tr("{path}: not a readable PNG ({error})", path=path, error=error)) from error
     if not all(key in text for key in ORIGIN):
         return None
-    note = t("PNG 의 텍스트로: 그림은 CRC 로만 확인", "by the text in it: its pixels are checked by their CRC alone")
-    link = Link(t("예측", "prediction"), str(path), note, {key: text[key] for key in ORIGIN})
+    note = tr("by the text in it: its pixels are checked by their CRC alone")
+    link = Link(tr("prediction"), str(path), note, {key: text[key] for key in ORIGIN})
     if text.get("model_version", "None") != "None":
         link.facts["version"] = text["model_version"]
     return link

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 from config import ROOT, Settings
 from core import git as git_utils
-from core.console import say, table
+from core.console import table
 from core.errors import UsageError
 from core.hashing import file_sha256
-from core.i18n import t
+from core.i18n import tr
+from core.reporting import notify
 from lineage import predictions
 from lineage.links import EXPORTS, METRICS, MLMODEL, Chain, Link, commit_facts, leads_to
 from registry import versions
@@ -41,10 +42,7 @@ def trace(settings: Settings, lake: LakeFS, client: MlflowClient, target: str) -
     """Print the chain that `target` belongs to; whether all of it is as it was written. Raises UsageError."""
     start, runs = Finder(settings, lake, client).find(target)
     if len(runs) > MOST_RUNS:
-        say(
-            f"실행 {len(runs)}개 중 최근 {MOST_RUNS}개를 봅니다",
-            f"{len(runs)} runs: following the newest {MOST_RUNS}",
-        )
+        notify(tr("{count} runs: following the newest {most_runs}", count=len(runs), most_runs=MOST_RUNS))
     chain, whole = Chain(settings, lake, client), True
     for run_id in runs[:MOST_RUNS]:
         links = [*start, *chain.links(run_id, start)]
@@ -56,14 +54,14 @@ def trace(settings: Settings, lake: LakeFS, client: MlflowClient, target: str) -
 
 def show(links: list[Link]) -> None:
     """The chain as a table, and below it what is wrong with each link."""
-    good, bad = t("정상", "ok"), t("손상", "BROKEN")
+    good, bad = tr("ok"), tr("BROKEN")
     rows = [(link.kind, link.name, bad if link.faults else good, link.note) for link in links]
-    print(table((t("고리", "link"), t("이름", "name"), t("상태", "state"), ""), rows))
+    print(table((tr("link"), tr("name"), tr("state"), ""), rows))
     for link in links:
         for fault in link.faults:
             print(f"  {link.kind} {link.name}: {fault}")
     broken = sum(bool(link.faults) for link in links)
-    say(f"고리 {len(links)}개 중 {broken}개 손상", f"{broken} of {len(links)} links broken")
+    notify(tr("{broken} of {count} links broken", broken=broken, count=len(links)))
 
 
 def contradictions(links: list[Link]) -> None:
@@ -81,9 +79,12 @@ def contradictions(links: list[Link]) -> None:
             if value != usual:
                 others = ", ".join(other.kind for other, theirs in said if theirs == usual)
                 link.faults.append(
-                    t(
-                        f"{fact}: 여기에는 {value}, 다른 고리({others})에는 {usual}",
-                        f"{fact}: says {value}, where others ({others}) say {usual}",
+                    tr(
+                        "{fact}: says {value}, where others ({others}) say {usual}",
+                        fact=fact,
+                        value=value,
+                        others=others,
+                        usual=usual,
                     )
                 )
 
@@ -118,11 +119,7 @@ class Finder:
             version = versions.find_version(self.client, self.settings, spec)
             return [], [str(version.run_id or version.tags.get("run_id"))]
         if path.suffix.lower() in SUFFIXES or "/" in target or "\\" in target:
-            what = (
-                t("예측이 없는 폴더입니다", "a folder without predictions")
-                if path.is_dir()
-                else t("파일이 없습니다", "no such file")
-            )
+            what = tr("a folder without predictions") if path.is_dir() else tr("no such file")
             raise UsageError(f"{target}: {what}")
         return self.commit(self.lake.repo, target)
 
@@ -134,18 +131,18 @@ class Finder:
         sha256 = file_sha256(path)
         known = ((tag, self.runs_with(tag, sha256)) for tag in HASHES)
         fact, runs = next(((tag, ids) for tag, ids in known if ids), (HASH_OF.get(path.name, "model_sha256"), []))
-        link = Link(t("파일", "file"), str(path), facts={fact: sha256})
+        link = Link(tr("file"), str(path), facts={fact: sha256})
         link.export = next((kind for kind in EXPORTS if fact == f"{kind}_sha256"), None)
         if not runs:
             runs = self._beside(path)
-            link.note = t(
-                "이 해시를 아는 실행 없음: 곁의 파일에서", "no run knows its hash: its run by what lies beside it"
-            )
+            link.note = tr("no run knows its hash: its run by what lies beside it")
         if not runs:
             raise UsageError(
-                t(
-                    f"{path}: SHA-256 {sha256}: 이 해시를 아는 실행도, 이것을 적은 {predictions.LISTING} 도 없습니다",
-                    f"{path}: no run knows its SHA-256 {sha256}, and no {predictions.LISTING} above it lists it",
+                tr(
+                    "{path}: no run knows its SHA-256 {sha256}, and no {listing} above it lists it",
+                    path=path,
+                    sha256=sha256,
+                    listing=predictions.LISTING,
                 )
             )
         return [link], runs
@@ -165,7 +162,7 @@ class Finder:
     def commit(self, repo: str, ref: str) -> tuple[list[Link], list[str]]:
         """A commit of data or model; tags and branches are followed to theirs, a copied commit is known by its old id too."""
         commit_id = self.lake.resolve(ref, repo)
-        with self.lake.explained(t(f"커밋 {commit_id[:12]}", f"commit {commit_id[:12]}")):
+        with self.lake.explained(tr("commit {commit_id}", commit_id=commit_id[:12])):
             commit = self.lake.sdk.commits_api.get_commit(repo, commit_id)
         metadata = dict(commit.metadata or {})
         link = Link("lakeFS", f"lakefs://{repo}/{commit_id}", note=(commit.message.splitlines() or [""])[0][:60])
@@ -176,12 +173,7 @@ class Finder:
             runs = [metadata["mlflow_run_id"]]
             link.facts = commit_facts(metadata)
         if not runs:
-            raise UsageError(
-                t(
-                    f"{link.name}: 이 커밋을 쓴 실행이 없습니다",
-                    f"{link.name}: no run names this commit, and it names none",
-                )
-            )
+            raise UsageError(tr("{name}: no run names this commit, and it names none", name=link.name))
         return [link], runs
 
     def git(self, name: str, commit: str) -> tuple[list[Link], list[str]]:
@@ -196,24 +188,16 @@ class Finder:
             tag = dict(self.lake.named("tags", lock.model.repo)).get(name)
             if tag is not None and not leads_to(self.lake, tag, lock.model):
                 link.faults.append(
-                    t(
-                        f"lakeFS 의 같은 태그는 {tag}, lakefs.lock 은 {lock.model.ref}",
-                        f"the tag of this name in lakeFS is {tag}, lakefs.lock names {lock.model.ref}",
-                    )
+                    tr("the tag of this name in lakeFS is {tag}, lakefs.lock names {ref}", tag=tag, ref=lock.model.ref)
                 )
         if not runs:
-            raise UsageError(
-                t(
-                    f"Git {name}: lakefs.lock 도, 이 코드의 실행도 없습니다",
-                    f"Git {name}: it has no lakefs.lock, and no run was made with it",
-                )
-            )
+            raise UsageError(tr("Git {name}: it has no lakefs.lock, and no run was made with it", name=name))
         return [link], runs
 
     def runs_with(self, tag: str, value: str) -> list[str]:
         """Ids of the runs of all experiments with this tag, newest first."""
         experiments = [e.experiment_id for e in mlflow_utils.experiments(self.client, self.settings)]
-        with mlflow_utils.explained(self.settings, t("실행 검색", "searching runs")):
+        with mlflow_utils.explained(self.settings, tr("searching runs")):
             found = self.client.search_runs(
                 experiments, f"tags.{tag} = '{value}'", max_results=1000, order_by=["attributes.start_time DESC"]
             )

@@ -13,9 +13,10 @@ import torch
 from PIL import Image, ImageDraw
 
 from config import Settings, cache_folder
-from core.console import say, table
+from core.console import table
 from core.files import replacing, write_atomically
-from core.i18n import t
+from core.i18n import tr
+from core.reporting import notify
 from dataset.classes import IGNORE_INDEX, ClassMap, UInt8
 from dataset.images import read_image, read_mask
 from dataset.overlay import overlay, title_font
@@ -44,16 +45,12 @@ def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lin
     classes = models[1].classes
     a, b = (evaluation.measure(m, items, classes, device, name) for m, name in zip(models, "AB", strict=True))
     names = [lineage.version or lineage.run_id for lineage in (first, second)]
-    say(f"A: {names[0]}, B: {names[1]}", f"A: {names[0]}, B: {names[1]}")
-    say(
-        f"{second.data_path} 의 {split} {len(items)}장",
-        f"{len(items)} pictures of {split} in {second.data_path}",
-    )
+    notify(tr("A: {names}, B: {names2}", names=names[0], names2=names[1]))
+    notify(tr("{count} pictures of {split} in {data_path}", count=len(items), split=split, data_path=second.data_path))
     seen = overlap.seen_in_training(lake, first, second.data_path, split, cache)
     if seen:
-        say(
-            f"그 가운데 {len(seen)}장은 A 의 학습에 쓰였습니다: A 의 값이 높게 나옵니다 (승격 판정은 이 사진을 뺍니다)",
-            f"A was trained on {len(seen)} of them, which flatters it (a promotion leaves these out)",
+        notify(
+            tr("A was trained on {count} of them, which flatters it (a promotion leaves these out)", count=len(seen))
         )
     print("\n" + class_table(a, b, settings.register_confidence))
     gains = np.array([b.only([i]).figure("miou") - a.only([i]).figure("miou") for i in range(len(items))])
@@ -79,7 +76,7 @@ def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lin
         for i, item in enumerate(items)
     ]
     write_atomically(folder / "compare.json", json.dumps(content, ensure_ascii=False, indent=1).encode())
-    say(f"그림과 모든 값: {folder}", f"pictures and all figures: {folder}")
+    notify(tr("pictures and all figures: {folder}", folder=folder))
 
 
 def class_table(a: Measured, b: Measured, confidence: float) -> str:
@@ -89,16 +86,16 @@ def class_table(a: Measured, b: Measured, confidence: float) -> str:
     for name in b.classes.names:
         old, new = theirs[name], ours[name]
         if old is None or new is None:
-            rows.append([name, *[t("없음", "absent")] * 2, "", ""])
+            rows.append([name, *[tr("absent")] * 2, "", ""])
         else:
             rows.append([name, f"{old:.4f}", f"{new:.4f}", f"{new - old:+.4f}", ""])
-    for figure, name in (("miou", "mIoU"), ("accuracy", t("정확도", "accuracy"))):
+    for figure, name in (("miou", "mIoU"), ("accuracy", tr("accuracy"))):
         old_total, new_total = a.figure(figure), b.figure(figure)
         low, high = gate.gain_interval(a, b, figure, confidence or 0.95)
         few = len(b.pictures) < gate.LEAST_PICTURES
-        interval = t("그림 부족", "too few pictures") if few else f"[{low:+.4f}, {high:+.4f}]"
+        interval = tr("too few pictures") if few else f"[{low:+.4f}, {high:+.4f}]"
         rows.append([name, f"{old_total:.4f}", f"{new_total:.4f}", f"{new_total - old_total:+.4f}", interval])
-    return table([t("클래스", "class"), "A", "B", "B - A", f"{confidence or 0.95:.0%}"], rows)
+    return table([tr("class"), "A", "B", "B - A", f"{confidence or 0.95:.0%}"], rows)
 
 
 def picture_table(a: Measured, b: Measured, shown: Sequence[int]) -> str:
@@ -107,7 +104,7 @@ def picture_table(a: Measured, b: Measured, shown: Sequence[int]) -> str:
     for index in shown:
         old, new = a.only([index]).figure("miou"), b.only([index]).figure("miou")
         rows.append([b.pictures[index], f"{old:.4f}", f"{new:.4f}", f"{new - old:+.4f}"])
-    return table([t("가장 다른 그림", "pictures that differ most"), "A", "B", "B - A"], rows)
+    return table([tr("pictures that differ most"), "A", "B", "B - A"], rows)
 
 
 def _most_different(gains: np.ndarray[Any, Any]) -> list[int]:
@@ -140,7 +137,7 @@ def draw_sheet(
         a, b = (evaluation.in_classes(model, classes)[predictor.segment(model, [image], device)[0]] for model in models)
         panels = [image, overlay(image, label, classes), _over(image, a, classes), _over(image, b, classes)]
         panels.append(_difference(image, label, a, b))
-        titles = [item.name, t("정답", "label"), "A", "B", f"B - A: {gain:+.3f}"]
+        titles = [item.name, tr("label"), "A", "B", f"B - A: {gain:+.3f}"]
         rows.append(_row(panels, titles))
     width, height = max(row.width for row in rows), sum(row.height for row in rows)
     sheet = Image.new("RGB", (width, height), "white")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from core.console import say
 from core.errors import AppError, UsageError
-from core.i18n import t
+from core.i18n import tr
+from core.reporting import notify
 from utils import mlflow_utils
 from utils.lakefs_utils import LakeFS
 
@@ -33,20 +33,19 @@ def _merge_experiment(lake: LakeFS, run: Run) -> None:
     source = lineage.model_path
     if source.repo != lake.repo:
         raise UsageError(
-            t(
-                f"실행 {lineage.run_id} 의 저장소는 {source.repo} 입니다: LAKEFS_REPO={source.repo} 로 실행하세요",
-                f"run {lineage.run_id} is of repository {source.repo}: run with LAKEFS_REPO={source.repo}",
+            tr(
+                "run {run_id} is of repository {repo}: run with LAKEFS_REPO={repo}",
+                run_id=lineage.run_id,
+                repo=source.repo,
             )
         )
     if not lake.contains(lake.branch, source.ref):
         metadata = {"mlflow_run_id": lineage.run_id, "model_sha256": lineage.model_sha256, "experiment_branch": branch}
         git = {key: value for key, value in run.data.tags.items() if key.startswith("git_")}
         head = lake.merge_commit(source.ref, f"merge experiment {branch}", git | metadata)
-        say(f"{branch} 을(를) {lake.branch} 에 병합했습니다: {head}", f"merged {branch} into {lake.branch}: {head}")
+        notify(tr("merged {branch} into {lake_branch}: {head}", branch=branch, lake_branch=lake.branch, head=head))
     if not lake.contains(lake.branch, source.ref):
-        raise AppError(
-            t(f"{source} 이(가) {lake.branch} 에 없습니다", f"{source} is not on {lake.branch} after the merge")
-        )
+        raise AppError(tr("{source} is not on {branch} after the merge", source=source, branch=lake.branch))
 
 
 def delete_experiment(lake: LakeFS, run: Run) -> None:
@@ -57,9 +56,12 @@ def delete_experiment(lake: LakeFS, run: Run) -> None:
         return
     if lake.contains(lake.branch, head):
         lake.delete_branch(branch)
-        say(f"브랜치를 지웠습니다: {branch}", f"deleted the branch {branch}")
+        notify(tr("deleted the branch {branch}", branch=branch))
     else:
-        say(
-            f"브랜치 {branch} 에 병합하지 않은 커밋이 있어 지우지 않았습니다",
-            f"kept the branch {branch}: it holds commits that {lake.branch} lacks",
+        notify(
+            tr(
+                "kept the branch {branch}: it holds commits that {lake_branch} lacks",
+                branch=branch,
+                lake_branch=lake.branch,
+            )
         )

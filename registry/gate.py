@@ -18,7 +18,7 @@ import torch
 
 from config import parse_class_minimum
 from core.errors import UsageError
-from core.i18n import t
+from core.i18n import tr
 from dataset.samples import committed_items
 from registry.overlap import seen_in_training
 from registry.versions import CHALLENGER, CHAMPION
@@ -88,7 +88,7 @@ def judge(
     _, items = committed_items(lake, data, split, cache)
     model = load(lake, candidate, device, cache)
     minimum = class_minimum(settings.register_min_class_iou, model.classes.names)  # a wrong name is said at once
-    new = measure(model, items, model.classes, device, t("후보", "candidate"))
+    new = measure(model, items, model.classes, device, tr("candidate"))
     figure = figure_of(settings.register_metric)
     record: dict[str, Any] = {"data": str(data), "split": split, "figure": figure, "pictures": len(items)}
     record |= {"candidate": new.figure(figure), "milliseconds": round(new.milliseconds, 3), "device": device.type}
@@ -110,9 +110,10 @@ def judge(
             reasons += found
         else:
             reasons.append(
-                t(
-                    f"{split} 의 사진 {len(seen)}장이 모두 챔피언의 학습에 쓰였습니다: 비교할 수 없습니다",
-                    f"the champion was trained on all {len(seen)} pictures of {split}: nothing to compare on",
+                tr(
+                    "the champion was trained on all {count} pictures of {split}: nothing to compare on",
+                    count=len(seen),
+                    split=split,
                 )
             )
     number = champion.version.rsplit(" v", 1)[1] if champion and champion.version else None
@@ -133,16 +134,22 @@ def _against(settings: Settings, old: Measured, new: Measured, figure: str) -> t
     if not gain > 0 or gain < settings.register_min_gain:
         needed = max(settings.register_min_gain, 0)
         reasons.append(
-            t(
-                f"{figure}: {after:.4f}, 챔피언 {before:.4f}: 차이 {gain:+.4f}, 필요한 차이 {needed:.4f} 초과",
-                f"{figure} {after:.4f}, champion {before:.4f}: gain {gain:+.4f}, needed more than {needed:.4f}",
+            tr(
+                "{figure} {after:.4f}, champion {before:.4f}: gain {gain:+.4f}, needed more than {needed:.4f}",
+                figure=figure,
+                after=after,
+                before=before,
+                gain=gain,
+                needed=needed,
             )
         )
     if confidence and count < LEAST_PICTURES:
         reasons.append(
-            t(
-                f"사진 {count}장으로는 우연을 가릴 수 없습니다: {LEAST_PICTURES}장 필요 (REGISTER_CONFIDENCE=0: 묻지 않음)",
-                f"{count} pictures cannot tell a gain from chance: needed {LEAST_PICTURES} (REGISTER_CONFIDENCE=0: not asked for)",
+            tr(
+                "{count} pictures cannot tell a gain from chance: needed {least_pictures} "
+                "(REGISTER_CONFIDENCE=0: not asked for)",
+                count=count,
+                least_pictures=LEAST_PICTURES,
             )
         )
     elif confidence:
@@ -150,9 +157,14 @@ def _against(settings: Settings, old: Measured, new: Measured, figure: str) -> t
         figures |= {"interval": [low, high], "confidence": confidence}
         if gain > 0 and not low > 0:
             reasons.append(
-                t(
-                    f"차이 {gain:+.4f} 은(는) 우연일 수 있습니다: 사진 {count}장의 {confidence:.0%} 구간 [{low:+.4f}, {high:+.4f}]",
-                    f"the gain {gain:+.4f} may be chance: {confidence:.0%} interval over {count} pictures [{low:+.4f}, {high:+.4f}]",
+                tr(
+                    "the gain {gain:+.4f} may be chance: {confidence:.0%} interval over {count} "
+                    "pictures [{low:+.4f}, {high:+.4f}]",
+                    gain=gain,
+                    confidence=confidence,
+                    count=count,
+                    low=low,
+                    high=high,
                 )
             )
     return reasons, figures
@@ -166,9 +178,11 @@ def _repeated(settings: Settings, candidate: Lineage, new: Measured) -> list[str
     if settings.register_split != "val" or said is None or abs(said - new.figure(figure)) <= REPEATED:
         return []
     return [
-        t(
-            f"실행이 기록한 {recorded[figure]} {said:.4f} 을(를) 다시 얻지 못했습니다: 측정값 {new.figure(figure):.4f}",
-            f"the run's {recorded[figure]} {said:.4f} was not found again: measured {new.figure(figure):.4f}",
+        tr(
+            "the run's {recorded} {said:.4f} was not found again: measured {figure:.4f}",
+            recorded=recorded[figure],
+            said=said,
+            figure=new.figure(figure),
         )
     ]
 
@@ -180,18 +194,16 @@ def _class_conditions(minimum: Mapping[str, float], new: Measured, split: str) -
         least = minimum.get(name, 0.0)
         if least and iou is None:
             reasons.append(
-                t(
-                    f"클래스 {name}: {split} 에 없어 최소 IoU {least:.4f} 을(를) 확인할 수 없습니다 ({name}=0: 묻지 않음)",
-                    f"class {name}: does not occur in {split}, so its minimum {least:.4f} cannot be checked ({name}=0: not asked for)",
+                tr(
+                    "class {name}: does not occur in {split}, so its minimum {least:.4f} cannot "
+                    "be checked ({name}=0: not asked for)",
+                    name=name,
+                    split=split,
+                    least=least,
                 )
             )
         elif iou is not None and iou < least:
-            reasons.append(
-                t(
-                    f"클래스 {name}: IoU {iou:.4f} < 최소 {least:.4f}",
-                    f"class {name}: IoU {iou:.4f} < minimum {least:.4f}",
-                )
-            )
+            reasons.append(tr("class {name}: IoU {iou:.4f} < minimum {least:.4f}", name=name, iou=iou, least=least))
     return reasons
 
 
@@ -201,16 +213,14 @@ def _conditions(settings: Settings, new: Measured, size_bytes: int) -> list[str]
     most, slowest = settings.register_max_mb, settings.register_max_ms
     if most is not None and size_bytes > most * 1e6:
         reasons.append(
-            t(
-                f"모델 파일 {size_bytes / 1e6:.2f} MB > 최대 {most:.2f} MB",
-                f"model file {size_bytes / 1e6:.2f} MB > largest {most:.2f} MB",
-            )
+            tr("model file {size_bytes:.2f} MB > largest {most:.2f} MB", size_bytes=size_bytes / 1000000.0, most=most)
         )
     if slowest is not None and new.milliseconds > slowest:
         reasons.append(
-            t(
-                f"사진 한 장에 {new.milliseconds:.1f} ms > 최대 {slowest:.1f} ms",
-                f"{new.milliseconds:.1f} ms a picture > most {slowest:.1f} ms",
+            tr(
+                "{milliseconds:.1f} ms a picture > most {slowest:.1f} ms",
+                milliseconds=new.milliseconds,
+                slowest=slowest,
             )
         )
     return reasons
@@ -223,9 +233,6 @@ def class_minimum(text: str | None, names: Sequence[str]) -> Mapping[str, float]
         if name not in names:
             known = ", ".join(difflib.get_close_matches(name, names, n=1, cutoff=0) or names)
             raise UsageError(
-                t(
-                    f"REGISTER_MIN_CLASS_IOU: 모르는 클래스 '{name}' (클래스: {known})",
-                    f"REGISTER_MIN_CLASS_IOU: unknown class '{name}' (classes: {known})",
-                )
+                tr("REGISTER_MIN_CLASS_IOU: unknown class '{name}' (classes: {known})", name=name, known=known)
             )
     return (dict.fromkeys(names, everywhere) if everywhere is not None else {}) | single

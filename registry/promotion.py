@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from config import ROOT, Settings
 from core import git as git_utils
-from core.console import say, warn
 from core.errors import AppError, BelowThreshold, UsageError, one_line
-from core.i18n import t
+from core.i18n import tr
 from core.locks import held
+from core.reporting import notify, warn
 from registry import versions
 from registry.experiment_branch import _merge_experiment
 from registry.versions import CHALLENGER, CHAMPION
@@ -44,7 +44,7 @@ ROLLED_BACK = "rolled_back"  # tag of a version that a person took out of use: w
 def alone(settings: Settings) -> contextlib.AbstractContextManager[None]:
     """One call at a time changes the registry from this project: two at once could both promote, or register one run twice."""
     lock = settings.lakefs_local_dir / "register.lock"
-    return held(lock, "다른 등록이 끝나기를 기다립니다", "waiting for another registration to end")
+    return held(lock, tr("waiting for another registration to end"))
 
 
 def require_registrable(run: Run, settings: Settings) -> None:
@@ -53,17 +53,20 @@ def require_registrable(run: Run, settings: Settings) -> None:
     if run.info.status != "FINISHED" or run.data.tags.get("smoke") == "true":
         state = "--smoke" if run.data.tags.get("smoke") == "true" else run.info.status
         raise UsageError(
-            t(
-                f"실행 {run.info.run_id} 은(는) {state} 입니다: FINISHED 인 학습만 등록할 수 있습니다",
-                f"run {run.info.run_id} is {state}: only a FINISHED training can be registered",
+            tr(
+                "run {run_id} is {state}: only a FINISHED training can be registered",
+                run_id=run.info.run_id,
+                state=state,
             )
         )
     if metric not in run.data.metrics:
-        known = ", ".join(sorted(run.data.metrics)) or t("없음", "none")
+        known = ", ".join(sorted(run.data.metrics)) or tr("none")
         raise UsageError(
-            t(
-                f"실행 {run.info.run_id} 에 지표 '{metric}' 이(가) 없습니다 (있는 것: {known})",
-                f"run {run.info.run_id} has no metric '{metric}' (there is: {known})",
+            tr(
+                "run {run_id} has no metric '{metric}' (there is: {known})",
+                run_id=run.info.run_id,
+                metric=metric,
+                known=known,
             )
         )
 
@@ -74,9 +77,12 @@ def require_threshold(run: Run, settings: Settings) -> None:
     value = run.data.metrics[metric]
     if not value >= threshold:  # NaN is not good enough either
         raise BelowThreshold(
-            t(
-                f"실행 {run.info.run_id}: {metric} {value:.4f} < 기준 {threshold:.4f}: 등록하지 않았습니다",
-                f"run {run.info.run_id}: {metric} {value:.4f} < threshold {threshold:.4f}: not registered",
+            tr(
+                "run {run_id}: {metric} {value:.4f} < threshold {threshold:.4f}: not registered",
+                run_id=run.info.run_id,
+                metric=metric,
+                value=value,
+                threshold=threshold,
             )
         )
 
@@ -98,9 +104,13 @@ def register(
     name, there = settings.registered_model, versions.registered(client, settings).get(run.info.run_id)
     champion = versions.champion(client, settings)
     if there is not None:
-        say(
-            f"이미 등록되어 있습니다: {name} v{there.version} (실행 {run.info.run_id})",
-            f"already registered: {name} v{there.version} (run {run.info.run_id})",
+        notify(
+            tr(
+                "already registered: {name} v{version} (run {run_id})",
+                name=name,
+                version=there.version,
+                run_id=run.info.run_id,
+            )
         )
         if champion is not None and champion.version == there.version:
             return there
@@ -145,18 +155,14 @@ def _judge(
         if force is None or champion is None:
             raise
         verdict = gate.judge(settings, lake, lineage, None, device, cache)  # fails again where it is not the champion
-        reason = t(
-            f"챔피언 v{champion.version} 와 비교할 수 없습니다: {one_line(error)}",
-            f"no comparison with the champion v{champion.version}: {one_line(error)}",
+        reason = tr(
+            "no comparison with the champion v{version}: {error}", version=champion.version, error=one_line(error)
         )
         reasons = (*verdict.reasons, reason)
         verdict = dataclasses.replace(verdict, reasons=reasons, against=str(champion.version))
     if there is not None and ROLLED_BACK in there.tags:
         was = json.loads(there.tags[ROLLED_BACK])
-        reason = t(
-            f"{was['at']} 에 {was['by']} 이(가) v{was['to']} (으)로 되돌린 버전입니다",
-            f"taken out of use on {was['at']} by {was['by']}, in favour of v{was['to']}",
-        )
+        reason = tr("taken out of use on {at} by {by}, in favour of v{to}", at=was["at"], by=was["by"], to=was["to"])
         verdict = dataclasses.replace(verdict, decision=CHALLENGER, reasons=(*verdict.reasons, reason))
     if force is None:
         return verdict
@@ -172,7 +178,7 @@ def _create(client: MlflowClient, settings: Settings, lineage: Lineage, run: Run
         GATE: verdict.to_tag(),
         STATE: PENDING,
     }
-    with mlflow_utils.explained(settings, t("모델 등록", "registering the model")):
+    with mlflow_utils.explained(settings, tr("registering the model")):
         return client.create_model_version(
             settings.registered_model,
             source=str(folder),  # a folder: MLflow takes a file for an empty one
@@ -202,7 +208,7 @@ def _version_tags(lineage: Lineage, run: Run) -> dict[str, str]:
 def _ensure_model(client: MlflowClient, settings: Settings, name: str) -> None:
     from mlflow.exceptions import MlflowException
 
-    with mlflow_utils.explained(settings, t("모델 등록", "registering the model")):
+    with mlflow_utils.explained(settings, tr("registering the model")):
         try:
             client.create_registered_model(name)
         except MlflowException as error:
@@ -225,16 +231,23 @@ def finish_pending(client: MlflowClient, lake: LakeFS, settings: Settings) -> li
     ]
     finished = []
     for version in pending:
-        say(
-            f"중단된 등록을 마칩니다: {version.name} v{version.version}",
-            f"finishing a registration that was cut off: {version.name} v{version.version}",
+        notify(
+            tr(
+                "finishing a registration that was cut off: {name} v{version}",
+                name=version.name,
+                version=version.version,
+            )
         )
         try:
             finish(client, lake, settings, version)
         except AppError as error:
             warn(
-                f"{version.name} v{version.version} 의 등록을 마치지 못했습니다: {one_line(error)}",
-                f"{version.name} v{version.version} stays unfinished: {one_line(error)}",
+                tr(
+                    "{name} v{version} stays unfinished: {error}",
+                    name=version.name,
+                    version=version.version,
+                    error=one_line(error),
+                )
             )
         else:
             finished.append(version)
@@ -243,20 +256,21 @@ def finish_pending(client: MlflowClient, lake: LakeFS, settings: Settings) -> li
 
 def finish(client: MlflowClient, lake: LakeFS, settings: Settings, version: ModelVersion) -> None:
     """Do what the version's verdict says: tag in lakeFS, aliases, links, and last the mark that it is done."""
-    with mlflow_utils.explained(settings, t("버전 읽기", "reading the version")):
+    with mlflow_utils.explained(settings, tr("reading the version")):
         version = client.get_model_version(version.name, str(version.version))
     verdict, number = json.loads(version.tags[GATE]), str(version.version)
     if verdict["decision"] == CHAMPION and not _promote(client, lake, settings, version, verdict["against"]):
         now = versions.aliases(client, settings, version.name).get(CHAMPION)
-        reason = t(
-            f"비교하는 동안 챔피언이 v{verdict['against']} 에서 v{now} (으)로 바뀌었습니다: --run-id 로 다시 비교하세요",
-            f"the champion changed from v{verdict['against']} to v{now} meanwhile: compare again by --run-id",
+        reason = tr(
+            "the champion changed from v{against} to v{now} meanwhile: compare again by --run-id",
+            against=verdict["against"],
+            now=now,
         )
         verdict |= {"decision": CHALLENGER, "reasons": [*verdict["reasons"], reason]}
         set_tag(client, settings, version, GATE, json.dumps(verdict, ensure_ascii=False))
     if verdict["decision"] == CHALLENGER:
         set_alias(client, settings, version, CHALLENGER)
-    with mlflow_utils.explained(settings, t("실행 기록", "recording the run")):
+    with mlflow_utils.explained(settings, tr("recording the run")):
         client.set_tag(str(version.run_id), "registered_version", f"{version.name} v{number}")
     set_tag(client, settings, version, STATE, DONE)
     show_verdict(verdict)
@@ -284,24 +298,34 @@ def show_verdict(verdict: dict[str, Any]) -> None:
     compared, figure = verdict.get("compared"), verdict["figure"]
     if compared:
         interval = verdict.get("interval")
-        of = t(
-            f", {verdict['confidence']:.0%} 구간 [{interval[0]:+.4f}, {interval[1]:+.4f}]",
-            f", {verdict['confidence']:.0%} interval [{interval[0]:+.4f}, {interval[1]:+.4f}]",
-        ) if interval else ""  # fmt: skip
-        say(
-            f"{verdict['split']} 의 같은 사진 {compared}장: {figure} {verdict['champion'] + verdict['gain']:.4f}, "
-            f"챔피언 {verdict['champion']:.4f}, 차이 {verdict['gain']:+.4f}{of}",
-            f"on the same {compared} pictures of {verdict['split']}: {figure} {verdict['champion'] + verdict['gain']:.4f}, "
-            f"champion {verdict['champion']:.4f}, gain {verdict['gain']:+.4f}{of}",
+        of = (
+            tr(
+                ", {confidence:.0%} interval [{low:+.4f}, {high:+.4f}]",
+                confidence=verdict["confidence"],
+                low=interval[0],
+                high=interval[1],
+            )
+            if interval
+            else ""
+        )
+        notify(
+            tr(
+                "on the same {compared} pictures of {split}: {figure} {champion:.4f}, champion "
+                "{champion2:.4f}, gain {gain:+.4f}{of}",
+                compared=compared,
+                split=verdict["split"],
+                figure=figure,
+                champion=verdict["champion"] + verdict["gain"],
+                champion2=verdict["champion"],
+                gain=verdict["gain"],
+                of=of,
+            )
         )
     if verdict.get("forced"):
         forced = verdict["forced"]
-        say(
-            f"강제 승격: {forced['by']}, {forced['at']}: {forced['why']}",
-            f"forced by {forced['by']}, {forced['at']}: {forced['why']}",
-        )
+        notify(tr("forced by {by}, {at}: {why}", by=forced["by"], at=forced["at"], why=forced["why"]))
     if verdict["reasons"]:
-        say("챔피언이 되지 못하는 이유:", "what speaks against champion:")
+        notify(tr("what speaks against champion:"))
         print("\n".join(f"  - {reason}" for reason in verdict["reasons"]))
 
 
@@ -326,10 +350,7 @@ def mark_in_lakefs(client: MlflowClient, lake: LakeFS, settings: Settings, versi
         lake.tag_with_metadata(tag, lineage.model_path, message, metadata)
     except TagTaken:  # numbers start again with a new MLflow, and count apart in two of them over one lakeFS
         taken, tag = tag, f"{tag}-{lineage.model_path.ref[:8]}"
-        say(
-            f"lakeFS 태그 {taken} 은(는) 다른 모델의 것입니다: {tag} 을(를) 씁니다",
-            f"the lakeFS tag {taken} is another model's: took {tag}",
-        )
+        notify(tr("the lakeFS tag {taken} is another model's: took {tag}", taken=taken, tag=tag))
         lake.tag_with_metadata(tag, lineage.model_path, message, metadata)
     set_tag(client, settings, version, "lakefs_tag", tag)
 
@@ -343,7 +364,7 @@ def lakefs_tag(version: ModelVersion) -> str:
 def set_champion(client: MlflowClient, settings: Settings, version: ModelVersion) -> None:
     """Point `champion` at a version, and take back what said that it is not."""
     set_alias(client, settings, version, CHAMPION)
-    with mlflow_utils.explained(settings, t("버전 기록", "recording the version")):
+    with mlflow_utils.explained(settings, tr("recording the version")):
         if versions.aliases(client, settings, version.name).get(CHALLENGER) == str(version.version):
             client.delete_registered_model_alias(version.name, CHALLENGER)
         if ROLLED_BACK in client.get_model_version(version.name, str(version.version)).tags:
@@ -352,13 +373,13 @@ def set_champion(client: MlflowClient, settings: Settings, version: ModelVersion
 
 def set_alias(client: MlflowClient, settings: Settings, version: ModelVersion, alias: str) -> None:
     """Point an alias at this version and say so."""
-    with mlflow_utils.explained(settings, t("별칭 지정", "setting the alias")):
+    with mlflow_utils.explained(settings, tr("setting the alias")):
         client.set_registered_model_alias(version.name, alias, str(version.version))
-    say(f"{alias}: {version.name} v{version.version}", f"{alias}: {version.name} v{version.version}")
+    notify(tr("{alias}: {name} v{version}", alias=alias, name=version.name, version=version.version))
 
 
 def set_tag(client: MlflowClient, settings: Settings, version: ModelVersion, key: str, value: str) -> None:
-    with mlflow_utils.explained(settings, t("버전 기록", "recording the version")):
+    with mlflow_utils.explained(settings, tr("recording the version")):
         client.set_model_version_tag(version.name, str(version.version), key, value)
 
 
@@ -375,25 +396,24 @@ def rollback(client: MlflowClient, lake: LakeFS, settings: Settings, to: ModelVe
     now = versions.champion(client, settings)
     if now is None:
         raise UsageError(
-            t(
-                f"{settings.registered_model} 에 챔피언이 없습니다: register_model.py 를 먼저 실행하세요",
-                f"{settings.registered_model} has no champion: run register_model.py first",
+            tr(
+                "{registered_model} has no champion: run register_model.py first",
+                registered_model=settings.registered_model,
             )
         )
     if to is not None and to.name != now.name:
         raise UsageError(
-            t(
-                f"{to.name} v{to.version} 은(는) 모델 {now.name} 의 버전이 아닙니다: REGISTERED_MODEL={to.name} 으로 실행하세요",
-                f"{to.name} v{to.version} is no version of {now.name}: run with REGISTERED_MODEL={to.name}",
+            tr(
+                "{name} v{version} is no version of {now_name}: run with REGISTERED_MODEL={name}",
+                name=to.name,
+                version=to.version,
+                now_name=now.name,
             )
         )
     before = _replaced_by(now)
     target = to or _version_before(client, settings, now, before)
     if target.version == now.version:
-        say(
-            f"이미 챔피언입니다: {now.name} v{now.version}",
-            f"already champion: {now.name} v{now.version}",
-        )
+        notify(tr("already champion: {name} v{version}", name=now.name, version=now.version))
         set_champion(client, settings, now)  # a call that was cut off may have left its marks
         return now
     lineage = versions.version_lineage(target)
@@ -417,9 +437,10 @@ def _version_before(
 ) -> ModelVersion:
     if number is None:
         raise UsageError(
-            t(
-                f"{version.name} v{version.version} 이전의 챔피언이 없습니다: --rollback VERSION 으로 지정하세요",
-                f"{version.name} v{version.version} replaced no champion: name one by --rollback VERSION",
+            tr(
+                "{name} v{version} replaced no champion: name one by --rollback VERSION",
+                name=version.name,
+                version=version.version,
             )
         )
     return versions.find_version(client, settings, f"{version.name}/{number}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from config import Settings
 from core.console import table
 from core.errors import AppError, UsageError
-from core.i18n import t
+from core.i18n import tr
 from utils import mlflow_utils
 from utils.lakefs_utils import LakePath
 from utils.lineage import Lineage
@@ -30,9 +30,11 @@ def version_lineage(version: ModelVersion) -> Lineage:
     missing = [key for key in ("lakefs_model_path", "lakefs_data_path", "model_sha256") if key not in tags]
     if missing:
         raise AppError(
-            t(
-                f"{version.name} v{version.version} 에 {', '.join(missing)} 태그가 없습니다: register_model.py 로 등록한 버전이 아닙니다",
-                f"{version.name} v{version.version} has no tag {', '.join(missing)}: not registered by register_model.py",
+            tr(
+                "{name} v{version} has no tag {missing}: not registered by register_model.py",
+                name=version.name,
+                version=version.version,
+                missing=", ".join(missing),
             )
         )
     return Lineage(
@@ -51,7 +53,7 @@ def versions(client: MlflowClient, settings: Settings, name: str) -> list[ModelV
     found: list[ModelVersion] = []
     token: str | None = None
     quoted = name.replace("'", "\\'")
-    with mlflow_utils.explained(settings, t(f"등록 모델 '{name}'", f"registered model '{name}'")):
+    with mlflow_utils.explained(settings, tr("registered model '{name}'", name=name)):
         while True:
             page: Any = client.search_model_versions(f"name = '{quoted}'", max_results=1000, page_token=token)
             found += page
@@ -62,7 +64,7 @@ def versions(client: MlflowClient, settings: Settings, name: str) -> list[ModelV
 
 def model_names(client: MlflowClient, settings: Settings) -> list[str]:
     """Names of all registered models."""
-    with mlflow_utils.explained(settings, t("등록 모델 목록", "listing registered models")):
+    with mlflow_utils.explained(settings, tr("listing registered models")):
         return [model.name for model in client.search_registered_models(max_results=1000)]
 
 
@@ -70,7 +72,7 @@ def aliases(client: MlflowClient, settings: Settings, name: str) -> dict[str, st
     """alias -> version of a registered model; listings of versions may leave aliases out."""
     from mlflow.exceptions import MlflowException
 
-    with mlflow_utils.explained(settings, t(f"등록 모델 '{name}'", f"registered model '{name}'")):
+    with mlflow_utils.explained(settings, tr("registered model '{name}'", name=name)):
         try:
             return {alias: str(version) for alias, version in client.get_registered_model(name).aliases.items()}
         except MlflowException as error:
@@ -83,12 +85,7 @@ def find_version(client: MlflowClient, settings: Settings, spec: str) -> ModelVe
     """The version of NAME (its champion), NAME@ALIAS or NAME/VERSION. Raises UsageError that lists what there is."""
     match = re.fullmatch(r"([^@/]+)(?:@([^@/]+)|/v?(\d+))?", spec)
     if not match:
-        raise UsageError(
-            t(
-                f"모델 이름이 아닙니다: '{spec}' (NAME, NAME@ALIAS, NAME/VERSION)",
-                f"not a model: '{spec}' (NAME, NAME@ALIAS or NAME/VERSION)",
-            )
-        )
+        raise UsageError(tr("not a model: '{spec}' (NAME, NAME@ALIAS or NAME/VERSION)", spec=spec))
     name, alias, number = match[1], match[2], match[3]
     known, named = versions(client, settings, name), aliases(client, settings, name)
     if number is None:
@@ -96,15 +93,8 @@ def find_version(client: MlflowClient, settings: Settings, spec: str) -> ModelVe
     found = next((version for version in known if str(version.version) == number), None)
     if found is None:
         there = ", ".join([f"{name}/{v.version}" for v in known[:10]] + [f"{name}@{a}" for a in named])
-        there = there or t(
-            "등록된 버전 없음: register_model.py 를 실행하세요", "no version registered: run register_model.py"
-        )
-        raise UsageError(
-            t(
-                f"'{spec}' 이(가) 등록되어 있지 않습니다 (있는 것: {there})",
-                f"'{spec}' is not registered (there is: {there})",
-            )
-        )
+        there = there or tr("no version registered: run register_model.py")
+        raise UsageError(tr("'{spec}' is not registered (there is: {there})", spec=spec, there=there))
     return found
 
 
@@ -132,15 +122,15 @@ def overview(client: MlflowClient, settings: Settings, name: str, numbered: bool
     """A table of all versions, newest first: aliases, figures, verdict, and where each comes from."""
     named = aliases(client, settings, name)
     headers = [
-        t("버전", "version"),
-        t("별칭", "aliases"),
+        tr("version"),
+        tr("aliases"),
         settings.register_metric,
-        t("판정", "verdict"),
-        t("날짜", "date"),
-        t("실행", "run"),
+        tr("verdict"),
+        tr("date"),
+        tr("run"),
         "Git",
-        t("데이터 커밋", "data commit"),
-        t("모델 커밋", "model commit"),
+        tr("data commit"),
+        tr("model commit"),
     ]
     rows = [_row(settings, version, named) for version in versions(client, settings, name)]
     if numbered:
@@ -151,9 +141,9 @@ def overview(client: MlflowClient, settings: Settings, name: str, numbered: bool
 def _row(settings: Settings, version: ModelVersion, named: dict[str, str]) -> list[str]:
     tags = version.tags
     gate = json.loads(tags.get("gate", "{}"))
-    verdict = gate.get("decision", "-") + t(" (강제)", " (forced)") * ("forced" in gate)
-    verdict += t(", 되돌림", ", rolled back") * ("rolled_back" in tags)
-    verdict += t(", 미완료", ", unfinished") * (tags.get("registration") == "pending")
+    verdict = gate.get("decision", "-") + tr(" (forced)") * ("forced" in gate)
+    verdict += tr(", rolled back") * ("rolled_back" in tags)
+    verdict += tr(", unfinished") * (tags.get("registration") == "pending")
     dirty = "+" * (tags.get("git_dirty") == "true")
     return [
         f"v{version.version}",

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from core.console import progress
 from core.errors import UsageError
-from core.i18n import t
+from core.i18n import tr
+from core.reporting import progress
 from dataset.classes import ClassMap, UInt8
 from dataset.images import read_image, read_mask
 from dataset.samples import Item
@@ -78,7 +78,7 @@ def measure(model: Model, items: Sequence[Item], classes: ClassMap, device: torc
     counts: list[npt.NDArray[np.int64]] = []
     spent: list[float] = []  # seconds a picture
     batches = [items[start : start + EVAL_BATCH] for start in range(0, len(items), EVAL_BATCH)]
-    for batch in progress(batches, len(batches), t(f"측정 {name}", f"measuring {name}"), "batches"):
+    for batch in progress(batches, len(batches), tr("measuring {name}", name=name), tr("batches")):
         pictures = [read_image(item.image) for item in batch]
         if not spent:
             segment(model, pictures, device)  # pays for what is set up once, and is not counted
@@ -105,5 +105,5 @@ def in_classes(model: Model, wanted: ClassMap) -> UInt8:
 def mask_of(item: Item) -> Path:
     """The label of a picture. Raises UsageError where it has none."""
     if item.mask is None:
-        raise UsageError(t(f"{item.image}: 마스크가 없습니다", f"{item.image}: no mask to compare with"))
+        raise UsageError(tr("{image}: no mask to compare with", image=item.image))
     return item.mask

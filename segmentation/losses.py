@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.errors import UsageError
-from core.i18n import t
+from core.i18n import tr
 from dataset.classes import IGNORE_INDEX
 
 FOCAL_GAMMA = 2.0  # Lin et al., 2017, arXiv:1708.02002
@@ -83,15 +83,12 @@ def class_weights(wanted: str, pixel_counts: Sequence[int]) -> tuple[Tensor, str
     """
     counts = torch.tensor(pixel_counts, dtype=torch.float64)
     if wanted == "none":
-        weights, reason = torch.ones_like(counts), t("모두 같음 (설정값)", "all equal, as set")
+        weights, reason = torch.ones_like(counts), tr("all equal, as set")
     elif wanted == "auto":
         weights = 1 / torch.log(RARITY + counts / counts.sum().clamp_min(1))
-        reason = t(
-            "드문 클래스일수록 크게, 학습 분할의 픽셀 비율에서",
-            "rare classes weigh more, from the pixels of the training split",
-        )
+        reason = tr("rare classes weigh more, from the pixels of the training split")
     else:
-        weights, reason = torch.tensor(given_weights(wanted, len(counts)), dtype=torch.float64), t("설정값", "as set")
+        weights, reason = torch.tensor(given_weights(wanted, len(counts)), dtype=torch.float64), tr("as set")
     weights = weights * (counts > 0)
     total = weights.sum()
     return (weights * (int((counts > 0).sum()) / total) if total > 0 else weights).float(), reason
@@ -104,18 +101,15 @@ def given_weights(text: str, num_classes: int | None = None) -> list[float]:
     except ValueError:
         numbers = []
     if not numbers or not all(0 <= number < float("inf") for number in numbers) or not any(numbers):
-        expected = t(
-            "auto, none, 또는 클래스마다 하나의 수 (예: '1 2.5 4')",
-            "auto, none, or a number for each class, such as '1 2.5 4'",
-        )
-        raise UsageError(
-            t(f"CLASS_WEIGHTS={text!r}: 기대한 값은 {expected} 입니다", f"CLASS_WEIGHTS={text!r}: expected {expected}")
-        )
+        expected = tr("auto, none, or a number for each class, such as '1 2.5 4'")
+        raise UsageError(tr("CLASS_WEIGHTS={text!r}: expected {expected}", text=text, expected=expected))
     if num_classes is not None and len(numbers) != num_classes:
         raise UsageError(
-            t(
-                f"CLASS_WEIGHTS={text!r}: {len(numbers)}개, 데이터의 클래스는 {num_classes}개입니다",
-                f"CLASS_WEIGHTS={text!r}: {len(numbers)} numbers for the {num_classes} classes of the data",
+            tr(
+                "CLASS_WEIGHTS={text!r}: {count} numbers for the {num_classes} classes of the data",
+                text=text,
+                count=len(numbers),
+                num_classes=num_classes,
             )
         )
     return numbers

@@ -16,7 +16,7 @@ from torch import nn
 
 from core.errors import AppError
 from core.files import write_atomically
-from core.i18n import t
+from core.i18n import tr
 from dataset.classes import ClassMap
 from segmentation.networks import build_network
 from segmentation.preprocess import Normalisation
@@ -64,7 +64,7 @@ def _checked_scale(values: Sequence[float]) -> tuple[float, float]:
     vertical, horizontal = map(float, values)
     if not all(1 / 64 <= value <= 64 for value in (vertical, horizontal)):
         raise ValueError(
-            t(f"scale {vertical} {horizontal}, 기대 1/64~64", f"scale {vertical} {horizontal}, expected 1/64 to 64")
+            tr("scale {vertical} {horizontal}, expected 1/64 to 64", vertical=vertical, horizontal=horizontal)
         )
     return vertical, horizontal
 
@@ -73,9 +73,10 @@ def _checked_normalisation(content: dict[str, Sequence[float]]) -> Normalisation
     mean, std = (tuple(map(float, content[key])) for key in ("mean", "std"))
     if not len(mean) == len(std) == 3 or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
         raise ValueError(
-            t(
-                f"normalisation: mean {mean}, std {std}, 기대: R, G, B 의 값 셋씩, std 는 0 보다 큼",
-                f"normalisation: mean {mean}, std {std}, expected three values each, of R, G, B, and std above 0",
+            tr(
+                "normalisation: mean {mean}, std {std}, expected three values each, of R, G, B, and std above 0",
+                mean=mean,
+                std=std,
             )
         )
     return Normalisation(mean, std)
@@ -87,16 +88,18 @@ def _require_plain_archive(data: bytes) -> None:
     torch.load makes room for the sizes that an archive declares before it reads: a small file could ask for terabytes.
     """
     if not data.startswith(b"PK\x03\x04"):
-        raise ValueError(t("torch.save 의 파일이 아님", "not an archive of torch.save"))
+        raise ValueError(tr("not an archive of torch.save"))
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         entries = archive.infolist()
     packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
     if packed or sum(entry.file_size for entry in entries) > len(data):
         declared = sum(entry.file_size for entry in entries)
         raise ValueError(
-            t(
-                f"{len(data):,}바이트 파일 안의 항목이 {declared:,}바이트라고 함, 압축된 것: {packed[:3]}",
-                f"entries declare {declared:,} bytes in a file of {len(data):,}, compressed: {packed[:3]}",
+            tr(
+                "entries declare {declared:,} bytes in a file of {count:,}, compressed: {packed}",
+                declared=declared,
+                count=len(data),
+                packed=packed[:3],
             )
         )
 
@@ -110,9 +113,11 @@ def load_model(path: Path, sha256: str, device: torch.device) -> Model:
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise AppError(
-            t(
-                f"{path}: SHA-256 이 기록과 다릅니다 (기대 {sha256}, 실제 {found}): 열지 않았습니다",
-                f"{path}: SHA-256 differs from its record (expected {sha256}, found {found}): not opened",
+            tr(
+                "{path}: SHA-256 differs from its record (expected {sha256}, found {found}): not opened",
+                path=path,
+                sha256=sha256,
+                found=found,
             )
         )
     try:
@@ -120,17 +125,14 @@ def load_model(path: Path, sha256: str, device: torch.device) -> Model:
         content: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         if content["format"] != FORMAT:
             found = content["format"]
-            raise ValueError(t(f"형식 {found}, 기대 {FORMAT}", f"format {found}, expected {FORMAT}"))
+            raise ValueError(tr("format {found}, expected {format}", found=found, format=FORMAT))
         classes = ClassMap.from_dict(content["classes"])
         network = build_network(content["architecture"], classes.num_classes)
         network.load_state_dict(content["state_dict"])
         height, width = content["input_size"]
         if not all(16 <= side <= 8192 for side in (height, width)):
             raise ValueError(
-                t(
-                    f"input_size {height}x{width}, 기대: 16~8192 화소",
-                    f"input_size {height}x{width}, expected sides of 16 to 8192 pixels",
-                )
+                tr("input_size {height}x{width}, expected sides of 16 to 8192 pixels", height=height, width=width)
             )
         return Model(
             network=network.to(memory_format=torch.channels_last).to(device).eval(),
@@ -145,8 +147,10 @@ def load_model(path: Path, sha256: str, device: torch.device) -> Model:
     except Exception as error:  # torch raises many kinds for a file that it cannot read; all mean the same here
         reason = " ".join(str(error).split())[:200]
         raise AppError(
-            t(
-                f"{path}: 이 프로젝트의 모델 파일이 아닙니다 ({type(error).__name__}: {reason})",
-                f"{path}: not a model file of this project ({type(error).__name__}: {reason})",
+            tr(
+                "{path}: not a model file of this project ({error_type}: {reason})",
+                path=path,
+                error_type=type(error).__name__,
+                reason=reason,
             )
         ) from error

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.errors import AppError, UsageError, one_line
-from core.i18n import t
+from core.i18n import tr
 from segmentation.preprocess import IMAGENET, Normalisation
 
 SMP_PREFIX = "smp:"
@@ -181,18 +181,13 @@ def _smp(name: str) -> tuple[Any, str, str]:
     try:
         import segmentation_models_pytorch as smp
     except ImportError:
-        raise UsageError(
-            t(
-                f"모델 '{name}' 에는 pip install segmentation-models-pytorch 가 필요합니다",
-                f"model '{name}' needs: pip install segmentation-models-pytorch",
-            )
-        ) from None
+        raise UsageError(tr("model '{name}' needs: pip install segmentation-models-pytorch", name=name)) from None
     architecture, _, encoder = name.removeprefix(SMP_PREFIX).partition("/")
     if architecture not in smp.MODEL_ARCHITECTURES_MAPPING:
-        raise _unknown(t("smp 구조", "architecture of smp"), architecture, smp.MODEL_ARCHITECTURES_MAPPING)
+        raise _unknown(tr("architecture of smp"), architecture, smp.MODEL_ARCHITECTURES_MAPPING)
     encoders = smp.encoders.get_encoder_names()
     if encoder not in encoders and not encoder.startswith("tu-"):
-        raise _unknown(t("smp 인코더", "encoder of smp"), encoder, encoders)
+        raise _unknown(tr("encoder of smp"), encoder, encoders)
     return smp, architecture, encoder
 
 
@@ -223,9 +218,10 @@ def build_network(name: str, num_classes: int, pretrained: bool = False) -> nn.M
         return _with_published_weights(foreign, name) if pretrained else foreign
     except OSError as error:  # every way of a download to fail: no network, a broken answer, a full disk
         raise AppError(
-            t(
-                f"모델 '{name}' 의 사전 학습 가중치를 받을 수 없습니다 ({one_line(error)}): 인터넷에 연결하거나 --pretrained 를 빼세요",
-                f"cannot fetch the published weights of '{name}' ({one_line(error)}): go online, or train without --pretrained",
+            tr(
+                "cannot fetch the published weights of '{name}' ({error}): go online, or train without --pretrained",
+                name=name,
+                error=one_line(error),
             )
         ) from error
 
@@ -235,12 +231,13 @@ def check_network(name: str, pretrained: bool) -> None:
     if name.startswith(SMP_PREFIX):
         _smp(name)
     elif name not in NETWORKS:
-        raise _unknown(t("모델", "model"), name, [*NETWORKS, SMP_PREFIX + "unet/resnet34"])
+        raise _unknown(tr("model"), name, [*NETWORKS, SMP_PREFIX + "unet/resnet34"])
     elif pretrained and name in COMPACT:
         raise UsageError(
-            t(
-                f"모델 '{name}' 에는 공개된 가중치가 없습니다: --pretrained 를 빼거나 다른 모델을 쓰세요 ({', '.join(TORCHVISION)})",
-                f"no weights are published for '{name}': leave out --pretrained, or take one of {', '.join(TORCHVISION)}",
+            tr(
+                "no weights are published for '{name}': leave out --pretrained, or take one of {torchvision}",
+                name=name,
+                torchvision=", ".join(TORCHVISION),
             )
         )
 
@@ -264,8 +261,8 @@ def _with_published_weights(network: TorchvisionNetwork, name: str) -> Torchvisi
 def _unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
-    meant = t(f" ('{near[0]}' 인가요?)", f" (did you mean '{near[0]}'?)") if near else ""
+    meant = tr(" (did you mean '{near}'?)", near=near[0]) if near else ""
     listed = ", ".join(names)
     return UsageError(
-        t(f"모르는 {kind} '{name}'{meant}: 가능한 값은 {listed}", f"unknown {kind} '{name}'{meant}: known are {listed}")
+        tr("unknown {kind} '{name}'{meant}: known are {listed}", kind=kind, name=name, meant=meant, listed=listed)
     )

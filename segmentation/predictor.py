@@ -13,9 +13,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from core.console import warn
 from core.errors import AppError
-from core.i18n import t
+from core.i18n import tr
+from core.reporting import warn
 from dataset.classes import UInt8
 from segmentation.global_pooling import PictureMeans
 from segmentation.model_file import Model
@@ -164,12 +164,9 @@ class Predictor:
                 return self._in_tiles_of(picture, tile)
             except Exception as error:
                 if not _out_of_memory(error) or tile // 2 < SMALLEST_TILE:
-                    raise _too_large(error, t("더 작은 그림", "smaller pictures")) from error
+                    raise _too_large(error, tr("smaller pictures")) from error
                 self._tile = min(self._tile, tile // 2)
-                warn(
-                    f"메모리가 모자라 타일을 {self._tile} 픽셀로 줄입니다",
-                    f"out of memory: tiles of {self._tile} pixels from here on",
-                )
+                warn(tr("out of memory: tiles of {tile} pixels from here on", tile=self._tile))
 
     def _in_tiles_of(self, picture: Picture, tile: int) -> Prediction:
         height, width = picture.small.shape[:2]
@@ -216,8 +213,11 @@ class Predictor:
                 if self._margins[tile] < wanted:
                     enough = 2 * wanted + 3 * ALIGN
                     warn(
-                        f"타일 {tile} 은(는) 이 신경망에 작습니다: {enough} 이상이면 이음새가 없습니다",
-                        f"tiles of {tile} are small for this network: from {enough} on there are no seams",
+                        tr(
+                            "tiles of {tile} are small for this network: from {enough} on there are no seams",
+                            tile=tile,
+                            enough=enough,
+                        )
                     )
             return self._margins[tile]
 
@@ -237,7 +237,7 @@ def _too_large(error: Exception, advice: str) -> Exception:
     """What to raise for it: the error itself, unless it is about memory."""
     if not _out_of_memory(error):
         return error
-    return AppError(t(f"메모리가 모자랍니다: {advice} 를 쓰세요", f"out of memory: use {advice}"))
+    return AppError(tr("out of memory: use {advice}", advice=advice))
 
 
 def segment(model: Model, images: Sequence[UInt8], device: torch.device) -> list[UInt8]:

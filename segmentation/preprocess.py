@@ -13,7 +13,7 @@ from torch import Tensor
 
 from core import memory
 from core.errors import UsageError
-from core.i18n import t
+from core.i18n import tr
 from dataset.classes import UInt8
 
 EVAL_BATCH = 8  # pictures at once in validation and inference: one number, so that both give equal figures
@@ -90,12 +90,7 @@ def choose_device(name: str) -> torch.device:
         name = next(candidate for candidate in ("cuda", "mps", "cpu") if there[candidate])
     if not there[name]:
         found = ", ".join(device for device, is_there in there.items() if is_there)
-        raise UsageError(
-            t(
-                f"DEVICE={name}: 이 컴퓨터에 없습니다 (있는 것: {found})",
-                f"DEVICE={name}: not on this machine (there is: {found})",
-            )
-        )
+        raise UsageError(tr("DEVICE={name}: not on this machine (there is: {found})", name=name, found=found))
     if name == "cpu":
         memory.keep_freed()
     return torch.device(name)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from core.errors import UsageError
-from core.i18n import t
+from core.i18n import tr
 from dataset.classes import UInt8
 
 if TYPE_CHECKING:
@@ -82,9 +82,9 @@ class Segmenter:
             data = pd.DataFrame({key: np.atleast_1d(value).tolist() for key, value in data.items()})
         if not isinstance(data, pd.DataFrame) or "image" not in data.columns:
             raise UsageError(
-                t(
-                    f"기대: 화소 배열 (N,H,W,3) 또는 'image' 열 (base64), 실제: {type(data).__name__}",
-                    f"expected pixels (N,H,W,3) or a column 'image' of base64, found {type(data).__name__}",
+                tr(
+                    "expected pixels (N,H,W,3) or a column 'image' of base64, found {error_type}",
+                    error_type=type(data).__name__,
                 )
             )
         rows = [self._encoded(value) for value in data["image"]]
@@ -94,9 +94,10 @@ class Segmenter:
         batch = data[None] if data.ndim == 3 else data
         if batch.ndim != 4 or batch.shape[-1] != 3 or not np.isin(batch, np.arange(256)).all():
             raise UsageError(
-                t(
-                    f"기대: (N,H,W,3) 의 0~255 정수, 실제: {data.shape} {data.dtype}",
-                    f"expected (N,H,W,3) of whole numbers 0 to 255, found {data.shape} {data.dtype}",
+                tr(
+                    "expected (N,H,W,3) of whole numbers 0 to 255, found {shape} {dtype}",
+                    shape=data.shape,
+                    dtype=data.dtype,
                 )
             )
         ids = np.stack([self._ids(image) for image in batch.astype(np.uint8)])
@@ -113,7 +114,7 @@ class Segmenter:
         try:
             content = base64.b64decode(value, validate=True) if isinstance(value, str) else bytes(value)
         except (binascii.Error, TypeError) as error:
-            raise UsageError(t(f"base64 가 아닙니다: {error}", f"not base64: {error}")) from error
+            raise UsageError(tr("not base64: {error}", error=error)) from error
         ids = self._ids(read_image(content))
         picture = Image.fromarray(ids).convert("P")
         picture.putpalette(self.model.classes.palette())

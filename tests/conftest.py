@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from core.console import ConsoleReporter
 from core.i18n import set_language
+from core.reporting import use_reporter
 from tests import servers
 from tests.servers import Server, Storage
 from utils.lakefs_client import transfer
@@ -14,6 +16,7 @@ from utils.lakefs_client import transfer
 os.environ["APP_LANG"] = "en"  # before config.py is loaded: what tests read of messages is English
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a test file runs on each core: two threads would wait for each other
 set_language("en")  # and for the modules that do without config.py
+use_reporter(ConsoleReporter())  # what tests read of messages is printed
 
 if TYPE_CHECKING:
     from tests.life import Life

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ PACKAGES = (
     "train",
     "utils",
     "versioning",
+    "locale",
     "_lakefs_actions",
 )
 OWN_NAMES = ("LAKEFS_", "MINIO_", "MLFLOW_", "REGISTER", "LAKECTL_", "AWS_")
@@ -50,18 +51,22 @@ class Project:
         clean = {key: value for key, value in os.environ.items() if not key.startswith(OWN_NAMES)}
         return clean | {"APP_LANG": "en", "PYTHONDONTWRITEBYTECODE": "1"} | self.env
 
+    def environment_with(self, changes: Mapping[str, str | None]) -> dict[str, str]:
+        """Return the environment with changes; None removes a variable."""
+        return {key: value for key, value in {**self.environment(), **changes}.items() if value is not None}
+
     def run(
         self,
         script: str,
         *arguments: str,
         answers: str = "",
         cwd: Path | None = None,
-        env: dict[str, str] | None = None,
+        env: Mapping[str, str | None] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             self.command(script, *arguments),
             cwd=cwd or self.folder,
-            env=self.environment() | (env or {}),
+            env=self.environment_with(env or {}),
             input=answers,
             capture_output=True,
             text=True,

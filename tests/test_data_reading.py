@@ -339,6 +339,6 @@ def test_sample_never_mixes_with_other_data(tmp_path: Path) -> None:
 
 
 def test_import_is_light() -> None:
-    code = "import sys, train.data_check, train.sample_data; print({'torch', 'mlflow', 'tqdm'} & set(sys.modules))"
+    code = "import sys, dataset.validation, dataset.synthetic; print({'torch', 'mlflow', 'tqdm'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -88,7 +88,7 @@ def test_env_gives_settings_and_the_command_line_wins(project: Project) -> None:
 
     (project.folder / ".env").write_text("APP_LANG=ko\nEPOCHS=1\nMODEL_PATH=models/other.pth\nBATCH_SIZE=\n")
     try:
-        done = project.run("train.py", "--epochs", "2", env={"APP_LANG": ""})
+        done = project.run("train.py", "--epochs", "2", env={"APP_LANG": None})
     finally:
         (project.folder / ".env").unlink()
     assert done.returncode == 0, done.stderr

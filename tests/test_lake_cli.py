@@ -252,10 +252,10 @@ def test_a_pull_that_was_cut_off_is_said_and_finished(project: Project) -> None:
     (project.folder / "data/other.txt").write_text("second")
     lake(project, "push")
     dying = (
-        "import itertools, sys, lake\nfrom utils import versions\nfrom utils.console import run_script\n"
-        "place, count = versions._place, itertools.count()\n"
+        "import itertools, sys, lake\nfrom versioning import sync\nfrom core.process import run_script\n"
+        "place, count = sync._place, itertools.count()\n"
         "def die(*a):\n    if next(count) > 5: raise KeyboardInterrupt\n    place(*a)\n"
-        "versions._place = die\nrun_script(lake.main)\n"
+        "sync._place = die\nrun_script(lake.main)\n"
     )
     (project.folder / "dying.py").write_text(dying)
     assert project.run("dying.py", "pull", "main~1").returncode == 130

@@ -548,7 +548,7 @@ def test_what_is_no_lakefs_path_is_said(uri: str) -> None:
 def test_who_leaves_does_not_wait_for_long_work(tmp_path: Path) -> None:
     """In a process of its own, whose end would wait too."""
     program = (
-        "import os, signal, threading, time\nfrom utils.files import parallel\n"
+        "import os, signal, threading, time\nfrom core.workers import parallel\n"
         "threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
         "for _ in parallel(lambda n: time.sleep(60), range(100), 4): pass\n"
     )

@@ -12,7 +12,7 @@ from tests.project import SOURCE
 
 FAULTS = """
 import resource, sys, torch
-from train.preprocess import choose_device
+from segmentation.preprocess import choose_device
 if sys.argv[1] == "chosen":
     choose_device("cpu")
 def step():

@@ -153,9 +153,11 @@ from pathlib import Path
 import torch
 from tests.test_inference import CPU, make_model
 from tests.test_tiles import noise
-from train.export import onnx_forward
-from train.predictor import Method, Predictor
-from utils.console import set_language
+from inference.export import onnx_forward
+from segmentation.predictor import Method, Predictor
+from core.console import ConsoleReporter
+from core.i18n import set_language
+from core.reporting import use_reporter
 
 torch.set_num_threads(1)
 model = make_model((640, 640))
@@ -165,6 +167,7 @@ tiled.predict([tiled.picture(noise(300, 300), "")])  # what is made once is ther
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (400 << 20),) * 2)
 set_language("en")
+use_reporter(ConsoleReporter())
 print(len(whole.predict([whole.picture(noise(64, 64), "")] * 8)))
 if not forward:  # what ONNX Runtime keeps after a failure differs from run to run
     print(tiled.predict([tiled.picture(noise(1500, 2000), "")])[0].indices.shape)

@@ -591,7 +591,8 @@ def test_a_full_disk_leaves_nothing_half_there(lake: LakeFS, tmp_path: Path, siz
 def download_slowly(lake: LakeFS, server: Server, source: LakePath, cache: Path) -> subprocess.Popen[bytes]:
     """A process that downloads a megabyte each 0.1 s."""
     program = (
-        "import sys, time\nfrom pathlib import Path\nfrom utils import transfer\nfrom utils.lakefs_utils import LakeFS, LakePath\n"
+        "import sys, time\nfrom pathlib import Path\nfrom utils.lakefs_client import transfer\n"
+        "from utils.lakefs_utils import LakeFS, LakePath\n"
         "read = transfer.Transfer.read\n"
         "def slow(*arguments):\n    for chunk in read(*arguments):\n        yield chunk\n        time.sleep(0.1)\n"
         "transfer.Transfer.read = slow\nendpoint, key, secret, repo, ref, cache = sys.argv[1:]\n"
@@ -700,8 +701,8 @@ def test_a_large_file_goes_up_and_down_in_little_memory(lakefs_server: Server, t
         pytest.skip("the embedded server was asked already")
     megabytes = os.environ.get("TEST_LARGE_MB", "256")
     program = (
-        "import re, sys\nfrom pathlib import Path\nimport config\nfrom utils.files import file_sha256\n"
-        "from utils.lakefs_utils import LakePath, connect\nfrom utils.transfer import LocalFile\n"
+        "import re, sys\nfrom pathlib import Path\nimport config\nfrom core.hashing import file_sha256\n"
+        "from utils.lakefs_utils import LakePath, connect\nfrom utils.lakefs_client.content import LocalFile\n"
         "root = Path(sys.argv[1])\nfile = root / 'file'\n"
         "with file.open('wb') as stream:\n    stream.truncate(int(sys.argv[2]) << 20)\n"
         "names = 'endpoint', 'access_key_id', 'secret_access_key', 'storage_namespace'\n"

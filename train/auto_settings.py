@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from core.console import human_size
-from core.i18n import t
+from core.i18n import tr
 from dataset.layout import DataSet
 from segmentation.networks import COMPACT
 
@@ -25,17 +25,14 @@ MEMORY_SHARE = 0.5  # of the free memory, for the maps that a step keeps for its
 def working_size(data: DataSet, wanted: tuple[int, int] | None) -> tuple[tuple[int, int], str]:
     """(height, width) in pixels that the network sees, and why."""
     if wanted is not None:
-        return wanted, t("설정값", "as set")
+        return wanted, tr("as set")
     heights, widths = zip(*((pair.height, pair.width) for pair in data.pairs), strict=True)
     height, width = float(np.median(heights)), float(np.median(widths))
     scale = min(1.0, LARGEST_SIDE / max(height, width))
     size = (max(16, round(height * scale)), max(16, round(width * scale)))
     if scale < 1:
-        return size, t(
-            f"데이터의 중앙값 {height:.0f}x{width:.0f} 를 축소",
-            f"median of the data {height:.0f}x{width:.0f}, scaled down",
-        )
-    return size, t("데이터의 중앙값", "median of the data")
+        return size, tr("median of the data {height:.0f}x{width:.0f}, scaled down", height=height, width=width)
+    return size, tr("median of the data")
 
 
 def working_scale(data: DataSet, size: tuple[int, int]) -> tuple[float, float]:
@@ -47,18 +44,15 @@ def working_scale(data: DataSet, size: tuple[int, int]) -> tuple[float, float]:
 def batch_size(wanted: int | None, network: nn.Module, size: tuple[int, int], device: torch.device) -> tuple[int, str]:
     """Pictures a step, and why."""
     if wanted is not None:
-        return wanted, t("설정값", "as set")
+        return wanted, tr("as set")
     smallest, largest = BATCHES
     batch = max(smallest, min(largest, STEP_PIXELS // (size[0] * size[1])))
     one, free = step_memory(network, size), free_memory(device)
     fitting = max(1, int(free * MEMORY_SHARE / one))
-    need = t(
-        f"한 장에 {human_size(one)}, 남은 메모리 {human_size(free)}",
-        f"{human_size(one)} a picture, {human_size(free)} free",
-    )
+    need = tr("{size} a picture, {size2} free", size=human_size(one), size2=human_size(free))
     if fitting < batch:
-        return fitting, t(f"메모리에 맞춰: {need}", f"what the memory holds: {need}")
-    return batch, t(f"입력 크기에서; {need}", f"from the input size; {need}")
+        return fitting, tr("what the memory holds: {need}", need=need)
+    return batch, tr("from the input size; {need}", need=need)
 
 
 def step_memory(network: nn.Module, size: tuple[int, int]) -> int:
@@ -91,26 +85,22 @@ def free_memory(device: torch.device) -> int:
 def peak_rate(wanted: float | None, model: str, pretrained: bool) -> tuple[float, str]:
     """Peak learning rate of AdamW, and why."""
     if wanted is not None:
-        return wanted, t("설정값", "as set")
+        return wanted, tr("as set")
     if pretrained:
-        return 3e-4, t("사전 학습 가중치에서 시작", "published weights are to be kept")
+        return 3e-4, tr("published weights are to be kept")
     if model in COMPACT:
-        return 3e-3, t("작은 모델을 처음부터", "a small network from scratch")
-    return 1e-3, t("큰 모델을 처음부터", "a large network from scratch")
+        return 3e-3, tr("a small network from scratch")
+    return 1e-3, tr("a large network from scratch")
 
 
 def augmentation(wanted: str, passes: float) -> tuple[str, str]:
     """Name of the strength for a training of so many passes over its pictures, and why."""
     if wanted != "auto":
-        return wanted, t("설정값", "as set")
+        return wanted, tr("as set")
     if passes < MANY_PASSES:
-        return "light", t(
-            f"학습 그림을 {passes:.0f}번 봄: 강한 증강은 배우는 것을 늦춤",
-            f"{passes:.0f} passes over the pictures: more would slow the learning",
-        )
-    return "standard", t(
-        f"학습 그림을 {passes:.0f}번 봄: 그대로 외우지 않게",
-        f"{passes:.0f} passes over the pictures: less would let them be learnt by heart",
+        return "light", tr("{passes:.0f} passes over the pictures: more would slow the learning", passes=passes)
+    return "standard", tr(
+        "{passes:.0f} passes over the pictures: less would let them be learnt by heart", passes=passes
     )
 
 
@@ -130,13 +120,11 @@ def step_seconds(network: nn.Module, batch: int, size: tuple[int, int], device: 
 def precision(wanted: str, device: torch.device) -> tuple[torch.dtype, str]:
     """The number format of a training step, and why. Validation and inference always have float32, so that they agree."""
     if wanted != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[wanted], t(
-            "설정값", "as set"
-        )
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[wanted], tr("as set")
     if device.type != "cuda":
-        return torch.float32, t("이 장치는 반정밀도로 빨라지지 않음", "half precision gains nothing on this device")
+        return torch.float32, tr("half precision gains nothing on this device")
     if torch.cuda.get_device_capability(device) >= (8, 0):
-        return torch.bfloat16, t("GPU 의 텐서 코어", "the tensor cores of the GPU")
+        return torch.bfloat16, tr("the tensor cores of the GPU")
     if torch.cuda.get_device_capability(device) >= (7, 0):
-        return torch.float16, t("GPU 의 텐서 코어", "the tensor cores of the GPU")
-    return torch.float32, t("텐서 코어가 없는 GPU", "a GPU without tensor cores")
+        return torch.float16, tr("the tensor cores of the GPU")
+    return torch.float32, tr("a GPU without tensor cores")

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from config import Settings
-from core.console import progress, say
 from core.errors import AppError
-from core.i18n import t
+from core.i18n import tr
 from core.process import uninterrupted
+from core.reporting import notify, progress
 
 SMOKE_BATCHES = 2  # of training and of validation, when the whole chain is tried out
 
@@ -124,7 +124,7 @@ class BaseTrain:
     def epoch_label(self, epoch: int) -> str:
         """'epoch 3/10', or 'epoch 3' where time and not their number ends the training."""
         of = "" if self.timed else f"/{self.epochs}"
-        return t(f"에폭 {epoch + 1}{of}", f"epoch {epoch + 1}{of}")
+        return tr("epoch {epoch}{of}", epoch=epoch + 1, of=of)
 
     def train_epoch(self) -> float:
         """What is left of the current pass over the training split; its mean loss."""
@@ -132,8 +132,8 @@ class BaseTrain:
             self.images, self.seconds = 0, 0.0
         self.start_epoch()
         start = time.perf_counter() - self.seconds
-        label = self.epoch_label(self.epoch) + t(" 학습", " train")
-        for batch in progress(self.batches(), self.steps_per_epoch - self.step, label, "batches"):
+        label = self.epoch_label(self.epoch) + tr(" train")
+        for batch in progress(self.batches(), self.steps_per_epoch - self.step, label, tr("batches")):
             with uninterrupted():  # a step is whole or not begun
                 self.torn = True
                 self.images += self.train_step(self.epoch, self.step, batch)
@@ -159,9 +159,12 @@ class BaseTrain:
             self.save_checkpoint()
         self.on_epoch_end(result)
         if self.stalled:
-            say(
-                f"{self.epochs_without_gain} 에폭 동안 나아지지 않아 학습을 마칩니다 (PATIENCE={self.settings.patience})",
-                f"nothing better for {self.epochs_without_gain} epochs: training ends (PATIENCE={self.settings.patience})",
+            notify(
+                tr(
+                    "nothing better for {epochs_without_gain} epochs: training ends (PATIENCE={patience})",
+                    epochs_without_gain=self.epochs_without_gain,
+                    patience=self.settings.patience,
+                )
             )
 
     def save_checkpoint_if_due(self) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from core.errors import AppError
 from core.files import replacing
-from core.i18n import t
+from core.i18n import tr
 
 CHECKPOINT_FORMAT = 1  # raised when today's reader could misunderstand a future file
 
@@ -27,17 +27,21 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         if (content["kind"], content["format"]) != ("checkpoint", CHECKPOINT_FORMAT):
             kind, found = content["kind"], content["format"]
             raise ValueError(
-                t(
-                    f"{kind}, 형식 {found}; 기대: checkpoint, {CHECKPOINT_FORMAT}",
-                    f"{kind}, format {found}; expected checkpoint, {CHECKPOINT_FORMAT}",
+                tr(
+                    "{kind}, format {found}; expected checkpoint, {checkpoint_format}",
+                    kind=kind,
+                    found=found,
+                    checkpoint_format=CHECKPOINT_FORMAT,
                 )
             )
     except Exception as error:  # torch raises many kinds for a file that it cannot read; all mean the same here
         reason = " ".join(str(error).split())[:200]
         raise AppError(
-            t(
-                f"{path}: 이 프로젝트의 체크포인트가 아닙니다 ({type(error).__name__}: {reason})",
-                f"{path}: not a checkpoint of this project ({type(error).__name__}: {reason})",
+            tr(
+                "{path}: not a checkpoint of this project ({error_type}: {reason})",
+                path=path,
+                error_type=type(error).__name__,
+                reason=reason,
             )
         ) from error
     return content

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from core.errors import AppError, UsageError, one_line
-from core.i18n import t
+from core.i18n import tr
 
 T = TypeVar("T")
 # Others wait while the main process checks and uploads the data. Dead processes are torchrun's to notice, not a clock's.
@@ -90,7 +90,7 @@ def cause(error: BaseException) -> BaseException:
         return error
     if "] KeyboardInterrupt" in noted:
         return KeyboardInterrupt()
-    lost = t("다른 프로세스가 끝났습니다", "another process of this training ended")
+    lost = tr("another process of this training ended")
     return OtherProcessFailed(noted or lost, said=bool(noted))
 
 
@@ -137,8 +137,10 @@ def require_room(batch_size: int) -> None:
     if batch_size < 2 * world_size() and world_size() > 1:
         least = 2 * world_size()
         raise UsageError(
-            t(
-                f"BATCH_SIZE={batch_size}: 프로세스 {world_size()}개에는 {least} 이상이 필요합니다 (모든 프로세스를 합한 크기)",
-                f"BATCH_SIZE={batch_size}: {world_size()} processes need at least {least}; it counts the pictures of all",
+            tr(
+                "BATCH_SIZE={batch_size}: {world_size} processes need at least {least}; it counts the pictures of all",
+                batch_size=batch_size,
+                world_size=world_size(),
+                least=least,
             )
         )

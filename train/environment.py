@@ -11,9 +11,10 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.console import warn
 from core.files import write_atomically
 from core.git import GitFacts, code_changes
+from core.i18n import tr
+from core.reporting import warn
 
 if TYPE_CHECKING:
     import torch
@@ -46,8 +47,10 @@ def read_code_changes(folder: Path, git: GitFacts, secrets: list[str]) -> CodeCh
     else:
         return CodeChanges(patch, "recorded")
     warn(
-        f"바뀐 코드를 기록하지 않았습니다 ({reason}): 이 실행은 --reproduce 로 되풀이할 수 없습니다",
-        f"the changes of the code are not recorded ({reason}): --reproduce will not be able to repeat this run",
+        tr(
+            "the changes of the code are not recorded ({reason}): --reproduce will not be able to repeat this run",
+            reason=reason,
+        )
     )
     return CodeChanges(b"", f"not recorded: {reason}")
 

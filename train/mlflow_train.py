@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 from config import ROOT, cache_folder
 from core.background import Background
-from core.console import say, warn
 from core.errors import AppError, UsageError, one_line
 from core.files import link_or_copy, write_atomically
 from core.git import GitFacts, without_credentials
 from core.hashing import file_sha256
-from core.i18n import t
+from core.i18n import tr
 from core.process import uninterrupted
+from core.reporting import notify, warn
 from dataset.classes import UInt8
 from dataset.layout import data_files
 from segmentation import pyfunc
@@ -99,17 +99,17 @@ class MlflowTrain(ModelTrain):
     @contextlib.contextmanager
     def tracked(self) -> Iterator[None]:
         """An open MLflow run; it ends as FINISHED, KILLED (Ctrl-C, SIGTERM) or FAILED with its error."""
-        with mlflow_utils.explained(self.settings, t("실행 시작", "opening the run")):
+        with mlflow_utils.explained(self.settings, tr("opening the run")):
             run = self.new_run() if self.interrupted is None else self.reopened(self.interrupted)
             self.close_dead_runs(run.info.experiment_id)
         self.lineage = {"run_id": self.run_id, **self.git.metadata()}
-        say(f"MLflow 실행: {run.info.run_name} ({self.run_id})", f"MLflow run: {run.info.run_name} ({self.run_id})")
+        notify(tr("MLflow run: {run_name} ({run_id})", run_name=run.info.run_name, run_id=self.run_id))
         try:
             yield
         except BaseException as error:
             self.close_after(distributed.cause(error))
             raise
-        with mlflow_utils.explained(self.settings, t("실행 종료", "closing the run")):
+        with mlflow_utils.explained(self.settings, tr("closing the run")):
             self.client.set_terminated(self.run_id, "FINISHED")
 
     def new_run(self) -> Run:
@@ -141,7 +141,7 @@ class MlflowTrain(ModelTrain):
         """Close the run as FAILED or KILLED, with the error's words, and say how to go on."""
         if self.checkpoint_file.exists() and not isinstance(error, Diverged):
             command = f"python train.py --resume {self.run_id}"
-            print(t(f"이어서 하려면: {command}", f"to go on: {command}"), file=sys.stderr)
+            print(tr("to go on: {command}", command=command), file=sys.stderr)
         elif not self.checkpoint_file.exists():
             self.release()
         self.record_the_rest(error)
@@ -152,8 +152,12 @@ class MlflowTrain(ModelTrain):
                 self.client.set_terminated(self.run_id, status)
         except Exception as second:  # the first error is the one to show; this one must not hide it
             warn(
-                f"실행 {self.run_id} 을(를) {status} 로 닫지 못했습니다: {one_line(second)}",
-                f"could not close run {self.run_id} as {status}: {one_line(second)}",
+                tr(
+                    "could not close run {run_id} as {status}: {second}",
+                    run_id=self.run_id,
+                    status=status,
+                    second=one_line(second),
+                )
             )
 
     def record_the_rest(self, error: BaseException) -> None:
@@ -163,8 +167,11 @@ class MlflowTrain(ModelTrain):
         except Exception as second:  # the first error is the one to show
             if second is not error:
                 warn(
-                    f"실행 {self.run_id} 에 기록하지 못한 에폭이 있습니다: {one_line(second)}",
-                    f"run {self.run_id} lacks epochs that could not be recorded: {one_line(second)}",
+                    tr(
+                        "run {run_id} lacks epochs that could not be recorded: {second}",
+                        run_id=self.run_id,
+                        second=one_line(second),
+                    )
                 )
 
     def record_code(self) -> None:
@@ -172,7 +179,7 @@ class MlflowTrain(ModelTrain):
         with tempfile.TemporaryDirectory() as folder:
             patch = self.changes.patch
             environment.write_record(Path(folder), self.settled(), self.smoke, patch, self.device)
-            with mlflow_utils.explained(self.settings, t("실행 기록", "recording the run")):
+            with mlflow_utils.explained(self.settings, tr("recording the run")):
                 self.client.log_artifacts(self.run_id, folder, environment.FOLDER)
 
     def run_tags(self) -> dict[str, str]:
@@ -204,9 +211,8 @@ class MlflowTrain(ModelTrain):
                 self.client.set_terminated(run.info.run_id, "KILLED")
                 checkpoint = self.settings.model_path.parent / run.info.run_id / CHECKPOINT_FILE
                 how = f" (python train.py --resume {run.info.run_id})" if checkpoint.exists() else ""
-                say(
-                    f"이전 실행 {run.info.run_id} 은(는) 도중에 끊겼습니다: KILLED 로 닫았습니다{how}",
-                    f"an earlier run, {run.info.run_id}, was cut off: closed as KILLED{how}",
+                notify(
+                    tr("an earlier run, {run_id}, was cut off: closed as KILLED{how}", run_id=run.info.run_id, how=how)
                 )
 
     def secrets(self) -> list[str]:
@@ -246,12 +252,15 @@ class MlflowTrain(ModelTrain):
         if changes:
             names = "\n".join(changes.lines(10))
             raise AppError(
-                t(
-                    f"{self.data.root} 이(가) {pinned} 와 다릅니다: 캐시 폴더 {cache} 를 지우고 다시 실행하세요\n{names}",
-                    f"{self.data.root} is not {pinned}: remove the cache folder {cache} and run again\n{names}",
+                tr(
+                    "{root} is not {pinned}: remove the cache folder {cache} and run again\n{names}",
+                    root=self.data.root,
+                    pinned=pinned,
+                    cache=cache,
+                    names=names,
                 )
             )
-        say(f"데이터: {pinned}", f"data: {pinned}")
+        notify(tr("data: {pinned}", pinned=pinned))
         return pinned
 
     def publish_data(self, files: dict[str, LocalFile]) -> LakePath:
@@ -295,7 +304,7 @@ class MlflowTrain(ModelTrain):
             "python": platform.python_version(),
             "platform": platform.platform(),
         }
-        with mlflow_utils.explained(self.settings, t("실행 기록", "recording the run")):
+        with mlflow_utils.explained(self.settings, tr("recording the run")):
             self.client.log_inputs(self.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
             self.client.log_batch(
                 self.run_id,
@@ -323,7 +332,7 @@ class MlflowTrain(ModelTrain):
             "torch": torch.__version__,
             "processes": str(distributed.world_size()),
         }
-        with mlflow_utils.explained(self.settings, t("실행 기록", "recording the run")):
+        with mlflow_utils.explained(self.settings, tr("recording the run")):
             self.client.log_batch(self.run_id, params=[Param(key, value) for key, value in resolved.items()])
         self.record_code()
 
@@ -353,7 +362,7 @@ class MlflowTrain(ModelTrain):
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        with mlflow_utils.explained(self.settings, t("지표 기록", "recording metrics")):
+        with mlflow_utils.explained(self.settings, tr("recording metrics")):
             self.client.log_batch(self.run_id, metrics=[Metric(k, value, now, step) for k, value in values.items()])
 
     def run_record(self) -> dict[str, Any]:
@@ -372,14 +381,19 @@ class MlflowTrain(ModelTrain):
     def load_state(self, state: dict[str, Any]) -> None:
         """Also record the epochs that a kill kept from the run; none is recorded twice."""
         super().load_state(state)
-        with mlflow_utils.explained(self.settings, t("지표 읽기", "reading metrics")):
+        with mlflow_utils.explained(self.settings, tr("reading metrics")):
             known = {metric.step for metric in self.client.get_metric_history(self.run_id, "val_miou")}
         for result in self.history:
             if result.epoch not in known:
                 self.log_epoch(result)
-        say(
-            f"에폭 {self.epoch + 1}/{self.epochs}, 배치 {self.step}/{self.steps_per_epoch} 부터 이어갑니다",
-            f"going on at epoch {self.epoch + 1}/{self.epochs}, batch {self.step}/{self.steps_per_epoch}",
+        notify(
+            tr(
+                "going on at epoch {epoch}/{epochs}, batch {step}/{steps_per_epoch}",
+                epoch=self.epoch + 1,
+                epochs=self.epochs,
+                step=self.step,
+                steps_per_epoch=self.steps_per_epoch,
+            )
         )
 
     def log_report(self, result: Result, folder: Path) -> None:
@@ -388,16 +402,16 @@ class MlflowTrain(ModelTrain):
         for name in (REPORT_FILE, CLASSES_TABLE):
             if (folder / name).exists():
                 write_atomically(self.run_folder / name, (folder / name).read_bytes())
-        with mlflow_utils.explained(self.settings, t("그림 기록", "recording pictures")):
+        with mlflow_utils.explained(self.settings, tr("recording pictures")):
             self.client.log_artifacts(self.run_id, str(folder))
-        say(f"보고서: {self.run_folder / REPORT_FILE}", f"report: {self.run_folder / REPORT_FILE}")
+        notify(tr("report: {run_folder}", run_folder=self.run_folder / REPORT_FILE))
 
     def log_overlays(self, epoch: int, indices: list[int], predicted: list[UInt8]) -> None:
         """The fixed sample of overlays by the network of this epoch."""
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / f"epoch-{epoch + 1:04d}.jpg"
             figures.save_samples(file, self.val_pictures, indices, predicted)
-            with mlflow_utils.explained(self.settings, t("그림 기록", "recording pictures")):
+            with mlflow_utils.explained(self.settings, tr("recording pictures")):
                 self.client.log_artifact(self.run_id, str(file), "overlays")
 
     @property
@@ -427,7 +441,7 @@ class MlflowTrain(ModelTrain):
 
     def recorded_model(self) -> LakePath | None:
         """The model's place, where an earlier process got as far as to record it whole."""
-        with mlflow_utils.explained(self.settings, t("실행 읽기", "reading the run")):
+        with mlflow_utils.explained(self.settings, tr("reading the run")):
             data = self.client.get_run(self.run_id).data
         whole = "model_sha256" in data.tags  # the last that is written
         return LakePath.parse(data.params["lakefs_model_path"]) if whole else None
@@ -452,7 +466,7 @@ class MlflowTrain(ModelTrain):
         }
         done = self.lake.publish(files, MODEL_PREFIX, message, metadata, mirror=False)
         path = LakePath(self.lake.repo, done.commit_id, f"{MODEL_PREFIX}model.pth")
-        with mlflow_utils.explained(self.settings, t("실행 기록", "recording the run")):
+        with mlflow_utils.explained(self.settings, tr("recording the run")):
             recorded = "best_epoch" in self.client.get_run(self.run_id).data.metrics
             if not recorded:  # by a process that was killed right after
                 self.log_metrics({**metrics, "best_epoch": float(best.epoch)}, best.epoch)
@@ -501,12 +515,7 @@ def _claim(folder: Path) -> FileLock:
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        raise UsageError(
-            t(
-                f"실행 {folder.name} 은(는) 다른 프로세스에서 아직 진행 중입니다",
-                f"run {folder.name} is still going on in another process",
-            )
-        ) from None
+        raise UsageError(tr("run {name} is still going on in another process", name=folder.name)) from None
     return lock
 
 

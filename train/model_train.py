@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from config import pictures_folder
-from core.console import progress, say
 from core.errors import AppError, UsageError
-from core.i18n import t
+from core.i18n import tr
+from core.reporting import notify, progress
 from dataset.layout import DataSet
 from segmentation.losses import SegmentationLoss, class_weights
 from segmentation.metrics import ConfusionMatrix
@@ -69,9 +69,7 @@ class ModelTrain(BaseTrain):
     def prepare_data(self) -> None:
         """The pictures of both splits at working size, and what they say about normalisation and class weights."""
         s, data = self.settings, self.data
-        self.size = self.choose(
-            t("입력 크기", "input size"), "image_size", auto_settings.working_size(data, s.image_size)
-        )
+        self.size = self.choose(tr("input size"), "image_size", auto_settings.working_size(data, s.image_size))
         self.crop = s.crop_size or self.size
         self.train_pictures = loader.Pictures(data.split("train"), data.classes, self.size, native=False)
         self.val_pictures = loader.Pictures(data.split("val"), data.classes, self.size, native=True)
@@ -82,7 +80,7 @@ class ModelTrain(BaseTrain):
         weights, reason = class_weights(s.class_weights, data.pixel_counts["train"])
         self.criterion = SegmentationLoss(s.loss, weights).to(self.device)
         shown = " ".join(f"{weight:.2f}" for weight in weights)
-        self.choose(t("클래스 가중치", "class weights"), "class_weights", (shown, reason))
+        self.choose(tr("class weights"), "class_weights", (shown, reason))
 
     def prepare_network(self) -> None:
         """The network, its average, and the optimiser."""
@@ -92,13 +90,13 @@ class ModelTrain(BaseTrain):
         chosen_batch = distributed.share(
             lambda: auto_settings.batch_size(s.batch_size, network, self.crop, self.device)
         )
-        self.batch_size = self.choose(t("배치 크기", "batch size"), "batch_size", chosen_batch)
+        self.batch_size = self.choose(tr("batch size"), "batch_size", chosen_batch)
         distributed.require_room(self.batch_size)
         self.choose_augmentation(network)
         chosen_rate = auto_settings.peak_rate(s.learning_rate, s.model, s.pretrained)
-        self.peak_rate = self.choose(t("최대 학습률", "peak learning rate"), "learning_rate", chosen_rate)
+        self.peak_rate = self.choose(tr("peak learning rate"), "learning_rate", chosen_rate)
         chosen_precision = auto_settings.precision(s.precision, self.device)
-        self.precision = self.choose(t("정밀도", "precision"), "precision", chosen_precision)
+        self.precision = self.choose(tr("precision"), "precision", chosen_precision)
         # channels_last: 6 to 12 % faster on CPUs, and what tensor cores want
         self.network: nn.Module = network.to(memory_format=torch.channels_last).to(self.device)
         self.parallel = self._in_parallel()
@@ -109,9 +107,14 @@ class ModelTrain(BaseTrain):
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
         parameters = sum(p.numel() for p in self.network.parameters())
-        say(
-            f"모델 {s.model}: 파라미터 {parameters:,}개, 클래스 {self.data.classes.num_classes}개, 장치 {self.device}",
-            f"model {s.model}: {parameters:,} parameters, {self.data.classes.num_classes} classes, device {self.device}",
+        notify(
+            tr(
+                "model {model}: {parameters:,} parameters, {num_classes} classes, device {device}",
+                model=s.model,
+                parameters=parameters,
+                num_classes=self.data.classes.num_classes,
+                device=self.device,
+            )
         )
 
     def choose_augmentation(self, network: nn.Module) -> None:
@@ -122,7 +125,7 @@ class ModelTrain(BaseTrain):
             step = distributed.share(lambda: auto_settings.step_seconds(network, own, self.crop, self.device))
             passes = s.max_seconds / step * self.batch_size / len(self.train_pictures)
         chosen = auto_settings.augmentation(s.augmentation, passes)
-        self.augmentation = self.choose(t("증강", "augmentation"), "augmentation", chosen)
+        self.augmentation = self.choose(tr("augmentation"), "augmentation", chosen)
 
     def choose(self, name: str, key: str, choice: tuple[T, str]) -> T:
         """Say and remember what was chosen and why; returns it."""
@@ -150,7 +153,7 @@ class ModelTrain(BaseTrain):
     def _in_parallel(self) -> nn.Module:
         """The network as it is called in training: with several processes, one that averages their gradients."""
         if self.settings.sync_batchnorm and self.device.type != "cuda":
-            raise UsageError(t("SYNC_BATCHNORM 은 GPU 에서만 됩니다", "SYNC_BATCHNORM works on GPUs only"))
+            raise UsageError(tr("SYNC_BATCHNORM works on GPUs only"))
         if distributed.world_size() == 1:
             return self.network
         if self.settings.sync_batchnorm:
@@ -228,9 +231,11 @@ class ModelTrain(BaseTrain):
         if step < math.inf:
             epoch = len(self.history) + 1
             raise Diverged(
-                t(
-                    f"에폭 {epoch}, 배치 {step + 1:.0f}: 손실이 유한하지 않습니다: LEARNING_RATE 를 낮추세요 (현재 {self.peak_rate})",
-                    f"epoch {epoch}, batch {step + 1:.0f}: the loss is not finite: lower LEARNING_RATE (now {self.peak_rate})",
+                tr(
+                    "epoch {epoch}, batch {step:.0f}: the loss is not finite: lower LEARNING_RATE (now {peak_rate})",
+                    epoch=epoch,
+                    step=step + 1,
+                    peak_rate=self.peak_rate,
                 )
             )
 
@@ -297,9 +302,9 @@ class ModelTrain(BaseTrain):
         write_history(self.run_folder / HISTORY_FILE, self.history)
         if self.history and not self.best_file.exists():
             raise AppError(
-                t(
-                    f"{self.best_file} 이(가) 없습니다: 체크포인트가 말하는 가장 좋은 모델 없이는 이어갈 수 없습니다",
-                    f"no {self.best_file}: the best model that the checkpoint names is needed to go on",
+                tr(
+                    "no {best_file}: the best model that the checkpoint names is needed to go on",
+                    best_file=self.best_file,
                 )
             )
 
@@ -347,13 +352,22 @@ class ModelTrain(BaseTrain):
         write_history(self.run_folder / HISTORY_FILE, self.history)
         v, mark = result.validation, "*" if result.best else " "
         head = self.epoch_label(result.epoch)
-        say(
-            f"{head}  학습 손실 {result.train_loss:.4f}  검증 손실 {v.loss:.4f}  검증 정확도 {v.accuracy:.4f}  "
-            f"검증 mIoU {v.miou:.4f}{mark}  {result.images_per_second:.1f} 장/s  lr {result.learning_rate:.2e}",
-            f"{head}  train loss {result.train_loss:.4f}  val loss {v.loss:.4f}  val accuracy {v.accuracy:.4f}  "
-            f"val mIoU {v.miou:.4f}{mark}  {result.images_per_second:.1f} images/s  lr {result.learning_rate:.2e}",
+        notify(
+            tr(
+                "{head}  train loss {train_loss:.4f}  val loss {loss:.4f}  val accuracy "
+                "{accuracy:.4f}  val mIoU {miou:.4f}{mark}  {images_per_second:.1f} images/s  lr "
+                "{learning_rate:.2e}",
+                head=head,
+                train_loss=result.train_loss,
+                loss=v.loss,
+                accuracy=v.accuracy,
+                miou=v.miou,
+                mark=mark,
+                images_per_second=result.images_per_second,
+                learning_rate=result.learning_rate,
+            )
         )
-        absent = t("없음", "absent")
+        absent = tr("absent")
         print(
             "    IoU  " + "  ".join(f"{k} {absent if i is None else f'{i:.3f}'}" for k, i in v.iou.items()), flush=True
         )
@@ -400,7 +414,7 @@ def evaluate(
         iter([index for batch in mine for index in batch]),
         torch.zeros(len(pictures), dtype=torch.float64),
     )
-    for images, _, masks in progress(loader.load(pictures, mine, 0), len(mine), t("검증", "validation"), "batches"):
+    for images, _, masks in progress(loader.load(pictures, mine, 0), len(mine), tr("validation"), tr("batches")):
         sizes = [(int(mask.shape[0]), int(mask.shape[1])) for mask in masks]
         for logits, mask in zip(
             native_logits(model.network, images, sizes, model.normalisation, device), masks, strict=True

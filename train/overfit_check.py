@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from config import Settings
-from core.console import say
 from core.errors import AppError, UsageError
-from core.i18n import t
+from core.i18n import tr
+from core.reporting import notify
 from dataset.layout import DataSet
 from train.model_train import ModelTrain
 
@@ -35,14 +35,20 @@ def learn_by_heart(settings: Settings, data: DataSet, count: int) -> None:
         best = training.fit()
     if best.validation.miou < GOAL:
         raise AppError(
-            t(
-                f"사진 {count}장에서 mIoU {best.validation.miou:.4f}, 기대 {GOAL} 이상: 마스크, 입력 크기, 학습률, 모델을 확인하세요",
-                f"mIoU {best.validation.miou:.4f} on {count} pictures, expected {GOAL}: look at masks, input size, rate, network",
+            tr(
+                "mIoU {miou:.4f} on {count} pictures, expected {goal}: look at masks, input size, rate, network",
+                miou=best.validation.miou,
+                count=count,
+                goal=GOAL,
             )
         )
-    say(
-        f"사진 {count}장을 {best.epoch + 1}번 보고 외웠습니다: mIoU {best.validation.miou:.4f}",
-        f"{count} pictures learnt by heart in {best.epoch + 1} passes: mIoU {best.validation.miou:.4f}",
+    notify(
+        tr(
+            "{count} pictures learnt by heart in {epoch} passes: mIoU {miou:.4f}",
+            count=count,
+            epoch=best.epoch + 1,
+            miou=best.validation.miou,
+        )
     )
 
 
@@ -50,8 +56,6 @@ def few(data: DataSet, count: int) -> DataSet:
     """`count` pictures, evenly taken from the training split, as training and as validation split."""
     train = data.split("train")
     if not 1 <= count <= len(train):
-        raise UsageError(
-            t(f"--overfit {count}: 1~{len(train)} 이어야 합니다", f"--overfit {count}: expected 1 to {len(train)}")
-        )
+        raise UsageError(tr("--overfit {count}: expected 1 to {train}", count=count, train=len(train)))
     pairs = [train[int(i)] for i in np.linspace(0, len(train) - 1, count).round()]
     return dataclasses.replace(data, pairs=(*pairs, *(dataclasses.replace(pair, split="val") for pair in pairs)))

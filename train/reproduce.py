@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from config import FIELDS, ROOT, Settings, load_settings
-from core.console import say, table, warn
+from core.console import table
 from core.errors import AppError, UsageError
 from core.git import resolve, worktree
-from core.i18n import t
+from core.i18n import tr
 from core.process import run_script
+from core.reporting import notify, warn
 from train import environment as provenance
 from utils.lakefs_utils import LakePath, connect
 
@@ -55,20 +56,22 @@ def reproduce(settings: Settings, run_id: str, tolerance: float) -> int:
     recipe = read_recipe(mlflow_utils.connect(settings), settings, run_id)
     with connect(settings) as lake:
         lake.resolve(recipe.data_path.ref, recipe.data_path.repo)  # before anything is done
-    changes = t(" + 기록된 변경", " + recorded changes") if recipe.patch else ""
-    say(
-        f"재현: 실행 {run_id}, Git {recipe.commit[:12]}{changes}, {recipe.data_path}",
-        f"reproducing run {run_id}: Git {recipe.commit[:12]}{changes}, {recipe.data_path}",
+    changes = tr(" + recorded changes") if recipe.patch else ""
+    notify(
+        tr(
+            "reproducing run {run_id}: Git {commit}{changes}, {data_path}",
+            run_id=run_id,
+            commit=recipe.commit[:12],
+            changes=changes,
+            data_path=recipe.data_path,
+        )
     )
     try:
         with worktree(ROOT, recipe.commit, recipe.patch) as code:
             done = train_again(settings, recipe, code)
     except OSError as error:
         raise AppError(
-            t(
-                f"실행 {run_id} 의 코드를 꺼내지 못했습니다: {error}",
-                f"could not check out the code of run {run_id}: {error}",
-            )
+            tr("could not check out the code of run {run_id}: {error}", run_id=run_id, error=error)
         ) from error
     compare_environments(recipe, done["environment"], done["packages"])
     return judge(recipe, done["figures"], tolerance)
@@ -82,22 +85,16 @@ def read_recipe(client: MlflowClient, settings: Settings, run_id: str) -> Recipe
     tags, params = run.data.tags, run.data.params
     commit, state = tags.get("git_commit", "none"), tags.get(provenance.PATCH_TAG)
     if commit == "none":
-        raise _impossible(run_id, "Git 커밋 없이 학습했습니다", "it was trained without a Git commit")
+        raise _impossible(run_id, tr("it was trained without a Git commit"))
     if state is None:
-        raise _impossible(
-            run_id, "기록이 없는 이전 코드의 실행입니다", "it is of older code, which recorded too little"
-        )
+        raise _impossible(run_id, tr("it is of older code, which recorded too little"))
     if state not in ("clean", "recorded"):
-        raise _impossible(run_id, f"바뀐 코드가 없습니다 ({state})", f"the changes of its code are missing ({state})")
+        raise _impossible(run_id, tr("the changes of its code are missing ({state})", state=state))
     if resolve(ROOT, commit) is None:
-        raise _impossible(
-            run_id,
-            f"Git 커밋 {commit} 이(가) 이 저장소에 없습니다: git fetch 로 받으세요",
-            f"this clone has no Git commit {commit}: git fetch may bring it",
-        )
+        raise _impossible(run_id, tr("this clone has no Git commit {commit}: git fetch may bring it", commit=commit))
     if "lakefs_data_path" not in params:
-        raise _impossible(run_id, "데이터 커밋 전에 끝났습니다", "it ended before its data were committed")
-    with tempfile.TemporaryDirectory() as folder, mlflow_utils.explained(settings, t("실행 읽기", "reading the run")):
+        raise _impossible(run_id, tr("it ended before its data were committed"))
+    with tempfile.TemporaryDirectory() as folder, mlflow_utils.explained(settings, tr("reading the run")):
         files = Path(client.download_artifacts(run_id, provenance.FOLDER, folder))
         recipe = json.loads((files / provenance.SETTINGS).read_text(encoding="utf-8"))
         histories = {name: client.get_metric_history(run_id, name) for name in COMPARED}
@@ -114,16 +111,14 @@ def read_recipe(client: MlflowClient, settings: Settings, run_id: str) -> Recipe
         )
 
 
-def _impossible(run_id: str, korean: str, english: str) -> UsageError:
-    return UsageError(
-        t(f"실행 {run_id} 은(는) 재현할 수 없습니다: {korean}", f"run {run_id} cannot be reproduced: {english}")
-    )
+def _impossible(run_id: str, reason: str) -> UsageError:
+    return UsageError(tr("run {run_id} cannot be reproduced: {reason}", run_id=run_id, reason=reason))
 
 
 def train_again(settings: Settings, recipe: Recipe, code: Path) -> dict[str, Any]:
     """Run the recorded code's `main` on the recorded data; what it measured."""
     if not (code / "train/reproduce.py").exists():
-        raise _impossible(recipe.run_id, "코드에 train/reproduce.py 가 없습니다", "its code has no train/reproduce.py")
+        raise _impossible(recipe.run_id, tr("its code has no train/reproduce.py"))
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "figures.json"
         arguments = [str(recipe.data_path), str(out), "smoke" if recipe.smoke else "whole"]
@@ -133,12 +128,7 @@ def train_again(settings: Settings, recipe: Recipe, code: Path) -> dict[str, Any
             env=os.environ | as_environment(settings, recipe, Path(folder)),
         )
         if done.returncode != 0:
-            raise AppError(
-                t(
-                    f"재현 학습이 실패했습니다 (종료 코드 {done.returncode}): 위의 메시지를 보세요",
-                    f"training again failed (exit code {done.returncode}): see above",
-                )
-            )
+            raise AppError(tr("training again failed (exit code {returncode}): see above", returncode=done.returncode))
         content: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
         return content
 
@@ -171,10 +161,10 @@ def compare_environments(recipe: Recipe, now: Mapping[str, Any], packages: list[
     rows += [[name, before.get(name), after.get(name)] for name in sorted({*before, *after}, key=str.lower)]
     different = [row for row in rows if row[1] != row[2]]
     if not different:
-        say("환경: 같음", "environment: the same")
+        notify(tr("environment: the same"))
         return
-    warn("환경이 다릅니다", "the environment differs")
-    print(table([t("무엇", "what"), t("실행", "run"), t("지금", "now")], different[:40]))
+    warn(tr("the environment differs"))
+    print(table([tr("what"), tr("run"), tr("now")], different[:40]))
 
 
 def judge(recipe: Recipe, now: Mapping[str, list[float]], tolerance: float) -> int:
@@ -185,33 +175,34 @@ def judge(recipe: Recipe, now: Mapping[str, list[float]], tolerance: float) -> i
         before, after = recipe.figures[name], now[name]
         if len(before) != len(after) or not before:
             raise AppError(
-                t(
-                    f"{name}: 실행에는 {len(before)} 에폭, 재현에는 {len(after)} 에폭이 있습니다",
-                    f"{name}: the run has {len(before)} epochs, its repetition {len(after)}",
+                tr(
+                    "{name}: the run has {count} epochs, its repetition {after}",
+                    name=name,
+                    count=len(before),
+                    after=len(after),
                 )
             )
         gap = max(abs(a - b) for a, b in zip(before, after, strict=True))
         worst, equal = max(worst, gap), equal and before == after
         rows.append([name, repr(before[best]), repr(after[best]), f"{gap:.3g}"])
-    heading = t(f"에폭 {best + 1} (가장 좋음)", f"epoch {best + 1} (the best)")
+    heading = tr("epoch {best} (the best)", best=best + 1)
     print(
         table(
-            [heading, t("실행", "run"), t("재현", "again"), t("모든 에폭의 최대 차이", "largest gap of all epochs")],
+            [heading, tr("run"), tr("again"), tr("largest gap of all epochs")],
             rows,
         )
     )
     if equal:
-        say("모든 값이 비트까지 같습니다.", "every figure is equal to the bit.")
+        notify(tr("every figure is equal to the bit."))
     elif worst <= tolerance:
-        say(
-            f"차이 {worst:.3g} 은(는) 허용 오차 {tolerance} 안입니다.",
-            f"gap {worst:.3g}: within the tolerance {tolerance}.",
-        )
+        notify(tr("gap {worst:.3g}: within the tolerance {tolerance}.", worst=worst, tolerance=tolerance))
     else:
         raise AppError(
-            t(
-                f"실행 {recipe.run_id} 이(가) 재현되지 않았습니다: 차이 {worst:.3g}, 허용 오차 {tolerance}",
-                f"run {recipe.run_id} was not reproduced: gap {worst:.3g}, tolerance {tolerance}",
+            tr(
+                "run {run_id} was not reproduced: gap {worst:.3g}, tolerance {tolerance}",
+                run_id=recipe.run_id,
+                worst=worst,
+                tolerance=tolerance,
             )
         )
     return 0

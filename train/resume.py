@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from config import Settings
-from core.console import say, warn
 from core.errors import AppError, UsageError
 from core.git import GitFacts
-from core.i18n import t
+from core.i18n import tr
+from core.reporting import notify, warn
 from utils.lakefs_utils import LakePath
 
 CHECKPOINT_FILE = "checkpoint.pth"  # in models/<run id>/
@@ -67,9 +67,10 @@ def find(models: Path, which: str) -> Interrupted:
         return Interrupted(file.parent, RunRecord.from_dict(content["run"]), content["state"])
     except (KeyError, TypeError, ValueError) as error:
         raise AppError(
-            t(
-                f"{file}: 다른 버전의 코드가 쓴 체크포인트입니다 ({error}): 그 버전에서 이어가세요",
-                f"{file}: written by another version of the code ({error}): go on with that version",
+            tr(
+                "{file}: written by another version of the code ({error}): go on with that version",
+                file=file,
+                error=error,
             )
         ) from error
 
@@ -82,11 +83,13 @@ def _checkpoint_file(models: Path, which: str) -> Path:
     for file in (path, path / CHECKPOINT_FILE, models / path.name / CHECKPOINT_FILE):
         if which != LAST and file.is_file():
             return file
-    known = ", ".join(file.parent.name for file in reversed(there[-5:])) or t("없음", "none")
+    known = ", ".join(file.parent.name for file in reversed(there[-5:])) or tr("none")
     raise UsageError(
-        t(
-            f"--resume {which}: 체크포인트가 없습니다 ({models} 에 있는 것: {known}). 끝난 실행의 것은 지워집니다: 새로 학습하세요",
-            f"--resume {which}: no checkpoint (in {models}: {known}); those of finished runs are removed: train anew",
+        tr(
+            "--resume {which}: no checkpoint (in {models}: {known}); those of finished runs are removed: train anew",
+            which=which,
+            models=models,
+            known=known,
         )
     )
 
@@ -99,29 +102,29 @@ def settings_of(record: RunRecord, now: Settings, given: dict[str, Any]) -> Sett
     """
     known = now.of_the_result()
     faults = [
-        f"{name.upper()}: {t('실행', 'run')} {record.settings[name]}, {t('지금', 'now')} {given[name]}"
+        tr("{name}: run {settings}, now {given}", name=name.upper(), settings=record.settings[name], given=given[name])
         for name in given.keys() & record.settings.keys()
         if given[name] != record.settings[name]
     ]
-    faults += [
-        f"{name.upper()}: {t('모르는 설정', 'unknown setting')}" for name in record.settings.keys() - known.keys()
-    ]
+    faults += [tr("{name}: unknown setting", name=name.upper()) for name in record.settings.keys() - known.keys()]
     if faults:
         raise UsageError(
-            t(
-                f"실행 {record.run_id} 은(는) 다른 설정으로 시작했습니다: 옵션을 빼거나 새로 학습하세요\n  ",
-                f"run {record.run_id} was started with other settings: leave the options out, or train anew\n  ",
+            tr(
+                "run {run_id} was started with other settings: leave the options out, or train anew\n  ",
+                run_id=record.run_id,
             )
             + "\n  ".join(sorted(faults))
         )
     kept = [f"{name.upper()}={value}" for name, value in record.settings.items() if value != known[name]]
     if kept:
-        say(f"실행의 설정: {' '.join(kept)}", f"as the run was started: {' '.join(kept)}")
+        notify(tr("as the run was started: {kept}", kept=" ".join(kept)))
     if record.repo != now.lakefs_repo:
         raise UsageError(
-            t(
-                f"실행 {record.run_id} 의 lakeFS 저장소는 {record.repo} 입니다: LAKEFS_REPO={now.lakefs_repo} 를 바꾸세요",
-                f"run {record.run_id} is of lakeFS repository {record.repo}: change LAKEFS_REPO={now.lakefs_repo}",
+            tr(
+                "run {run_id} is of lakeFS repository {repo}: change LAKEFS_REPO={lakefs_repo}",
+                run_id=record.run_id,
+                repo=record.repo,
+                lakefs_repo=now.lakefs_repo,
             )
         )
     return dataclasses.replace(now, **record.settings, lakefs_branch=record.target_branch or record.branch)
@@ -130,15 +133,22 @@ def settings_of(record: RunRecord, now: Settings, given: dict[str, Any]) -> Sett
 def warn_of_other_code(record: RunRecord, now: GitFacts, processes: int) -> None:
     """Going on with other code (a mended bug) or another number of processes is allowed, but not in silence."""
     if (record.git.commit, record.git.dirty) != (now.commit, now.dirty) or now.dirty == "true":
-        state = {"true": t(" + 변경", " + changes")}
+        state = {"true": tr(" + changes")}
         before = record.git.commit[:12] + state.get(record.git.dirty, "")
         after = now.commit[:12] + state.get(now.dirty, "")
         warn(
-            f"실행은 Git {before} 로 시작했고 지금은 {after} 입니다: 코드가 다르면 결과도 다를 수 있습니다",
-            f"the run was started with Git {before}, this is {after}: with other code the result may differ",
+            tr(
+                "the run was started with Git {before}, this is {after}: with other code the result may differ",
+                before=before,
+                after=after,
+            )
         )
     if record.processes != processes:
         warn(
-            f"실행은 프로세스 {record.processes}개로 시작했고 지금은 {processes}개입니다: 결과가 조금 다를 수 있습니다",
-            f"the run was started with {record.processes} processes, now there are {processes}: the result may differ a little",
+            tr(
+                "the run was started with {processes} processes, now there are {processes2}: the "
+                "result may differ a little",
+                processes=record.processes,
+                processes2=processes,
+            )
         )

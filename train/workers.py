@@ -8,7 +8,7 @@ from typing import Any
 
 from config import Settings
 from core.errors import UsageError
-from core.i18n import t
+from core.i18n import tr
 from dataset.layout import DataSet
 from train import distributed
 from train.model_train import ModelTrain
@@ -47,11 +47,6 @@ def _only_the_main_process_knows() -> Job:
 def _fetch(settings: Settings, job: Job) -> DataSet:
     """The data of the run's commit, through this machine's own cache."""
     if settings.lakefs_endpoint is None:
-        raise UsageError(
-            t(
-                "여러 대의 컴퓨터로 학습하려면 lakeFS 서버가 필요합니다: 모든 컴퓨터에 LAKEFS_ENDPOINT 를 설정하세요",
-                "training on several machines needs a lakeFS server: set LAKEFS_ENDPOINT on each of them",
-            )
-        )
+        raise UsageError(tr("training on several machines needs a lakeFS server: set LAKEFS_ENDPOINT on each of them"))
     with connect(settings) as lake:
         return checked_data(settings, lake, str(job.data_path))[1]

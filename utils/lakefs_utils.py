@@ -10,7 +10,8 @@ import contextlib
 from collections.abc import Iterator
 
 from config import Settings
-from core.console import say
+from core.i18n import tr
+from core.reporting import notify
 from core.workers import WORKERS
 from utils.lakefs_client.bucket_import import Importing
 from utils.lakefs_client.connection import LakePath
@@ -55,7 +56,4 @@ def connect(settings: Settings, create: bool = False) -> Iterator[LakeFS]:
             lake.ensure_repository(settings)
         yield lake
         if settings.lakefs_endpoint and not lake.asked:
-            say(
-                f"lakeFS {lake.endpoint}: 묻지 않았습니다. 모두 캐시에 있습니다.",
-                f"lakeFS {lake.endpoint} was not asked: all of it is in the cache.",
-            )
+            notify(tr("lakeFS {endpoint} was not asked: all of it is in the cache.", endpoint=lake.endpoint))

@@ -18,10 +18,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from config import BUCKET, BUCKET_RULE, ROOT, Settings, load_settings
-from core.console import add_common_options, human_size, say
+from core.console import add_common_options, human_size
 from core.errors import AppError, UsageError
-from core.i18n import t
+from core.i18n import tr
 from core.process import run_script
+from core.reporting import notify
 
 CONNECT_S, READ_S, ATTEMPTS = 5, 30, 4  # seconds, seconds, tries with botocore's backoff
 LINK_S = 900  # seconds that a presigned link works, unless told otherwise
@@ -62,28 +63,23 @@ def _explained(settings: Settings, what: str) -> Iterator[None]:
     except ClientError as error:
         code = str(error.response["Error"]["Code"])
         if code in _NO_BUCKET:
-            text = t(f"없습니다 ({code})", f"does not exist ({code})")
+            text = tr("does not exist ({code})", code=code)
         elif code in _WRONG_KEY:
-            text = t(
-                f"키나 지역이 틀렸습니다 ({code}): MINIO_ACCESS_KEY, MINIO_SECRET_KEY, MINIO_REGION 을 확인하세요",
-                f"wrong key or region ({code}): check MINIO_ACCESS_KEY, MINIO_SECRET_KEY and MINIO_REGION",
+            text = tr(
+                "wrong key or region ({code}): check MINIO_ACCESS_KEY, MINIO_SECRET_KEY and MINIO_REGION", code=code
             )
         else:
-            text = t(
-                f"거부되었습니다 ({code}): MINIO_ACCESS_KEY, MINIO_SECRET_KEY 와 버킷 이름을 확인하세요",
-                f"refused ({code}): check MINIO_ACCESS_KEY, MINIO_SECRET_KEY and the bucket's name",
-            )
+            text = tr("refused ({code}): check MINIO_ACCESS_KEY, MINIO_SECRET_KEY and the bucket's name", code=code)
         raise AppError(f"{where}: {text}") from error
     except ParamValidationError as error:  # nobody was asked: botocore itself takes no such name
         words = " ".join(str(error).split())[:200]
-        raise UsageError(
-            t(f"{where}: 이름이 될 수 없습니다 ({words})", f"{where}: not a possible name ({words})")
-        ) from error
+        raise UsageError(tr("{where}: not a possible name ({words})", where=where, words=words)) from error
     except BotoCoreError as error:
         raise AppError(
-            t(
-                f"{where}: 응답하지 않습니다 ({type(error).__name__}): 서버를 시작하거나 MINIO_ENDPOINT 를 고치세요",
-                f"{where}: does not answer ({type(error).__name__}): start it or mend MINIO_ENDPOINT",
+            tr(
+                "{where}: does not answer ({error_type}): start it or mend MINIO_ENDPOINT",
+                where=where,
+                error_type=type(error).__name__,
             )
         ) from error
 
@@ -93,10 +89,8 @@ def ensure_bucket(settings: Settings, bucket: str) -> None:
     from botocore.exceptions import ClientError
 
     if not re.fullmatch(BUCKET, bucket):
-        rule = t(*BUCKET_RULE)
-        raise UsageError(
-            t(f"버킷 이름 '{bucket}': 기대한 값은 {rule} 입니다", f"bucket name '{bucket}': expected {rule}")
-        )
+        rule = tr(BUCKET_RULE)
+        raise UsageError(tr("bucket name '{bucket}': expected {rule}", bucket=bucket, rule=rule))
 
     s3 = client(settings)
     # AWS wants the region's name in the request, except for the one that has none
@@ -114,7 +108,7 @@ def ensure_bucket(settings: Settings, bucket: str) -> None:
             if error.response["Error"]["Code"] == "BucketAlreadyOwnedByYou":  # another process was first
                 return
             raise
-        say(f"버킷을 만들었습니다: s3://{bucket}", f"made the bucket s3://{bucket}")
+        notify(tr("made the bucket s3://{bucket}", bucket=bucket))
 
 
 def split_uri(uri: str, key_needed: bool = False) -> tuple[str, str]:
@@ -122,18 +116,13 @@ def split_uri(uri: str, key_needed: bool = False) -> tuple[str, str]:
     match = re.fullmatch(r"s3://([^/]+)(?:/(.*))?", uri, re.DOTALL)
     if not match or (key_needed and not match[2]):
         expected = "s3://BUCKET/KEY" if key_needed else "s3://BUCKET[/PREFIX]"
-        raise UsageError(
-            t(
-                f"S3 경로가 아닙니다: '{uri}' (기대한 형식: {expected})",
-                f"not an S3 path: '{uri}' (expected {expected})",
-            )
-        )
+        raise UsageError(tr("not an S3 path: '{uri}' (expected {expected})", uri=uri, expected=expected))
     return match[1], match[2] or ""
 
 
 def health(settings: Settings, bucket: str | None) -> None:
     """Whether the server answers, takes the keys, and has the bucket. Raises AppError with the first that fails."""
-    what = f"s3://{bucket}" if bucket else t("버킷 목록", "the list of buckets")
+    what = f"s3://{bucket}" if bucket else tr("the list of buckets")
     with _explained(settings, what):
         s3 = client(settings)
         if bucket:  # a GET: the answer to a HEAD has no words, so that a wrong key would look like a missing right
@@ -144,7 +133,7 @@ def health(settings: Settings, bucket: str | None) -> None:
 
 def buckets(settings: Settings) -> list[str]:
     """Names of the buckets that the key may see."""
-    with _explained(settings, t("버킷 목록", "the list of buckets")):
+    with _explained(settings, tr("the list of buckets")):
         return [str(bucket["Name"]) for bucket in client(settings).list_buckets()["Buckets"]]
 
 
@@ -170,32 +159,30 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add_common_options(parser)
     commands = parser.add_subparsers(dest="command", required=True, metavar="health|list|link|import")
-    commands.add_parser("health", help=t("서버, 키, 버킷을 확인합니다", "check server, keys and bucket"))
-    listing = commands.add_parser("list", help=t("버킷이나 객체 목록", "list buckets or objects"))
+    commands.add_parser("health", help=tr("check server, keys and bucket"))
+    listing = commands.add_parser("list", help=tr("list buckets or objects"))
     listing.add_argument("uri", nargs="?", metavar="s3://BUCKET[/PREFIX]")
-    link = commands.add_parser("link", help=t("키 없이 읽는 임시 링크", "a link that works without keys for a while"))
+    link = commands.add_parser("link", help=tr("a link that works without keys for a while"))
     link.add_argument("uri", metavar="s3://BUCKET/KEY")
     link.add_argument(
         "--expires",
         type=int,
         default=LINK_S,
         metavar="S",
-        help=t(f"유효 시간, 초 (기본 {LINK_S})", f"seconds that it works (default: {LINK_S})"),
+        help=tr("seconds that it works (default: {link_s})", link_s=LINK_S),
     )
-    importing = commands.add_parser(
-        "import", help=t("복사 없이 lakeFS 로 가져옵니다", "bring objects into lakeFS without copying them")
-    )
+    importing = commands.add_parser("import", help=tr("bring objects into lakeFS without copying them"))
     importing.add_argument("uri", metavar="s3://BUCKET/PREFIX")
     importing.add_argument(
         "--to",
         default="data/",
         metavar="PATH/",
-        help=t("lakeFS 안의 위치 (기본 data/)", "place in lakeFS (default: data/)"),
+        help=tr("place in lakeFS (default: data/)"),
     )
     importing.add_argument(
         "--replace",
         action="store_true",
-        help=t("그 위치에 있던 파일을 대신합니다", "take the place of the files that are there"),
+        help=tr("take the place of the files that are there"),
     )
     return parser.parse_args(arguments)
 
@@ -207,12 +194,7 @@ def main(arguments: list[str]) -> int:
         return subprocess.call([sys.executable, str(ROOT / "lake.py"), *arguments])
     settings = load_settings()
     if not settings.minio_endpoint:
-        raise UsageError(
-            t(
-                "오브젝트 스토리지가 설정되지 않았습니다: MINIO_ENDPOINT 와 키를 환경 변수나 .env 에 넣으세요",
-                "no object storage is set: put MINIO_ENDPOINT and its keys into the environment or .env",
-            )
-        )
+        raise UsageError(tr("no object storage is set: put MINIO_ENDPOINT and its keys into the environment or .env"))
     if options.command == "health":
         show_health(settings)
     elif options.command == "list":
@@ -230,7 +212,7 @@ def show_health(settings: Settings) -> None:
     bucket = split_uri(place)[0] if place.startswith("s3://") else settings.minio_bucket
     health(settings, bucket)
     what = f", s3://{bucket}" if bucket else ""
-    say(f"정상: {settings.minio_endpoint}{what}", f"healthy: {settings.minio_endpoint}{what}")
+    notify(tr("healthy: {minio_endpoint}{what}", minio_endpoint=settings.minio_endpoint, what=what))
 
 
 def show_list(settings: Settings, uri: str | None) -> None:
@@ -244,7 +226,7 @@ def show_list(settings: Settings, uri: str | None) -> None:
     for key, size_bytes in objects(settings, bucket, prefix):
         print(f"{human_size(size_bytes):>10}  s3://{bucket}/{key}")
         count, total = count + 1, total + size_bytes
-    say(f"객체 {count}개, {human_size(total)}", f"{count} objects, {human_size(total)}")
+    notify(tr("{count} objects, {size}", count=count, size=human_size(total)))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from config import load_settings
 from core.errors import AppError
 from core.files import inside
-from core.i18n import t
+from core.i18n import tr
 from utils.lakefs_utils import LakeFS, LakePath, connect
 
 SCHEME = "lakefs"
@@ -112,10 +112,7 @@ class LakeFSArtifactRepository(ArtifactRepository):
 
     def _read_only(self) -> MlflowException:
         return MlflowException(
-            t(
-                f"{self.artifact_uri}: 커밋은 바뀌지 않습니다: 모델은 train.py 가 커밋합니다",
-                f"{self.artifact_uri}: a commit does not change: train.py commits models",
-            )
+            tr("{artifact_uri}: a commit does not change: train.py commits models", artifact_uri=self.artifact_uri)
         )
 
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from config import ROOT, Settings
 from core.errors import AppError, UsageError
 from core.git import without_credentials
-from core.i18n import t
+from core.i18n import tr
 from core.process import uninterrupted
 from utils.lakefs_utils import LakePath
 from utils.lineage import Lineage
@@ -63,7 +63,7 @@ def connect(settings: Settings) -> MlflowClient:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # not a line for each table of a new database
     import mlflow
 
-    with explained(settings, t("MLflow 연결", "connecting to MLflow")):
+    with explained(settings, tr("connecting to MLflow")):
         if uri.startswith("sqlite:///"):
             _make_database(Path(uri.removeprefix("sqlite:///")))
         client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -100,11 +100,11 @@ def _check_health(uri: str) -> None:
     except urllib3.exceptions.HTTPError as error:
         shown, cause = without_credentials(uri), type(getattr(error, "reason", None) or error).__name__
         raise AppError(
-            t(
-                f"MLflow {shown}: 서버가 응답하지 않습니다 ({cause}): "
-                "서버를 시작하거나 MLFLOW_TRACKING_URI 를 고치세요 (비우면 내장 SQLite 를 씁니다)",
-                f"MLflow {shown}: the server does not answer ({cause}): "
-                "start it or mend MLFLOW_TRACKING_URI (unset: SQLite in the project's folder)",
+            tr(
+                "MLflow {shown}: the server does not answer ({cause}): start it or mend "
+                "MLFLOW_TRACKING_URI (unset: SQLite in the project's folder)",
+                shown=shown,
+                cause=cause,
             )
         ) from error
 
@@ -114,7 +114,7 @@ def experiment_id(client: MlflowClient, settings: Settings) -> str:
     from mlflow.exceptions import MlflowException
 
     name = settings.mlflow_experiment
-    with explained(settings, t(f"실험 '{name}'", f"experiment '{name}'")):
+    with explained(settings, tr("experiment '{name}'", name=name)):
         found = client.get_experiment_by_name(name)
         if found is not None and found.lifecycle_stage == "active":
             return str(found.experiment_id)
@@ -132,7 +132,7 @@ def experiment_id(client: MlflowClient, settings: Settings) -> str:
 
 def experiments(client: MlflowClient, settings: Settings) -> list[Experiment]:
     """All active experiments, newest first."""
-    with explained(settings, t("실험 목록", "listing experiments")):
+    with explained(settings, tr("listing experiments")):
         return list(client.search_experiments(max_results=1000))
 
 
@@ -143,7 +143,7 @@ def finished_runs(client: MlflowClient, settings: Settings, experiment: str, met
     """
     runs: list[Run] = []
     token: str | None = None
-    with explained(settings, t("실행 검색", "searching runs")):
+    with explained(settings, tr("searching runs")):
         while True:
             page = client.search_runs(
                 [experiment], "attributes.status = 'FINISHED'", max_results=1000, page_token=token
@@ -161,9 +161,10 @@ def best_runs(client: MlflowClient, settings: Settings) -> list[Run]:
     runs = finished_runs(client, settings, experiment_id(client, settings), metric)
     if not runs:
         raise AppError(
-            t(
-                f"실험 '{name}' 에 지표 '{metric}' 이(가) 있는 완료된 실행이 없습니다: train.py 를 먼저 실행하세요",
-                f"no finished run with metric '{metric}' in experiment '{name}': run train.py first",
+            tr(
+                "no finished run with metric '{metric}' in experiment '{name}': run train.py first",
+                metric=metric,
+                name=name,
             )
         )
     return runs
@@ -185,9 +186,10 @@ def get_run(client: MlflowClient, settings: Settings, run_id: str) -> Run:
             where = without_credentials(tracking_uri(settings))
             raise AppError(f"MLflow {where}: {_words(settings, error)}") from error
         raise UsageError(
-            t(
-                f"실행 '{run_id}' 이(가) MLflow 에 없습니다",
-                f"no run '{run_id}' in MLflow {without_credentials(tracking_uri(settings))}",
+            tr(
+                "no run '{run_id}' in MLflow {settings}",
+                run_id=run_id,
+                settings=without_credentials(tracking_uri(settings)),
             )
         ) from error
 
@@ -199,9 +201,11 @@ def run_lineage(run: Run) -> Lineage:
     missing += [key for key in ("model_sha256",) if key not in tags]
     if missing:
         raise AppError(
-            t(
-                f"실행 {run.info.run_id} ({run.info.status}) 에 {', '.join(missing)} 이(가) 없습니다: 모델을 커밋하지 못한 실행입니다",
-                f"run {run.info.run_id} ({run.info.status}) has no {', '.join(missing)}: it committed no model",
+            tr(
+                "run {run_id} ({status}) has no {missing}: it committed no model",
+                run_id=run.info.run_id,
+                status=run.info.status,
+                missing=", ".join(missing),
             )
         )
     return Lineage(

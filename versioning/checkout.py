@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from config import Settings, cache_folder
-from core.console import say
 from core.files import inside
+from core.i18n import tr
+from core.reporting import notify
 from dataset.layout import DataSet, is_empty
 from dataset.summary import summary
 from dataset.synthetic import generate_sample
@@ -21,14 +22,17 @@ def fill_if_empty(settings: Settings, lake: LakeFS) -> None:
         return
     head = lake.head()
     if next(lake.objects(head, "data/"), None) is None:
-        say(
-            f"{root} 이(가) 비어 있고 lakeFS 에도 데이터가 없어 샘플 데이터를 만듭니다 (seed {settings.seed})",
-            f"{root} is empty and lakeFS has no data: generating a sample set (seed {settings.seed})",
+        notify(
+            tr(
+                "{root} is empty and lakeFS has no data: generating a sample set (seed {seed})",
+                root=root,
+                seed=settings.seed,
+            )
         )
         generate_sample(root, settings.seed)
         return
     source = LakePath(lake.repo, head, "data/")
-    say(f"{root} 이(가) 비어 있어 {source} 에서 받습니다", f"{root} is empty: downloading {source}")
+    notify(tr("{root} is empty: downloading {source}", root=root, source=source))
     fill(settings, lake, source)
 
 

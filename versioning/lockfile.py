@@ -14,7 +14,7 @@ from typing import Any
 from core.errors import UsageError
 from core.files import write_atomically
 from core.git import LOCK_NAME
-from core.i18n import t
+from core.i18n import tr
 from utils.lakefs_utils import LakePath
 
 
@@ -79,9 +79,12 @@ def parse_lock(text: str, where: str) -> Lock:
 def _not_a_lock(where: str, error: Exception) -> UsageError:
     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
     return UsageError(
-        t(
-            f"{where}: 읽을 수 없는 잠금 파일 ({reason}): 'git checkout -- {LOCK_NAME}' 로 되돌리거나, 지우고 train.py 를 실행하세요",
-            f"{where}: not a lock ({reason}): 'git checkout -- {LOCK_NAME}' brings it back, or remove it and run train.py",
+        tr(
+            "{where}: not a lock ({reason}): 'git checkout -- {lock_name}' brings it back, or "
+            "remove it and run train.py",
+            where=where,
+            reason=reason,
+            lock_name=LOCK_NAME,
         )
     )
 
@@ -91,9 +94,9 @@ def require_lock(folder: Path) -> Lock:
     lock = read_lock(folder)
     if lock is None:
         raise UsageError(
-            t(
-                f"{folder / LOCK_NAME} 이(가) 없습니다: train.py 가 만들고, Git 에 커밋한 것은 git checkout 이 되돌립니다",
-                f"no {folder / LOCK_NAME}: train.py writes it, and git checkout brings back a committed one",
+            tr(
+                "no {folder}: train.py writes it, and git checkout brings back a committed one",
+                folder=folder / LOCK_NAME,
             )
         )
     return lock
@@ -110,5 +113,5 @@ def _path(entry: dict[str, Any]) -> LakePath:
 def _hex(value: object) -> str:
     """A full commit id or SHA-256. Raises ValueError: a short one could mean another commit tomorrow."""
     if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{64}", value):
-        raise ValueError(t(f"64자리 16진수가 아님: {value!r}", f"not 64 hex digits: {value!r}"))
+        raise ValueError(tr("not 64 hex digits: {value!r}", value=value))
     return value

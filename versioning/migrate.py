@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from config import Settings
-from core.console import progress, say
 from core.errors import AppError, UsageError
-from core.i18n import t
+from core.i18n import tr
+from core.reporting import notify, progress
 from core.workers import parallel, succeeded
 from utils.lakefs_client.content import LocalFile, RemoteFile, content_type
 from utils.lakefs_utils import LakeFS, connect
@@ -36,9 +36,9 @@ def copy_history(settings: Settings, url: str) -> None:
     """
     if not (settings.lakefs_local_dir / "lakefs.db").exists():
         raise UsageError(
-            t(
-                f"{settings.lakefs_local_dir}: 복사할 내장 저장소가 없습니다 (LAKEFS_LOCAL_DIR)",
-                f"{settings.lakefs_local_dir}: no embedded store to copy (LAKEFS_LOCAL_DIR)",
+            tr(
+                "{lakefs_local_dir}: no embedded store to copy (LAKEFS_LOCAL_DIR)",
+                lakefs_local_dir=settings.lakefs_local_dir,
             )
         )
     there = dataclasses.replace(settings, lakefs_endpoint=url)
@@ -65,16 +65,22 @@ class _Copy:
         self._recognise()
         self._require_forward()
         missing = [commit for commit in self.commits.values() if commit.id not in self.copies]
-        for commit in progress(missing, len(missing), t("기록 복사", "copying the history"), "commits"):
+        for commit in progress(missing, len(missing), tr("copying the history"), "commits"):
             self.copies[commit.id] = self._copy(commit)
         self._place_names()
         for commit_id in {*self.branches.values(), *self.tags.values()}:
             self._require_same(commit_id)
-        say(
-            f"{self.target.endpoint} 의 {self.target.repo} 에 복사했습니다: 커밋 {len(self.commits)}개 (이번에 {len(missing)}), "
-            f"브랜치 {len(self.branches)}, 태그 {len(self.tags)}. 이제 LAKEFS_ENDPOINT 를 이 서버로 설정하세요",
-            f"copied to {self.target.repo} on {self.target.endpoint}: {len(self.commits)} commits ({len(missing)} now), "
-            f"{len(self.branches)} branches, {len(self.tags)} tags. Set LAKEFS_ENDPOINT to this server from now on",
+        notify(
+            tr(
+                "copied to {repo} on {endpoint}: {count} commits ({missing} now), {branches} "
+                "branches, {tags} tags. Set LAKEFS_ENDPOINT to this server from now on",
+                repo=self.target.repo,
+                endpoint=self.target.endpoint,
+                count=len(self.commits),
+                missing=len(missing),
+                branches=len(self.branches),
+                tags=len(self.tags),
+            )
         )
 
     def _reached(self, heads: Iterable[str]) -> dict[str, Any]:
@@ -100,11 +106,12 @@ class _Copy:
         heads = {commit for name, commit in self.target.named("branches") if name not in ours}
         if any(self.target.commit(head).parents for head in heads) or any(self.target.named("tags", copied=True)):
             raise UsageError(
-                t(
-                    f"{self.target.endpoint} 의 저장소 {self.target.repo} 에 다른 기록이 있습니다: 아무것도 복사하지 않았습니다. "
-                    "lake.py setup 과 학습보다 먼저 복사하거나, 그 저장소를 비우세요",
-                    f"repository {self.target.repo} on {self.target.endpoint} holds another history: nothing was copied. "
-                    "Copy before lake.py setup and training there, or into a server without this repository",
+                tr(
+                    "repository {repo} on {endpoint} holds another history: nothing was copied. "
+                    "Copy before lake.py setup and training there, or into a server without this "
+                    "repository",
+                    repo=self.target.repo,
+                    endpoint=self.target.endpoint,
                 )
             )
         self.copies[first] = self._tag(first, next(iter(heads)))
@@ -122,9 +129,11 @@ class _Copy:
         if moved:
             names = ", ".join(sorted(moved))
             raise UsageError(
-                t(
-                    f"{self.target.endpoint} 의 {self.target.repo} 에서 따로 바뀐 브랜치나 태그: {names}: 아무것도 복사하지 않았습니다",
-                    f"{self.target.repo} on {self.target.endpoint} has changed on its own: {names}: nothing was copied",
+                tr(
+                    "{repo} on {endpoint} has changed on its own: {names}: nothing was copied",
+                    repo=self.target.repo,
+                    endpoint=self.target.endpoint,
+                    names=names,
                 )
             )
 
@@ -133,7 +142,7 @@ class _Copy:
     def _copy(self, commit: Any) -> str:
         """One commit on a private branch, then its tag; returns its id on the target."""
         work, parents = _private(commit.id), [self.copies[parent] for parent in commit.parents]
-        with self.target.explained(t("작업 브랜치", "private branch")):
+        with self.target.explained(tr("private branch")):
             is_new = self.target.create_branch(work, parents[0])
         if is_new or self._made(work, commit, parents) is None:
             if len(parents) > 1:
@@ -144,9 +153,11 @@ class _Copy:
         made = self._made(work, commit, parents)
         if made is None:
             raise AppError(
-                t(
-                    f"{commit.id} 을(를) {self.target!r} 에 복사하지 못했습니다: {work} 브랜치가 그동안 바뀌었습니다. 다시 실행하세요",
-                    f"{commit.id} was not copied to {self.target!r}: the branch {work} changed meanwhile. Run again",
+                tr(
+                    "{id} was not copied to {target!r}: the branch {work} changed meanwhile. Run again",
+                    id=commit.id,
+                    target=self.target,
+                    work=work,
                 )
             )
         self._tag(commit.id, made)
@@ -172,7 +183,7 @@ class _Copy:
         strategy = (commit.metadata or {}).get(".lakefs.merge.strategy", "default")
         how = {"strategy": strategy} if strategy != "default" else {}
         merge = lakefs_sdk.Merge(message=commit.message, metadata=self._metadata(commit), allow_empty=True, **how)
-        with self.target.explained(t(f"병합 {commit.id[:12]}", f"merge {commit.id[:12]}")):
+        with self.target.explained(tr("merge {id}", id=commit.id[:12])):
             self.target.sdk.refs_api.merge_into_branch(self.target.repo, source, work, merge=merge)
 
     def _commit(self, work: str, commit: Any) -> None:
@@ -181,7 +192,7 @@ class _Copy:
         creation = lakefs_sdk.CommitCreation(
             message=commit.message, metadata=self._metadata(commit), date=commit.creation_date, allow_empty=True
         )
-        with self.target.explained(t(f"커밋 {commit.id[:12]}", f"commit {commit.id[:12]}")):
+        with self.target.explained(tr("commit {id}", id=commit.id[:12])):
             self.target.sdk.commits_api.commit(self.target.repo, work, creation)
 
     def _tag(self, name: str, commit_id: str) -> str:
@@ -209,13 +220,10 @@ class _Copy:
 
         with tempfile.TemporaryDirectory() as folder:
             results = parallel(lambda path: self._send(work, commit.id, path, Path(folder), there.get(path)), changed())
-            label = t(f"파일 복사 {commit.id[:12]}", f"copying the files of {commit.id[:12]}")
+            label = tr("copying the files of {id}", id=commit.id[:12])
             for _ in succeeded(
-                progress(results, None, label, "files"),
-                lambda count: t(
-                    f"{count}개 파일을 복사하지 못했습니다. 다시 실행하면 이어서 합니다",
-                    f"{count} files could not be copied; run again to go on",
-                ),
+                progress(results, None, label, tr("files")),
+                lambda count: tr("{count} files could not be copied; run again to go on", count=count),
             ):
                 pass
         self.target.remove(work, removed)
@@ -245,7 +253,7 @@ class _Copy:
             "Content-Type": stat.content_type or "application/octet-stream",
             "Content-Length": str(file.stat().st_size),
         }
-        with file.open("rb") as stream, target.explained(t(f"업로드 {path}", f"uploading {path}")):
+        with file.open("rb") as stream, target.explained(tr("uploading {path}", path=path)):
             url = target.transfer._url(target.repo, "branches", work, path)
             answer = target.pool.request("POST", url, body=stream, headers=headers)
         if answer.status != 201 or stat.checksum.encode() not in answer.data:
@@ -258,7 +266,7 @@ class _Copy:
         heads, tags = dict(self.target.named("branches")), dict(self.target.named("tags", copied=True))
         for name, commit_id in self.branches.items():
             wanted = self.copies[commit_id]
-            with self.target.explained(t(f"브랜치 {name}", f"branch {name}")):
+            with self.target.explained(tr("branch {name}", name=name)):
                 if name not in heads:
                     self.target.create_branch(name, wanted)
                 elif heads[name] != wanted:
@@ -276,9 +284,11 @@ class _Copy:
             if _identity(ours) != _identity(theirs):
                 path = (ours or theirs).path
                 raise AppError(
-                    t(
-                        f"{commit_id} 의 복사본이 다릅니다: {path} ({self.target!r})",
-                        f"the copy of {commit_id} differs: {path} ({self.target!r})",
+                    tr(
+                        "the copy of {commit_id} differs: {path} ({target!r})",
+                        commit_id=commit_id,
+                        path=path,
+                        target=self.target,
                     )
                 )
 

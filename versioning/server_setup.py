@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config import ROOT, Settings
-from core.console import say
 from core.errors import AppError
-from core.i18n import t
+from core.i18n import tr
+from core.reporting import notify
 
 if TYPE_CHECKING:
     from utils.lakefs_utils import LakeFS
@@ -22,9 +22,8 @@ ADMIN = "admin"
 def setup(settings: Settings, require_passed: bool) -> None:
     """All of it, on the server of the settings; what is done already is said and left alone. Raises AppError."""
     if not settings.lakefs_endpoint:
-        say(
-            "LAKEFS_ENDPOINT 가 없습니다: 내장 서버에는 훅과 브랜치 보호가 없어 할 일이 없습니다.",
-            "LAKEFS_ENDPOINT is unset: the embedded server has no hooks and no branch protection, nothing to do.",
+        notify(
+            tr("LAKEFS_ENDPOINT is unset: the embedded server has no hooks and no branch protection, nothing to do.")
         )
         return
     from utils.lakefs_utils import connect
@@ -50,19 +49,16 @@ def make_first_admin(settings: Settings) -> None:
     try:
         if setup.get_setup_state(_request_timeout=10).state != "initialized":
             setup.setup(lakefs_sdk.Setup(username=ADMIN, key=key), _request_timeout=60)
-            say(f"첫 관리자를 만들었습니다: {ADMIN}", f"made the first user, {ADMIN}, with the keys of the settings")
+            notify(tr("made the first user, {admin}, with the keys of the settings", admin=ADMIN))
             return
     except lakefs_sdk.ApiException as error:
         if error.status != 409:  # another process was first
             raise AppError(f"lakeFS {endpoint}: {error.status} {error.reason}") from error
     except urllib3.exceptions.HTTPError as error:
         raise AppError(
-            t(
-                f"lakeFS {endpoint}: 서버가 응답하지 않습니다: 서버를 시작하거나 LAKEFS_ENDPOINT 를 고치세요",
-                f"lakeFS {endpoint}: the server does not answer: start it or mend LAKEFS_ENDPOINT",
-            )
+            tr("lakeFS {endpoint}: the server does not answer: start it or mend LAKEFS_ENDPOINT", endpoint=endpoint)
         ) from error
-    say("첫 관리자: 이미 있습니다", "first user: done already")
+    notify(tr("first user: done already"))
 
 
 def gate_text(branch: str, require_passed: bool) -> str:
@@ -85,13 +81,10 @@ def put_gate(lake: LakeFS, require_passed: bool) -> None:
         done = lake.publish(files, GATE_PREFIX, message, read_facts(ROOT).metadata(), mirror=False)
     name = f"{lake.repo}/{lake.branch}"
     if done.uploaded:
-        say(f"품질 게이트를 넣었습니다: {name}", f"put the quality gate into {name}")
+        notify(tr("put the quality gate into {name}", name=name))
     else:
-        say("품질 게이트: 이미 있습니다", "quality gate: done already")
+        notify(tr("quality gate: done already"))
     if lake.protect():
-        say(
-            f"브랜치를 보호합니다: {name} 은(는) 병합으로만 바뀝니다 (몇 초 뒤부터)",
-            f"protected {name}: only merges change it (the server takes a few seconds)",
-        )
+        notify(tr("protected {name}: only merges change it (the server takes a few seconds)", name=name))
     else:
-        say("브랜치 보호: 이미 되어 있습니다", "branch protection: done already")
+        notify(tr("branch protection: done already"))

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator, Mapping
 
 from config import ROOT, Settings, cache_folder
-from core.console import progress, say
 from core.git import LOCK_NAME
 from core.hashing import file_sha256
-from core.i18n import t
+from core.i18n import tr
+from core.reporting import notify, progress
 from core.workers import parallel, succeeded
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath
@@ -28,56 +28,60 @@ def status(settings: Settings, lake: LakeFS) -> bool:
     head = find_data(lake, lake.branch)
     files = local_files(settings)
     changes = compare(_hashes(files), committed_files(lake, head, cache_folder(settings)))
-    say(
-        f"{lake.branch} 브랜치, 커밋 {head.ref} (저장소 {lake.repo})",
-        f"branch {lake.branch}, commit {head.ref} (repository {lake.repo})",
-    )
+    notify(tr("branch {branch}, commit {ref} (repository {repo})", branch=lake.branch, ref=head.ref, repo=lake.repo))
     if changes:
-        say(
-            f"데이터: {lake.branch} 와 다름: {changes.counts()}",
-            f"data: differs from {lake.branch}: {changes.counts()}",
-        )
+        notify(tr("data: differs from {branch}: {counts}", branch=lake.branch, counts=changes.counts()))
         print("\n".join(changes.lines(20)))
     else:
-        say(f"데이터: {lake.branch} 와 같음, {len(files)}개 파일", f"data: as on {lake.branch}, {len(files)} files")
+        notify(tr("data: as on {branch}, {count} files", branch=lake.branch, count=len(files)))
     lock = read_lock(ROOT)
     if lock is None:
-        say(f"{LOCK_NAME}: 없음 (train.py 가 만듭니다)", f"{LOCK_NAME}: none (train.py writes it)")
+        notify(tr("{lock_name}: none (train.py writes it)", lock_name=LOCK_NAME))
         return not changes
     faults = [*_lock_against_files(settings, lock, files), *_lock_against_branch(lake, lock)]
-    for korean, english in faults:
-        say(f"{LOCK_NAME}: {korean}", f"{LOCK_NAME}: {english}")
+    for fault in faults:
+        print(f"{LOCK_NAME}: {fault}", flush=True)
     if not faults:
-        say(
-            f"{LOCK_NAME}: 데이터 {lock.data.ref[:12]}, 모델 {lock.model.ref[:12]}: 이곳의 파일과 맞음",
-            f"{LOCK_NAME}: data {lock.data.ref[:12]}, model {lock.model.ref[:12]}: fits the files here",
+        notify(
+            tr(
+                "{lock_name}: data {ref}, model {ref2}: fits the files here",
+                lock_name=LOCK_NAME,
+                ref=lock.data.ref[:12],
+                ref2=lock.model.ref[:12],
+            )
         )
     return not faults
 
 
-def _lock_against_files(settings: Settings, lock: Lock, files: Mapping[str, LocalFile]) -> Iterator[tuple[str, str]]:
-    """What the data folder and the model file lack of the lock, in both languages."""
+def _lock_against_files(settings: Settings, lock: Lock, files: Mapping[str, LocalFile]) -> Iterator[str]:
+    """What the data folder and the model file lack of the lock."""
     if data_manifest(_hashes(files), lock.data.path) != lock.data_manifest_sha256:
-        yield (
-            f"데이터 {lock.data.ref[:12]} 이(가) {settings.data_dir} 와 다름: lake.py pull lock 으로 되돌리거나 다시 학습하세요",
-            f"data {lock.data.ref[:12]} is not what lies in {settings.data_dir}: lake.py pull lock brings it back, train.py uses yours",
+        yield tr(
+            "data {ref} is not what lies in {data_dir}: lake.py pull lock brings it back, train.py uses yours",
+            ref=lock.data.ref[:12],
+            data_dir=settings.data_dir,
         )
     model = settings.model_path
     if not model.is_file() or file_sha256(model) != lock.model_sha256:
-        how = (t("없음", "missing")) if not model.is_file() else t("다른 파일", "another file")
-        yield (
-            f"모델 {lock.model.ref[:12]} 이(가) {model} 와 다름 ({how}): lake.py pull lock 으로 되돌리세요",
-            f"model {lock.model.ref[:12]} is not what lies in {model} ({how}): lake.py pull lock brings it back",
+        how = (tr("missing")) if not model.is_file() else tr("another file")
+        yield tr(
+            "model {ref} is not what lies in {model} ({how}): lake.py pull lock brings it back",
+            ref=lock.model.ref[:12],
+            model=model,
+            how=how,
         )
 
 
-def _lock_against_branch(lake: LakeFS, lock: Lock) -> Iterator[tuple[str, str]]:
-    """Commits of the lock that the target branch does not hold, in both languages."""
-    for korean, english, path in (("데이터", "data", lock.data), ("모델", "model", lock.model)):
+def _lock_against_branch(lake: LakeFS, lock: Lock) -> Iterator[str]:
+    """Commits of the lock that the target branch does not hold."""
+    for kind, path in ((tr("data"), lock.data), (tr("model"), lock.model)):
         if path.repo != lake.repo or not lake.contains(lake.branch, path.ref):
-            yield (
-                f"{korean} {path} 이(가) {lake.repo} 의 {lake.branch} 브랜치에 없음",
-                f"{english} {path} is not on branch {lake.branch} of {lake.repo}",
+            yield tr(
+                "{kind} {path} is not on branch {branch} of {repo}",
+                kind=kind,
+                path=path,
+                branch=lake.branch,
+                repo=lake.repo,
             )
 
 
@@ -96,23 +100,18 @@ def _verify(lake: LakeFS, source: LakePath) -> bool:
     """All of one commit; names each broken object."""
     remote = list(lake.objects(source.ref, "", source.repo))
     results = parallel(lambda file: lake.broken(source, file), remote)
-    label, broken = t("검증", "verifying"), list[str]()
+    label, broken = tr("verifying"), list[str]()
     for file, result in succeeded(
-        progress(results, len(remote), label, "files"),
-        lambda count: t(
-            f"{count}개 파일을 읽지 못해 검증하지 못했습니다", f"{count} files could not be read and were not verified"
-        ),
+        progress(results, len(remote), label, tr("files")),
+        lambda count: tr("{count} files could not be read and were not verified", count=count),
         where=lambda file: file.path,
     ):
         if result is not None:
             broken.append(f"  {file.path}: {result}")
     weak = sum(not file.sha256 and not re.fullmatch(r"[0-9a-f]{32}", file.checksum) for file in remote)
     if weak:
-        say(f"해시가 없어 크기만 비교: {weak}개", f"no hash, compared by size alone: {weak}")
+        notify(tr("no hash, compared by size alone: {weak}", weak=weak))
     if broken:
         print("\n".join(sorted(broken)))
-    say(
-        f"{source.ref}: {len(remote)}개 중 {len(broken)}개 손상",
-        f"{source.ref}: {len(broken)} of {len(remote)} files broken",
-    )
+    notify(tr("{ref}: {count} of {remote} files broken", ref=source.ref, count=len(broken), remote=len(remote)))
     return not broken

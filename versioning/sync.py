@@ -10,12 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from config import ROOT, Settings, cache_folder
-from core.console import progress, say
 from core.errors import AppError, UsageError
 from core.files import inside, remove_parts, replacing, write_atomically
 from core.git import LOCK_NAME, read_facts
 from core.hashing import file_sha256
-from core.i18n import t
+from core.i18n import tr
+from core.reporting import notify, progress
 from core.workers import parallel, succeeded
 from utils.lakefs_client.content import LocalFile, RemoteFile
 from utils.lakefs_utils import LakeFS, LakePath, Published
@@ -42,7 +42,7 @@ def push(settings: Settings, lake: LakeFS, message: str | None, keep_remote: boo
     require_whole(settings.data_dir)
     files = local_files(settings)
     if not files:
-        raise UsageError(t(f"{settings.data_dir}: 올릴 파일이 없습니다", f"{settings.data_dir}: no files to push"))
+        raise UsageError(tr("{data_dir}: no files to push", data_dir=settings.data_dir))
     facts = read_facts(ROOT).metadata()
     done = lake.publish(files, DATA_PREFIX, message or f"data: {len(files)} files", facts, mirror=not keep_remote)
     say_published(done, len(files))
@@ -51,11 +51,16 @@ def push(settings: Settings, lake: LakeFS, message: str | None, keep_remote: boo
 def say_published(done: Published, count: int) -> None:
     """Say which commit holds the `count` files of a data folder, and what was sent for it."""
     if not done.uploaded and not done.removed:
-        say(f"데이터 변경 없음: 기존 커밋 {done.commit_id}", f"data unchanged: existing commit {done.commit_id}")
+        notify(tr("data unchanged: existing commit {commit_id}", commit_id=done.commit_id))
         return
-    say(
-        f"데이터 커밋: {done.commit_id} (올림 {done.uploaded}, 삭제 {done.removed}, 전체 {count}개 파일)",
-        f"data commit: {done.commit_id} ({done.uploaded} sent, {done.removed} removed, {count} files in all)",
+    notify(
+        tr(
+            "data commit: {commit_id} ({uploaded} sent, {removed} removed, {count} files in all)",
+            commit_id=done.commit_id,
+            uploaded=done.uploaded,
+            removed=done.removed,
+            count=count,
+        )
     )
 
 
@@ -66,11 +71,9 @@ def pull(settings: Settings, lake: LakeFS, ref: str, force: bool) -> None:
     source = find_data(lake, ref, cache)
     wanted, have = committed_files(lake, source, cache), local_files(settings)
     if not wanted:
-        raise UsageError(t(f"{source}: 데이터가 없습니다", f"{source}: no data there"))
+        raise UsageError(tr("{source}: no data there", source=source))
     if lock and ref == LOCK and data_manifest(wanted, source.path) != lock.data_manifest_sha256:
-        raise AppError(
-            t(f"{source}: {LOCK_NAME} 의 해시와 다릅니다", f"{source}: not the files whose hash {LOCK_NAME} holds")
-        )
+        raise AppError(tr("{source}: not the files whose hash {lock_name} holds", source=source, lock_name=LOCK_NAME))
     changes = compare(_hashes(have), wanted)
     if not force:
         at_risk = {name: have[name] for name in changes.changed + changes.new}
@@ -86,13 +89,19 @@ def pull(settings: Settings, lake: LakeFS, ref: str, force: bool) -> None:
             _remove(root, changes.new)
             if fetch:
                 _write(inside(tree, source.path), root, {name: wanted[name] for name in fetch})
-    say(
-        f"{root}: {source} 의 {len(wanted)}개 파일 (받음 {len(fetch)}, 삭제 {len(changes.new)})",
-        f"{root}: {len(wanted)} files of {source} ({len(fetch)} written, {len(changes.new)} removed)",
+    notify(
+        tr(
+            "{root}: {count} files of {source} ({fetch} written, {new} removed)",
+            root=root,
+            count=len(wanted),
+            source=source,
+            fetch=len(fetch),
+            new=len(changes.new),
+        )
     )
     if model is not None and lock is not None:
         _place(model, settings.model_path, lock.model_sha256)
-        say(f"{settings.model_path}: {lock.model}", f"{settings.model_path}: {lock.model}")
+        notify(tr("{model_path}: {model}", model_path=settings.model_path, model=lock.model))
 
 
 def fill(settings: Settings, lake: LakeFS, source: LakePath) -> None:
@@ -176,11 +185,14 @@ def _refuse_loss(folder: Path, names: list[str]) -> None:
     if not names:
         return
     listed = "\n".join(f"  {folder / name}" for name in names[:10])
-    more = t(f"\n  … 외 {len(names) - 10}개", f"\n  … and {len(names) - 10} more") if len(names) > 10 else ""
+    more = tr("\n  … and {count} more", count=len(names) - 10) if len(names) > 10 else ""
     raise UsageError(
-        t(
-            f"어떤 커밋에도 없는 파일 {len(names)}개가 사라집니다: lake.py push 로 올리거나 --force 로 버리세요\n{listed}{more}",
-            f"{len(names)} files that no commit holds would be lost: keep them by lake.py push, or drop them by --force\n{listed}{more}",
+        tr(
+            "{count} files that no commit holds would be lost: keep them by lake.py push, or "
+            "drop them by --force\n{listed}{more}",
+            count=len(names),
+            listed=listed,
+            more=more,
         )
     )
 
@@ -202,9 +214,10 @@ def require_whole(root: Path) -> None:
     if mark.exists():
         source = mark.read_text(encoding="utf-8").strip()
         raise UsageError(
-            t(
-                f"{root}: {source} 를 받다가 끊겼습니다: python lake.py pull {source} 를 다시 실행하세요",
-                f"{root}: a pull of {source} was cut off: run python lake.py pull {source} again",
+            tr(
+                "{root}: a pull of {source} was cut off: run python lake.py pull {source} again",
+                root=root,
+                source=source,
             )
         )
 
@@ -224,13 +237,10 @@ def _remove(root: Path, names: Iterable[str]) -> None:
 def _write(tree: Path, root: Path, files: Mapping[str, str]) -> None:
     """Copy files of the cache into the data folder, each at once; every one that failed is named."""
     results = parallel(lambda name: _place(inside(tree, name), inside(root, name), files[name]), files, WORKERS)
-    label = t("데이터 쓰기", "writing the data")
+    label = tr("writing the data")
     for _ in succeeded(
-        progress(results, len(files), label, "files"),
-        lambda count: t(
-            f"{count}개 파일을 쓰지 못했습니다. 다시 실행하면 이어서 합니다",
-            f"{count} files could not be written; run again to go on",
-        ),
+        progress(results, len(files), label, tr("files")),
+        lambda count: tr("{count} files could not be written; run again to go on", count=count),
         where=lambda name: root / name,
     ):
         pass
@@ -243,8 +253,9 @@ def _place(source: Path, target: Path, sha256: str) -> None:
         shutil.copyfile(source, part)
         if file_sha256(part) != sha256:
             raise AppError(
-                t(
-                    f"{source}: 캐시가 손상되었습니다 (기대 SHA-256 {sha256}): 이 파일을 지우고 다시 실행하세요",
-                    f"{source}: damaged in the cache (expected SHA-256 {sha256}): remove the cache folder and run again",
+                tr(
+                    "{source}: damaged in the cache (expected SHA-256 {sha256}): remove the cache folder and run again",
+                    source=source,
+                    sha256=sha256,
                 )
             )

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from config import ROOT, Settings, cache_folder
-from core.console import progress
 from core.errors import UsageError
 from core.files import inside
 from core.hashing import HashCache, file_sha256
-from core.i18n import t
+from core.i18n import tr
+from core.reporting import progress
 from core.workers import parallel, succeeded
 from dataset.layout import CLUTTER, OUTPUT_FOLDER, data_files
 from utils.lakefs_client.content import LocalFile, RemoteFile
@@ -38,18 +38,18 @@ class Changes:
 
     def counts(self) -> str:
         new, changed, removed = len(self.new), len(self.changed), len(self.removed)
-        return t(f"추가 {new}, 변경 {changed}, 삭제 {removed}", f"{new} new, {changed} changed, {removed} removed")
+        return tr("{new} new, {changed} changed, {removed} removed", new=new, changed=changed, removed=removed)
 
     def lines(self, limit: int) -> list[str]:
         """One line a path, and how many more there are."""
         marks = (
-            (t("추가", "new"), self.new),
-            (t("변경", "changed"), self.changed),
-            (t("삭제", "removed"), self.removed),
+            (tr("new"), self.new),
+            (tr("changed"), self.changed),
+            (tr("removed"), self.removed),
         )
         lines = [f"  {mark:8} {name}" for mark, names in marks for name in names]
         more = len(lines) - limit
-        return lines[:limit] + ([t(f"  … 외 {more}개", f"  … and {more} more")] if more > 0 else [])
+        return lines[:limit] + ([tr("  … and {more} more", more=more)] if more > 0 else [])
 
 
 # --- what there is --------------------------------------------------------------------------------------------------
@@ -95,8 +95,8 @@ def local_files(settings: Settings) -> dict[str, LocalFile]:
     try:
         found = dict(
             succeeded(
-                progress(results, len(files), t("데이터 읽기", "reading the data"), "files"),
-                lambda count: t(f"파일 {count}개를 읽을 수 없습니다", f"{count} files cannot be read"),
+                progress(results, len(files), tr("reading the data"), tr("files")),
+                lambda count: tr("{count} files cannot be read", count=count),
                 UsageError,
                 lambda name: root / name,
             )

@@ -17,11 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from core.console import human_size, progress, say
+from core.console import human_size
 from core.errors import UsageError
 from core.files import replacing
-from core.i18n import t
+from core.i18n import tr
 from core.locks import held
+from core.reporting import notify, progress
 from dataset import classes, images
 from dataset.classes import ClassMap, UInt8
 from dataset.images import read_image, read_mask
@@ -111,8 +112,8 @@ def prepare(folder: Path, limit: float, splits: Sequence[Split]) -> list[Path] |
     if needed > limit:
         _say_no_room(needed, limit, "PICTURE_CACHE_GB")
         return None
-    waiting = "다른 프로세스가 사진을 읽는 중입니다: 기다립니다", "another process is decoding pictures: waiting for it"
-    with held(folder / ".lock", *waiting):
+    waiting = tr("another process is decoding pictures: waiting for it")
+    with held(folder / ".lock", waiting):
         files = [folder / (split.key() + SUFFIX) for split in splits]
         missing = [(split, file) for split, file in zip(splits, files, strict=True) if not _is_whole(file, split)]
         to_write = sum(split.file_size for split, _ in missing)
@@ -147,7 +148,7 @@ def _is_whole(file: Path, split: Split) -> bool:
     if file.stat().st_size == split.file_size and _digest(file, size) == _tail(file, size):
         os.utime(file)  # it was used now
         return True
-    say(f"{file}: 손상되어 다시 만듭니다", f"{file}: damaged: made again")
+    notify(tr("{file}: damaged: made again", file=file))
     file.unlink()
     return False
 
@@ -173,7 +174,7 @@ def _write(file: Path, split: Split) -> None:
     """Decode every pair behind a progress bar; a kill leaves no file."""
     digest, count = DIGEST(), len(split.pairs)
     with replacing(file) as part, part.open("wb") as stream:
-        for index in progress(range(count), count, t("사진 읽기", "decoding pictures"), "images"):
+        for index in progress(range(count), count, tr("decoding pictures"), tr("images")):
             for array in split.decode(index)[: 3 if split.native else 2]:
                 content = array.tobytes()
                 digest.update(content)
@@ -183,9 +184,13 @@ def _write(file: Path, split: Split) -> None:
 
 def _say_no_room(needed: int, room: float, where: str) -> None:
     need, have = human_size(needed), human_size(max(0, room))
-    say(
-        f"푼 사진 {need} 을(를) 둘 자리가 없어 에폭마다 파일을 읽습니다 ({where}: {have})",
-        f"no room for {need} of decoded pictures: each epoch reads the files ({where}: {have})",
+    notify(
+        tr(
+            "no room for {need} of decoded pictures: each epoch reads the files ({where}: {have})",
+            need=need,
+            where=where,
+            have=have,
+        )
     )
 
 
@@ -193,10 +198,5 @@ def _checked(path: Path, sha256: str) -> bytes:
     """The bytes of a file whose content must not have changed since the check."""
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise UsageError(
-            t(
-                f"{path}: 커밋한 뒤에 내용이 바뀌었습니다: 다시 실행하세요",
-                f"{path}: changed since it was committed: run again",
-            )
-        )
+        raise UsageError(tr("{path}: changed since it was committed: run again", path=path))
     return content

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from config import ROOT
 from core import git
-from core.console import say
 from core.errors import AppError, UsageError
-from core.i18n import t
+from core.i18n import tr
+from core.reporting import notify
 from train.release import tags
 from train.release.commit_message import percent, report_block
 
@@ -30,27 +30,23 @@ def require_ready(lake: LakeFS, tag: str | None, folder: Path = ROOT) -> None:
     """Raises UsageError where commit or tag could not be made: to be asked before training, not after it."""
     facts = git.read_facts(folder)
     if facts.commit == git.NONE:
-        raise UsageError(
-            t(f"{folder}: 커밋이 있는 Git 저장소가 아닙니다", f"{folder}: not a Git repository with a commit")
-        )
+        raise UsageError(tr("{folder}: not a Git repository with a commit", folder=folder))
     if facts.dirty != "false":
         raise UsageError(
-            t(
-                "커밋하지 않은 변경이 있습니다: 태그가 학습한 코드를 가리키도록 먼저 커밋하세요 (git status)",
-                "there are uncommitted changes: commit them first, so that the tag names the code that trains (git status)",
+            tr(
+                "there are uncommitted changes: commit them first, so that the tag names the "
+                "code that trains (git status)"
             )
         )
     _git(folder, "var", "GIT_COMMITTER_IDENT")  # fails without a name and an e-mail, and says how to set them
     if tag is None or tag == AUTO:
         return
     if "/" in tag or git.run(folder, "check-ref-format", f"refs/tags/{tag}") is None:
-        raise UsageError(t(f"--git-tag '{tag}': 태그 이름이 아닙니다", f"--git-tag '{tag}': not a name for a tag"))
-    taken = [t("Git", "Git")] * (tag in git.tags(folder)) + ["lakeFS"] * (tag in dict(lake.named("tags")))
+        raise UsageError(tr("--git-tag '{tag}': not a name for a tag", tag=tag))
+    taken = [tr("Git")] * (tag in git.tags(folder)) + ["lakeFS"] * (tag in dict(lake.named("tags")))
     if taken:
         where = ", ".join(taken)
-        raise UsageError(
-            t(f"--git-tag '{tag}': {where} 에 이미 있습니다", f"--git-tag '{tag}': taken already, in {where}")
-        )
+        raise UsageError(tr("--git-tag '{tag}': taken already, in {where}", tag=tag, where=where))
 
 
 def release(lake: LakeFS, result: Result, tag: str | None, parameters: Mapping[str, str], folder: Path = ROOT) -> None:
@@ -64,13 +60,17 @@ def release(lake: LakeFS, result: Result, tag: str | None, parameters: Mapping[s
     if _git(folder, "status", "--porcelain", "--", git.LOCK_NAME):
         _git(folder, "commit", "--quiet", "-m", report_block(result), "--", git.LOCK_NAME)
     commit = _git(folder, "rev-parse", "HEAD")
-    say(f"Git 커밋: {commit}", f"Git commit: {commit}")
+    notify(tr("Git commit: {commit}", commit=commit))
     if name is None:
         return
     _git(folder, "tag", "-a", name, "-m", tag_message(result, name, parameters, folder))
-    say(
-        f"태그 {name}: Git {commit[:12]}, lakeFS {result.model_path.ref[:12]} (올리기: git push --follow-tags)",
-        f"tag {name}: Git {commit[:12]}, lakeFS {result.model_path.ref[:12]} (to send it: git push --follow-tags)",
+    notify(
+        tr(
+            "tag {name}: Git {commit}, lakeFS {ref} (to send it: git push --follow-tags)",
+            name=name,
+            commit=commit[:12],
+            ref=result.model_path.ref[:12],
+        )
     )
 
 
@@ -111,12 +111,12 @@ def tag_message(result: Result, name: str, parameters: Mapping[str, str], folder
     lines = [
         f"{name}: accuracy {percent(result.accuracy)}%, mIoU {result.miou:.3f}",
         "",
-        t(f"LakeFS 커밋: {result.model_path.ref}", f"LakeFS commit: {result.model_path.ref}"),
-        t(f"업로드된 파일: {result.model_path.path}", f"uploaded file: {result.model_path.path}"),
+        tr("LakeFS commit: {ref}", ref=result.model_path.ref),
+        tr("uploaded file: {path}", path=result.model_path.path),
         f"SHA-256: {result.model_sha256}",
-        t(f"데이터: {result.data_path}", f"data: {result.data_path}"),
-        t(f"MLflow 실행: {result.run_id}", f"MLflow run: {result.run_id}"),
-        t(f"하이퍼파라미터: {shown}", f"hyperparameters: {shown}"),
+        tr("data: {data_path}", data_path=result.data_path),
+        tr("MLflow run: {run_id}", run_id=result.run_id),
+        tr("hyperparameters: {shown}", shown=shown),
     ]
     earlier = tags.last_result_tag(folder)
     figures = FIGURES.search(git.tag_text(folder, earlier)) if earlier else None
@@ -124,7 +124,7 @@ def tag_message(result: Result, name: str, parameters: Mapping[str, str], folder
         gain = (
             f"accuracy {percent(result.accuracy) - int(figures[1]):+d}%p, mIoU {result.miou - float(figures[2]):+.3f}"
         )
-        lines.append(t(f"{earlier} 대비: {gain}", f"since {earlier}: {gain}"))
+        lines.append(tr("since {earlier}: {gain}", earlier=earlier, gain=gain))
     return "\n".join(lines)
 
 
@@ -134,9 +134,10 @@ def _git(folder: Path, *arguments: str) -> str:
     if done.returncode:
         words = " ".join((done.stderr or done.stdout).split())
         raise AppError(
-            t(
-                f"git {arguments[0]}: {words} (train.py 가 출력하는 명령으로 직접 할 수 있습니다)",
-                f"git {arguments[0]}: {words} (the commands for doing it by hand are those that train.py prints)",
+            tr(
+                "git {arguments}: {words} (the commands for doing it by hand are those that train.py prints)",
+                arguments=arguments[0],
+                words=words,
             )
         )
     return done.stdout.strip()

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from core.files import write_atomically
 from core.git import without_credentials
-from core.i18n import t
+from core.i18n import current_language, tr
 from train.reports.history import CLASS_COLUMNS, class_rows
 
 if TYPE_CHECKING:
@@ -35,31 +35,29 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 def write_report(path: Path, training: MlflowTrain, result: Result, pictures: Path) -> None:
     """Write the page of a finished run; `pictures` holds what `figures.draw_all` made."""
-    best, title = training.best, t("학습 보고서", "Training report")
+    best, title = training.best, tr("Training report")
     heads = [
         ("mIoU", f"{result.miou:.4f}"),
-        (t("정확도", "accuracy"), f"{result.accuracy:.4f}"),
-        (t("가장 좋은 에폭", "best epoch"), f"{best.epoch + 1} / {len(training.history)}"),
-        (t("학습 시간", "training time"), f"{sum(r.seconds for r in training.history):.0f} s"),
+        (tr("accuracy"), f"{result.accuracy:.4f}"),
+        (tr("best epoch"), f"{best.epoch + 1} / {len(training.history)}"),
+        (tr("training time"), f"{sum(r.seconds for r in training.history):.0f} s"),
     ]
     parts = [
         f"<h1>{title}: {_text(training.settings.model)}</h1><p><code>{_text(result.run_id)}</code></p>",
         '<div class="figures">' + "".join(f"<div>{_text(k)}<b>{_text(v)}</b></div>" for k, v in heads) + "</div>",
-        _section(t("내력", "Lineage"), _lineage(training, result)),
-        _section(t("데이터", "Data"), _data(training)),
-        _section(t("학습 곡선", "Curves"), _picture(pictures / "curves.png")),
-        _section(t("클래스별 값 (검증 분할)", "Classes (validation split)"), _classes(training)),
-        _section(t("혼동 행렬", "Confusion matrix"), _picture(pictures / "confusion.png")),
+        _section(tr("Lineage"), _lineage(training, result)),
+        _section(tr("Data"), _data(training)),
+        _section(tr("Curves"), _picture(pictures / "curves.png")),
+        _section(tr("Classes (validation split)"), _classes(training)),
+        _section(tr("Confusion matrix"), _picture(pictures / "confusion.png")),
+        _section(tr("Samples: picture, label, prediction"), _picture(pictures / "overlays.png")),
         _section(
-            t("예측 견본: 사진, 정답, 예측", "Samples: picture, label, prediction"), _picture(pictures / "overlays.png")
-        ),
-        _section(
-            t("가장 나쁜 예측: 사진, 정답, 예측", "Worst predictions: picture, label, prediction"),
+            tr("Worst predictions: picture, label, prediction"),
             _worst(training, pictures),
         ),
-        _section(t("설정", "Settings"), _rows(training.settings.public().items())),
+        _section(tr("Settings"), _rows(training.settings.public().items())),
     ]
-    language = t("ko", "en")
+    language = current_language()
     page = (
         f'<!DOCTYPE html>\n<html lang="{language}"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
@@ -113,19 +111,19 @@ def _lineage(training: MlflowTrain, result: Result) -> str:
         return f"{lake}/repositories/{quote(repo)}/commits/{quote(commit)}" if lake else ""
 
     remote = git.remote.removesuffix(".git")
-    code = git.commit + (t(" + 변경", " + changes") if git.dirty == "true" else "")
+    code = git.commit + (tr(" + changes") if git.dirty == "true" else "")
     data, model = result.data_path, result.model_path
     return _rows(
         [
-            (t("MLflow 실행", "MLflow run"), (training.run_page() or "", result.run_id)),
-            (t("데이터", "data"), (commit_page(data.repo, data.ref), data)),
-            (t("모델", "model"), (commit_page(model.repo, model.ref), model)),
-            (t("모델 SHA-256", "model SHA-256"), result.model_sha256),
+            (tr("MLflow run"), (training.run_page() or "", result.run_id)),
+            (tr("data"), (commit_page(data.repo, data.ref), data)),
+            (tr("model"), (commit_page(model.repo, model.ref), model)),
+            (tr("model SHA-256"), result.model_sha256),
             (
-                t("코드 (Git)", "code (Git)"),
+                tr("code (Git)"),
                 (f"{remote}/commit/{git.commit}" if remote.startswith("https:") else "", code),
             ),
-            (t("되풀이", "to repeat it"), f"python train.py --reproduce {result.run_id}"),
+            (tr("to repeat it"), f"python train.py --reproduce {result.run_id}"),
         ]
     )
 
@@ -133,8 +131,8 @@ def _lineage(training: MlflowTrain, result: Result) -> str:
 def _data(training: MlflowTrain) -> str:
     """Pictures of each split, and the share of each class among the labelled pixels."""
     data = training.data
-    head = [t("클래스", "class"), *data.pixel_counts]
-    rows = [[t("(사진)", "(pictures)"), *(len(data.split(split)) for split in data.pixel_counts)]]
+    head = [tr("class"), *data.pixel_counts]
+    rows = [[tr("(pictures)"), *(len(data.split(split)) for split in data.pixel_counts)]]
     totals = {split: max(1, sum(counts)) for split, counts in data.pixel_counts.items()}
     for index, name in enumerate(data.classes.names):
         rows.append([name, *(f"{data.pixel_counts[s][index] / totals[s]:.2%}" for s in totals)])

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 
 from core.errors import AppError, UsageError
-from core.i18n import t
+from core.i18n import tr
 from utils.lakefs_client.publish import Published, Publishing
 
 FORGOTTEN_S = 86_400  # seconds after which a private branch of an import is what a kill has left
@@ -31,22 +31,20 @@ class Importing(Publishing):
         if not storage or not storage.import_support or storage.blockstore_type != "s3":
             kind = storage.blockstore_type if storage else "?"
             raise UsageError(
-                t(
-                    f"lakeFS {self.endpoint} 의 저장소 종류가 '{kind}' 라 가져올 수 없습니다: S3 여야 합니다",
-                    f"lakeFS {self.endpoint} stores its files on '{kind}': import needs S3",
-                )
+                tr("lakeFS {endpoint} stores its files on '{kind}': import needs S3", endpoint=self.endpoint, kind=kind)
             )
         head = self.head()
         if not replace and next(self.objects(head, target), None) is not None:
             raise UsageError(
-                t(
-                    f"{self.branch} 의 '{target}' 에 이미 파일이 있습니다: --replace 로 대신하거나 --to 로 다른 곳을 고르세요",
-                    f"'{target}' of {self.branch} already holds files: --replace them, or choose another place with --to",
+                tr(
+                    "'{target}' of {branch} already holds files: --replace them, or choose another place with --to",
+                    target=target,
+                    branch=self.branch,
                 )
             )
         self._remove_forgotten(work)
         work = f"{work}-{int(time.time())}-{secrets.token_hex(4)}"
-        with self.explained(t("작업 브랜치", "private branch")):
+        with self.explained(tr("private branch")):
             self.create_branch(work, head)
         try:
             self._import(source, target, work, message, metadata)
@@ -56,10 +54,7 @@ class Importing(Publishing):
             with contextlib.suppress(AppError):
                 self.delete_branch(work)
         if merged is None:
-            again = t(
-                "다른 작업이 같은 파일을 바꿨습니다: 다시 실행하세요",
-                "the same files were changed meanwhile: run again",
-            )
+            again = tr("the same files were changed meanwhile: run again")
             raise AppError(f"{self.branch}: {again}")
         removed = changes.count("removed")
         return Published(merged, len(changes) - removed, removed)
@@ -79,7 +74,7 @@ class Importing(Publishing):
             paths=[lakefs_sdk.ImportLocation(type="common_prefix", path=source, destination=target)],
             commit=lakefs_sdk.CommitCreation(message=message, metadata=dict(metadata)),
         )
-        what, pause = t(f"가져오기 {source}", f"importing {source}"), 0.1
+        what, pause = tr("importing {source}", source=source), 0.1
         with self.explained(what):
             ticket = self.sdk.import_api.import_start(self.repo, branch, creation).id
             while not (status := self.sdk.import_api.import_status(self.repo, branch, ticket)).completed:

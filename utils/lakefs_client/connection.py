@@ -14,7 +14,7 @@ from typing import Any
 import urllib3
 
 from core.errors import AppError, UsageError
-from core.i18n import t
+from core.i18n import tr
 from core.workers import WORKERS
 from utils.lakefs_client import transfer
 
@@ -37,12 +37,7 @@ class LakePath:
         """Raises UsageError for anything but lakefs://<repo>/<ref>/<path>."""
         match = re.fullmatch(r"lakefs://([^/]+)/([^/]+)/(.*)", uri)
         if not match:
-            raise UsageError(
-                t(
-                    f"lakeFS 경로가 아닙니다: '{uri}' (기대한 형식: lakefs://저장소/커밋/경로)",
-                    f"not a lakeFS path: '{uri}' (expected lakefs://<repo>/<commit>/<path>)",
-                )
-            )
+            raise UsageError(tr("not a lakeFS path: '{uri}' (expected lakefs://<repo>/<commit>/<path>)", uri=uri))
         return cls(*match.groups())
 
 
@@ -82,7 +77,7 @@ class Connection:
         It comes by itself before the first thing that is wanted of the server: what lies in the cache needs none.
         """
         self.asked = True
-        with self.explained(t("서버 확인", "looking for the server")):
+        with self.explained(tr("looking for the server")):
             self.pool.request(
                 "GET", f"{self.api}/healthcheck", retries=urllib3.Retry(2, backoff_factor=0.3), timeout=HEALTH_S
             )
@@ -103,16 +98,14 @@ class Connection:
             words = server_words(error)
             if error.status == 404 and "repository not found" in words:
                 raise UsageError(
-                    t(
-                        f"{what} ({where}): 저장소가 없습니다: train.py 나 lake.py push 가 만듭니다",
-                        f"{what} ({where}): there is no such repository: train.py or lake.py push makes it",
+                    tr(
+                        "{what} ({where}): there is no such repository: train.py or lake.py push makes it",
+                        what=what,
+                        where=where,
                     )
                 ) from error
             if error.status == 401:  # a 403 has a reason of its own: a protected branch, a right that the key lacks
-                words = t(
-                    "LAKEFS_ACCESS_KEY_ID 와 LAKEFS_SECRET_ACCESS_KEY 를 확인하세요",
-                    "check LAKEFS_ACCESS_KEY_ID and LAKEFS_SECRET_ACCESS_KEY",
-                )
+                words = tr("check LAKEFS_ACCESS_KEY_ID and LAKEFS_SECRET_ACCESS_KEY")
             raise AppError(f"{what} ({where}): {error.status} {error.reason or ''}: {words}") from error
         except ValidationError as error:  # of what was to be asked: that of an answer is a NotLakeFS
             raise UsageError(f"{what} ({where}): {' '.join(str(error).split())[:200]}") from error
@@ -120,19 +113,22 @@ class Connection:
             # No JSON, not its fields, or (None of the SDK) no status that belongs there: a proxy's page, another program.
             words = " ".join(str(error).split())[:200]
             raise AppError(
-                t(
-                    f"{what} ({where}): lakeFS 의 답이 아닙니다: LAKEFS_ENDPOINT 를 확인하세요 ({words})",
-                    f"{what} ({where}): not an answer of lakeFS: check LAKEFS_ENDPOINT ({words})",
+                tr(
+                    "{what} ({where}): not an answer of lakeFS: check LAKEFS_ENDPOINT ({words})",
+                    what=what,
+                    where=where,
+                    words=words,
                 )
             ) from error
         except urllib3.exceptions.HTTPError as error:
             cause = getattr(error, "reason", None) or error
             raise AppError(
-                t(
-                    f"{what} ({where}): 서버가 응답하지 않습니다 ({type(cause).__name__}): "
-                    "서버를 시작하거나 LAKEFS_ENDPOINT 를 고치세요 (비우면 내장 서버를 씁니다)",
-                    f"{what} ({where}): the server does not answer ({type(cause).__name__}): "
-                    "start it or mend LAKEFS_ENDPOINT (unset: the embedded server)",
+                tr(
+                    "{what} ({where}): the server does not answer ({error_type}): start it or "
+                    "mend LAKEFS_ENDPOINT (unset: the embedded server)",
+                    what=what,
+                    where=where,
+                    error_type=type(cause).__name__,
                 )
             ) from error
 

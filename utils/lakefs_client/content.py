@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from core.errors import AppError
-from core.i18n import t
+from core.i18n import tr
 from core.workers import Gone, heed
 
 CHUNK = 1 << 20  # bytes read at once
@@ -113,9 +113,11 @@ def verify(remote: RemoteFile, digests: Digests) -> None:
         expected, found = str(remote.size_bytes), str(digests.size)
     if expected != found:
         raise Differs(
-            t(
-                f"{remote.path}: 내용이 기록과 다릅니다 (기대 {expected}, 실제 {found})",
-                f"{remote.path}: content differs from its record (expected {expected}, found {found})",
+            tr(
+                "{path}: content differs from its record (expected {expected}, found {found})",
+                path=remote.path,
+                expected=expected,
+                found=found,
             )
         )
 
@@ -129,5 +131,5 @@ def _checked_md5(file: LocalFile, stream: Any, size: int) -> str:
         sha256.update(chunk)
         read += len(chunk)
     if read != size or sha256.hexdigest() != file.sha256:
-        raise AppError(t(f"{file.path}: 확인한 뒤에 내용이 바뀌었습니다", f"{file.path}: changed since it was checked"))
+        raise AppError(tr("{path}: changed since it was checked", path=file.path))
     return md5.hexdigest()

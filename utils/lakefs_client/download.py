@@ -11,11 +11,11 @@ from pathlib import Path
 
 import urllib3
 
-from core.console import progress, warn
 from core.errors import AppError
 from core.files import inside, link_or_copy, remove_idle_parts, write_atomically
 from core.hashing import file_sha256, stat_key
-from core.i18n import t
+from core.i18n import tr
+from core.reporting import progress, warn
 from core.workers import is_gone, parallel, succeeded
 from utils.lakefs_client.connection import LakePath
 from utils.lakefs_client.content import Digests, RemoteFile
@@ -39,9 +39,12 @@ class Downloading(Reading):
                 _say_damaged([file])
         if found != sha256:
             raise AppError(
-                t(
-                    f"{source}: SHA-256 이 기록과 다릅니다 (기대 {sha256}, 실제 {found}, 캐시 {file})",
-                    f"{source}: SHA-256 differs from its record (expected {sha256}, found {found}, cached as {file})",
+                tr(
+                    "{source}: SHA-256 differs from its record (expected {sha256}, found {found}, cached as {file})",
+                    source=source,
+                    sha256=sha256,
+                    found=found,
+                    file=file,
                 )
             )
         return file
@@ -55,28 +58,20 @@ class Downloading(Reading):
         tree = _tree(source, cache)
         if _is_whole(source, cache):
             return tree
-        with self.explained(t("서버 설정", "the server's configuration")):
+        with self.explained(tr("the server's configuration")):
             links = self.transfer.presign()[0]
         listed = self.objects(source.ref, source.path, source.repo, links)
         remote = [file for file in listed if _at_or_below(file.path, source.path)]
         if not remote:
-            raise AppError(
-                t(
-                    f"{source}: lakeFS {self.endpoint} 에 파일이 없습니다",
-                    f"{source}: no such file on lakeFS {self.endpoint}",
-                )
-            )
+            raise AppError(tr("{source}: no such file on lakeFS {endpoint}", source=source, endpoint=self.endpoint))
         remove_idle_parts(cache / "sha256")
         chosen = [f for f in remote if wanted is None or wanted(f.path)]
-        label = t("lakeFS 다운로드", "download from lakeFS")
+        label = tr("download from lakeFS")
         results = parallel(lambda f: self._fetch(source, f, cache, inside(tree, f.path)), chosen, self.workers)
         fetched = list(
             succeeded(
-                progress(results, len(chosen), label, "files"),
-                lambda count: t(
-                    f"{count}개 파일을 받지 못했습니다. 다시 실행하면 이어서 받습니다",
-                    f"{count} files could not be fetched; run again to go on",
-                ),
+                progress(results, len(chosen), label, tr("files")),
+                lambda count: tr("{count} files could not be fetched; run again to go on", count=count),
                 where=lambda file: file.path,
             )
         )
@@ -117,7 +112,7 @@ class Downloading(Reading):
         if digests.md5 and re.fullmatch(r"[0-9a-f]{32}", remote.checksum):
             checks.append((remote.checksum, digests.md5.hexdigest()))
         wrong = next(((expected, found) for expected, found in checks if expected and expected != found), None)
-        return wrong and t(f"기대 {wrong[0]}, 실제 {wrong[1]}", f"expected {wrong[0]}, found {wrong[1]}")
+        return wrong and tr("expected {wrong}, found {wrong2}", wrong=wrong[0], wrong2=wrong[1])
 
 
 def _at_or_below(path: str, wanted: str) -> bool:
@@ -199,6 +194,9 @@ def _drop(source: LakePath, cache: Path, files: list[Path]) -> None:
 def _say_damaged(files: list[Path]) -> None:
     if files:
         warn(
-            f"{files[0]}: 캐시에서 내용이 바뀌었습니다 (모두 {len(files)}개): 서버에서 다시 받습니다",
-            f"{files[0]}: changed in the cache ({len(files)} such files): fetched from the server again",
+            tr(
+                "{files}: changed in the cache ({count} such files): fetched from the server again",
+                files=files[0],
+                count=len(files),
+            )
         )

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 
 from core.errors import AppError
-from core.i18n import t
+from core.i18n import tr
 from utils.lakefs_client.connection import server_words
 from utils.lakefs_client.queries import Reading
 
@@ -33,16 +33,19 @@ class Merging(Reading):
 
     def _dirty(self) -> AppError:
         """Somebody has staged files on the target branch itself, which keeps everybody from merging into it."""
-        with self.explained(t(f"브랜치 {self.branch}", f"branch {self.branch}")):
+        with self.explained(tr("branch {branch}", branch=self.branch)):
             page = self.sdk.branches_api.diff_branch(self.repo, self.branch, amount=10)
         names = ", ".join(str(change.path) for change in page.results) + ", …" * bool(page.pagination.has_more)
         place = f"lakefs://{self.repo}/{self.branch}"
         return AppError(
-            t(
-                f"{self.branch} 브랜치({self.endpoint})에 누군가 커밋하지 않은 변경이 있어 병합할 수 없습니다: {names}. "
-                f"그 변경을 커밋하거나(lakectl commit {place} -m ...) 버린 뒤(lakectl branch reset {place}) 다시 실행하세요",
-                f"branch {self.branch} ({self.endpoint}) holds somebody's uncommitted changes, nothing can be merged: {names}. "
-                f"Commit them (lakectl commit {place} -m ...) or drop them (lakectl branch reset {place}), then run again",
+            tr(
+                "branch {branch} ({endpoint}) holds somebody's uncommitted changes, nothing can "
+                "be merged: {names}. Commit them (lakectl commit {place} -m ...) or drop them "
+                "(lakectl branch reset {place}), then run again",
+                branch=self.branch,
+                endpoint=self.endpoint,
+                names=names,
+                place=place,
             )
         )
 
@@ -59,7 +62,7 @@ class Merging(Reading):
             raise _conflict(self.branch, commit_id, conflicts)
         strategy = {"strategy": "source-wins"} if conflicts else {}
         merge = lakefs_sdk.Merge(message=message, metadata=dict(metadata), **strategy)
-        with self.changing_target(t(f"{self.branch} 에 병합", f"merge into {self.branch}")):
+        with self.changing_target(tr("merge into {branch}", branch=self.branch)):
             try:
                 self.sdk.refs_api.merge_into_branch(self.repo, commit_id, self.branch, merge=merge)
             except ApiException as error:
@@ -75,7 +78,7 @@ class Merging(Reading):
         from lakefs_sdk.exceptions import ApiException
 
         before = self.head()
-        with self.changing_target(t(f"되돌리기 {commit_id[:12]}", f"reverting {commit_id[:12]}")):
+        with self.changing_target(tr("reverting {commit_id}", commit_id=commit_id[:12])):
             parents = self.sdk.commits_api.get_commit(self.repo, commit_id).parents
             creation = lakefs_sdk.RevertCreation(
                 ref=commit_id,
@@ -100,23 +103,25 @@ class Merging(Reading):
 
 def _not_revertible(branch: str, commit_id: str) -> AppError:
     return AppError(
-        t(
-            f"{commit_id[:12]} 을(를) {branch} 에서 되돌릴 수 없습니다: 같은 파일이 그 뒤에 바뀌었거나 "
-            "이미 되돌렸습니다 (lake.py pull 로 옛 버전을 받아 push 하세요)",
-            f"{commit_id[:12]} cannot be reverted on {branch}: the same files changed after it, or it "
+        tr(
+            "{commit_id} cannot be reverted on {branch}: the same files changed after it, or it "
             "is reverted already (lake.py pull an older version, then push)",
+            commit_id=commit_id[:12],
+            branch=branch,
         )
     )
 
 
 def _conflict(branch: str, commit_id: str, paths: list[str]) -> Conflict:
     """Both sides changed the same files."""
-    names = ", ".join(paths[:10]) + (t(f" 외 {len(paths) - 10}개", f" and {len(paths) - 10} more") * (len(paths) > 10))
+    names = ", ".join(paths[:10]) + (tr(" and {count} more", count=len(paths) - 10) * (len(paths) > 10))
     return Conflict(
-        t(
-            f"{commit_id[:12]} 을(를) {branch} 에 병합할 수 없습니다: 양쪽에서 바뀐 파일 {names}: "
-            f"아무것도 병합하지 않았습니다. {branch} 의 데이터를 받아(lake.py pull {branch}) 합친 뒤 다시 학습하세요",
-            f"{commit_id[:12]} cannot be merged into {branch}: both sides changed {names}: nothing was merged. "
-            f"Get the data of {branch} (lake.py pull {branch}), put yours into it, and train again",
+        tr(
+            "{commit_id} cannot be merged into {branch}: both sides changed {names}: nothing was "
+            "merged. Get the data of {branch} (lake.py pull {branch}), put yours into it, and "
+            "train again",
+            commit_id=commit_id[:12],
+            branch=branch,
+            names=names,
         )
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from core.errors import AppError
 from core.files import write_atomically
-from core.i18n import t
+from core.i18n import tr
 from core.workers import heed, parallel
 from utils.lakefs_client.content import LocalFile, Refused, _checked_md5, content_type
 from utils.lakefs_client.http import Unanswered
@@ -161,7 +161,7 @@ class MultipartUpload:
                     raise
                 etag = self._put(state, number, part)
         if etag != part.md5.hexdigest():
-            raise AppError(t("전송 중에 내용이 달라졌습니다", "the content changed on its way"))
+            raise AppError(tr("the content changed on its way"))
         with self.lock:
             state["etags"][str(number)] = etag
             self._remember(state)
@@ -220,7 +220,7 @@ class _Part:
     def read(self, count: int) -> bytes:
         piece = self.stream.read(min(count, self.left))
         if self.left and not piece:
-            raise AppError(t("보내는 중에 파일이 짧아졌습니다", "the file became shorter while it was sent"))
+            raise AppError(tr("the file became shorter while it was sent"))
         self.left -= len(piece)
         self.md5.update(piece)
         return piece

@@ -12,9 +12,9 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from core.console import progress
 from core.errors import AppError
-from core.i18n import t
+from core.i18n import tr
+from core.reporting import progress
 from core.workers import parallel, succeeded
 from utils.lakefs_client.connection import server_words
 from utils.lakefs_client.content import LocalFile, RemoteFile
@@ -63,7 +63,7 @@ class Publishing(References, Merging):
                     self.delete_branch(work)
                 known = (commit for commit in self._commits_with(head, key, digest) if not any(differing(commit)))
                 return Published(next(known, head), 0, 0)  # the commit that brought them: equal data keep one name
-            with self.explained(t("작업 브랜치", "private branch")):
+            with self.explained(tr("private branch")):
                 is_new = self.create_branch(work, head)
             try:
                 if not is_new and not self.contains(work, head):
@@ -85,9 +85,10 @@ class Publishing(References, Merging):
             if not any(differing(commit_id)):  # somebody else's files were merged in between
                 return Published(commit_id, *map(len, changes))
         raise AppError(
-            t(
-                f"{self.branch} 브랜치의 {prefix} 이(가) 계속 바뀌어 병합하지 못했습니다: 잠시 뒤 다시 실행하세요",
-                f"could not merge {prefix} into {self.branch}, which keeps changing: run again in a while",
+            tr(
+                "could not merge {prefix} into {branch}, which keeps changing: run again in a while",
+                prefix=prefix,
+                branch=self.branch,
             )
         )
 
@@ -113,7 +114,7 @@ class Publishing(References, Merging):
 
         self._commit(work, message, metadata)  # a merge wants nothing staged
         merge = lakefs_sdk.Merge(message=message, metadata=dict(metadata), strategy="dest-wins")
-        with self.explained(t("작업 브랜치", "private branch")):
+        with self.explained(tr("private branch")):
             try:
                 self.sdk.refs_api.merge_into_branch(self.repo, head, work, merge=merge)
             except ApiException as error:  # the answer of a first merge was lost
@@ -129,7 +130,7 @@ class Publishing(References, Merging):
 
         It says what was published, not what the commit holds: a merge brings other people's files too.
         """
-        with self.explained(t("기록 읽기", "reading the log")):
+        with self.explained(tr("reading the log")):
             log = self.sdk.refs_api.log_commits(self.repo, head, amount=1000)
         return [str(commit.id) for commit in log.results if (commit.metadata or {}).get(key) == value]
 
@@ -151,13 +152,10 @@ class Publishing(References, Merging):
         sizes = {path: wanted[path].path.stat().st_size for path in send if wanted[path].path.exists()}
         largest_first = sorted(send, key=lambda path: -sizes.get(path, 0))
         results = parallel(lambda path: self.upload(branch, path, wanted[path]), largest_first, self.workers)
-        label = t("lakeFS 업로드", "upload to lakeFS")
+        label = tr("upload to lakeFS")
         for _ in succeeded(
-            progress(results, len(send), label, "files"),
-            lambda count: t(
-                f"{count}개 파일을 올리지 못해 커밋하지 않았습니다. 다시 실행하면 이어서 올립니다",
-                f"{count} files could not be sent, nothing was committed; run again to go on",
-            ),
+            progress(results, len(send), label, tr("files")),
+            lambda count: tr("{count} files could not be sent, nothing was committed; run again to go on", count=count),
         ):
             pass
         self.remove(branch, remove)
@@ -166,14 +164,14 @@ class Publishing(References, Merging):
         """Stage the removal of objects."""
         import lakefs_sdk
 
-        with self.explained(t("파일 삭제", "removing files")):
+        with self.explained(tr("removing files")):
             for start in range(0, len(paths), 1000):
                 page = lakefs_sdk.PathList(paths=paths[start : start + 1000])
                 self.sdk.objects_api.delete_objects(self.repo, branch, page)
 
     def upload(self, branch: str, path: str, file: LocalFile) -> None:
         """Send one file to a branch with its SHA-256 as user metadata. Raises AppError, OSError."""
-        with self.explained(t(f"업로드 {path}", f"uploading {path}")):
+        with self.explained(tr("uploading {path}", path=path)):
             self.transfer.upload(self.repo, branch, path, file, self.journals)
 
     def _commit(self, branch: str, message: str, metadata: Mapping[str, str]) -> str:
@@ -182,7 +180,7 @@ class Publishing(References, Merging):
         from lakefs_sdk.exceptions import ApiException
 
         creation = lakefs_sdk.CommitCreation(message=message, metadata=dict(metadata))
-        with self.explained(t("커밋", "commit")):
+        with self.explained(tr("commit")):
             try:
                 return str(self.sdk.commits_api.commit(self.repo, branch, creation).id)
             except ApiException as error:
@@ -196,7 +194,7 @@ class Publishing(References, Merging):
         from lakefs_sdk.exceptions import ApiException
 
         merge = lakefs_sdk.Merge(message=message, metadata=dict(metadata))
-        with self.changing_target(t(f"{self.branch} 에 병합", f"merge into {self.branch}")):
+        with self.changing_target(tr("merge into {branch}", branch=self.branch)):
             try:
                 return str(self.sdk.refs_api.merge_into_branch(self.repo, source, self.branch, merge=merge).reference)
             except ApiException as error:

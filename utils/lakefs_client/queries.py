@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from core.errors import UsageError
-from core.i18n import t
+from core.i18n import tr
 from utils.lakefs_client.connection import Connection, server_words
 from utils.lakefs_client.content import RemoteFile
 
@@ -22,19 +22,19 @@ class Reading(Connection):
 
     def head(self, branch: str | None = None) -> str:
         """Full id of a branch's newest commit."""
-        with self.explained(t(f"브랜치 {branch or self.branch}", f"branch {branch or self.branch}")):
+        with self.explained(tr("branch {branch}", branch=branch or self.branch)):
             return str(self.sdk.branches_api.get_branch(self.repo, branch or self.branch).commit_id)
 
     def default_branch(self) -> str:
         """The branch that the repository was made with, which cannot be deleted."""
-        with self.explained(t("저장소", "the repository")):
+        with self.explained(tr("the repository")):
             return str(self.sdk.repositories_api.get_repository(self.repo).default_branch)
 
     def resolve(self, ref: str, repo: str | None = None) -> str:
         """Full commit id of a branch, tag, commit id or unique beginning of one, `main~1`. Raises UsageError."""
         from lakefs_sdk.exceptions import ApiException
 
-        with self.explained(t(f"버전 '{ref}'", f"version '{ref}'")):
+        with self.explained(tr("version '{ref}'", ref=ref)):
             try:
                 return str(self.sdk.commits_api.get_commit(repo or self.repo, ref).id)
             except ApiException as error:
@@ -42,17 +42,20 @@ class Reading(Connection):
                     raise
                 if "repository not found" in server_words(error):
                     raise UsageError(
-                        t(
-                            f"lakeFS {self.endpoint} 에 저장소 '{repo or self.repo}' 이(가) 없습니다: train.py 나 lake.py push 가 만듭니다",
-                            f"lakeFS {self.endpoint} has no repository '{repo or self.repo}': train.py or lake.py push makes it",
+                        tr(
+                            "lakeFS {endpoint} has no repository '{repo}': train.py or lake.py push makes it",
+                            endpoint=self.endpoint,
+                            repo=repo or self.repo,
                         )
                     ) from error
         names = [name for name, _ in [*self.named("branches", repo), *self.named("tags", repo)]]
         there = ", ".join(names[:10]) + (" …" if len(names) > 10 else "")
         raise UsageError(
-            t(
-                f"'{ref}' 은(는) 브랜치, 태그, 커밋이 아닙니다 (저장소 {repo or self.repo} 에 있는 것: {there})",
-                f"'{ref}' is no branch, tag or commit (repository {repo or self.repo} has: {there})",
+            tr(
+                "'{ref}' is no branch, tag or commit (repository {repo} has: {there})",
+                ref=ref,
+                repo=repo or self.repo,
+                there=there,
             )
         )
 
@@ -63,14 +66,14 @@ class Reading(Connection):
         """
         api = {"branches": self.sdk.branches_api.list_branches, "tags": self.sdk.tags_api.list_tags}[kind]
         ask = functools.partial(api, repo or self.repo, amount=1000)
-        for found in self._pages(t("브랜치와 태그 목록", f"listing {kind}"), lambda after: _models(ask(after=after))):
+        for found in self._pages(tr("listing {kind}", kind=kind), lambda after: _models(ask(after=after))):
             if copied or not COMMIT_ID.fullmatch(found.id):
                 yield str(found.id), str(found.commit_id)
 
     def has_branch(self, name: str) -> bool:
         from lakefs_sdk.exceptions import NotFoundException
 
-        with self.explained(t(f"브랜치 {name}", f"branch {name}")):
+        with self.explained(tr("branch {name}", name=name)):
             try:
                 self.sdk.branches_api.get_branch(self.repo, name)
             except NotFoundException:
@@ -81,7 +84,7 @@ class Reading(Connection):
         """Whether a commit is in the history of a branch; False for one that the repository does not know."""
         from lakefs_sdk.exceptions import NotFoundException
 
-        with self.explained(t(f"브랜치 {branch}", f"branch {branch}")):
+        with self.explained(tr("branch {branch}", branch=branch)):
             try:
                 wanted = self.sdk.commits_api.get_commit(self.repo, commit_id).id  # an old id leads to its copy
                 found = self.sdk.refs_api.find_merge_base(self.repo, wanted, branch)
@@ -91,7 +94,7 @@ class Reading(Connection):
 
     def commit(self, commit_id: str) -> Any:
         """One commit, as lakefs-sdk has it."""
-        with self.explained(t(f"커밋 {commit_id[:12]}", f"commit {commit_id[:12]}")):
+        with self.explained(tr("commit {commit_id}", commit_id=commit_id[:12])):
             return self.sdk.commits_api.get_commit(self.repo, commit_id)
 
     def commit_metadata(self, commit_id: str) -> dict[str, str]:
@@ -108,12 +111,12 @@ class Reading(Connection):
             first_parent=first_parent,
             prefixes=[prefix] if prefix else [],
         )
-        return self._pages(t("기록 읽기", "reading the log"), lambda after: _models(ask(after=after)))
+        return self._pages(tr("reading the log"), lambda after: _models(ask(after=after)))
 
     def differences(self, left: str, right: str, kind: str = "two_dot", repo: str | None = None) -> Iterator[Any]:
         """Paths that differ, with their `type`; 'three_dot': what `right` changed since both were one, and conflicts."""
         ask = functools.partial(self.sdk.refs_api.diff_refs, repo or self.repo, left, right, amount=1000, type=kind)
-        return self._pages(t("비교", "comparing"), lambda after: _models(ask(after=after)))
+        return self._pages(tr("comparing"), lambda after: _models(ask(after=after)))
 
     def objects(self, ref: str, prefix: str, repo: str | None = None, links: bool = False) -> Iterator[RemoteFile]:
         """Objects under a prefix in the order of their paths' bytes, one page of 1,000 in memory at a time.
@@ -131,7 +134,7 @@ class Reading(Connection):
             presign=links,
             _preload_content=False,
         )
-        what = t(f"목록 {ref[:12]}/{prefix}", f"listing {ref[:12]}/{prefix}")
+        what = tr("listing {ref}/{prefix}", ref=ref[:12], prefix=prefix)
         return self._pages(what, lambda after: _page(ask(after=after).raw_data, links))
 
     def _pages(self, what: str, ask: Callable[[str], tuple[list[T], str | None]]) -> Iterator[T]:

@@ -8,9 +8,9 @@ import uuid
 from collections.abc import Mapping
 
 from config import Settings
-from core.console import say
 from core.errors import AppError, UsageError
-from core.i18n import t
+from core.i18n import tr
+from core.reporting import notify
 from utils.lakefs_client.connection import LakePath
 from utils.lakefs_client.queries import Reading
 
@@ -27,7 +27,7 @@ class References(Reading):
         import lakefs_sdk
         from lakefs_sdk.exceptions import ApiException, NotFoundException
 
-        with self.explained(t("저장소 준비", "preparing the repository")):
+        with self.explained(tr("preparing the repository")):
             try:
                 repository = self.sdk.repositories_api.get_repository(self.repo)
             except NotFoundException:
@@ -37,7 +37,7 @@ class References(Reading):
                 )
                 try:
                     repository = self.sdk.repositories_api.create_repository(creation)
-                    say(f"lakeFS 저장소를 만들었습니다: {self.repo}", f"made the lakeFS repository {self.repo}")
+                    notify(tr("made the lakeFS repository {repo}", repo=self.repo))
                 except ApiException as error:
                     if error.status != 409:
                         raise
@@ -56,10 +56,7 @@ class References(Reading):
             prefix = f"s3://{settings.minio_bucket}"
         if not prefix:
             raise UsageError(
-                t(
-                    f"새 저장소 '{self.repo}' 을(를) 둘 곳이 없습니다: LAKEFS_STORAGE_NAMESPACE=s3://버킷 을 설정하세요",
-                    f"no place for the new repository '{self.repo}': set LAKEFS_STORAGE_NAMESPACE=s3://BUCKET",
-                )
+                tr("no place for the new repository '{repo}': set LAKEFS_STORAGE_NAMESPACE=s3://BUCKET", repo=self.repo)
             )
         if prefix.startswith("s3://") and settings.minio_endpoint:
             from utils import minio_utils
@@ -86,7 +83,7 @@ class References(Reading):
         from lakefs_sdk.exceptions import NotFoundException
 
         with (
-            self.explained(t(f"브랜치 {name} 삭제", f"deleting branch {name}")),
+            self.explained(tr("deleting branch {name}", name=name)),
             contextlib.suppress(NotFoundException),
         ):
             self.sdk.branches_api.delete_branch(repo or self.repo, name)
@@ -95,12 +92,14 @@ class References(Reading):
         """Publish to another branch from now on, made from the target where it is not there. Raises UsageError."""
         if branch == self.branch or not re.fullmatch(r"\w[-\w]*", branch, re.ASCII):
             raise UsageError(
-                t(
-                    f"실험 브랜치 '{branch}': {self.branch} 와 다른 이름, 영문자·숫자·'_'·'-' 만 쓸 수 있습니다",
-                    f"experiment branch '{branch}': expected letters, digits, '_', '-', and another name than {self.branch}",
+                tr(
+                    "experiment branch '{branch}': expected letters, digits, '_', '-', and "
+                    "another name than {self_branch}",
+                    branch=branch,
+                    self_branch=self.branch,
                 )
             )
-        with self.explained(t(f"브랜치 {branch}", f"branch {branch}")):
+        with self.explained(tr("branch {branch}", branch=branch)):
             self.create_branch(branch, self.branch)
         self.branch = branch
         self.head()  # a tag of this name keeps a branch from being made
@@ -109,7 +108,7 @@ class References(Reading):
         """Refuse direct writes and commits on the target branch, for everybody; False where it was so already."""
         import lakefs_sdk
 
-        with self.explained(t(f"{self.branch} 보호", f"protecting {self.branch}")):
+        with self.explained(tr("protecting {branch}", branch=self.branch)):
             rules = self.sdk.repositories_api.get_branch_protection_rules(self.repo)
             if any(rule.pattern == self.branch for rule in rules):
                 return False
@@ -123,7 +122,7 @@ class References(Reading):
         from lakefs_sdk.exceptions import ApiException
 
         repo = repo or self.repo
-        with self.explained(t(f"태그 {name}", f"tag {name}")):
+        with self.explained(tr("tag {name}", name=name)):
             try:
                 self.sdk.tags_api.create_tag(repo, lakefs_sdk.TagCreation(id=name, ref=commit_id))
             except ApiException as error:
@@ -149,13 +148,15 @@ class References(Reading):
                 self.delete_branch(work, origin.repo)
                 return
             raise TagTaken(
-                t(
-                    f"lakeFS 태그 {name} 이(가) 다른 커밋 {there} 을(를) 가리킵니다 (기대: {source.ref})",
-                    f"the lakeFS tag {name} names another commit, {there} (expected {source.ref})",
+                tr(
+                    "the lakeFS tag {name} names another commit, {there} (expected {ref})",
+                    name=name,
+                    there=there,
+                    ref=source.ref,
                 )
             )
         self.delete_branch(work, origin.repo)  # left by a call that was cut off; it holds nothing of anybody's
-        with self.explained(t(f"태그 {name}", f"tag {name}")):
+        with self.explained(tr("tag {name}", name=name)):
             self.create_branch(work, origin.ref, origin.repo)
             creation = lakefs_sdk.CommitCreation(message=message, metadata=dict(metadata), allow_empty=True)
             commit = self.sdk.commits_api.commit(origin.repo, work, creation)
@@ -167,7 +168,7 @@ class References(Reading):
 
         None where a commit lies between, or is it, that does not hold the same files.
         """
-        with self.explained(t(f"커밋 {source.ref[:12]}", f"commit {source.ref[:12]}")):
+        with self.explained(tr("commit {ref}", ref=source.ref[:12])):
             files = self.sdk.commits_api.get_commit(source.repo, source.ref).meta_range_id
         for commit in self.log(commit_id, repo=source.repo):
             if commit.meta_range_id != files:
@@ -180,7 +181,7 @@ class References(Reading):
         """Raises AppError for a tag that is not there."""
         from lakefs_sdk.exceptions import NotFoundException
 
-        with self.explained(t(f"태그 {name} 삭제", f"deleting tag {name}")):
+        with self.explained(tr("deleting tag {name}", name=name)):
             self.sdk.tags_api.get_tag(self.repo, name)
             with contextlib.suppress(NotFoundException):  # of a second request, where the first one's answer was lost
                 self.sdk.tags_api.delete_tag(self.repo, name)

@@ -19,12 +19,12 @@ from urllib.parse import quote, urlencode
 
 import urllib3
 
-from core.console import warn
 from core.errors import AppError
 from core.files import replacing
 from core.hashing import YOUNG_NS
-from core.i18n import t
+from core.i18n import tr
 from core.locks import claimed
+from core.reporting import warn
 from core.workers import heed
 from utils.lakefs_client.content import (
     CHUNK,
@@ -131,10 +131,12 @@ class Transfer:
             if self._presign != (False, False):
                 host = urllib3.util.parse_url(url).netloc
                 warn(
-                    f"저장소의 링크({host})에 닿지 않아 lakeFS 를 거칩니다 ({type(reason).__name__}): "
-                    "서버의 LAKEFS_BLOCKSTORE_S3_PRE_SIGNED_ENDPOINT 를 확인하세요",
-                    f"presigned links ({host}) cannot be reached ({type(reason).__name__}), going through lakeFS: "
-                    "check the server's LAKEFS_BLOCKSTORE_S3_PRE_SIGNED_ENDPOINT",
+                    tr(
+                        "presigned links ({host}) cannot be reached ({error_type}), going through "
+                        "lakeFS: check the server's LAKEFS_BLOCKSTORE_S3_PRE_SIGNED_ENDPOINT",
+                        host=host,
+                        error_type=type(reason).__name__,
+                    )
                 )
             self._presign = (False, False)
 
@@ -158,7 +160,7 @@ class Transfer:
             raise refusal(answer.status, "", data[:300].decode(errors="replace"))
         if json.loads(data)["checksum"] != md5:
             self.sdk.objects_api.delete_object(repo, branch, path)  # it carries a hash that it does not have
-            raise AppError(t("전송 중에 내용이 달라졌습니다", "the content changed on its way"))
+            raise AppError(tr("the content changed on its way"))
 
     def _put_presigned(self, repo: str, branch: str, path: str, file: LocalFile, size: int) -> None:
         """One PUT to the object storage, then the link to it: lakeFS does not check what lies there, so we do."""
@@ -178,7 +180,7 @@ class Transfer:
                     raise
                 return self.post(repo, branch, path, file, size)
         if etag != md5:
-            raise AppError(t("전송 중에 내용이 달라졌습니다", "the content changed on its way"))
+            raise AppError(tr("the content changed on its way"))
         staged = lakefs_sdk.StagingMetadata(
             staging=location,
             checksum=etag,
@@ -270,9 +272,7 @@ class Transfer:
                     self.unreachable(link, error)
                 elif isinstance(error, Unanswered) or breaks > RETRIES:
                     cause = getattr(error, "reason", None) or error
-                    raise AppError(
-                        t(f"연결이 계속 끊깁니다: {cause}", f"the connection keeps breaking: {cause}")
-                    ) from error
+                    raise AppError(tr("the connection keeps breaking: {cause}", cause=cause)) from error
                 else:
                     time.sleep(0.1 * 2**breaks)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from config import load_settings
 from core.console import add_common_options
 from core.errors import AppError, UsageError
-from core.i18n import t
+from core.i18n import tr
 from core.process import run_script
 
 from . import start
@@ -33,10 +33,7 @@ def explained(folder: Path) -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         file = folder / "lakefs.db"
         raise AppError(
-            t(
-                f"{file}: 읽을 수 없는 데이터베이스 ({error}): 백업에서 되돌리세요",
-                f"{file}: not a readable database ({error}): bring it back from a backup",
-            )
+            tr("{file}: not a readable database ({error}): bring it back from a backup", file=file, error=error)
         ) from error
     except RuntimeError as error:  # of another version, or broken: said by the store itself
         raise AppError(str(error)) from error
@@ -52,10 +49,7 @@ def serve(folder: Path, port: int) -> int:
             server = start(folder, port)
     except OSError as error:
         raise AppError(
-            t(
-                f"{folder} 을(를) 127.0.0.1:{port} 에서 열 수 없습니다: {error}",
-                f"cannot serve {folder} on 127.0.0.1:{port}: {error}",
-            )
+            tr("cannot serve {folder} on 127.0.0.1:{port}: {error}", folder=folder, port=port, error=error)
         ) from error
     with server:
         from .server import write_private
@@ -75,7 +69,7 @@ def tend(folder: Path, options: argparse.Namespace) -> int:
     """`fsck` or `gc` on a store that is there; returns the exit code."""
     command = options.command
     if not (folder / "lakefs.db").exists():
-        raise UsageError(t(f"{folder}: 저장소가 없습니다", f"no store in {folder}"))
+        raise UsageError(tr("no store in {folder}", folder=folder))
     from . import upkeep
     from .store import Store
 
@@ -86,7 +80,7 @@ def tend(folder: Path, options: argparse.Namespace) -> int:
                 print(line)
         grace_seconds = options.grace_hours * 3600
         lines = [upkeep.gc(store, grace_seconds, options.drop_run)] if command == "gc" else upkeep.fsck(store)
-    print("\n".join(lines) or t("이상 없음", "no faults"))
+    print("\n".join(lines) or tr("no faults"))
     return 1 if command == "fsck" and lines else 0
 
 
@@ -100,27 +94,27 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         type=int,
         default=8000,
         metavar="N",
-        help=t("127.0.0.1 의 포트 (기본 8000, 0: 빈 포트)", "port on 127.0.0.1; 0 takes a free one (default: 8000)"),
+        help=tr("port on 127.0.0.1; 0 takes a free one (default: 8000)"),
     )
     parser.add_argument(
         "--dir",
         type=Path,
         metavar="DIR",
-        help=t("데이터 폴더 (기본 LAKEFS_LOCAL_DIR)", "folder of the data (default: LAKEFS_LOCAL_DIR)"),
+        help=tr("folder of the data (default: LAKEFS_LOCAL_DIR)"),
     )
     parser.add_argument(
         "--grace-hours",
         type=float,
         default=24,
         metavar="N",
-        help=t("gc 는 이보다 새것을 남깁니다 (기본 24)", "gc spares what is younger (default: 24)"),
+        help=tr("gc spares what is younger (default: 24)"),
     )
     parser.add_argument(
         "--drop-run",
         action="append",
         default=[],
         metavar="ID",
-        help=t("gc 가 이 MLflow 실행의 커밋도 지웁니다", "gc frees the commits of this MLflow run too"),
+        help=tr("gc frees the commits of this MLflow run too"),
     )
     parser.add_argument(
         "--mend",
@@ -128,16 +122,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         type=Path,
         default=[],
         metavar="DIR",
-        help=t(
-            "fsck 가 손상된 내용을 이 폴더의 같은 파일에서 되살립니다",
-            "fsck brings broken content back from equal files below these folders",
-        ),
+        help=tr("fsck brings broken content back from equal files below these folders"),
     )
     options = parser.parse_args(arguments)
     if options.mend and options.command != "fsck":
-        parser.error(t("--mend 는 fsck 와 씁니다", "--mend goes with fsck"))
+        parser.error(tr("--mend goes with fsck"))
     if not 0 <= options.port <= 65535:
-        parser.error(t(f"--port {options.port}: 0~65535", f"--port {options.port}: 0 to 65535"))
+        parser.error(tr("--port {port}: 0 to 65535", port=options.port))
     return options
 
 

@@ -1,0 +1,64 @@
+"""How library code reports: messages, warnings and progress go to the reporter that the program has installed.
+
+Without one, messages go to the logger `reporting`, so that a library call prints nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Reporter(Protocol):
+    """Receives what library code reports; all texts are translated already."""
+
+    def notify(self, text: str) -> None:
+        """Report a message."""
+
+    def warn(self, text: str) -> None:
+        """Report a warning."""
+
+    def progress(self, items: Iterable[T], total: int | None, description: str, unit: str) -> Iterator[T]:
+        """Yield the items while reporting progress; `unit` is a plural such as "images"."""
+
+
+class LoggingReporter:
+    """Passes messages and warnings to `logging`; shows no progress."""
+
+    log = logging.getLogger("reporting")
+
+    def notify(self, text: str) -> None:
+        self.log.info(text)
+
+    def warn(self, text: str) -> None:
+        self.log.warning(text)
+
+    def progress(self, items: Iterable[T], total: int | None, description: str, unit: str) -> Iterator[T]:
+        return iter(items)
+
+
+_reporter: Reporter = LoggingReporter()
+
+
+def use_reporter(reporter: Reporter) -> None:
+    """Install the reporter of this process."""
+    global _reporter
+    _reporter = reporter
+
+
+def notify(text: str) -> None:
+    """Report a message."""
+    _reporter.notify(text)
+
+
+def warn(text: str) -> None:
+    """Report a warning."""
+    _reporter.warn(text)
+
+
+def progress(items: Iterable[T], total: int | None, description: str, unit: str) -> Iterator[T]:
+    """Yield the items while reporting progress; `unit` is a plural such as "images"."""
+    return _reporter.progress(items, total, description, unit)

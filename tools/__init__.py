@@ -1,0 +1,1 @@
+"""Developer tools: message catalogue and generated documentation."""

@@ -1,0 +1,102 @@
+"""Maintain the Korean message catalogue (needs Babel).
+
+python tools/catalogue.py update     # extract new messages into the .po file, drop unused ones, compile
+python tools/catalogue.py check      # exit code 1 if the catalogue is incomplete or the .mo file is out of date
+"""
+
+from __future__ import annotations
+
+import io
+import string
+import sys
+from pathlib import Path
+
+from babel.messages.catalog import Catalog
+from babel.messages.extract import extract_from_dir
+from babel.messages.mofile import write_mo
+from babel.messages.pofile import read_po, write_po
+
+ROOT = Path(__file__).resolve().parent.parent
+PO = ROOT / "locale" / "ko" / "LC_MESSAGES" / "messages.po"
+MO = PO.with_suffix(".mo")
+SKIPPED = ("tests", "benchmarks", "tools", "docs")
+
+
+def extracted() -> set[str]:
+    """Return the messages that the source marks with `tr` or `mark`."""
+    found: set[str] = set()
+    for path in sorted(ROOT.glob("*")):
+        if path.name.startswith(".") or path.name in SKIPPED:
+            continue
+        folder, pattern = (path, "**.py") if path.is_dir() else (path.parent, path.name)
+        if path.is_dir() or path.suffix == ".py":
+            method = [(pattern, "python")]
+            found |= {
+                str(message[2])
+                for message in extract_from_dir(folder, method, keywords={"tr": None, "mark": None})
+                if path.is_dir() or message[0] == path.name
+            }
+    return found
+
+
+def read_catalogue() -> Catalog:
+    """Read the .po file."""
+    with PO.open("rb") as stream:
+        return read_po(stream, locale="ko")
+
+
+def compiled(catalogue: Catalog) -> bytes:
+    """Return the content of the .mo file."""
+    buffer = io.BytesIO()
+    write_mo(buffer, catalogue)
+    return buffer.getvalue()
+
+
+def fields(text: str) -> set[str]:
+    """Return the names of the placeholders of a message."""
+    return {name for _, name, _, _ in string.Formatter().parse(text) if name}
+
+
+def problems() -> list[str]:
+    """Return what is wrong with the catalogue, one line each."""
+    catalogue, source = read_catalogue(), extracted()
+    known = {str(message.id): str(message.string or "") for message in catalogue if message.id}
+    lines = [f"not in the catalogue: {message!r}" for message in sorted(source - known.keys())]
+    lines += [f"not used any more: {message!r}" for message in sorted(known.keys() - source)]
+    for message, text in sorted(known.items()):
+        if not text:
+            lines.append(f"not translated: {message!r}")
+        elif fields(text) != fields(message):
+            lines.append(f"placeholders differ: {message!r} and {text!r}")
+    lines += [f"marked as fuzzy: {message.id!r}" for message in catalogue if message.id and message.fuzzy]
+    if not MO.is_file() or MO.read_bytes() != compiled(catalogue):
+        lines.append(f"{MO.relative_to(ROOT)} is out of date: python tools/catalogue.py update")
+    return lines
+
+
+def update() -> None:
+    """Add new messages, drop unused ones, sort, and compile."""
+    old, new = read_catalogue(), Catalog(locale="ko", fuzzy=False, project="image-segmentation", charset="utf-8")
+    new.mime_headers = [(k, v) for k, v in old.mime_headers if not k.endswith("-Date")]
+    for message in sorted(extracted()):
+        known = old.get(message)
+        new.add(message, known.string if known else "")
+    with PO.open("wb") as stream:
+        write_po(stream, new, width=0, sort_output=True, omit_header=False, no_location=True)
+    MO.write_bytes(compiled(read_catalogue()))
+
+
+def main(arguments: list[str]) -> int:
+    """Return the exit code."""
+    if arguments == ["update"]:
+        update()
+    elif arguments != ["check"]:
+        print(__doc__)
+        return 2
+    lines = problems()
+    print("\n".join(lines) or "the catalogue is complete")
+    return 1 if lines else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
