@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import json
 import os
 import subprocess
@@ -30,7 +29,8 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -53,7 +53,9 @@ from segmentation.losses import SegmentationLoss, class_weights
 from segmentation.metrics import ConfusionMatrix
 from segmentation.networks import build_network
 from segmentation.preprocess import IMAGENET, to_input
+from train.commands import Job, train_and_publish
 from train.mlflow_train import MlflowTrain
+from train.tracking.run_tracker import RunFacts
 from utils import mlflow_utils
 from utils.lakefs_utils import connect
 
@@ -99,14 +101,15 @@ def published(options: argparse.Namespace) -> Figures:
     with connect(settings, create=True) as lake:
         client, git = mlflow_utils.connect(settings), git_utils.read_facts(ROOT)
         data = check_data(settings.data_dir, settings.seed)
-        training = clocked(clock)(settings, data=data, lake=lake, client=client, git=git)
-        result = training.run()
+        job = Job(data, None, RunFacts(git, lake.repo, lake.branch, None, smoke=False))
+        with clocked(clock):
+            training, _, result = train_and_publish(settings, lake, client, job)
     images = round(sum(epoch.images_per_second * epoch.seconds for epoch in training.history))
     names = ("training", "data", "steps", "validation", "checkpoints", "tracking", BESIDE)
     parts = {name: clock[name] for name in names}
     return {
         "network": settings.model, "images": images, "seconds": training.trained_seconds, "miou": result.miou,
-        "accuracy": result.accuracy, "iou": training.best.validation.iou, "parts": parts, "batch": training.batch_size,
+        "accuracy": result.accuracy, "iou": training.best.validation.iou, "parts": parts, "batch": training.setup.batch_size,
     }  # fmt: skip
 
 
@@ -114,10 +117,11 @@ BESIDE = "tracking beside the steps (CPU)"
 Clock = dict[str, list[float]]  # what -> [seconds that passed, CPU seconds of all threads]
 
 
-def clocked(clock: Clock) -> type[MlflowTrain]:
-    """MlflowTrain whose hooks add their seconds to `clock`; it does nothing else differently.
+@contextlib.contextmanager
+def clocked(clock: Clock) -> Iterator[None]:
+    """Within the block, the hooks of MlflowTrain add their seconds to `clock`; nothing else is different.
 
-    "tracking" is what the training waits for; BESIDE are the CPU seconds of the thread that goes on with it.
+    "tracking" is what the training waits for; BESIDE is the CPU time of the background thread.
     """
 
     @contextlib.contextmanager
@@ -136,30 +140,33 @@ def clocked(clock: Clock) -> type[MlflowTrain]:
 
         return call
 
+    real = MlflowTrain.batches
+
     def batches(self: MlflowTrain) -> Iterator[Any]:
-        source = MlflowTrain.batches(self)
+        source = real(self)
         following = own("data", lambda: next(source, None))
         while (batch := following()) is not None:
             yield batch
 
-    class Watched(Background):
-        def call(self, work: Callable[[], Any]) -> None:
-            def measured() -> None:
-                start = time.thread_time()
-                work()
-                clock[BESIDE][0] += time.thread_time() - start
+    enqueue, finish = Background.call, Background.finish
 
-            super().call(measured)
+    def call_measured(self: Background, work: Callable[[], Any]) -> None:
+        def measured() -> None:
+            start = time.thread_time()
+            work()
+            clock[BESIDE][0] += time.thread_time() - start
 
-        def finish(self) -> None:
-            with timed("tracking"):
-                super().finish()
+        enqueue(self, measured)
 
     methods = {"train_epoch": "training", "train_step": "steps", "validate": "validation", "on_epoch_end": "tracking",
                "save_best": "checkpoints", "save_checkpoint": "checkpoints"}  # fmt: skip
-    hooks = {method: own(name, getattr(MlflowTrain, method)) for method, name in methods.items()}
-    made = type("Clocked", (MlflowTrain,), {**hooks, "batches": batches})
-    return cast(type[MlflowTrain], functools.partial(made, background=Watched()))
+    with contextlib.ExitStack() as stack:
+        for method, name in methods.items():
+            stack.enter_context(mock.patch.object(MlflowTrain, method, own(name, getattr(MlflowTrain, method))))
+        stack.enter_context(mock.patch.object(MlflowTrain, "batches", batches))
+        stack.enter_context(mock.patch.object(Background, "call", call_measured))
+        stack.enter_context(mock.patch.object(Background, "finish", own("tracking", finish)))
+        yield
 
 
 # --- peers ----------------------------------------------------------------------------------------------------------
@@ -204,21 +211,21 @@ def peer(options: argparse.Namespace) -> Figures:
     data = check_data(options.data, 0, make_split=False)
     network = build_network(options.network, data.classes.num_classes).train()
     if options.network.startswith("smp:"):
-        optimiser: torch.optim.Optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+        optimizer: torch.optim.Optimizer = torch.optim.Adam(network.parameters(), 1e-3)
     else:
-        optimiser = torch.optim.SGD(network.parameters(), 0.02, momentum=0.9, weight_decay=1e-6)
+        optimizer = torch.optim.SGD(network.parameters(), 0.02, momentum=0.9, weight_decay=1e-6)
     pictures = Folder(data.split("train"), data.classes, PEER_SIZE, crops=True)
     loader = torch.utils.data.DataLoader(
         pictures, PEER_BATCH, shuffle=True, drop_last=True, num_workers=1, persistent_workers=True
     )
-    peak, start, images, share = optimiser.param_groups[0]["lr"], time.perf_counter(), 0, 0.0
+    peak, start, images, share = optimizer.param_groups[0]["lr"], time.perf_counter(), 0, 0.0
     while share < 1:
         for inputs, labels in loader:
             share = (time.perf_counter() - start) / options.seconds
             if share >= 1:
                 break
-            optimiser.param_groups[0]["lr"] = peak * (1 - share) ** 0.9
-            step(network, optimiser, inputs, labels)
+            optimizer.param_groups[0]["lr"] = peak * (1 - share) ** 0.9
+            step(network, optimizer, inputs, labels)
             images += len(inputs)
     seconds = time.perf_counter() - start
     confusion = measure(network.eval(), data.split("val"), data.classes)
@@ -228,12 +235,12 @@ def peer(options: argparse.Namespace) -> Figures:
     }  # fmt: skip
 
 
-def step(network: nn.Module, optimiser: torch.optim.Optimizer, inputs: Tensor, labels: Tensor) -> None:
+def step(network: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, labels: Tensor) -> None:
     """Forward, backward, optimiser."""
     loss = F.cross_entropy(network(inputs), labels, ignore_index=IGNORE_INDEX)
-    optimiser.zero_grad(set_to_none=True)
+    optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    optimiser.step()
+    optimizer.step()
 
 
 @torch.inference_mode()
@@ -258,16 +265,16 @@ def bare(options: argparse.Namespace) -> Figures:
     data = check_data(options.data, 0, make_split=False)
     network = build_network(options.network, data.classes.num_classes).to(memory_format=torch.channels_last).train()
     criterion = SegmentationLoss("ce", class_weights("auto", data.pixel_counts["train"])[0])
-    optimiser = torch.optim.AdamW(network.parameters(), 1e-3, fused=True)
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-3, fused=True)
     inputs = torch.randn(options.batch, 3, *options.size).to(memory_format=torch.channels_last)
     labels = torch.randint(0, data.classes.num_classes, (options.batch, *options.size), dtype=torch.uint8)
 
     def steps() -> Iterator[int]:
         while True:
             loss, _ = criterion(network(inputs), labels)
-            optimiser.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             yield len(inputs)
 
     return rate(steps(), options.seconds)
@@ -278,7 +285,7 @@ def plain(options: argparse.Namespace) -> Figures:
     torch.manual_seed(0)
     data = check_data(options.data, 0, make_split=False)
     network = build_network(options.network, data.classes.num_classes).train()
-    optimiser = torch.optim.AdamW(network.parameters(), 1e-3)
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
     pictures = Folder(data.split("train"), data.classes, tuple(options.size), crops=False)
     loader = torch.utils.data.DataLoader(
         pictures, options.batch, shuffle=True, drop_last=True, num_workers=options.workers,
@@ -288,7 +295,7 @@ def plain(options: argparse.Namespace) -> Figures:
     def steps() -> Iterator[int]:
         while True:
             for inputs, labels in loader:
-                step(network, optimiser, inputs, labels)
+                step(network, optimizer, inputs, labels)
                 yield len(inputs)
 
     return rate(steps(), options.seconds)

@@ -20,7 +20,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def inside(folder: Path, relative: str) -> Path:
+def safe_join(folder: Path, relative: str) -> Path:
     """`folder`/`relative`. Raises AppError for a path, of a server or a listing, that would leave the folder."""
     parts = PurePosixPath(relative).parts
     if (
@@ -41,7 +41,7 @@ def _beginning(name: str) -> str:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
+def atomic_replace(path: Path, durable: bool = True) -> Iterator[Path]:
     """A temporary name beside `path` to write to; after the block it takes the place of `path`, flushed to disk first."""
     if not path.parent.is_dir():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
         raise
 
 
-def remove_idle_parts(folder: Path) -> None:
+def remove_stale_partial_files(folder: Path) -> None:
     """Remove temporary files right in a folder that nobody has written to for `IDLE_S`: a kill has left them."""
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
@@ -67,7 +67,7 @@ def remove_idle_parts(folder: Path) -> None:
                     path.unlink(missing_ok=True)
 
 
-def remove_parts(folder: Path) -> None:
+def remove_partial_files(folder: Path) -> None:
     """Remove what a kill has left of `replacing` in a folder and below it."""
     for part in folder.rglob(".*.part"):
         if re.search(r"\.[0-9a-f]{32}\.part$", part.name):
@@ -76,7 +76,7 @@ def remove_parts(folder: Path) -> None:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that a kill at any moment leaves the old content or the new."""
-    with replacing(path) as part:
+    with atomic_replace(path) as part:
         part.write_bytes(content)
 
 
@@ -86,7 +86,7 @@ def link_or_copy(source: Path, target: Path) -> None:
         return os.link(source, target)
     if target.exists() and target.samefile(source):
         return  # renaming one name of a file to another does nothing, and would leave the temporary name behind
-    with replacing(target, durable=False) as part:
+    with atomic_replace(target, durable=False) as part:
         try:
             os.link(source, part)
         except OSError:

@@ -1,4 +1,4 @@
-"""Locks between processes."""
+"""Locks between processes, on lock files (filelock) or on the file that is written; each ends with its process."""
 
 from __future__ import annotations
 
@@ -6,48 +6,18 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
+from core.errors import UsageError
 from core.reporting import notify
 
-
-@contextlib.contextmanager
-def claimed(part: Path) -> Iterator[BinaryIO | None]:
-    """A file that belongs to this block alone, with what an earlier process wrote before it was killed.
-
-    None where somebody else is at it, or where the system has no such locks; a lock ends with its process.
-    """
-    part.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        opened = part.open("a+b")
-    except PermissionError:  # another user's, in a folder that several share
-        yield None
-        return
-    with opened as stream:
-        yield stream if _locked(stream) and _is_at(part, stream) else None
-
-
-def _locked(stream: BinaryIO) -> bool:
-    try:
-        import fcntl
-
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (ImportError, OSError):  # Windows; a network folder, or somebody else
-        return False
-    return True
-
-
-def _is_at(path: Path, stream: BinaryIO) -> bool:
-    """Whether an open file is the one at a path still: who held it before may have renamed it."""
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(stream.fileno()))
-    except FileNotFoundError:
-        return False
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 
 @contextlib.contextmanager
-def held(path: Path, waiting: str) -> Iterator[None]:
-    """Hold a lock file, which ends with its process; where another process has it, report `waiting` and wait."""
+def file_lock(path: Path, waiting: str) -> Iterator[None]:
+    """Hold a lock file; if another process has it, report `waiting` and wait."""
     import filelock
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,3 +31,51 @@ def held(path: Path, waiting: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def lock_or_fail(path: Path, message: str) -> FileLock:
+    """Acquire a lock file until it is released or the process ends. Raises UsageError if another process has it."""
+    import filelock
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise UsageError(message) from None
+    return lock
+
+
+@contextlib.contextmanager
+def open_exclusive(part: Path) -> Iterator[BinaryIO | None]:
+    """Open a file for this block alone, with what an earlier process wrote to it before it was killed.
+
+    Yields None if another process has it, or if the system has no such locks. The lock is on the file itself: a lock
+    file beside each of thousands of cache entries would double their number.
+    """
+    part.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        opened = part.open("a+b")
+    except PermissionError:  # another user's, in a shared directory
+        yield None
+        return
+    with opened as stream:
+        yield stream if _flock(stream) and _is_at(part, stream) else None
+
+
+def _flock(stream: BinaryIO) -> bool:
+    try:
+        import fcntl
+
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):  # Windows; a network directory, or another process
+        return False
+    return True
+
+
+def _is_at(path: Path, stream: BinaryIO) -> bool:
+    """Return whether an open file is still the one at a path: its former owner may have renamed it."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(stream.fileno()))
+    except FileNotFoundError:
+        return False

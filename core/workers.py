@@ -18,11 +18,11 @@ GIVE_UP = 3  # items in a row that find the server gone, before the rest is left
 LEAVE_S = 2.0  # seconds that work in the air gets to end when nobody waits for it any more
 
 
-class Gone(Exception):
+class ServerUnavailable(Exception):
     """A server that stayed away for all of the patience that there is: what other work would meet too."""
 
 
-class NotTried(Exception):
+class Skipped(Exception):
     """Work that `parallel` left alone, because the server was gone."""
 
     def __str__(self) -> str:
@@ -39,7 +39,7 @@ def succeeded(
     failed: list[tuple[str, Exception]] = []
     left = 0
     for item, result in results:
-        if isinstance(result, NotTried):
+        if isinstance(result, Skipped):
             left += 1
         elif isinstance(result, Exception):
             failed.append((str(where(item)), result))
@@ -47,7 +47,7 @@ def succeeded(
             yield item, result
     if failed:
         lines = "".join(f"\n  {name}: {result}" for name, result in sorted(failed, key=lambda pair: pair[0]))
-        more = tr("\n  … and {left} more {nottried}", left=left, nottried=NotTried()) if left else ""
+        more = tr("\n  … and {left} more {nottried}", left=left, nottried=Skipped()) if left else ""
         raise error(f"{words(len(failed) + left)}:{lines}{more}")
 
 
@@ -72,7 +72,7 @@ def parallel(work: Callable[[T], R], items: Iterable[T], workers: int = WORKERS)
         pool.leave()
 
 
-def heed() -> None:
+def raise_if_cancelled() -> None:
     """In work for which nobody waits any more, raise KeyboardInterrupt; long work asks now and then."""
     pool = getattr(_here, "pool", None)
     if pool and pool.is_left():
@@ -120,7 +120,7 @@ class _Pool(Generic[T, R]):
         _here.pool = self
         while (box := self.todo.get()) is not None:
             try:
-                heed()  # an answer all the same: who waits for it may not know yet
+                raise_if_cancelled()  # an answer all the same: who waits for it may not know yet
                 result: R | BaseException = self._tried(box[0])
             except BaseException as error:  # the one who takes it decides
                 result = error
@@ -128,18 +128,18 @@ class _Pool(Generic[T, R]):
 
     def _tried(self, item: T) -> R:
         if self.gone >= GIVE_UP:
-            raise NotTried
+            raise Skipped
         try:
             result = self.work(item)
         except Exception as error:
-            self.gone = self.gone + 1 if is_gone(error) else 0
+            self.gone = self.gone + 1 if is_unavailable(error) else 0
             raise
         self.gone = 0
         return result
 
 
-def is_gone(error: BaseException | None) -> bool:
+def is_unavailable(error: BaseException | None) -> bool:
     """Whether an error, or what it came from, is that the server is gone."""
-    while error is not None and not isinstance(error, Gone):
+    while error is not None and not isinstance(error, ServerUnavailable):
         error = error.__cause__
     return error is not None

@@ -21,7 +21,7 @@ CLASSES_FILE = "classes.json"
 UInt8 = npt.NDArray[np.uint8]
 
 
-class Misfit(Exception):
+class InvalidFileError(Exception):
     """What a file should hold and what it holds; `problems` are (expected, found) texts."""
 
     def __init__(self, *problems: tuple[str, str]) -> None:
@@ -158,12 +158,12 @@ def read_classes(path: Path) -> ClassMap:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise Misfit((tr("readable JSON (UTF-8)"), " ".join(str(error).split()))) from None
+        raise InvalidFileError((tr("readable JSON (UTF-8)"), " ".join(str(error).split()))) from None
     if isinstance(content, dict):
         _check_keys(content, ("classes",), "", problems)
         content = content.get("classes")
     if not isinstance(content, list):
-        raise Misfit(*problems, (tr("a list of classes [...]"), _shown(content)))
+        raise InvalidFileError(*problems, (tr("a list of classes [...]"), _shown(content)))
     entries = [entry for number, item in enumerate(content, 1) if (entry := _class_entry(item, number, problems))]
     for position, label in ((0, "id"), (1, "name")):
         seen: set[object] = set()
@@ -176,7 +176,7 @@ def read_classes(path: Path) -> ClassMap:
         expected = tr("1 to 255 classes to learn (not ignored)")
         problems.append((expected, str(learnt)))
     if problems:
-        raise Misfit(*problems)
+        raise InvalidFileError(*problems)
     return build_classes(entries)
 
 
@@ -241,7 +241,9 @@ def classes_from_values(values: Collection[int]) -> ClassMap:
     if not 2 <= len(learnt) <= 255:
         expected = tr("2 to 255 class values in all masks together")
         found = tr("{count}: {learnt}", count=len(learnt), learnt=few(learnt))
-        raise Misfit((tr("{expected} (or {classes_file})", expected=expected, classes_file=CLASSES_FILE), found))
+        raise InvalidFileError(
+            (tr("{expected} (or {classes_file})", expected=expected, classes_file=CLASSES_FILE), found)
+        )
     binary = learnt in ([0, 1], [0, 255])
     names = ("background", "foreground") if binary else tuple(f"class_{value}" for value in learnt)
     entries = [(value, name, None, False) for value, name in zip(learnt, names, strict=True)]

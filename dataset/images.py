@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from core.errors import UsageError
 from core.i18n import tr
-from dataset.classes import ClassMap, Misfit, UInt8, few
+from dataset.classes import ClassMap, InvalidFileError, UInt8, few
 
 _DECODE_ERRORS = (
     *(OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError, OverflowError, MemoryError),
@@ -30,7 +30,7 @@ FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-class TooLarge(Misfit):
+class TooLarge(InvalidFileError):
     """A picture of more pixels than are wanted; none of them has been read."""
 
 
@@ -45,12 +45,12 @@ def decode_image(data: bytes, most_pixels: int | None = None) -> UInt8:
             low, high = int(deep.min()), int(deep.max())
             if low < 0 or high > 65535:
                 expected = tr("a picture of 8 or 16 bits")
-                raise Misfit((expected, tr("values {low} to {high}", low=low, high=high)))
+                raise InvalidFileError((expected, tr("values {low} to {high}", low=low, high=high)))
             grey = ((deep + 128) // 257).astype(np.uint8)
             return np.repeat(grey[:, :, None], 3, axis=2)
         if image.mode == "F":
             expected = tr("a picture of 8 or 16 bits")
-            raise Misfit((expected, tr("float pixels")))
+            raise InvalidFileError((expected, tr("float pixels")))
         try:
             if image.has_transparency_data:
                 black = Image.new("RGBA", image.size, (0, 0, 0, 255))
@@ -91,7 +91,7 @@ def _opened(data: bytes, most_pixels: int | None = None) -> Image.Image:
     """The first frame, loaded whole and turned as its EXIF says. Raises Misfit, TooLarge."""
     limit = min(most_pixels or sys.maxsize, 2 * (Image.MAX_IMAGE_PIXELS or 0))
     if not data:
-        raise Misfit((tr("a readable picture"), tr("an empty file (0 bytes)")))
+        raise InvalidFileError((tr("a readable picture"), tr("an empty file (0 bytes)")))
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         if image.width * image.height > limit:
@@ -106,15 +106,15 @@ def _opened(data: bytes, most_pixels: int | None = None) -> Image.Image:
     return image
 
 
-def _unreadable(data: bytes, error: Exception) -> Misfit:
+def _unreadable(data: bytes, error: Exception) -> InvalidFileError:
     # Pillow prints the address of the buffer, which says nothing to a person.
     reason = " ".join(str(error).split("<_io.")[0].split())
     found = tr("unreadable, {count:,} bytes: {reason}", count=len(data), reason=reason)
-    return Misfit((tr("a whole picture"), found))
+    return InvalidFileError((tr("a whole picture"), found))
 
 
-def _not_eight_bit(found: str) -> Misfit:
-    return Misfit((tr("an 8-bit mask (pixel = class id)"), found))
+def _not_eight_bit(found: str) -> InvalidFileError:
+    return InvalidFileError((tr("an 8-bit mask (pixel = class id)"), found))
 
 
 def _values_of_colors(pixels: UInt8, classes: ClassMap | None) -> UInt8:
@@ -133,14 +133,14 @@ def _values_of_colors(pixels: UInt8, classes: ClassMap | None) -> UInt8:
         if not missed.any():
             if len(by_code) < len(classes.known):
                 expected = tr("colours in classes.json that differ")
-                raise Misfit((expected, tr("classes of one colour, and a colour mask")))
+                raise InvalidFileError((expected, tr("classes of one colour, and a colour mask")))
             return np.array([by_code[int(code)] for code in codes], np.uint8)[place]
         unknown = [f"#{code:06x}" for code in np.unique(packed[missed])]
     if np.array_equal(red, green) and np.array_equal(red, blue):
         return np.ascontiguousarray(red)
     if unknown:
         expected = tr("an 8-bit mask, or colours of classes.json")
-        raise Misfit((expected, tr("unknown colours {unknown}", unknown=few(unknown, 4))))
+        raise InvalidFileError((expected, tr("unknown colours {unknown}", unknown=few(unknown, 4))))
     found = tr("a colour mask (needs colours in classes.json)")
     raise _not_eight_bit(found)
 
@@ -149,7 +149,7 @@ def read_image(source: Path | bytes) -> UInt8:
     """A picture -> (H,W,3) uint8 RGB, upright by its EXIF orientation. Raises UsageError naming the file."""
     try:
         return decode_image(_bytes_of(source))
-    except (Misfit, OSError) as error:
+    except (InvalidFileError, OSError) as error:
         raise _naming(source, error) from None
 
 
@@ -158,7 +158,7 @@ def read_mask(source: Path | bytes, classes: ClassMap) -> UInt8:
     try:
         values, bilevel = decode_mask(_bytes_of(source), classes)
         return classes.encode(values * np.uint8(bilevel_high(classes.known)) if bilevel else values)
-    except (Misfit, OSError, ValueError) as error:
+    except (InvalidFileError, OSError, ValueError) as error:
         raise _naming(source, error) from None
 
 

@@ -37,7 +37,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class DataSet:
+class SegmentationData:
     """A checked data folder; made by `train.data_check.check_data`."""
 
     root: Path

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from core.console import table
 from core.i18n import tr
 from core.reporting import warn
-from dataset.classes import CLASSES_FILE, ClassMap, Misfit, UInt8, read_classes
+from dataset.classes import CLASSES_FILE, ClassMap, InvalidFileError, UInt8, read_classes
 from dataset.images import bilevel_high, decode_mask
 from dataset.layout import SPLITS, is_picture
 
@@ -79,7 +79,7 @@ def compare_masks(before: Path, after: Path, names: Iterable[str]) -> str:
     for name in names:
         try:
             changes.add(*(_read(folder / name, classes) for folder, classes in sides))
-        except (Misfit, OSError) as error:
+        except (InvalidFileError, OSError) as error:
             warn(tr("{name}: {error}", name=name, error=error))
     return changes.text(sides[1][1] or sides[0][1])
 
@@ -88,7 +88,7 @@ def class_map(folder: Path) -> ClassMap | None:
     """The classes of a folder's classes.json; None where there is none, or none that can be read."""
     try:
         return read_classes(folder / CLASSES_FILE) if (folder / CLASSES_FILE).exists() else None
-    except Misfit:
+    except InvalidFileError:
         return None
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import AppError, UsageError
-from core.files import inside
+from core.files import safe_join
 from core.i18n import tr
 from dataset.layout import SPLITS, pictures_below
 from utils.lakefs_utils import LakeFS, LakePath
@@ -56,8 +56,8 @@ def committed_items(lake: LakeFS, source: LakePath, split: str | None, cache: Pa
     chosen = {name: (images[name][0], masks[name][0]) for name in sorted(names[wanted])}
     keep = {source.path + path for pair in chosen.values() for path in pair}
     tree = lake.download(source, cache, keep.__contains__)
-    root = inside(tree, source.path)
-    return wanted, [Item(name, inside(root, image), inside(root, mask)) for name, (image, mask) in chosen.items()]
+    root = safe_join(tree, source.path)
+    return wanted, [Item(name, safe_join(root, image), safe_join(root, mask)) for name, (image, mask) in chosen.items()]
 
 
 def split_names(lake: LakeFS, source: LakePath, files: Sequence[str], cache: Path) -> dict[str, list[str]]:
@@ -67,5 +67,5 @@ def split_names(lake: LakeFS, source: LakePath, files: Sequence[str], cache: Pat
     from dataset.splits import read_splits
 
     tree = lake.download(source, cache, lambda path: path.startswith(f"{source.path}splits/"))
-    splits = read_splits(inside(tree, source.path))
+    splits = read_splits(safe_join(tree, source.path))
     return {split: [name for s, _, name in splits.lines if s == split] if splits else [] for split in SPLITS}

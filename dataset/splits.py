@@ -10,7 +10,7 @@ from pathlib import Path
 
 from core.errors import UsageError
 from core.i18n import tr
-from dataset.classes import Misfit
+from dataset.classes import InvalidFileError
 from dataset.layout import SPLITS, composed
 
 SPLIT_MARK = "# made by train.py from seed "  # first line of split files that we may extend
@@ -66,7 +66,7 @@ def read_splits(root: Path) -> SplitFiles | None:
         except FileNotFoundError:
             continue
         except (OSError, UnicodeDecodeError) as error:
-            raise Misfit((tr("{name}: UTF-8 text", name=path.name), str(error))) from None
+            raise InvalidFileError((tr("{name}: UTF-8 text", name=path.name), str(error))) from None
         present.append(split)
         mark = rows[0].removeprefix(SPLIT_MARK) if rows else ""
         seeds.add(int(mark) if rows and mark != rows[0] and mark.isdecimal() else None)

@@ -8,11 +8,11 @@ from core.console import table
 from core.i18n import tr
 from dataset.classes import CLASSES_FILE, few
 from dataset.layout import (
-    DataSet,
+    SegmentationData,
 )
 
 
-def summary(data: DataSet) -> str:
+def summary(data: SegmentationData) -> str:
     """Layout, counts, sizes and the share of each class by split, as text of several lines."""
     layout = "images/ + masks/ + splits/" if data.layout == "flat" else "{train,val[,test]}/{images,masks}"
     splits = list(data.pixel_counts)
@@ -31,13 +31,13 @@ def summary(data: DataSet) -> str:
     return "\n".join(lines)
 
 
-def _sizes(data: DataSet) -> str:
+def _sizes(data: SegmentationData) -> str:
     sizes = Counter((pair.width, pair.height) for pair in data.pairs).most_common()
     shown = [f"{width}x{height}" + (f" ({count})" if len(sizes) > 1 else "") for (width, height), count in sizes]
     return few(shown, 4)
 
 
-def _shares(data: DataSet) -> list[tuple[str, ...]]:
+def _shares(data: SegmentationData) -> list[tuple[str, ...]]:
     """Rows of (id, name, share in each split): of the labelled pixels, and ignored ones of all pixels."""
     labelled = {split: sum(counts) for split, counts in data.pixel_counts.items()}
     rows: list[tuple[str, ...]] = []
@@ -52,7 +52,7 @@ def _shares(data: DataSet) -> list[tuple[str, ...]]:
     return rows
 
 
-def _absent(data: DataSet) -> list[str]:
+def _absent(data: SegmentationData) -> list[str]:
     """One line a split that lacks classes: such a class is left out of that split's mIoU."""
     lines = []
     for split, counts in data.pixel_counts.items():

@@ -122,9 +122,9 @@ def draw_pair(seed: int, number: int) -> tuple[npt.NDArray[np.uint8], npt.NDArra
     image, mask = _background(rng, y, x), np.zeros((SIDE, SIDE), np.uint8)
     for _ in range(int(rng.integers(2, 5))):
         value = int(rng.integers(1, len(NAMES)))
-        inside = _shape(rng, NAMES[value], y, x)
-        image[inside] = _textured(rng, value, y, x)[inside]
-        mask[inside] = value
+        interior = _shape(rng, NAMES[value], y, x)
+        image[interior] = _textured(rng, value, y, x)[interior]
+        mask[interior] = value
     light = 1 + 0.25 * (rng.uniform(-1, 1) * (y / SIDE - 0.5) + rng.uniform(-1, 1) * (x / SIDE - 0.5))
     image = image * light[:, :, None] + rng.normal(0, rng.uniform(3, 9), image.shape)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8), mask

@@ -16,14 +16,14 @@ from core.console import table
 from core.errors import UsageError
 from core.i18n import tr
 from core.reporting import progress
-from dataset.classes import CLASSES_FILE, ClassMap, Misfit, classes_from_values, few, read_classes
+from dataset.classes import CLASSES_FILE, ClassMap, InvalidFileError, classes_from_values, few, read_classes
 from dataset.images import bilevel_high, decode_image, decode_mask
 from dataset.layout import (
     LOSSY_SUFFIXES,
     PICTURE_SUFFIXES,
     SPLITS,
-    DataSet,
     Pair,
+    SegmentationData,
     data_files,
     is_picture,
     layouts_of,
@@ -99,7 +99,7 @@ class _Check:
         self.faults.append(Fault(file, expected, found))
 
 
-def check_data(root: Path, seed: int, make_split: bool = True) -> DataSet:
+def check_data(root: Path, seed: int, make_split: bool = True) -> SegmentationData:
     """Read and check every pair below `root` once; store a split that was made here if `make_split`.
 
     Raises DataFaults with all faults at once, and UsageError where a file or folder cannot be used at all.
@@ -148,12 +148,12 @@ def _check_files(check: _Check) -> None:
     for name in linked_folders(check.root):
         expected = tr("a folder (or DATA_DIR set to the original)")
         check.fault(name, expected, tr("a link to a folder"))
-    inside = tuple(f"{prefix}{part}/" for prefix in _prefixes(check.layout) for part in ("images", "masks"))
+    folders = tuple(f"{prefix}{part}/" for prefix in _prefixes(check.layout) for part in ("images", "masks"))
     for name, path in check.files.items():
         if not path.is_file():
             found = tr("a broken link") if path.is_symlink() else tr("a special file")
             check.fault(name, tr("a regular file"), found)
-        elif name.startswith(inside) and not is_picture(name):
+        elif name.startswith(folders) and not is_picture(name):
             expected = tr("a picture ({picture_suffixes})", picture_suffixes=" ".join(PICTURE_SUFFIXES))
             check.fault(name, expected, tr("not a picture"))
 
@@ -218,7 +218,7 @@ def _assign(
     names = {*images, *masks}
     try:
         stored = read_splits(check.root)
-    except Misfit as error:
+    except InvalidFileError as error:
         check.faults += [Fault("splits/", expected, found) for expected, found in error.problems]
         return {}
     if stored is not None and stored.seed is None:
@@ -306,7 +306,7 @@ def _read_pair(check: _Check, candidate: _Candidate) -> _Facts:
                 mask_size = height, width
                 counts = np.bincount(raw.ravel(), minlength=256)
                 values = {int(value): int(counts[value]) for value in counts.nonzero()[0]}
-        except Misfit as error:
+        except InvalidFileError as error:
             faults += [Fault(path, expected, found) for expected, found in error.problems]
         except OSError as error:
             faults.append(Fault(path, tr("a readable file"), error.strerror or str(error)))
@@ -327,7 +327,7 @@ def _read_class_file(check: _Check) -> None:
         return
     try:
         check.class_map = read_classes(check.files[CLASSES_FILE])
-    except Misfit as error:
+    except InvalidFileError as error:
         for expected, found in error.problems:
             check.fault(CLASSES_FILE, expected, found)
 
@@ -351,7 +351,7 @@ def _classes(check: _Check, facts: Iterable[_Facts]) -> ClassMap | None:
         return None
     try:
         return classes_from_values(seen | {bit * bilevel_high(seen) for bit in bits})
-    except Misfit as error:
+    except InvalidFileError as error:
         check.faults += [Fault("masks/", expected, found) for expected, found in error.problems]
         return None
 
@@ -393,7 +393,7 @@ def _check_twins(check: _Check, facts: Iterable[_Facts]) -> None:
             check.fault(fact.candidate.image, expected, found)
 
 
-def _data_set(check: _Check, facts: Iterable[_Facts], classes: ClassMap) -> DataSet:
+def _data_set(check: _Check, facts: Iterable[_Facts], classes: ClassMap) -> SegmentationData:
     """The result, with the pixels of each class counted by split."""
     pairs: list[Pair] = []
     counts = {split: Counter[int]() for split in SPLITS}
@@ -404,7 +404,7 @@ def _data_set(check: _Check, facts: Iterable[_Facts], classes: ClassMap) -> Data
         pairs.append(Pair(item.name, item.split, image, mask, fact.image_sha256, fact.mask_sha256, *fact.image_size))
         counts[item.split].update(_mask_values(fact, classes))
     used = [split for split in SPLITS if any(pair.split == split for pair in pairs)]
-    return DataSet(
+    return SegmentationData(
         root=check.root,
         pairs=tuple(pairs),
         classes=classes,

@@ -18,7 +18,7 @@ from core.hashing import file_sha256
 from core.i18n import tr
 from core.reporting import notify, progress, warn
 from core.workers import parallel
-from dataset.classes import Misfit, UInt8
+from dataset.classes import InvalidFileError, UInt8
 from dataset.images import decode_image, read_mask
 from dataset.samples import Item
 from inference import outputs, pipeline
@@ -62,7 +62,7 @@ def predict(
     """
     job = Job(predictor, items, output, lineage, split, extras)
     job.outputs.refuse_inputs((item.image, item.name) for item in items if not item.fault)
-    with outputs.alone(output):
+    with outputs.lock_output_dir(output):
         return _predict(job, resume)
 
 
@@ -178,10 +178,10 @@ class Job:
             raise UsageError(item.fault)
         try:
             if (size := item.image.stat().st_size) > LARGEST_FILE:
-                raise Misfit((tr("a file of at most 1 GB"), tr("{size:,} bytes", size=size)))
+                raise InvalidFileError((tr("a file of at most 1 GB"), tr("{size:,} bytes", size=size)))
             data = item.image.read_bytes()
             return self.predictor.picture(decode_image(data), hashlib.sha256(data).hexdigest())
-        except (Misfit, OSError) as error:
+        except (InvalidFileError, OSError) as error:
             raise UsageError(f"{item.image}: {error}") from None
 
     def write(self, item: Item, picture: Picture, prediction: Prediction) -> tuple[dict[str, Any], Counts]:

@@ -19,7 +19,7 @@ from core.i18n import tr
 from core.process import first_signal
 from core.reporting import notify
 from inference.batch_job import origin
-from inference.outputs import alone
+from inference.outputs import lock_output_dir
 from inference.video import Film, write_film
 from segmentation.predictor import Predictor
 from utils.lineage import Lineage
@@ -133,7 +133,7 @@ def predict_camera(predictor: Predictor, source: Camera, seconds: float | None, 
 
     try:
         clip = av.open(source.place, format=source.kind, timeout=PATIENCE_S)
-        with alone(output):
+        with lock_output_dir(output):
             made = film_camera(predictor, clip, source, seconds, origin(predictor, lineage), output)
     except (av.error.FFmpegError, ValueError) as error:  # ValueError: FFmpeg was built without this kind
         raise UsageError(tr("camera {place}: cannot be had ({error})", place=source.place, error=error)) from None

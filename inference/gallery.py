@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from core.files import write_atomically
+from core.html import render
 from core.i18n import current_language, tr
 from dataset.classes import ClassMap
 
 TEMPLATE = Path(__file__).with_name("gallery.html")
 
 
-def write_page(path: Path, listing: dict[str, Any], classes: ClassMap) -> None:
+def write_gallery(path: Path, listing: dict[str, Any], classes: ClassMap) -> None:
     """Write the page for what predictions.json lists: the pictures are loaded as one scrolls to them."""
     content = {
         "language": current_language(),
@@ -38,9 +38,7 @@ def write_page(path: Path, listing: dict[str, Any], classes: ClassMap) -> None:
             for record in listing["images"]
         ],
     }
-    # A name may hold anything: nothing in the data can end the script element that it stands in.
-    data = json.dumps(content, ensure_ascii=False).replace("<", "\\u003c")
-    write_atomically(path, TEMPLATE.read_text(encoding="utf-8").replace("__DATA__", data).encode())
+    write_atomically(path, render(TEMPLATE, data=content).encode())
 
 
 def _words() -> dict[str, str]:

@@ -19,13 +19,14 @@ from PIL import Image, PngImagePlugin
 
 from core.checksummed_json import sealed
 from core.errors import AppError, UsageError
-from core.files import inside, remove_parts, replacing, write_atomically
+from core.files import atomic_replace, remove_partial_files, safe_join, write_atomically
 from core.hashing import file_sha256
 from core.i18n import tr
+from core.locks import lock_or_fail
 from dataset.classes import ClassMap, UInt8
 from dataset.overlay import overlay
 from inference.coco import coco_json
-from inference.gallery import write_page
+from inference.gallery import write_gallery
 from segmentation.predictor import Prediction
 
 LISTING = "predictions.json"
@@ -38,21 +39,16 @@ ORIGIN = ("model_version", "run_id", "lakefs_model_path", "model_sha256", "lakef
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Make the folder, and keep it for this process, however that ends. Raises UsageError where another one has it."""
-    import filelock
-
-    folder.mkdir(parents=True, exist_ok=True)
-    lock, owner = filelock.FileLock(folder / LOCK), folder / OWNER
+def lock_output_dir(folder: Path) -> Iterator[None]:
+    """Create the directory and lock it for this process. Raises UsageError if another one has it."""
+    owner = folder / OWNER
+    who = owner.read_text(encoding="utf-8") if owner.exists() else "?"
+    lock = lock_or_fail(
+        folder / LOCK,
+        tr("{folder}: process {who} is writing here: wait for it, or choose another --output", folder=folder, who=who),
+    )
     try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        who = owner.read_text(encoding="utf-8") if owner.exists() else "?"
-        raise UsageError(
-            tr("{folder}: process {who} is writing here: wait for it, or give another --output", folder=folder, who=who)
-        ) from None
-    try:
-        with replacing(owner, durable=False) as part:
+        with atomic_replace(owner, durable=False) as part:
             part.write_text(f"{os.getpid()} ({socket.gethostname()})", encoding="utf-8")
         yield
     finally:
@@ -70,7 +66,7 @@ class Outputs:
 
     def place(self, relative: str) -> Path:
         """The path of a file below the folder. Raises AppError for one that would leave it, through a link too."""
-        path = inside(self.folder, relative)
+        path = safe_join(self.folder, relative)
         self._real_parent(path.parent)
         return path
 
@@ -105,7 +101,7 @@ class Outputs:
         return names | {f"{key}_sha256": hashlib.sha256(data).hexdigest() for key, data in content.items()}
 
     def _put(self, relative: str, content: bytes) -> None:
-        with replacing(self.place(relative), durable=False) as part:
+        with atomic_replace(self.place(relative), durable=False) as part:
             part.write_bytes(content)
 
     def refuse_inputs(self, inputs: Iterable[tuple[Path, str]]) -> None:
@@ -113,7 +109,7 @@ class Outputs:
         pairs = [(path.resolve(), name) for path, name in inputs]
         taken = {path for path, _ in pairs}
         for path, name in pairs:
-            if any(inside(self.folder, other).resolve() in taken for other in self.names(name).values()):
+            if any(safe_join(self.folder, other).resolve() in taken for other in self.names(name).values()):
                 raise UsageError(tr("{path}: would be overwritten: give another --output", path=path))
 
     def _areas(self, records: Iterable[dict[str, Any]]) -> str:
@@ -164,7 +160,7 @@ class Outputs:
 
     def begin(self, job: dict[str, Any], records: Sequence[dict[str, Any]]) -> IO[str]:
         """An open journal that holds the settings and these records."""
-        remove_parts(self.folder)
+        remove_partial_files(self.folder)
         lines = [_line(job), *map(_line, records)]
         write_atomically(self.folder / JOURNAL, "".join(lines).encode())
         (self.folder / LISTING).unlink(missing_ok=True)
@@ -172,7 +168,7 @@ class Outputs:
 
     def finish(self, content: dict[str, Any]) -> None:
         """Write predictions.json and what shows or sums it up; the journal has served."""
-        write_page(self.folder / PAGE, content, self.classes)
+        write_gallery(self.folder / PAGE, content, self.classes)
         if "areas" in self.extras:
             write_atomically(self.folder / AREAS, self._areas(content["images"]).encode("utf-8-sig"))  # for Excel
         if "coco" in self.extras:

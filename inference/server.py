@@ -10,7 +10,6 @@ import base64
 import contextlib
 import hashlib
 import ipaddress
-import json
 import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -28,9 +27,10 @@ from starlette.routing import Route
 
 from config import Settings
 from core.errors import AppError, UsageError
+from core.html import render
 from core.i18n import current_language, tr
 from core.reporting import notify, warn
-from dataset.classes import Misfit
+from dataset.classes import InvalidFileError
 from dataset.images import TooLarge, decode_image
 from inference.batch_job import origin
 from inference.outputs import class_shares, mask_png
@@ -85,7 +85,7 @@ class Service:
             raise HTTPException(503, late) from None
         except TooLarge as error:
             raise HTTPException(413, str(error)) from None
-        except Misfit as error:
+        except InvalidFileError as error:
             raise HTTPException(400, str(error)) from None
         except AppError as error:  # out of memory
             raise HTTPException(503, str(error)) from None
@@ -154,8 +154,7 @@ def page(service: Service) -> tuple[str, str]:
         "origin": service.origin,
         "colors": {name: f"rgb{color}" for name, color in zip(classes.names, classes.colors, strict=True)},
     }
-    data = json.dumps(content, ensure_ascii=False).replace("<", "\\u003c")
-    text = TEMPLATE.read_text(encoding="utf-8").replace("__DATA__", data)
+    text = render(TEMPLATE, data=content)
     style, script = (_csp_hash(text, f"<{tag}>", f"</{tag}>") for tag in ("style", "script"))
     policy = (
         f"default-src 'none'; style-src {style}; script-src {script}; img-src blob: data:; connect-src 'self'; "

@@ -15,7 +15,7 @@ from PIL import Image
 
 from core.checksummed_json import sealed
 from core.errors import AppError, UsageError
-from core.files import replacing, write_atomically
+from core.files import atomic_replace, write_atomically
 from core.hashing import file_sha256
 from core.i18n import tr
 from core.reporting import notify, progress
@@ -24,7 +24,7 @@ from dataset.overlay import overlay
 from inference import pipeline
 from inference.batch_job import origin
 from inference.inputs import VIDEO_SUFFIXES
-from inference.outputs import alone, class_shares
+from inference.outputs import class_shares, lock_output_dir
 from segmentation.predictor import Picture, Prediction, Predictor
 from segmentation.preprocess import EVAL_BATCH
 from utils.lineage import Lineage
@@ -79,7 +79,7 @@ class Film:
 def predict_videos(predictor: Predictor, videos: Sequence[Path], lineage: Lineage, output: Path) -> int:
     """Predict videos into a folder. Raises AppError at the end for those that could not be read."""
     broken = []
-    with alone(output):
+    with lock_output_dir(output):
         for path in videos:
             try:
                 made = predict_video(predictor, path, output, origin(predictor, lineage))
@@ -115,7 +115,7 @@ def predict_video(predictor: Predictor, source: Path, folder: Path, record: dict
 
 def write_film(predictor: Predictor, film: Film, made: Path, record: Callable[[], dict[str, Any]]) -> Path:
     """Write the overlays of a film as `made`, and beside it, with `record()` of its end, what came of it as JSON."""
-    with replacing(made) as part:
+    with atomic_replace(made) as part:
         frames, shares = _overlaid(predictor, film, part)
     content = {**record(), "input": film.name, "frames": frames, "class_shares": shares}
     content |= {"overlay": made.name, "overlay_sha256": file_sha256(made)}

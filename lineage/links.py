@@ -24,7 +24,7 @@ from core.hashing import file_sha256
 from core.i18n import tr
 from core.reporting import progress
 from core.workers import parallel
-from registry import versions as registry
+from registry.versions import Registry, version_lineage
 from utils import mlflow_utils
 from utils.lakefs_utils import LakeFS, LakePath
 from versioning.versions import data_manifest
@@ -149,14 +149,15 @@ class Chain:
     def versions(self, run_id: str) -> Iterator[Link]:
         """The registered versions that were made from a run."""
         name = self.settings.registered_model
-        named = registry.aliases(self.client, self.settings, name)
-        for version in registry.versions(self.client, self.settings, name):
+        registry = Registry(self.client, self.settings)
+        numbers = registry.aliases()
+        for version in registry.versions():
             if run_id not in (version.run_id, version.tags.get("run_id")):
                 continue
-            aliases = [alias for alias, number in named.items() if number == str(version.version)]
+            aliases = [alias for alias, number in numbers.items() if number == str(version.version)]
             link = Link(tr("version"), f"{name} v{version.version}", ", ".join(sorted(aliases)))
             try:
-                lineage = registry.version_lineage(version)
+                lineage = version_lineage(version)
                 more = ("git_dirty", "lakefs_model_commit", "lakefs_data_commit")
                 link.facts = {key: version.tags[key] for key in (*ORIGIN, *more) if key in version.tags}
                 link.facts |= {key: figure(value) for key, value in lineage.metrics.items() if key in FIGURES}
@@ -172,7 +173,7 @@ class Chain:
         tag = version.tags.get("lakefs_tag")
         if tag is None:
             return
-        commit = dict(self.lake.named("tags", model.repo)).get(tag)
+        commit = dict(self.lake.list_refs("tags", model.repo)).get(tag)
         if commit is None or not leads_to(self.lake, commit, model):
             found = commit or tr("none")
             yield tr("the lakeFS tag {tag} is {found}, expected on {ref}", tag=tag, found=found, ref=model.ref)

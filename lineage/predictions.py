@@ -12,7 +12,7 @@ from PIL import Image
 from config import ROOT
 from core import checksummed_json
 from core.errors import AppError, UsageError
-from core.files import inside
+from core.files import safe_join
 from core.hashing import file_sha256
 from core.i18n import tr
 from lineage.links import FIGURES, ORIGIN, Link, differs, figure
@@ -101,7 +101,7 @@ def _changed(record: Path, whole: bool | None) -> Iterator[str]:
 def _broken(folder: Path, files: dict[str, str | None]) -> Iterator[str]:
     """What is wrong with files below a folder."""
     for name, expected in files.items():
-        path = inside(folder, name)
+        path = safe_join(folder, name)
         found = file_sha256(path) if path.is_file() else tr("missing")
         if found != expected:
             yield differs(str(path), str(expected), found)

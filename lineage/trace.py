@@ -21,9 +21,9 @@ from core.i18n import tr
 from core.reporting import notify
 from lineage import predictions
 from lineage.links import EXPORTS, METRICS, MLMODEL, Chain, Link, commit_facts, leads_to
-from registry import versions
+from registry.versions import Registry
 from utils import mlflow_utils
-from utils.lakefs_utils import LakeFS, LakePath
+from utils.lakefs_utils import LakeFS, LakePath, connect
 from versioning.lockfile import Lock, parse_lock
 from versioning.migrate import ORIGIN as OLD_ID
 
@@ -52,14 +52,21 @@ def trace(settings: Settings, lake: LakeFS, client: MlflowClient, target: str) -
     return whole
 
 
+def trace_command(settings: Settings, target: str) -> int:
+    """Trace a target with the servers of the settings; return the exit code: 1 if a link is broken."""
+    with connect(settings) as lake:
+        lake.check()  # a server that is down is not a broken link of the chain
+        return 0 if trace(settings, lake, mlflow_utils.connect(settings), target) else 1
+
+
 def show(links: list[Link]) -> None:
-    """The chain as a table, and below it what is wrong with each link."""
+    """Report the chain as a table, and below it what is wrong with each link."""
     good, bad = tr("ok"), tr("BROKEN")
     rows = [(link.kind, link.name, bad if link.faults else good, link.note) for link in links]
-    print(table((tr("link"), tr("name"), tr("state"), ""), rows))
+    notify(table((tr("link"), tr("name"), tr("state"), ""), rows))
     for link in links:
         for fault in link.faults:
-            print(f"  {link.kind} {link.name}: {fault}")
+            notify(f"  {link.kind} {link.name}: {fault}")
     broken = sum(bool(link.faults) for link in links)
     notify(tr("{broken} of {count} links broken", broken=broken, count=len(links)))
 
@@ -115,8 +122,8 @@ class Finder:
         if in_git:
             return self.git(target, in_git)
         if re.fullmatch(r"[^/]*@[^/]*|[^/@]+/v?\d+|v?\d{1,9}", target) or target in self._aliases():
-            spec = versions.spelled(self.settings, target)
-            version = versions.find_version(self.client, self.settings, spec)
+            registry = Registry(self.client, self.settings)
+            version = registry.find(registry.qualify(target))
             return [], [str(version.run_id or version.tags.get("run_id"))]
         if path.suffix.lower() in SUFFIXES or "/" in target or "\\" in target:
             what = tr("a folder without predictions") if path.is_dir() else tr("no such file")
@@ -124,7 +131,7 @@ class Finder:
         return self.commit(self.lake.repo, target)
 
     def _aliases(self) -> dict[str, str]:
-        return versions.aliases(self.client, self.settings, self.settings.registered_model)
+        return Registry(self.client, self.settings).aliases()
 
     def file(self, path: Path) -> tuple[list[Link], list[str]]:
         """A model file, an exported one, metrics.json or MLmodel: by its hash, else by what lies beside it."""
@@ -185,7 +192,7 @@ class Finder:
             link.note, link.facts = "lakefs.lock", _lock_facts(lock)
             runs = [lock.run_id]
         if lock is not None:
-            tag = dict(self.lake.named("tags", lock.model.repo)).get(name)
+            tag = dict(self.lake.list_refs("tags", lock.model.repo)).get(name)
             if tag is not None and not leads_to(self.lake, tag, lock.model):
                 link.faults.append(
                     tr("the tag of this name in lakeFS is {tag}, lakefs.lock names {ref}", tag=tag, ref=lock.model.ref)

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from config import Settings, cache_folder
+from config import Settings
 from core.console import table
-from core.files import replacing, write_atomically
+from core.files import atomic_replace, write_atomically
 from core.i18n import tr
 from core.reporting import notify
 from dataset.classes import IGNORE_INDEX, ClassMap, UInt8
@@ -39,7 +39,7 @@ GAINED, LOST = (40, 170, 80), (220, 50, 50)  # B right where A is wrong, and the
 
 def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lineage, output: Path) -> None:
     """Print tables of `first` (A) and `second` (B) on a split of B's data; write a sheet and all figures below `output`."""
-    cache, device = cache_folder(settings), choose_device(settings.device)
+    cache, device = settings.cache_dir, choose_device(settings.device)
     split, items = committed_items(lake, second.data_path, settings.register_split, cache)
     models = [gate.load(lake, lineage, device, cache) for lineage in (first, second)]
     classes = models[1].classes
@@ -58,7 +58,7 @@ def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lin
     print("\n" + picture_table(a, b, shown))
     folder = output / re.sub(r"[^\w.-]+", "-", f"{names[0]}-{names[1]}")
     sheet = draw_sheet([items[i] for i in shown], models, device, classes, [float(gains[i]) for i in shown])
-    with replacing(folder / "compare.png", durable=False) as part:
+    with atomic_replace(folder / "compare.png", durable=False) as part:
         sheet.save(part, "PNG")
     content: dict[str, Any] = {
         "a": _record(first, a),

@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 
-def _experiment(lake: LakeFS, run: Run) -> str | None:
-    """The branch of its own that a run published to; None for one that published to its target."""
+def experiment_branch(lake: LakeFS, run: Run) -> str | None:
+    """Return the branch that an experiment run published to; None for a run that published to its target."""
     tags = run.data.tags
     branch = tags.get("lakefs_branch")
     return branch if "lakefs_target_branch" in tags and branch != lake.branch else None
 
 
-def _merge_experiment(lake: LakeFS, run: Run) -> None:
-    """Bring an experiment's commit into the target branch: a champion must not hang on a branch that may go.
+def merge_experiment(lake: LakeFS, run: Run) -> None:
+    """Merge an experiment's commit into the target branch: a champion must not depend on a branch that may be deleted.
 
     The run's own commit is merged, not what its branch has become since. Raises AppError, after a conflict too.
     """
-    branch = _experiment(lake, run)
+    branch = experiment_branch(lake, run)
     if branch is None:
         return
     lineage = mlflow_utils.run_lineage(run)
@@ -34,7 +34,7 @@ def _merge_experiment(lake: LakeFS, run: Run) -> None:
     if source.repo != lake.repo:
         raise UsageError(
             tr(
-                "run {run_id} is of repository {repo}: run with LAKEFS_REPO={repo}",
+                "run {run_id} belongs to repository {repo}; set LAKEFS_REPO={repo}",
                 run_id=lineage.run_id,
                 repo=source.repo,
             )
@@ -49,9 +49,9 @@ def _merge_experiment(lake: LakeFS, run: Run) -> None:
 
 
 def delete_experiment(lake: LakeFS, run: Run) -> None:
-    """Delete an experiment's branch, unless it holds commits that the target lacks: those would be lost with it."""
-    branch = _experiment(lake, run)
-    head = dict(lake.named("branches")).get(branch or "")
+    """Delete an experiment's branch unless it holds commits that the target lacks."""
+    branch = experiment_branch(lake, run)
+    head = dict(lake.list_refs("branches")).get(branch or "")
     if branch is None or head is None:
         return
     if lake.contains(lake.branch, head):

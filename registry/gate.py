@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from config import parse_class_minimum
 from core.errors import UsageError
 from core.i18n import tr
+from core.settings import parse_minimums
 from dataset.samples import committed_items
 from registry.overlap import seen_in_training
 from registry.versions import CHALLENGER, CHAMPION
@@ -228,7 +228,7 @@ def _conditions(settings: Settings, new: Measured, size_bytes: int) -> list[str]
 
 def class_minimum(text: str | None, names: Sequence[str]) -> Mapping[str, float]:
     """The setting "0.2", "road=0.5 car=0.3" or both -> the least IoU of each class. Raises UsageError for an unknown one."""
-    everywhere, single = parse_class_minimum(text)
+    everywhere, single = parse_minimums("REGISTER_MIN_CLASS_IOU", text)
     for name in single:
         if name not in names:
             known = ", ".join(difflib.get_close_matches(name, names, n=1, cutoff=0) or names)

@@ -1,31 +1,34 @@
-"""The model registry in MLflow: versions hold metadata only; the file that they name stays in lakeFS."""
+"""The registered models in MLflow: versions hold metadata only; the model file that they name stays in lakeFS."""
 
 from __future__ import annotations
 
-import json
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from config import Settings
-from core.console import table
 from core.errors import AppError, UsageError
 from core.i18n import tr
+from core.reporting import notify
 from utils import mlflow_utils
 from utils.lakefs_utils import LakePath
 from utils.lineage import Lineage
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
-CHAMPION, CHALLENGER = (
-    "champion",
-    "challenger",
-)  # aliases: the version in use, and the newest that did not pass the gate
+CHAMPION = "champion"  # alias of the version in use
+CHALLENGER = "challenger"  # alias of the newest version that did not pass the gate
+STATE, PENDING, DONE = "registration", "pending", "done"  # tag of a version, and its values
+GATE = "gate"  # tag of a version: the verdict, as JSON
+REPLACED = "replaced"  # tag of a version: number of the champion that it replaced; empty: there was none
+ROLLED_BACK = "rolled_back"  # tag of a version that a person took out of use: when, who, to which version
 
 
 def version_lineage(version: ModelVersion) -> Lineage:
-    """The lakeFS paths of a registered version; they stand in its tags, so that they outlive its run."""
+    """Return the lineage of a version from its tags, which outlive its run. Raises AppError if one is missing."""
     tags = version.tags
     missing = [key for key in ("lakefs_model_path", "lakefs_data_path", "model_sha256") if key not in tags]
     if missing:
@@ -48,111 +51,149 @@ def version_lineage(version: ModelVersion) -> Lineage:
     )
 
 
-def versions(client: MlflowClient, settings: Settings, name: str) -> list[ModelVersion]:
-    """All versions of a registered model, newest first; an unknown name has none."""
-    found: list[ModelVersion] = []
-    token: str | None = None
-    quoted = name.replace("'", "\\'")
-    with mlflow_utils.explained(settings, tr("registered model '{name}'", name=name)):
-        while True:
-            page: Any = client.search_model_versions(f"name = '{quoted}'", max_results=1000, page_token=token)
-            found += page
-            token = page.token
-            if not token:
-                return sorted(found, key=lambda version: -int(version.version))
+def lineage_tags(lineage: Lineage, run: Run) -> dict[str, str]:
+    """Return the lineage as tags of a version, so that deleting the run does not cut the version from data and code."""
+    git = {key: value for key, value in run.data.tags.items() if key.startswith("git_")}
+    metrics = {f"metric.{key}": repr(value) for key, value in lineage.metrics.items() if key.startswith("best_")}
+    return {
+        **git,
+        **metrics,
+        "run_id": lineage.run_id,
+        "lakefs_model_path": str(lineage.model_path),
+        "lakefs_data_path": str(lineage.data_path),
+        "lakefs_model_commit": lineage.model_path.ref,
+        "lakefs_data_commit": lineage.data_path.ref,
+        "model_sha256": lineage.model_sha256,
+    }
 
 
-def model_names(client: MlflowClient, settings: Settings) -> list[str]:
-    """Names of all registered models."""
-    with mlflow_utils.explained(settings, tr("listing registered models")):
-        return [model.name for model in client.search_registered_models(max_results=1000)]
+@dataclass(frozen=True)
+class Registry:
+    """The registry of one MLflow server; `name` is the registered model of the settings."""
 
+    client: MlflowClient
+    settings: Settings
 
-def aliases(client: MlflowClient, settings: Settings, name: str) -> dict[str, str]:
-    """alias -> version of a registered model; listings of versions may leave aliases out."""
-    from mlflow.exceptions import MlflowException
+    @property
+    def name(self) -> str:
+        """Name of the settings' registered model."""
+        return self.settings.registered_model
 
-    with mlflow_utils.explained(settings, tr("registered model '{name}'", name=name)):
-        try:
-            return {alias: str(version) for alias, version in client.get_registered_model(name).aliases.items()}
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return {}
+    # --- reading ---
 
+    def model_names(self) -> list[str]:
+        """Return the names of all registered models."""
+        with mlflow_utils.explained(self.settings, tr("listing registered models")):
+            return [model.name for model in self.client.search_registered_models(max_results=1000)]
 
-def find_version(client: MlflowClient, settings: Settings, spec: str) -> ModelVersion:
-    """The version of NAME (its champion), NAME@ALIAS or NAME/VERSION. Raises UsageError that lists what there is."""
-    match = re.fullmatch(r"([^@/]+)(?:@([^@/]+)|/v?(\d+))?", spec)
-    if not match:
-        raise UsageError(tr("not a model: '{spec}' (NAME, NAME@ALIAS or NAME/VERSION)", spec=spec))
-    name, alias, number = match[1], match[2], match[3]
-    known, named = versions(client, settings, name), aliases(client, settings, name)
-    if number is None:
-        number = named.get(alias or CHAMPION)
-    found = next((version for version in known if str(version.version) == number), None)
-    if found is None:
-        there = ", ".join([f"{name}/{v.version}" for v in known[:10]] + [f"{name}@{a}" for a in named])
-        there = there or tr("no version registered: run register_model.py")
-        raise UsageError(tr("'{spec}' is not registered (there is: {there})", spec=spec, there=there))
-    return found
+    def versions(self, name: str | None = None) -> list[ModelVersion]:
+        """Return all versions of a registered model, newest first; an unknown name has none."""
+        name = name or self.name
+        found: list[ModelVersion] = []
+        token: str | None = None
+        quoted = name.replace("'", "\\'")
+        with mlflow_utils.explained(self.settings, tr("registered model '{name}'", name=name)):
+            while True:
+                page: Any = self.client.search_model_versions(f"name = '{quoted}'", max_results=1000, page_token=token)
+                found += page
+                token = page.token
+                if not token:
+                    return sorted(found, key=lambda version: -int(version.version))
 
+    def aliases(self, name: str | None = None) -> dict[str, str]:
+        """Return alias -> version number of a registered model; listings of versions may leave aliases out."""
+        from mlflow.exceptions import MlflowException
 
-def registered(client: MlflowClient, settings: Settings) -> dict[str, ModelVersion]:
-    """run id -> newest version of the settings' model that was made from it."""
-    return {str(v.run_id): v for v in reversed(versions(client, settings, settings.registered_model)) if v.run_id}
+        name = name or self.name
+        with mlflow_utils.explained(self.settings, tr("registered model '{name}'", name=name)):
+            try:
+                model = self.client.get_registered_model(name)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                return {}
+        return {alias: str(version) for alias, version in model.aliases.items()}
 
+    def find(self, spec: str) -> ModelVersion:
+        """Return the version of NAME (its champion), NAME@ALIAS or NAME/VERSION. Raises UsageError listing the known."""
+        match = re.fullmatch(r"([^@/]+)(?:@([^@/]+)|/v?(\d+))?", spec)
+        if not match:
+            raise UsageError(tr("not a model: '{spec}' (NAME, NAME@ALIAS or NAME/VERSION)", spec=spec))
+        name, alias, number = match[1], match[2], match[3]
+        known, aliases = self.versions(name), self.aliases(name)
+        if number is None:
+            number = aliases.get(alias or CHAMPION)
+        found = next((version for version in known if str(version.version) == number), None)
+        if found is None:
+            available = ", ".join([f"{name}/{v.version}" for v in known[:10]] + [f"{name}@{a}" for a in aliases])
+            available = available or tr("no version registered: run register_model.py")
+            raise UsageError(tr("'{spec}' is not registered (available: {available})", spec=spec, available=available))
+        return found
 
-def champion(client: MlflowClient, settings: Settings) -> ModelVersion | None:
-    """The version in use of the settings' model; None before the first."""
-    name = settings.registered_model
-    number = aliases(client, settings, name).get(CHAMPION)
-    return None if number is None else find_version(client, settings, f"{name}/{number}")
+    def qualify(self, spec: str) -> str:
+        """Turn `3`, `v3` and `champion` into versions of the settings' model; a spec with a model name stays as it is."""
+        if "/" in spec or "@" in spec:
+            return spec
+        number = spec.removeprefix("v")
+        return f"{self.name}/{number}" if number.isdigit() else f"{self.name}@{spec}"
 
+    def champion(self) -> ModelVersion | None:
+        """Return the version in use; None before the first."""
+        number = self.aliases().get(CHAMPION)
+        return None if number is None else self.find(f"{self.name}/{number}")
 
-def spelled(settings: Settings, spec: str) -> str:
-    """`3`, `v3` and `champion` as versions of the settings' model; what names its model is left as it is."""
-    if "/" in spec or "@" in spec:
-        return spec
-    number = spec.removeprefix("v")
-    return f"{settings.registered_model}/{number}" if number.isdigit() else f"{settings.registered_model}@{spec}"
+    def versions_by_run(self) -> dict[str, ModelVersion]:
+        """Return run id -> newest version that was made from it."""
+        return {str(version.run_id): version for version in reversed(self.versions()) if version.run_id}
 
+    def reload(self, version: ModelVersion) -> ModelVersion:
+        """Read a version again."""
+        with mlflow_utils.explained(self.settings, tr("reading the version")):
+            return self.client.get_model_version(version.name, str(version.version))
 
-def overview(client: MlflowClient, settings: Settings, name: str, numbered: bool = False) -> str:
-    """A table of all versions, newest first: aliases, figures, verdict, and where each comes from."""
-    named = aliases(client, settings, name)
-    headers = [
-        tr("version"),
-        tr("aliases"),
-        settings.register_metric,
-        tr("verdict"),
-        tr("date"),
-        tr("run"),
-        "Git",
-        tr("data commit"),
-        tr("model commit"),
-    ]
-    rows = [_row(settings, version, named) for version in versions(client, settings, name)]
-    if numbered:
-        headers, rows = ["#", *headers], [[str(i), *row] for i, row in enumerate(rows, 1)]
-    return table(headers, rows)
+    # --- writing ---
 
+    def create_version(self, lineage: Lineage, run: Run, tags: dict[str, str]) -> ModelVersion:
+        """Create a version with its lineage and `tags` in one request: none exists without verdict and lineage."""
+        self._ensure_model()
+        directory = LakePath(lineage.model_path.repo, lineage.model_path.ref, lineage.model_path.path.rsplit("/", 1)[0])
+        with mlflow_utils.explained(self.settings, tr("registering the model")):
+            return self.client.create_model_version(
+                self.name,
+                source=str(directory),  # a directory: MLflow takes a file for an empty one
+                run_id=run.info.run_id,
+                tags={**lineage_tags(lineage, run), **tags},
+                description=f"{lineage.model_path}\n\n{lineage.data_path}\n\nGit {lineage.git_commit}",
+                await_creation_for=0,
+            )
 
-def _row(settings: Settings, version: ModelVersion, named: dict[str, str]) -> list[str]:
-    tags = version.tags
-    gate = json.loads(tags.get("gate", "{}"))
-    verdict = gate.get("decision", "-") + tr(" (forced)") * ("forced" in gate)
-    verdict += tr(", rolled back") * ("rolled_back" in tags)
-    verdict += tr(", unfinished") * (tags.get("registration") == "pending")
-    dirty = "+" * (tags.get("git_dirty") == "true")
-    return [
-        f"v{version.version}",
-        ", ".join(sorted(alias for alias, number in named.items() if number == str(version.version))),
-        tags.get(f"metric.{settings.register_metric}", "-")[:6],
-        verdict,
-        mlflow_utils.when(version.creation_timestamp),
-        str(version.run_id or tags.get("run_id", "-"))[:12],
-        tags.get("git_commit", "none")[:8] + dirty,
-        tags.get("lakefs_data_commit", "-")[:8],
-        tags.get("lakefs_model_commit", "-")[:8],
-    ]
+    def _ensure_model(self) -> None:
+        from mlflow.exceptions import MlflowException
+
+        with mlflow_utils.explained(self.settings, tr("registering the model")):
+            try:
+                self.client.create_registered_model(self.name)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+
+    def set_tag(self, version: ModelVersion, key: str, value: str) -> None:
+        """Set a tag of a version."""
+        with mlflow_utils.explained(self.settings, tr("recording the version")):
+            self.client.set_model_version_tag(version.name, str(version.version), key, value)
+
+    def set_alias(self, version: ModelVersion, alias: str) -> None:
+        """Point an alias at a version and report it."""
+        with mlflow_utils.explained(self.settings, tr("setting the alias")):
+            self.client.set_registered_model_alias(version.name, alias, str(version.version))
+        notify(tr("{alias}: {name} v{version}", alias=alias, name=version.name, version=version.version))
+
+    def set_champion(self, version: ModelVersion) -> None:
+        """Point `champion` at a version and remove the marks of a version that is not in use."""
+        self.set_alias(version, CHAMPION)
+        number = str(version.version)
+        with mlflow_utils.explained(self.settings, tr("recording the version")):
+            if self.aliases(version.name).get(CHALLENGER) == number:
+                self.client.delete_registered_model_alias(version.name, CHALLENGER)
+            if ROLLED_BACK in self.client.get_model_version(version.name, number).tags:
+                self.client.delete_model_version_tag(version.name, number, ROLLED_BACK)

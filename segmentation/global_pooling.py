@@ -29,7 +29,7 @@ class _Reached(Exception):
         self.pool, self.features = pool, features
 
 
-class PictureMeans:
+class GlobalPoolingOverride:
     """Takes the place of a network's global average poolings; threads may share it.
 
     Only `nn.AdaptiveAvgPool2d(1)` is known, which is what our networks and torchvision's use. Where there is none, it is

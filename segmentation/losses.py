@@ -88,13 +88,13 @@ def class_weights(wanted: str, pixel_counts: Sequence[int]) -> tuple[Tensor, str
         weights = 1 / torch.log(RARITY + counts / counts.sum().clamp_min(1))
         reason = tr("rare classes weigh more, from the pixels of the training split")
     else:
-        weights, reason = torch.tensor(given_weights(wanted, len(counts)), dtype=torch.float64), tr("as set")
+        weights, reason = torch.tensor(parse_class_weights(wanted, len(counts)), dtype=torch.float64), tr("as set")
     weights = weights * (counts > 0)
     total = weights.sum()
     return (weights * (int((counts > 0).sum()) / total) if total > 0 else weights).float(), reason
 
 
-def given_weights(text: str, num_classes: int | None = None) -> list[float]:
+def parse_class_weights(text: str, num_classes: int | None = None) -> list[float]:
     """'1 2.5 4' -> numbers, 0 or more and not all 0, one for each class. Raises UsageError."""
     try:
         numbers = [float(word) for word in text.replace(",", " ").split()]

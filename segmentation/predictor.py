@@ -17,7 +17,7 @@ from core.errors import AppError
 from core.i18n import tr
 from core.reporting import warn
 from dataset.classes import UInt8
-from segmentation.global_pooling import PictureMeans
+from segmentation.global_pooling import GlobalPoolingOverride
 from segmentation.model_file import Model
 from segmentation.preprocess import class_indices, native_logits, resize_image, resize_logits, to_input
 from segmentation.tiling import ALIGN, Forward, largest_margin, reach, tiled
@@ -79,7 +79,7 @@ class Predictor:
         self.cores = torch.get_num_threads()
         self._tile = self.method.tile or AUTO_TILE  # smaller after the first time that memory runs out
         self._margins: dict[int, int] = {}
-        self._means = PictureMeans(model.network) if self.method.tile is not None else None
+        self._means = GlobalPoolingOverride(model.network) if self.method.tile is not None else None
         self._lock = threading.Lock()
         self._native, self._less = 0, threading.Condition()  # logits at native size that streams hold now
 

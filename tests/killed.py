@@ -1,6 +1,6 @@
 """Run train.py and kill this very process (SIGKILL) in the middle of a step: python -m tests.killed PLACE NUMBER arguments...
 
-PLACE is a method of MlflowTrain; the process ends in its NUMBER-th call, when the call's work is done but not yet counted.
+PLACE is a method of MlflowTrain or Publication; the process ends in its NUMBER-th call, when the call's work is done but not yet counted.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ def main() -> None:
     sys.argv = ["train.py", *sys.argv[3:]]
     sys.path.insert(0, os.getcwd())
     from train.mlflow_train import MlflowTrain
+    from train.tracking.publication import Publication
 
-    work, calls = getattr(MlflowTrain, place), 0
+    owner = MlflowTrain if hasattr(MlflowTrain, place) else Publication
+    work, calls = getattr(owner, place), 0
 
-    def killed(self: MlflowTrain, *arguments: Any) -> Any:
+    def killed(self: Any, *arguments: Any) -> Any:
         nonlocal calls
         result = work(self, *arguments)
         calls += 1
@@ -28,7 +30,7 @@ def main() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 
-    setattr(MlflowTrain, place, killed)
+    setattr(owner, place, killed)
     runpy.run_path("train.py", run_name="__main__")
 
 

@@ -17,12 +17,13 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from PIL import Image
 
-from config import Settings, cache_folder
+from config import Settings
 from core.hashing import file_sha256
 from dataset.classes import ClassMap, UInt8, build_classes
 from dataset.layout import composed
 from dataset.samples import committed_items
-from registry import versions
+from registry.promotion import Promotion
+from registry.versions import Registry
 from segmentation import evaluation
 from segmentation.model_file import Model, save_model
 from segmentation.networks import build_network
@@ -123,7 +124,7 @@ class Lab:
             if experiment:
                 lake.start_experiment(experiment)
             commit = lake.publish({"model.pth": file}, "models/", "model", {}, mirror=False).commit_id
-        _, items = committed_items(self.lake, data, "val", cache_folder(self.settings))
+        _, items = committed_items(self.lake, data, "val", self.settings.cache_dir)
         miou = evaluation.measure(model, items, classes, CPU).figure("miou")
         run = self.client.create_run(mlflow_utils.experiment_id(self.client, self.settings)).info.run_id
         model_path = LakePath(self.lake.repo, commit, "models/model.pth")
@@ -137,8 +138,16 @@ class Lab:
         self.client.set_terminated(run)
         return self.client.get_run(run)
 
+    @property
+    def registry(self) -> Registry:
+        return Registry(self.client, self.settings)
+
+    @property
+    def promotion(self) -> Promotion:
+        return Promotion(self.registry, self.lake)
+
     def aliases(self) -> dict[str, str]:
-        return versions.aliases(self.client, self.settings, self.name)
+        return self.registry.aliases(self.name)
 
     def tags(self, version: str) -> dict[str, str]:
         tags: dict[str, str] = self.client.get_model_version(self.name, version).tags

@@ -47,7 +47,7 @@ class Server:
 
 def branches(lake: LakeFS) -> list[str]:
     """The names of all branches, by name."""
-    return [name for name, _ in lake.named("branches")]
+    return [name for name, _ in lake.list_refs("branches")]
 
 
 def real_available() -> bool:

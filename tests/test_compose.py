@@ -172,8 +172,8 @@ class Loopback:
         text = re.sub(r"\b0\.0\.0\.0\b|(?<!\S)(?=:\d)", "127.0.0.1", text)
         text = re.sub(r"(?<=[:=])\d{4}\b", lambda port: self.ports[port[0]], text)
         for volume in self.services[service]["volumes"]:
-            name, inside = volume.split(":")
-            text = re.sub(rf"(?<!\w){inside}(?![\w.])", str(self.folder / name), text)
+            name, target = volume.split(":")
+            text = re.sub(rf"(?<!\w){target}(?![\w.])", str(self.folder / name), text)
         return re.sub(r"\$\{(\w+):\?[^}]*\}", lambda name: self.keys[name[1]], text)
 
     @contextlib.contextmanager

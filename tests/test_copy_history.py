@@ -95,13 +95,13 @@ def held(lake: LakeFS, ref: str) -> list[tuple[str, str | None]]:
 
 def require_copied(source: LakeFS, target: LakeFS) -> None:
     """Every branch, tag and commit of the source is on the target once, and what it held."""
-    assert [name for name, _ in target.named("branches")] == [name for name, _ in source.named("branches")]
-    assert [name for name, _ in target.named("tags")] == [name for name, _ in source.named("tags")]
+    assert [name for name, _ in target.list_refs("branches")] == [name for name, _ in source.list_refs("branches")]
+    assert [name for name, _ in target.list_refs("tags")] == [name for name, _ in source.list_refs("tags")]
     for kind in ("branches", "tags"):
-        for name, commit_id in source.named(kind):
+        for name, commit_id in source.list_refs(kind):
             assert history(target, name) == history(source, name), name
             assert held(target, name) == held(source, name) == held(target, commit_id)
-            assert target.resolve(commit_id) == dict(target.named(kind))[name]
+            assert target.resolve(commit_id) == dict(target.list_refs(kind))[name]
 
 
 def test_the_whole_history_arrives_once(settings: config.Settings, tmp_path: Path) -> None:
@@ -112,13 +112,13 @@ def test_the_whole_history_arrives_once(settings: config.Settings, tmp_path: Pat
             require_copied(source, target)
             dates = {c.metadata[ORIGIN]: c.creation_date for c in target.log("by-hand") if len(c.parents) == 1}
             assert {c.id: c.creation_date for c in source.log("by-hand") if c.id in dates} == dates
-            copied = list(target.named("tags", copied=True))
+            copied = list(target.list_refs("tags", copied=True))
         source.publish(write(tmp_path, {"new": b"new"}), "data/", "more work on the laptop", {}, mirror=False)
         for _ in range(2):
             copy_history(settings, str(settings.lakefs_endpoint))
         with connect(settings) as target:
             require_copied(source, target)
-            assert len(list(target.named("tags", copied=True))) == len(copied) + 2, "a commit and its merge"
+            assert len(list(target.list_refs("tags", copied=True))) == len(copied) + 2, "a commit and its merge"
             theirs = target.publish(write(tmp_path, {"theirs": b"x"}), "data/", "theirs", {}, mirror=False).commit_id
         source.publish(write(tmp_path, {"ours": b"x"}), "data/", "ours", {}, mirror=False)
         with pytest.raises(UsageError, match="has changed on its own: main: nothing was copied"):
@@ -148,7 +148,7 @@ def test_a_target_with_another_history_is_refused(settings: config.Settings, tmp
             source.publish(write(tmp_path, {"x": b"y"}), "data/", "ours", {}, mirror=True)
         with pytest.raises(UsageError, match="holds another history: nothing was copied"):
             copy_history(settings, str(settings.lakefs_endpoint))
-        assert target.head() == head and [name for name, _ in target.named("branches")] == ["main"]
+        assert target.head() == head and [name for name, _ in target.list_refs("branches")] == ["main"]
 
 
 @pytest.fixture
@@ -182,8 +182,10 @@ def test_killed_anywhere_it_goes_on(settings: config.Settings, tmp_path: Path, d
         assert 10 < deaths < 60
         with connect(settings) as target:
             require_copied(source, target)
-            origins = [c.metadata.get(ORIGIN) for name, _ in target.named("branches") for c in target.log(name, False)]
-            commits = {c.id for name, _ in target.named("branches") for c in target.log(name, False)}
+            origins = [
+                c.metadata.get(ORIGIN) for name, _ in target.list_refs("branches") for c in target.log(name, False)
+            ]
+            commits = {c.id for name, _ in target.list_refs("branches") for c in target.log(name, False)}
             assert len({o for o in origins if o}) == len(commits) - 1, "no commit stands twice in the history"
 
 

@@ -224,7 +224,7 @@ def test_thousands_of_equal_names_stay_apart(tmp_path: Path) -> None:
 
 def test_two_processes_never_write_into_one_folder(once_trained: Project, tmp_path: Path) -> None:
     draw(tmp_path / "in", 2)
-    with outputs.alone(tmp_path / "out"):
+    with outputs.lock_output_dir(tmp_path / "out"):
         second = once_trained.run("infer.py", "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"))
     assert second.returncode == 2, second.stderr
     assert f"out: process {os.getpid()} (" in second.stderr and "is writing here" in second.stderr

@@ -15,12 +15,14 @@ import numpy as np
 import pytest
 import torch
 
-from config import Settings, cache_folder
+from config import Settings
 from core.errors import UsageError
 from dataset.classes import ClassMap, UInt8
 from dataset.samples import committed_items
-from registry import gate, overlap, promotion
+from registry import gate, overlap
 from registry.compare import compare_models
+from registry.promotion import Promotion
+from registry.versions import Registry
 from segmentation import evaluation
 from segmentation.model_file import Model
 from tests.lab import CPU, Lab, open_lab, road_and_car, segment_by_quality
@@ -46,7 +48,7 @@ def register(lab: Lab, quality: float, data: LakePath, classes: ClassMap | None 
     """Its version."""
     strict = dataclasses.replace(lab.settings, **settings)  # type: ignore[arg-type]
     run = lab.run(quality, data, classes)
-    return str(promotion.register(lab.client, lab.lake, strict, run).version)
+    return str(Promotion(Registry(lab.client, strict), lab.lake).register(run).version)
 
 
 def figures(lab: Lab, version: str) -> dict[str, object]:
@@ -68,8 +70,8 @@ def test_a_champion_is_measured_again_on_other_data(lab: Lab) -> None:
     found = figures(lab, "2")
     assert found["data"] == str(second) and found["pictures"] == 12
     assert (found["seen_by_champion"], found["compared"]) == (1, 11), "t0 was training"
-    _, items = committed_items(lab.lake, second, "val", cache_folder(lab.settings))
-    old = gate.load(lab.lake, run_lineage(lab.client.get_run(lab.tags("1")["run_id"])), CPU, cache_folder(lab.settings))
+    _, items = committed_items(lab.lake, second, "val", lab.settings.cache_dir)
+    old = gate.load(lab.lake, run_lineage(lab.client.get_run(lab.tags("1")["run_id"])), CPU, lab.settings.cache_dir)
     again = evaluation.measure(old, items, classes, CPU)
     keep = [i for i, item in enumerate(items) if item.name != "t0"]
     assert found["champion"] == pytest.approx(again.only(keep).figure("miou"))
@@ -100,7 +102,7 @@ def test_imported_pictures_are_known_without_their_hash(lab: Lab) -> None:
     run = dataclasses.replace(run_lineage(lab.run(0.5, first)), data_path=bare)
     lab.made["renamed"] = lab.made["t0"]
     again = lab.data(["t"], [*VAL, "renamed", "t1", "new"])
-    seen = overlap.seen_in_training(lab.lake, run, again, "val", cache_folder(lab.settings))
+    seen = overlap.seen_in_training(lab.lake, run, again, "val", lab.settings.cache_dir)
     assert seen == {"renamed", "t1"}
 
 
@@ -108,7 +110,7 @@ def without_hashes(lab: Lab, data: LakePath) -> LakePath:
     """The same files as another client puts them there."""
     branch = f"bare-{secrets.token_hex(4)}"
     lab.lake.create_branch(branch, data.ref)
-    cache = lab.lake.download(data, cache_folder(lab.settings))
+    cache = lab.lake.download(data, lab.settings.cache_dir)
     for file in list(lab.lake.objects(data.ref, "data/train/")):
         content = (cache / file.path).read_bytes()
         lab.lake.sdk.objects_api.delete_object(lab.lake.repo, branch, file.path)
@@ -141,7 +143,7 @@ def test_the_first_batch_pays_for_nothing(lab: Lab, monkeypatch: pytest.MonkeyPa
         return segment_by_quality(model, images, device)
 
     run = run_lineage(lab.run(0.5, lab.data(["t"], VAL[:2])))
-    cache = cache_folder(lab.settings)
+    cache = lab.settings.cache_dir
     _, items = committed_items(lab.lake, run.data_path, "val", cache)
     model = gate.load(lab.lake, run, CPU, cache)
     monkeypatch.setattr(evaluation, "segment", cold)
@@ -163,7 +165,7 @@ def test_conditions_on_classes(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(gate, "measure", never)
     wrong = dataclasses.replace(lab.settings, register_min_class_iou="raod=0.5")
     with pytest.raises(UsageError, match=r"unknown class 'raod' \(classes: road\)"):
-        promotion.register(lab.client, lab.lake, wrong, run)
+        Promotion(Registry(lab.client, wrong), lab.lake).register(run)
 
 
 @pytest.mark.parametrize(

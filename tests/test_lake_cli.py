@@ -381,10 +381,10 @@ def test_an_experiment_goes_to_its_branch_and_comes_back_when_registered(
     assert store.contains("main", commit)
     for ref in ("main", commit):
         assert [file.sha256 for file in store.objects(ref, "models/model.pth")] == [tags["model_sha256"]]
-    assert [name for name, _ in store.named("branches")] == ["main", "wider"]
+    assert [name for name, _ in store.list_refs("branches")] == ["main", "wider"]
     again = register(project, run.info.run_id)
     assert again.returncode == 0 and "already registered" in again.stdout and store.head() == head
-    assert "deleted the branch wider" in again.stdout and [name for name, _ in store.named("branches")] == ["main"]
+    assert "deleted the branch wider" in again.stdout and [name for name, _ in store.list_refs("branches")] == ["main"]
     assert "fits the files here" in lake(project, "status")
 
     mask = paint(project, 3, 30)
@@ -395,4 +395,4 @@ def test_an_experiment_goes_to_its_branch_and_comes_back_when_registered(
     before = store.head()
     refused = register(project, clash, "--force", "whatever the gate says")
     assert refused.returncode == 1 and f"both sides changed data/{mask}" in refused.stderr, refused.stderr
-    assert store.head() == before and "clash" in dict(store.named("branches"))
+    assert store.head() == before and "clash" in dict(store.list_refs("branches"))

@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 
 import config
 from core.errors import AppError, UsageError
-from core.files import inside
+from core.files import safe_join
 from core.hashing import file_sha256
-from core.workers import GIVE_UP, Gone, NotTried, heed, parallel, succeeded
+from core.workers import GIVE_UP, ServerUnavailable, Skipped, parallel, raise_if_cancelled, succeeded
 from tests.servers import SOURCE, Server, branches
 from utils import lakefs_utils
 from utils.lakefs_client import download
@@ -462,7 +462,7 @@ def test_a_listing_that_never_ends_is_said(lake: LakeFS, monkeypatch: pytest.Mon
     for api in (lake.sdk.branches_api, lake.sdk.refs_api):
         for name in ("list_branches", "log_commits", "diff_refs"):
             monkeypatch.setattr(api, name, lambda *_, **__: next(pages), raising=False)
-    for listing in (lake.named("branches"), lake.log("main"), lake.differences("main", "main")):
+    for listing in (lake.list_refs("branches"), lake.log("main"), lake.differences("main", "main")):
         pages = itertools.repeat(page, 3)
         with pytest.raises(AppError, match="not an answer of lakeFS"):
             list(listing)
@@ -525,14 +525,14 @@ def test_wrong_keys_and_a_missing_repository_are_one_line(settings: config.Setti
 @pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a/../../x", "a\\..\\x", "C:/x", "", "a\0b"])
 def test_a_path_that_leaves_its_folder_is_refused(path: str, tmp_path: Path) -> None:
     with pytest.raises(AppError):
-        inside(tmp_path, path)
+        safe_join(tmp_path, path)
 
 
 @given(st.lists(st.text(st.characters(blacklist_categories=["Cs"]), min_size=1), min_size=1, max_size=4))
 def test_inside_never_leaves(parts: list[str]) -> None:
     root = Path("/root-of-test")
     try:
-        path = inside(root, "/".join(parts))
+        path = safe_join(root, "/".join(parts))
     except AppError:
         return
     assert ".." not in path.parts and path.is_relative_to(root)
@@ -573,7 +573,7 @@ def test_work_for_which_nobody_waits_stops_where_it_heeds() -> None:
 
     def inner(_: int) -> None:
         for _ in range(1000):
-            heed()
+            raise_if_cancelled()
             time.sleep(0.01)
 
     start = time.monotonic()
@@ -585,11 +585,11 @@ def test_work_for_which_nobody_waits_stops_where_it_heeds() -> None:
 def test_what_a_gone_server_would_fail_is_not_tried() -> None:
     def work(number: int) -> int:
         if number in (3, 5) or number >= 8:  # 3 and 5 alone are no reason to stop
-            raise AppError(f"no {number}") from Gone()
+            raise AppError(f"no {number}") from ServerUnavailable()
         return number
 
     tried = list(parallel(work, range(1000), 1))
-    assert [n for n, result in tried if isinstance(result, NotTried)] == list(range(8 + GIVE_UP, 1000))
+    assert [n for n, result in tried if isinstance(result, Skipped)] == list(range(8 + GIVE_UP, 1000))
     with pytest.raises(AppError) as error:
         list(succeeded(parallel(work, range(1000), 1), lambda count: f"{count} failed"))
     assert str(error.value).startswith("994 failed:\n  10: no 10\n  3: no 3")

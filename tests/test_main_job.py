@@ -174,7 +174,7 @@ def test_register_then_infer(trained: tuple[Project, str]) -> None:
 
     unregistered = project.run("infer.py", "--split", "val")
     assert unregistered.returncode == 0, unregistered.stderr
-    assert "no registered model: taking the best run." in unregistered.stdout
+    assert "no registered model: using the best run." in unregistered.stdout
 
     done = project.run("register_model.py", "--threshold", "0")
     assert done.returncode == 0, done.stderr

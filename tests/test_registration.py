@@ -15,7 +15,10 @@ import pytest
 import register_model
 from config import Settings
 from core.errors import AppError, UsageError
-from registry import promotion, versions
+from registry import lakefs_tags, promotion
+from registry.overview import overview
+from registry.promotion import Promotion
+from registry.versions import Registry
 from tests.lab import Lab, open_lab
 from tests.servers import Server
 from utils.lakefs_utils import LakeFS, LakePath, connect
@@ -43,12 +46,12 @@ def data(lab: Lab) -> LakePath:
 def register(lab: Lab, quality: float, data: LakePath, force: str | None = None) -> str:
     """Its version."""
     run = lab.run(quality, data)
-    return str(promotion.register(lab.client, lab.lake, lab.settings, run, force).version)
+    return str(lab.promotion.register(run, force).version)
 
 
 def rollback(lab: Lab, to: str | None = None) -> None:
-    target = versions.find_version(lab.client, lab.settings, f"{lab.name}/{to}") if to else None
-    promotion.rollback(lab.client, lab.lake, lab.settings, target)
+    target = lab.registry.find(f"{lab.name}/{to}") if to else None
+    lab.promotion.rollback(target)
 
 
 def call(lab: Lab, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -65,10 +68,10 @@ def cut_off(lab: Lab, monkeypatch: pytest.MonkeyPatch, quality: float, data: Lak
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(promotion, step, cut)
+        patch.setattr(Registry, step, cut)
         with pytest.raises(KeyboardInterrupt):
             register(lab, quality, data)
-    return str(versions.versions(lab.client, lab.settings, lab.name)[0].version)
+    return str(lab.registry.versions()[0].version)
 
 
 # --- names in lakeFS ------------------------------------------------------------------------------------------------
@@ -100,12 +103,12 @@ def test_a_tag_that_another_registry_has_taken(lab: Lab, data: LakePath, capsys:
     """A new mlflow.db counts from 1 again, over a lakeFS that has the tags of the old one."""
     lab.lake.set_tag(f"model-{lab.name}-v1", data.ref)
     assert register(lab, 0.5, data) == "1"
-    tags, version = dict(lab.lake.named("tags")), lab.tags("1")
+    tags, version = dict(lab.lake.list_refs("tags")), lab.tags("1")
     assert lab.aliases() == {"champion": "1"} and version["registration"] == "done"
     assert version["lakefs_tag"] == f"model-{lab.name}-v1-{version['lakefs_model_commit'][:8]}"
     assert lab.lake.commit(tags[version["lakefs_tag"]]).parents == [version["lakefs_model_commit"]]
     assert tags[f"model-{lab.name}-v1"] == data.ref, "the other's stays"
-    assert f"took {version['lakefs_tag']}" in capsys.readouterr().out
+    assert f"used {version['lakefs_tag']}" in capsys.readouterr().out
 
 
 def test_what_cannot_be_finished_stands_in_nobodys_way(
@@ -114,14 +117,14 @@ def test_what_cannot_be_finished_stands_in_nobodys_way(
     register(lab, 0.3, data)
     register(lab, 0.5, data)
     assert cut_off(lab, monkeypatch, 0.7, data) == "3"
-    mark = promotion.mark_in_lakefs
+    tag_commit = lakefs_tags.tag_model_commit
 
-    def refuse(client: Any, lake: LakeFS, settings: Settings, version: Any) -> None:
+    def refuse(registry: Registry, lake: LakeFS, version: Any) -> None:
         if str(version.version) == "3":
             raise AppError("the server\nsays no")
-        mark(client, lake, settings, version)
+        tag_commit(registry, lake, version)
 
-    monkeypatch.setattr(promotion, "mark_in_lakefs", refuse)
+    monkeypatch.setattr(promotion, "tag_model_commit", refuse)
     assert call(lab, monkeypatch) == 1, "nothing else was to do, and it is not done"
     assert f"{lab.name} v3 stays unfinished: the server says no" in capsys.readouterr().err
     assert call(lab, monkeypatch, "--rollback") == 0
@@ -137,17 +140,17 @@ def test_a_branch_that_a_kill_left_goes_with_the_next_call(
     run, delete = lab.run(0.5, data), lab.lake.delete_branch
 
     def killed(*branch: str) -> None:
-        if dict(lab.lake.named("tags")):
+        if dict(lab.lake.list_refs("tags")):
             raise KeyboardInterrupt
         delete(*branch)
 
     with monkeypatch.context() as patch:  # between the tag and the end of its branch
         patch.setattr(lab.lake, "delete_branch", killed)
         with pytest.raises(KeyboardInterrupt):
-            promotion.register(lab.client, lab.lake, lab.settings, run)
-    assert f"tag-model-{lab.name}-v1" in dict(lab.lake.named("branches"))
-    promotion.finish_pending(lab.client, lab.lake, lab.settings)
-    assert [name for name, _ in lab.lake.named("branches")] == ["main"] and lab.aliases() == {"champion": "1"}
+            lab.promotion.register(run)
+    assert f"tag-model-{lab.name}-v1" in dict(lab.lake.list_refs("branches"))
+    lab.promotion.finish_pending()
+    assert [name for name, _ in lab.lake.list_refs("branches")] == ["main"] and lab.aliases() == {"champion": "1"}
 
 
 def test_the_branch_of_an_experiment_is_merged_for_a_champion_only(
@@ -159,10 +162,10 @@ def test_the_branch_of_an_experiment_is_merged_for_a_champion_only(
     assert lab.lake.contains("main", better.data.tags["lakefs_model_commit"])
     assert call(lab, monkeypatch, "--run-id", worse.info.run_id) == 3
     assert lab.lake.head() == main and "kept the branch worse" in capsys.readouterr().out
-    assert [name for name, _ in lab.lake.named("branches")] == ["main", "worse"]
+    assert [name for name, _ in lab.lake.list_refs("branches")] == ["main", "worse"]
     assert call(lab, monkeypatch, "--run-id", worse.info.run_id, "--force", "wanted") == 0
     assert lab.lake.contains("main", worse.data.tags["lakefs_model_commit"]) and lab.aliases() == {"champion": "2"}
-    assert [name for name, _ in lab.lake.named("branches")] == ["main"]
+    assert [name for name, _ in lab.lake.list_refs("branches")] == ["main"]
 
 
 # --- what a call says ---------------------------------------------------------------------------------------------
@@ -181,24 +184,24 @@ def test_a_verdict_that_was_cut_off_is_not_that_of_the_call_before(
 ) -> None:
     register(lab, 0.5, data)
     run = lab.run(0.9, data)
-    (version,) = [promotion.register(lab.client, lab.lake, stricter_size(lab), run)]
+    (version,) = [Promotion(Registry(lab.client, stricter_size(lab)), lab.lake).register(run)]
     assert lab.aliases() == {"champion": "1", "challenger": "2"}
     gate = json.loads(lab.tags("2")["gate"]) | {"decision": "champion"}
     lab.client.set_model_version_tag(lab.name, "2", "gate", json.dumps(gate))  # what must not be obeyed
-    set_tag = promotion.set_tag
+    set_tag = Registry.set_tag
     calls: list[str] = []
 
-    def once(client: Any, settings: Settings, version: Any, key: str, value: str) -> None:
+    def once(registry: Registry, version: Any, key: str, value: str) -> None:
         if calls:
             raise KeyboardInterrupt
         calls.append(key)
-        set_tag(client, settings, version, key, value)
+        set_tag(registry, version, key, value)
 
     with monkeypatch.context() as patch:
-        patch.setattr(promotion, "set_tag", once)
+        patch.setattr(Registry, "set_tag", once)
         with pytest.raises(KeyboardInterrupt):
-            promotion.register(lab.client, lab.lake, stricter_size(lab), run)
-    promotion.finish_pending(lab.client, lab.lake, lab.settings)
+            Promotion(Registry(lab.client, stricter_size(lab)), lab.lake).register(run)
+    lab.promotion.finish_pending()
     assert lab.aliases()["champion"] == "1" and str(version.version) == "2"
 
 
@@ -239,12 +242,12 @@ def test_what_comes_back_by_force_is_no_longer_rolled_back(
 ) -> None:
     register(lab, 0.5, data)
     run = lab.run(0.9, data)
-    promotion.register(lab.client, lab.lake, lab.settings, run)
+    lab.promotion.register(run)
     rollback(lab)
-    assert "rolled back" in versions.overview(lab.client, lab.settings, lab.name)
-    promotion.register(lab.client, lab.lake, lab.settings, run, "it was right")
+    assert "rolled back" in overview(lab.registry)
+    lab.promotion.register(run, "it was right")
     assert lab.aliases() == {"champion": "2"}
-    assert "rolled back" not in versions.overview(lab.client, lab.settings, lab.name)
+    assert "rolled back" not in overview(lab.registry)
 
 
 def test_a_version_of_another_model_is_no_champion_of_this_one(
@@ -257,14 +260,14 @@ def test_a_version_of_another_model_is_no_champion_of_this_one(
     other, lab.settings = lab.name, mine
     with pytest.raises(UsageError, match=f"run with REGISTERED_MODEL={other}"):
         call(lab, monkeypatch, "--rollback", f"{other}/1")
-    assert versions.aliases(lab.client, lab.settings, other) == {"champion": "2"}
+    assert lab.registry.aliases(other) == {"champion": "2"}
     assert "rolled_back" not in lab.tags("1")
 
 
 def test_two_calls_at_once_register_a_run_once(lab: Lab, data: LakePath, monkeypatch: pytest.MonkeyPatch) -> None:
     lab.run(0.5, data)
     codes: list[int] = []
-    create = promotion._create
+    create = Registry.create_version
 
     def slow(*arguments: Any) -> Any:
         if threading.current_thread() is not second:
@@ -273,11 +276,11 @@ def test_two_calls_at_once_register_a_run_once(lab: Lab, data: LakePath, monkeyp
         return create(*arguments)
 
     second = threading.Thread(target=lambda: codes.append(call(lab, monkeypatch)))
-    monkeypatch.setattr(promotion, "_create", slow)
+    monkeypatch.setattr(Registry, "create_version", slow)
     codes.append(call(lab, monkeypatch))
     second.join()
     assert codes == [0, 0]
-    assert [str(version.version) for version in versions.versions(lab.client, lab.settings, lab.name)] == ["1"]
+    assert [str(version.version) for version in lab.registry.versions()] == ["1"]
 
 
 def test_a_champion_of_another_machine_that_was_later(
@@ -285,14 +288,14 @@ def test_a_champion_of_another_machine_that_was_later(
 ) -> None:
     register(lab, 0.4, data)
     register(lab, 0.3, data)
-    set_alias = promotion.set_alias
+    set_alias = Registry.set_alias
 
-    def overtaken(client: Any, settings: Settings, version: Any, alias: str) -> None:
-        set_alias(client, settings, version, alias)
+    def overtaken(registry: Registry, version: Any, alias: str) -> None:
+        set_alias(registry, version, alias)
         if alias == "champion":
-            client.set_registered_model_alias(lab.name, "champion", "2")
+            registry.client.set_registered_model_alias(lab.name, "champion", "2")
 
-    monkeypatch.setattr(promotion, "set_alias", overtaken)
+    monkeypatch.setattr(Registry, "set_alias", overtaken)
     assert register(lab, 0.9, data) == "3"
     assert lab.aliases() == {"champion": "2", "challenger": "3"}
     assert "the champion changed from v1 to v2 meanwhile" in lab.reasons("3")

@@ -14,8 +14,10 @@ import pytest
 
 from core.errors import UsageError
 from dataset.classes import ClassMap
-from registry import promotion, versions
+from registry import promotion
 from registry.gate import class_minimum, gain_interval
+from registry.promotion import Promotion
+from registry.versions import Registry
 from segmentation.evaluation import Measured
 from tests.life import NAME, REPO, Life
 from utils import local_lakefs, mlflow_utils
@@ -35,7 +37,7 @@ def test_the_life_of_a_model(life: Life) -> None:
     assert "challenger: image-segmentation v2" in said["worse"].stdout
     assert re.search(r"  - miou [\d.]+, champion [\d.]+: gain -", said["worse"].stdout)
     assert said["better"].returncode == 0 and "champion: image-segmentation v3" in said["better"].stdout
-    assert "on the same 16 pictures of val" in said["better"].stdout
+    assert "on the same 16 images of val" in said["better"].stdout
     assert said["back"].returncode == 0 and "champion: image-segmentation v1" in said["back"].stdout
     assert said["infer"].returncode == 0 and "model: image-segmentation v1" in said["infer"].stdout
     assert life.project.predictions()["model_version"] == "image-segmentation v1"
@@ -59,7 +61,7 @@ def test_the_verdicts_are_kept(life: Life) -> None:
 
 
 def test_a_promotion_has_its_tag_in_lakefs(life: Life, lake: LakeFS) -> None:
-    tags = {tag: commit for tag, commit in lake.named("tags") if tag.startswith(f"model-{NAME}-")}
+    tags = {tag: commit for tag, commit in lake.list_refs("tags") if tag.startswith(f"model-{NAME}-")}
     assert set(tags) == {f"model-{NAME}-v1", f"model-{NAME}-v3"}, "a challenger has none"
     version = life.project.mlflow().get_model_version(NAME, "3")
     commit = lake.sdk.commits_api.get_commit(REPO, tags[f"model-{NAME}-v3"])
@@ -67,7 +69,7 @@ def test_a_promotion_has_its_tag_in_lakefs(life: Life, lake: LakeFS) -> None:
     assert commit.metadata["model_version"] == "3" and commit.metadata["mlflow_run_id"] == life.runs["better"]
     assert commit.metadata["git_commit"] == life.project.git("rev-parse", "HEAD")
     assert [f.sha256 for f in lake.objects(commit.id, "models/model.pth")] == [version.tags["model_sha256"]]
-    assert [name for name, _ in lake.named("branches")] == ["main"]
+    assert [name for name, _ in lake.list_refs("branches")] == ["main"]
 
 
 def test_list_and_the_next_plain_call(life: Life) -> None:
@@ -110,7 +112,7 @@ def test_versions_are_chosen_from_the_table(life: Life) -> None:
     assert back.returncode == 0 and life.champion() == "1", back.stderr
 
 
-STEPS = ("mark_in_lakefs", "set_alias", "set_tag")
+STEPS = ("tag_model_commit", "set_alias", "set_tag")
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -125,16 +127,16 @@ def test_a_registration_that_is_cut_off_is_finished_by_the_next_call(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(promotion, step, cut)
+        patch.setattr(promotion if step == "tag_model_commit" else Registry, step, cut)
         with pytest.raises(KeyboardInterrupt):
-            promotion.register(client, lake, settings, run)
-    (version,) = versions.versions(client, settings, settings.registered_model)
+            Promotion(Registry(client, settings), lake).register(run)
+    (version,) = Registry(client, settings).versions()
     assert version.tags["registration"] == "pending"
-    assert [v.version for v in promotion.finish_pending(client, lake, settings)] == [version.version]
-    assert versions.aliases(client, settings, version.name) == {"champion": str(version.version)}
+    assert [v.version for v in Promotion(Registry(client, settings), lake).finish_pending()] == [version.version]
+    assert Registry(client, settings).aliases() == {"champion": str(version.version)}
     done = client.get_model_version(version.name, str(version.version))
-    assert done.tags["registration"] == "done" and done.tags["lakefs_tag"] in dict(lake.named("tags"))
-    assert promotion.finish_pending(client, lake, settings) == []
+    assert done.tags["registration"] == "done" and done.tags["lakefs_tag"] in dict(lake.list_refs("tags"))
+    assert Promotion(Registry(client, settings), lake).finish_pending() == []
 
 
 def test_conditions_and_a_champion_that_changes_meanwhile(life: Life, lake: LakeFS) -> None:
@@ -148,13 +150,13 @@ def test_conditions_and_a_champion_that_changes_meanwhile(life: Life, lake: Lake
         register_min_gain=0.99,
     )
     run = client.get_run(life.runs["worse"])
-    promotion.register(client, lake, strict, run)
+    Promotion(Registry(client, strict), lake).register(run)
     reasons = " | ".join(gate_of(life, "2")["reasons"])
     for part in ("class background: IoU", "model file", "ms a picture", "needed more than 0.9900"):
         assert part in reasons
     gate = gate_of(life, "2") | {"decision": "champion", "against": "77"}
     client.set_model_version_tag(NAME, "2", "gate", json.dumps(gate))
-    promotion.finish(client, lake, settings, client.get_model_version(NAME, "2"))
+    Promotion(Registry(client, settings), lake).finish(client.get_model_version(NAME, "2"))
     assert "the champion changed from v77 to v1" in gate_of(life, "2")["reasons"][-1] and life.champion() == "1"
 
 
@@ -162,7 +164,7 @@ def test_a_figure_that_is_not_found_again_speaks_against_the_model(life: Life, l
     client = mlflow_utils.connect(life.settings)
     run = client.get_run(life.runs["worse"])
     run.data.metrics["best_val_miou"] = 0.9
-    promotion.register(client, lake, life.settings, run)
+    Promotion(Registry(client, life.settings), lake).register(run)
     assert any("0.9000 was not found again" in reason for reason in gate_of(life, "2")["reasons"])
 
 

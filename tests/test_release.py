@@ -13,7 +13,7 @@ from core.errors import AppError, UsageError
 from core.hashing import file_sha256
 from tests.project import Project, make_project
 from train.release import publish as release
-from train.result import Result
+from train.tracking.result import Result
 from utils import local_lakefs
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath
@@ -69,7 +69,7 @@ def test_two_results_and_their_tags(project: Project, lake: LakeFS) -> None:
     assert first.model_path.ref in project.git("log", "-1", "--format=%B")
     assert project.git("show", "--name-only", "--format=", "HEAD") == "lakefs.lock"
     assert project.git("rev-parse", "v1.0-acc85^{commit}") == project.git("rev-parse", "HEAD")
-    assert dict(lake.named("tags")) == {"v1.0-acc85": first.model_path.ref}
+    assert dict(lake.list_refs("tags")) == {"v1.0-acc85": first.model_path.ref}
     message = project.git("tag", "--list", "--format=%(contents)", "v1.0-acc85")
     for part in (first.model_path.ref, "models/model.pth", first.model_sha256, "epochs 7", "learning rate 0.002"):
         assert part in message
@@ -115,7 +115,7 @@ def test_names_go_past_those_of_lakefs(project: Project, lake: LakeFS) -> None:
     assert release.next_tag(lake, first, project.folder) == "v1.1-acc85"
     release.release(lake, first, "auto", {}, project.folder)
     assert project.git("tag", "--list") == "v1.1-acc85"
-    assert dict(lake.named("tags"))["v1.1-acc85"] == first.model_path.ref
+    assert dict(lake.list_refs("tags"))["v1.1-acc85"] == first.model_path.ref
 
 
 def test_a_colleague_who_is_quicker_and_a_call_that_was_cut_off(
@@ -136,7 +136,7 @@ def test_a_colleague_who_is_quicker_and_a_call_that_was_cut_off(
     project.git("tag", "-d", "v1.1-acc85")  # as if killed between the two tags
     release.release(lake, first, "auto", {}, project.folder)
     assert project.git("tag", "--list") == "v1.1-acc85"
-    assert sorted(dict(lake.named("tags"))) == ["v1.0-acc85", "v1.1-acc85"], "the one that was begun, not a third"
+    assert sorted(dict(lake.list_refs("tags"))) == ["v1.0-acc85", "v1.1-acc85"], "the one that was begun, not a third"
 
 
 def test_a_name_that_is_taken_leaves_git_as_it_was(project: Project, lake: LakeFS) -> None:

@@ -20,6 +20,7 @@ from tests.project import SIGINT, SOURCE, Project, finish, make_project, wait_fo
 from train.checkpoint import load_checkpoint
 from train.model_train import ModelTrain
 from train.resume import find
+from train.setup import prepare_training
 
 # Five steps an epoch; the learning rate is so high that the figures go up and down and PATIENCE counts.
 OPTIONS = ("--epochs", "6", "--batch-size", "4", "--image-size", "32", "32", "--lr", "0.05", "--patience", "2")
@@ -106,11 +107,11 @@ def test_what_would_make_another_run_of_it_is_refused(project: Project) -> None:
     run_id = project.runs()[0].info.run_id
     busy = project.run("train.py", "--resume", run_id)
     code, output = finish(process, SIGINT)
-    assert busy.returncode == 2 and "still going on in another process" in busy.stderr, busy.stderr
-    assert code == 130 and f"to go on: python train.py --resume {run_id}" in output
+    assert busy.returncode == 2 and "still in progress in another process" in busy.stderr, busy.stderr
+    assert code == 130 and f"to resume: python train.py --resume {run_id}" in output
     for options, texts in (
         (("--epochs", "501", "--batch-size", "8"), ("EPOCHS: run 500, now 501", "BATCH_SIZE: run 4, now 8")),
-        (("--smoke",), ("--smoke: --resume takes that of run",)),
+        (("--smoke",), ("--smoke: --resume uses that of run",)),
     ):
         done = project.run("train.py", "--resume", run_id, *options)
         assert done.returncode == 2 and all(text in done.stderr for text in texts), done.stderr
@@ -151,7 +152,7 @@ def test_every_step_of_a_training_can_be_taken_up(tmp_path: Path) -> None:
     generate_sample(tmp_path / "data", seed=0, count=12)
     data = check_data(tmp_path / "data", 0)
 
-    def training(name: str, resume_from: dict[str, Any] | None = None) -> Stopping:
+    def training(name: str) -> Stopping:
         chosen = config.load_settings(
             model_path=tmp_path / name / "m.pth",
             lakefs_local_dir=tmp_path / "lakefs",
@@ -163,7 +164,7 @@ def test_every_step_of_a_training_can_be_taken_up(tmp_path: Path) -> None:
             ema=0.1,
             checkpoint_minutes=1e-9,
         )
-        return Stopping(chosen, data=data, resume_from=resume_from)
+        return Stopping(prepare_training(chosen, data), tmp_path / name)
 
     whole = training("whole")
     whole.fit()
@@ -173,8 +174,8 @@ def test_every_step_of_a_training_can_be_taken_up(tmp_path: Path) -> None:
         first.stop_at = stop_at
         with pytest.raises(Stop):
             first.fit()
-        second = training("cut", load_checkpoint(tmp_path / "cut/checkpoint.pth")["state"])
-        second.fit()
+        second = training("cut")
+        second.fit(load_checkpoint(tmp_path / "cut/checkpoint.pth")["state"])
         states = [one.state() for one in (whole, second)]
         for state in states:
             state.pop("seconds")

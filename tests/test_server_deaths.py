@@ -57,11 +57,11 @@ def mortal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mortal]:
     server.kill()
 
 
-def require_whole(lake: LakeFS, files: dict[str, LocalFile], commits: int) -> None:
+def require_complete(lake: LakeFS, files: dict[str, LocalFile], commits: int) -> None:
     """Main holds exactly the files, by so many commits, and no private branch is left."""
     assert held(lake, "main") == hashes(files)
     assert len(list(lake.log("main", first_parent=False))) == commits
-    assert [name for name, _ in lake.named("branches")] == ["main"]
+    assert [name for name, _ in lake.list_refs("branches")] == ["main"]
 
 
 def die_at(mortal: Mortal, faults: Faults, request: str) -> None:
@@ -85,7 +85,7 @@ def test_a_server_killed_at_any_step_loses_nothing(mortal: Mortal, tmp_path: Pat
                 assert held(lake, "main") in (hashes(before), hashes(files))
                 commit = lake.publish(files, "data/", step, {}, mirror=True).commit_id
                 commits += 2
-                require_whole(lake, files, commits)
+                require_complete(lake, files, commits)
             die_at(mortal, faults, f"refs/{commit}/objects?path")
             with pytest.raises(AppError):
                 lake.download(LakePath(lake.repo, commit, "data/"), tmp_path / "cache")
@@ -116,7 +116,7 @@ def test_a_server_that_dies_while_files_are_sent_leaves_the_list_of_them(
         assert all(f"\n  data/{name}: " in str(error.value) for name in files)
         mortal.start()
         lake.publish(files, "data/", "m", {}, mirror=True)
-        require_whole(lake, files, 3)
+        require_complete(lake, files, 3)
 
 
 def fsck(mortal: Mortal) -> str:
@@ -137,6 +137,6 @@ def test_a_full_disk_of_the_embedded_server(mortal: Mortal, tmp_path: Path, coun
         mortal.kill()
         mortal.start()
         lake.publish(files, "data/", "there is room again", {}, mirror=True)
-        require_whole(lake, files, 3)
+        require_complete(lake, files, 3)
     mortal.kill()
     assert fsck(mortal) == "no faults\n" and not list((mortal.folder / "store").rglob("*.part"))

@@ -22,7 +22,7 @@ from dataset.classes import UInt8
 from inference import export
 from segmentation import predictor as predicting
 from segmentation import preprocess, tiling
-from segmentation.global_pooling import PictureMeans
+from segmentation.global_pooling import GlobalPoolingOverride
 from segmentation.model_file import load_model, save_model
 from segmentation.networks import build_network
 from segmentation.predictor import Method, Predictor
@@ -217,7 +217,7 @@ def test_pictures_at_their_own_size_are_in_memory_one_by_one(monkeypatch: pytest
 def test_a_network_that_looks_at_the_whole_picture_sees_it_in_each_tile(name: str) -> None:
     """One with a mean over the picture, and one with nine of which each depends on those before."""
     network = lively(name)
-    means = PictureMeans(network)
+    means = GlobalPoolingOverride(network)
     margin = tiling.reach(means.left_out, CPU, 512)
     tile = 2 * margin + 96
     image = torch.linspace(-2, 2, tile + 128).expand(3, tile + 64, -1) + 0.3 * torch.randn(3, tile + 64, tile + 128)

@@ -34,7 +34,8 @@ from train.model_train import ModelTrain
 from train.optim.ema import AveragedWeights
 from train.optim.schedule import learning_rate
 from train.release.commit_message import percent, report_block
-from train.result import Result
+from train.setup import prepare_training
+from train.tracking.result import Result
 from utils.lakefs_utils import LakePath
 
 CPU = torch.device("cpu")
@@ -120,7 +121,7 @@ def test_augmentation_keeps_picture_and_mask_together(strength: str, size: tuple
 def test_the_average_of_the_weights_follows_them_over_a_share_of_the_steps() -> None:
     layer = torch.nn.Linear(1, 1, bias=False)
     network = torch.nn.Sequential(layer, torch.nn.BatchNorm1d(1))
-    average, weight = AveragedWeights(network, share=0.1), layer.weight
+    average, weight = AveragedWeights(network, fraction=0.1), layer.weight
     for step in range(1, 201):
         with torch.no_grad():
             weight.fill_(float(step))
@@ -277,7 +278,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(sample: Path, folder: Path, **changes: object) -> ModelTrain:
     own = {"model_path": folder / "m.pth", "lakefs_local_dir": folder / "lakefs", "epochs": 1, "device": "cpu"}
     chosen = config.load_settings(**own | changes, app_lang="en")
-    training = ModelTrain(chosen, data=check_data(sample, 0))
+    training = ModelTrain(prepare_training(chosen, check_data(sample, 0)), folder)
     training.fit()
     return training
 
@@ -300,7 +301,7 @@ def test_decoded_pictures_are_shared_verified_and_bounded(
     read = train(sample, tmp_path, picture_cache_gb=1e-9, **size)
     assert "each epoch reads the files (PICTURE_CACHE_GB" in capsys.readouterr().out
     folder = tmp_path / "lake/cache/pictures"
-    assert read.train_pictures.decoded is None and not folder.exists()
+    assert read.setup.train_images.decoded is None and not folder.exists()
 
     data = check_data(shutil.copytree(sample, tmp_path / "data"), 0)
     made = train(data.root, tmp_path, **size)
@@ -309,9 +310,9 @@ def test_decoded_pictures_are_shared_verified_and_bounded(
     assert len(files) == 2 and len({file.stat().st_ino for file in files}) == 2
     for pair in data.pairs:  # a second run has no need of the files themselves
         pair.image.rename(pair.image.with_suffix(".kept"))
-    again = ModelTrain(made.settings, data=data)
-    again.prepare()
-    for mine, other in ((again.train_pictures, read.train_pictures), (again.val_pictures, read.val_pictures)):
+    again = prepare_training(made.settings, data)
+    pairs = ((again.train_images, read.setup.train_images), (again.val_images, read.setup.val_images))
+    for mine, other in pairs:
         for index in range(len(mine)):
             assert all(map(np.array_equal, mine.arrays(index), other.arrays(index)))
 
@@ -322,7 +323,7 @@ def test_decoded_pictures_are_shared_verified_and_bounded(
     whole.write_bytes(files[whole][:-1])
     (folder / f".{whole.name}.0.part").write_bytes(b"of a killed process")
     capsys.readouterr()
-    ModelTrain(made.settings, data=data).prepare()
+    prepare_training(made.settings, data)
     assert capsys.readouterr().out.count("damaged: made again") == 2
     assert {file: file.read_bytes() for file in folder.glob("*.pictures")} == files
     assert not list(folder.glob(".*.part"))
@@ -341,7 +342,7 @@ def test_a_picture_that_changes_after_the_check_stops_the_run(sample: Path, tmp_
     own = {"model_path": tmp_path / "m.pth", "lakefs_local_dir": tmp_path / "lakefs"}
     chosen = config.load_settings(**own, device="cpu", app_lang="en")
     with pytest.raises(UsageError, match="changed since it was committed"):
-        ModelTrain(chosen, data=data).fit()
+        prepare_training(chosen, data)
 
 
 @settings(max_examples=200)
@@ -388,8 +389,8 @@ def test_a_training_by_time_ends_at_its_time_and_at_the_floor_of_the_rate(
     monkeypatch.setattr(base_train, "time", ticking)
     training = train(sample, tmp_path, image_size=(32, 32), max_seconds=1.5, batch_size=4)
     assert training.done and training.trained_seconds >= 1.5
-    assert training.current_learning_rate() < 0.5 * training.peak_rate
-    assert max(result.learning_rate for result in training.history) <= training.peak_rate
+    assert training.current_learning_rate() < 0.5 * training.setup.peak_rate
+    assert max(result.learning_rate for result in training.history) <= training.setup.peak_rate
 
 
 @pytest.mark.parametrize(
@@ -431,10 +432,10 @@ def test_a_few_pictures_are_learnt_by_heart_or_it_is_said(
 ) -> None:
     own = {"model_path": tmp_path / "m.pth", "lakefs_local_dir": tmp_path / "lakefs"}
     chosen = config.load_settings(**own, device="cpu", app_lang="en", model="compact_fpn")
-    overfit_check.learn_by_heart(chosen, check_data(sample, 0), 2)
-    assert "2 pictures learnt by heart" in capsys.readouterr().out and not (tmp_path / "m.pth").exists()
-    monkeypatch.setattr(overfit_check, "PASSES", 1)
-    with pytest.raises(AppError, match=r"mIoU 0\.\d+ on 2 pictures, expected 0.95"):
-        overfit_check.learn_by_heart(chosen, check_data(sample, 0), 2)
+    overfit_check.overfit_check(chosen, check_data(sample, 0), 2)
+    assert "the model overfits 2 images" in capsys.readouterr().out and not (tmp_path / "m.pth").exists()
+    monkeypatch.setattr(overfit_check, "EPOCHS", 1)
+    with pytest.raises(AppError, match=r"mIoU 0\.\d+ on 2 images, expected 0.95"):
+        overfit_check.overfit_check(chosen, check_data(sample, 0), 2)
     with pytest.raises(UsageError, match="--overfit 99: expected 1 to 10"):
-        overfit_check.learn_by_heart(chosen, check_data(sample, 0), 99)
+        overfit_check.overfit_check(chosen, check_data(sample, 0), 99)

@@ -27,7 +27,7 @@ from tests.project import OWN_NAMES, SOURCE
 from tests.servers import Server
 from utils.lakefs_client import content, multipart, transfer
 from utils.lakefs_client.content import LocalFile, RemoteFile
-from utils.lakefs_client.http import Unanswered, Wire
+from utils.lakefs_client.http import HttpClient, RetriesExhausted
 from utils.lakefs_utils import LakeFS, LakePath, connect
 from versioning import sync
 from versioning.status import verify
@@ -108,7 +108,7 @@ def test_a_lost_answer_of_anything_else_is_settled(faulty: tuple[LakeFS, Faults]
     lost("/tags HTTP", lambda: lake.set_tag("v1", first))
     with pytest.raises(AppError, match="409"):
         lake.set_tag("v1", second)
-    assert dict(lake.named("tags")) == {"v1": first}
+    assert dict(lake.list_refs("tags")) == {"v1": first}
     lost("DELETE", lambda: lake.delete_tag("v1"))
     with pytest.raises(AppError, match="404"):
         lake.delete_tag("v1")
@@ -124,7 +124,7 @@ def test_a_lost_answer_of_anything_else_is_settled(faulty: tuple[LakeFS, Faults]
         lost(request, lambda: lake.tag_with_metadata(tag, source, "m", {"model_version": "1"}))  # noqa: B023
         assert lake.commit(tag).parents == [first] and lake.commit_metadata(tag) == {"model_version": "1"}
         lake.tag_with_metadata(tag, source, "m", {"model_version": "1"})
-    assert [name for name, _ in lake.named("branches")] == ["main"]
+    assert [name for name, _ in lake.list_refs("branches")] == ["main"]
 
 
 def test_a_tag_on_a_commit_made_twice_is_taken_for_what_it_is(lake: LakeFS, tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_tag_on_a_commit_made_twice_is_taken_for_what_it_is(lake: LakeFS, tmp_
     made = [lake.sdk.commits_api.commit(lake.repo, "aside", empty).id for _ in range(2)]
     lake.set_tag("model-x-v1", made[1])
     lake.tag_with_metadata("model-x-v1", LakePath(lake.repo, first, "data/x"), "m", {"key": "another server's"})
-    assert dict(lake.named("tags")) == {"model-x-v1": made[1]}
+    assert dict(lake.list_refs("tags")) == {"model-x-v1": made[1]}
     second = publish(lake, big(tmp_path, 100))
     with pytest.raises(AppError, match="names another commit"):
         lake.tag_with_metadata("model-x-v1", LakePath(lake.repo, second, "data/x"), "m", {})
@@ -270,7 +270,7 @@ def test_no_message_shows_a_signature_or_a_password() -> None:
     lake = LakeFS("http://127.0.0.1:9", "a", "b", "repo", "main")
     secret = "X-Amz-Signature=5ec2e7"
     with (
-        pytest.raises(Unanswered) as unanswered,
+        pytest.raises(RetriesExhausted) as unanswered,
         lake.transfer.wire.request("GET", f"http://u:5ec2e7@127.0.0.1:9/x?{secret}", {}),
     ):
         pass
@@ -290,13 +290,13 @@ def storage(
     """Faults between the client and the object storage behind lakeFS, where the way does lead there by links."""
     if not offers_parts(lake) or lakefs_server.storage is None:
         pytest.skip("this server offers no presigned links")
-    endpoint, request = lakefs_server.storage.endpoint, Wire.request
+    endpoint, request = lakefs_server.storage.endpoint, HttpClient.request
     with between(endpoint) as faults:
 
-        def detoured(self: Wire, method: str, url: str, *arguments: Any, **options: Any) -> Any:
+        def detoured(self: HttpClient, method: str, url: str, *arguments: Any, **options: Any) -> Any:
             return request(self, method, url.replace(endpoint, faults.endpoint), *arguments, **options)
 
-        monkeypatch.setattr(Wire, "request", detoured)
+        monkeypatch.setattr(HttpClient, "request", detoured)
         yield faults
     assert "cannot be reached" not in capsys.readouterr().err, "nothing went around by lakeFS"
 

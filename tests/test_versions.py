@@ -21,7 +21,7 @@ from tests.test_lakefs_utils import lake, local, settings
 from utils.lakefs_utils import LakeFS, LakePath, connect
 from versioning.checkout import fill_if_empty
 from versioning.lockfile import Lock, read_lock, write_lock
-from versioning.sync import require_whole
+from versioning.sync import require_complete
 from versioning.versions import committed_files
 
 __all__ = ["lake", "settings"]  # fixtures
@@ -69,7 +69,7 @@ def test_versions_are_found_and_undone(lake: LakeFS, tmp_path: Path) -> None:
     second = put(lake, tmp_path, "data/", {"a": b"2", "b": b"2"})
     assert [lake.resolve(ref) for ref in ("main", second, second[:20], "main~1")] == [second, second, second, first]
     lake.set_tag("v1", first)
-    assert lake.resolve("v1") == first and list(lake.named("tags")) == [("v1", first)]
+    assert lake.resolve("v1") == first and list(lake.list_refs("tags")) == [("v1", first)]
     assert {(d.path, d.type) for d in lake.differences(first, second)} == {("data/a", "changed"), ("data/b", "added")}
     assert [commit.id for commit in lake.log("main")][:2] == [second, first]
     touched = [commit.id for commit in lake.log("main", False, "data/")]  # merges are left out: they bring no file
@@ -162,4 +162,4 @@ def test_an_empty_folder_that_was_half_filled_is_not_taken_for_data(
         fill_if_empty(empty, lake)
     monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(UsageError, match="pull"):
-        require_whole(empty.data_dir)
+        require_complete(empty.data_dir)

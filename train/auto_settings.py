@@ -12,7 +12,7 @@ from torch import nn
 
 from core.console import human_size
 from core.i18n import tr
-from dataset.layout import DataSet
+from dataset.layout import SegmentationData
 from segmentation.networks import COMPACT
 
 LARGEST_SIDE = 512  # pixels; larger pictures are scaled down unless IMAGE_SIZE says otherwise
@@ -22,7 +22,7 @@ MANY_PASSES = 30  # over the training pictures; from here on a network learns th
 MEMORY_SHARE = 0.5  # of the free memory, for the maps that a step keeps for its gradients
 
 
-def working_size(data: DataSet, wanted: tuple[int, int] | None) -> tuple[tuple[int, int], str]:
+def working_size(data: SegmentationData, wanted: tuple[int, int] | None) -> tuple[tuple[int, int], str]:
     """(height, width) in pixels that the network sees, and why."""
     if wanted is not None:
         return wanted, tr("as set")
@@ -35,7 +35,7 @@ def working_size(data: DataSet, wanted: tuple[int, int] | None) -> tuple[tuple[i
     return size, tr("median of the data")
 
 
-def working_scale(data: DataSet, size: tuple[int, int]) -> tuple[float, float]:
+def working_scale(data: SegmentationData, size: tuple[int, int]) -> tuple[float, float]:
     """Input pixels for each pixel of a picture of the median size, down and across."""
     heights, widths = zip(*((pair.height, pair.width) for pair in data.pairs), strict=True)
     return size[0] / float(np.median(heights)), size[1] / float(np.median(widths))

@@ -1,11 +1,12 @@
-"""BaseTrain: the loop of epochs and steps, and where it stands; it knows nothing of networks or servers."""
+"""BaseTrain: the loop over epochs and steps and its position; it knows nothing of networks or servers."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from config import Settings
@@ -14,16 +15,16 @@ from core.i18n import tr
 from core.process import uninterrupted
 from core.reporting import notify, progress
 
-SMOKE_BATCHES = 2  # of training and of validation, when the whole chain is tried out
+SMOKE_BATCHES = 2  # of training and of validation with --smoke
 
 
 class Diverged(AppError):
-    """The loss is no number any more: going on from a checkpoint would give the same."""
+    """The loss became NaN or infinite; resuming would reproduce it."""
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Figures over the whole validation split at native size; `iou` is None for a class that is absent from it."""
+    """Metrics of the whole validation split at native size; `iou` is None for a class that is absent from it."""
 
     loss: float
     accuracy: float
@@ -33,7 +34,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """One epoch: mean training loss, validation, seconds and pictures a second of training, learning rate at its end."""
+    """One epoch: mean training loss, validation, seconds and images/s of training, learning rate at its end."""
 
     epoch: int
     train_loss: float
@@ -44,45 +45,52 @@ class EpochResult:
     best: bool
 
 
-@dataclass
-class BaseTrain:
-    """The loop. Subclasses say what a batch, a step and a validation are, and what to do with the best epoch.
+class BaseTrain(ABC):
+    """The training loop. Subclasses define a batch, a step, a validation, and what is kept of the best epoch.
 
-    `epoch`, `step` and the sums below are where training stands. They change together with the weights, so that a
-    checkpoint taken between two steps goes on exactly where it was: order and augmentation come from (seed, epoch, step).
+    `epoch`, `step`, `images` and `seconds` are the position in the training. They change together with the weights, so
+    that a checkpoint taken between two steps resumes exactly: order and augmentation depend on (seed, epoch, step) only.
     """
 
-    settings: Settings
-    smoke: bool = False
-    history: list[EpochResult] = field(default_factory=list)
-    epoch: int = 0  # whole epochs that are done
-    step: int = 0  # steps of the current epoch that are done
-    images: int = 0  # pictures of the current epoch that were trained on
-    seconds: float = 0.0  # that they took
-    resume_from: dict[str, Any] | None = None  # the state of a checkpoint
-    torn: bool = False  # a step was broken off: the weights are not those of `step`
+    def __init__(self, settings: Settings, steps_per_epoch: int, smoke: bool = False) -> None:
+        """Start at epoch 0; `smoke`: one epoch of `SMOKE_BATCHES` batches, to test the whole chain."""
+        self.settings = settings
+        self.steps_per_epoch = steps_per_epoch
+        self.smoke = smoke
+        self.history: list[EpochResult] = []
+        self.epoch = 0  # completed epochs
+        self.step = 0  # completed steps of the current epoch
+        self.images = 0  # images of the current epoch that were trained on
+        self.seconds = 0.0  # training time of the current epoch
+        self.step_incomplete = False  # a step was interrupted: the weights are not those of `step`
+        self.saved_at = time.monotonic()  # of the last checkpoint
 
-    def fit(self) -> EpochResult:
-        """Train to the end and return the best epoch, whose model was saved. Raises AppError for a non-finite loss."""
-        self.prepare()
-        if self.resume_from is None:
+    def fit(self, resume_from: dict[str, Any] | None = None) -> EpochResult:
+        """Train to the end and return the best epoch, whose model was saved. Raises AppError for a non-finite loss.
+
+        `resume_from`: the `state()` of a checkpoint.
+        """
+        if resume_from is None:
             self.save_checkpoint()
         else:
-            self.load_state(self.resume_from)
+            self.load_state(resume_from)
+            self.on_resume()
         self.saved_at = time.monotonic()
         try:
             while not self.done:
                 loss = self.train_epoch()
                 self.end_epoch(loss, self.validate())
         except KeyboardInterrupt:
-            if not self.torn:
+            if not self.step_incomplete:
                 self.save_checkpoint()
             raise
         return self.best
 
+    # --- position ---
+
     @property
     def epochs(self) -> int:
-        """Epochs of this run; trying out takes one."""
+        """Number of epochs of this run."""
         return 1 if self.smoke else self.settings.epochs
 
     @property
@@ -97,57 +105,60 @@ class BaseTrain:
 
     @property
     def timed(self) -> bool:
-        """Whether MAX_SECONDS and not a number of epochs ends this training."""
+        """Whether MAX_SECONDS, not a number of epochs, ends this training."""
         return self.settings.max_seconds is not None and not self.smoke
 
     @property
     def trained_seconds(self) -> float:
-        """Seconds of training so far; validation and tracking are left out."""
+        """Training time so far in seconds; validation and tracking are excluded."""
         return sum(result.seconds for result in self.history) + (self.seconds if self.step else 0.0)
 
-    def share(self, batches: int) -> float:
-        """Share of the training that is done, 0 to 1, after this number of batches since its beginning."""
+    def progress_fraction(self, batches: int) -> float:
+        """Return the fraction of the training that is done, 0 to 1, after this number of batches since its start."""
         if self.settings.max_seconds is not None and self.timed:
             return min(1.0, self.trained_seconds / self.settings.max_seconds)
         return batches / (self.epochs * self.steps_per_epoch)
 
     @property
     def stalled(self) -> bool:
-        """Whether PATIENCE epochs in a row brought nothing better."""
+        """Whether PATIENCE epochs in a row brought no improvement."""
         return 0 < self.settings.patience <= self.epochs_without_gain
 
     @property
     def done(self) -> bool:
-        """Whether the epochs or the seconds are over, or nothing gets better any more."""
-        return self.stalled or (self.share(0) >= 1 if self.timed else self.epoch >= self.epochs)
+        """Whether the epochs or the seconds are over, or PATIENCE is exhausted."""
+        return self.stalled or (self.progress_fraction(0) >= 1 if self.timed else self.epoch >= self.epochs)
 
     def epoch_label(self, epoch: int) -> str:
-        """'epoch 3/10', or 'epoch 3' where time and not their number ends the training."""
-        of = "" if self.timed else f"/{self.epochs}"
-        return tr("epoch {epoch}{of}", epoch=epoch + 1, of=of)
+        """Return 'epoch 3/10', or 'epoch 3' if time ends the training."""
+        if self.timed:
+            return tr("epoch {number}", number=epoch + 1)
+        return tr("epoch {number}/{count}", number=epoch + 1, count=self.epochs)
+
+    # --- the loop ---
 
     def train_epoch(self) -> float:
-        """What is left of the current pass over the training split; its mean loss."""
+        """Run the rest of the epoch and return its mean loss."""
         if self.step == 0:
             self.images, self.seconds = 0, 0.0
         self.start_epoch()
         start = time.perf_counter() - self.seconds
-        label = self.epoch_label(self.epoch) + tr(" train")
+        label = tr("{epoch} train", epoch=self.epoch_label(self.epoch))
         for batch in progress(self.batches(), self.steps_per_epoch - self.step, label, tr("batches")):
-            with uninterrupted():  # a step is whole or not begun
-                self.torn = True
+            with uninterrupted():  # a step is complete or not started
+                self.step_incomplete = True
                 self.images += self.train_step(self.epoch, self.step, batch)
-                self.step, self.torn = self.step + 1, False
-            self.seconds = self.agreed_seconds(time.perf_counter() - start)
+                self.step, self.step_incomplete = self.step + 1, False
+            self.seconds = self.synchronized_elapsed(time.perf_counter() - start)
             self.save_checkpoint_if_due()
-            if self.timed and self.share(0) >= 1:
+            if self.timed and self.progress_fraction(0) >= 1:
                 break
         loss = self.mean_train_loss()
-        self.seconds = self.agreed_seconds(time.perf_counter() - start)
+        self.seconds = self.synchronized_elapsed(time.perf_counter() - start)
         return loss
 
     def end_epoch(self, loss: float, validation: Validation) -> None:
-        """Put a finished epoch into the history, keep its model if it is the best, and save where training stands."""
+        """Add a finished epoch to the history, keep its model if it is the best, and save a checkpoint."""
         best = not self.history or validation.miou > self.best.validation.miou
         speed = self.images / max(self.seconds, 1e-9)
         result = EpochResult(self.epoch, loss, validation, self.seconds, speed, self.current_learning_rate(), best)
@@ -161,8 +172,8 @@ class BaseTrain:
         if self.stalled:
             notify(
                 tr(
-                    "nothing better for {epochs_without_gain} epochs: training ends (PATIENCE={patience})",
-                    epochs_without_gain=self.epochs_without_gain,
+                    "no improvement for {epochs} epochs: training ends (PATIENCE={patience})",
+                    epochs=self.epochs_without_gain,
                     patience=self.settings.patience,
                 )
             )
@@ -175,8 +186,10 @@ class BaseTrain:
                 self.save_checkpoint()
             self.saved_at = time.monotonic()
 
+    # --- checkpoints ---
+
     def state(self) -> dict[str, Any]:
-        """All that training needs to go on from here, as plain values and tensors; subclasses add theirs."""
+        """Return everything that is needed to resume from here, as plain values and tensors; subclasses add theirs."""
         return {
             "epoch": self.epoch,
             "step": self.step,
@@ -186,57 +199,55 @@ class BaseTrain:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go to where `state()` was taken."""
+        """Restore from `state()`; no other effect."""
         self.epoch, self.step = state["epoch"], state["step"]
         self.images, self.seconds = state["images"], state["seconds"]
         self.history = [
             EpochResult(**{**result, "validation": Validation(**result["validation"])}) for result in state["history"]
         ]
 
-    # --- what a subclass says -------------------------------------------------------------------------------------
+    # --- defined by subclasses ---
 
-    steps_per_epoch: int = 0  # batches of one epoch
-
-    def prepare(self) -> None:
-        """Read the data and build the network; called once, before the first epoch."""
-        raise NotImplementedError
-
+    @abstractmethod
     def start_epoch(self) -> None:
-        """Called before the batches of each epoch; with `step` > 0 in the middle of one that is taken up again."""
-        raise NotImplementedError
+        """Prepare for the batches of an epoch; `step` > 0: the rest of an interrupted one."""
 
+    @abstractmethod
     def batches(self) -> Iterator[Any]:
-        """The batches of this epoch from `step` on, in an order made from (seed, epoch)."""
-        raise NotImplementedError
+        """Return the batches of this epoch from `step` on, in an order that depends on (seed, epoch)."""
 
+    @abstractmethod
     def train_step(self, epoch: int, step: int, batch: Any) -> int:
-        """One step of the optimiser; returns the number of pictures in the batch."""
-        raise NotImplementedError
+        """Train on one batch; return its number of images."""
 
-    def agreed_seconds(self, seconds: float) -> float:
-        """What counts as the seconds of this epoch so far, the same in all processes where time decides anything."""
-        raise NotImplementedError
+    @abstractmethod
+    def synchronized_elapsed(self, seconds: float) -> float:
+        """Return the seconds of this epoch so far, the same in all processes if time decides anything."""
 
+    @abstractmethod
     def mean_train_loss(self) -> float:
-        """Mean training loss of this epoch."""
-        raise NotImplementedError
+        """Return the mean training loss of this epoch."""
 
+    @abstractmethod
     def current_learning_rate(self) -> float:
-        """Learning rate of the last step."""
-        raise NotImplementedError
+        """Return the learning rate of the last step."""
 
+    @abstractmethod
     def validate(self) -> Validation:
         """Measure the network on the validation split."""
-        raise NotImplementedError
 
+    @abstractmethod
     def save_best(self, result: EpochResult) -> None:
-        """Keep the network of this epoch: it is the best so far."""
-        raise NotImplementedError
+        """Keep the network of this epoch, the best so far."""
 
+    @abstractmethod
     def save_checkpoint(self) -> None:
-        """Keep `state()`, so that a killed run can go on."""
-        raise NotImplementedError
+        """Save `state()`, so that a killed run can be resumed."""
 
+    @abstractmethod
     def on_epoch_end(self, result: EpochResult) -> None:
-        """Show or record a finished epoch."""
-        raise NotImplementedError
+        """Report or record a finished epoch."""
+
+    @abstractmethod
+    def on_resume(self) -> None:
+        """Check and report a restored state."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from core.errors import AppError
-from core.files import replacing
+from core.files import atomic_replace
 from core.i18n import tr
 
 CHECKPOINT_FORMAT = 1  # raised when today's reader could misunderstand a future file
@@ -16,7 +16,7 @@ CHECKPOINT_FORMAT = 1  # raised when today's reader could misunderstand a future
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Write plain tensors and values; a kill leaves the old checkpoint or the new."""
-    with replacing(path) as part:
+    with atomic_replace(path) as part:
         torch.save({"kind": "checkpoint", "format": CHECKPOINT_FORMAT, **content}, part)
 
 

@@ -1,4 +1,4 @@
-"""train.py --overfit N: a network that cannot learn N pictures by heart has a fault that no longer training mends."""
+"""train.py --overfit N: a network that cannot overfit N images has a fault that longer training does not fix."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from config import Settings
 from core.errors import AppError, UsageError
 from core.i18n import tr
 from core.reporting import notify
-from dataset.layout import DataSet
+from dataset.layout import SegmentationData
 from train.model_train import ModelTrain
+from train.setup import prepare_training
 
-GOAL = 0.95  # mIoU on the pictures that were trained on, at native size
-PASSES = 400  # over them, at most
+GOAL = 0.95  # mIoU on the images that were trained on, at native size
+EPOCHS = 400  # at most
 
 
-class Overfit(ModelTrain):
+class OverfitTrain(ModelTrain):
     """Stops when the goal is reached."""
 
     @property
@@ -27,16 +28,16 @@ class Overfit(ModelTrain):
         return super().done or bool(self.history and self.best.validation.miou >= GOAL)
 
 
-def learn_by_heart(settings: Settings, data: DataSet, count: int) -> None:
-    """Train on `count` pictures and measure on the same. Raises AppError where mIoU stays below GOAL."""
-    chosen = dataclasses.replace(settings, epochs=PASSES, max_seconds=None, augmentation="none", ema=0.0)
+def overfit_check(settings: Settings, data: SegmentationData, count: int) -> None:
+    """Train on `count` images and measure on the same. Raises AppError if the mIoU stays below GOAL."""
+    settings = dataclasses.replace(settings, epochs=EPOCHS, max_seconds=None, augmentation="none", ema=0.0)
+    setup = prepare_training(settings, subset(data, count))
     with tempfile.TemporaryDirectory() as folder:
-        training = Overfit(dataclasses.replace(chosen, model_path=Path(folder) / "model.pth"), data=few(data, count))
-        best = training.fit()
+        best = OverfitTrain(setup, Path(folder)).fit()
     if best.validation.miou < GOAL:
         raise AppError(
             tr(
-                "mIoU {miou:.4f} on {count} pictures, expected {goal}: look at masks, input size, rate, network",
+                "mIoU {miou:.4f} on {count} images, expected {goal}: check masks, input size, learning rate and network",
                 miou=best.validation.miou,
                 count=count,
                 goal=GOAL,
@@ -44,18 +45,18 @@ def learn_by_heart(settings: Settings, data: DataSet, count: int) -> None:
         )
     notify(
         tr(
-            "{count} pictures learnt by heart in {epoch} passes: mIoU {miou:.4f}",
+            "the model overfits {count} images after {epochs} epochs: mIoU {miou:.4f}",
             count=count,
-            epoch=best.epoch + 1,
+            epochs=best.epoch + 1,
             miou=best.validation.miou,
         )
     )
 
 
-def few(data: DataSet, count: int) -> DataSet:
-    """`count` pictures, evenly taken from the training split, as training and as validation split."""
+def subset(data: SegmentationData, count: int) -> SegmentationData:
+    """Return `count` images, evenly taken from the training split, as training and as validation split."""
     train = data.split("train")
     if not 1 <= count <= len(train):
-        raise UsageError(tr("--overfit {count}: expected 1 to {train}", count=count, train=len(train)))
+        raise UsageError(tr("--overfit {count}: expected 1 to {maximum}", count=count, maximum=len(train)))
     pairs = [train[int(i)] for i in np.linspace(0, len(train) - 1, count).round()]
     return dataclasses.replace(data, pairs=(*pairs, *(dataclasses.replace(pair, split="val") for pair in pairs)))

@@ -24,7 +24,7 @@ from core.git import resolve, worktree
 from core.i18n import tr
 from core.process import run_script
 from core.reporting import notify, warn
-from train import environment as provenance
+from train.tracking import environment
 from utils.lakefs_utils import LakePath, connect
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def read_recipe(client: MlflowClient, settings: Settings, run_id: str) -> Recipe
 
     run = mlflow_utils.get_run(client, settings, run_id)
     tags, params = run.data.tags, run.data.params
-    commit, state = tags.get("git_commit", "none"), tags.get(provenance.PATCH_TAG)
+    commit, state = tags.get("git_commit", "none"), tags.get(environment.PATCH_TAG)
     if commit == "none":
         raise _impossible(run_id, tr("it was trained without a Git commit"))
     if state is None:
@@ -95,18 +95,18 @@ def read_recipe(client: MlflowClient, settings: Settings, run_id: str) -> Recipe
     if "lakefs_data_path" not in params:
         raise _impossible(run_id, tr("it ended before its data were committed"))
     with tempfile.TemporaryDirectory() as folder, mlflow_utils.explained(settings, tr("reading the run")):
-        files = Path(client.download_artifacts(run_id, provenance.FOLDER, folder))
-        recipe = json.loads((files / provenance.SETTINGS).read_text(encoding="utf-8"))
+        files = Path(client.download_artifacts(run_id, environment.FOLDER, folder))
+        recipe = json.loads((files / environment.SETTINGS).read_text(encoding="utf-8"))
         histories = {name: client.get_metric_history(run_id, name) for name in COMPARED}
         return Recipe(
             run_id=run_id,
             commit=commit,
-            patch=(files / provenance.PATCH).read_bytes() if state == "recorded" else b"",
+            patch=(files / environment.PATCH).read_bytes() if state == "recorded" else b"",
             settings=recipe["settings"],
             smoke=recipe["smoke"],
             data_path=LakePath.parse(params["lakefs_data_path"]),
-            environment=json.loads((files / provenance.ENVIRONMENT).read_text(encoding="utf-8")),
-            packages=(files / provenance.PACKAGES).read_text(encoding="utf-8").splitlines(),
+            environment=json.loads((files / environment.ENVIRONMENT).read_text(encoding="utf-8")),
+            packages=(files / environment.PACKAGES).read_text(encoding="utf-8").splitlines(),
             figures={name: [m.value for m in sorted(h, key=lambda m: m.step)] for name, h in histories.items()},
         )
 
@@ -169,7 +169,8 @@ def compare_environments(recipe: Recipe, now: Mapping[str, Any], packages: list[
 
 def judge(recipe: Recipe, now: Mapping[str, list[float]], tolerance: float) -> int:
     """Print the figures side by side. Raises AppError beyond the tolerance, or for another number of epochs."""
-    best = {name: max(range(len(v)), key=v.__getitem__) for name, v in (("run", recipe.figures["val_miou"]),)}["run"]
+    scores = recipe.figures["val_miou"]
+    best = max(range(len(scores)), key=scores.__getitem__)
     rows, worst, equal = [], 0.0, True
     for name in COMPARED:
         before, after = recipe.figures[name], now[name]
@@ -211,13 +212,15 @@ def judge(recipe: Recipe, now: Mapping[str, list[float]], tolerance: float) -> i
 def main(arguments: list[str]) -> int:
     """In the recorded code: train on a data commit by the environment's settings, and write the figures."""
     from train.model_train import ModelTrain
+    from train.setup import prepare_training
     from versioning.checkout import checked_data
 
     data_path, out, extent = arguments
     settings = load_settings()
     with connect(settings) as lake:
         _, data = checked_data(settings, lake, data_path)
-    training = ModelTrain(settings, extent == "smoke", data=data)
+    setup = prepare_training(settings, data, extent == "smoke")
+    training = ModelTrain(setup, settings.model_path.parent)
     training.fit()
     figures = {
         "train_loss": [r.train_loss for r in training.history],
@@ -226,8 +229,11 @@ def main(arguments: list[str]) -> int:
         "val_miou": [r.validation.miou for r in training.history],
         "learning_rate": [r.learning_rate for r in training.history],
     }
-    environment = provenance.environment(training.device)
-    content = {"figures": figures, "environment": environment, "packages": provenance.packages()}
+    content = {
+        "figures": figures,
+        "environment": environment.environment(training.device),
+        "packages": environment.packages(),
+    }
     Path(out).write_text(json.dumps(content), encoding="utf-8")
     return 0
 

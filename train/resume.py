@@ -100,7 +100,7 @@ def settings_of(record: RunRecord, now: Settings, given: dict[str, Any]) -> Sett
     `given` stands on the command line: raises UsageError for what differs, as the result would be that of neither.
     More epochs are no exception, as the learning rate's schedule spans all of them.
     """
-    known = now.of_the_result()
+    known = now.reproducible_settings()
     faults = [
         tr("{name}: run {settings}, now {given}", name=name.upper(), settings=record.settings[name], given=given[name])
         for name in given.keys() & record.settings.keys()

@@ -20,7 +20,7 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 from config import load_settings
 from core.errors import AppError
-from core.files import inside
+from core.files import safe_join
 from core.i18n import tr
 from utils.lakefs_utils import LakeFS, LakePath, connect
 
@@ -39,12 +39,11 @@ def register() -> None:
 @contextlib.contextmanager
 def _connected() -> Iterator[tuple[LakeFS, Path]]:
     """The lakeFS of the settings and the download cache; errors are MLflow's, which its users expect."""
-    from config import cache_folder
 
     try:
         settings = load_settings()
         with connect(settings) as lake:
-            yield lake, cache_folder(settings)
+            yield lake, settings.cache_dir
     except AppError as error:
         raise MlflowException(str(error)) from error
 
@@ -92,9 +91,9 @@ class LakeFSArtifactRepository(ArtifactRepository):
             for file in lake.objects(commit, wanted, self.place.repo):
                 if wanted and file.path != wanted and not file.path.startswith(f"{wanted}/"):
                     continue
-                target = inside(folder, file.path[len(root) + 1 if root else 0 :])
+                target = safe_join(folder, file.path[len(root) + 1 if root else 0 :])
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(inside(tree, file.path), target)  # a copy: the cache is not to be written to
+                shutil.copyfile(safe_join(tree, file.path), target)  # a copy: the cache is not to be written to
         return str(folder / artifact_path) if artifact_path else str(folder)
 
     def _download_file(self, remote_file_path: str, local_path: str) -> None:
@@ -102,7 +101,7 @@ class LakeFSArtifactRepository(ArtifactRepository):
             commit = lake.resolve(self.place.ref, self.place.repo)
             path = self._path(remote_file_path)
             tree = lake.download(LakePath(self.place.repo, commit, path), cache)
-            shutil.copyfile(inside(tree, path), local_path)
+            shutil.copyfile(safe_join(tree, path), local_path)
 
     def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
         raise self._read_only()
@@ -132,7 +131,7 @@ class LakeFSDatasetSource(DatasetSource):
         with _connected() as (lake, cache):
             commit = lake.resolve(place.ref, place.repo)
             tree = lake.download(LakePath(place.repo, commit, place.path), cache)
-            return str(inside(tree, place.path) if place.path else tree)
+            return str(safe_join(tree, place.path) if place.path else tree)
 
     @staticmethod
     def _can_resolve(raw_source: Any) -> bool:

@@ -16,6 +16,7 @@ from config import ROOT, Settings
 from core.errors import AppError, UsageError
 from core.git import without_credentials
 from core.i18n import tr
+from core.locks import file_lock
 from core.process import uninterrupted
 from utils.lakefs_utils import LakePath
 from utils.lineage import Lineage
@@ -65,21 +66,20 @@ def connect(settings: Settings) -> MlflowClient:
 
     with explained(settings, tr("connecting to MLflow")):
         if uri.startswith("sqlite:///"):
-            _make_database(Path(uri.removeprefix("sqlite:///")))
+            _create_database(Path(uri.removeprefix("sqlite:///")))
         client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     return client
 
 
-def _make_database(path: Path) -> None:
-    """MLflow's schema takes seconds to make, which two processes must not do at once and a kill must not leave half done.
+def _create_database(path: Path) -> None:
+    """Create MLflow's schema under a lock, in a file of another name, and move it into place when it is complete.
 
-    So it is made under a lock, in a file of another name, and put in place whole.
+    It takes seconds: two processes must not do it at once, and a kill must not leave an incomplete one.
     """
-    import filelock
     import mlflow
 
-    with filelock.FileLock(f"{path}.lock"):
+    with file_lock(Path(f"{path}.lock"), tr("waiting for another process that creates the MLflow database")):
         if path.exists():
             return
         fresh, whole = path.with_name(f"{path.name}.new"), path.with_name(f"{path.name}.whole")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from config import Settings, cache_folder
-from core.files import inside
+from config import Settings
+from core.files import safe_join
 from core.i18n import tr
 from core.reporting import notify
-from dataset.layout import DataSet, is_empty
+from dataset.layout import SegmentationData, is_empty
 from dataset.summary import summary
 from dataset.synthetic import generate_sample
 from dataset.validation import check_data
@@ -36,19 +36,19 @@ def fill_if_empty(settings: Settings, lake: LakeFS) -> None:
     fill(settings, lake, source)
 
 
-def checked_data(settings: Settings, lake: LakeFS, data_ref: str | None) -> tuple[LakePath | None, DataSet]:
+def checked_data(settings: Settings, lake: LakeFS, data_ref: str | None) -> tuple[LakePath | None, SegmentationData]:
     """The data to train on: those of a commit, with its path, or those of the data folder."""
-    from versioning.sync import require_whole  # which needs cache_folder below
+    from versioning.sync import require_complete  # which needs cache_folder below
     from versioning.versions import find_data
 
-    cache = cache_folder(settings)
+    cache = settings.cache_dir
     pinned = find_data(lake, data_ref, cache) if data_ref else None
     if pinned is None:
-        require_whole(settings.data_dir)
+        require_complete(settings.data_dir)
         fill_if_empty(settings, lake)
         data = check_data(settings.data_dir, settings.seed)
     else:  # no split is written into the cache: it is that of the commit, or comes from the seed
-        folder = inside(lake.download(pinned, cache), pinned.path)
+        folder = safe_join(lake.download(pinned, cache), pinned.path)
         data = check_data(folder, settings.seed, make_split=False)
     print(summary(data), flush=True)
     return pinned, data

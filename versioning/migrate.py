@@ -54,11 +54,11 @@ class _Copy:
 
     def __init__(self, source: LakeFS, target: LakeFS) -> None:
         self.source, self.target = source, target
-        branches = source.named("branches")
+        branches = source.list_refs("branches")
         self.branches = {name: commit for name, commit in branches if not PRIVATE.fullmatch(name)}
-        self.tags = dict(source.named("tags", copied=True))
+        self.tags = dict(source.list_refs("tags", copied=True))
         self.commits = self._reached([*self.branches.values(), *self.tags.values()])
-        self.copies = {name: commit for name, commit in target.named("tags", copied=True) if name in self.commits}
+        self.copies = {name: commit for name, commit in target.list_refs("tags", copied=True) if name in self.commits}
 
     def run(self) -> None:
         """Copy what is missing, then move branches and tags there; both ends are compared at last."""
@@ -103,8 +103,8 @@ class _Copy:
             self.copies.setdefault(first, first)  # both made in the same second: no tag leads from an id to itself
             return
         ours = {_private(commit_id) for commit_id in self.commits}  # of a call that was cut off
-        heads = {commit for name, commit in self.target.named("branches") if name not in ours}
-        if any(self.target.commit(head).parents for head in heads) or any(self.target.named("tags", copied=True)):
+        heads = {commit for name, commit in self.target.list_refs("branches") if name not in ours}
+        if any(self.target.commit(head).parents for head in heads) or any(self.target.list_refs("tags", copied=True)):
             raise UsageError(
                 tr(
                     "repository {repo} on {endpoint} holds another history: nothing was copied. "
@@ -121,10 +121,10 @@ class _Copy:
         origins = {copy: origin for origin, copy in self.copies.items()}
         moved = [
             name
-            for name, head in self.target.named("branches")
+            for name, head in self.target.list_refs("branches")
             if name in self.branches and not (head in origins and self.source.contains(name, origins[head]))
         ]
-        tags = dict(self.target.named("tags", copied=True))
+        tags = dict(self.target.list_refs("tags", copied=True))
         moved += [name for name, commit in self.tags.items() if tags.get(name) not in (None, self.copies.get(commit))]
         if moved:
             names = ", ".join(sorted(moved))
@@ -263,7 +263,7 @@ class _Copy:
 
     def _place_names(self) -> None:
         """Branches and tags where they belong, each at once; private branches that a kill has left go."""
-        heads, tags = dict(self.target.named("branches")), dict(self.target.named("tags", copied=True))
+        heads, tags = dict(self.target.list_refs("branches")), dict(self.target.list_refs("tags", copied=True))
         for name, commit_id in self.branches.items():
             wanted = self.copies[commit_id]
             with self.target.explained(tr("branch {name}", name=name)):

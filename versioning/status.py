@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from config import ROOT, Settings, cache_folder
+from config import ROOT, Settings
 from core.git import LOCK_NAME
 from core.hashing import file_sha256
 from core.i18n import tr
@@ -14,7 +14,7 @@ from core.workers import parallel, succeeded
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath
 from versioning.lockfile import Lock, read_lock, require_lock
-from versioning.sync import require_whole
+from versioning.sync import require_complete
 from versioning.versions import LOCK, _hashes, committed_files, compare, data_manifest, find_data, local_files
 
 
@@ -24,10 +24,10 @@ def status(settings: Settings, lake: LakeFS) -> bool:
     With a lock: its data and model lie here, and the branch holds both. Newer data on the branch are said, and are no
     disagreement: after `git checkout` of an old tag the three still fit together.
     """
-    require_whole(settings.data_dir)
+    require_complete(settings.data_dir)
     head = find_data(lake, lake.branch)
     files = local_files(settings)
-    changes = compare(_hashes(files), committed_files(lake, head, cache_folder(settings)))
+    changes = compare(_hashes(files), committed_files(lake, head, settings.cache_dir))
     notify(tr("branch {branch}, commit {ref} (repository {repo})", branch=lake.branch, ref=head.ref, repo=lake.repo))
     if changes:
         notify(tr("data: differs from {branch}: {counts}", branch=lake.branch, counts=changes.counts()))

@@ -9,9 +9,9 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from config import ROOT, Settings, cache_folder
+from config import ROOT, Settings
 from core.errors import AppError, UsageError
-from core.files import inside, remove_parts, replacing, write_atomically
+from core.files import atomic_replace, remove_partial_files, safe_join, write_atomically
 from core.git import LOCK_NAME, read_facts
 from core.hashing import file_sha256
 from core.i18n import tr
@@ -39,16 +39,16 @@ UNFINISHED = ".pull-unfinished"  # hidden, in the data folder, while a pull chan
 
 def push(settings: Settings, lake: LakeFS, message: str | None, keep_remote: bool) -> None:
     """Commit the data folder to the target branch, unchecked, and say the commit."""
-    require_whole(settings.data_dir)
+    require_complete(settings.data_dir)
     files = local_files(settings)
     if not files:
         raise UsageError(tr("{data_dir}: no files to push", data_dir=settings.data_dir))
     facts = read_facts(ROOT).metadata()
     done = lake.publish(files, DATA_PREFIX, message or f"data: {len(files)} files", facts, mirror=not keep_remote)
-    say_published(done, len(files))
+    report_published(done, len(files))
 
 
-def say_published(done: Published, count: int) -> None:
+def report_published(done: Published, count: int) -> None:
     """Say which commit holds the `count` files of a data folder, and what was sent for it."""
     if not done.uploaded and not done.removed:
         notify(tr("data unchanged: existing commit {commit_id}", commit_id=done.commit_id))
@@ -66,7 +66,7 @@ def say_published(done: Published, count: int) -> None:
 
 def pull(settings: Settings, lake: LakeFS, ref: str, force: bool) -> None:
     """Make the data folder that of REF, for `lock` the model too. Raises UsageError where files would be lost."""
-    root, cache = settings.data_dir, cache_folder(settings)
+    root, cache = settings.data_dir, settings.cache_dir
     lock = read_lock(ROOT)
     source = find_data(lake, ref, cache)
     wanted, have = committed_files(lake, source, cache), local_files(settings)
@@ -88,7 +88,7 @@ def pull(settings: Settings, lake: LakeFS, ref: str, force: bool) -> None:
         with _unfinished(root, source):
             _remove(root, changes.new)
             if fetch:
-                _write(inside(tree, source.path), root, {name: wanted[name] for name in fetch})
+                _write(safe_join(tree, source.path), root, {name: wanted[name] for name in fetch})
     notify(
         tr(
             "{root}: {count} files of {source} ({fetch} written, {new} removed)",
@@ -106,11 +106,11 @@ def pull(settings: Settings, lake: LakeFS, ref: str, force: bool) -> None:
 
 def fill(settings: Settings, lake: LakeFS, source: LakePath) -> None:
     """Bring the data of a commit into a folder that has none; interrupted, it is marked as `pull` marks it."""
-    cache = cache_folder(settings)
+    cache = settings.cache_dir
     tree = lake.download(source, cache)
     wanted = committed_files(lake, source, cache)
     with _unfinished(settings.data_dir, source):
-        _write(inside(tree, source.path), settings.data_dir, wanted)
+        _write(safe_join(tree, source.path), settings.data_dir, wanted)
 
 
 def _model_at_risk(settings: Settings, lake: LakeFS, lock: Lock) -> list[str]:
@@ -118,7 +118,7 @@ def _model_at_risk(settings: Settings, lake: LakeFS, lock: Lock) -> list[str]:
     path = settings.model_path
     if not path.is_file() or (sha256 := file_sha256(path)) == lock.model_sha256:
         return []
-    return _unknown(lake, lock, {path.name: LocalFile(path, sha256)}, MODEL_PREFIX, cache_folder(settings))
+    return _unknown(lake, lock, {path.name: LocalFile(path, sha256)}, MODEL_PREFIX, settings.cache_dir)
 
 
 def _unknown(lake: LakeFS, lock: Lock | None, files: Mapping[str, LocalFile], prefix: str, cache: Path) -> list[str]:
@@ -157,7 +157,7 @@ def _known_versions(lake: LakeFS, lock: Lock | None, prefix: str) -> Iterator[La
             path = lock.data if prefix != MODEL_PREFIX else lock.model
             yield path.repo, path.ref
         yield from ((lake.repo, str(commit.id)) for commit in lake.log(lake.branch, False, prefix))
-        yield from ((lake.repo, commit) for kind in ("branches", "tags") for _, commit in lake.named(kind))
+        yield from ((lake.repo, commit) for kind in ("branches", "tags") for _, commit in lake.list_refs(kind))
 
     seen: set[tuple[str, str]] = set()
     for repo, commit in listed():
@@ -202,13 +202,13 @@ def _unfinished(root: Path, source: LakePath) -> Iterator[None]:
     """A mark in the data folder while it is neither the old version nor the new one."""
     root.mkdir(parents=True, exist_ok=True)
     if (root / UNFINISHED).exists():
-        remove_parts(root)
+        remove_partial_files(root)
     write_atomically(root / UNFINISHED, f"{source}\n".encode())
     yield
     (root / UNFINISHED).unlink()
 
 
-def require_whole(root: Path) -> None:
+def require_complete(root: Path) -> None:
     """Raises UsageError for a data folder in which a pull was cut off: it is no version that anybody meant."""
     mark = root / UNFINISHED
     if mark.exists():
@@ -236,7 +236,7 @@ def _remove(root: Path, names: Iterable[str]) -> None:
 
 def _write(tree: Path, root: Path, files: Mapping[str, str]) -> None:
     """Copy files of the cache into the data folder, each at once; every one that failed is named."""
-    results = parallel(lambda name: _place(inside(tree, name), inside(root, name), files[name]), files, WORKERS)
+    results = parallel(lambda name: _place(safe_join(tree, name), safe_join(root, name), files[name]), files, WORKERS)
     label = tr("writing the data")
     for _ in succeeded(
         progress(results, len(files), label, tr("files")),
@@ -249,7 +249,7 @@ def _write(tree: Path, root: Path, files: Mapping[str, str]) -> None:
 def _place(source: Path, target: Path, sha256: str) -> None:
     """A file of one's own, not a link into the cache: it may be edited."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(target) as part:
+    with atomic_replace(target) as part:
         shutil.copyfile(source, part)
         if file_sha256(part) != sha256:
             raise AppError(

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from config import ROOT, Settings, cache_folder
+from config import ROOT, Settings
 from core.errors import UsageError
-from core.files import inside
+from core.files import safe_join
 from core.hashing import HashCache, file_sha256
 from core.i18n import tr
 from core.reporting import progress
@@ -89,7 +89,7 @@ def _named(lake: LakeFS, ref: str) -> LakePath:
 
 def local_files(settings: Settings) -> dict[str, LocalFile]:
     """Path below the data folder -> file and hash. Raises UsageError naming the files that cannot be read."""
-    root, hashes = settings.data_dir, HashCache(cache_folder(settings) / "hashes.db")
+    root, hashes = settings.data_dir, HashCache(settings.cache_dir / "hashes.db")
     files = data_files(root)
     results = parallel(lambda name: hashes.sha256(files[name]), files, WORKERS)
     try:
@@ -119,7 +119,7 @@ def committed_files(lake: LakeFS, source: LakePath, cache: Path) -> dict[str, st
             unhashed.append(name)
     if unhashed:
         tree = lake.download(source, cache, {source.path + name for name in unhashed}.__contains__)
-        found |= {name: file_sha256(inside(tree, source.path + name)) for name in unhashed}
+        found |= {name: file_sha256(safe_join(tree, source.path + name)) for name in unhashed}
     return found
 
 

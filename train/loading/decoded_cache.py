@@ -19,9 +19,9 @@ import numpy as np
 
 from core.console import human_size
 from core.errors import UsageError
-from core.files import replacing
+from core.files import atomic_replace
 from core.i18n import tr
-from core.locks import held
+from core.locks import file_lock
 from core.reporting import notify, progress
 from dataset import classes, images
 from dataset.classes import ClassMap, UInt8
@@ -113,7 +113,7 @@ def prepare(folder: Path, limit: float, splits: Sequence[Split]) -> list[Path] |
         _say_no_room(needed, limit, "PICTURE_CACHE_GB")
         return None
     waiting = tr("another process is decoding pictures: waiting for it")
-    with held(folder / ".lock", waiting):
+    with file_lock(folder / ".lock", waiting):
         files = [folder / (split.key() + SUFFIX) for split in splits]
         missing = [(split, file) for split, file in zip(splits, files, strict=True) if not _is_whole(file, split)]
         to_write = sum(split.file_size for split, _ in missing)
@@ -173,7 +173,7 @@ def _tail(file: Path, size: int) -> bytes:
 def _write(file: Path, split: Split) -> None:
     """Decode every pair behind a progress bar; a kill leaves no file."""
     digest, count = DIGEST(), len(split.pairs)
-    with replacing(file) as part, part.open("wb") as stream:
+    with atomic_replace(file) as part, part.open("wb") as stream:
         for index in progress(range(count), count, tr("decoding pictures"), tr("images")):
             for array in split.decode(index)[: 3 if split.native else 2]:
                 content = array.tobytes()

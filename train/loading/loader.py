@@ -13,13 +13,13 @@ from torch.utils.data import DataLoader, Dataset
 from dataset.classes import ClassMap, UInt8
 from dataset.layout import Pair
 from segmentation.preprocess import Normalisation
-from train import distributed
 from train.loading.decoded_cache import Decoded, Split, prepare
+from train.parallel import distributed
 
 Sample = tuple[Tensor, Tensor, Tensor]
 
 
-class Pictures(Dataset[Sample]):
+class SegmentationDataset(Dataset[Sample]):
     """One split: item i is (image (3,H,W) uint8, mask (H,W) uint8 at working size, mask (h,w) uint8 at native size).
 
     Training needs no native mask: with `native=False` the third is the second. Pictures come from their files, each of
@@ -46,12 +46,12 @@ class Pictures(Dataset[Sample]):
         )
 
 
-def decode_once(folder: Path, limit: float, *pictures: Pictures) -> None:
+def attach_decoded_cache(folder: Path, limit: float, *pictures: SegmentationDataset) -> None:
     """Let these splits read from the cache of decoded pictures in `folder`, at most `limit` bytes, where they have room.
 
     The first process of each machine makes and verifies the files; the others wait for it.
     """
-    files = distributed.share_on_node(lambda: prepare(folder, limit, [split.split for split in pictures]))
+    files = distributed.broadcast_on_node(lambda: prepare(folder, limit, [split.split for split in pictures]))
     for split, file in zip(pictures, files or (), strict=files is not None):
         split.decoded = Decoded(file, split.split)
 
@@ -77,7 +77,7 @@ def _collate(samples: list[Sample]) -> tuple[Tensor, Tensor, list[Tensor]]:
 
 
 def load(
-    pictures: Pictures, batches: list[list[int]], workers: int, pinned: bool = False
+    pictures: SegmentationDataset, batches: list[list[int]], workers: int, pinned: bool = False
 ) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
     """Batches in the given order: images (N,3,H,W) uint8, masks (N,H,W) uint8, native masks [(h,w) uint8].
 
@@ -90,7 +90,7 @@ def load(
     )
 
 
-def measure_normalisation(pictures: Pictures, most: int = 512) -> Normalisation:
+def measure_normalisation(pictures: SegmentationDataset, most: int = 512) -> Normalisation:
     """Mean and standard deviation of R, G, B over up to `most` pictures, evenly taken from the split."""
     chosen = np.linspace(0, len(pictures) - 1, min(most, len(pictures))).round().astype(int)
     total, squares, count = np.zeros(3), np.zeros(3), 0

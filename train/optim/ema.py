@@ -16,10 +16,10 @@ class AveragedWeights:
     reading it would make a GPU wait in every step.)
     """
 
-    def __init__(self, network: nn.Module, share: float) -> None:
+    def __init__(self, network: nn.Module, fraction: float) -> None:
         self.network = copy.deepcopy(network).eval()
         self.network.requires_grad_(False)
-        self.power = 1 / share
+        self.power = 1 / fraction
         # Listed once: to look for them takes as long as to average them, and they stay the same objects.
         pairs = list(zip(_tensors(self.network), _tensors(network), strict=True))
         self.averaged = [pair for pair in pairs if pair[0].is_floating_point()]

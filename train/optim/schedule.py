@@ -8,12 +8,12 @@ WARMUP_SHARE = 0.05  # of the training
 FLOOR_SHARE = 0.01  # of the peak, reached at the end
 
 
-def learning_rate(share: float, peak: float) -> float:
+def learning_rate(fraction: float, peak: float) -> float:
     """Linear warm-up to `peak`, then half a cosine (Loshchilov & Hutter, 2017, arXiv:1608.03983) down to 1 % of it.
 
     `share` goes from 0 to 1, by steps or by time; beyond 1 the floor is kept.
     """
-    if share < WARMUP_SHARE:
-        return peak * max(share, FLOOR_SHARE * WARMUP_SHARE) / WARMUP_SHARE
-    falling = min(1.0, (share - WARMUP_SHARE) / (1 - WARMUP_SHARE))
+    if fraction < WARMUP_SHARE:
+        return peak * max(fraction, FLOOR_SHARE * WARMUP_SHARE) / WARMUP_SHARE
+    falling = min(1.0, (fraction - WARMUP_SHARE) / (1 - WARMUP_SHARE))
     return peak * (FLOOR_SHARE + (1 - FLOOR_SHARE) * 0.5 * (1 + math.cos(math.pi * falling)))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from train.result import Result
+from train.tracking.result import Result
 
 
-def percent(share: float) -> int:
+def percent(fraction: float) -> int:
     """0.857 -> 85: whole percent, rounded down, so that a report never says more than was measured."""
-    return int(share * 100 + 1e-9)
+    return int(fraction * 100 + 1e-9)
 
 
 def report_block(result: Result) -> str:

@@ -17,7 +17,7 @@ from train.release import tags
 from train.release.commit_message import percent, report_block
 
 if TYPE_CHECKING:
-    from train.result import Result
+    from train.tracking.result import Result
     from utils.lakefs_utils import LakeFS
 
 AUTO = "auto"  # the next name of the form v1.1-acc90
@@ -43,7 +43,7 @@ def require_ready(lake: LakeFS, tag: str | None, folder: Path = ROOT) -> None:
         return
     if "/" in tag or git.run(folder, "check-ref-format", f"refs/tags/{tag}") is None:
         raise UsageError(tr("--git-tag '{tag}': not a name for a tag", tag=tag))
-    taken = [tr("Git")] * (tag in git.tags(folder)) + ["lakeFS"] * (tag in dict(lake.named("tags")))
+    taken = [tr("Git")] * (tag in git.tags(folder)) + ["lakeFS"] * (tag in dict(lake.list_refs("tags")))
     if taken:
         where = ", ".join(taken)
         raise UsageError(tr("--git-tag '{tag}': taken already, in {where}", tag=tag, where=where))
@@ -76,7 +76,7 @@ def release(lake: LakeFS, result: Result, tag: str | None, parameters: Mapping[s
 
 def next_tag(lake: LakeFS, result: Result, folder: Path = ROOT) -> str:
     """The next name of the form v1.1-acc90, past the tags of Git and of lakeFS."""
-    return tags.next_result_tag(folder, percent(result.accuracy), dict(lake.named("tags")))
+    return tags.next_result_tag(folder, percent(result.accuracy), dict(lake.list_refs("tags")))
 
 
 def _tag_in_lakefs(lake: LakeFS, result: Result, tag: str, folder: Path) -> str:
@@ -86,7 +86,7 @@ def _tag_in_lakefs(lake: LakeFS, result: Result, tag: str, folder: Path) -> str:
     """
     commit, in_git = result.model_path.ref, git.tags(folder)
     for attempt in range(5):
-        there = dict(lake.named("tags"))
+        there = dict(lake.list_refs("tags"))
         begun = [name for name, on in there.items() if on == commit and tags.RESULT_TAG.fullmatch(name)]
         begun = [name for name in begun if name not in in_git]  # of a call that was cut off before Git's tag
         name = tag if tag != AUTO else begun[0] if begun else next_tag(lake, result, folder)

@@ -15,32 +15,43 @@ from dataset.overlay import KOREAN_FONTS, overlay
 from segmentation.metrics import ConfusionMatrix
 from segmentation.preprocess import class_indices, native_logits
 from train.base_train import EpochResult
-from train.model_train import SAMPLES
 from train.reports.history import CLASSES_TABLE, HISTORY_FILE, write_classes, write_history
+
+SAMPLES = 6  # validation images that the report shows, of each kind
 
 if TYPE_CHECKING:
     from segmentation.model_file import Model
-    from train.loading.loader import Pictures
+    from train.loading.loader import SegmentationDataset
     from train.model_train import ModelTrain
 
 
 def draw_all(folder: Path, training: ModelTrain) -> None:
-    """Write curves, confusion matrix, sample overlays, worst predictions (PNG) and the tables (CSV) of a finished training."""
+    """Write curves, confusion matrix, sample overlays, worst predictions (PNG) and tables (CSV) of a finished training."""
     from core.hashing import file_sha256
     from segmentation.model_file import load_model
 
+    classes, images = training.setup.data.classes, training.setup.val_images
     save_curves(folder / "curves.png", training.history)
     write_history(folder / HISTORY_FILE, training.history)
     if training.best_confusion is not None:
-        save_confusion(folder / "confusion.png", training.best_confusion, training.data.classes)
-        write_classes(folder / CLASSES_TABLE, training.best_confusion, training.data.classes)
+        save_confusion(folder / "confusion.png", training.best_confusion, classes)
+        write_classes(folder / CLASSES_TABLE, training.best_confusion, classes)
     model = load_model(training.best_file, file_sha256(training.best_file), training.device)
-    pictures, worst = training.val_pictures, [index for index, _ in training.worst_indices()]
-    for name, indices in (("overlays.png", sample_indices(pictures)), ("worst.png", worst)):
-        save_samples(folder / name, pictures, indices, predictions(model, pictures, indices))
+    worst = [index for index, _ in worst_indices(training.best_scores)]
+    for name, indices in (("overlays.png", sample_indices(images)), ("worst.png", worst)):
+        save_samples(folder / name, images, indices, predictions(model, images, indices))
 
 
-def sample_indices(pictures: Pictures) -> list[int]:
+def worst_indices(scores: torch.Tensor | None) -> list[tuple[int, float]]:
+    """Return (index, mIoU) of the images that the best model predicts worst, worst first; NaN scores were not measured."""
+    if scores is None:
+        return []
+    measured = int(scores.isfinite().sum())
+    values, indices = scores.nan_to_num(2.0).sort(stable=True)
+    return list(zip(indices.tolist(), values.tolist(), strict=True))[: min(SAMPLES, measured)]
+
+
+def sample_indices(pictures: SegmentationDataset) -> list[int]:
     """The same few pictures at each epoch, spread evenly over the split."""
     indices: list[int] = np.linspace(0, len(pictures) - 1, min(SAMPLES, len(pictures))).round().astype(int).tolist()
     return indices
@@ -86,13 +97,13 @@ def save_confusion(path: Path, confusion: ConfusionMatrix, classes: ClassMap) ->
     plt = _pyplot()
     counts = confusion.counts
     rows = counts.sum(1, keepdims=True)
-    share = np.divide(counts, rows, out=np.full(counts.shape, np.nan), where=rows > 0)
+    fraction = np.divide(counts, rows, out=np.full(counts.shape, np.nan), where=rows > 0)
     side = max(5.0, 0.55 * len(counts) + 2)
     figure, axes = plt.subplots(figsize=(side + 1, side), layout="constrained")
-    drawn = axes.imshow(share, vmin=0, vmax=1, cmap="Blues")
-    for row, column in zip(*np.nonzero(share >= 0.005), strict=True):
-        shade = "white" if share[row, column] > 0.5 else "black"
-        axes.text(column, row, f"{share[row, column] * 100:.0f}", ha="center", va="center", color=shade, fontsize=8)
+    drawn = axes.imshow(fraction, vmin=0, vmax=1, cmap="Blues")
+    for row, column in zip(*np.nonzero(fraction >= 0.005), strict=True):
+        shade = "white" if fraction[row, column] > 0.5 else "black"
+        axes.text(column, row, f"{fraction[row, column] * 100:.0f}", ha="center", va="center", color=shade, fontsize=8)
     axes.set_xticks(range(len(counts)), classes.names, rotation=60, ha="right")
     axes.set_yticks(range(len(counts)), classes.names)
     axes.set(
@@ -106,7 +117,7 @@ def save_confusion(path: Path, confusion: ConfusionMatrix, classes: ClassMap) ->
 
 
 @torch.inference_mode()
-def predictions(model: Model, pictures: Pictures, indices: Sequence[int]) -> list[UInt8]:
+def predictions(model: Model, pictures: SegmentationDataset, indices: Sequence[int]) -> list[UInt8]:
     """Class indices (H,W) uint8 at working size for each of these pictures."""
     predicted, device = [], next(model.network.parameters()).device
     for index in indices:
@@ -116,7 +127,7 @@ def predictions(model: Model, pictures: Pictures, indices: Sequence[int]) -> lis
     return predicted
 
 
-def save_samples(path: Path, pictures: Pictures, indices: Sequence[int], predicted: Sequence[UInt8]) -> None:
+def save_samples(path: Path, pictures: SegmentationDataset, indices: Sequence[int], predicted: Sequence[UInt8]) -> None:
     """A sheet with a row for each picture: the picture, its label, the prediction; PNG or JPEG by the name."""
     rows, classes = [], pictures.split.classes
     for index, prediction in zip(indices, predicted, strict=True):

@@ -61,7 +61,7 @@ class Importing(Publishing):
 
     def _remove_forgotten(self, work: str) -> None:
         """Delete what calls that were killed have left; a younger branch may be that of a call that is going on."""
-        for name, _ in self.named("branches"):
+        for name, _ in self.list_refs("branches"):
             ours = re.fullmatch(rf"{work}-(\d+)-[0-9a-f]+", name)
             if ours and int(ours[1]) < time.time() - FORGOTTEN_S:
                 self.delete_branch(name)

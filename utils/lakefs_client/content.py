@@ -10,7 +10,7 @@ from typing import Any
 
 from core.errors import AppError
 from core.i18n import tr
-from core.workers import Gone, heed
+from core.workers import ServerUnavailable, raise_if_cancelled
 
 CHUNK = 1 << 20  # bytes read at once
 BUSY = (429, 502, 503, 504)  # of those, what other objects would meet too
@@ -76,7 +76,7 @@ class Refused(AppError):
         self.status = status
 
 
-class Busy(AppError, Gone):
+class Busy(AppError, ServerUnavailable):
     """A server that answered all tries with 'later'."""
 
 
@@ -126,7 +126,7 @@ def _checked_md5(file: LocalFile, stream: Any, size: int) -> str:
     """MD5 (hex) of an open file that must still have its size and SHA-256. Raises AppError."""
     md5, sha256, read = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
     while chunk := stream.read(CHUNK):
-        heed()
+        raise_if_cancelled()
         md5.update(chunk)
         sha256.update(chunk)
         read += len(chunk)

@@ -12,11 +12,11 @@ from pathlib import Path
 import urllib3
 
 from core.errors import AppError
-from core.files import inside, link_or_copy, remove_idle_parts, write_atomically
+from core.files import link_or_copy, remove_stale_partial_files, safe_join, write_atomically
 from core.hashing import file_sha256, stat_key
 from core.i18n import tr
 from core.reporting import progress, warn
-from core.workers import is_gone, parallel, succeeded
+from core.workers import is_unavailable, parallel, succeeded
 from utils.lakefs_client.connection import LakePath
 from utils.lakefs_client.content import Digests, RemoteFile
 from utils.lakefs_client.queries import Reading
@@ -30,11 +30,11 @@ class Downloading(Reading):
 
         It is read whole each time: a disk that loses bits leaves the stat, by which `download` goes, as it was.
         """
-        file = inside(self.download(source, cache), source.path)
+        file = safe_join(self.download(source, cache), source.path)
         found = file_sha256(file)
         if found != sha256:  # the cache is damaged, or the commit holds another file than the one that is wanted
             _drop(source, cache, [file])
-            found = file_sha256(inside(self.download(source, cache), source.path))
+            found = file_sha256(safe_join(self.download(source, cache), source.path))
             if found == sha256:
                 _say_damaged([file])
         if found != sha256:
@@ -64,10 +64,10 @@ class Downloading(Reading):
         remote = [file for file in listed if _at_or_below(file.path, source.path)]
         if not remote:
             raise AppError(tr("{source}: no such file on lakeFS {endpoint}", source=source, endpoint=self.endpoint))
-        remove_idle_parts(cache / "sha256")
+        remove_stale_partial_files(cache / "sha256")
         chosen = [f for f in remote if wanted is None or wanted(f.path)]
         label = tr("download from lakeFS")
-        results = parallel(lambda f: self._fetch(source, f, cache, inside(tree, f.path)), chosen, self.workers)
+        results = parallel(lambda f: self._fetch(source, f, cache, safe_join(tree, f.path)), chosen, self.workers)
         fetched = list(
             succeeded(
                 progress(results, len(chosen), label, tr("files")),
@@ -105,7 +105,7 @@ class Downloading(Reading):
             for chunk in self.transfer.read(source.repo, source.ref, remote):
                 digests.update(chunk)
         except (AppError, urllib3.exceptions.HTTPError) as error:
-            if is_gone(error):
+            if is_unavailable(error):
                 raise  # which says nothing about the object
             return str(error)
         checks = [(remote.sha256, digests.sha256.hexdigest()), (str(remote.size_bytes), str(digests.size))]
@@ -143,7 +143,7 @@ def _noted(source: LakePath, cache: Path) -> list[tuple[RemoteFile, Path, str]] 
     tree = _tree(source, cache)
     try:
         rows = json.loads(_record(source, cache).read_bytes())
-        return [(RemoteFile(*row[:4]), inside(tree, row[0]), str(row[4])) for row in rows]
+        return [(RemoteFile(*row[:4]), safe_join(tree, row[0]), str(row[4])) for row in rows]
     except (FileNotFoundError, ValueError, TypeError, LookupError, AppError):
         return None
 

@@ -19,18 +19,18 @@ import urllib3
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, MaxRetryError, ProtocolError
 from urllib3.util import wait_for_read
 
-from core.workers import Gone, heed
+from core.workers import ServerUnavailable, raise_if_cancelled
 
 BLOCK = 1 << 20  # bytes of a body that are read, or sent, at once
 BROKEN = (OSError, http.client.HTTPException)  # what a connection that breaks raises, or a server that speaks no HTTP
 Origin = tuple[str, str]  # scheme, host:port
 
 
-class Unanswered(MaxRetryError, Gone):
+class RetriesExhausted(MaxRetryError, ServerUnavailable):
     """No answer after all tries: trying again is of no use."""
 
 
-class Answer:
+class Response:
     """A status, and a body that is read once."""
 
     def __init__(self, response: http.client.HTTPResponse) -> None:
@@ -51,7 +51,7 @@ class Answer:
             raise ProtocolError(f"{self._response.length} bytes are missing")
 
 
-class Wire:
+class HttpClient:
     """Connections to any number of servers; threads may share it."""
 
     def __init__(self, retries: urllib3.Retry, connect_s: float, read_s: float) -> None:
@@ -68,7 +68,7 @@ class Wire:
     @contextlib.contextmanager
     def request(
         self, method: str, url: str, headers: dict[str, str], body: Any = None, retries: urllib3.Retry | None = None
-    ) -> Iterator[Answer]:
+    ) -> Iterator[Response]:
         """Ask, and give the answer while the block lasts. `body` is bytes, or a file that is sent from where it stands.
 
         A connection that breaks before the answer, and the statuses of `Retry`, are tried again; the last such status is
@@ -86,7 +86,7 @@ class Wire:
                 try:
                     retries = retries.increment(method, parts.path, error=error, _pool=cast(Any, origin[1]))
                 except MaxRetryError as last:
-                    raise Unanswered(last.pool, last.url or "", last.reason) from error
+                    raise RetriesExhausted(last.pool, last.url or "", last.reason) from error
                 retries.sleep()
             else:
                 if not retries.is_retry(method, response.status) or not retries.total:
@@ -97,7 +97,7 @@ class Wire:
             if start is not None:
                 body.seek(start)
         try:
-            yield Answer(response)
+            yield Response(response)
         finally:
             if response.isclosed():  # read to its end: the connection can serve another request
                 self._idle[origin].append(connection)
@@ -149,5 +149,5 @@ class Wire:
 def _pieces(body: Any) -> Iterator[bytes]:
     """A file as it is sent, as long as somebody waits for it."""
     while piece := body.read(BLOCK):
-        heed()
+        raise_if_cancelled()
         yield piece

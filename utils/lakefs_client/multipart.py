@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 from core.errors import AppError
 from core.files import write_atomically
 from core.i18n import tr
-from core.workers import heed, parallel
+from core.workers import parallel, raise_if_cancelled
 from utils.lakefs_client.content import LocalFile, Refused, _checked_md5, content_type
-from utils.lakefs_client.http import Unanswered
+from utils.lakefs_client.http import RetriesExhausted
 
 if TYPE_CHECKING:
     from lakefs_sdk.client import LakeFSClient
@@ -81,7 +81,7 @@ class MultipartUpload:
                 if isinstance(result, Exception):
                     raise result
             self._completed(state, count)
-        except Unanswered as error:  # of the object storage: the server's own silence is another error
+        except RetriesExhausted as error:  # of the object storage: the server's own silence is another error
             self.transfer.unreachable(state["url"], error)
             self._abort(state)
             self.transfer.post(self.repo, self.branch, self.path, self.file, self.size)
@@ -149,7 +149,7 @@ class MultipartUpload:
             self._send_part(state, number)
 
     def _send_part(self, state: dict[str, Any], number: int) -> None:
-        heed()
+        raise_if_cancelled()
         with self.file.path.open("rb") as stream:
             part = _Part(stream, (number - 1) * PART, min(PART, self.size - (number - 1) * PART))
             try:

@@ -48,7 +48,7 @@ class Reading(Connection):
                             repo=repo or self.repo,
                         )
                     ) from error
-        names = [name for name, _ in [*self.named("branches", repo), *self.named("tags", repo)]]
+        names = [name for name, _ in [*self.list_refs("branches", repo), *self.list_refs("tags", repo)]]
         there = ", ".join(names[:10]) + (" …" if len(names) > 10 else "")
         raise UsageError(
             tr(
@@ -59,7 +59,7 @@ class Reading(Connection):
             )
         )
 
-    def named(self, kind: str, repo: str | None = None, copied: bool = False) -> Iterator[tuple[str, str]]:
+    def list_refs(self, kind: str, repo: str | None = None, copied: bool = False) -> Iterator[tuple[str, str]]:
         """(name, full commit id) of all 'branches' or 'tags', by name.
 
         Tags by which `utils.copy_history` leads from the old ids of commits to the new ones come only if `copied`.

@@ -142,7 +142,7 @@ class References(Reading):
 
         origin = LakePath(source.repo, self.resolve(source.ref, source.repo), source.path)  # of an old id the copy
         work = f"tag-{re.sub(r'[^A-Za-z0-9_-]', '-', name)}"[:200]
-        there = dict(self.named("tags", source.repo)).get(name)
+        there = dict(self.list_refs("tags", source.repo)).get(name)
         if there is not None:
             if there == origin.ref or self._child(origin, there):
                 self.delete_branch(work, origin.repo)

@@ -20,12 +20,12 @@ from urllib.parse import quote, urlencode
 import urllib3
 
 from core.errors import AppError
-from core.files import replacing
+from core.files import atomic_replace
 from core.hashing import YOUNG_NS
 from core.i18n import tr
-from core.locks import claimed
+from core.locks import open_exclusive
 from core.reporting import warn
-from core.workers import heed
+from core.workers import raise_if_cancelled
 from utils.lakefs_client.content import (
     CHUNK,
     Differs,
@@ -38,7 +38,7 @@ from utils.lakefs_client.content import (
     refusal,
     verify,
 )
-from utils.lakefs_client.http import Unanswered, Wire
+from utils.lakefs_client.http import HttpClient, RetriesExhausted
 from utils.lakefs_client.multipart import EXPIRED, MULTIPART, MultipartUpload
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ RETRY_AFTER_S = 60.0  # seconds; a server that asks for more (Retry-After) is as
 RETRY_STATUS = (429, 500, 502, 503, 504)
 
 
-class Patience(urllib3.Retry):
+class CappedRetry(urllib3.Retry):
     """Retries that wait for as long as a server asks, within reason."""
 
     def get_retry_after(self, response: urllib3.BaseHTTPResponse) -> float | None:
@@ -75,7 +75,7 @@ def make_pool() -> TimedPoolManager:
 
     POST is tried again too: uploads are idempotent, and a lost answer to a commit or merge is settled at the branch head.
     """
-    retries = Patience(
+    retries = CappedRetry(
         total=RETRIES,
         backoff_factor=0.4,
         backoff_jitter=0.4,
@@ -91,7 +91,7 @@ class Transfer:
 
     def __init__(self, sdk: LakeFSClient, pool: TimedPoolManager, api: str, auth: dict[str, str]) -> None:
         self.sdk, self.api, self.auth = sdk, api, auth
-        self.wire = Wire(pool.connection_pool_kw["retries"], CONNECT_S, READ_S)
+        self.wire = HttpClient(pool.connection_pool_kw["retries"], CONNECT_S, READ_S)
         self.parts = threading.BoundedSemaphore(PARTS_IN_AIR)
         self._lock = threading.Lock()
         self._presign: tuple[bool, bool] | None = None  # what the server offers: one PUT, parts; None: not asked yet
@@ -210,10 +210,10 @@ class Transfer:
         short, which their reader must see. Raises AppError where the content is not the one of the record.
         """
         if remote.size_bytes > SMALL and re.fullmatch("[0-9a-f]{64}", remote.sha256 or ""):
-            with claimed(target.with_name(f".{remote.sha256}.part")) as stream:
+            with open_exclusive(target.with_name(f".{remote.sha256}.part")) as stream:
                 if stream is not None:
                     return self._go_on(repo, ref, remote, stream, target)
-        with replacing(target, durable=False) as part:
+        with atomic_replace(target, durable=False) as part:
             with part.open("wb") as stream:
                 self._receive(repo, ref, remote, stream, Digests(md5=remote.sha256 is None))
             _finish(part)
@@ -258,7 +258,7 @@ class Transfer:
             link = link if self._presign != (False, False) else None
             try:
                 for chunk in self._read_from(repo, ref, remote.path, link, offset):
-                    heed()
+                    raise_if_cancelled()
                     offset, breaks = offset + len(chunk), 0
                     yield chunk
                 return
@@ -268,9 +268,9 @@ class Transfer:
                 if offset and offset == remote.size_bytes:
                     return  # it broke after the last byte
                 breaks += 1
-                if link and isinstance(error, Unanswered):
+                if link and isinstance(error, RetriesExhausted):
                     self.unreachable(link, error)
-                elif isinstance(error, Unanswered) or breaks > RETRIES:
+                elif isinstance(error, RetriesExhausted) or breaks > RETRIES:
                     cause = getattr(error, "reason", None) or error
                     raise AppError(tr("the connection keeps breaking: {cause}", cause=cause)) from error
                 else:

@@ -65,7 +65,7 @@ def serve(folder: Path, port: int) -> int:
         return ended.get()
 
 
-def tend(folder: Path, options: argparse.Namespace) -> int:
+def run_maintenance(folder: Path, options: argparse.Namespace) -> int:
     """`fsck` or `gc` on a store that is there; returns the exit code."""
     command = options.command
     if not (folder / "lakefs.db").exists():
@@ -139,7 +139,7 @@ def main(arguments: list[str]) -> int:
     folder = options.dir or settings.lakefs_local_dir
     if options.command == "serve":
         return serve(folder, options.port)
-    return tend(folder, options)
+    return run_maintenance(folder, options)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ ERROR_KEY = "segmentation/error"
 class OtherProcessFailed(AppError):
     """Another process of this training ended it; `said`: that one has told the user why."""
 
-    def __init__(self, message: str, said: bool) -> None:
+    def __init__(self, message: str, already_reported: bool) -> None:
         super().__init__(message)
-        self.said = said
+        self.already_reported = already_reported
 
 
 def world_size() -> int:
@@ -91,7 +91,7 @@ def cause(error: BaseException) -> BaseException:
     if "] KeyboardInterrupt" in noted:
         return KeyboardInterrupt()
     lost = tr("another process of this training ended")
-    return OtherProcessFailed(noted or lost, said=bool(noted))
+    return OtherProcessFailed(noted or lost, already_reported=bool(noted))
 
 
 def all_sum(values: Any) -> Any:
@@ -103,7 +103,7 @@ def all_sum(values: Any) -> Any:
     return values
 
 
-def share(make: Callable[[], T]) -> T:
+def broadcast_from_main(make: Callable[[], T]) -> T:
     """What `make` gives in the main process, in every process."""
     if world_size() == 1:
         return make()
@@ -115,7 +115,7 @@ def share(make: Callable[[], T]) -> T:
     return value
 
 
-def share_on_node(make: Callable[[], T]) -> T:
+def broadcast_on_node(make: Callable[[], T]) -> T:
     """What `make` gives in the first process of each machine, in every process of that machine."""
     if world_size() == 1:
         return make()
@@ -127,12 +127,12 @@ def share_on_node(make: Callable[[], T]) -> T:
     return value
 
 
-def part(items: list[T]) -> list[T]:
+def shard(items: list[T]) -> list[T]:
     """This process's share of a batch, or of a list of batches."""
     return items[rank() :: world_size()]
 
 
-def require_room(batch_size: int) -> None:
+def validate_batch_size(batch_size: int) -> None:
     """Raises UsageError for a batch that gives a process fewer than two pictures, which batch normalisation needs."""
     if batch_size < 2 * world_size() and world_size() > 1:
         least = 2 * world_size()

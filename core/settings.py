@@ -1,0 +1,263 @@
+"""Settings from one table: each field of a dataclass says its type, default, bounds, choices and help once.
+
+From that table come the parsing and validation of environment values, the command-line options, `.env.example` and the
+settings table of the README.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from core.errors import UsageError
+from core.i18n import tr
+
+_TRUTH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+_KEY = "setting"  # of dataclasses.field's metadata
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is known of one setting; texts are English messages that `tr` translates.
+
+    A value v is valid if minimum <= v <= maximum, above < v < below, it is one of `choices`, and it matches `pattern`
+    as a whole; None, where the type allows it, is always valid. `rule` describes the pattern.
+    """
+
+    help: str
+    unset: str = ""  # what happens without a value
+    option: str | None = None  # command-line option, such as --lr
+    metavar: str | tuple[str, str] | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    above: float | None = None
+    below: float | None = None
+    choices: tuple[str, ...] = ()
+    pattern: str | None = None
+    rule: str = ""
+    secret: bool = False
+    runtime_only: bool = False  # two trainings with the same result may differ in it
+
+
+def setting(default: Any, help: str, **facts: Any) -> Any:
+    """Return a dataclass field with a default and the facts of `Setting`."""
+    info = Setting(help, **facts)
+    return dataclasses.field(default=default, repr=not info.secret, metadata={_KEY: info})
+
+
+def table_of(cls: type) -> dict[str, Setting]:
+    """Return field name -> facts, in the order of definition."""
+    return {field.name: field.metadata[_KEY] for field in dataclasses.fields(cls)}
+
+
+def defaults_of(cls: type) -> dict[str, Any]:
+    """Return field name -> default."""
+    return {field.name: field.default for field in dataclasses.fields(cls)}
+
+
+def types_of(cls: type) -> dict[str, Any]:
+    """Return field name -> type, without None."""
+    return {name: _without_none(hint) for name, hint in typing.get_type_hints(cls).items()}
+
+
+def _without_none(hint: Any) -> Any:
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return next(part for part in typing.get_args(hint) if part is not type(None))
+    return hint
+
+
+def invalid(key: str, value: object, expected: str) -> UsageError:
+    """Return the error of a setting with a wrong value."""
+    return UsageError(tr("{key}={value!r}: expected {expected}", key=key, value=value, expected=expected))
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+
+def parse_value(key: str, text: str, hint: Any) -> Any:
+    """Return the text as the field's type. Raises UsageError with key, value and what was expected."""
+    try:
+        if hint is bool:
+            return _TRUTH[text.lower()]
+        if hint is int:
+            return int(text)
+        if hint is float:
+            return float(text)
+        if hint is Path:
+            return Path(text).expanduser()
+        if typing.get_origin(hint) is tuple:
+            height, width = text.replace(",", " ").replace("x", " ").split()
+            return int(height), int(width)
+    except (KeyError, ValueError):
+        raise invalid(key, text, _type_rule(hint)) from None
+    return text
+
+
+def _type_rule(hint: Any) -> str:
+    if hint is bool:
+        return tr("true or false")
+    if hint is int:
+        return tr("a whole number")
+    if hint is float:
+        return tr("a number")
+    return tr("height and width, such as 180 240")
+
+
+def validate(settings: Any) -> None:
+    """Check every value against its facts. Raises UsageError for the first invalid one."""
+    for name, info in table_of(type(settings)).items():
+        value = getattr(settings, name)
+        if value is not None and not _is_valid(value, info):
+            raise invalid(name.upper(), value, _rule(value, info))
+
+
+def _is_valid(value: Any, info: Setting) -> bool:
+    if info.choices:
+        return value in info.choices
+    if info.pattern:
+        return bool(re.fullmatch(info.pattern, value, re.ASCII))
+    if isinstance(value, (str, Path)):
+        return True
+    return all(_in_bounds(number, info) for number in (value if isinstance(value, tuple) else (value,)))
+
+
+def _in_bounds(number: float, info: Setting) -> bool:
+    """Whether a number is finite and within the bounds; NaN never is."""
+    return (
+        (-float("inf") if info.minimum is None else info.minimum)
+        <= number
+        <= (float("inf") if info.maximum is None else info.maximum)
+        and (info.above is None or number > info.above)
+        and (info.below is None or number < info.below)
+        and abs(number) < float("inf")
+    )
+
+
+def _rule(value: Any, info: Setting) -> str:
+    if info.choices:
+        return ", ".join(info.choices)
+    if info.rule:
+        return tr(info.rule)
+    bounds: dict[str, Any] = {"minimum": _plain(info.minimum), "maximum": _plain(info.maximum)}
+    if isinstance(value, tuple):
+        return tr("sides of {minimum} to {maximum} pixels", **bounds)
+    if info.above is not None:
+        return tr("a number greater than {above}", above=_plain(info.above))
+    if info.below is not None:
+        return tr("at least {minimum}, below {below}", minimum=_plain(info.minimum), below=_plain(info.below))
+    if info.maximum is not None:
+        return tr("a number from {minimum} to {maximum}", **bounds)
+    return tr("at least {minimum}", minimum=_plain(info.minimum))
+
+
+def _plain(number: float | None) -> str:
+    return "" if number is None else f"{number:g}"
+
+
+def parse_minimums(key: str, text: str | None) -> tuple[float | None, dict[str, float]]:
+    """Parse "0.2", "road=0.5 car=0.3" or both into the minimum for all names and those for single ones.
+
+    Raises UsageError for anything else.
+    """
+    everywhere: float | None = None
+    single: dict[str, float] = {}
+    for part in (text or "").replace(",", " ").split():
+        name, equals, number = part.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = float("nan")
+        if not 0 <= value <= 1 or bool(name) != bool(equals):
+            raise invalid(key, part, tr("a number from 0 to 1, or CLASS=NUMBER"))
+        if name:
+            single[name] = value
+        else:
+            everywhere = value
+    return everywhere, single
+
+
+def require_keys(settings: Any, endpoint: str, *keys: str) -> None:
+    """Raise UsageError for an endpoint without its keys: it is a mistake, not a reason to fall back."""
+    url = getattr(settings, endpoint)
+    if url is None:
+        return
+    name = endpoint.upper()
+    if "@" in url:  # not shown: it may contain a password
+        keys_text = tr(" and ").join(key.upper() for key in keys)
+        raise UsageError(
+            tr("{endpoint}: no user and password in the URL: put them into {keys}", endpoint=name, keys=keys_text)
+        )
+    if not is_http_url(url):
+        raise invalid(name, url, "http(s)://HOST[:PORT]")
+    missing = ", ".join(key.upper() for key in keys if not getattr(settings, key))
+    if missing:
+        raise UsageError(
+            tr(
+                "{endpoint}={url} is set but {missing} is not: put it into the environment or .env",
+                endpoint=name,
+                url=url,
+                missing=missing,
+            )
+        )
+
+
+def is_http_url(url: str) -> bool:
+    """Return whether it is http(s)://HOST with a valid port, if any."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+# --- command line -----------------------------------------------------------------------------------------------------
+
+
+def add_setting_options(parser: argparse._ActionsContainer, cls: type, names: Iterable[str]) -> None:
+    """Add the options of these settings; an option that is not given leaves None."""
+    table, hints, defaults = table_of(cls), types_of(cls), defaults_of(cls)
+    for name in names:
+        info, hint = table[name], hints[name]
+        if info.option is None:
+            raise ValueError(f"{name} has no command-line option")
+        arguments: dict[str, Any] = {"dest": name, "default": None, "help": help_text(info, defaults[name])}
+        if hint is bool:
+            arguments["action"] = "store_true"
+        elif typing.get_origin(hint) is tuple:
+            arguments |= {"type": int, "nargs": 2, "metavar": info.metavar}
+        else:
+            arguments["metavar"] = info.metavar or "|".join(info.choices) or None
+            if hint is not str:
+                arguments["type"] = hint
+        parser.add_argument(info.option, **arguments)
+
+
+def help_text(info: Setting, default: Any) -> str:
+    """Return the translated help with the default, such as "number of epochs (default: 10)"."""
+    shown = tr(info.unset) if info.unset else default_text(default)
+    help = tr(info.help)
+    return (tr("{help} (default: {default})", help=help, default=shown) if shown else help).replace("%", "%%")
+
+
+def default_text(default: Any) -> str:
+    """Return a default as it is written in `.env`; empty for None."""
+    if default is None:
+        return ""
+    if isinstance(default, bool):
+        return str(default).lower()
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def given_options(options: argparse.Namespace, cls: type) -> dict[str, Any]:
+    """Return the settings that are set on the command line."""
+    names = table_of(cls)
+    given = {name: value for name, value in vars(options).items() if name in names and value is not None}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}

@@ -1,0 +1,212 @@
+"""What infer.py does with a model: predict images, a split, videos or a camera; serve; export."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from config import Settings
+from core.errors import AppError, UsageError
+from core.i18n import tr
+from core.reporting import notify
+from utils.lakefs_utils import connect
+from utils.lineage import Lineage
+
+if TYPE_CHECKING:
+    import torch
+    from mlflow import MlflowClient
+
+    from dataset.samples import Item
+    from segmentation.predictor import Predictor
+    from utils.lakefs_utils import LakeFS
+
+LOOPBACK = "127.0.0.1"  # default address of --serve
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call of infer.py with its model."""
+
+    options: argparse.Namespace
+    settings: Settings
+    client: MlflowClient
+    lineage: Lineage
+
+    @property
+    def output(self) -> Path:
+        """Directory that results are written to."""
+        return Path(self.options.output or self.settings.data_dir / "predictions")
+
+
+def run(job: Job) -> int:
+    """Do what the options ask; return the exit code."""
+    options = job.options
+    if options.export:
+        return export(job, options.export)
+    if options.serve:
+        return serve(job)
+    if options.camera is not None:
+        return predict_camera(job)
+    if options.input:
+        return predict_files(job)
+    return predict_split(job)
+
+
+def export(job: Job, kind: str) -> int:
+    """Export the model's network, compare it, and commit it to lakeFS."""
+    from inference import export as exporting
+
+    exporting.require(f"--export {kind}", exporting.NEEDED[kind])
+    import torch
+
+    from segmentation.model_file import load_model
+
+    show(job.lineage)
+    with connect(job.settings) as lake:
+        model_file = _model_file(job, lake)
+        model = load_model(model_file, job.lineage.model_sha256, torch.device("cpu"))
+        file, place, difference = exporting.export(model, kind, job.lineage, lake, job.client, job.settings)
+    notify(
+        tr(
+            "logits within {difference:.2g} of the original's: {file}\n  {place}",
+            difference=difference,
+            file=file,
+            place=place,
+        )
+    )
+    return 0
+
+
+def serve(job: Job) -> int:
+    """Serve a web page and POST /predict until Ctrl-C."""
+    from inference import server
+
+    with connect(job.settings) as lake:
+        predictor = load_predictor(job, lake)
+    show(job.lineage)
+    return server.serve(predictor, job.lineage, job.settings, job.options.host or LOOPBACK, job.options.port)
+
+
+def predict_camera(job: Job) -> int:
+    """Predict the images of a camera until Ctrl-C or --seconds."""
+    from inference import camera, video
+
+    video.require_pyav("--camera")
+    with connect(job.settings) as lake:
+        predictor = load_predictor(job, lake)
+    show(job.lineage)
+    source = camera.camera(job.options.camera)
+    return camera.predict_camera(predictor, source, job.options.seconds, job.lineage, job.output)
+
+
+def predict_files(job: Job) -> int:
+    """Predict the images or videos of --input."""
+    from inference import inputs, video
+
+    options = job.options
+    _require_extras(options)
+    videos = video.chosen(options.input, job.output)
+    if videos and (options.resume or options.extra):
+        raise UsageError(tr("--resume and --extra cannot be used with videos"))
+    items = [] if videos else inputs.input_items(options.input)
+    with connect(job.settings) as lake:
+        predictor = load_predictor(job, lake)
+    show(job.lineage)
+    if videos:
+        return video.predict_videos(predictor, videos, job.lineage, job.output)
+    return _predict(job, predictor, items, None)
+
+
+def predict_split(job: Job) -> int:
+    """Predict a split of the data that the model was trained on, and measure it."""
+    from dataset.samples import committed_items
+
+    _require_extras(job.options)
+    with connect(job.settings) as lake:
+        predictor = load_predictor(job, lake)
+        split, items = committed_items(lake, job.lineage.data_path, job.options.split, job.settings.cache_dir)
+    show(job.lineage)
+    return _predict(job, predictor, items, split)
+
+
+def _require_extras(options: argparse.Namespace) -> None:
+    if "coco" in options.extra:
+        from inference.coco import require_pycocotools
+
+        require_pycocotools()
+
+
+def _model_file(job: Job, lake: LakeFS) -> Path:
+    return lake.verified_file(job.lineage.model_path, job.lineage.model_sha256, job.settings.cache_dir)
+
+
+def load_predictor(job: Job, lake: LakeFS) -> Predictor:
+    """Download and verify the model and, with --engine onnxruntime, its export."""
+    from segmentation.model_file import load_model
+    from segmentation.predictor import Method, Predictor
+    from segmentation.preprocess import choose_device
+
+    options, settings, forward = job.options, job.settings, None
+    engine = options.engine or "torch"
+    device = choose_device(settings.device) if engine == "torch" else onnx_device(settings)
+    model_file = _model_file(job, lake)
+    if engine == "onnxruntime":
+        from inference.export import fetch_onnx, onnx_forward
+
+        exported = fetch_onnx(job.lineage, lake, job.client, settings, settings.cache_dir)
+        forward = onnx_forward(exported.read_bytes())
+    method = Method(options.tile, options.tta, "probabilities" in options.extra)
+    return Predictor(load_model(model_file, job.lineage.model_sha256, device), device, method, forward, engine)
+
+
+def onnx_device(settings: Settings) -> torch.device:
+    """Return the CPU. Raises UsageError if another device is set, or ONNX Runtime is missing."""
+    from inference.export import require
+    from segmentation.preprocess import choose_device
+
+    require("--engine onnxruntime", ("onnxruntime",))
+    if settings.device not in ("auto", "cpu"):
+        raise UsageError(tr("--engine onnxruntime: CPU only (DEVICE={found})", found=settings.device))
+    return choose_device("cpu")
+
+
+def _predict(job: Job, predictor: Predictor, items: Sequence[Item], split: str | None) -> int:
+    """Predict images into the output directory. Raises AppError that names the images that could not be read."""
+    from inference import batch_job
+
+    options = job.options
+    if split:
+        notify(tr("input: {split} split, {count} images", split=split, count=len(items)))
+    else:
+        notify(tr("input: {count} new images", count=len(items)))
+    outcome = batch_job.predict(predictor, items, job.output, job.lineage, split, options.resume, options.extra)
+    if outcome.miou is not None:
+        notify(
+            tr(
+                "{split} split: accuracy {accuracy:.4f}, mIoU {miou:.4f}",
+                split=split,
+                accuracy=outcome.accuracy,
+                miou=outcome.miou,
+            )
+        )
+    notify(tr("predicted {count} images: {output}", count=outcome.written, output=job.output))
+    if outcome.broken:
+        lines = "".join(f"\n  {line}" for line in outcome.broken)
+        raise AppError(tr("{count} images could not be read:", count=len(outcome.broken)) + lines)
+    return 0
+
+
+def show(lineage: Lineage) -> None:
+    """Report which model, run, code and data are used."""
+    notify(
+        tr(
+            "model: {name} (MLflow run {run_id}, Git {commit})",
+            name=lineage.version or tr("unregistered run"),
+            run_id=lineage.run_id,
+            commit=lineage.git_commit[:12],
+        )
+    )
+    notify(f"  {lineage.model_path}\n  {lineage.data_path}")

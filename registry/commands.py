@@ -1,0 +1,155 @@
+"""What register_model.py does: register, roll back, compare, list; each returns an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import TYPE_CHECKING
+
+from config import Settings
+from core.console import choose, table
+from core.errors import EXIT_BELOW_THRESHOLD, EXIT_DONE, EXIT_FAILED, UsageError
+from core.i18n import tr
+from core.reporting import notify
+from registry.experiment_branch import delete_experiment
+from registry.overview import overview
+from registry.promotion import Promotion, lock_registry, require_registrable, require_threshold
+from registry.versions import CHAMPION, PENDING, STATE, Registry, version_lineage
+from utils import mlflow_utils
+from utils.lakefs_utils import connect
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
+
+    from utils.lakefs_utils import LakeFS
+    from utils.lineage import Lineage
+
+
+def run(settings: Settings, options: argparse.Namespace) -> int:
+    """Do what the options ask; return the exit code."""
+    registry = Registry(mlflow_utils.connect(settings), settings)
+    if options.list:
+        notify(overview(registry))
+        return EXIT_DONE
+    with connect(settings) as lake:
+        if options.compare is not None:
+            return compare(registry, lake, options)
+        promotion = Promotion(registry, lake)
+        with lock_registry(settings):
+            finished = promotion.finish_pending()
+            if options.rollback is not None:
+                return rollback(promotion, options)
+            return register(promotion, options, [str(version.version) for version in finished])
+
+
+def register(promotion: Promotion, options: argparse.Namespace, finished: list[str]) -> int:
+    """Register one run, unless it has a version; the exit code tells what it became, or what `finished` became before."""
+    registry, settings = promotion.registry, promotion.registry.settings
+    run = choose_run(registry, options)
+    if run is None:
+        notify(tr("nothing chosen: nothing registered."))
+        return EXIT_DONE
+    require_registrable(run, settings)
+    if options.force is None:
+        require_threshold(run, settings)
+    version, unfinished = registry.versions_by_run().get(run.info.run_id), False
+    chosen = options.run_id or options.manual or options.force
+    if version is not None and not chosen:  # a challenger, or what was rolled back, must not be promoted unasked
+        notify(
+            tr(
+                "already registered: {name} v{version}: no run has finished since",
+                name=version.name,
+                version=version.version,
+            )
+        )
+        known = registry.versions(version.name)
+        unfinished = any(each.tags.get(STATE) == PENDING for each in known)  # reported already
+    else:
+        version = promotion.register(run, options.force)
+        finished = [str(version.version)]
+    if not options.keep_branch:
+        delete_experiment(promotion.lake, run)
+    value = run.data.metrics[settings.register_metric]
+    notify(f"{version.name} v{version.version}: {settings.register_metric} {value:.4f}, {version.source}")
+    if unfinished:
+        return EXIT_FAILED
+    champion = registry.aliases(version.name).get(CHAMPION)
+    return EXIT_BELOW_THRESHOLD if finished and champion not in finished else EXIT_DONE
+
+
+def choose_run(registry: Registry, options: argparse.Namespace) -> Run | None:
+    """Return the run of the options; else the best since the newest version was created, or without one, of all."""
+    client, settings = registry.client, registry.settings
+    if options.run_id:
+        return mlflow_utils.get_run(client, settings, options.run_id)
+    runs = mlflow_utils.best_runs(client, settings)
+    if options.manual:
+        return ask_run(registry, runs)
+    last = max((version.creation_timestamp for version in registry.versions()), default=0)
+    return next((run for run in runs if (run.info.end_time or 0) > last), runs[0])
+
+
+def rollback(promotion: Promotion, options: argparse.Namespace) -> int:
+    """Point `champion` at an earlier version."""
+    registry = promotion.registry
+    if options.manual:
+        target = ask_version(registry, tr("version to roll back to"))
+        if target is None:
+            notify(tr("nothing chosen."))
+            return EXIT_DONE
+    else:
+        target = registry.find(registry.qualify(options.rollback)) if options.rollback else None
+    promotion.rollback(target)
+    return EXIT_DONE
+
+
+def compare(registry: Registry, lake: LakeFS, options: argparse.Namespace) -> int:
+    """Compare two models on one split: tables, and images side by side."""
+    from registry.compare import compare_models
+
+    if options.manual:
+        chosen = [ask_version(registry, name) for name in ("A", "B")]
+        pair = [version_lineage(version) for version in chosen if version is not None]
+        if len(pair) < 2:
+            notify(tr("nothing chosen."))
+            return EXIT_DONE
+    else:
+        pair = [named_model(registry, spec) for spec in options.compare]
+    settings = registry.settings
+    compare_models(settings, lake, pair[0], pair[1], options.output or settings.model_path.parent / "compare")
+    return EXIT_DONE
+
+
+def named_model(registry: Registry, spec: str) -> Lineage:
+    """Return the model of a run id, or of a version: 3, v3, champion, NAME/3, NAME@champion."""
+    if re.fullmatch(r"[0-9a-f]{32}", spec):
+        return mlflow_utils.run_lineage(mlflow_utils.get_run(registry.client, registry.settings, spec))
+    return version_lineage(registry.find(registry.qualify(spec)))
+
+
+def ask_version(registry: Registry, prompt: str) -> ModelVersion | None:
+    """Show the versions and ask for one; None if nobody answers. Raises UsageError if there is none."""
+    versions = registry.versions()
+    if not versions:
+        raise UsageError(tr("no version of {registered_model}", registered_model=registry.name))
+    notify(overview(registry, numbered=True))
+    index = choose(prompt, len(versions))
+    return None if index is None else versions[index]
+
+
+def ask_run(registry: Registry, runs: list[Run]) -> Run | None:
+    """Show the runs and ask for one; None if nobody answers."""
+    known, metric = registry.versions_by_run(), registry.settings.register_metric
+    headers = ["#", metric, tr("date"), tr("run"), "Git", tr("data commit"), tr("registered")]
+    rows = []
+    for number, run in enumerate(runs, 1):
+        tags, version = run.data.tags, known.get(run.info.run_id)
+        value = f"{run.data.metrics[metric]:.4f}"
+        dirty = "+" if tags.get("git_dirty") == "true" else ""
+        commits = [tags.get("git_commit", "none")[:8] + dirty, tags.get("lakefs_data_commit", "none")[:8]]
+        mark = f"v{version.version}" if version else tr("no")
+        rows.append([number, value, mlflow_utils.when(run.info.start_time), run.info.run_name, *commits, mark])
+    notify(table(headers, rows))
+    index = choose(tr("run to register"), len(runs))
+    return None if index is None else runs[index]

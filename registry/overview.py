@@ -1,0 +1,61 @@
+"""The table of registered versions."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from core.console import table
+from core.i18n import tr
+from registry.versions import GATE, PENDING, ROLLED_BACK, STATE, Registry
+from utils import mlflow_utils
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+
+def overview(registry: Registry, numbered: bool = False) -> str:
+    """Return a table of all versions, newest first: aliases, figures, verdict and lineage."""
+    aliases, metric = registry.aliases(), registry.settings.register_metric
+    headers = [
+        tr("version"),
+        tr("aliases"),
+        metric,
+        tr("verdict"),
+        tr("date"),
+        tr("run"),
+        "Git",
+        tr("data commit"),
+        tr("model commit"),
+    ]
+    rows = [_row(version, metric, aliases) for version in registry.versions()]
+    if numbered:
+        headers, rows = ["#", *headers], [[str(i), *row] for i, row in enumerate(rows, 1)]
+    return table(headers, rows)
+
+
+def _row(version: ModelVersion, metric: str, aliases: dict[str, str]) -> list[str]:
+    tags = version.tags
+    return [
+        f"v{version.version}",
+        ", ".join(sorted(alias for alias, number in aliases.items() if number == str(version.version))),
+        tags.get(f"metric.{metric}", "-")[:6],
+        _verdict(tags),
+        mlflow_utils.when(version.creation_timestamp),
+        str(version.run_id or tags.get("run_id", "-"))[:12],
+        tags.get("git_commit", "none")[:8] + ("+" if tags.get("git_dirty") == "true" else ""),
+        tags.get("lakefs_data_commit", "-")[:8],
+        tags.get("lakefs_model_commit", "-")[:8],
+    ]
+
+
+def _verdict(tags: dict[str, str]) -> str:
+    gate = json.loads(tags.get(GATE, "{}"))
+    verdict = str(gate.get("decision", "-"))
+    if "forced" in gate:
+        verdict += tr(" (forced)")
+    if ROLLED_BACK in tags:
+        verdict += tr(", rolled back")
+    if tags.get(STATE) == PENDING:
+        verdict += tr(", unfinished")
+    return verdict

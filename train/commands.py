@@ -1,0 +1,265 @@
+"""What train.py does: check, train, resume, reproduce, overfit."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from config import ROOT, Settings, load_settings
+from core import git
+from core.errors import AppError, UsageError
+from core.i18n import tr
+from core.reporting import notify
+from core.settings import given_options
+from train.parallel import distributed
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from dataset.layout import SegmentationData
+    from train.mlflow_train import MlflowTrain
+    from train.resume import Interrupted
+    from train.tracking.publication import Publication
+    from train.tracking.result import Result
+    from train.tracking.run_tracker import RunFacts
+    from utils.lakefs_utils import LakeFS, LakePath
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what the options ask; return the exit code. Under torchrun, every process calls this."""
+    try:
+        with distributed.process_group():
+            return _run_main_process(options) if distributed.is_main() else _run_other_process(options)
+    except distributed.OtherProcessFailed as error:
+        if not error.already_reported:
+            raise
+        return error.exit_code
+
+
+def _run_other_process(options: argparse.Namespace) -> int:
+    """In a torchrun process that is not the main one: train with it."""
+    if not options.check_only and not options.reproduce:
+        from train.parallel.workers import run_worker
+
+        run_worker(load_settings(**given_options(options, Settings)))
+    return 0
+
+
+def _run_main_process(options: argparse.Namespace) -> int:
+    given = given_options(options, Settings)
+    settings = load_settings(**given)
+    if options.dataset:
+        download(settings, options)
+    if options.check_only:
+        check(settings, options.data_ref)
+    elif options.overfit is not None:
+        overfit(settings, options.data_ref, options.overfit)
+    elif options.reproduce:
+        from train.reproduce import TOLERANCE, reproduce
+
+        return reproduce(settings, options.reproduce, TOLERANCE if options.tolerance is None else options.tolerance)
+    else:
+        train(settings, given, options)
+    return 0
+
+
+def download(settings: Settings, options: argparse.Namespace) -> None:
+    """Download the public data set of --dataset, unless the data directory has it."""
+    from dataset import public
+
+    other = next((name for name in ("data_ref", "resume", "reproduce") if getattr(options, name)), None)
+    if other is not None:
+        raise UsageError(tr("--{option} determines the data: leave out --dataset", option=other.replace("_", "-")))
+    public.fetch(options.dataset, settings.data_dir, settings.seed)
+
+
+def check(settings: Settings, data_ref: str | None) -> None:
+    """Check the data and report a summary; writes nothing, and needs no server unless the data is there."""
+    from dataset.summary import summary
+    from dataset.validation import check_data
+    from versioning.checkout import checked_data
+
+    if data_ref is None:
+        notify(summary(check_data(settings.data_dir, settings.seed, make_split=False)))
+        return
+    from utils.lakefs_utils import connect
+
+    with connect(settings) as lake:
+        checked_data(settings, lake, data_ref)
+
+
+def overfit(settings: Settings, data_ref: str | None, count: int) -> None:
+    """Check that the model can overfit a few images; records nothing."""
+    from train.overfit_check import overfit_check
+    from utils.lakefs_utils import connect
+    from versioning.checkout import checked_data
+
+    with connect(settings, create=not data_ref) as lake:
+        _, data = checked_data(settings, lake, data_ref)
+    overfit_check(settings, data, count)
+
+
+def train(settings: Settings, given: dict[str, Any], options: argparse.Namespace) -> None:
+    """Train, publish, and report; with --git-commit or --git-tag, commit and tag the result too."""
+    from segmentation.networks import check_network
+    from train.release import publish
+    from utils import mlflow_utils
+    from utils.lakefs_utils import connect
+
+    interrupted = None
+    if options.resume:
+        settings, interrupted = interrupted_run(settings, given, options)
+    check_network(settings.model, settings.pretrained)  # before anything is uploaded
+    releasing = options.git_commit or options.git_tag
+    with connect(settings, create=not options.data_ref or bool(options.git_tag)) as lake:
+        if releasing:
+            publish.require_ready(lake, options.git_tag)
+        client = mlflow_utils.connect(settings)
+        job = _resumed_job(settings, lake, interrupted) if interrupted else _new_job(settings, lake, options)
+        training, publication, result = train_and_publish(settings, lake, client, job)
+        report(settings, lake, result, job.facts.smoke)
+        try:
+            if releasing:
+                parameters = client.get_run(result.run_id).data.params
+                publish.release(lake, result, options.git_tag, parameters)
+        except (
+            AppError
+        ):  # the run is complete, and a refused release can be done by hand; after a kill, --resume does it
+            publication.remove_working_files(training.best_file, training.checkpoint_file)
+            raise
+    publication.remove_working_files(training.best_file, training.checkpoint_file)
+
+
+@dataclass(frozen=True)
+class Job:
+    """The checked data of a training and what is known of its run."""
+
+    data: SegmentationData
+    pinned: LakePath | None  # the lakeFS commit that the data comes from; None: it is published
+    facts: RunFacts
+    interrupted: Interrupted | None = None
+
+
+def train_and_publish(
+    settings: Settings, lake: LakeFS, client: MlflowClient, job: Job
+) -> tuple[MlflowTrain, Publication, Result]:
+    """Commit the data, train, commit the model, all within one MLflow run. Raises AppError."""
+    from train.mlflow_train import MlflowTrain
+    from train.parallel.workers import WorkerJob, broadcast_job
+    from train.reports import figures
+    from train.setup import prepare_training
+    from train.tracking.publication import Publication
+    from train.tracking.run_tracker import RunTracker
+
+    if job.interrupted is None:
+        tracker = RunTracker.start(client, settings, job.facts)
+    else:
+        tracker = RunTracker.reopen(client, settings, job.facts, job.interrupted)
+    publication = Publication(lake, tracker, job.data)
+    with tracker.closing():
+        state = job.interrupted.state if job.interrupted else None
+        data = publication.commit_data(job.pinned)
+        if job.interrupted is None:
+            images = {split: len(job.data.split(split)) for split in job.data.pixel_counts}
+            tracker.log_data(data.path, data.manifest_sha256, images, list(job.data.classes.names))
+        broadcast_job(WorkerJob(settings.reproducible_settings(), job.facts.smoke, data.path, state), job.data)
+        training = MlflowTrain(prepare_training(settings, job.data, job.facts.smoke), tracker, data)
+        if job.interrupted is None:
+            training.record_setup()
+        best = training.fit(state)
+        tracker.background.finish()
+        with tempfile.TemporaryDirectory() as folder:
+            figures.draw_all(Path(folder), training)
+            result = publication.commit_model(training.best_file, best, data)
+            training.log_report(result, Path(folder))
+    return training, publication, result
+
+
+def _new_job(settings: Settings, lake: LakeFS, options: argparse.Namespace) -> Job:
+    from train.tracking.run_tracker import RunFacts
+    from versioning.checkout import checked_data
+
+    pinned, data = checked_data(settings, lake, options.data_ref)
+    if pinned:  # reading cached data needs no repository; publishing the model does: fail before training
+        lake.ensure_repository(settings)
+    if options.experiment_branch:
+        lake.start_experiment(options.experiment_branch)
+    target = settings.lakefs_branch if options.experiment_branch else None
+    return Job(data, pinned, RunFacts(git.read_facts(ROOT), lake.repo, lake.branch, target, options.smoke))
+
+
+def interrupted_run(
+    settings: Settings, given: dict[str, Any], options: argparse.Namespace
+) -> tuple[Settings, Interrupted]:
+    """Return the run that --resume names, and its settings. Raises UsageError for options that would change the run."""
+    from train import resume
+
+    interrupted = resume.find(settings.model_path.parent, options.resume)
+    record = interrupted.record
+    conflicts = {
+        "--data-dir": options.data_dir,
+        "--data-ref": options.data_ref,
+        "--experiment-branch": options.experiment_branch,
+        "--smoke": options.smoke and not record.smoke,
+    }
+    option = next((name for name, value in conflicts.items() if value), None)
+    if option is not None:
+        raise UsageError(
+            tr(
+                "{option}: --resume uses that of run {run_id}: leave the option out",
+                option=option,
+                run_id=record.run_id,
+            )
+        )
+    resume.warn_of_other_code(record, git.read_facts(ROOT), distributed.world_size())
+    return resume.settings_of(record, settings, given), interrupted
+
+
+def _resumed_job(settings: Settings, lake: LakeFS, interrupted: Interrupted) -> Job:
+    """Return the interrupted run's job, with the data of its commit."""
+    from train.tracking.run_tracker import RunFacts
+    from versioning.checkout import checked_data
+
+    record = interrupted.record
+    pinned, data = checked_data(settings, lake, str(record.data_path))
+    if data.classes.to_dict() != record.classes:
+        raise AppError(
+            tr(
+                "{data_path}: not the classes that run {run_id} was started with: "
+                "resume with the code that started the run",
+                data_path=record.data_path,
+                run_id=record.run_id,
+            )
+        )
+    if record.target_branch:
+        lake.start_experiment(record.branch)
+    facts = RunFacts(record.git, lake.repo, lake.branch, record.target_branch, record.smoke)
+    return Job(data, pinned, facts, interrupted)
+
+
+def report(settings: Settings, lake: LakeFS, result: Result, smoke: bool) -> None:
+    """Write lakefs.lock and the message for Git; report the block for the Git commit and the tag command."""
+    from core.files import write_atomically
+    from train.release.commit_message import report_block, tag_command
+    from train.release.publish import next_tag
+    from versioning.lockfile import Lock, write_lock
+
+    block = report_block(result)
+    message_file = settings.model_path.parent / "git_commit_message.txt"
+    write_atomically(message_file, (block + "\n").encode())
+    notify("\n" + block + "\n")
+    notify(tag_command(result, next_tag(lake, result)))
+    if smoke:  # two batches make no result to return to
+        notify(tr("(as a file: git commit -F {message_file})", message_file=message_file))
+        return
+    lock = Lock(result.data_path, result.data_manifest_sha256, result.model_path, result.model_sha256, result.run_id)
+    notify(
+        tr(
+            "(to commit with it: git add {name} && git commit -F {message_file})",
+            name=write_lock(ROOT, lock).name,
+            message_file=message_file,
+        )
+    )

@@ -1,0 +1,54 @@
+"""The other processes of a training under torchrun: they take over what the main process has decided, and train with it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from config import Settings
+from core.errors import UsageError
+from core.i18n import tr
+from dataset.layout import SegmentationData
+from train.model_train import ModelTrain
+from train.parallel import distributed
+from train.setup import prepare_training
+from utils.lakefs_utils import LakePath, connect
+from versioning.checkout import checked_data
+
+
+@dataclass(frozen=True)
+class WorkerJob:
+    """What all processes must have in common, besides the data."""
+
+    settings: dict[str, Any]  # those that decide the result
+    smoke: bool
+    data_path: LakePath
+    state: dict[str, Any] | None  # of the checkpoint that training resumes from
+
+
+def broadcast_job(job: WorkerJob, data: SegmentationData) -> None:
+    """In the main process, after the data is committed: start the others."""
+    distributed.broadcast_from_main(lambda: job)
+    distributed.broadcast_on_node(lambda: data)
+
+
+def run_worker(settings: Settings) -> None:
+    """In the others: wait for the job, then train. On another machine, the first process fetches the data."""
+    job = distributed.broadcast_from_main(_only_in_main)
+    settings = dataclasses.replace(settings, **job.settings)
+    data = distributed.broadcast_on_node(lambda: _fetch(settings, job))
+    setup = prepare_training(settings, data, job.smoke)
+    ModelTrain(setup, settings.model_path.parent).fit(job.state)
+
+
+def _only_in_main() -> WorkerJob:
+    raise AssertionError("called in a process that is not the main one")
+
+
+def _fetch(settings: Settings, job: WorkerJob) -> SegmentationData:
+    """Return the data of the run's commit, through this machine's own cache."""
+    if settings.lakefs_endpoint is None:
+        raise UsageError(tr("training on several machines needs a lakeFS server: set LAKEFS_ENDPOINT on each of them"))
+    with connect(settings) as lake:
+        return checked_data(settings, lake, str(job.data_path))[1]

@@ -1,0 +1,155 @@
+"""TrainingSetup: all that a training is built from; settings that are open are decided from the data and the machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from config import Settings
+from core.errors import UsageError
+from core.i18n import tr
+from core.reporting import notify
+from dataset.layout import SegmentationData
+from segmentation.losses import SegmentationLoss, class_weights
+from segmentation.networks import build_network, published_normalisation
+from segmentation.preprocess import Normalisation, choose_device
+from train import auto_settings
+from train.base_train import SMOKE_BATCHES
+from train.loading import loader
+from train.parallel import distributed
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """Data, network and hyperparameters of one training; sizes are (height, width) in pixels."""
+
+    settings: Settings
+    smoke: bool
+    data: SegmentationData
+    device: torch.device
+    size: tuple[int, int]  # of the network's input
+    crop: tuple[int, int]  # of the part that a training step uses
+    train_images: loader.SegmentationDataset
+    val_images: loader.SegmentationDataset
+    normalisation: Normalisation
+    criterion: SegmentationLoss
+    network: nn.Module
+    batch_size: int  # of all processes together
+    peak_rate: float
+    precision: torch.dtype
+    augmentation: str
+    resolved: dict[str, str] = field(default_factory=dict)  # open settings -> decided values, as text
+
+    def epoch_batches(self, epoch: int) -> list[list[int]]:
+        """Return the batches of all processes together; each takes its part of every one.
+
+        So the number of processes does not change the steps.
+        """
+        least = 2 * distributed.world_size()
+        order = loader.epoch_batches(len(self.train_images), self.batch_size, self.settings.seed, epoch, least)
+        return order[:SMOKE_BATCHES] if self.smoke else order
+
+    def resolved_settings(self) -> dict[str, Any]:
+        """Return the settings that decide the result, with what memory and speed of this machine decided."""
+        return {
+            **self.settings.reproducible_settings(),
+            "batch_size": self.batch_size,
+            "augmentation": self.augmentation,
+        }
+
+
+class _Decisions:
+    """Reports each decision with its reason and remembers it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.resolved = {"device": str(device)}
+
+    def take(self, name: str, key: str, choice: tuple[T, str]) -> T:
+        """Report and remember (value, reason); return the value."""
+        value, reason = choice
+        shown = " ".join(map(str, value)) if isinstance(value, tuple) else str(value).removeprefix("torch.")
+        notify(f"{name}: {shown} ({reason})")
+        self.resolved[key] = shown
+        return value
+
+
+def prepare_training(settings: Settings, data: SegmentationData, smoke: bool = False) -> TrainingSetup:
+    """Decode the images, build network and loss, and decide what the settings leave open. Raises UsageError."""
+    torch.manual_seed(settings.seed)
+    device = _training_device(settings)
+    decisions = _Decisions(device)
+    size = decisions.take(tr("input size"), "image_size", auto_settings.working_size(data, settings.image_size))
+    crop = settings.crop_size or size
+    train_images = loader.SegmentationDataset(data.split("train"), data.classes, size, native=False)
+    val_images = loader.SegmentationDataset(data.split("val"), data.classes, size, native=True)
+    loader.attach_decoded_cache(settings.decoded_dir, settings.picture_cache_gb * 1e9, train_images, val_images)
+    normalisation = published_normalisation(settings.pretrained) or loader.measure_normalisation(train_images)
+    weights, reason = class_weights(settings.class_weights, data.pixel_counts["train"])
+    decisions.take(tr("class weights"), "class_weights", (" ".join(f"{weight:.2f}" for weight in weights), reason))
+    network = build_network(settings.model, data.classes.num_classes, settings.pretrained)
+    # One batch size for all processes and for a resumed run, however much memory each has.
+    choice = distributed.broadcast_from_main(
+        lambda: auto_settings.batch_size(settings.batch_size, network, crop, device)
+    )
+    batch_size = decisions.take(tr("batch size"), "batch_size", choice)
+    distributed.validate_batch_size(batch_size)
+    epochs = _expected_epochs(settings, smoke, network, batch_size, crop, device, len(train_images))
+    augmentation = decisions.take(
+        tr("augmentation"), "augmentation", auto_settings.augmentation(settings.augmentation, epochs)
+    )
+    peak_rate = decisions.take(
+        tr("peak learning rate"),
+        "learning_rate",
+        auto_settings.peak_rate(settings.learning_rate, settings.model, settings.pretrained),
+    )
+    precision = decisions.take(tr("precision"), "precision", auto_settings.precision(settings.precision, device))
+    return TrainingSetup(
+        settings=settings,
+        smoke=smoke,
+        data=data,
+        device=device,
+        size=size,
+        crop=crop,
+        train_images=train_images,
+        val_images=val_images,
+        normalisation=normalisation,
+        criterion=SegmentationLoss(settings.loss, weights).to(device),
+        network=network,
+        batch_size=batch_size,
+        peak_rate=peak_rate,
+        precision=precision,
+        augmentation=augmentation,
+        resolved=decisions.resolved,
+    )
+
+
+def _training_device(settings: Settings) -> torch.device:
+    device = choose_device(settings.device)
+    if settings.sync_batchnorm and device.type != "cuda":
+        raise UsageError(tr("SYNC_BATCHNORM works on GPUs only"))
+    if device.type == "cuda" and distributed.world_size() > 1:
+        device = torch.device("cuda", distributed.local_rank())
+        torch.cuda.set_device(device)
+    return device
+
+
+def _expected_epochs(
+    settings: Settings,
+    smoke: bool,
+    network: nn.Module,
+    batch_size: int,
+    crop: tuple[int, int],
+    device: torch.device,
+    images: int,
+) -> float:
+    """Return the number of epochs, estimated from trial steps if time ends the training: it decides the augmentation."""
+    if settings.augmentation != "auto" or settings.max_seconds is None or smoke:
+        return 1.0 if smoke else float(settings.epochs)
+    own = -(-batch_size // distributed.world_size())
+    step = distributed.broadcast_from_main(lambda: auto_settings.step_seconds(network, own, crop, device))
+    return settings.max_seconds / step * batch_size / images

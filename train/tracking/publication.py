@@ -1,0 +1,163 @@
+"""Publication: the lakeFS commits of a run, of its data and of its model."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from core.errors import AppError
+from core.files import link_or_copy, write_atomically
+from core.hashing import file_sha256
+from core.i18n import tr
+from core.reporting import notify
+from dataset.layout import SegmentationData, data_files
+from segmentation import pyfunc
+from segmentation.model_file import METRICS_FILE, MODEL_FILE
+from train.base_train import EpochResult
+from train.tracking.result import DataCommit, Result
+from train.tracking.run_tracker import RunTracker
+from utils import mlflow_utils
+from utils.lakefs_client.content import LocalFile
+from utils.lakefs_utils import LakeFS, LakePath
+from versioning.sync import report_published
+from versioning.versions import DATA_PREFIX, MODEL_PREFIX, committed_files, compare, data_manifest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Publication:
+    """Publishes the data and the model of a run; nothing incomplete becomes visible on the target branch."""
+
+    lake: LakeFS
+    tracker: RunTracker
+    data: SegmentationData
+
+    # --- data ---
+
+    def commit_data(self, pinned: LakePath | None) -> DataCommit:
+        """Commit the checked data, unless `pinned` names the commit that they come from. Raises AppError."""
+        known = {pair.image: pair.image_sha256 for pair in self.data.pairs}
+        known |= {pair.mask: pair.mask_sha256 for pair in self.data.pairs}
+        files = {
+            path: LocalFile(file, known.get(file) or file_sha256(file))
+            for path, file in data_files(self.data.root).items()
+        }
+        path = self._publish_data(files) if pinned is None else self._require_same(pinned, files)
+        return DataCommit(path, data_manifest({name: file.sha256 for name, file in files.items()}, path.path))
+
+    def _publish_data(self, files: dict[str, LocalFile]) -> LakePath:
+        counts = ", ".join(f"{split} {len(self.data.split(split))}" for split in self.data.pixel_counts)
+        message = f"data: {len(files)} files ({counts})"
+        done = self.lake.publish(files, DATA_PREFIX, message, self.tracker.commit_metadata(), mirror=True)
+        report_published(done, len(files))
+        return LakePath(self.lake.repo, done.commit_id, DATA_PREFIX)
+
+    def _require_same(self, pinned: LakePath, files: dict[str, LocalFile]) -> LakePath:
+        """Return the pinned path. Raises AppError if the files in the cache are not those of the commit."""
+        cache = self.tracker.settings.cache_dir
+        have = {name: file.sha256 for name, file in files.items()}
+        changes = compare(have, committed_files(self.lake, pinned, cache))
+        if changes:
+            raise AppError(
+                tr(
+                    "{root} differs from {commit}: remove the cache directory {cache} and run again\n{changes}",
+                    root=self.data.root,
+                    commit=pinned,
+                    cache=cache,
+                    changes="\n".join(changes.lines(10)),
+                )
+            )
+        notify(tr("data: {path}", path=pinned))
+        return pinned
+
+    # --- model ---
+
+    def commit_model(self, best_file: Path, best: EpochResult, data: DataCommit) -> Result:
+        """Commit the model file, record its path, hash and metrics in the run, and copy it to MODEL_PATH."""
+        tracker, model_path = self.tracker, self.tracker.settings.model_path
+        sha256, v = file_sha256(best_file), best.validation
+        side_files = {
+            METRICS_FILE: json.dumps(self._metrics_report(best, sha256), indent=1),
+            pyfunc.MLMODEL: pyfunc.mlmodel(tracker.run_id, MODEL_FILE, sha256),
+        }
+        for name, text in side_files.items():
+            write_atomically(tracker.folder / name, text.encode())
+        path = self._recorded_model() or self.publish_model(best_file, best, sha256, data)
+        # Copies: until everything is done, a second call must find all files in the run's folder.
+        for name in side_files:
+            link_or_copy(tracker.folder / name, model_path.with_name(name))
+        link_or_copy(best_file, model_path)
+        return Result(tracker.run_id, data.path, data.manifest_sha256, path, sha256, v.accuracy, v.miou)
+
+    def _recorded_model(self) -> LakePath | None:
+        """Return the model's path if an earlier process recorded it completely."""
+        with mlflow_utils.explained(self.tracker.settings, tr("reading the run")):
+            recorded = self.tracker.client.get_run(self.tracker.run_id).data
+        complete = "model_sha256" in recorded.tags  # it is written last
+        return LakePath.parse(recorded.params["lakefs_model_path"]) if complete else None
+
+    def publish_model(self, best_file: Path, best: EpochResult, sha256: str, data: DataCommit) -> LakePath:
+        """Commit the model, and record its path and metrics in the run."""
+        from mlflow.entities import Param, RunTag
+
+        tracker, v = self.tracker, best.validation
+        metrics = {"best_val_miou": v.miou, "best_val_accuracy": v.accuracy}
+        metadata = {
+            **tracker.commit_metadata(),
+            **{key: f"{value:.6f}" for key, value in metrics.items()},
+            "model_sha256": sha256,
+            "lakefs_data_path": str(data.path),
+        }
+        message = f"model: {tracker.settings.model}, val mIoU {v.miou:.4f}, val accuracy {v.accuracy:.4f}"
+        side_files = {name: tracker.folder / name for name in (METRICS_FILE, pyfunc.MLMODEL)}
+        files = {
+            MODEL_FILE: LocalFile(best_file, sha256),
+            **{name: LocalFile(file, file_sha256(file)) for name, file in side_files.items()},
+        }
+        done = self.lake.publish(files, MODEL_PREFIX, message, metadata, mirror=False)
+        path = LakePath(self.lake.repo, done.commit_id, f"{MODEL_PREFIX}{MODEL_FILE}")
+        with mlflow_utils.explained(tracker.settings, tr("recording the run")):
+            recorded = "best_epoch" in tracker.client.get_run(tracker.run_id).data.metrics
+            if not recorded:  # otherwise by a process that was killed right afterwards
+                tracker.log_metrics({**metrics, "best_epoch": float(best.epoch)}, best.epoch)
+            tracker.client.log_batch(
+                tracker.run_id,
+                params=[Param("lakefs_model_path", str(path))],
+                tags=[RunTag("lakefs_model_commit", done.commit_id)],
+            )
+            tracker.client.set_tag(tracker.run_id, "model_sha256", sha256)
+        return path
+
+    def _metrics_report(self, best: EpochResult, model_sha256: str) -> dict[str, object]:
+        """Return the content of `models/metrics.json`, which the quality gate of _lakefs_actions/ reads.
+
+        `passed`: whether register_model.py would accept it; `finite` false: a metric is not finite, and is null here.
+        """
+        v, settings = best.validation, self.tracker.settings
+        metrics = {"best_val_miou": v.miou, "best_val_accuracy": v.accuracy, "val_loss": v.loss}
+        known = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        finite = len(known) == len(metrics)
+        metric = settings.register_metric if settings.register_metric in known else "best_val_miou"
+        return {
+            "finite": finite,
+            "passed": finite and known[metric] >= settings.register_threshold,
+            "metric": metric,
+            "threshold": settings.register_threshold,
+            **{name: known.get(name) for name in metrics},
+            "val_iou": v.iou,
+            "best_epoch": best.epoch,
+            "smoke": self.tracker.facts.smoke,
+            "mlflow_run_id": self.tracker.run_id,
+            "model_sha256": model_sha256,
+        }
+
+    def remove_working_files(self, best_file: Path, checkpoint: Path) -> None:
+        """Remove what only an interrupted run needs, and release the run's folder."""
+        side_files = (self.tracker.folder / name for name in (METRICS_FILE, pyfunc.MLMODEL))
+        for file in (best_file, checkpoint, *side_files):
+            file.unlink(missing_ok=True)
+        self.tracker.release()

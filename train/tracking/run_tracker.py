@@ -1,0 +1,328 @@
+"""RunTracker: one MLflow run from its creation to its end, whatever happens in between."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import getpass
+import hashlib
+import json
+import os
+import platform
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from config import ROOT, Settings
+from core.background import Background
+from core.errors import one_line
+from core.git import GitFacts, without_credentials
+from core.i18n import tr
+from core.locks import lock_or_fail
+from core.process import uninterrupted
+from core.reporting import notify, warn
+from train.base_train import Diverged
+from train.parallel import distributed
+from train.resume import CHECKPOINT_FILE, Interrupted
+from train.tracking import environment
+from utils import mlflow_utils
+
+if TYPE_CHECKING:
+    import torch
+    from filelock import FileLock
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+    from utils.lakefs_utils import LakePath
+
+PARAM_LIMIT, ERROR_LIMIT = 6000, 5000  # characters that MLflow stores of a parameter; that we store of an error
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What is known of a run before training; it becomes the run's tags."""
+
+    git: GitFacts
+    repo: str  # lakeFS repository
+    branch: str  # lakeFS branch that results are published to
+    target_branch: str | None  # of an experiment: where a champion is merged
+    smoke: bool
+
+    def tags(self) -> dict[str, str]:
+        """Return the tags, with Git's facts under MLflow's own names too."""
+        tags = {
+            **self.git.metadata(),
+            "mlflow.source.name": "train.py",
+            "mlflow.source.type": "LOCAL",
+            "mlflow.user": _user(),
+            "lakefs_repo": self.repo,
+            "lakefs_branch": self.branch,
+            "smoke": str(self.smoke).lower(),
+            **_process_tags(),
+        }
+        if self.target_branch:
+            tags["lakefs_target_branch"] = self.target_branch
+        if self.git.commit != "none":
+            tags["mlflow.source.git.commit"] = self.git.commit
+        return tags
+
+
+def _process_tags() -> dict[str, str]:
+    return {"host": socket.gethostname(), "pid": str(os.getpid())}
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container's user without a name
+        return "unknown"
+
+
+@dataclass(frozen=True)
+class RunTracker:
+    """An open run. Its folder belongs to this process: two trainings at once must not overwrite each other's files."""
+
+    client: MlflowClient
+    settings: Settings
+    facts: RunFacts
+    run_id: str
+    experiment_id: str
+    folder: Path
+    lock: FileLock
+    changes: environment.CodeChanges | None  # None: a resumed run, which has recorded them
+    background: Background = field(default_factory=Background)  # records epochs during the next one
+
+    # --- start ---
+
+    @classmethod
+    def start(cls, client: MlflowClient, settings: Settings, facts: RunFacts) -> RunTracker:
+        """Create a run, so that a failure from here on leaves a trace. Raises AppError."""
+        with mlflow_utils.explained(settings, tr("opening the run")):
+            experiment = mlflow_utils.experiment_id(client, settings)
+            changes = environment.read_code_changes(ROOT, facts.git, settings.secrets())
+            tags = {**facts.tags(), environment.PATCH_TAG: changes.state}
+            if changes.patch:
+                tags["git_patch_sha256"] = hashlib.sha256(changes.patch).hexdigest()
+            run = client.create_run(experiment, tags=tags, start_time=int(time.time() * 1000))
+            folder = settings.model_path.parent / str(run.info.run_id)
+            return cls._opened(client, settings, facts, run, folder, lock_run_folder(folder), changes)
+
+    @classmethod
+    def reopen(cls, client: MlflowClient, settings: Settings, facts: RunFacts, interrupted: Interrupted) -> RunTracker:
+        """Open an interrupted run again. Raises UsageError if another process uses it or MLflow does not know it."""
+        with mlflow_utils.explained(settings, tr("opening the run")):
+            lock = lock_run_folder(interrupted.folder)
+            run = mlflow_utils.get_run(client, settings, interrupted.record.run_id)
+            for key, value in _process_tags().items():
+                client.set_tag(run.info.run_id, key, value)
+            if "error" in run.data.tags:
+                client.delete_tag(run.info.run_id, "error")
+            client.update_run(run.info.run_id, status="RUNNING")
+            return cls._opened(client, settings, facts, run, interrupted.folder, lock, None)
+
+    @classmethod
+    def _opened(
+        cls,
+        client: MlflowClient,
+        settings: Settings,
+        facts: RunFacts,
+        run: Run,
+        folder: Path,
+        lock: FileLock,
+        changes: environment.CodeChanges | None,
+    ) -> RunTracker:
+        tracker = cls(client, settings, facts, str(run.info.run_id), str(run.info.experiment_id), folder, lock, changes)
+        tracker.close_dead_runs()
+        notify(tr("MLflow run: {name} ({run_id})", name=run.info.run_name, run_id=tracker.run_id))
+        return tracker
+
+    # --- end ---
+
+    @contextlib.contextmanager
+    def closing(self) -> Iterator[None]:
+        """End the run as FINISHED, as KILLED (Ctrl-C, SIGTERM), or as FAILED with its error."""
+        try:
+            yield
+        except BaseException as error:
+            self._close_after(distributed.cause(error))
+            raise
+        with self._recording(tr("closing the run")):
+            self.client.set_terminated(self.run_id, "FINISHED")
+
+    def _close_after(self, error: BaseException) -> None:
+        checkpoint = self.folder / CHECKPOINT_FILE
+        if checkpoint.exists() and not isinstance(error, Diverged):
+            warn(tr("to resume: python train.py --resume {run_id}", run_id=self.run_id))
+        elif not checkpoint.exists():
+            self.release()
+        self._record_remaining_epochs(error)
+        status = "FAILED" if isinstance(error, Exception) else "KILLED"
+        try:
+            with uninterrupted():
+                self.client.set_tag(self.run_id, "error", self.without_secrets(one_line(error))[:ERROR_LIMIT])
+                self.client.set_terminated(self.run_id, status)
+        except Exception as second:  # the first error is the one to show; this one must not hide it
+            warn(
+                tr(
+                    "could not close run {run_id} as {status}: {error}",
+                    run_id=self.run_id,
+                    status=status,
+                    error=one_line(second),
+                )
+            )
+
+    def _record_remaining_epochs(self, error: BaseException) -> None:
+        """Let the epochs before a failure reach the run; --resume records those that cannot."""
+        try:
+            self.background.finish()
+        except Exception as second:  # the first error is the one to show
+            if second is not error:
+                warn(
+                    tr(
+                        "run {run_id} lacks epochs that could not be recorded: {error}",
+                        run_id=self.run_id,
+                        error=one_line(second),
+                    )
+                )
+
+    def release(self) -> None:
+        """Release the run's folder, and remove it if it is empty."""
+        self.lock.release()
+        Path(self.lock.lock_file).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty
+            self.folder.rmdir()
+
+    def close_dead_runs(self) -> None:
+        """Close runs of this host whose process is gone (kill -9, power cut): MLflow would show them as RUNNING forever."""
+        wanted = f"attributes.status = 'RUNNING' and tags.host = '{socket.gethostname()}'"
+        with self._recording(tr("opening the run")):
+            for run in self.client.search_runs([self.experiment_id], wanted, max_results=100):
+                pid = run.data.tags.get("pid", "")
+                if pid.isdigit() and not _is_alive(int(pid)):
+                    self._close_dead_run(str(run.info.run_id))
+
+    def _close_dead_run(self, run_id: str) -> None:
+        self.client.set_tag(run_id, "error", "the process ended without closing its run")
+        self.client.set_terminated(run_id, "KILLED")
+        if (self.settings.model_path.parent / run_id / CHECKPOINT_FILE).exists():
+            command = f"python train.py --resume {run_id}"
+            notify(
+                tr(
+                    "an earlier run, {run_id}, was interrupted: closed as KILLED ({command})",
+                    run_id=run_id,
+                    command=command,
+                )
+            )
+        else:
+            notify(tr("an earlier run, {run_id}, was interrupted: closed as KILLED", run_id=run_id))
+
+    # --- records ---
+
+    @contextlib.contextmanager
+    def _recording(self, what: str) -> Iterator[None]:
+        with mlflow_utils.explained(self.settings, what):
+            yield
+
+    def without_secrets(self, text: str) -> str:
+        """Return the text with every key of the settings masked."""
+        for secret in self.settings.secrets():
+            text = text.replace(secret, "***")
+        return text
+
+    def page(self) -> str | None:
+        """Return the URL of the run in MLflow's web page; None without a server."""
+        server = self.settings.mlflow_tracking_uri
+        if not server or not server.startswith("http"):
+            return None
+        return f"{without_credentials(server).rstrip('/')}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
+
+    def commit_metadata(self) -> dict[str, str]:
+        """Return the metadata of the run's lakeFS commits; `url:ui` shows as a button in lakeFS's web page."""
+        metadata = {**self.facts.git.metadata(), "mlflow_run_id": self.run_id}
+        page = self.page()
+        return metadata | ({"::lakefs::MLflow::url[url:ui]": page} if page else {})
+
+    def log_data(self, path: LakePath, manifest_sha256: str, images: dict[str, int], classes: list[str]) -> None:
+        """Record the data set as the run's input, and the settings as its parameters."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
+
+        source = json.dumps({"uri": str(path), "repository": path.repo, "commit": path.ref})
+        # MLflow's page shows the source of known types only; of others what the profile says.
+        profile = json.dumps({"source": str(path), "images": images, "classes": classes})
+        digest = path.ref[:36]  # MLflow's limit; the source has the full id
+        dataset = Dataset(name=path.repo, digest=digest, source_type="lakefs", source=source, profile=profile)
+        parameters = {
+            **self.settings.public(),
+            "lakefs_data_path": str(path),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+        }
+        tags = {"lakefs_data_commit": path.ref, "data_manifest_sha256": manifest_sha256}
+        with self._recording(tr("recording the run")):
+            self.client.log_inputs(self.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+            self.client.log_batch(
+                self.run_id,
+                params=[Param(key, value[:PARAM_LIMIT]) for key, value in parameters.items()],
+                tags=[RunTag(key, value) for key, value in tags.items()],
+            )
+
+    def log_params(self, values: Mapping[str, object]) -> None:
+        """Record parameters in one request."""
+        from mlflow.entities import Param
+
+        with self._recording(tr("recording the run")):
+            params = [Param(key, str(value)[:PARAM_LIMIT]) for key, value in values.items()]
+            self.client.log_batch(self.run_id, params=params)
+
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Record all metrics of a step in one request: one request each takes a server 0.1 s."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        with self._recording(tr("recording metrics")):
+            self.client.log_batch(self.run_id, metrics=[Metric(k, value, now, step) for k, value in values.items()])
+
+    def recorded_steps(self, metric: str) -> set[int]:
+        """Return the steps that a metric was recorded at."""
+        with self._recording(tr("reading metrics")):
+            return {entry.step for entry in self.client.get_metric_history(self.run_id, metric)}
+
+    def log_code(self, settings: dict[str, Any], device: torch.device) -> None:
+        """Record what a reproduction needs besides commits: settings, changed code, packages, hardware."""
+        patch = self.changes.patch if self.changes else b""
+        with tempfile.TemporaryDirectory() as folder:
+            environment.write_record(Path(folder), settings, self.facts.smoke, patch, device)
+            self.log_artifacts(Path(folder), environment.FOLDER)
+
+    def log_artifacts(self, folder: Path, destination: str | None = None) -> None:
+        """Record the files of a folder as artifacts."""
+        with self._recording(tr("recording artifacts")):
+            self.client.log_artifacts(self.run_id, str(folder), destination)
+
+
+def lock_run_folder(folder: Path) -> FileLock:
+    """Lock a run's folder for this process. Raises UsageError if another one has it."""
+    message = tr("run {run_id} is still in progress in another process", run_id=folder.name)
+    return lock_or_fail(folder / ".lock", message)
+
+
+def _is_alive(pid: int) -> bool:
+    if os.name == "nt":  # there signal 0 is Ctrl-C: asking would interrupt
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's process, or a system that cannot tell
+        return True
+    return True
+
+
+def facts_of(interrupted: Interrupted, facts: RunFacts) -> RunFacts:
+    """Return the facts that an interrupted run was started with, for its tags and commits."""
+    record = interrupted.record
+    return dataclasses.replace(facts, git=record.git, smoke=record.smoke, target_branch=record.target_branch)

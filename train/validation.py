@@ -1,0 +1,51 @@
+"""Validation of a model on a split during training."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from core.i18n import tr
+from core.reporting import progress
+from segmentation.losses import SegmentationLoss
+from segmentation.metrics import ConfusionMatrix
+from segmentation.model_file import Model
+from segmentation.preprocess import EVAL_BATCH, class_indices, native_logits
+from train.base_train import SMOKE_BATCHES, Validation
+from train.loading import loader
+from train.parallel import distributed
+
+
+@torch.inference_mode()
+def evaluate(
+    model: Model, images: loader.SegmentationDataset, device: torch.device, criterion: SegmentationLoss, smoke: bool
+) -> tuple[Validation, ConfusionMatrix, Tensor]:
+    """Measure a model on a split at native size, in the batches that inference uses.
+
+    Returns the metrics, the counts behind them, and the mIoU of each image, (N,) float64; NaN: not measured.
+    """
+    model.network.eval()
+    confusion = ConfusionMatrix(model.classes.num_classes)
+    loss_sum, weight_sum = torch.zeros(2, device=device, dtype=torch.float64).unbind()
+    batches = [list(range(i, min(i + EVAL_BATCH, len(images)))) for i in range(0, len(images), EVAL_BATCH)]
+    batches = batches[:SMOKE_BATCHES] if smoke else batches
+    own = distributed.shard(batches)
+    indices = iter([index for batch in own for index in batch])
+    scores = torch.zeros(len(images), dtype=torch.float64)
+    for inputs, _, masks in progress(loader.load(images, own, 0), len(own), tr("validation"), tr("batches")):
+        sizes = [(int(mask.shape[0]), int(mask.shape[1])) for mask in masks]
+        results = native_logits(model.network, inputs, sizes, model.normalisation, device)
+        for logits, mask in zip(results, masks, strict=True):
+            labels = mask.to(device)
+            of_image = ConfusionMatrix(model.classes.num_classes)
+            of_image.update(class_indices(logits), labels)
+            confusion.counts += of_image.counts
+            scores[next(indices)] = of_image.miou if of_image.counts.any() else torch.nan
+            loss, weight = criterion(logits[None], labels[None])
+            loss_sum, weight_sum = loss_sum + loss * weight, weight_sum + weight
+    distributed.all_sum(torch.from_numpy(confusion.counts))  # in place
+    distributed.all_sum(scores)[sum(map(len, batches)) :] = torch.nan
+    loss_sum, weight_sum = distributed.all_sum(torch.stack([loss_sum, weight_sum])).unbind()
+    iou = dict(zip(model.classes.names, confusion.iou(), strict=True))
+    mean = float(loss_sum / weight_sum.clamp_min(1e-6))
+    return Validation(mean, confusion.accuracy, confusion.miou, iou), confusion, scores

@@ -1,0 +1,180 @@
+"""What lake.py does with data versions."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections import Counter
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from config import ROOT, Settings
+from core.console import table
+from core.errors import UsageError
+from core.files import safe_join
+from core.git import read_facts
+from core.i18n import tr
+from core.reporting import notify
+from dataset.classes import CLASSES_FILE
+from dataset.mask_diff import compare_masks, is_mask
+from utils.lakefs_utils import connect
+from versioning import status, sync
+from versioning.versions import find_data
+
+if TYPE_CHECKING:
+    from utils.lakefs_utils import LakeFS, LakePath
+
+# What real lakeFS and the embedded server both accept, without the characters that have a meaning in REF.
+TAG_NAME = re.compile(r"(?!.*\.\.)[^\x00-\x20~^:?*\[\\/@$]+(?<!\.)(?<!\.lock)")
+MESSAGE_WIDTH = 60  # characters of a commit message in a table
+
+
+def run(settings: Settings, options: argparse.Namespace) -> int:
+    """Run a command; return the exit code: 1 if status finds a disagreement or verify a broken file."""
+    if options.command == "setup":
+        from versioning.server_setup import setup
+
+        setup(settings, options.require_passed)
+        return 0
+    if options.command == "import":
+        from versioning.bucket_import import import_prefix
+
+        import_prefix(settings, options.uri, options.destination, options.replace)
+        return 0
+    if options.command == "push" and options.to:
+        migrate(settings, options)
+        return 0
+    with connect(settings, create=options.command == "push") as lake:
+        return _run_connected(settings, lake, options)
+
+
+def _run_connected(settings: Settings, lake: LakeFS, options: argparse.Namespace) -> int:
+    match options.command:
+        case "push":
+            sync.push(settings, lake, options.message, options.keep_remote)
+        case "pull":
+            sync.pull(settings, lake, options.ref, options.force)
+        case "status":
+            return 0 if status.status(settings, lake) else 1
+        case "verify":
+            return 0 if status.verify(lake, options.ref or lake.branch) else 1
+        case "diff":
+            diff(lake, settings, options.left, options.right)
+        case "log":
+            log(lake, options.ref or lake.branch, options.n)
+        case "tag":
+            tag(lake, options)
+        case "revert":
+            revert(lake, options.ref)
+        case _:
+            branches(lake)
+    return 0
+
+
+def migrate(settings: Settings, options: argparse.Namespace) -> None:
+    """Copy the history of the embedded store to a real server. Raises UsageError for options of an ordinary push."""
+    from versioning.migrate import copy_history
+
+    if options.message or options.keep_remote or options.data_dir:
+        raise UsageError(
+            tr(
+                "--to copies the history, not the data directory: it cannot be used with -m, --keep-remote and --data-dir"
+            )
+        )
+    copy_history(settings, options.to)
+
+
+def diff(lake: LakeFS, settings: Settings, left_ref: str, right_ref: str) -> None:
+    """Report the paths that differ; for changed masks the pixels and images of each class."""
+    left, right = find_data(lake, left_ref), find_data(lake, right_ref)
+    if left.repo != right.repo:
+        raise UsageError(tr("different repositories: {left}, {right}", left=left, right=right))
+    kinds = {"added": tr("added"), "removed": tr("removed"), "changed": tr("changed")}
+    masks: list[str] = []
+    counts: Counter[str] = Counter(dict.fromkeys(kinds, 0))
+    for change in lake.differences(left.ref, right.ref, repo=left.repo):
+        counts[change.type] += 1
+        notify(f"{kinds[change.type]:8} {change.path}")
+        name = change.path.removeprefix(left.path)
+        if change.path.startswith(left.path) and is_mask(name):
+            masks.append(name)
+    notify(", ".join(f"{kinds[kind]} {count}" for kind, count in counts.items()))
+    if masks:
+        trees = [_mask_tree(lake, settings, side, masks) for side in (left, right)]
+        notify("\n" + compare_masks(trees[0], trees[1], masks))
+
+
+def _mask_tree(lake: LakeFS, settings: Settings, side: LakePath, masks: list[str]) -> Path:
+    """Download the masks of a version; return its directory, which lacks those that the version does not have."""
+    wanted = {side.path + name for name in [*masks, CLASSES_FILE]}
+    if any(True for _ in lake.objects(side.ref, side.path, side.repo)):
+        lake.download(side, settings.cache_dir, wanted.__contains__)
+    return safe_join(settings.cache_dir / "commits" / side.repo / side.ref, side.path)
+
+
+def log(lake: LakeFS, ref: str, count: int) -> None:
+    """Report the newest commits; the commits of one publication are one line."""
+    source = find_data(lake, ref)
+    rows = []
+    for commit in islice(lake.log(source.ref, repo=source.repo), count):
+        metadata = commit.metadata or {}
+        seconds = int(metadata.get("embedded_creation_date", commit.creation_date))
+        git = metadata.get("git_commit", "none")[:12] + ("+" if metadata.get("git_dirty") == "true" else "")
+        message = _first_line(commit.message)
+        short = message if len(message) <= MESSAGE_WIDTH else message[: MESSAGE_WIDTH - 1] + "…"
+        date = datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
+        rows.append((commit.id[:12], date, short, git, metadata.get("mlflow_run_id", "")))
+    notify(table((tr("commit"), tr("date"), tr("message"), "Git", tr("run")), rows))
+
+
+def tag(lake: LakeFS, options: argparse.Namespace) -> None:
+    """List, create or delete tags."""
+    if options.name is None:
+        notify(table((tr("tag"), tr("commit")), list(lake.list_refs("tags"))))
+        return
+    if options.delete:
+        lake.delete_tag(options.name)
+        notify(tr("deleted the tag {name}", name=options.name))
+        return
+    if not TAG_NAME.fullmatch(options.name):
+        raise UsageError(
+            tr(
+                "tag name '{name}': must not contain blanks, ~ ^ : ? * [ \\ / @ $ or '..', nor end with '.' or '.lock'",
+                name=options.name,
+            )
+        )
+    target = find_data(lake, options.ref or lake.branch)
+    if target.repo != lake.repo:
+        raise UsageError(tr("in another repository: {target}", target=target))
+    lake.set_tag(options.name, target.ref)
+    notify(tr("tag {name}: {ref}", name=options.name, ref=target.ref))
+
+
+def revert(lake: LakeFS, ref: str) -> None:
+    """Revert one commit on the target branch; the data directory stays as it is."""
+    commit_id = lake.resolve(ref)
+    metadata = {**read_facts(ROOT).metadata(), "reverted_commit": commit_id}
+    head = lake.revert(commit_id, f"revert {commit_id[:12]}", metadata)
+    notify(
+        tr(
+            "reverted {commit_id} on {branch}: {head} (to download it: lake.py pull {branch})",
+            commit_id=commit_id[:12],
+            branch=lake.branch,
+            head=head,
+        )
+    )
+
+
+def branches(lake: LakeFS) -> None:
+    """List branches; the target has a star, and `sync-…` or `copy-…` is a push in progress or an interrupted one."""
+    rows = []
+    for name, commit_id in lake.list_refs("branches"):
+        star = "*" if name == lake.branch else ""
+        rows.append((star + name, commit_id[:12], _first_line(next(lake.log(commit_id)).message)))
+    notify(table((tr("branch"), tr("commit"), tr("message")), rows))
+
+
+def _first_line(message: str) -> str:
+    return (message.splitlines() or [""])[0]
