@@ -12,30 +12,25 @@ import sys
 from pathlib import Path
 
 from babel.messages.catalog import Catalog
-from babel.messages.extract import extract_from_dir
+from babel.messages.extract import extract
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po, write_po
 
 ROOT = Path(__file__).resolve().parent.parent
 PO = ROOT / "locale" / "ko" / "LC_MESSAGES" / "messages.po"
 MO = PO.with_suffix(".mo")
-SKIPPED = ("tests", "benchmarks", "tools", "docs")
+PACKAGES = ("core", "dataset", "inference", "lineage", "registry", "segmentation", "train", "utils", "versioning")
+METHODS = {".py": "python", ".html": "jinja2"}  # of Babel, by suffix
 
 
 def extracted() -> set[str]:
-    """Return the messages that the source marks with `tr` or `mark`."""
+    """Return the messages that Python code and Jinja2 templates mark with `tr` or `mark`."""
     found: set[str] = set()
-    for path in sorted(ROOT.glob("*")):
-        if path.name.startswith(".") or path.name in SKIPPED:
-            continue
-        folder, pattern = (path, "**.py") if path.is_dir() else (path.parent, path.name)
-        if path.is_dir() or path.suffix == ".py":
-            method = [(pattern, "python")]
-            found |= {
-                str(message[2])
-                for message in extract_from_dir(folder, method, keywords={"tr": None, "mark": None})
-                if path.is_dir() or message[0] == path.name
-            }
+    for path in [*ROOT.glob("*.py"), *(p for name in PACKAGES for p in (ROOT / name).rglob("*.*"))]:
+        method = METHODS.get(path.suffix)
+        if method is not None:
+            with path.open("rb") as stream:
+                found |= {str(message[1]) for message in extract(method, stream, keywords={"tr": None, "mark": None})}
     return found
 
 
