@@ -253,9 +253,9 @@ def test_a_pull_that_was_cut_off_is_said_and_finished(project: Project) -> None:
     lake(project, "push")
     dying = (
         "import itertools, sys, lake\nfrom versioning import sync\nfrom core.process import run_script\n"
-        "place, count = sync._place, itertools.count()\n"
+        "place, count = sync._copy_verified, itertools.count()\n"
         "def die(*a):\n    if next(count) > 5: raise KeyboardInterrupt\n    place(*a)\n"
-        "sync._place = die\nrun_script(lake.main)\n"
+        "sync._copy_verified = die\nrun_script(lake.main)\n"
     )
     (project.folder / "dying.py").write_text(dying)
     assert project.run("dying.py", "pull", "main~1").returncode == 130

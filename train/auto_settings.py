@@ -1,4 +1,4 @@
-"""What the settings leave open, from the data and the machine: each with its reason, to be printed and recorded."""
+"""Values for settings that are left open, from the data and the machine; each with its reason, for the record."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from core.i18n import tr
 from dataset.layout import SegmentationData
 from segmentation.networks import COMPACT
 
-LARGEST_SIDE = 512  # pixels; larger pictures are scaled down unless IMAGE_SIZE says otherwise
-STEP_PIXELS = 350_000  # of a step: more small steps learn more from the same pictures than fewer large ones
-BATCHES = (4, 16)  # smallest and largest batch that is chosen
-MANY_PASSES = 30  # over the training pictures; from here on a network learns them by heart unless they change a lot
-MEMORY_SHARE = 0.5  # of the free memory, for the maps that a step keeps for its gradients
+LARGEST_SIDE = 512  # pixels; larger images are scaled down unless IMAGE_SIZE is set
+STEP_PIXELS = 350_000  # pixels per step: many small steps learn more from the same images than few large ones
+BATCHES = (4, 16)  # smallest and largest batch size that is chosen
+MANY_EPOCHS = 30  # from here on a network overfits the images without standard augmentation
+MEMORY_SHARE = 0.5  # fraction of the free memory for the activations that a step keeps for its gradients
 
 
 def working_size(data: SegmentationData, wanted: tuple[int, int] | None) -> tuple[tuple[int, int], str]:
-    """(height, width) in pixels that the network sees, and why."""
+    """Return the input size (height, width) in pixels, and why."""
     if wanted is not None:
         return wanted, tr("as set")
     heights, widths = zip(*((pair.height, pair.width) for pair in data.pairs), strict=True)
@@ -36,27 +36,27 @@ def working_size(data: SegmentationData, wanted: tuple[int, int] | None) -> tupl
 
 
 def working_scale(data: SegmentationData, size: tuple[int, int]) -> tuple[float, float]:
-    """Input pixels for each pixel of a picture of the median size, down and across."""
+    """Return input pixels per pixel of an image of the median size, vertically and horizontally."""
     heights, widths = zip(*((pair.height, pair.width) for pair in data.pairs), strict=True)
     return size[0] / float(np.median(heights)), size[1] / float(np.median(widths))
 
 
 def batch_size(wanted: int | None, network: nn.Module, size: tuple[int, int], device: torch.device) -> tuple[int, str]:
-    """Pictures a step, and why."""
+    """Return the batch size, and why."""
     if wanted is not None:
         return wanted, tr("as set")
     smallest, largest = BATCHES
     batch = max(smallest, min(largest, STEP_PIXELS // (size[0] * size[1])))
     one, free = step_memory(network, size), free_memory(device)
     fitting = max(1, int(free * MEMORY_SHARE / one))
-    need = tr("{size} a picture, {size2} free", size=human_size(one), size2=human_size(free))
+    need = tr("{size} per image, {free} free", size=human_size(one), free=human_size(free))
     if fitting < batch:
-        return fitting, tr("what the memory holds: {need}", need=need)
+        return fitting, tr("limited by memory: {need}", need=need)
     return batch, tr("from the input size; {need}", need=need)
 
 
 def step_memory(network: nn.Module, size: tuple[int, int]) -> int:
-    """Bytes that a training step keeps for each picture until its gradients: counted in one pass over two empty pictures."""
+    """Return the bytes that a training step keeps per image for its gradients, counted in one pass over two empty images."""
     kept: dict[int, int] = {}
 
     def count(tensor: torch.Tensor) -> torch.Tensor:
@@ -66,46 +66,44 @@ def step_memory(network: nn.Module, size: tuple[int, int]) -> int:
 
     trial = copy.deepcopy(network).cpu().train()
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        outputs = trial(torch.zeros(2, 3, *size))  # noqa: F841  (it holds what was counted)
+        outputs = trial(torch.zeros(2, 3, *size))  # noqa: F841  (it keeps the counted tensors alive)
     weights = {p.untyped_storage().data_ptr() for p in trial.parameters()}
     return max(1, sum(size for place, size in kept.items() if place not in weights) // 2)
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that a program can still take on the device."""
+    """Return the free memory of the device in bytes."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):  # not Linux: half of what is built in
+    except (OSError, StopIteration):  # not Linux: half of the installed memory
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def peak_rate(wanted: float | None, model: str, pretrained: bool) -> tuple[float, str]:
-    """Peak learning rate of AdamW, and why."""
+    """Return the peak learning rate of AdamW, and why."""
     if wanted is not None:
         return wanted, tr("as set")
     if pretrained:
-        return 3e-4, tr("published weights are to be kept")
+        return 3e-4, tr("preserves the published weights")
     if model in COMPACT:
         return 3e-3, tr("a small network from scratch")
     return 1e-3, tr("a large network from scratch")
 
 
-def augmentation(wanted: str, passes: float) -> tuple[str, str]:
-    """Name of the strength for a training of so many passes over its pictures, and why."""
+def augmentation(wanted: str, epochs: float) -> tuple[str, str]:
+    """Return the name of the augmentation strength for a training of this many epochs, and why."""
     if wanted != "auto":
         return wanted, tr("as set")
-    if passes < MANY_PASSES:
-        return "light", tr("{passes:.0f} passes over the pictures: more would slow the learning", passes=passes)
-    return "standard", tr(
-        "{passes:.0f} passes over the pictures: less would let them be learnt by heart", passes=passes
-    )
+    if epochs < MANY_EPOCHS:
+        return "light", tr("{epochs:.0f} epochs: more would slow the training", epochs=epochs)
+    return "standard", tr("{epochs:.0f} epochs: less would lead to overfitting", epochs=epochs)
 
 
 def step_seconds(network: nn.Module, batch: int, size: tuple[int, int], device: torch.device) -> float:
-    """Seconds of a training step, about: the second of two trial steps on a copy of the network."""
+    """Return the approximate seconds of a training step: the second of two trial steps on a copy of the network."""
     trial = copy.deepcopy(network).to(memory_format=torch.channels_last).to(device).train()
     images = torch.zeros(batch, 3, *size, device=device).to(memory_format=torch.channels_last)
     for _ in range(2):
@@ -118,11 +116,11 @@ def step_seconds(network: nn.Module, batch: int, size: tuple[int, int], device: 
 
 
 def precision(wanted: str, device: torch.device) -> tuple[torch.dtype, str]:
-    """The number format of a training step, and why. Validation and inference always have float32, so that they agree."""
+    """Return the number format of a training step, and why. Validation and inference always use float32, so they agree."""
     if wanted != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[wanted], tr("as set")
     if device.type != "cuda":
-        return torch.float32, tr("half precision gains nothing on this device")
+        return torch.float32, tr("half precision has no advantage on this device")
     if torch.cuda.get_device_capability(device) >= (8, 0):
         return torch.bfloat16, tr("the tensor cores of the GPU")
     if torch.cuda.get_device_capability(device) >= (7, 0):

@@ -1,4 +1,4 @@
-"""Files of a training: model.pth, which rebuilds its model with no flags, and checkpoint.pth, from which it goes on."""
+"""Read and write checkpoint.pth, from which a training is resumed."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ CHECKPOINT_FORMAT = 1  # raised when today's reader could misunderstand a future
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write plain tensors and values; a kill leaves the old checkpoint or the new."""
+    """Write plain tensors and values; a kill leaves the old checkpoint or the new one."""
     with atomic_replace(path) as part:
         torch.save({"kind": "checkpoint", "format": CHECKPOINT_FORMAT, **content}, part)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """What `save_checkpoint` wrote, on the CPU. Raises AppError for another or a broken file; nothing of it is executed."""
+    """Return what `save_checkpoint` wrote, on the CPU. Raises AppError for any other file; no code in it is executed."""
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if (content["kind"], content["format"]) != ("checkpoint", CHECKPOINT_FORMAT):
@@ -34,7 +34,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
                     checkpoint_format=CHECKPOINT_FORMAT,
                 )
             )
-    except Exception as error:  # torch raises many kinds for a file that it cannot read; all mean the same here
+    except Exception as error:  # torch raises many types for a file that it cannot read; all mean the same here
         reason = " ".join(str(error).split())[:200]
         raise AppError(
             tr(

@@ -1,7 +1,7 @@
-"""--reproduce: train a run again from what it recorded, and compare every figure.
+"""--reproduce: train a run again from its records, and compare every metric.
 
-The code comes from Git (a temporary worktree of the run's commit, with its recorded changes), the data from its lakeFS
-commit, settings and seed from the run. The recorded code trains in a process of its own, which is this module's `main`;
+The code comes from Git (a temporary worktree of the run's commit with its recorded changes), the data from its lakeFS
+commit, settings and seed from the run. The recorded code trains in a separate process, which is this module's `main`;
 it writes to no server.
 """
 
@@ -30,13 +30,13 @@ from utils.lakefs_utils import LakePath, connect
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-TOLERANCE = 1e-3  # of a figure, absolute; on one machine's CPU the difference is 0
+TOLERANCE = 1e-3  # absolute difference of a metric; on the CPU of one machine it is 0
 COMPARED = ("train_loss", "val_loss", "val_accuracy", "val_miou", "learning_rate")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a run recorded of itself, and its figures: name -> value of each epoch."""
+    """What a run recorded for its reproduction; `figures`: metric -> value of each epoch."""
 
     run_id: str
     commit: str
@@ -50,12 +50,12 @@ class Recipe:
 
 
 def reproduce(settings: Settings, run_id: str, tolerance: float) -> int:
-    """Train the run again and print both sides. Raises AppError where they differ by more than `tolerance`."""
+    """Train the run again and report both results. Raises AppError if they differ by more than `tolerance`."""
     from utils import mlflow_utils
 
     recipe = read_recipe(mlflow_utils.connect(settings), settings, run_id)
     with connect(settings) as lake:
-        lake.resolve(recipe.data_path.ref, recipe.data_path.repo)  # before anything is done
+        lake.resolve(recipe.data_path.ref, recipe.data_path.repo)  # fail early if the commit is missing
     changes = tr(" + recorded changes") if recipe.patch else ""
     notify(
         tr(
@@ -74,26 +74,28 @@ def reproduce(settings: Settings, run_id: str, tolerance: float) -> int:
             tr("could not check out the code of run {run_id}: {error}", run_id=run_id, error=error)
         ) from error
     compare_environments(recipe, done["environment"], done["packages"])
-    return judge(recipe, done["figures"], tolerance)
+    return compare_metrics(recipe, done["figures"], tolerance)
 
 
 def read_recipe(client: MlflowClient, settings: Settings, run_id: str) -> Recipe:
-    """What the run recorded. Raises UsageError that says what is missing for a reproduction."""
+    """Read what the run recorded. Raises UsageError that names what is missing for a reproduction."""
     from utils import mlflow_utils
 
     run = mlflow_utils.get_run(client, settings, run_id)
     tags, params = run.data.tags, run.data.params
     commit, state = tags.get("git_commit", "none"), tags.get(environment.PATCH_TAG)
     if commit == "none":
-        raise _impossible(run_id, tr("it was trained without a Git commit"))
+        raise _irreproducible(run_id, tr("it was trained without a Git commit"))
     if state is None:
-        raise _impossible(run_id, tr("it is of older code, which recorded too little"))
+        raise _irreproducible(run_id, tr("it was trained by an older version, which did not record enough"))
     if state not in ("clean", "recorded"):
-        raise _impossible(run_id, tr("the changes of its code are missing ({state})", state=state))
+        raise _irreproducible(run_id, tr("the changes of its code are missing ({state})", state=state))
     if resolve(ROOT, commit) is None:
-        raise _impossible(run_id, tr("this clone has no Git commit {commit}: git fetch may bring it", commit=commit))
+        raise _irreproducible(
+            run_id, tr("this clone has no Git commit {commit}: git fetch may bring it", commit=commit)
+        )
     if "lakefs_data_path" not in params:
-        raise _impossible(run_id, tr("it ended before its data were committed"))
+        raise _irreproducible(run_id, tr("it ended before its data was committed"))
     with tempfile.TemporaryDirectory() as folder, mlflow_utils.explained(settings, tr("reading the run")):
         files = Path(client.download_artifacts(run_id, environment.FOLDER, folder))
         recipe = json.loads((files / environment.SETTINGS).read_text(encoding="utf-8"))
@@ -111,14 +113,14 @@ def read_recipe(client: MlflowClient, settings: Settings, run_id: str) -> Recipe
         )
 
 
-def _impossible(run_id: str, reason: str) -> UsageError:
+def _irreproducible(run_id: str, reason: str) -> UsageError:
     return UsageError(tr("run {run_id} cannot be reproduced: {reason}", run_id=run_id, reason=reason))
 
 
 def train_again(settings: Settings, recipe: Recipe, code: Path) -> dict[str, Any]:
-    """Run the recorded code's `main` on the recorded data; what it measured."""
+    """Run the recorded code's `main` on the recorded data; return its measurements."""
     if not (code / "train/reproduce.py").exists():
-        raise _impossible(recipe.run_id, tr("its code has no train/reproduce.py"))
+        raise _irreproducible(recipe.run_id, tr("its code has no train/reproduce.py"))
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "figures.json"
         arguments = [str(recipe.data_path), str(out), "smoke" if recipe.smoke else "whole"]
@@ -128,13 +130,13 @@ def train_again(settings: Settings, recipe: Recipe, code: Path) -> dict[str, Any
             env=os.environ | as_environment(settings, recipe, Path(folder)),
         )
         if done.returncode != 0:
-            raise AppError(tr("training again failed (exit code {returncode}): see above", returncode=done.returncode))
+            raise AppError(tr("the training failed again (exit code {code}): see above", code=done.returncode))
         content: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
         return content
 
 
 def as_environment(settings: Settings, recipe: Recipe, folder: Path) -> dict[str, str]:
-    """Settings as environment variables: a worktree has no .env. Those that decide the result are the run's."""
+    """Return the settings as environment variables, as a worktree has no .env; the run's override those of now."""
     places: dict[str, Any] = {name: getattr(settings, name) for name in FIELDS}
     places |= {"data_dir": folder / "data", "model_path": folder / "model.pth"}
     values = {**places, **recipe.settings}
@@ -146,7 +148,7 @@ def as_environment(settings: Settings, recipe: Recipe, folder: Path) -> dict[str
 
 
 def _text(value: Any) -> str:
-    """A setting as config.py reads it; empty is unset."""
+    """Return a setting as config.py reads it; empty means unset."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -155,7 +157,7 @@ def _text(value: Any) -> str:
 
 
 def compare_environments(recipe: Recipe, now: Mapping[str, Any], packages: list[str]) -> None:
-    """Say what differs from the run's machine and packages; that alone is no failure."""
+    """Warn about differences to the run's machine and packages; they alone are not a failure."""
     rows = [[key, recipe.environment.get(key), now.get(key)] for key in sorted({*recipe.environment, *now})]
     before, after = (dict(row.split("==", 1) for row in rows_) for rows_ in (recipe.packages, packages))
     rows += [[name, before.get(name), after.get(name)] for name in sorted({*before, *after}, key=str.lower)]
@@ -164,11 +166,11 @@ def compare_environments(recipe: Recipe, now: Mapping[str, Any], packages: list[
         notify(tr("environment: the same"))
         return
     warn(tr("the environment differs"))
-    print(table([tr("what"), tr("run"), tr("now")], different[:40]))
+    notify(table([tr("what"), tr("run"), tr("now")], different[:40]))
 
 
-def judge(recipe: Recipe, now: Mapping[str, list[float]], tolerance: float) -> int:
-    """Print the figures side by side. Raises AppError beyond the tolerance, or for another number of epochs."""
+def compare_metrics(recipe: Recipe, now: Mapping[str, list[float]], tolerance: float) -> int:
+    """Report the metrics side by side. Raises AppError beyond the tolerance, or for another number of epochs."""
     scores = recipe.figures["val_miou"]
     best = max(range(len(scores)), key=scores.__getitem__)
     rows, worst, equal = [], 0.0, True
@@ -177,30 +179,27 @@ def judge(recipe: Recipe, now: Mapping[str, list[float]], tolerance: float) -> i
         if len(before) != len(after) or not before:
             raise AppError(
                 tr(
-                    "{name}: the run has {count} epochs, its repetition {after}",
+                    "{name}: the run has {before} epochs, its reproduction {after}",
                     name=name,
-                    count=len(before),
+                    before=len(before),
                     after=len(after),
                 )
             )
         gap = max(abs(a - b) for a, b in zip(before, after, strict=True))
         worst, equal = max(worst, gap), equal and before == after
         rows.append([name, repr(before[best]), repr(after[best]), f"{gap:.3g}"])
-    heading = tr("epoch {best} (the best)", best=best + 1)
-    print(
-        table(
-            [heading, tr("run"), tr("again"), tr("largest gap of all epochs")],
-            rows,
-        )
-    )
+    heading = tr("epoch {best} (best)", best=best + 1)
+    notify(table([heading, tr("run"), tr("reproduction"), tr("largest difference of all epochs")], rows))
     if equal:
-        notify(tr("every figure is equal to the bit."))
+        notify(tr("all metrics are bit-identical."))
     elif worst <= tolerance:
-        notify(tr("gap {worst:.3g}: within the tolerance {tolerance}.", worst=worst, tolerance=tolerance))
+        notify(
+            tr("largest difference {worst:.3g}: within the tolerance {tolerance}.", worst=worst, tolerance=tolerance)
+        )
     else:
         raise AppError(
             tr(
-                "run {run_id} was not reproduced: gap {worst:.3g}, tolerance {tolerance}",
+                "run {run_id} could not be reproduced: largest difference {worst:.3g}, tolerance {tolerance}",
                 run_id=recipe.run_id,
                 worst=worst,
                 tolerance=tolerance,
@@ -210,7 +209,7 @@ def judge(recipe: Recipe, now: Mapping[str, list[float]], tolerance: float) -> i
 
 
 def main(arguments: list[str]) -> int:
-    """In the recorded code: train on a data commit by the environment's settings, and write the figures."""
+    """In the recorded code: train on a data commit with the settings of the environment, and write the metrics."""
     from train.model_train import ModelTrain
     from train.setup import prepare_training
     from versioning.checkout import checked_data

@@ -1,4 +1,4 @@
-"""What --resume goes on with: a checkpoint, and the settings, data and code that its run was started with."""
+"""What --resume needs: a checkpoint, and the settings, data and code that its run was started with."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ LAST = "last"
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a checkpoint says of its run, besides where training stands: a resumed run must be the same in all of it."""
+    """What a checkpoint stores about its run, besides the training state; a resumed run must have the same values."""
 
     run_id: str
     settings: dict[str, Any]  # those that decide the result
     smoke: bool
     data_path: LakePath
     repo: str
-    branch: str  # of lakeFS; results go there
+    branch: str  # lakeFS branch that results are published to
     target_branch: str | None  # of an experiment
     git: GitFacts
     classes: dict[str, Any]
     processes: int  # of torchrun; 1 without it
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for a checkpoint."""
+        """Return plain values for a checkpoint."""
         return {
             **{field.name: getattr(self, field.name) for field in dataclasses.fields(self)},
             "data_path": str(self.data_path),
@@ -43,6 +43,7 @@ class RunRecord:
 
     @staticmethod
     def from_dict(content: dict[str, Any]) -> RunRecord:
+        """Restore from `to_dict`. Raises KeyError, TypeError or ValueError for other content."""
         return RunRecord(
             **{**content, "data_path": LakePath.parse(content["data_path"]), "git": GitFacts(**content["git"])}
         )
@@ -50,7 +51,7 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class Interrupted:
-    """A run that can go on: its folder, its record, and the state of its training."""
+    """A run that can be resumed: its folder, its record, and the state of its training."""
 
     folder: Path
     record: RunRecord
@@ -58,7 +59,7 @@ class Interrupted:
 
 
 def find(models: Path, which: str) -> Interrupted:
-    """The checkpoint of the newest run (`last`), of a run id, or at a path. Raises UsageError where there is none."""
+    """Return the checkpoint of the newest run (`last`), of a run id, or at a path. Raises UsageError if there is none."""
     file = _checkpoint_file(models, which)
     from train.checkpoint import load_checkpoint
 
@@ -68,7 +69,7 @@ def find(models: Path, which: str) -> Interrupted:
     except (KeyError, TypeError, ValueError) as error:
         raise AppError(
             tr(
-                "{file}: written by another version of the code ({error}): go on with that version",
+                "{file}: written by another version of the code ({error}): resume with that version",
                 file=file,
                 error=error,
             )
@@ -76,17 +77,17 @@ def find(models: Path, which: str) -> Interrupted:
 
 
 def _checkpoint_file(models: Path, which: str) -> Path:
-    there = sorted(models.glob(f"*/{CHECKPOINT_FILE}"), key=lambda file: file.stat().st_mtime)
-    if which == LAST and there:
-        return there[-1]
+    checkpoints = sorted(models.glob(f"*/{CHECKPOINT_FILE}"), key=lambda file: file.stat().st_mtime)
+    if which == LAST and checkpoints:
+        return checkpoints[-1]
     path = Path(which)
     for file in (path, path / CHECKPOINT_FILE, models / path.name / CHECKPOINT_FILE):
         if which != LAST and file.is_file():
             return file
-    known = ", ".join(file.parent.name for file in reversed(there[-5:])) or tr("none")
+    known = ", ".join(file.parent.name for file in reversed(checkpoints[-5:])) or tr("none")
     raise UsageError(
         tr(
-            "--resume {which}: no checkpoint (in {models}: {known}); those of finished runs are removed: train anew",
+            "--resume {which}: no checkpoint (available in {models}: {known}); those of finished runs are removed: retrain",
             which=which,
             models=models,
             known=known,
@@ -95,14 +96,14 @@ def _checkpoint_file(models: Path, which: str) -> Path:
 
 
 def settings_of(record: RunRecord, now: Settings, given: dict[str, Any]) -> Settings:
-    """The settings that the run was started with, where they decide the result; else those of now.
+    """Return the current settings with those of the run that decide the result.
 
-    `given` stands on the command line: raises UsageError for what differs, as the result would be that of neither.
-    More epochs are no exception, as the learning rate's schedule spans all of them.
+    Raises UsageError if an option in `given` (command line) differs from the run: the result would belong to neither.
+    More epochs are not an exception, as the learning-rate schedule spans all of them.
     """
     known = now.reproducible_settings()
     faults = [
-        tr("{name}: run {settings}, now {given}", name=name.upper(), settings=record.settings[name], given=given[name])
+        tr("{name}: run {recorded}, now {given}", name=name.upper(), recorded=record.settings[name], given=given[name])
         for name in given.keys() & record.settings.keys()
         if given[name] != record.settings[name]
     ]
@@ -110,35 +111,34 @@ def settings_of(record: RunRecord, now: Settings, given: dict[str, Any]) -> Sett
     if faults:
         raise UsageError(
             tr(
-                "run {run_id} was started with other settings: leave the options out, or train anew\n  ",
+                "run {run_id} was started with other settings: leave the options out, or retrain\n  ",
                 run_id=record.run_id,
             )
             + "\n  ".join(sorted(faults))
         )
     kept = [f"{name.upper()}={value}" for name, value in record.settings.items() if value != known[name]]
     if kept:
-        notify(tr("as the run was started: {kept}", kept=" ".join(kept)))
+        notify(tr("settings of the run: {kept}", kept=" ".join(kept)))
     if record.repo != now.lakefs_repo:
         raise UsageError(
             tr(
-                "run {run_id} is of lakeFS repository {repo}: change LAKEFS_REPO={lakefs_repo}",
+                "run {run_id} belongs to repository {repo}; set LAKEFS_REPO={repo}",
                 run_id=record.run_id,
                 repo=record.repo,
-                lakefs_repo=now.lakefs_repo,
             )
         )
     return dataclasses.replace(now, **record.settings, lakefs_branch=record.target_branch or record.branch)
 
 
 def warn_of_other_code(record: RunRecord, now: GitFacts, processes: int) -> None:
-    """Going on with other code (a mended bug) or another number of processes is allowed, but not in silence."""
+    """Warn if a run is resumed with other code (a fixed bug) or another number of processes."""
     if (record.git.commit, record.git.dirty) != (now.commit, now.dirty) or now.dirty == "true":
         state = {"true": tr(" + changes")}
         before = record.git.commit[:12] + state.get(record.git.dirty, "")
         after = now.commit[:12] + state.get(now.dirty, "")
         warn(
             tr(
-                "the run was started with Git {before}, this is {after}: with other code the result may differ",
+                "the run was started with Git {before}, this is {after}: other code may change the result",
                 before=before,
                 after=after,
             )
@@ -146,9 +146,8 @@ def warn_of_other_code(record: RunRecord, now: GitFacts, processes: int) -> None
     if record.processes != processes:
         warn(
             tr(
-                "the run was started with {processes} processes, now there are {processes2}: the "
-                "result may differ a little",
-                processes=record.processes,
-                processes2=processes,
+                "the run was started with {before} processes, now there are {after}: the result may differ slightly",
+                before=record.processes,
+                after=processes,
             )
         )

@@ -1,4 +1,4 @@
-"""Data for an empty folder: what the lakeFS branch has, else a generated sample set."""
+"""The data to train on: of the data directory, of a lakeFS commit, or a generated sample set."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from utils.lakefs_utils import LakeFS, LakePath
 
 
 def fill_if_empty(settings: Settings, lake: LakeFS) -> None:
-    """Leave a folder with data alone; fill an empty one from the branch, or with the sample set, and say so."""
-    from versioning.sync import fill  # which needs cache_folder below
+    """Fill an empty data directory from the branch, or with the sample set, and report it."""
+    from versioning.sync import download_data
 
     root = settings.data_dir
     if not is_empty(root):
@@ -33,12 +33,12 @@ def fill_if_empty(settings: Settings, lake: LakeFS) -> None:
         return
     source = LakePath(lake.repo, head, "data/")
     notify(tr("{root} is empty: downloading {source}", root=root, source=source))
-    fill(settings, lake, source)
+    download_data(settings, lake, source)
 
 
 def checked_data(settings: Settings, lake: LakeFS, data_ref: str | None) -> tuple[LakePath | None, SegmentationData]:
-    """The data to train on: those of a commit, with its path, or those of the data folder."""
-    from versioning.sync import require_complete  # which needs cache_folder below
+    """Return the checked data to train on: that of a commit, with its path, or that of the data directory."""
+    from versioning.sync import require_complete
     from versioning.versions import find_data
 
     cache = settings.cache_dir
@@ -47,8 +47,8 @@ def checked_data(settings: Settings, lake: LakeFS, data_ref: str | None) -> tupl
         require_complete(settings.data_dir)
         fill_if_empty(settings, lake)
         data = check_data(settings.data_dir, settings.seed)
-    else:  # no split is written into the cache: it is that of the commit, or comes from the seed
+    else:  # no split is written into the cache: it is in the commit, or determined by the seed
         folder = safe_join(lake.download(pinned, cache), pinned.path)
         data = check_data(folder, settings.seed, make_split=False)
-    print(summary(data), flush=True)
+    notify(summary(data))
     return pinned, data

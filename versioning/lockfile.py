@@ -1,6 +1,6 @@
-"""lakefs.lock: which data and which model belong to this code. Git versions it, train.py rewrites it.
+"""lakefs.lock: the data and the model that belong to this code. Git versions it, train.py rewrites it.
 
-Committed with the code, it makes a Git commit or tag name its data and its model by full commit id and hash.
+A Git commit or tag therefore names its data and its model by full commit id and hash.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Lock:
     run_id: str
 
     def text(self) -> str:
-        """JSON with sorted keys and one final newline: equal content is an equal file, and a diff shows what changed."""
+        """Return JSON with sorted keys and a final newline: equal content gives an equal file, and diffs are readable."""
         content = {
             "data": {**_shown(self.data), "manifest_sha256": self.data_manifest_sha256},
             "model": {**_shown(self.model), "sha256": self.model_sha256},
@@ -40,7 +40,7 @@ class Lock:
 
 
 def write_lock(folder: Path, lock: Lock) -> Path:
-    """Replace the lock at once; one that says the same is left alone."""
+    """Replace the lock atomically; one with the same content is not touched."""
     path = folder / LOCK_NAME
     if not path.exists() or path.read_bytes() != lock.text().encode():
         write_atomically(path, lock.text().encode())
@@ -48,7 +48,7 @@ def write_lock(folder: Path, lock: Lock) -> Path:
 
 
 def read_lock(folder: Path) -> Lock | None:
-    """The lock in a folder, or None where there is none. Raises UsageError for a file that is no lock."""
+    """Return the lock in a directory, or None. Raises UsageError for an invalid file."""
     path = folder / LOCK_NAME
     try:
         return parse_lock(path.read_text(encoding="utf-8"), str(path))
@@ -59,7 +59,7 @@ def read_lock(folder: Path) -> Lock | None:
 
 
 def parse_lock(text: str, where: str) -> Lock:
-    """The lock that a text holds. Raises UsageError for one that holds none, saying `where` it was read."""
+    """Parse a lock. Raises UsageError for an invalid one, naming `where` it was read."""
     try:
         content = json.loads(text)
         data, model = content["data"], content["model"]
@@ -80,7 +80,7 @@ def _not_a_lock(where: str, error: Exception) -> UsageError:
     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
     return UsageError(
         tr(
-            "{where}: not a lock ({reason}): 'git checkout -- {lock_name}' brings it back, or "
+            "{where}: not a valid lock ({reason}): restore it by 'git checkout -- {lock_name}', or "
             "remove it and run train.py",
             where=where,
             reason=reason,
@@ -90,12 +90,12 @@ def _not_a_lock(where: str, error: Exception) -> UsageError:
 
 
 def require_lock(folder: Path) -> Lock:
-    """The lock in a folder. Raises UsageError where there is none."""
+    """Return the lock in a directory. Raises UsageError if there is none."""
     lock = read_lock(folder)
     if lock is None:
         raise UsageError(
             tr(
-                "no {folder}: train.py writes it, and git checkout brings back a committed one",
+                "no {folder}: train.py writes it, and git checkout restores a committed one",
                 folder=folder / LOCK_NAME,
             )
         )

@@ -15,57 +15,57 @@ from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath
 from versioning.lockfile import Lock, read_lock, require_lock
 from versioning.sync import require_complete
-from versioning.versions import LOCK, _hashes, committed_files, compare, data_manifest, find_data, local_files
+from versioning.versions import LOCK, committed_files, compare, data_manifest, find_data, hashes_of, local_files
 
 
 def status(settings: Settings, lake: LakeFS) -> bool:
-    """Print how data folder, branch and lock stand to each other; whether they agree.
+    """Report how data directory, branch and lock differ; return whether they agree.
 
-    With a lock: its data and model lie here, and the branch holds both. Newer data on the branch are said, and are no
-    disagreement: after `git checkout` of an old tag the three still fit together.
+    With a lock they agree if its data and model are here and the branch contains both. Newer data on the branch is
+    reported but is not a disagreement: after `git checkout` of an old tag the three still fit together.
     """
     require_complete(settings.data_dir)
     head = find_data(lake, lake.branch)
     files = local_files(settings)
-    changes = compare(_hashes(files), committed_files(lake, head, settings.cache_dir))
+    changes = compare(hashes_of(files), committed_files(lake, head, settings.cache_dir))
     notify(tr("branch {branch}, commit {ref} (repository {repo})", branch=lake.branch, ref=head.ref, repo=lake.repo))
     if changes:
         notify(tr("data: differs from {branch}: {counts}", branch=lake.branch, counts=changes.counts()))
-        print("\n".join(changes.lines(20)))
+        notify("\n".join(changes.lines(20)))
     else:
-        notify(tr("data: as on {branch}, {count} files", branch=lake.branch, count=len(files)))
+        notify(tr("data: same as on {branch}, {count} files", branch=lake.branch, count=len(files)))
     lock = read_lock(ROOT)
     if lock is None:
         notify(tr("{lock_name}: none (train.py writes it)", lock_name=LOCK_NAME))
         return not changes
     faults = [*_lock_against_files(settings, lock, files), *_lock_against_branch(lake, lock)]
     for fault in faults:
-        print(f"{LOCK_NAME}: {fault}", flush=True)
+        notify(f"{LOCK_NAME}: {fault}")
     if not faults:
         notify(
             tr(
-                "{lock_name}: data {ref}, model {ref2}: fits the files here",
+                "{lock_name}: data {data}, model {model}: same as the local files",
                 lock_name=LOCK_NAME,
-                ref=lock.data.ref[:12],
-                ref2=lock.model.ref[:12],
+                data=lock.data.ref[:12],
+                model=lock.model.ref[:12],
             )
         )
     return not faults
 
 
 def _lock_against_files(settings: Settings, lock: Lock, files: Mapping[str, LocalFile]) -> Iterator[str]:
-    """What the data folder and the model file lack of the lock."""
-    if data_manifest(_hashes(files), lock.data.path) != lock.data_manifest_sha256:
+    """Yield how the data directory and the model file differ from the lock."""
+    if data_manifest(hashes_of(files), lock.data.path) != lock.data_manifest_sha256:
         yield tr(
-            "data {ref} is not what lies in {data_dir}: lake.py pull lock brings it back, train.py uses yours",
+            "data {ref} differs from {data_dir}: lake.py pull lock restores it, train.py uses {data_dir}",
             ref=lock.data.ref[:12],
             data_dir=settings.data_dir,
         )
     model = settings.model_path
     if not model.is_file() or file_sha256(model) != lock.model_sha256:
-        how = (tr("missing")) if not model.is_file() else tr("another file")
+        how = tr("another file") if model.is_file() else tr("missing")
         yield tr(
-            "model {ref} is not what lies in {model} ({how}): lake.py pull lock brings it back",
+            "model {ref} differs from {model} ({how}): lake.py pull lock restores it",
             ref=lock.model.ref[:12],
             model=model,
             how=how,
@@ -73,7 +73,7 @@ def _lock_against_files(settings: Settings, lock: Lock, files: Mapping[str, Loca
 
 
 def _lock_against_branch(lake: LakeFS, lock: Lock) -> Iterator[str]:
-    """Commits of the lock that the target branch does not hold."""
+    """Yield the commits of the lock that the target branch does not contain."""
     for kind, path in ((tr("data"), lock.data), (tr("model"), lock.model)):
         if path.repo != lake.repo or not lake.contains(lake.branch, path.ref):
             yield tr(
@@ -86,7 +86,7 @@ def _lock_against_branch(lake: LakeFS, lock: Lock) -> Iterator[str]:
 
 
 def verify(lake: LakeFS, ref: str) -> bool:
-    """Read every object of REF from the server again and compare the hashes; of `lock` those of the model's commit too."""
+    """Read every object of REF from the server and verify its hash; for `lock`, of the model's commit too."""
     source = find_data(lake, ref)
     if ref != LOCK:
         return _verify(lake, source)
@@ -97,7 +97,7 @@ def verify(lake: LakeFS, ref: str) -> bool:
 
 
 def _verify(lake: LakeFS, source: LakePath) -> bool:
-    """All of one commit; names each broken object."""
+    """Verify one commit and report each broken object."""
     remote = list(lake.objects(source.ref, "", source.repo))
     results = parallel(lambda file: lake.broken(source, file), remote)
     label, broken = tr("verifying"), list[str]()
@@ -110,8 +110,8 @@ def _verify(lake: LakeFS, source: LakePath) -> bool:
             broken.append(f"  {file.path}: {result}")
     weak = sum(not file.sha256 and not re.fullmatch(r"[0-9a-f]{32}", file.checksum) for file in remote)
     if weak:
-        notify(tr("no hash, compared by size alone: {weak}", weak=weak))
+        notify(tr("no checksum, compared by size only: {weak}", weak=weak))
     if broken:
-        print("\n".join(sorted(broken)))
+        notify("\n".join(sorted(broken)))
     notify(tr("{ref}: {count} of {remote} files broken", ref=source.ref, count=len(broken), remote=len(remote)))
     return not broken

@@ -25,20 +25,20 @@ from versioning.versions import (
     LOCK,
     MODEL_PREFIX,
     WORKERS,
-    _fetched,
-    _hashes,
+    cached_files,
     committed_files,
     compare,
     data_manifest,
     find_data,
+    hashes_of,
     local_files,
 )
 
-UNFINISHED = ".pull-unfinished"  # hidden, in the data folder, while a pull changes it
+UNFINISHED = ".pull-unfinished"  # hidden, in the data directory, while a pull changes it
 
 
 def push(settings: Settings, lake: LakeFS, message: str | None, keep_remote: bool) -> None:
-    """Commit the data folder to the target branch, unchecked, and say the commit."""
+    """Commit the data directory to the target branch, without a data check, and report the commit."""
     require_complete(settings.data_dir)
     files = local_files(settings)
     if not files:
@@ -49,13 +49,13 @@ def push(settings: Settings, lake: LakeFS, message: str | None, keep_remote: boo
 
 
 def report_published(done: Published, count: int) -> None:
-    """Say which commit holds the `count` files of a data folder, and what was sent for it."""
+    """Report which commit holds the `count` files of a data directory, and what was uploaded for it."""
     if not done.uploaded and not done.removed:
         notify(tr("data unchanged: existing commit {commit_id}", commit_id=done.commit_id))
         return
     notify(
         tr(
-            "data commit: {commit_id} ({uploaded} sent, {removed} removed, {count} files in all)",
+            "data commit: {commit_id} ({uploaded} uploaded, {removed} removed, {count} files in total)",
             commit_id=done.commit_id,
             uploaded=done.uploaded,
             removed=done.removed,
@@ -65,27 +65,27 @@ def report_published(done: Published, count: int) -> None:
 
 
 def pull(settings: Settings, lake: LakeFS, ref: str, force: bool) -> None:
-    """Make the data folder that of REF, for `lock` the model too. Raises UsageError where files would be lost."""
+    """Replace the data directory by that of REF, for `lock` the model too. Raises UsageError if files would be lost."""
     root, cache = settings.data_dir, settings.cache_dir
     lock = read_lock(ROOT)
     source = find_data(lake, ref, cache)
     wanted, have = committed_files(lake, source, cache), local_files(settings)
     if not wanted:
-        raise UsageError(tr("{source}: no data there", source=source))
+        raise UsageError(tr("{source}: no data", source=source))
     if lock and ref == LOCK and data_manifest(wanted, source.path) != lock.data_manifest_sha256:
-        raise AppError(tr("{source}: not the files whose hash {lock_name} holds", source=source, lock_name=LOCK_NAME))
-    changes = compare(_hashes(have), wanted)
+        raise AppError(tr("{source}: not the files whose hash is in {lock_name}", source=source, lock_name=LOCK_NAME))
+    changes = compare(hashes_of(have), wanted)
     if not force:
         at_risk = {name: have[name] for name in changes.changed + changes.new}
-        _refuse_loss(root, _unknown(lake, lock, at_risk, source.path, cache))
+        _refuse_data_loss(root, _uncommitted(lake, lock, at_risk, source.path, cache))
         if lock and ref == LOCK:
-            _refuse_loss(settings.model_path.parent, _model_at_risk(settings, lake, lock))
+            _refuse_data_loss(settings.model_path.parent, _model_at_risk(settings, lake, lock))
     fetch = changes.changed + changes.removed
     if fetch:
         tree = lake.download(source, cache, {source.path + name for name in fetch}.__contains__)
     model = lake.verified_file(lock.model, lock.model_sha256, cache) if lock and ref == LOCK else None
     if changes or (root / UNFINISHED).exists():
-        with _unfinished(root, source):
+        with _marked_unfinished(root, source):
             _remove(root, changes.new)
             if fetch:
                 _write(safe_join(tree, source.path), root, {name: wanted[name] for name in fetch})
@@ -100,34 +100,36 @@ def pull(settings: Settings, lake: LakeFS, ref: str, force: bool) -> None:
         )
     )
     if model is not None and lock is not None:
-        _place(model, settings.model_path, lock.model_sha256)
+        _copy_verified(model, settings.model_path, lock.model_sha256)
         notify(tr("{model_path}: {model}", model_path=settings.model_path, model=lock.model))
 
 
-def fill(settings: Settings, lake: LakeFS, source: LakePath) -> None:
-    """Bring the data of a commit into a folder that has none; interrupted, it is marked as `pull` marks it."""
+def download_data(settings: Settings, lake: LakeFS, source: LakePath) -> None:
+    """Download the data of a commit into a directory that has none; an interruption is marked as by `pull`."""
     cache = settings.cache_dir
     tree = lake.download(source, cache)
     wanted = committed_files(lake, source, cache)
-    with _unfinished(settings.data_dir, source):
+    with _marked_unfinished(settings.data_dir, source):
         _write(safe_join(tree, source.path), settings.data_dir, wanted)
 
 
 def _model_at_risk(settings: Settings, lake: LakeFS, lock: Lock) -> list[str]:
-    """The model file's name when it holds what no commit does."""
+    """Return the model file's name if no commit holds its content."""
     path = settings.model_path
     if not path.is_file() or (sha256 := file_sha256(path)) == lock.model_sha256:
         return []
-    return _unknown(lake, lock, {path.name: LocalFile(path, sha256)}, MODEL_PREFIX, settings.cache_dir)
+    return _uncommitted(lake, lock, {path.name: LocalFile(path, sha256)}, MODEL_PREFIX, settings.cache_dir)
 
 
-def _unknown(lake: LakeFS, lock: Lock | None, files: Mapping[str, LocalFile], prefix: str, cache: Path) -> list[str]:
-    """Those of the files whose content no known version holds, under whatever name; looked up newest version first.
+def _uncommitted(
+    lake: LakeFS, lock: Lock | None, files: Mapping[str, LocalFile], prefix: str, cache: Path
+) -> list[str]:
+    """Return the files whose content no known version holds, under any name; the newest versions are searched first.
 
-    Before the server is asked, what was fetched whole is looked at: who goes to and fro between two versions needs none.
+    Cached commits are searched before the server: switching between two versions needs no request.
     """
-    here = {file.sha256 for version in _fetched_versions(lake, prefix, cache) for file in version}
-    left = {name: file for name, file in files.items() if file.sha256 not in here}
+    cached = {file.sha256 for version in _cached_versions(lake, prefix, cache) for file in version}
+    left = {name: file for name, file in files.items() if file.sha256 not in cached}
     if not left:
         return []
     for version in _known_versions(lake, lock, prefix):
@@ -142,14 +144,14 @@ def _unknown(lake: LakeFS, lock: Lock | None, files: Mapping[str, LocalFile], pr
     return sorted(left)
 
 
-def _fetched_versions(lake: LakeFS, prefix: str, cache: Path) -> Iterator[list[RemoteFile]]:
-    """What the commits of this repository hold that were fetched whole."""
+def _cached_versions(lake: LakeFS, prefix: str, cache: Path) -> Iterator[list[RemoteFile]]:
+    """Yield the files of each completely cached commit of this repository."""
     for folder in (cache / "commits" / lake.repo).glob("*"):
-        yield _fetched(lake, LakePath(lake.repo, folder.name, prefix), cache) or []
+        yield cached_files(lake, LakePath(lake.repo, folder.name, prefix), cache) or []
 
 
 def _known_versions(lake: LakeFS, lock: Lock | None, prefix: str) -> Iterator[LakePath]:
-    """The target branch and all that changed it, the lock's version, every other branch and tag; each once."""
+    """Yield the target branch and its history, the lock's version, every other branch and tag; each once."""
 
     def listed() -> Iterator[tuple[str, str]]:
         yield lake.repo, lake.head()
@@ -167,7 +169,7 @@ def _known_versions(lake: LakeFS, lock: Lock | None, prefix: str) -> Iterator[La
 
 
 def _objects_if_any(lake: LakeFS, version: LakePath) -> Iterable[RemoteFile]:
-    """The objects of a version; none where the server does not know it (a lock of another server)."""
+    """Return the objects of a version; none if the server does not know it (a lock of another server)."""
     try:
         lake.resolve(version.ref, version.repo)
     except UsageError:
@@ -180,16 +182,16 @@ def _file_md5(path: Path) -> str:
         return hashlib.file_digest(stream, "md5").hexdigest()
 
 
-def _refuse_loss(folder: Path, names: list[str]) -> None:
-    """Raises UsageError for files that exist nowhere else."""
+def _refuse_data_loss(folder: Path, names: list[str]) -> None:
+    """Raise UsageError for files that no commit holds."""
     if not names:
         return
     listed = "\n".join(f"  {folder / name}" for name in names[:10])
     more = tr("\n  … and {count} more", count=len(names) - 10) if len(names) > 10 else ""
     raise UsageError(
         tr(
-            "{count} files that no commit holds would be lost: keep them by lake.py push, or "
-            "drop them by --force\n{listed}{more}",
+            "{count} files that are in no commit would be lost: commit them by lake.py push, or "
+            "discard them by --force\n{listed}{more}",
             count=len(names),
             listed=listed,
             more=more,
@@ -198,8 +200,8 @@ def _refuse_loss(folder: Path, names: list[str]) -> None:
 
 
 @contextlib.contextmanager
-def _unfinished(root: Path, source: LakePath) -> Iterator[None]:
-    """A mark in the data folder while it is neither the old version nor the new one."""
+def _marked_unfinished(root: Path, source: LakePath) -> Iterator[None]:
+    """Mark the data directory while it is neither the old version nor the new one."""
     root.mkdir(parents=True, exist_ok=True)
     if (root / UNFINISHED).exists():
         remove_partial_files(root)
@@ -209,13 +211,13 @@ def _unfinished(root: Path, source: LakePath) -> Iterator[None]:
 
 
 def require_complete(root: Path) -> None:
-    """Raises UsageError for a data folder in which a pull was cut off: it is no version that anybody meant."""
+    """Raise UsageError for a data directory in which a pull was interrupted: it is not a version."""
     mark = root / UNFINISHED
     if mark.exists():
         source = mark.read_text(encoding="utf-8").strip()
         raise UsageError(
             tr(
-                "{root}: a pull of {source} was cut off: run python lake.py pull {source} again",
+                "{root}: a pull of {source} was interrupted: run python lake.py pull {source} again",
                 root=root,
                 source=source,
             )
@@ -223,7 +225,7 @@ def require_complete(root: Path) -> None:
 
 
 def _remove(root: Path, names: Iterable[str]) -> None:
-    """Remove files, and folders that this leaves empty."""
+    """Remove files, and directories that become empty."""
     for name in names:
         path = root / name
         path.unlink(missing_ok=True)
@@ -235,26 +237,28 @@ def _remove(root: Path, names: Iterable[str]) -> None:
 
 
 def _write(tree: Path, root: Path, files: Mapping[str, str]) -> None:
-    """Copy files of the cache into the data folder, each at once; every one that failed is named."""
-    results = parallel(lambda name: _place(safe_join(tree, name), safe_join(root, name), files[name]), files, WORKERS)
+    """Copy files of the cache into the data directory, each atomically. Raises AppError naming all that failed."""
+    results = parallel(
+        lambda name: _copy_verified(safe_join(tree, name), safe_join(root, name), files[name]), files, WORKERS
+    )
     label = tr("writing the data")
     for _ in succeeded(
         progress(results, len(files), label, tr("files")),
-        lambda count: tr("{count} files could not be written; run again to go on", count=count),
+        lambda count: tr("{count} files could not be written; run again to continue", count=count),
         where=lambda name: root / name,
     ):
         pass
 
 
-def _place(source: Path, target: Path, sha256: str) -> None:
-    """A file of one's own, not a link into the cache: it may be edited."""
+def _copy_verified(source: Path, target: Path, sha256: str) -> None:
+    """Copy a file of the cache and verify it; a link into the cache could be edited."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_replace(target) as part:
         shutil.copyfile(source, part)
         if file_sha256(part) != sha256:
             raise AppError(
                 tr(
-                    "{source}: damaged in the cache (expected SHA-256 {sha256}): remove the cache folder and run again",
+                    "{source}: damaged in the cache (expected SHA-256 {sha256}): remove the cache directory and run again",
                     source=source,
                     sha256=sha256,
                 )

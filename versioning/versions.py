@@ -1,4 +1,4 @@
-"""Data versions as a person knows them from Git: find, push, pull, status, verify; the work behind lake.py."""
+"""Find data versions by reference, and compare them with local files."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from utils.lakefs_utils import LakeFS, LakePath, manifest_sha256
 from versioning.lockfile import require_lock
 
 DATA_PREFIX, MODEL_PREFIX = "data/", "models/"
-LOCK = "lock"  # the word that stands for the versions of lakefs.lock
+LOCK = "lock"  # the REF that stands for the versions of lakefs.lock
 WORKERS = 4  # files hashed or written at once
 
 
 @dataclass(frozen=True)
 class Changes:
-    """Paths of a folder against those of a version, each list sorted."""
+    """Differences between a directory and a version; each list is sorted."""
 
     new: list[str]
     changed: list[str]
@@ -37,11 +37,12 @@ class Changes:
         return bool(self.new or self.changed or self.removed)
 
     def counts(self) -> str:
+        """Return the number of differences as text."""
         new, changed, removed = len(self.new), len(self.changed), len(self.removed)
         return tr("{new} new, {changed} changed, {removed} removed", new=new, changed=changed, removed=removed)
 
     def lines(self, limit: int) -> list[str]:
-        """One line a path, and how many more there are."""
+        """Return one line per path, at most `limit`, and how many more there are."""
         marks = (
             (tr("new"), self.new),
             (tr("changed"), self.changed),
@@ -52,43 +53,43 @@ class Changes:
         return lines[:limit] + ([tr("  … and {more} more", more=more)] if more > 0 else [])
 
 
-# --- what there is --------------------------------------------------------------------------------------------------
+# --- references and files --------------------------------------------------------------------------------------------------
 
 
 def find_data(lake: LakeFS, ref: str, cache: Path | None = None) -> LakePath:
-    """The data of REF, pinned to its full commit id: `lock`, branch, tag, commit, `main~1`, lakefs://repo/ref[/folder/].
+    """Return the data of REF with its full commit id: `lock`, branch, tag, commit, `main~1`, lakefs://repo/ref[/dir/].
 
-    The server is not asked for a full commit id whose data were fetched whole into `cache`: it never means anything
-    else. Raises UsageError for what is not there.
+    The server is not asked about a full commit id whose data is completely in `cache`. Raises UsageError for a REF that
+    does not exist.
     """
-    path = _named(lake, ref)
-    if cache and COMMIT_ID.fullmatch(path.ref) and _fetched(lake, path, cache) is not None:
+    path = _parse_ref(lake, ref)
+    if cache and COMMIT_ID.fullmatch(path.ref) and cached_files(lake, path, cache) is not None:
         return path
     return LakePath(path.repo, lake.resolve(path.ref, path.repo), path.path)
 
 
-def _fetched(lake: LakeFS, source: LakePath, cache: Path) -> list[RemoteFile] | None:
-    """What a commit holds that was fetched whole; None where the server would have to be asked."""
+def cached_files(lake: LakeFS, source: LakePath, cache: Path) -> list[RemoteFile] | None:
+    """Return the files of a completely cached commit; None if the server would have to be asked."""
     files = lake.committed(source, cache)
-    return files if isinstance(files, list) else None  # else it asks when it is read
+    return files if isinstance(files, list) else None  # else it is a generator that asks the server
 
 
-def _named(lake: LakeFS, ref: str) -> LakePath:
-    """What REF says, not looked up yet. Raises UsageError for what cannot be a version."""
+def _parse_ref(lake: LakeFS, ref: str) -> LakePath:
+    """Parse REF without looking it up. Raises UsageError for an invalid one."""
     if ref == LOCK:
         return require_lock(ROOT).data
     if "://" not in ref:
         return LakePath(lake.repo, ref, DATA_PREFIX)
     match = re.fullmatch(r"lakefs://([^/]+)/([^/]+)/?(.*)", ref)
     if not match:
-        LakePath.parse(ref)  # says what it should look like
+        LakePath.parse(ref)  # raises UsageError with the expected form
     assert match is not None
     folder = match[3].rstrip("/") + "/" if match[3] else DATA_PREFIX
     return LakePath(match[1], match[2], folder)
 
 
 def local_files(settings: Settings) -> dict[str, LocalFile]:
-    """Path below the data folder -> file and hash. Raises UsageError naming the files that cannot be read."""
+    """Return path below the data directory -> file and hash. Raises UsageError naming the unreadable files."""
     root, hashes = settings.data_dir, HashCache(settings.cache_dir / "hashes.db")
     files = data_files(root)
     results = parallel(lambda name: hashes.sha256(files[name]), files, WORKERS)
@@ -107,7 +108,7 @@ def local_files(settings: Settings) -> dict[str, LocalFile]:
 
 
 def committed_files(lake: LakeFS, source: LakePath, cache: Path) -> dict[str, str]:
-    """Path below the data of a commit -> SHA-256; a file without one (another client's) is fetched and hashed."""
+    """Return path below the data of a commit -> SHA-256; a file without one (of another client) is downloaded and hashed."""
     found: dict[str, str] = {}
     unhashed: list[str] = []
     for file in lake.committed(source, cache):
@@ -124,14 +125,14 @@ def committed_files(lake: LakeFS, source: LakePath, cache: Path) -> dict[str, st
 
 
 def _is_data(name: str) -> bool:
-    """Whether a path of a commit would count as data in a folder too: see `train.dataset.data_files`."""
+    """Return whether a path of a commit counts as data in a directory too: see `dataset.layout.data_files`."""
     parts = name.split("/")
     hidden = any(part.startswith(".") or part.lower() in CLUTTER for part in parts)
     return bool(name) and not hidden and parts[0] != OUTPUT_FOLDER
 
 
 def compare(have: Mapping[str, str], wanted: Mapping[str, str]) -> Changes:
-    """What makes `have` differ from `wanted`; both map paths to hashes."""
+    """Return how `have` differs from `wanted`; both map paths to hashes."""
     return Changes(
         new=sorted(have.keys() - wanted.keys()),
         changed=sorted(name for name in have.keys() & wanted.keys() if have[name] != wanted[name]),
@@ -139,22 +140,11 @@ def compare(have: Mapping[str, str], wanted: Mapping[str, str]) -> Changes:
     )
 
 
-def _hashes(files: Mapping[str, LocalFile]) -> dict[str, str]:
+def hashes_of(files: Mapping[str, LocalFile]) -> dict[str, str]:
+    """Return path -> SHA-256."""
     return {name: file.sha256 for name, file in files.items()}
 
 
 def data_manifest(files: Mapping[str, str], prefix: str = DATA_PREFIX) -> str:
-    """The hash of a data set that the lock holds; `files` map paths below `prefix` to SHA-256."""
+    """Return the hash of a data set as it is in the lock; `files` maps paths below `prefix` to SHA-256."""
     return manifest_sha256({prefix + name: LocalFile(Path(), sha256) for name, sha256 in files.items()})
-
-
-# --- push -----------------------------------------------------------------------------------------------------------
-
-
-# --- pull -----------------------------------------------------------------------------------------------------------
-
-
-# --- status ---------------------------------------------------------------------------------------------------------
-
-
-# --- verify ---------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
-"""Random changes of a training batch that keep picture and mask together; (seed, epoch, step) decides every one.
+"""Augmentation of a training batch, images and masks alike; the random numbers depend on (seed, epoch, step).
 
-Scale, crop and flip run on uint8 by torchvision.transforms.v2's functions, picture by picture (its vectorised uint8 resize
-takes a fifth of the time of sampling a float grid for the whole batch); colour runs on the batch at once.
+Scaling, cropping and flipping use torchvision.transforms.v2 on uint8, image by image: its vectorized uint8 resize takes
+a fifth of the time of sampling a float grid for the whole batch. Colour changes run on the whole batch.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Strength:
-    """How far pictures are changed; the edge values change nothing."""
+    """Limits of the augmentation; the default values change nothing."""
 
-    area: float = 1.0  # smallest share of the picture that a crop shows, 0..1; 1: always all of it
+    area: float = 1.0  # smallest fraction of the image that a crop shows, 0..1; 1: always the whole image
     aspect: float = 1.0  # crops are stretched by up to this factor, 1 or more
-    flip: float = 0.0  # probability of left for right
-    light: float = 0.0  # brightness and contrast each change by up to this share
-    colour: float = 0.0  # red, green and blue each change by up to this share
+    flip: float = 0.0  # probability of a horizontal flip
+    light: float = 0.0  # brightness and contrast each change by up to this fraction
+    colour: float = 0.0  # red, green and blue each change by up to this fraction
 
 
 STRENGTHS = {
@@ -35,19 +35,20 @@ STRENGTHS = {
 def augment(
     images: Tensor, masks: Tensor, strength: Strength, size: tuple[int, int], random: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """On their device: images (N,3,H,W) uint8, masks (N,H,W) uint8 -> images (N,3,*size) float32 in about 0..255, masks (N,*size) uint8.
+    """Augment images (N,3,H,W) uint8 and masks (N,H,W) uint8 on their device.
 
-    Each picture shows a random part of at least `strength.area` of it, scaled to `size`.
+    Returns images (N,3,*size) float32 in about 0..255 and masks (N,*size) uint8. Each image is a random crop of at least
+    `strength.area` of it, scaled to `size`.
     """
-    pairs = [_part(image, mask, strength, size, random) for image, mask in zip(images, masks, strict=True)]
+    pairs = [_random_crop(image, mask, strength, size, random) for image, mask in zip(images, masks, strict=True)]
     small, labels = (torch.stack(tensors) for tensors in zip(*pairs, strict=True))
-    return _recoloured(small, strength, random), labels
+    return _change_colours(small, strength, random), labels
 
 
-def _part(
+def _random_crop(
     image: Tensor, mask: Tensor, strength: Strength, size: tuple[int, int], random: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """One random part of a pair, perhaps mirrored, at `size`."""
+    """Return a random crop of a pair, possibly mirrored, at `size`."""
     from torchvision.transforms.v2 import functional as F
 
     height, width = mask.shape
@@ -66,8 +67,8 @@ def _part(
     return image, mask[0]
 
 
-def _recoloured(images: Tensor, strength: Strength, random: np.random.Generator) -> Tensor:
-    """One gain and one offset for each picture and channel: contrast around mid-grey, brightness, and a tint."""
+def _change_colours(images: Tensor, strength: Strength, random: np.random.Generator) -> Tensor:
+    """Apply one gain and one offset per image and channel: contrast around mid-grey, brightness, and a tint."""
     if not strength.light and not strength.colour:
         return images.float()
     shape = (len(images), 1, 1, 1)

@@ -1,8 +1,8 @@
-"""Decoded pictures on disk at working size: made once, verified when opened, read through a memory map by every process.
+"""Decoded images on disk at working size: written once, verified when opened, read by all processes through a memory map.
 
-A split is one file, KEY.pictures: for each pair the image, the mask and, for validation, the mask at its own size, all
-uint8, then the SHA-256 of everything before it. KEY is a hash of all that decides the content, the hashes of the
-committed files among them: other data, another size, other classes or other code have another file.
+A split is one file, KEY.pictures: for each pair the image, the mask and, for validation, the mask at native size, all
+uint8, then the SHA-256 of everything before it. KEY is a hash of everything that decides the content, including the
+hashes of the committed files: other data, another size, other classes or other code use another file.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from segmentation.preprocess import resize_image, resize_mask
 SUFFIX = ".pictures"
 DIGEST = hashlib.sha256
 DIGEST_BYTES = DIGEST().digest_size
-SPARE_BYTES = 1 << 30  # of the disk, left to others
+SPARE_BYTES = 1 << 30  # free disk space that is left to other programs
 Arrays = tuple[UInt8, UInt8, UInt8]
 
 
 @dataclass(frozen=True)
 class Split:
-    """What to decode: image (H,W,3) and mask (H,W) at `size`, and with `native` the mask (h,w) at its own size."""
+    """What to decode: image (H,W,3) and mask (H,W) at `size`, and with `native` the mask (h,w) at native size."""
 
     pairs: Sequence[Pair]
     classes: ClassMap
@@ -47,18 +47,18 @@ class Split:
     native: bool
 
     def offsets(self) -> list[int]:
-        """First byte of each pair in the file, and after them the number of all bytes."""
+        """Return the offset of each pair in the file, and last the number of bytes of all pairs."""
         small = 4 * self.size[0] * self.size[1]
         sizes = [small + (pair.height * pair.width if self.native else 0) for pair in self.pairs]
         return [0, *np.cumsum(sizes, dtype=np.int64).tolist()]
 
     @property
     def file_size(self) -> int:
-        """Bytes of the file."""
+        """Size of the file in bytes."""
         return self.offsets()[-1] + DIGEST_BYTES
 
     def key(self) -> str:
-        """A hash of all that decides the bytes."""
+        """Return a hash of everything that decides the content."""
         import PIL
 
         code = [Path(str(module.__file__)).read_bytes() for module in (classes, images, preprocess)]
@@ -73,63 +73,63 @@ class Split:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def decode(self, index: int) -> Arrays:
-        """The arrays of a pair, from its files; without `native` the third is the second.
+        """Decode a pair from its files; without `native` the third array is the second.
 
-        The bytes of both are compared with the hash that was committed, so that what is learnt is what the commit holds.
-        Raises UsageError otherwise.
+        Both files are compared with their committed hashes, so that training uses what the commit holds. Raises
+        UsageError if they differ.
         """
         pair = self.pairs[index]
-        mask = read_mask(_checked(pair.mask, pair.mask_sha256), self.classes)
-        image = resize_image(read_image(_checked(pair.image, pair.image_sha256)), self.size)
+        mask = read_mask(_read_verified(pair.mask, pair.mask_sha256), self.classes)
+        image = resize_image(read_image(_read_verified(pair.image, pair.image_sha256)), self.size)
         small = resize_mask(mask, self.size)
         return image, small, mask if self.native else small
 
 
 class Decoded:
-    """A split's file, opened; it takes no memory of its own."""
+    """The memory-mapped file of a split."""
 
     def __init__(self, path: Path, split: Split) -> None:
         self.split, self.offsets = split, split.offsets()
         self.bytes: UInt8 = np.asarray(np.memmap(path, np.uint8, "r"))
 
     def __getitem__(self, index: int) -> Arrays:
-        """The arrays of a pair, as `Split.decode` gives them, read-only."""
+        """Return the arrays of a pair as `Split.decode` does, read-only."""
         (height, width), pair = self.split.size, self.split.pairs[index]
         record = self.bytes[self.offsets[index] : self.offsets[index + 1]]
-        image, small, own = np.split(record, [3 * height * width, 4 * height * width])
+        image, small, native_bytes = np.split(record, [3 * height * width, 4 * height * width])
         mask = small.reshape(height, width)
-        native = own.reshape(pair.height, pair.width) if self.split.native else mask
+        native = native_bytes.reshape(pair.height, pair.width) if self.split.native else mask
         return image.reshape(height, width, 3), mask, native
 
 
-def prepare(folder: Path, limit: float, splits: Sequence[Split]) -> list[Path] | None:
-    """The verified files of these splits, made where they are not there; None, and it is said, where they have no room.
+def prepare_files(folder: Path, limit: float, splits: Sequence[Split]) -> list[Path] | None:
+    """Return the verified files of these splits, and write those that are missing; None if there is no room for them.
 
-    `limit` is in bytes, for all files of the folder: those that were not used for the longest time go first. One process
-    at a time is at work here, the others wait for it.
+    `limit` is in bytes, for all files of the directory: the least recently used are removed first. One process at a
+    time works here, the others wait for it.
     """
     needed = sum(split.file_size for split in splits)
     if needed > limit:
-        _say_no_room(needed, limit, "PICTURE_CACHE_GB")
+        _report_no_room(needed, limit, "PICTURE_CACHE_GB")
         return None
-    waiting = tr("another process is decoding pictures: waiting for it")
+    waiting = tr("waiting for another process that decodes images")
     with file_lock(folder / ".lock", waiting):
         files = [folder / (split.key() + SUFFIX) for split in splits]
-        missing = [(split, file) for split, file in zip(splits, files, strict=True) if not _is_whole(file, split)]
+        missing = [(split, file) for split, file in zip(splits, files, strict=True) if not _is_valid(file, split)]
         to_write = sum(split.file_size for split, _ in missing)
-        make_room(folder, limit - to_write, keep=files)
+        remove_least_recently_used(folder, limit - to_write, keep=files)
         space = shutil.disk_usage(folder).free - SPARE_BYTES
         if to_write > max(0, space):
-            _say_no_room(to_write, space, str(folder))
+            _report_no_room(to_write, space, str(folder))
             return None
         for split, file in missing:
             _write(file, split)
     return files
 
 
-def make_room(folder: Path, limit: float, keep: Sequence[Path]) -> None:
-    """Remove what killed processes left half-written, then the files that were not used for the longest time."""
-    for part in folder.glob(".*.part"):  # nobody writes now: the caller has the lock
+def remove_least_recently_used(folder: Path, limit: float, keep: Sequence[Path]) -> None:
+    """Remove incomplete files of killed processes, then the least recently used files until the rest fits `limit` bytes."""
+    for part in folder.glob(".*.part"):  # no process is writing: the caller has the lock
         part.unlink()
     used = {file: file.stat() for file in folder.glob("*" + SUFFIX)}
     total = sum(status.st_size for status in used.values())
@@ -140,21 +140,21 @@ def make_room(folder: Path, limit: float, keep: Sequence[Path]) -> None:
         total -= used[file].st_size
 
 
-def _is_whole(file: Path, split: Split) -> bool:
-    """Whether the file is there with every byte that was written; a damaged one is removed."""
+def _is_valid(file: Path, split: Split) -> bool:
+    """Return whether the file exists with the content that was written; remove a damaged one."""
     if not file.exists():
         return False
     size = split.file_size - DIGEST_BYTES
     if file.stat().st_size == split.file_size and _digest(file, size) == _tail(file, size):
-        os.utime(file)  # it was used now
+        os.utime(file)  # mark as recently used
         return True
-    notify(tr("{file}: damaged: made again", file=file))
+    notify(tr("{file}: damaged: decoding again", file=file))
     file.unlink()
     return False
 
 
 def _digest(file: Path, size: int) -> bytes:
-    """The hash of the first `size` bytes."""
+    """Return the hash of the first `size` bytes."""
     digest = DIGEST()
     with file.open("rb") as stream:
         while size:
@@ -171,10 +171,10 @@ def _tail(file: Path, size: int) -> bytes:
 
 
 def _write(file: Path, split: Split) -> None:
-    """Decode every pair behind a progress bar; a kill leaves no file."""
+    """Decode every pair; a kill leaves no file."""
     digest, count = DIGEST(), len(split.pairs)
     with atomic_replace(file) as part, part.open("wb") as stream:
-        for index in progress(range(count), count, tr("decoding pictures"), tr("images")):
+        for index in progress(range(count), count, tr("decoding images"), tr("images")):
             for array in split.decode(index)[: 3 if split.native else 2]:
                 content = array.tobytes()
                 digest.update(content)
@@ -182,11 +182,11 @@ def _write(file: Path, split: Split) -> None:
         stream.write(digest.digest())
 
 
-def _say_no_room(needed: int, room: float, where: str) -> None:
+def _report_no_room(needed: int, room: float, where: str) -> None:
     need, have = human_size(needed), human_size(max(0, room))
     notify(
         tr(
-            "no room for {need} of decoded pictures: each epoch reads the files ({where}: {have})",
+            "no room for {need} of decoded images: each epoch reads the files ({where}: {have})",
             need=need,
             where=where,
             have=have,
@@ -194,8 +194,8 @@ def _say_no_room(needed: int, room: float, where: str) -> None:
     )
 
 
-def _checked(path: Path, sha256: str) -> bytes:
-    """The bytes of a file whose content must not have changed since the check."""
+def _read_verified(path: Path, sha256: str) -> bytes:
+    """Return the content of a file. Raises UsageError if it has changed since the data check."""
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != sha256:
         raise UsageError(tr("{path}: changed since it was committed: run again", path=path))

@@ -1,19 +1,19 @@
-"""The learning rate as a pure function of the share of the training that is done: testable, and nothing to save for a resume."""
+"""The learning rate as a pure function of the training progress: testable, and nothing to save for a resume."""
 
 from __future__ import annotations
 
 import math
 
-WARMUP_SHARE = 0.05  # of the training
-FLOOR_SHARE = 0.01  # of the peak, reached at the end
+WARMUP = 0.05  # fraction of the training
+FLOOR = 0.01  # fraction of the peak, reached at the end
 
 
 def learning_rate(fraction: float, peak: float) -> float:
-    """Linear warm-up to `peak`, then half a cosine (Loshchilov & Hutter, 2017, arXiv:1608.03983) down to 1 % of it.
+    """Return the rate of linear warm-up and cosine decay (Loshchilov & Hutter, 2017, arXiv:1608.03983) to 1 % of `peak`.
 
-    `share` goes from 0 to 1, by steps or by time; beyond 1 the floor is kept.
+    `fraction` of the training goes from 0 to 1, by steps or by time; beyond 1 the rate stays at its minimum.
     """
-    if fraction < WARMUP_SHARE:
-        return peak * max(fraction, FLOOR_SHARE * WARMUP_SHARE) / WARMUP_SHARE
-    falling = min(1.0, (fraction - WARMUP_SHARE) / (1 - WARMUP_SHARE))
-    return peak * (FLOOR_SHARE + (1 - FLOOR_SHARE) * 0.5 * (1 + math.cos(math.pi * falling)))
+    if fraction < WARMUP:
+        return peak * max(fraction, FLOOR * WARMUP) / WARMUP
+    falling = min(1.0, (fraction - WARMUP) / (1 - WARMUP))
+    return peak * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * falling)))

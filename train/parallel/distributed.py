@@ -1,7 +1,7 @@
-"""Several processes as one training, under `torchrun`: who does what, exact sums, and one message when one fails.
+"""Several processes in one training, under `torchrun`: ranks, exact sums, and one error message if one fails.
 
-Without torchrun there is one process, and every function here does nothing or the obvious. Rank 0 is the main process:
-it alone talks to lakeFS and MLflow and writes files. On every other node, the first process fetches the data's commit.
+Without torchrun there is one process, and the functions return its own values. Rank 0 is the main process: only it
+communicates with lakeFS and MLflow and writes files. On every other machine, the first process fetches the data.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from core.errors import AppError, UsageError, one_line
 from core.i18n import tr
 
 T = TypeVar("T")
-# Others wait while the main process checks and uploads the data. Dead processes are torchrun's to notice, not a clock's.
-PATIENCE = datetime.timedelta(days=1)
+# The others wait while the main process checks and uploads the data; torchrun detects dead processes.
+COLLECTIVE_TIMEOUT = datetime.timedelta(days=1)
 ERROR_KEY = "segmentation/error"
 
 
 class OtherProcessFailed(AppError):
-    """Another process of this training ended it; `said`: that one has told the user why."""
+    """Another process ended this training; `already_reported`: it has told the user why."""
 
     def __init__(self, message: str, already_reported: bool) -> None:
         super().__init__(message)
@@ -30,28 +30,28 @@ class OtherProcessFailed(AppError):
 
 
 def world_size() -> int:
-    """Processes of this training."""
+    """Return the number of processes of this training."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:
-    """This process's number among all, from 0."""
+    """Return the number of this process, from 0."""
     return int(os.environ.get("RANK", "0"))
 
 
 def local_rank() -> int:
-    """This process's number on its machine, from 0."""
+    """Return the number of this process on its machine, from 0."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def is_main() -> bool:
-    """Whether this process writes files and talks to servers."""
+    """Return whether this process writes files and communicates with servers."""
     return rank() == 0
 
 
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
-    """Join the processes that torchrun started. The first that fails tells the others why, and only it says so."""
+    """Join the processes that torchrun started. The first that fails tells the others why, and only it reports the error."""
     if world_size() == 1:
         yield
         return
@@ -59,10 +59,10 @@ def process_group() -> Iterator[None]:
     from torch import distributed
 
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    distributed.init_process_group(backend, timeout=PATIENCE)
+    distributed.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
     try:
         with contextlib.ExitStack() as stack:
-            if not is_main():  # one process speaks; errors come on stderr
+            if not is_main():  # only the main process prints; errors go to stderr
                 stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
             yield
     except BaseException as error:
@@ -74,28 +74,32 @@ def process_group() -> Iterator[None]:
 
 
 def cause(error: BaseException) -> BaseException:
-    """What ended this training: the error of the process that failed first, which is noted for the others."""
+    """Return the error of the process that failed first, and record it for the others."""
     if world_size() == 1 or isinstance(error, OtherProcessFailed):
         return error
-    from torch import distributed
-
     mine = f"[{rank()}] {one_line(error)}"
     try:
-        store = distributed.distributed_c10d._get_default_store()
-        # What stands there first stays: compare_set only sets where nothing is.
-        noted = store.compare_set(ERROR_KEY, "", mine).decode()
-    except (RuntimeError, ValueError):  # the store went with its process
+        # compare_set writes only if there is no value: the first error stays.
+        noted = _default_store().compare_set(ERROR_KEY, "", mine).decode()
+    except (RuntimeError, ValueError):  # the store ended with its process
         noted = ""
     if noted == mine:
         return error
     if "] KeyboardInterrupt" in noted:
         return KeyboardInterrupt()
-    lost = tr("another process of this training ended")
+    lost = tr("another process of this training failed")
     return OtherProcessFailed(noted or lost, already_reported=bool(noted))
 
 
+def _default_store() -> Any:
+    """Return the key-value store of the process group: a private API of torch (2.6 to 2.x), which has no public one."""
+    from torch import distributed
+
+    return distributed.distributed_c10d._get_default_store()
+
+
 def all_sum(values: Any) -> Any:
-    """The sum of a tensor over all processes, the same in each, in place; with one process, the tensor."""
+    """Sum a tensor over all processes in place and return it."""
     if world_size() > 1:
         from torch import distributed
 
@@ -104,7 +108,7 @@ def all_sum(values: Any) -> Any:
 
 
 def broadcast_from_main(make: Callable[[], T]) -> T:
-    """What `make` gives in the main process, in every process."""
+    """Return in every process what `make` returns in the main process."""
     if world_size() == 1:
         return make()
     from torch import distributed
@@ -116,7 +120,7 @@ def broadcast_from_main(make: Callable[[], T]) -> T:
 
 
 def broadcast_on_node(make: Callable[[], T]) -> T:
-    """What `make` gives in the first process of each machine, in every process of that machine."""
+    """Return in every process of a machine what `make` returns in its first process."""
     if world_size() == 1:
         return make()
     from torch import distributed
@@ -128,17 +132,17 @@ def broadcast_on_node(make: Callable[[], T]) -> T:
 
 
 def shard(items: list[T]) -> list[T]:
-    """This process's share of a batch, or of a list of batches."""
+    """Return this process's part of a batch, or of a list of batches."""
     return items[rank() :: world_size()]
 
 
 def validate_batch_size(batch_size: int) -> None:
-    """Raises UsageError for a batch that gives a process fewer than two pictures, which batch normalisation needs."""
+    """Raise UsageError if a process would get fewer than two images, which batch normalization needs."""
     if batch_size < 2 * world_size() and world_size() > 1:
         least = 2 * world_size()
         raise UsageError(
             tr(
-                "BATCH_SIZE={batch_size}: {world_size} processes need at least {least}; it counts the pictures of all",
+                "BATCH_SIZE={batch_size}: {world_size} processes need at least {least}; it is the sum over all processes",
                 batch_size=batch_size,
                 world_size=world_size(),
                 least=least,

@@ -1,4 +1,4 @@
-"""What train.py prints for the Git commit: the report block and the tag command."""
+"""The report block for the Git commit, and the tag command."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from train.tracking.result import Result
 
 
 def percent(fraction: float) -> int:
-    """0.857 -> 85: whole percent, rounded down, so that a report never says more than was measured."""
+    """Return whole percent, rounded down (0.857 -> 85), so that a report never claims more than was measured."""
     return int(fraction * 100 + 1e-9)
 
 
 def report_block(result: Result) -> str:
-    """The block to paste into the Git commit. Its shape is fixed, and Korean in every language of the console."""
+    """Return the block for the Git commit. Its form is fixed, and it is Korean in every language of the console."""
     return "\n".join(
         [
             "=== LakeFS 커밋 완료 ===",
@@ -26,7 +26,7 @@ def report_block(result: Result) -> str:
 
 
 def tag_command(result: Result, tag: str) -> str:
-    """The command that tags this result in Git, ready to run."""
+    """Return the command that tags this result in Git."""
     message = (
         f"val accuracy {percent(result.accuracy)}%, val mIoU {result.miou:.3f}, "
         f"LakeFS {result.model_path.ref}, MLflow {result.run_id}"

@@ -1,4 +1,4 @@
-"""The Git commit of a result and its tag, in Git and in lakeFS, with messages that say what was trained; never pushed."""
+"""Commit and tag a result in Git and in lakeFS, with messages that describe the training; nothing is pushed."""
 
 from __future__ import annotations
 
@@ -21,39 +21,38 @@ if TYPE_CHECKING:
     from utils.lakefs_utils import LakeFS
 
 AUTO = "auto"  # the next name of the form v1.1-acc90
-# Parameters of a run for the message; what data and machine decided stands behind `resolved_`.
+# Parameters of a run for the message; those that data and machine decided are prefixed with `resolved_`.
 PARAMETERS = ("model", "epochs", "batch_size", "learning_rate", "image_size", "loss", "seed")
 FIGURES = re.compile(r"accuracy (\d+)%.*?mIoU (\d\.\d+)", re.DOTALL)  # in the message of an earlier result's tag
 
 
 def require_ready(lake: LakeFS, tag: str | None, folder: Path = ROOT) -> None:
-    """Raises UsageError where commit or tag could not be made: to be asked before training, not after it."""
+    """Raise UsageError if commit or tag could not be created; called before training, not after it."""
     facts = git.read_facts(folder)
     if facts.commit == git.NONE:
         raise UsageError(tr("{folder}: not a Git repository with a commit", folder=folder))
     if facts.dirty != "false":
         raise UsageError(
             tr(
-                "there are uncommitted changes: commit them first, so that the tag names the "
-                "code that trains (git status)"
+                "there are uncommitted changes: commit them first, so that the tag names the code that trains (git status)"
             )
         )
-    _git(folder, "var", "GIT_COMMITTER_IDENT")  # fails without a name and an e-mail, and says how to set them
+    _git(folder, "var", "GIT_COMMITTER_IDENT")  # fails without a name and an e-mail address, and says how to set them
     if tag is None or tag == AUTO:
         return
     if "/" in tag or git.run(folder, "check-ref-format", f"refs/tags/{tag}") is None:
-        raise UsageError(tr("--git-tag '{tag}': not a name for a tag", tag=tag))
-    taken = [tr("Git")] * (tag in git.tags(folder)) + ["lakeFS"] * (tag in dict(lake.list_refs("tags")))
-    if taken:
-        where = ", ".join(taken)
-        raise UsageError(tr("--git-tag '{tag}': taken already, in {where}", tag=tag, where=where))
+        raise UsageError(tr("--git-tag '{tag}': not a valid tag name", tag=tag))
+    if tag in git.tags(folder):
+        raise UsageError(tr("--git-tag '{tag}': already exists in {place}", tag=tag, place="Git"))
+    if tag in dict(lake.list_refs("tags")):
+        raise UsageError(tr("--git-tag '{tag}': already exists in {place}", tag=tag, place="lakeFS"))
 
 
 def release(lake: LakeFS, result: Result, tag: str | None, parameters: Mapping[str, str], folder: Path = ROOT) -> None:
-    """Commit lakefs.lock, and with `tag` name commit and model in both places; `parameters` are those of the run.
+    """Commit lakefs.lock, and with `tag` tag commit and model in Git and lakeFS; `parameters` are those of the run.
 
-    The name is taken in lakeFS first, where others may have it; Git's part is this machine's alone. Raises AppError with
-    the server's or Git's words.
+    The tag is created in lakeFS first, where a colleague may have taken the name; Git's part is local. Raises AppError
+    with the message of the server or of Git.
     """
     name = _tag_in_lakefs(lake, result, tag, folder) if tag else None
     _git(folder, "add", "--", git.LOCK_NAME)
@@ -66,7 +65,7 @@ def release(lake: LakeFS, result: Result, tag: str | None, parameters: Mapping[s
     _git(folder, "tag", "-a", name, "-m", tag_message(result, name, parameters, folder))
     notify(
         tr(
-            "tag {name}: Git {commit}, lakeFS {ref} (to send it: git push --follow-tags)",
+            "tag {name}: Git {commit}, lakeFS {ref} (to push it: git push --follow-tags)",
             name=name,
             commit=commit[:12],
             ref=result.model_path.ref[:12],
@@ -75,22 +74,23 @@ def release(lake: LakeFS, result: Result, tag: str | None, parameters: Mapping[s
 
 
 def next_tag(lake: LakeFS, result: Result, folder: Path = ROOT) -> str:
-    """The next name of the form v1.1-acc90, past the tags of Git and of lakeFS."""
+    """Return the next name of the form v1.1-acc90 after the tags of Git and of lakeFS."""
     return tags.next_result_tag(folder, percent(result.accuracy), dict(lake.list_refs("tags")))
 
 
 def _tag_in_lakefs(lake: LakeFS, result: Result, tag: str, folder: Path) -> str:
-    """Tag the model's commit; returns the name. One that is there on this very commit is done.
+    """Tag the model's commit and return the name; an existing tag on this commit is kept.
 
-    Of `auto`, the next name is taken where a colleague has been quicker. Raises AppError for a name that is taken.
+    With `auto`, the next name is used if a colleague was faster. Raises AppError for a name that is taken.
     """
     commit, in_git = result.model_path.ref, git.tags(folder)
     for attempt in range(5):
-        there = dict(lake.list_refs("tags"))
-        begun = [name for name, on in there.items() if on == commit and tags.RESULT_TAG.fullmatch(name)]
-        begun = [name for name in begun if name not in in_git]  # of a call that was cut off before Git's tag
-        name = tag if tag != AUTO else begun[0] if begun else next_tag(lake, result, folder)
-        if there.get(name) == commit:
+        existing = dict(lake.list_refs("tags"))
+        begun = [name for name, on in existing.items() if on == commit and tags.RESULT_TAG.fullmatch(name)]
+        begun = [name for name in begun if name not in in_git]  # from a call that was interrupted before Git's tag
+        automatic = begun[0] if begun else next_tag(lake, result, folder)
+        name = automatic if tag == AUTO else tag
+        if existing.get(name) == commit:
             return name
         try:
             lake.set_tag(name, commit)
@@ -103,7 +103,7 @@ def _tag_in_lakefs(lake: LakeFS, result: Result, tag: str, folder: Path) -> str:
 
 
 def tag_message(result: Result, name: str, parameters: Mapping[str, str], folder: Path = ROOT) -> str:
-    """Figures, lakeFS commit, files, hyperparameters, and the gain over the last result's tag."""
+    """Return metrics, lakeFS commit, files, hyperparameters, and the gain over the last result's tag."""
     chosen = {key: parameters.get(f"resolved_{key}", parameters.get(key)) for key in PARAMETERS}
     shown = ", ".join(
         f"{key.replace('_', ' ')} {value}" for key, value in chosen.items() if value not in (None, "None")
@@ -129,15 +129,15 @@ def tag_message(result: Result, name: str, parameters: Mapping[str, str], folder
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    """Git's answer. Raises AppError with its words."""
+    """Return the output of Git. Raises AppError with its message."""
     done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, errors="replace")
     if done.returncode:
         words = " ".join((done.stderr or done.stdout).split())
         raise AppError(
             tr(
-                "git {arguments}: {words} (the commands for doing it by hand are those that train.py prints)",
-                arguments=arguments[0],
-                words=words,
+                "git {command}: {message} (train.py prints the commands for doing it by hand)",
+                command=arguments[0],
+                message=words,
             )
         )
     return done.stdout.strip()

@@ -12,9 +12,9 @@ RESULT_TAG = re.compile(r"v(\d+)\.(\d+)-(?:acc\d+|initial)")
 
 
 def next_result_tag(folder: Path, accuracy_percent: int, others: Iterable[str] = ()) -> str:
-    """`v<major>.<minor>-acc<percent>` after the newest such tag: v1.0 first and after v0.x, then v1.1, v1.2, ...
+    """Return `v<major>.<minor>-acc<percent>` after the newest such tag: v1.0 first and after v0.x, then v1.1, v1.2, ...
 
-    `others` are names that count beside those of this Git repository: those of lakeFS, where a colleague's may stand first.
+    `others` are further existing names: those of lakeFS, where a colleague's tag may appear first.
     """
     last = _newest([*tags(folder), *others])
     major, minor = _version(last) if last else (0, 0)
@@ -23,7 +23,7 @@ def next_result_tag(folder: Path, accuracy_percent: int, others: Iterable[str] =
 
 
 def last_result_tag(folder: Path) -> str | None:
-    """The newest tag of the form `v1.0-acc85` or `v0.1-initial`, by its numbers."""
+    """Return the newest tag of the form `v1.0-acc85` or `v0.1-initial`, by its numbers."""
     return _newest(tags(folder))
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a run: curves, confusion matrix, overlays of labels and predictions."""
+"""Figures of a run: curves, confusion matrix, overlays of labels and predictions."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def worst_indices(scores: torch.Tensor | None) -> list[tuple[int, float]]:
     return list(zip(indices.tolist(), values.tolist(), strict=True))[: min(SAMPLES, measured)]
 
 
-def sample_indices(pictures: SegmentationDataset) -> list[int]:
-    """The same few pictures at each epoch, spread evenly over the split."""
-    indices: list[int] = np.linspace(0, len(pictures) - 1, min(SAMPLES, len(pictures))).round().astype(int).tolist()
+def sample_indices(images: SegmentationDataset) -> list[int]:
+    """Return the indices of a few images, spread evenly over the split; the same at each epoch."""
+    indices: list[int] = np.linspace(0, len(images) - 1, min(SAMPLES, len(images))).round().astype(int).tolist()
     return indices
 
 
 def _pyplot() -> Any:
-    """matplotlib without a display, with a Korean font where one is installed; loaded only when it is needed."""
+    """Return matplotlib.pyplot without a display, with a Korean font if one is installed; imported only when needed."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -70,7 +70,7 @@ def _pyplot() -> Any:
 
 
 def save_curves(path: Path, history: list[EpochResult]) -> None:
-    """Losses on the left; accuracy and mIoU of the validation split on the right, the saved epoch marked."""
+    """Plot the losses on the left, validation accuracy and mIoU on the right, with the saved epoch marked."""
     plt = _pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     epochs = [result.epoch + 1 for result in history]
@@ -93,7 +93,7 @@ def save_curves(path: Path, history: list[EpochResult]) -> None:
 
 
 def save_confusion(path: Path, confusion: ConfusionMatrix, classes: ClassMap) -> None:
-    """Each row is a label and sums to 100 % of its pixels; an absent class has an empty row."""
+    """Plot the confusion matrix; each row is a label and sums to 100 % of its pixels, an absent class has an empty row."""
     plt = _pyplot()
     counts = confusion.counts
     rows = counts.sum(1, keepdims=True)
@@ -117,24 +117,24 @@ def save_confusion(path: Path, confusion: ConfusionMatrix, classes: ClassMap) ->
 
 
 @torch.inference_mode()
-def predictions(model: Model, pictures: SegmentationDataset, indices: Sequence[int]) -> list[UInt8]:
-    """Class indices (H,W) uint8 at working size for each of these pictures."""
+def predictions(model: Model, images: SegmentationDataset, indices: Sequence[int]) -> list[UInt8]:
+    """Return class indices (H,W) uint8 at working size for each of these images."""
     predicted, device = [], next(model.network.parameters()).device
     for index in indices:
-        batch = torch.from_numpy(pictures.arrays(index)[0].copy()).permute(2, 0, 1)[None]
+        batch = torch.from_numpy(images.arrays(index)[0].copy()).permute(2, 0, 1)[None]
         (logits,) = native_logits(model.network, batch, [model.input_size], model.normalisation, device)
         predicted.append(class_indices(logits).to(torch.uint8).cpu().numpy())
     return predicted
 
 
-def save_samples(path: Path, pictures: SegmentationDataset, indices: Sequence[int], predicted: Sequence[UInt8]) -> None:
-    """A sheet with a row for each picture: the picture, its label, the prediction; PNG or JPEG by the name."""
-    rows, classes = [], pictures.split.classes
+def save_samples(path: Path, images: SegmentationDataset, indices: Sequence[int], predicted: Sequence[UInt8]) -> None:
+    """Save a sheet with a row per image: the image, its label, the prediction; PNG or JPEG by the suffix."""
+    rows, classes = [], images.split.classes
     for index, prediction in zip(indices, predicted, strict=True):
-        image, label, _ = pictures.arrays(index)
+        image, label, _ = images.arrays(index)
         rows.append(
             np.concatenate([image, overlay(image, label, classes), overlay(image, prediction, classes)], axis=1)
         )
     sheet = Image.fromarray(np.concatenate(rows))
-    scale = max(1, round(900 / sheet.width))  # small pictures are shown larger, pixel by pixel
+    scale = max(1, round(900 / sheet.width))  # small images are enlarged without interpolation
     sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST).save(path)

@@ -1,4 +1,4 @@
-"""Tables of a run as CSV: a line for each epoch, a line for each class."""
+"""Tables of a run as CSV: one row per epoch, one row per class."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ HISTORY_FILE, CLASSES_TABLE = "history.csv", "per_class.csv"
 
 
 def write_history(path: Path, history: Sequence[EpochResult]) -> None:
-    """One line an epoch, counted from 1; figures as Python writes them, so that they read back to the bit.
+    """Write one row per epoch, counted from 1; floats with full precision.
 
-    The whole file each time: after a resume it holds no epoch twice.
+    The whole file is rewritten each time, so that after a resume it has no epoch twice.
     """
     classes = list(history[0].validation.iou) if history else []
     head = ["epoch", "train_loss", "val_loss", "val_accuracy", "val_miou", "best", "learning_rate", "seconds"]
@@ -31,7 +31,7 @@ def write_history(path: Path, history: Sequence[EpochResult]) -> None:
 
 
 def class_rows(confusion: ConfusionMatrix, classes: ClassMap) -> list[list[object]]:
-    """For each class: name, labelled pixels, predicted pixels, IoU, precision, recall; None where nothing is to divide by."""
+    """Return name, labelled pixels, predicted pixels, IoU, precision and recall of each class; None for 0/0."""
     hit, labelled, predicted = confusion.counts.diagonal(), confusion.counts.sum(1), confusion.counts.sum(0)
     return [
         [name, int(n), int(p), iou, h / p if p else None, h / n if n else None]
@@ -43,12 +43,12 @@ CLASS_COLUMNS = ("class", "labelled_pixels", "predicted_pixels", "iou", "precisi
 
 
 def write_classes(path: Path, confusion: ConfusionMatrix, classes: ClassMap) -> None:
-    """The per-class table of the saved model; an absent class has empty fields."""
+    """Write the per-class table of the saved model; an absent class has empty cells."""
     write_atomically(path, _csv([list(CLASS_COLUMNS), *class_rows(confusion, classes)]))
 
 
 def _csv(rows: Iterable[Sequence[object]]) -> bytes:
-    """UTF-8 with a mark at its start, by which spreadsheets know Korean names."""
+    """Return UTF-8 with a byte order mark, by which spreadsheets recognize Korean names."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue().encode("utf-8-sig")

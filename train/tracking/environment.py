@@ -1,4 +1,4 @@
-"""What a run records so that it can be done again: settings, changes of the code, packages, hardware."""
+"""What a run records for its reproduction: settings, code changes, packages, hardware."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ from core.reporting import warn
 if TYPE_CHECKING:
     import torch
 
-PATCH_LIMIT = 5 << 20  # bytes; larger changes are no code
-FOLDER = "code"  # of the run's artifacts
+PATCH_LIMIT = 5 << 20  # bytes; larger changes are not code
+FOLDER = "code"  # directory of the run's artifacts
 PATCH, SETTINGS, PACKAGES, ENVIRONMENT = "changes.patch", "settings.json", "packages.txt", "environment.json"
-PATCH_TAG = "git_patch"  # "clean", "recorded", or why it is not
+PATCH_TAG = "git_patch"  # tag: "clean", "recorded", or why it is not recorded
 
 
 @dataclass(frozen=True)
 class CodeChanges:
-    """`patch` is empty for a clean tree; `state` is the tag: clean, recorded, or why it was not."""
+    """Uncommitted changes; `patch` is empty for a clean tree; `state` is the tag: clean, recorded, or why not."""
 
     patch: bytes
     state: str
 
 
 def read_code_changes(folder: Path, git: GitFacts, secrets: list[str]) -> CodeChanges:
-    """What the code of now adds to its commit. Changes that are too large or hold a secret are said, not recorded."""
+    """Return the uncommitted code changes. Those that are too large or contain a secret are not recorded, with a warning."""
     if git.dirty != "true":
         return CodeChanges(b"", "clean" if git.dirty == "false" else "no git")
     patch = code_changes(folder)
     if patch is None:
-        reason = "git could not tell"
+        reason = "Git failed"
     elif len(patch) > PATCH_LIMIT:
         reason = f"{len(patch) / 2**20:.1f} MB, the limit is {PATCH_LIMIT >> 20} MB"
     elif any(secret.encode() in patch for secret in secrets):
-        reason = "a key of the settings stands in it"
+        reason = "it contains a key of the settings"
     else:
         return CodeChanges(patch, "recorded")
     warn(
         tr(
-            "the changes of the code are not recorded ({reason}): --reproduce will not be able to repeat this run",
+            "the code changes are not recorded ({reason}): --reproduce will not work for this run",
             reason=reason,
         )
     )
@@ -56,7 +56,7 @@ def read_code_changes(folder: Path, git: GitFacts, secrets: list[str]) -> CodeCh
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What besides code, data and settings may move the figures."""
+    """Return what may change the metrics besides code, data and settings."""
     import torch
 
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if device.type == "cuda" else []
@@ -66,7 +66,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": _cpu_name(),
         "cores": os.cpu_count() or 0,
-        "threads": torch.get_num_threads(),  # the order of sums depends on it
+        "threads": torch.get_num_threads(),  # the order of summation depends on it
         "memory_gb": _memory_gb(),
         "device": device.type,
         "gpus": names,
@@ -74,12 +74,12 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def packages() -> list[str]:
-    """What `pip freeze` would list, without waiting for pip."""
+    """Return what `pip freeze` would list, without starting pip."""
     return sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}, key=str.lower)
 
 
 def write_record(folder: Path, settings: dict[str, Any], smoke: bool, patch: bytes, device: torch.device) -> None:
-    """The four files of the run's `code/`."""
+    """Write the files of the run's `code/` artifacts."""
     recipe = {"settings": settings, "smoke": smoke}
     write_atomically(folder / SETTINGS, json.dumps(recipe, indent=1, ensure_ascii=False).encode())
     write_atomically(folder / ENVIRONMENT, json.dumps(environment(device), indent=1).encode())
