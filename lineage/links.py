@@ -80,8 +80,7 @@ def leads_to(lake: LakeFS, commit: str, path: LakePath) -> bool:
         wanted = lake.resolve(path.ref, path.repo)
     except UsageError:  # not known there
         return False
-    with lake.explained(tr("commit {commit}", commit=commit[:12])):
-        return wanted in (commit, *lake.sdk.commits_api.get_commit(path.repo, commit).parents)
+    return wanted in (commit, *lake.commit(commit, path.repo).parents)
 
 
 @dataclass
@@ -197,7 +196,7 @@ class Chain:
             remote = next((file for file in listed if file.path == place.path), None)
             if remote is None:
                 raise AppError(tr("not in lakeFS"))
-            for chunk in self.lake.transfer.read(place.repo, place.ref, remote):
+            for chunk in self.lake.read(place, remote):
                 digest.update(chunk)
                 head = head if len(head) > SMALL else head + chunk
         except (AppError, urllib3.exceptions.HTTPError) as error:
@@ -209,8 +208,7 @@ class Chain:
         return link, found, head
 
     def _metadata(self, place: LakePath) -> dict[str, str]:
-        with self.lake.explained(tr("commit {ref}", ref=place.ref[:12])):
-            return dict(self.lake.sdk.commits_api.get_commit(place.repo, place.ref).metadata or {})
+        return self.lake.commit_metadata(place.ref, place.repo)
 
     def model(self, path: LakePath) -> Iterator[Link]:
         """The model file, metrics.json and MLmodel beside it, and what their commit says."""
@@ -290,7 +288,7 @@ class Chain:
         except AppError as error:
             link.faults.append(str(error))
             return link
-        results = parallel(lambda file: self.lake.broken(path, file), remote)
+        results = parallel(lambda file: self.lake.verify_object(path, file), remote)
         for file, result in progress(results, len(remote), tr("verifying the data"), tr("files")):
             if result is not None:
                 link.faults.append(f"{file.path}: {result}")

@@ -169,8 +169,7 @@ class Finder:
     def commit(self, repo: str, ref: str) -> tuple[list[Link], list[str]]:
         """A commit of data or model; tags and branches are followed to theirs, a copied commit is known by its old id too."""
         commit_id = self.lake.resolve(ref, repo)
-        with self.lake.explained(tr("commit {commit_id}", commit_id=commit_id[:12])):
-            commit = self.lake.sdk.commits_api.get_commit(repo, commit_id)
+        commit = self.lake.commit(commit_id, repo)
         metadata = dict(commit.metadata or {})
         link = Link("lakeFS", f"lakefs://{repo}/{commit_id}", note=(commit.message.splitlines() or [""])[0][:60])
         ids = [commit_id, *([metadata[OLD_ID]] if OLD_ID in metadata else [])]

@@ -15,15 +15,18 @@ import config
 from tests.servers import Mortal, Server, branches
 from tests.test_server_deaths import KINDS, hashes, held, reached, write
 from utils.lakefs_client.content import LocalFile
+from utils.lakefs_client.publish import Publisher
+from utils.lakefs_client.refs import Refs
 from utils.lakefs_utils import LakeFS, connect
 
 COUNT = 12
-DEEDS = {  # the method of LakeFS, which of its calls, whether the server has done it by then, and how many files have arrived
+OWNERS = {"upload": Publisher, "commit_staged": Publisher, "merge_into_target": Publisher, "delete_branch": Refs}
+DEEDS = {  # the method, which of its calls, whether the server has done it by then, and how many files have arrived
     "an upload": ("upload", 5, True, 5),
-    "before the commit": ("_commit", 1, False, COUNT),
-    "after the commit": ("_commit", 1, True, COUNT),
-    "before the merge": ("_merge", 1, False, COUNT),
-    "after the merge": ("_merge", 1, True, COUNT),
+    "before the commit": ("commit_staged", 1, False, COUNT),
+    "after the commit": ("commit_staged", 1, True, COUNT),
+    "before the merge": ("merge_into_target", 1, False, COUNT),
+    "after the merge": ("merge_into_target", 1, True, COUNT),
     "before the branch goes": ("delete_branch", 1, False, COUNT),
 }
 NOBODY, ELSEWHERE, SAME_FILE = None, "notes/theirs", "data/0"  # what somebody else pushes before the second call
@@ -47,29 +50,29 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def publish_and_die(settings: config.Settings, files: dict[str, LocalFile], deed: str) -> None:
     """Ends at the deed by SIGKILL, in whichever thread does it."""
     method, number, is_done, _ = DEEDS[deed]
-    work, calls = getattr(LakeFS, method), iter(range(1, 1000))
+    work, calls = getattr(OWNERS[method], method), iter(range(1, 1000))
 
-    def deadly(self: LakeFS, *arguments: Any) -> Any:
+    def deadly(self: Any, *arguments: Any) -> Any:
         result = work(self, *arguments) if is_done else None
         if next(calls) == number:
             os.kill(os.getpid(), signal.SIGKILL)
         return result if is_done else work(self, *arguments)
 
-    setattr(LakeFS, method, deadly)
+    setattr(OWNERS[method], method, deadly)
     with connect(settings) as lake:
         lake.publish(files, "data/", "second", {}, mirror=True)
 
 
 def staged_on_main(lake: LakeFS) -> list[str]:
-    return [change.path for change in lake.sdk.branches_api.diff_branch(lake.repo, "main").results]
+    return [change.path for change in lake.connection.sdk.branches_api.diff_branch(lake.repo, "main").results]
 
 
 def push(lake: LakeFS, path: str) -> None:
     """Somebody else's commit right on main."""
     import lakefs_sdk
 
-    lake.sdk.objects_api.upload_object(lake.repo, "main", path, content=b"theirs")
-    lake.sdk.commits_api.commit(lake.repo, "main", lakefs_sdk.CommitCreation(message="theirs"))
+    lake.connection.sdk.objects_api.upload_object(lake.repo, "main", path, content=b"theirs")
+    lake.connection.sdk.commits_api.commit(lake.repo, "main", lakefs_sdk.CommitCreation(message="theirs"))
 
 
 @pytest.mark.parametrize(("deed", "theirs"), CASES)
@@ -94,13 +97,13 @@ def test_a_client_killed_at_any_step_loses_nothing(
         if theirs:
             push(lake, theirs)
 
-        sent, upload = set[str](), LakeFS.upload
+        sent, upload = set[str](), Publisher.upload
 
-        def counted(self: LakeFS, branch: str, path: str, file: LocalFile) -> None:
+        def counted(self: Publisher, branch: str, path: str, file: LocalFile) -> None:
             sent.add(path.removeprefix("data/"))
             upload(self, branch, path, file)
 
-        monkeypatch.setattr(LakeFS, "upload", counted)
+        monkeypatch.setattr(Publisher, "upload", counted)
         commit = lake.publish(files, "data/", "second", {}, mirror=True).commit_id
         assert held(lake, commit) == held(lake, "main") == hashes(files)
         assert not sent & arrived

@@ -210,7 +210,9 @@ class Loopback:
         )
         with connect(settings, create=True) as lake:
             yield lake
-            assert lake.transfer.presign() == (True, True), "what is large goes by links, which lead to the storage"
+            assert lake.connection.transfer.presign() == (True, True), (
+                "what is large goes by links, which lead to the storage"
+            )
 
 
 @pytest.mark.skipif(

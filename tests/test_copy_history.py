@@ -66,16 +66,16 @@ def make_history(lake: LakeFS, folder: Path) -> None:
     lake.set_tag("v0.1-initial", first)
     lake.start_experiment("wider")
     lake.publish(write(folder, {"model.pth": b"theirs"}), "models/", "model", {}, mirror=False)
-    theirs, lake.branch = lake.head(), "main"
+    theirs, lake.connection.branch = lake.head(), "main"
     lake.publish(write(folder, {"model.pth": b"ours"}), "models/", "model", {}, mirror=False)
     lake.merge_commit(theirs, "merge wider", {})
     del files["a.png"]
     second = lake.publish(files, "data/", "one less", {}, mirror=True).commit_id
     lake.revert(second, "not one less", {})
     lake.create_branch("by-hand", "main")
-    lake.sdk.objects_api.upload_object(lake.repo, "by-hand", "data/foreign", content=b"of another client")
-    lake.sdk.commits_api.commit(lake.repo, "by-hand", sdk.CommitCreation(message="foreign"))
-    lake.sdk.commits_api.commit(lake.repo, "by-hand", sdk.CommitCreation(message="empty", allow_empty=True))
+    lake.connection.sdk.objects_api.upload_object(lake.repo, "by-hand", "data/foreign", content=b"of another client")
+    lake.connection.sdk.commits_api.commit(lake.repo, "by-hand", sdk.CommitCreation(message="foreign"))
+    lake.connection.sdk.commits_api.commit(lake.repo, "by-hand", sdk.CommitCreation(message="empty", allow_empty=True))
 
 
 def history(lake: LakeFS, ref: str) -> list[tuple[str, str, int, dict[str, str]]]:
@@ -215,7 +215,7 @@ def test_lock_runs_and_registered_models_are_found_there(one_server: Server, tmp
         "LAKEFS_STORAGE_NAMESPACE": one_server.storage_namespace,
     }
     both = project.run("lake.py", "push", "--to", one_server.endpoint, "-m", "x")
-    assert both.returncode == 2 and "goes without -m" in both.stderr
+    assert both.returncode == 2 and "cannot be used with -m" in both.stderr
     pushed = project.run("lake.py", "push", "--to", one_server.endpoint)
     assert pushed.returncode == 0 and "copied to image-segmentation-local-repo" in pushed.stdout, pushed.stderr
     assert one_server.secret_access_key not in pushed.stdout + pushed.stderr

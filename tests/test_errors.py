@@ -139,11 +139,11 @@ def test_what_cannot_be_asked_is_wrong_use_and_what_is_no_answer_is_said(lakefs_
 
     with connect(settings_of(lakefs_server), create=True) as lake:
         with pytest.raises(UsageError, match="id"), lake.explained("a tag"):
-            lake.sdk.tags_api.create_tag(lake.repo, lakefs_sdk.TagCreation(id=None, ref="main"))
+            lake.connection.sdk.tags_api.create_tag(lake.repo, lakefs_sdk.TagCreation(id=None, ref="main"))
         with pytest.raises(UsageError, match="amount"), lake.explained("a listing"):
-            lake.sdk.branches_api.list_branches(lake.repo, amount=100_000)
-        lake.sdk._api.rest_client.pool_manager.request = lambda *_, **__: Page()
-        with pytest.raises(AppError, match="not an answer of lakeFS: check LAKEFS_ENDPOINT") as caught:
+            lake.connection.sdk.branches_api.list_branches(lake.repo, amount=100_000)
+        lake.connection.sdk._api.rest_client.pool_manager.request = lambda *_, **__: Page()
+        with pytest.raises(AppError, match="not a response of lakeFS: check LAKEFS_ENDPOINT") as caught:
             lake.head()
         assert not isinstance(caught.value, UsageError)
 
@@ -167,7 +167,7 @@ def test_a_protected_branch_is_not_a_wrong_key(lakefs_server: Server) -> None:
             with pytest.raises(AppError, match="403 Forbidden: cannot write to protected branch"):
                 for _ in range(200):  # the rule holds some seconds later
                     with lake.explained("writing"):
-                        lake.sdk.objects_api.upload_object(lake.repo, "main", "x", content=b"x")
+                        lake.connection.sdk.objects_api.upload_object(lake.repo, "main", "x", content=b"x")
 
 
 def test_the_embedded_server_as_a_program(tmp_path: Path) -> None:

@@ -103,11 +103,11 @@ def test_a_picture_without_its_partner_is_refused(lake: LakeFS, tmp_path: Path, 
 def test_a_pair_that_only_the_merge_would_break_is_refused(lake: LakeFS, tmp_path: Path) -> None:
     put_data(lake, tmp_path, PAIRS)
     lake.create_branch("older", lake.head())
-    lake.sdk.objects_api.delete_object(lake.repo, "older", "data/masks/a.png")
-    lake._commit("older", "half", LINEAGE)
+    lake.connection.sdk.objects_api.delete_object(lake.repo, "older", "data/masks/a.png")
+    lake.publisher.commit_staged("older", "half", LINEAGE)
     put_data(lake, tmp_path, {**PAIRS, "images/c.png": b"c", "masks/c.png": b"c"})  # main goes on meanwhile
     with pytest.raises(AppError, match="1 pictures of data/ without exactly one partner: images/a"):
-        lake._merge("older", "half", LINEAGE)
+        lake.publisher.merge_into_target("older", "half", LINEAGE)
 
 
 @needs_a_server
@@ -165,7 +165,7 @@ def test_main_takes_merges_only(lake: LakeFS, tmp_path: Path) -> None:
             lake.upload("main", "data/notes.txt", file)
             time.sleep(0.1)
     with pytest.raises(AppError, match="403"):
-        lake._commit("main", "direct", LINEAGE)
+        lake.publisher.commit_staged("main", "direct", LINEAGE)
 
 
 @needs_a_server

@@ -20,7 +20,7 @@ def branch_paths(project: Project) -> tuple[list[str], list[str]]:
             server.endpoint, server.access_key_id, server.secret_access_key, "image-segmentation-local-repo", "main"
         )
         paths = [file.path for file in lake.objects("main", "")]
-        return paths, [branch.id for branch in lake.sdk.branches_api.list_branches(lake.repo).results]
+        return paths, [branch.id for branch in lake.connection.sdk.branches_api.list_branches(lake.repo).results]
 
 
 @pytest.fixture(scope="module")

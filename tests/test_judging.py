@@ -113,9 +113,9 @@ def without_hashes(lab: Lab, data: LakePath) -> LakePath:
     cache = lab.lake.download(data, lab.settings.cache_dir)
     for file in list(lab.lake.objects(data.ref, "data/train/")):
         content = (cache / file.path).read_bytes()
-        lab.lake.sdk.objects_api.delete_object(lab.lake.repo, branch, file.path)
-        lab.lake.sdk.objects_api.upload_object(lab.lake.repo, branch, file.path, content=content)
-    commit = lab.lake.sdk.commits_api.commit(lab.lake.repo, branch, sdk.CommitCreation(message="bare"))
+        lab.lake.connection.sdk.objects_api.delete_object(lab.lake.repo, branch, file.path)
+        lab.lake.connection.sdk.objects_api.upload_object(lab.lake.repo, branch, file.path, content=content)
+    commit = lab.lake.connection.sdk.commits_api.commit(lab.lake.repo, branch, sdk.CommitCreation(message="bare"))
     return LakePath(data.repo, commit.id, data.path)
 
 

@@ -85,7 +85,7 @@ def test_the_days_of_a_data_set(served: Project) -> None:
     """Push, change, status, diff, push, log, tag, pull an older one, refuse to lose, force, revert, keep, verify."""
     assert "has no repository" in lake(served, "status", code=2)
     for command in (["tag"], ["tag", "-d", "v1"], ["branches"]):
-        assert "no such repository: train.py or lake.py push makes it" in lake(served, *command, code=2)
+        assert "no such repository: train.py or lake.py push creates it" in lake(served, *command, code=2)
     first_data = data_of(served)
     first = commit_id(lake(served, "push", "-m", "first pictures"))
     assert f"as on main, {len(first_data)} files" in lake(served, "status")
@@ -101,7 +101,7 @@ def test_the_days_of_a_data_set(served: Project) -> None:
     for mark, name in (("new", "images/한글 새.txt"), ("changed", mask), ("removed", gone)):
         assert f"  {mark:8} {name}\n" in said
     refused = lake(served, "pull", "main", code=2)
-    assert "2 files that no commit holds would be lost" in refused and mask in refused
+    assert "2 files that are in no commit would be lost" in refused and mask in refused
     second_data = data_of(served)
     second = commit_id(lake(served, "push", "-m", "one mask is better"))
     assert second != first and "as on main" in lake(served, "status")
@@ -141,7 +141,7 @@ def test_the_days_of_a_data_set(served: Project) -> None:
     assert "'-3': a whole number of at least 1" in lake(served, "log", "-n", "-3", code=2)
     lake(served, "tag", "-d", "v0.1-initial")
     wrong = lake(served, "pull", "v0.1-initial", code=2)
-    assert "'v0.1-initial' is no branch, tag or commit" in wrong and "main" in wrong
+    assert "'v0.1-initial' is not a branch, tag or commit" in wrong and "main" in wrong
     assert "no " in lake(served, "pull", "lock", code=2)
 
 
@@ -181,7 +181,7 @@ def test_what_was_fetched_needs_no_server(served: Project) -> None:
     served.env["LAKEFS_ENDPOINT"] = "http://127.0.0.1:9"
     repo = served.env["LAKEFS_REPO"]
     for ref, wanted in ((first, first_data), (f"lakefs://{repo}/{second}/data/", second_data), (first, first_data)):
-        assert "lakeFS http://127.0.0.1:9 was not asked: all of it is in the cache" in lake(served, "pull", ref)
+        assert "lakeFS http://127.0.0.1:9 was not asked: everything is in the cache" in lake(served, "pull", ref)
         assert data_of(served) == wanted
     checked = served.run("train.py", "--check-only", "--data-ref", second)
     assert checked.returncode == 0 and "was not asked" in checked.stdout, checked.stderr
@@ -261,7 +261,7 @@ def test_a_pull_that_was_cut_off_is_said_and_finished(project: Project) -> None:
     assert project.run("dying.py", "pull", "main~1").returncode == 130
     for script, *arguments in (("lake.py", "push"), ("lake.py", "status"), ("train.py", "--smoke")):
         done = project.run(script, *arguments)
-        assert done.returncode == 2 and "was cut off: run python lake.py pull" in done.stderr, done.stderr
+        assert done.returncode == 2 and "was interrupted: run python lake.py pull" in done.stderr, done.stderr
     lake(project, "pull", "main~1")
     assert data_of(project) == first
 
@@ -278,7 +278,7 @@ def test_a_git_commit_brings_back_its_data_and_model(project: Project) -> None:
         files.append(data_of(project))
         models.append((project.folder / "models/model.pth").read_bytes())
         locks.append(json.loads(lock))
-        assert "fits the files here" in lake(project, "status")
+        assert "same as the local files" in lake(project, "status")
         project.git("add", "lakefs.lock")
         project.git("commit", "--quiet", "-F", "models/git_commit_message.txt")
         project.git("tag", tag)
@@ -288,13 +288,13 @@ def test_a_git_commit_brings_back_its_data_and_model(project: Project) -> None:
 
     project.git("checkout", "--quiet", "v1.0-acc1")
     said = lake(project, "status", code=1)
-    assert "as on main" in said and said.count("lake.py pull lock brings it back") == 2
+    assert "as on main" in said and said.count("lake.py pull lock restores it") == 2
     (project.folder / "models/model.pth").write_bytes(b"my own")
     assert "model.pth" in lake(project, "pull", "lock", code=2) and data_of(project) == files[1]
     (project.folder / "models/model.pth").unlink()
     lake(project, "pull", "lock")
     assert data_of(project) == files[0] and (project.folder / "models/model.pth").read_bytes() == models[0]
-    assert "fits the files here" in lake(project, "status"), "newer data on the branch are no disagreement"
+    assert "same as the local files" in lake(project, "status"), "newer data on the branch are no disagreement"
 
     lake(project, "pull", "main")
     smoke = train(project, "--smoke", "--data-ref", "lock")
@@ -303,7 +303,7 @@ def test_a_git_commit_brings_back_its_data_and_model(project: Project) -> None:
     assert data_of(project) == files[1], "the data folder is left alone"
     assert json.loads((project.folder / "lakefs.lock").read_text()) == locks[0], "--smoke writes no lock"
     (project.folder / "lakefs.lock").write_text("<<<<<<< HEAD\n")
-    assert "lakefs.lock: not a lock" in lake(project, "status", code=2)
+    assert "lakefs.lock: not a valid lock" in lake(project, "status", code=2)
 
 
 @pytest.fixture
@@ -331,7 +331,7 @@ def test_training_on_somebody_elses_version(project: Project, store: LakeFS) -> 
     lake(project, "pull", "lock")
     assert len(data_of(project)) == len(list(store.objects("main", "data/", "somebody-else")))
     nowhere = project.run("train.py", "--check-only", "--data-ref", "nowhere")
-    assert nowhere.returncode == 2 and "'nowhere' is no branch, tag or commit" in nowhere.stderr
+    assert nowhere.returncode == 2 and "'nowhere' is not a branch, tag or commit" in nowhere.stderr
 
     cached = next((project.folder / ".lakefs/cache/commits/somebody-else" / their_commit / "data/masks").iterdir())
     content, before = cached.read_bytes(), cached.stat()
@@ -385,7 +385,7 @@ def test_an_experiment_goes_to_its_branch_and_comes_back_when_registered(
     again = register(project, run.info.run_id)
     assert again.returncode == 0 and "already registered" in again.stdout and store.head() == head
     assert "deleted the branch wider" in again.stdout and [name for name, _ in store.list_refs("branches")] == ["main"]
-    assert "fits the files here" in lake(project, "status")
+    assert "same as the local files" in lake(project, "status")
 
     mask = paint(project, 3, 30)
     train(project, "--epochs", "1", "--experiment-branch", "clash")

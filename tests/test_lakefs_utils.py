@@ -30,6 +30,8 @@ from tests.servers import SOURCE, Server, branches
 from utils import lakefs_utils
 from utils.lakefs_client import download
 from utils.lakefs_client.content import LocalFile
+from utils.lakefs_client.publish import Publisher
+from utils.lakefs_client.queries import Queries
 from utils.lakefs_utils import LakeFS, LakePath, connect
 from versioning import sync, versions
 
@@ -124,8 +126,8 @@ def test_a_commit_is_taken_for_what_it_holds_not_for_what_it_says(lake: LakeFS, 
     said = publish(lake, local(tmp_path, {"x": b"3"}) | {"y": both["y"]})
     again = publish(lake, only_x, mirror=False)  # its metadata name x alone, but y is there too
     assert len(held(lake, again.commit_id)) == 2 and said.commit_id != again.commit_id
-    lake.sdk.objects_api.delete_object(lake.repo, "main", "data/y")
-    lake.sdk.commits_api.commit(lake.repo, "main", sdk.CommitCreation(message="by hand"))
+    lake.connection.sdk.objects_api.delete_object(lake.repo, "main", "data/y")
+    lake.connection.sdk.commits_api.commit(lake.repo, "main", sdk.CommitCreation(message="by hand"))
     assert held(lake, publish(lake, only_x).commit_id) == {"x": both["x"].sha256}
 
 
@@ -156,25 +158,25 @@ def test_a_file_that_cannot_be_sent_is_named_and_nothing_is_committed(lake: Lake
 def test_a_call_after_a_kill_goes_on(lake: LakeFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = local(tmp_path, {f"{i}": secrets.token_bytes(100) for i in range(20)})
     sent: list[str] = []
-    upload, started = LakeFS.upload, itertools.count()
+    upload, started = Publisher.upload, itertools.count()
 
-    def dying(self: LakeFS, branch: str, path: str, file: LocalFile) -> None:
+    def dying(self: Publisher, branch: str, path: str, file: LocalFile) -> None:
         if next(started) >= 8:
             raise KeyboardInterrupt
         upload(self, branch, path, file)
         sent.append(path)
 
-    monkeypatch.setattr(LakeFS, "upload", dying)
+    monkeypatch.setattr(Publisher, "upload", dying)
     with pytest.raises(KeyboardInterrupt):
         publish(lake, files)
     assert held(lake, "main") == {}, "nothing half done shows on main"
     again: list[str] = []
 
-    def noting(self: LakeFS, branch: str, path: str, file: LocalFile) -> None:
+    def noting(self: Publisher, branch: str, path: str, file: LocalFile) -> None:
         again.append(path)
         upload(self, branch, path, file)
 
-    monkeypatch.setattr(LakeFS, "upload", noting)
+    monkeypatch.setattr(Publisher, "upload", noting)
     done = publish(lake, files)
     assert sorted(again) == sorted({f"data/{name}" for name in files} - set(sent)), "what had arrived is not sent again"
     assert len(held(lake, done.commit_id)) == 20 and branches(lake) == ["main"]
@@ -187,23 +189,23 @@ def killed_before(step: str, lake: LakeFS, files: dict[str, LocalFile], mirror: 
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(LakeFS, step, dying)
+        patch.setattr(Publisher, step, dying)
         publish(lake, files, mirror)
 
 
 def uploads(patch: pytest.MonkeyPatch) -> list[str]:
     """The paths that are sent from now on."""
-    upload, sent = LakeFS.upload, list[str]()
+    upload, sent = Publisher.upload, list[str]()
 
-    def noting(self: LakeFS, branch: str, path: str, file: LocalFile) -> None:
+    def noting(self: Publisher, branch: str, path: str, file: LocalFile) -> None:
         sent.append(path)
         upload(self, branch, path, file)
 
-    patch.setattr(LakeFS, "upload", noting)
+    patch.setattr(Publisher, "upload", noting)
     return sent
 
 
-@pytest.mark.parametrize("step", ["_commit", "_merge"])
+@pytest.mark.parametrize("step", ["commit_staged", "merge_into_target"])
 @pytest.mark.parametrize("mirror", [True, False])
 def test_a_call_after_a_kill_starts_from_what_the_target_has_become(
     lake: LakeFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, mirror: bool
@@ -227,15 +229,15 @@ def test_a_conflict_with_what_the_target_got_meanwhile_sends_nothing_again(
     lake: LakeFS, settings: config.Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine, theirs = local(tmp_path, {"both": b"mine", "a": b"a"}), local(tmp_path, {"both": b"theirs"})
-    sent, merge = uploads(monkeypatch), LakeFS._merge
+    sent, merge = uploads(monkeypatch), Publisher.merge_into_target
 
-    def overtaken(self: LakeFS, *arguments: str) -> object:
-        monkeypatch.setattr(LakeFS, "_merge", merge)
+    def overtaken(self: Publisher, *arguments: str) -> object:
+        monkeypatch.setattr(Publisher, "merge_into_target", merge)
         with connect(settings) as other:
             publish(other, theirs)
         return merge(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(LakeFS, "_merge", overtaken)
+    monkeypatch.setattr(Publisher, "merge_into_target", overtaken)
     done = publish(lake, mine)
     assert held(lake, done.commit_id) == held(lake, "main") == {name: file.sha256 for name, file in mine.items()}
     assert sorted(sent) == ["data/a", "data/both", "data/both"] and branches(lake) == ["main"]
@@ -244,7 +246,7 @@ def test_a_conflict_with_what_the_target_got_meanwhile_sends_nothing_again(
 def test_removals_of_a_call_that_was_killed_are_not_taken_over_by_one_that_keeps(lake: LakeFS, tmp_path: Path) -> None:
     publish(lake, local(tmp_path, {"a": b"a", "b": b"b"}))
     files = local(tmp_path, {"a": b"a2"})
-    killed_before("_commit", lake, files)
+    killed_before("commit_staged", lake, files)
     publish(lake, files, mirror=False)
     assert sorted(held(lake, "main")) == ["a", "b"]
 
@@ -256,42 +258,42 @@ def test_what_was_meant_for_another_branch_does_not_get_into_this_one(
     with connect(settings) as experiment:
         experiment.start_experiment("wider")
         experiment.publish(local(tmp_path, {"model.pth": b"trial"}), "models/", "m", {}, mirror=False)
-        killed_before("_merge", experiment, files)
+        killed_before("merge_into_target", experiment, files)
     publish(lake, files)
     assert [file.path for file in lake.objects("main", "")] == ["data/a"]
 
 
 def test_files_that_somebody_staged_on_the_target_are_named(lake: LakeFS, tmp_path: Path) -> None:
     done = publish(lake, local(tmp_path, {"a": b"1"}))
-    lake.sdk.objects_api.upload_object(lake.repo, "main", "notes/theirs.txt", content=b"not committed")
+    lake.connection.sdk.objects_api.upload_object(lake.repo, "main", "notes/theirs.txt", content=b"not committed")
     files = local(tmp_path, {"a": b"2"})
-    words = r"branch main .* holds somebody's uncommitted changes.*: notes/theirs.txt\. Commit them \(lakectl commit lakefs://"
+    words = r"branch main .* has uncommitted changes.*: notes/theirs.txt\. Commit them \(lakectl commit lakefs://"
     with pytest.raises(AppError, match=words):
         publish(lake, files)
     with pytest.raises(AppError, match=words):
         lake.revert(done.commit_id, "undo", {})
-    lake.sdk.branches_api.reset_branch(lake.repo, "main", sdk.ResetCreation(type="reset"))
+    lake.connection.sdk.branches_api.reset_branch(lake.repo, "main", sdk.ResetCreation(type="reset"))
     assert held(lake, publish(lake, files).commit_id) == {"a": files["a"].sha256}
 
 
-@pytest.mark.parametrize("step", ["_commit", "_merge"])
+@pytest.mark.parametrize("step", ["commit_staged", "merge_into_target"])
 def test_a_lost_answer_to_commit_or_merge_is_settled(
     lake: LakeFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    files, real = local(tmp_path, {"x": b"1"}), getattr(LakeFS, step)
+    files, real = local(tmp_path, {"x": b"1"}), getattr(Publisher, step)
 
-    def lost(self: LakeFS, *arguments: object) -> object:
+    def lost(self: Publisher, *arguments: object) -> object:
         real(self, *arguments)
         raise AppError("the connection broke before the answer came")
 
-    monkeypatch.setattr(LakeFS, step, lost)
+    monkeypatch.setattr(Publisher, step, lost)
     with pytest.raises(AppError):
         publish(lake, files)
-    monkeypatch.setattr(LakeFS, step, real)
-    log = len(lake.sdk.refs_api.log_commits(lake.repo, "main").results)
+    monkeypatch.setattr(Publisher, step, real)
+    log = len(lake.connection.sdk.refs_api.log_commits(lake.repo, "main").results)
     done = publish(lake, files)
     assert held(lake, done.commit_id) == {"x": files["x"].sha256}
-    after = lake.sdk.refs_api.log_commits(lake.repo, "main").results
+    after = lake.connection.sdk.refs_api.log_commits(lake.repo, "main").results
     assert len(after) <= log + 2 and lake.commit_metadata(done.commit_id)["key"] == "value"
 
 
@@ -323,7 +325,9 @@ def test_different_files_from_two_sides_at_once(settings: config.Settings, tmp_p
             assert held(lake, commit) == {name: file.sha256 for name, file in files.items()}, (
                 "each has a commit of its own"
             )
-        reachable = {commit.id for commit in lake.sdk.refs_api.log_commits(lake.repo, "main", amount=1000).results}
+        reachable = {
+            commit.id for commit in lake.connection.sdk.refs_api.log_commits(lake.repo, "main", amount=1000).results
+        }
         assert {commit for commit, _ in results} <= reachable and branches(lake) == ["main"]
 
 
@@ -339,8 +343,10 @@ def test_a_changed_byte_in_the_cache_is_healed(
     contents = {"x": b"content", "y": b"others", "other": b"from elsewhere"}
     files, cache = local(tmp_path, {name: contents[name] for name in ("x", "y")}), tmp_path / "cache"
     publish(lake, files)
-    lake.sdk.objects_api.upload_object(lake.repo, "main", "data/other", content=b"from elsewhere")  # without SHA-256
-    commit = str(lake.sdk.commits_api.commit(lake.repo, "main", sdk.CommitCreation(message="theirs")).id)
+    lake.connection.sdk.objects_api.upload_object(
+        lake.repo, "main", "data/other", content=b"from elsewhere"
+    )  # without SHA-256
+    commit = str(lake.connection.sdk.commits_api.commit(lake.repo, "main", sdk.CommitCreation(message="theirs")).id)
     source = LakePath(lake.repo, commit, "data/")
 
     def cached() -> dict[str, bytes]:
@@ -362,7 +368,7 @@ def test_a_copied_cache_is_read_once_and_kept(
     source = LakePath(lake.repo, publish(lake, local(tmp_path, {"x": b"1", "y": b"2"})).commit_id, "data/")
     lake.download(source, tmp_path / "cache")
     shutil.copytree(tmp_path / "cache", tmp_path / "copy")
-    monkeypatch.setattr(LakeFS, "objects", None)  # the server is not asked
+    monkeypatch.setattr(Queries, "objects", None)  # the server is not asked
     read: list[Path] = []
 
     def noting(path: Path) -> str:
@@ -420,9 +426,9 @@ def test_fetching_a_part_again_leaves_nothing_behind(lake: LakeFS, tmp_path: Pat
 
 @pytest.mark.parametrize("sha256", ["", "../../../../escaped/x", "0" * 63, "0" * 63 + "g", "A" * 64])
 def test_metadata_that_is_no_hash_is_none(lake: LakeFS, tmp_path: Path, sha256: str) -> None:
-    headers = {**lake.transfer.auth, "x-lakefs-meta-sha256": sha256, "Content-Length": "5"}
-    url = lake.transfer._url(lake.repo, "branches", "main", "data/theirs")
-    assert lake.pool.request("POST", url, body=b"bytes", headers=headers).status == 201
+    headers = {**lake.connection.transfer.auth, "x-lakefs-meta-sha256": sha256, "Content-Length": "5"}
+    url = lake.connection.transfer._url(lake.repo, "branches", "main", "data/theirs")
+    assert lake.connection.pool.request("POST", url, body=b"bytes", headers=headers).status == 201
     assert [file.sha256 for file in lake.objects("main", "")] == [None]
     cache = tmp_path / "a/b/c/cache"
     tree = lake.download(LakePath(lake.repo, "main", "data/"), cache)
@@ -451,20 +457,20 @@ def test_a_listing_that_is_none_is_said(lake: LakeFS, monkeypatch: pytest.Monkey
     def given(*_: object, **__: object) -> SimpleNamespace:
         return SimpleNamespace(raw_data=next(answers))
 
-    monkeypatch.setattr(type(lake.sdk.objects_api), "list_objects_with_http_info", given)
-    with pytest.raises(AppError, match=r"listing main/.*not an answer of lakeFS: check LAKEFS_ENDPOINT"):
+    monkeypatch.setattr(type(lake.connection.sdk.objects_api), "list_objects_with_http_info", given)
+    with pytest.raises(AppError, match=r"listing main/.*not a response of lakeFS: check LAKEFS_ENDPOINT"):
         list(lake.objects("main", ""))
 
 
 def test_a_listing_that_never_ends_is_said(lake: LakeFS, monkeypatch: pytest.MonkeyPatch) -> None:
     page = SimpleNamespace(results=[], pagination=SimpleNamespace(has_more=True, next_offset="x"))
     pages = itertools.repeat(page, 3)
-    for api in (lake.sdk.branches_api, lake.sdk.refs_api):
+    for api in (lake.connection.sdk.branches_api, lake.connection.sdk.refs_api):
         for name in ("list_branches", "log_commits", "diff_refs"):
             monkeypatch.setattr(api, name, lambda *_, **__: next(pages), raising=False)
     for listing in (lake.list_refs("branches"), lake.log("main"), lake.differences("main", "main")):
         pages = itertools.repeat(page, 3)
-        with pytest.raises(AppError, match="not an answer of lakeFS"):
+        with pytest.raises(AppError, match="not a response of lakeFS"):
             list(listing)
 
 
@@ -504,11 +510,11 @@ def test_a_file_that_is_not_there(lake: LakeFS, tmp_path: Path) -> None:
 
 
 def test_objects_of_other_clients_are_verified_by_their_md5(lake: LakeFS, tmp_path: Path) -> None:
-    lake.sdk.objects_api.upload_object(lake.repo, "main", "data/other", content=b"from elsewhere")
+    lake.connection.sdk.objects_api.upload_object(lake.repo, "main", "data/other", content=b"from elsewhere")
     tree = lake.download(LakePath(lake.repo, "main", "data/"), tmp_path)
     assert (tree / "data/other").read_bytes() == b"from elsewhere"
     same = local(tmp_path, {"other": b"from elsewhere"})
-    lake.sdk.commits_api.commit(lake.repo, "main", sdk.CommitCreation(message="theirs"))
+    lake.connection.sdk.commits_api.commit(lake.repo, "main", sdk.CommitCreation(message="theirs"))
     assert publish(lake, same).uploaded == 0, "what is there already is not sent again"
     assert publish(lake, local(tmp_path, {"other": b"from_elsewhere"})).uploaded == 1
 

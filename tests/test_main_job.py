@@ -139,7 +139,7 @@ def test_the_branch_holds_data_and_model_with_their_origin(trained: tuple[Projec
     assert metadata["mlflow_run_id"] == run.info.run_id
     assert metadata["model_sha256"] == run.data.tags["model_sha256"]
     assert float(metadata["best_val_miou"]) == pytest.approx(run.data.metrics["best_val_miou"], abs=1e-6)
-    assert [branch.id for branch in lake.sdk.branches_api.list_branches(lake.repo).results] == ["main"]
+    assert [branch.id for branch in lake.connection.sdk.branches_api.list_branches(lake.repo).results] == ["main"]
 
 
 def test_the_model_file_is_plain_and_complete(trained: tuple[Project, str]) -> None:

@@ -21,8 +21,10 @@ from core.files import safe_join
 from tests import servers
 from tests.servers import Server, Storage, branches
 from utils import minio_utils
-from utils.lakefs_client.bucket_import import FORGOTTEN_S
-from utils.lakefs_utils import LakeFS, LakePath, connect
+from utils.lakefs_client.bucket_import import ABANDONED_S
+from utils.lakefs_client.publish import Publisher
+from utils.lakefs_client.refs import Refs
+from utils.lakefs_utils import LakePath, connect
 from versioning import bucket_import, server_setup
 
 
@@ -179,7 +181,9 @@ def test_a_bucket_becomes_a_commit_without_copies(over_minio: Server, tmp_path: 
     with connect(chosen) as lake:
         server_setup.put_gate(lake, require_passed=False)
         assert [file.path for file in lake.objects("main", "data/")] == ["data/images/a.png", "data/masks/a.png"]
-        physical = lake.sdk.objects_api.stat_object(chosen.lakefs_repo, "main", "data/images/a.png").physical_address
+        physical = lake.connection.sdk.objects_api.stat_object(
+            chosen.lakefs_repo, "main", "data/images/a.png"
+        ).physical_address
         assert physical == f"s3://{bucket}/set/images/a.png"
         source = LakePath(lake.repo, lake.head(), "data/images/a.png")
         assert safe_join(lake.download(source, tmp_path), source.path).read_bytes() == b"set/images/a.png"
@@ -203,14 +207,14 @@ def test_two_imports_at_once_do_not_touch_each_other(over_minio: Server, monkeyp
     for number in range(20):
         minio_utils.client(chosen).put_object(Bucket=bucket, Key=f"set/{number}.png", Body=b"%d" % number)
     with connect(chosen, create=True) as lake:
-        both, merge = threading.Barrier(2, timeout=30), LakeFS._merge
+        both, merge = threading.Barrier(2, timeout=30), Publisher.merge_into_target
 
-        def together(self: LakeFS, work: str, *arguments: Any) -> str | None:
+        def together(self: Publisher, work: str, *arguments: Any) -> str | None:
             both.wait()
             return merge(self, work, *arguments)
 
         with monkeypatch.context() as patch, ThreadPoolExecutor(2) as pool:
-            patch.setattr(LakeFS, "_merge", together)
+            patch.setattr(Publisher, "merge_into_target", together)
             calls = [
                 pool.submit(bucket_import.import_prefix, chosen, f"s3://{bucket}/set", "data", replace=True)
                 for _ in range(2)
@@ -224,15 +228,15 @@ def test_two_imports_at_once_do_not_touch_each_other(over_minio: Server, monkeyp
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(LakeFS, "_merge", killed)
-            patch.setattr(LakeFS, "delete_branch", killed)
+            patch.setattr(Publisher, "merge_into_target", killed)
+            patch.setattr(Refs, "delete_branch", killed)
             with pytest.raises(KeyboardInterrupt):
                 bucket_import.import_prefix(chosen, f"s3://{bucket}/set", "more", replace=False)
         bucket_import.import_prefix(chosen, f"s3://{bucket}/set", "more", replace=False)
         assert len(branches(lake)) == 2, "it may be that of a call that is going on"
         now = time.time()
         with monkeypatch.context() as patch:
-            patch.setattr(time, "time", lambda: now + FORGOTTEN_S + 60)
+            patch.setattr(time, "time", lambda: now + ABANDONED_S + 60)
             bucket_import.import_prefix(chosen, f"s3://{bucket}/set", "more", replace=True)
         assert branches(lake) == ["main"]
 

@@ -137,7 +137,7 @@ def test_what_cannot_be_finished_stands_in_nobodys_way(
 def test_a_branch_that_a_kill_left_goes_with_the_next_call(
     lab: Lab, data: LakePath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, delete = lab.run(0.5, data), lab.lake.delete_branch
+    run, delete = lab.run(0.5, data), lab.lake.refs.delete_branch
 
     def killed(*branch: str) -> None:
         if dict(lab.lake.list_refs("tags")):
@@ -145,7 +145,7 @@ def test_a_branch_that_a_kill_left_goes_with_the_next_call(
         delete(*branch)
 
     with monkeypatch.context() as patch:  # between the tag and the end of its branch
-        patch.setattr(lab.lake, "delete_branch", killed)
+        patch.setattr(lab.lake.refs, "delete_branch", killed)
         with pytest.raises(KeyboardInterrupt):
             lab.promotion.register(run)
     assert f"tag-model-{lab.name}-v1" in dict(lab.lake.list_refs("branches"))

@@ -64,7 +64,7 @@ def test_a_promotion_has_its_tag_in_lakefs(life: Life, lake: LakeFS) -> None:
     tags = {tag: commit for tag, commit in lake.list_refs("tags") if tag.startswith(f"model-{NAME}-")}
     assert set(tags) == {f"model-{NAME}-v1", f"model-{NAME}-v3"}, "a challenger has none"
     version = life.project.mlflow().get_model_version(NAME, "3")
-    commit = lake.sdk.commits_api.get_commit(REPO, tags[f"model-{NAME}-v3"])
+    commit = lake.connection.sdk.commits_api.get_commit(REPO, tags[f"model-{NAME}-v3"])
     assert commit.parents == [version.tags["lakefs_model_commit"]] and version.tags["lakefs_tag"] == f"model-{NAME}-v3"
     assert commit.metadata["model_version"] == "3" and commit.metadata["mlflow_run_id"] == life.runs["better"]
     assert commit.metadata["git_commit"] == life.project.git("rev-parse", "HEAD")

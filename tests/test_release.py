@@ -168,7 +168,7 @@ def test_training_commits_and_tags(tmp_path: Path) -> None:
         assert part in message, message
     assert project.run("lake.py", "tag", "v1.0-acc99").returncode == 0
     refused = project.run("train.py", *small, "--git-tag", "v1.0-acc99")
-    assert refused.returncode == 2 and "taken already, in lakeFS" in refused.stderr and len(project.runs()) == 1
+    assert refused.returncode == 2 and "already exists in lakeFS" in refused.stderr and len(project.runs()) == 1
     second = project.run("train.py", *small, "--seed", "1", "--git-tag")
     assert second.returncode == 0, second.stdout + second.stderr
     (tag,) = project.git("tag", "--list", "v1*").splitlines()

@@ -34,7 +34,7 @@ def test_a_run_from_a_dirty_tree_is_reproduced_to_the_bit(dirty: tuple[Project, 
     before = project.git("status", "--porcelain")
     done = project.run("train.py", "--reproduce", run_id)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "every figure is equal to the bit." in done.stdout and "environment: the same" in done.stdout
+    assert "all metrics are bit-identical." in done.stdout and "environment: the same" in done.stdout
     assert project.git("status", "--porcelain") == before, "the tree is left as it was"
     assert len(project.git("worktree", "list").splitlines()) == 1 and len(project.runs()) == 1
 

@@ -17,6 +17,7 @@ from core.hashing import file_sha256
 from tests.faults import Faults, between
 from tests.servers import SOURCE, Mortal, Server
 from utils.lakefs_client.content import LocalFile
+from utils.lakefs_client.publish import Publisher
 from utils.lakefs_utils import LakeFS, LakePath, connect
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
@@ -102,17 +103,17 @@ def test_a_server_killed_at_any_step_loses_nothing(mortal: Mortal, tmp_path: Pat
 def test_a_server_that_dies_while_files_are_sent_leaves_the_list_of_them(
     mortal: Mortal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server, files, real = mortal.start(), write(tmp_path, 3, 100), LakeFS.upload
+    server, files, real = mortal.start(), write(tmp_path, 3, 100), Publisher.upload
 
-    def dies(self: LakeFS, branch: str, path: str, file: LocalFile) -> None:
+    def dies(self: Publisher, branch: str, path: str, file: LocalFile) -> None:
         mortal.kill()
         real(self, branch, path, file)
 
     with connect(reached(server, server.endpoint, tmp_path), create=True) as lake:
         with monkeypatch.context() as patch, pytest.raises(AppError) as error:
-            patch.setattr(LakeFS, "upload", dies)
+            patch.setattr(Publisher, "upload", dies)
             lake.publish(files, "data/", "m", {}, mirror=True)
-        assert "3 files could not be sent" in str(error.value)
+        assert "3 files could not be uploaded" in str(error.value)
         assert all(f"\n  data/{name}: " in str(error.value) for name in files)
         mortal.start()
         lake.publish(files, "data/", "m", {}, mirror=True)

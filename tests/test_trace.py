@@ -119,7 +119,7 @@ def test_what_is_not_there_is_said(
 ) -> None:
     Image.new("L", (4, 4)).save(tmp_path / "foreign.png")
     for target, words in (
-        ("nothing", "is no branch, tag or commit"),
+        ("nothing", "is not a branch, tag or commit"),
         (str(tmp_path / "missing.png"), "missing.png: no such file"),
         ("missing.png", "missing.png: no such file"),
         (str(tmp_path), "a folder without predictions"),

@@ -191,7 +191,7 @@ def test_what_is_open_comes_from_data_and_machine(monkeypatch: pytest.MonkeyPatc
     assert auto_settings.step_memory(network, (128, 128)) == pytest.approx(4 * one, rel=0.1)
     monkeypatch.setattr(auto_settings, "free_memory", lambda _: 6 * one)
     batch, reason = auto_settings.batch_size(None, network, (64, 64), CPU)
-    assert batch == 3 and "what the memory holds" in reason
+    assert batch == 3 and "limited by memory" in reason
     assert auto_settings.batch_size(7, network, (64, 64), CPU)[0] == 7
     assert auto_settings.precision("auto", CPU)[0] == torch.float32
     assert [auto_settings.augmentation("auto", passes)[0] for passes in (1, 29.9, 30)] == ["light", "light", "standard"]
@@ -324,7 +324,7 @@ def test_decoded_pictures_are_shared_verified_and_bounded(
     (folder / f".{whole.name}.0.part").write_bytes(b"of a killed process")
     capsys.readouterr()
     prepare_training(made.settings, data)
-    assert capsys.readouterr().out.count("damaged: made again") == 2
+    assert capsys.readouterr().out.count("damaged: decoding again") == 2
     assert {file: file.read_bytes() for file in folder.glob("*.pictures")} == files
     assert not list(folder.glob(".*.part"))
 

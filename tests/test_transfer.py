@@ -85,13 +85,15 @@ def test_a_passing_trouble_of_the_server_is_ridden_out(
 @pytest.mark.parametrize("step", ["/commits", "/merge/", "/objects?path", "POST"])
 def test_an_answer_that_is_lost_is_settled(faulty: tuple[LakeFS, Faults], tmp_path: Path, step: str) -> None:
     lake, faults = faulty
-    before = len(lake.sdk.refs_api.log_commits(lake.repo, "main").results)
+    before = len(lake.connection.sdk.refs_api.log_commits(lake.repo, "main").results)
     faults.match, faults.lose_answer = step, 1
     file = big(tmp_path, 100)
     commit = publish(lake, file)
     assert faults.lose_answer == 0
     assert [f.sha256 for f in lake.objects(commit, "")] == [file.sha256] == [f.sha256 for f in lake.objects("main", "")]
-    assert len(lake.sdk.refs_api.log_commits(lake.repo, "main").results) == before + 2, "one commit and one merge"
+    assert len(lake.connection.sdk.refs_api.log_commits(lake.repo, "main").results) == before + 2, (
+        "one commit and one merge"
+    )
 
 
 def test_a_lost_answer_of_anything_else_is_settled(faulty: tuple[LakeFS, Faults], tmp_path: Path) -> None:
@@ -134,7 +136,7 @@ def test_a_tag_on_a_commit_made_twice_is_taken_for_what_it_is(lake: LakeFS, tmp_
     first = publish(lake, big(tmp_path, 100))
     lake.create_branch("aside", first)
     empty = lakefs_sdk.CommitCreation(message="m", metadata={"key": "value"}, allow_empty=True)
-    made = [lake.sdk.commits_api.commit(lake.repo, "aside", empty).id for _ in range(2)]
+    made = [lake.connection.sdk.commits_api.commit(lake.repo, "aside", empty).id for _ in range(2)]
     lake.set_tag("model-x-v1", made[1])
     lake.tag_with_metadata("model-x-v1", LakePath(lake.repo, first, "data/x"), "m", {"key": "another server's"})
     assert dict(lake.list_refs("tags")) == {"model-x-v1": made[1]}
@@ -160,7 +162,7 @@ def test_a_connection_cut_while_receiving_goes_on_by_ranges(
     faulty: tuple[LakeFS, Faults], tmp_path: Path, at: list[int]
 ) -> None:
     lake, faults = faulty
-    lake.transfer._presign = (False, False)  # through the server, where the faults are
+    lake.connection.transfer._presign = (False, False)  # through the server, where the faults are
     file = big(tmp_path, 200_000)
     source = LakePath(lake.repo, publish(lake, file), "data/x")
     faults.match, faults.cut_down = "/objects?path", list(at)
@@ -200,7 +202,7 @@ def test_an_answer_that_is_no_answer_of_lakefs(faulty: tuple[LakeFS, Faults], tm
     head = lake.head()
     faults.match, faults.answers = step, [201 if step.startswith("/obj") else 200]  # with a body that means nothing
     file = big(tmp_path, 100)
-    with pytest.raises(AppError, match=r"data/x|not an answer of lakeFS"):
+    with pytest.raises(AppError, match=r"data/x|not a response of lakeFS"):
         publish(lake, file)
     assert lake.head() == head and held(lake) == []
     assert [f.sha256 for f in lake.objects(publish(lake, file), "")] == [file.sha256]
@@ -218,7 +220,7 @@ def test_a_server_that_is_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_silence_in_a_transfer_is_ridden_out_and_given_up(faulty: tuple[LakeFS, Faults], tmp_path: Path) -> None:
     lake, faults = faulty
-    lake.transfer._presign, lake.transfer.wire.read_s = (False, False), 0.3
+    lake.connection.transfer._presign, lake.connection.transfer.wire.read_s = (False, False), 0.3
     file, faults.match = big(tmp_path, 100), "/objects?path"
     faults.silent = 2
     source = LakePath(lake.repo, publish(lake, file), "data/")
@@ -235,16 +237,16 @@ def test_silence_in_a_transfer_is_ridden_out_and_given_up(faulty: tuple[LakeFS, 
 
 def test_a_server_that_is_gone_is_not_waited_for_by_each_file(faulty: tuple[LakeFS, Faults], tmp_path: Path) -> None:
     lake, faults = faulty
-    lake.workers, lake.transfer._presign = 2, (False, False)
+    lake.connection.workers, lake.connection.transfer._presign = 2, (False, False)
     files = {f"{number:02}": big(tmp_path, 10) for number in range(40)}
     commit = lake.publish(files, "data/", "m", {}, mirror=True).commit_id
-    tries = 7 * (GIVE_UP + lake.workers - 1)
+    tries = 7 * (GIVE_UP + lake.connection.workers - 1)
     for answers, status in (([], 10_000), ([503] * 10_000, 0)):
         faults.match, faults.rubbish, faults.answers, faults.seen = "/objects?path", status, answers, []
-        with pytest.raises(AppError, match=r"40 files could not be sent(.|\n)*more not tried: the server is gone"):
+        with pytest.raises(AppError, match=r"40 files could not be uploaded(.|\n)*more not tried: the server is gone"):
             lake.publish(files, "other/", "m", {}, mirror=True)
         assert sum("POST" in line and "/objects?path" in line for line in faults.seen) <= tries
-        with pytest.raises(AppError, match=r"40 files could not be fetched(.|\n)*more not tried: the server is gone"):
+        with pytest.raises(AppError, match=r"40 files could not be downloaded(.|\n)*more not tried: the server is gone"):
             lake.download(LakePath(lake.repo, commit, "data/"), tmp_path / "cache")
         assert sum("GET" in line and "/objects?path" in line for line in faults.seen) <= tries
         with pytest.raises(AppError, match=r"40 files could not be read and were not verified(.|\n)*more not tried"):
@@ -271,7 +273,7 @@ def test_no_message_shows_a_signature_or_a_password() -> None:
     secret = "X-Amz-Signature=5ec2e7"
     with (
         pytest.raises(RetriesExhausted) as unanswered,
-        lake.transfer.wire.request("GET", f"http://u:5ec2e7@127.0.0.1:9/x?{secret}", {}),
+        lake.connection.transfer.wire.request("GET", f"http://u:5ec2e7@127.0.0.1:9/x?{secret}", {}),
     ):
         pass
     xml = f"<Error><Code>SignatureDoesNotMatch</Code><Message>Check it.</Message><StringToSign>{secret}</StringToSign>"
@@ -279,7 +281,7 @@ def test_no_message_shows_a_signature_or_a_password() -> None:
     assert refused == "403 SignatureDoesNotMatch: Check it."
     remote = RemoteFile("x", 3, None, "", f"http://127.0.0.1:9/x?{secret}")
     with pytest.raises(AppError, match="the connection keeps breaking: ") as read:
-        list(lake.transfer.read("repo", "main", remote, 1))
+        list(lake.connection.transfer.read("repo", "main", remote, 1))
     assert not any("5ec2e7" in text for text in (str(unanswered.value), refused, str(read.value)))
 
 
@@ -337,7 +339,7 @@ def test_a_busy_storage_is_ridden_out(lake: LakeFS, storage: Faults, tmp_path: P
 def test_few_parts_are_in_the_air_at_once(lake: LakeFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not offers_parts(lake):
         pytest.skip("this server offers no multipart uploads")
-    lake.transfer.parts = threading.BoundedSemaphore(3)
+    lake.connection.transfer.parts = threading.BoundedSemaphore(3)
     real, now, most = multipart.MultipartUpload._put, [0], [0]
 
     def counting(self: multipart.MultipartUpload, *arguments: Any) -> str:
@@ -379,8 +381,8 @@ def test_an_upload_that_nobody_goes_on_with_is_taken_back(
         killed.setattr(multipart, "PARTS_AT_ONCE", 1)
         killed.setattr(multipart.MultipartUpload, "_send", dying)
         publish(lake, big(tmp_path, multipart.MULTIPART + 100))
-    assert lake.journals is not None
-    (journal,) = lake.journals.iterdir()
+    assert lake.connection.journals is not None
+    (journal,) = lake.connection.journals.iterdir()
     state = json.loads(journal.read_text())
     bucket, key = state["physical_address"].removeprefix("s3://").split("/", 1)
     begun = {"Bucket": bucket, "Key": key, "UploadId": state["upload_id"]}
@@ -388,7 +390,7 @@ def test_an_upload_that_nobody_goes_on_with_is_taken_back(
     old = time.time() - (2 * 3600 if path == "data/x" else 21 * 3600)
     os.utime(journal, (old, old))
     lake.publish({path[5:]: big(tmp_path, multipart.MULTIPART)}, "data/", "m", {}, mirror=False)
-    assert not list(lake.journals.iterdir())
+    assert not list(lake.connection.journals.iterdir())
     with pytest.raises(s3.exceptions.NoSuchUpload):
         s3.list_parts(**begun)
 
@@ -423,7 +425,7 @@ def test_every_way_up_gives_the_same_object(lake: LakeFS, tmp_path: Path, size: 
 
 
 def offers_parts(lake: LakeFS) -> bool:
-    return lake.transfer.presign()[1]
+    return lake.connection.transfer.presign()[1]
 
 
 def test_a_multipart_upload_goes_on_after_a_kill(lake: LakeFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -454,7 +456,7 @@ def test_a_multipart_upload_goes_on_after_a_kill(lake: LakeFS, tmp_path: Path, m
     assert sent == [1, 2, 3, 4, 5], "what had arrived is not sent again"
     path = lake.verified_file(LakePath(lake.repo, commit, "data/x"), file.sha256, tmp_path / "cache")
     assert file_sha256(path) == file.sha256
-    assert lake.journals is not None and not list(lake.journals.iterdir())
+    assert lake.connection.journals is not None and not list(lake.connection.journals.iterdir())
 
 
 def test_links_that_cannot_be_reached_are_said_once_and_gone_around(
@@ -525,7 +527,7 @@ def test_an_expired_link_is_gone_around(lake: LakeFS, tmp_path: Path) -> None:
     remote = next(lake.objects(commit, "data/x", links=True))
     assert remote.link is not None
     old = dataclasses.replace(remote, link=expired(remote.link))
-    lake.transfer.download(lake.repo, commit, old, tmp_path / "out")
+    lake.connection.transfer.download(lake.repo, commit, old, tmp_path / "out")
     assert file_sha256(tmp_path / "out") == file.sha256
 
 
@@ -580,7 +582,7 @@ def test_a_full_disk_leaves_nothing_half_there(lake: LakeFS, tmp_path: Path, siz
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # no file may grow further, as on a full disk
     try:
-        with pytest.raises(AppError, match=r"1 files could not be fetched; run again to go on:\n  data/x: .*too large"):
+        with pytest.raises(AppError, match=r"1 files could not be downloaded; run again to continue:\n  data/x: .*too large"):
             lake.download(source, cache)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -623,13 +625,13 @@ def test_a_download_goes_on_after_kill_9(lake: LakeFS, lakefs_server: Server, tm
             stream.write(bytes([file.path.read_bytes()[0] ^ 1]))
         elif damage:
             stream.write(file.path.read_bytes() + (b"more" if damage == "too long" else b""))
-    had, begun, real = part.stat().st_size, list[int](), lake.transfer._read_from
+    had, begun, real = part.stat().st_size, list[int](), lake.connection.transfer._read_from
 
     def noting(repo: str, ref: str, path: str, link: str | None, offset: int) -> Iterator[bytes]:
         begun.append(offset)
         return real(repo, ref, path, link, offset)
 
-    lake.transfer._read_from = noting  # type: ignore[method-assign]
+    lake.connection.transfer._read_from = noting  # type: ignore[method-assign]
     tree = lake.download(source, cache)
     assert begun == {"": [had], "a changed byte": [had, 0], "too long": [0], "all there": []}[damage]
     assert had > 2 << 20 and file_sha256(tree / "data/x") == file.sha256 and not list(cache.rglob("*.part"))
@@ -671,7 +673,7 @@ def test_a_disk_that_is_full_while_pulling(lake: LakeFS, tmp_path: Path) -> None
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
     try:
         with pytest.raises(
-            AppError, match=r"1 files could not be written; run again to go on:\n  .*/large: .*too large"
+            AppError, match=r"1 files could not be written; run again to continue:\n  .*/large: .*too large"
         ):
             sync.pull(settings, lake, "main", force=False)
     finally:
@@ -684,7 +686,7 @@ def test_a_disk_that_is_full_while_pulling(lake: LakeFS, tmp_path: Path) -> None
 
 
 def test_an_object_whose_path_leaves_the_folder_is_not_fetched(lake: LakeFS, tmp_path: Path) -> None:
-    lake.sdk.objects_api.upload_object(lake.repo, "main", "data/../../../../../evil", content=b"evil")
+    lake.connection.sdk.objects_api.upload_object(lake.repo, "main", "data/../../../../../evil", content=b"evil")
     with pytest.raises(AppError, match="leaves"):
         lake.download(LakePath(lake.repo, "main", "data/"), tmp_path / "a/b/cache")
     assert not list(tmp_path.rglob("evil"))

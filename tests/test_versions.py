@@ -18,6 +18,7 @@ from core.errors import AppError, UsageError
 from dataset.mask_diff import MaskChanges, compare_masks, is_mask
 from tests.servers import branches
 from tests.test_lakefs_utils import lake, local, settings
+from utils.lakefs_client.queries import Queries
 from utils.lakefs_utils import LakeFS, LakePath, connect
 from versioning.checkout import fill_if_empty
 from versioning.lockfile import Lock, read_lock, write_lock
@@ -81,26 +82,26 @@ def test_versions_are_found_and_undone(lake: LakeFS, tmp_path: Path) -> None:
     with pytest.raises(AppError, match="cannot be reverted"):
         lake.revert(second, "undo", {})
     lake.delete_tag("v1")
-    with pytest.raises(UsageError, match="'v1' is no branch, tag or commit"):
+    with pytest.raises(UsageError, match="'v1' is not a branch, tag or commit"):
         lake.resolve("v1")
     source = LakePath(lake.repo, second, "data/")
     for file in lake.objects(second, "data/"):
-        assert lake.broken(source, file) is None
-        assert "expected" in str(lake.broken(source, dataclasses.replace(file, sha256="0" * 64)))
-        assert "404" in str(lake.broken(source, dataclasses.replace(file, path="data/nowhere")))
+        assert lake.verify_object(source, file) is None
+        assert "expected" in str(lake.verify_object(source, dataclasses.replace(file, sha256="0" * 64)))
+        assert "404" in str(lake.verify_object(source, dataclasses.replace(file, path="data/nowhere")))
 
 
 def test_a_commit_that_was_fetched_is_not_listed_again(
     lake: LakeFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(lake, tmp_path, "data/", {"images/a": b"1", "masks/한글 a": b"22"})
-    lake.sdk.objects_api.upload_object(lake.repo, "main", "data/foreign", content=b"3")  # carries no SHA-256
-    commit = str(lake.sdk.commits_api.commit(lake.repo, "main", sdk.CommitCreation(message="foreign")).id)
+    lake.connection.sdk.objects_api.upload_object(lake.repo, "main", "data/foreign", content=b"3")  # carries no SHA-256
+    commit = str(lake.connection.sdk.commits_api.commit(lake.repo, "main", sdk.CommitCreation(message="foreign")).id)
     source, cache = LakePath(lake.repo, commit, "data/"), tmp_path / "cache"
     listed = committed_files(lake, source, tmp_path / "other cache")
     tree = lake.download(source, cache)
     with monkeypatch.context() as without_server:
-        without_server.setattr(LakeFS, "objects", None)
+        without_server.setattr(Queries, "objects", None)
         assert committed_files(lake, source, cache) == listed
         assert listed["masks/한글 a"] == hashlib.sha256(b"22").hexdigest()
     (tree / "data/images/a").unlink()
@@ -141,7 +142,7 @@ def test_a_lock_comes_back_as_it_was_and_a_damaged_one_is_said(tmp_path: Path) -
     good = path.read_text()
     for broken in ("", "[]", "{}", good.replace("a" * 64, "main"), good.replace('"version": 1', '"version": 2')):
         path.write_text(broken)
-        with pytest.raises(UsageError, match=r"lakefs\.lock: not a lock"):
+        with pytest.raises(UsageError, match=r"lakefs\.lock: not a valid lock"):
             read_lock(tmp_path)
 
 

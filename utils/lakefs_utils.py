@@ -1,40 +1,106 @@
 """Data and model versions in lakeFS: publish, commit, merge, list, and verified download, over lakefs-sdk.
 
-Every call speaks the lakeFS REST API: to the server of LAKEFS_ENDPOINT, or to the embedded one that `connect` starts.
-What `LakeFS` can do is written in utils/lakefs_client, one file for each kind of work.
+Every call uses the lakeFS REST API: of the server of LAKEFS_ENDPOINT, or of the embedded one that `connect` starts.
+`LakeFS` is composed of the parts in utils/lakefs_client, one for each kind of work.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 from config import Settings
 from core.i18n import tr
 from core.reporting import notify
 from core.workers import WORKERS
-from utils.lakefs_client.bucket_import import Importing
-from utils.lakefs_client.connection import LakePath
-from utils.lakefs_client.download import Downloading
-from utils.lakefs_client.merge import Merging
-from utils.lakefs_client.publish import Published, manifest_sha256
+from utils.lakefs_client.bucket_import import BucketImporter
+from utils.lakefs_client.connection import Connection, LakePath
+from utils.lakefs_client.download import Downloader
+from utils.lakefs_client.merge import Merger
+from utils.lakefs_client.migration import MigrationTarget
+from utils.lakefs_client.publish import Published, Publisher, manifest_sha256
+from utils.lakefs_client.queries import Queries
+from utils.lakefs_client.refs import Refs
 
 __all__ = ["LakeFS", "LakePath", "Published", "connect", "manifest_sha256"]
 
-EMBEDDED_WORKERS = 1  # transfers at once with the embedded server, which shares this process: two wait for each other
+EMBEDDED_WORKERS = 1  # transfers at once with the embedded server: it shares this process
 
 
-class LakeFS(Downloading, Importing, Merging):
-    """One repository on one server: reads, downloads, publishes, imports, merges, and names versions."""
+class LakeFS:
+    """One repository on one server, and the branch that results are merged into.
+
+    Its methods are those of its parts: queries, branches and tags, merges, downloads, publications, imports.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        access_key_id: str,
+        secret_access_key: str,
+        repo: str,
+        branch: str,
+        workers: int = WORKERS,
+        journals: Path | None = None,
+    ) -> None:
+        """Prepare the client; see `Connection`."""
+        self.connection = connection = Connection(
+            endpoint, access_key_id, secret_access_key, repo, branch, workers, journals
+        )
+        self.check, self.close, self.explained = connection.check, connection.close, connection.explained
+
+        self.queries = queries = Queries(connection)
+        self.head, self.default_branch, self.resolve = queries.head, queries.default_branch, queries.resolve
+        self.list_refs, self.has_branch, self.contains = queries.list_refs, queries.has_branch, queries.contains
+        self.commit, self.commit_metadata, self.log = queries.commit, queries.commit_metadata, queries.log
+        self.differences, self.objects = queries.differences, queries.objects
+
+        self.refs = refs = Refs(connection, queries)
+        self.ensure_repository, self.protect = refs.ensure_repository, refs.protect
+        self.create_branch, self.delete_branch = refs.create_branch, refs.delete_branch
+        self.start_experiment = refs.start_experiment
+        self.set_tag, self.delete_tag, self.tag_with_metadata = refs.set_tag, refs.delete_tag, refs.tag_with_metadata
+
+        self.merger = merger = Merger(connection, queries)
+        self.merge_commit, self.revert = merger.merge_commit, merger.revert
+
+        self.downloader = downloader = Downloader(connection, queries)
+        self.verified_file, self.download = downloader.verified_file, downloader.download
+        self.committed, self.verify_object, self.read = downloader.committed, downloader.verify_object, downloader.read
+
+        self.publisher = publisher = Publisher(connection, queries, refs, merger)
+        self.publish, self.upload, self.remove = publisher.publish, publisher.upload, publisher.remove
+
+        self.import_objects = BucketImporter(connection, queries, refs, publisher).import_objects
+        self.migration = MigrationTarget(connection)
+
+    @property
+    def endpoint(self) -> str:
+        """URL of the server."""
+        return self.connection.endpoint
+
+    @property
+    def repo(self) -> str:
+        """Name of the repository."""
+        return self.connection.repo
+
+    @property
+    def branch(self) -> str:
+        """The branch that results are merged into; `start_experiment` changes it."""
+        return self.connection.branch
+
+    def __repr__(self) -> str:
+        return f"LakeFS({self.endpoint}, {self.repo}, {self.branch})"
 
 
 @contextlib.contextmanager
-def connect(settings: Settings, create: bool = False) -> Iterator[LakeFS]:
-    """The repository of the settings on the named server or the embedded one; with `create`, made if it is not there.
+def connect(settings: Settings, create: bool = False, branch: str | None = None) -> Iterator[LakeFS]:
+    """Connect to the repository of the settings on the configured server or the embedded one; `create` it if missing.
 
-    A named server is looked for when something is wanted of it, which what lies in the cache does not need; that it
-    was not asked is said at the end. Raises AppError, then, when it is down or refuses the keys; with `create`, when it
-    has no place for the repository.
+    A configured server is asked at the first request; what is in the cache needs none, which is reported at the end.
+    `branch` replaces LAKEFS_BRANCH. Raises AppError if the server is down or refuses the keys; with `create`, if it has
+    no storage for the repository.
     """
     with contextlib.ExitStack() as stack:
         if settings.lakefs_endpoint:
@@ -48,12 +114,18 @@ def connect(settings: Settings, create: bool = False) -> Iterator[LakeFS]:
 
             server = stack.enter_context(local_lakefs.start(settings.lakefs_local_dir))
             endpoint, key, secret = server.endpoint, server.access_key_id, server.secret_access_key
-        lake = LakeFS(endpoint, str(key), str(secret), settings.lakefs_repo, settings.lakefs_branch)
-        lake.journals = settings.lakefs_local_dir / "cache" / "uploads"
-        lake.workers = WORKERS if settings.lakefs_endpoint else EMBEDDED_WORKERS
+        lake = LakeFS(
+            endpoint,
+            str(key),
+            str(secret),
+            settings.lakefs_repo,
+            branch or settings.lakefs_branch,
+            WORKERS if settings.lakefs_endpoint else EMBEDDED_WORKERS,
+            settings.cache_dir / "uploads",
+        )
         stack.callback(lake.close)
         if create:
             lake.ensure_repository(settings)
         yield lake
-        if settings.lakefs_endpoint and not lake.asked:
-            notify(tr("lakeFS {endpoint} was not asked: all of it is in the cache.", endpoint=lake.endpoint))
+        if settings.lakefs_endpoint and not lake.connection.asked:
+            notify(tr("lakeFS {endpoint} was not asked: everything is in the cache.", endpoint=lake.endpoint))

@@ -41,11 +41,13 @@ def copy_history(settings: Settings, url: str) -> None:
                 lakefs_local_dir=settings.lakefs_local_dir,
             )
         )
-    there = dataclasses.replace(settings, lakefs_endpoint=url)
-    with connect(dataclasses.replace(settings, lakefs_endpoint=None)) as source, connect(there) as target:
-        source.resolve(source.branch)  # says what is missing
-        source.branch = target.branch = source.default_branch()
-        target.ensure_repository(there)
+    embedded = dataclasses.replace(settings, lakefs_endpoint=None)
+    server = dataclasses.replace(settings, lakefs_endpoint=url)
+    with connect(embedded) as source:
+        source.resolve(source.branch)  # raises UsageError if it is missing
+        branch = source.default_branch()
+    with connect(embedded, branch=branch) as source, connect(server, branch=branch) as target:
+        target.ensure_repository(server)
         _Copy(source, target).run()
 
 
@@ -146,10 +148,10 @@ class _Copy:
             is_new = self.target.create_branch(work, parents[0])
         if is_new or self._made(work, commit, parents) is None:
             if len(parents) > 1:
-                self._merge(work, commit, parents[1])
+                self.target.migration.merge(work, parents[1], commit, self._metadata(commit))
             else:
                 self._stage(work, commit, is_new)
-                self._commit(work, commit)
+                self.target.migration.commit(work, commit, self._metadata(commit))
         made = self._made(work, commit, parents)
         if made is None:
             raise AppError(
@@ -175,25 +177,6 @@ class _Copy:
         """Its own, without what the server adds itself, and where it comes from."""
         own = {key: value for key, value in (commit.metadata or {}).items() if not key.startswith(".lakefs.")}
         return {**own, ORIGIN: commit.id, DATE: str(commit.creation_date)}
-
-    def _merge(self, work: str, commit: Any, source: str) -> None:
-        """The target's own merge of equal trees, which comes to the same tree."""
-        import lakefs_sdk
-
-        strategy = (commit.metadata or {}).get(".lakefs.merge.strategy", "default")
-        how = {"strategy": strategy} if strategy != "default" else {}
-        merge = lakefs_sdk.Merge(message=commit.message, metadata=self._metadata(commit), allow_empty=True, **how)
-        with self.target.explained(tr("merge {id}", id=commit.id[:12])):
-            self.target.sdk.refs_api.merge_into_branch(self.target.repo, source, work, merge=merge)
-
-    def _commit(self, work: str, commit: Any) -> None:
-        import lakefs_sdk
-
-        creation = lakefs_sdk.CommitCreation(
-            message=commit.message, metadata=self._metadata(commit), date=commit.creation_date, allow_empty=True
-        )
-        with self.target.explained(tr("commit {id}", id=commit.id[:12])):
-            self.target.sdk.commits_api.commit(self.target.repo, work, creation)
 
     def _tag(self, name: str, commit_id: str) -> str:
         """Let the old id lead to the copy; one of another process at the same work is as good. Returns the copy's id."""
@@ -228,36 +211,23 @@ class _Copy:
                 pass
         self.target.remove(work, removed)
 
-    def _send(self, work: str, commit_id: str, path: str, folder: Path, there: tuple[str | None, str] | None) -> None:
-        """One object, with its own metadata and type: they belong to what the next merge compares."""
-        source, target = self.source, self.target
-        with source.explained(path):
-            stat = source.sdk.objects_api.stat_object(source.repo, commit_id, path)
+    def _send(
+        self, work: str, commit_id: str, path: str, folder: Path, existing: tuple[str | None, str] | None
+    ) -> None:
+        """Copy one object with its metadata and type, which the next merge compares too."""
+        source, target = self.source.migration, self.target
+        stat = source.stat(commit_id, path)
         metadata = dict(stat.metadata or {})
         remote = RemoteFile(path, stat.size_bytes or 0, metadata.get("sha256"), stat.checksum)
-        if there and (there[0] == remote.sha256 if remote.sha256 else there[1] == remote.checksum):
+        if existing and (existing[0] == remote.sha256 if remote.sha256 else existing[1] == remote.checksum):
             return
         file = folder / uuid.uuid4().hex
-        source.transfer.download(source.repo, commit_id, remote, file)
+        source.download(commit_id, remote, file)
         if set(metadata) == {"sha256"} and stat.content_type == content_type(path):
             target.upload(work, path, LocalFile(file, metadata["sha256"]))
-        else:
-            self._post(work, path, file, metadata, stat)
+        else:  # an object of another client, as it is
+            target.migration.upload_as_is(work, path, file, metadata, stat)
         file.unlink()
-
-    def _post(self, work: str, path: str, file: Path, metadata: dict[str, str], stat: Any) -> None:
-        """What another client had put there, as it is; the server's MD5 must be that of the embedded store."""
-        target, headers = self.target, {f"x-lakefs-meta-{key}": value for key, value in metadata.items()}
-        headers |= {
-            **target.transfer.auth,
-            "Content-Type": stat.content_type or "application/octet-stream",
-            "Content-Length": str(file.stat().st_size),
-        }
-        with file.open("rb") as stream, target.explained(tr("uploading {path}", path=path)):
-            url = target.transfer._url(target.repo, "branches", work, path)
-            answer = target.pool.request("POST", url, body=stream, headers=headers)
-        if answer.status != 201 or stat.checksum.encode() not in answer.data:
-            raise AppError(f"{path}: {answer.status} {answer.data[:300].decode(errors='replace')}")
 
     # --- names ----------------------------------------------------------------------------------------------------
 
@@ -270,7 +240,7 @@ class _Copy:
                 if name not in heads:
                     self.target.create_branch(name, wanted)
                 elif heads[name] != wanted:
-                    self.target.sdk.experimental_api.hard_reset_branch(self.target.repo, name, wanted)
+                    self.target.migration.reset_branch(name, wanted)
         for name, commit_id in self.tags.items():
             if name not in tags:
                 self.target.set_tag(name, self.copies[commit_id])

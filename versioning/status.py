@@ -99,7 +99,7 @@ def verify(lake: LakeFS, ref: str) -> bool:
 def _verify(lake: LakeFS, source: LakePath) -> bool:
     """Verify one commit and report each broken object."""
     remote = list(lake.objects(source.ref, "", source.repo))
-    results = parallel(lambda file: lake.broken(source, file), remote)
+    results = parallel(lambda file: lake.verify_object(source, file), remote)
     label, broken = tr("verifying"), list[str]()
     for file, result in succeeded(
         progress(results, len(remote), label, tr("files")),

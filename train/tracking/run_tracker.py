@@ -252,7 +252,7 @@ class RunTracker:
 
         source = json.dumps({"uri": str(path), "repository": path.repo, "commit": path.ref})
         # MLflow's page shows the source of known types only; of others what the profile says.
-        profile = json.dumps({"source": str(path), "images": images, "classes": classes})
+        profile = json.dumps({"source": str(path), "pictures": images, "classes": classes})
         digest = path.ref[:36]  # MLflow's limit; the source has the full id
         dataset = Dataset(name=path.repo, digest=digest, source_type="lakefs", source=source, profile=profile)
         parameters = {

@@ -1,4 +1,4 @@
-"""A connection to one lakeFS repository: the server, its keys, and what its errors mean in one line."""
+"""The connection to one lakeFS repository: server, keys, and its errors as one line."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ import urllib3
 
 from core.errors import AppError, UsageError
 from core.i18n import tr
-from core.workers import WORKERS
 from utils.lakefs_client import transfer
 
-HEALTH_S = 5.0  # seconds that a named server may take to answer before it counts as down
+HEALTH_S = 5.0  # seconds that a configured server may take to answer before it counts as down
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class LakePath:
 
     @classmethod
     def parse(cls, uri: str) -> LakePath:
-        """Raises UsageError for anything but lakefs://<repo>/<ref>/<path>."""
+        """Parse lakefs://<repo>/<ref>/<path>. Raises UsageError for anything else."""
         match = re.fullmatch(r"lakefs://([^/]+)/([^/]+)/(.*)", uri)
         if not match:
             raise UsageError(tr("not a lakeFS path: '{uri}' (expected lakefs://<repo>/<commit>/<path>)", uri=uri))
@@ -44,27 +43,38 @@ class LakePath:
 class Connection:
     """One repository on one server, and the branch that results are merged into."""
 
-    def __init__(self, endpoint: str, access_key_id: str, secret_access_key: str, repo: str, branch: str) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        access_key_id: str,
+        secret_access_key: str,
+        repo: str,
+        branch: str,
+        workers: int,
+        journals: Path | None,
+    ) -> None:
+        """Prepare the client; the server is asked at the first request.
+
+        `workers`: concurrent transfers; `journals`: directory of the journals by which multipart uploads are resumed.
+        """
         from utils.lakefs_client.lazy_sdk import import_sdk
 
         import_sdk()
         from lakefs_sdk.client import LakeFSClient
 
         self.endpoint, self.repo, self.branch = endpoint.rstrip("/"), repo, branch
-        self.workers = WORKERS  # transfers at once
-        self.journals: Path | None = None  # folder where multipart uploads are noted, to go on after a kill
+        self.workers, self.journals = workers, journals
         self.api = f"{self.endpoint}/api/v1"
-        self.asked = False  # whether anything was wanted of the server yet; the first time, it is looked for
+        self.asked = False  # whether the server was used; its health is checked before the first request
         config = configuration(self.api, username=access_key_id, password=secret_access_key)
         self.sdk = LakeFSClient(configuration=config)
-        self.sdk._api.deserialize = _told_apart(self.sdk._api.deserialize)
         self.pool = transfer.make_pool()
-        self.sdk._api.rest_client.pool_manager = self.pool  # the SDK's own neither waits nor tries again
+        _adapt_sdk(self.sdk, self.pool)
         auth = urllib3.make_headers(basic_auth=f"{access_key_id}:{secret_access_key}")
         self.transfer = transfer.Transfer(self.sdk, self.pool, self.api, auth)
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         self.pool.clear()
         self.transfer.wire.close()
 
@@ -72,12 +82,12 @@ class Connection:
         return f"LakeFS({self.endpoint}, {self.repo}, {self.branch})"
 
     def check(self) -> None:
-        """Ask for the server's health, with a short patience, and for its configuration with the keys.
+        """Check the server's health, with a short timeout, and the keys, by reading its configuration.
 
-        It comes by itself before the first thing that is wanted of the server: what lies in the cache needs none.
+        It is called before the first request; what is in the cache needs no server.
         """
         self.asked = True
-        with self.explained(tr("looking for the server")):
+        with self.explained(tr("connecting to lakeFS")):
             self.pool.request(
                 "GET", f"{self.api}/healthcheck", retries=urllib3.Retry(2, backoff_factor=0.3), timeout=HEALTH_S
             )
@@ -85,7 +95,7 @@ class Connection:
 
     @contextlib.contextmanager
     def explained(self, what: str) -> Iterator[None]:
-        """Turn the SDK's and urllib3's exceptions into one line: what, which server, what came back, what to do."""
+        """Turn exceptions of the SDK and urllib3 into one line: what, which server, its answer, how to fix it."""
         from lakefs_sdk.exceptions import ApiException
         from pydantic.v1 import ValidationError
 
@@ -95,37 +105,36 @@ class Connection:
         try:
             yield
         except ApiException as error:
-            words = server_words(error)
-            if error.status == 404 and "repository not found" in words:
+            message = server_message(error)
+            if error.status == 404 and "repository not found" in message:
                 raise UsageError(
                     tr(
-                        "{what} ({where}): there is no such repository: train.py or lake.py push makes it",
+                        "{what} ({where}): no such repository: train.py or lake.py push creates it",
                         what=what,
                         where=where,
                     )
                 ) from error
-            if error.status == 401:  # a 403 has a reason of its own: a protected branch, a right that the key lacks
-                words = tr("check LAKEFS_ACCESS_KEY_ID and LAKEFS_SECRET_ACCESS_KEY")
-            raise AppError(f"{what} ({where}): {error.status} {error.reason or ''}: {words}") from error
-        except ValidationError as error:  # of what was to be asked: that of an answer is a NotLakeFS
+            if error.status == 401:  # a 403 has its own reason: a protected branch, or a missing permission
+                message = tr("check LAKEFS_ACCESS_KEY_ID and LAKEFS_SECRET_ACCESS_KEY")
+            raise AppError(f"{what} ({where}): {error.status} {error.reason or ''}: {message}") from error
+        except ValidationError as error:  # of the request: an invalid response raises InvalidResponse
             raise UsageError(f"{what} ({where}): {' '.join(str(error).split())[:200]}") from error
         except (ValueError, AttributeError, KeyError) as error:
-            # No JSON, not its fields, or (None of the SDK) no status that belongs there: a proxy's page, another program.
-            words = " ".join(str(error).split())[:200]
+            # No JSON, other fields, or an unexpected status: the page of a proxy, or another program.
             raise AppError(
                 tr(
-                    "{what} ({where}): not an answer of lakeFS: check LAKEFS_ENDPOINT ({words})",
+                    "{what} ({where}): not a response of lakeFS: check LAKEFS_ENDPOINT ({error})",
                     what=what,
                     where=where,
-                    words=words,
+                    error=" ".join(str(error).split())[:200],
                 )
             ) from error
         except urllib3.exceptions.HTTPError as error:
             cause = getattr(error, "reason", None) or error
             raise AppError(
                 tr(
-                    "{what} ({where}): the server does not answer ({error_type}): start it or "
-                    "mend LAKEFS_ENDPOINT (unset: the embedded server)",
+                    "{what} ({where}): the server does not answer ({error_type}): start it, or "
+                    "correct LAKEFS_ENDPOINT (unset: the embedded server)",
                     what=what,
                     where=where,
                     error_type=type(cause).__name__,
@@ -133,24 +142,32 @@ class Connection:
             ) from error
 
 
-class NotLakeFS(ValueError):
-    """An answer that lakeFS does not give."""
+class InvalidResponse(ValueError):
+    """A response that is not one of lakeFS."""
 
 
-def _told_apart(deserialize: Callable[..., Any]) -> Callable[..., Any]:
-    """The SDK raises ValueError both for what it is given to ask and for what comes back: say which it is."""
+def _adapt_sdk(sdk: Any, pool: urllib3.PoolManager) -> None:
+    """Let lakefs-sdk (a private attribute, in 1.60 to 1.x) use our connections and tell apart invalid responses.
 
+    Its own connections have no timeout and no retries. It raises ValueError both for invalid arguments and for invalid
+    responses.
+    """
+    sdk._api.deserialize = _marking_invalid_responses(sdk._api.deserialize)
+    sdk._api.rest_client.pool_manager = pool
+
+
+def _marking_invalid_responses(deserialize: Callable[..., Any]) -> Callable[..., Any]:
     def read(*arguments: Any) -> Any:
         try:
             return deserialize(*arguments)
         except (ValueError, AttributeError, KeyError, TypeError) as error:
-            raise NotLakeFS(str(error)) from error
+            raise InvalidResponse(str(error)) from error
 
     return read
 
 
 def configuration(api: str, **keys: str) -> Any:
-    """The SDK's configuration, which turns urllib3's warnings on again: each retry would be a line beside the error."""
+    """Return the SDK's configuration; it enables urllib3's warnings, one line per retry: disable them again."""
     import lakefs_sdk
 
     log = logging.getLogger("urllib3")
@@ -160,8 +177,8 @@ def configuration(api: str, **keys: str) -> Any:
     return made
 
 
-def server_words(error: Any) -> str:
-    """The server's own words in an ApiException, on one line."""
+def server_message(error: Any) -> str:
+    """Return the server's message in an ApiException, on one line."""
     try:
         return " ".join(str(json.loads(error.body)["message"]).split())
     except (TypeError, ValueError, KeyError):

@@ -1,4 +1,4 @@
-"""Verified files of a commit, in a cache by their content, from which every later commit takes what it has already."""
+"""Download and verify files of a commit, through a cache by content that all commits share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import urllib3
@@ -17,26 +17,30 @@ from core.hashing import file_sha256, stat_key
 from core.i18n import tr
 from core.reporting import progress, warn
 from core.workers import is_unavailable, parallel, succeeded
-from utils.lakefs_client.connection import LakePath
+from utils.lakefs_client.connection import Connection, LakePath
 from utils.lakefs_client.content import Digests, RemoteFile
-from utils.lakefs_client.queries import Reading
+from utils.lakefs_client.queries import Queries
 
 
-class Downloading(Reading):
-    """Files out of the repository."""
+class Downloader:
+    """Downloads and verifies objects."""
+
+    def __init__(self, connection: Connection, queries: Queries) -> None:
+        self.connection = connection
+        self.queries = queries
 
     def verified_file(self, source: LakePath, sha256: str, cache: Path) -> Path:
-        """One file of a commit, in the cache, whose content has this SHA-256. Raises AppError otherwise.
+        """Return a file of a commit in the cache. Raises AppError if its SHA-256 is not this one.
 
-        It is read whole each time: a disk that loses bits leaves the stat, by which `download` goes, as it was.
+        It is hashed each time: bit rot does not change the stat that `download` relies on.
         """
         file = safe_join(self.download(source, cache), source.path)
         found = file_sha256(file)
-        if found != sha256:  # the cache is damaged, or the commit holds another file than the one that is wanted
+        if found != sha256:  # the cache is damaged, or the commit holds another file
             _drop(source, cache, [file])
             found = file_sha256(safe_join(self.download(source, cache), source.path))
             if found == sha256:
-                _say_damaged([file])
+                _warn_damaged([file])
         if found != sha256:
             raise AppError(
                 tr(
@@ -50,96 +54,108 @@ class Downloading(Reading):
         return file
 
     def download(self, source: LakePath, cache: Path, wanted: Callable[[str], bool] | None = None) -> Path:
-        """Files of one commit at or below a path, verified, as read-only files in the cache; returns the commit's folder.
+        """Download and verify the files of a commit at or below a path into the cache; return the commit's directory.
 
-        `wanted` chooses among the paths. A commit that was fetched whole is not asked for again, unless a file of it
-        was changed since. Raises AppError for missing, broken or foreign files.
+        `wanted` selects paths. A complete commit in the cache is not requested again, unless one of its files was changed
+        since. Raises AppError for missing or invalid files.
         """
         tree = _tree(source, cache)
-        if _is_whole(source, cache):
+        if _is_complete(source, cache):
             return tree
-        with self.explained(tr("the server's configuration")):
-            links = self.transfer.presign()[0]
-        listed = self.objects(source.ref, source.path, source.repo, links)
+        with self.connection.explained(tr("the server's configuration")):
+            links = self.connection.transfer.presign()[0]
+        listed = self.queries.objects(source.ref, source.path, source.repo, links)
         remote = [file for file in listed if _at_or_below(file.path, source.path)]
         if not remote:
-            raise AppError(tr("{source}: no such file on lakeFS {endpoint}", source=source, endpoint=self.endpoint))
+            raise AppError(
+                tr("{source}: no such file on lakeFS {endpoint}", source=source, endpoint=self.connection.endpoint)
+            )
         remove_stale_partial_files(cache / "sha256")
         chosen = [f for f in remote if wanted is None or wanted(f.path)]
         label = tr("download from lakeFS")
-        results = parallel(lambda f: self._fetch(source, f, cache, safe_join(tree, f.path)), chosen, self.workers)
+        results = parallel(
+            lambda f: self._download_object(source, f, cache, safe_join(tree, f.path)), chosen, self.connection.workers
+        )
         fetched = list(
             succeeded(
                 progress(results, len(chosen), label, tr("files")),
-                lambda count: tr("{count} files could not be fetched; run again to go on", count=count),
+                lambda count: tr("{count} files could not be downloaded; run again to continue", count=count),
                 where=lambda file: file.path,
             )
         )
         if len(fetched) == len(remote):
-            _note(source, cache, fetched)
+            _record_complete(source, cache, fetched)
         return tree
 
     def committed(self, source: LakePath, cache: Path) -> Iterable[RemoteFile]:
-        """The objects of a commit at or below a path; the server is not asked for what was fetched whole."""
-        noted = _noted(source, cache)
-        return self.objects(source.ref, source.path, source.repo) if noted is None else [file for file, _, _ in noted]
+        """Return the objects of a commit at or below a path; from the cache if it is complete there (then a list)."""
+        noted = _read_record(source, cache)
+        return (
+            self.queries.objects(source.ref, source.path, source.repo)
+            if noted is None
+            else [file for file, _, _ in noted]
+        )
 
-    def _fetch(self, source: LakePath, remote: RemoteFile, cache: Path, out: Path) -> str:
-        """One object, by way of a content-addressed cache: what any commit brought is not fetched again. Its stat."""
+    def _download_object(self, source: LakePath, remote: RemoteFile, cache: Path, out: Path) -> str:
+        """Download one object through the content-addressed cache, unless any commit brought it already; return its stat."""
         if remote.sha256 is None:
-            self.transfer.download(source.repo, source.ref, remote, out)
+            self.connection.transfer.download(source.repo, source.ref, remote, out)
         else:
             blob = cache / "sha256" / remote.sha256
             if not blob.exists() or file_sha256(blob) != remote.sha256:
-                self.transfer.download(source.repo, source.ref, remote, blob)
+                self.connection.transfer.download(source.repo, source.ref, remote, blob)
             link_or_copy(blob, out)
         return stat_key(os.stat(out))
 
-    def broken(self, source: LakePath, remote: RemoteFile) -> str | None:
-        """Read an object from the server again, past every cache; what is wrong with it, or None.
+    def verify_object(self, source: LakePath, remote: RemoteFile) -> str | None:
+        """Read an object from the server, bypassing the cache; return what is wrong with it, or None.
 
-        Raises AppError where the server is gone.
+        Raises AppError if the server is unavailable.
         """
         digests = Digests()
         try:
-            for chunk in self.transfer.read(source.repo, source.ref, remote):
+            for chunk in self.connection.transfer.read(source.repo, source.ref, remote):
                 digests.update(chunk)
         except (AppError, urllib3.exceptions.HTTPError) as error:
             if is_unavailable(error):
-                raise  # which says nothing about the object
+                raise  # that says nothing about the object
             return str(error)
         checks = [(remote.sha256, digests.sha256.hexdigest()), (str(remote.size_bytes), str(digests.size))]
         if digests.md5 and re.fullmatch(r"[0-9a-f]{32}", remote.checksum):
             checks.append((remote.checksum, digests.md5.hexdigest()))
         wrong = next(((expected, found) for expected, found in checks if expected and expected != found), None)
-        return wrong and tr("expected {wrong}, found {wrong2}", wrong=wrong[0], wrong2=wrong[1])
+        return wrong and tr("expected {expected}, found {found}", expected=wrong[0], found=wrong[1])
+
+    def read(self, source: LakePath, remote: RemoteFile) -> Iterator[bytes]:
+        """Yield the content of an object from the server in chunks."""
+        return self.connection.transfer.read(source.repo, source.ref, remote)
 
 
 def _at_or_below(path: str, wanted: str) -> bool:
-    """Whether an object is the wanted one, or below it as a folder: `a` must not bring `ab`."""
+    """Return whether an object is at or below a path: `a` must not select `ab`."""
     return path == wanted or not wanted or path.startswith(wanted.rstrip("/") + "/")
 
 
 def _tree(source: LakePath, cache: Path) -> Path:
-    """The folder of a commit's files."""
+    """Return the directory of a commit's files."""
     return cache / "commits" / source.repo / source.ref
 
 
 def _record(source: LakePath, cache: Path) -> Path:
-    """What was fetched whole is noted here: a commit never changes."""
+    """Return the file that records that a path of a commit is complete: a commit never changes."""
     return _tree(source, cache) / ".complete" / hashlib.sha256(source.path.encode()).hexdigest()
 
 
-def _note(source: LakePath, cache: Path, files: list[tuple[RemoteFile, str]]) -> None:
-    """Remember that these are all files of a path, and the stat that each had when its content was right."""
+def _record_complete(source: LakePath, cache: Path, files: list[tuple[RemoteFile, str]]) -> None:
+    """Record that these are all files of a path, with the stat of each when it was verified."""
     record = _record(source, cache)
     record.parent.mkdir(parents=True, exist_ok=True)
     rows = [(file.path, file.size_bytes, file.sha256, file.checksum, stat) for file, stat in files]
     write_atomically(record, json.dumps(rows).encode())
 
 
-def _noted(source: LakePath, cache: Path) -> list[tuple[RemoteFile, Path, str]] | None:
-    """What `_note` wrote, and where each file lies; None where it wrote nothing, or what it wrote was damaged."""
+def _read_record(source: LakePath, cache: Path) -> list[tuple[RemoteFile, Path, str]] | None:
+    """Return what `_record_complete` wrote, with the path of each file; None if it is missing or damaged."""
     tree = _tree(source, cache)
     try:
         rows = json.loads(_record(source, cache).read_bytes())
@@ -148,13 +164,12 @@ def _noted(source: LakePath, cache: Path) -> list[tuple[RemoteFile, Path, str]] 
         return None
 
 
-def _is_whole(source: LakePath, cache: Path) -> bool:
-    """Whether all files of a path were fetched and have their content still.
+def _is_complete(source: LakePath, cache: Path) -> bool:
+    """Return whether all files of a path are in the cache with their verified content.
 
-    A file whose stat is the one that was noted is not read again. One that a person or a power cut has changed is
-    removed, so that it is fetched again.
+    A file with its recorded stat is not hashed again. One that was changed is removed, so that it is downloaded again.
     """
-    noted = _noted(source, cache)
+    noted = _read_record(source, cache)
     if noted is None:
         return False
     changed, moved = list[Path](), False
@@ -162,22 +177,22 @@ def _is_whole(source: LakePath, cache: Path) -> bool:
         try:
             if stat_key(os.stat(path)) == stat:
                 continue
-            moved = True  # a copy of the cache: all is there, and nothing has its stat
+            moved = True  # a copy of the cache: same content, another stat
             same = _has_content(path, file)
         except FileNotFoundError:
             same = False
         if not same:
             changed.append(path)
     if changed:
-        _say_damaged([path for path in changed if path.exists()])
+        _warn_damaged([path for path in changed if path.exists()])
         _drop(source, cache, changed)
     elif moved:
-        _note(source, cache, [(file, stat_key(os.stat(path))) for file, path, _ in noted])
+        _record_complete(source, cache, [(file, stat_key(os.stat(path))) for file, path, _ in noted])
     return not changed
 
 
 def _has_content(path: Path, file: RemoteFile) -> bool:
-    """Whether a file is what its object's record says, by SHA-256 or, of another client's object, MD5."""
+    """Return whether a file has the content of its object, by SHA-256 or, for an object of another client, MD5."""
     if file.sha256:
         return file_sha256(path) == file.sha256
     with path.open("rb") as stream:
@@ -185,18 +200,18 @@ def _has_content(path: Path, file: RemoteFile) -> bool:
 
 
 def _drop(source: LakePath, cache: Path, files: list[Path]) -> None:
-    """Remove files of a commit from the cache, and the note that all of it is there."""
+    """Remove files of a commit from the cache, and the record that it is complete."""
     _record(source, cache).unlink(missing_ok=True)
     for path in files:
         path.unlink(missing_ok=True)
 
 
-def _say_damaged(files: list[Path]) -> None:
+def _warn_damaged(files: list[Path]) -> None:
     if files:
         warn(
             tr(
-                "{files}: changed in the cache ({count} such files): fetched from the server again",
-                files=files[0],
+                "{file}: changed in the cache ({count} such files): downloading again",
+                file=files[0],
                 count=len(files),
             )
         )

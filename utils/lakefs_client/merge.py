@@ -1,4 +1,4 @@
-"""Commits brought to the target branch, or undone on it, by the server's own merge: no file passes through here."""
+"""Merge commits into the target branch, or revert them, on the server: no file is transferred."""
 
 from __future__ import annotations
 
@@ -7,105 +7,115 @@ from collections.abc import Iterator, Mapping
 
 from core.errors import AppError
 from core.i18n import tr
-from utils.lakefs_client.connection import server_words
-from utils.lakefs_client.queries import Reading
+from utils.lakefs_client.connection import Connection, server_message
+from utils.lakefs_client.queries import Queries
 
 
 class Conflict(AppError):
     """Both sides changed the same files: nothing was merged."""
 
 
-class Merging(Reading):
+class Merger:
     """Merge and revert, with conflicts explained."""
+
+    def __init__(self, connection: Connection, queries: Queries) -> None:
+        self.connection = connection
+        self.queries = queries
 
     @contextlib.contextmanager
     def changing_target(self, what: str) -> Iterator[None]:
-        """As `explained`; where the server refuses because of files staged on the target, they are named."""
+        """As `explained`; if the server refuses because of changes staged on the target, name them."""
         from lakefs_sdk.exceptions import ApiException
 
-        with self.explained(what):
+        with self.connection.explained(what):
             try:
                 yield
             except ApiException as error:
-                if error.status == 400 and "dirty branch" in server_words(error):
-                    raise self._dirty() from error
+                if error.status == 400 and "dirty branch" in server_message(error):
+                    raise self._staged_changes_error() from error
                 raise
 
-    def _dirty(self) -> AppError:
-        """Somebody has staged files on the target branch itself, which keeps everybody from merging into it."""
-        with self.explained(tr("branch {branch}", branch=self.branch)):
-            page = self.sdk.branches_api.diff_branch(self.repo, self.branch, amount=10)
-        names = ", ".join(str(change.path) for change in page.results) + ", …" * bool(page.pagination.has_more)
-        place = f"lakefs://{self.repo}/{self.branch}"
+    def _staged_changes_error(self) -> AppError:
+        """Return the error for changes staged on the target branch, which block every merge into it."""
+        with self.connection.explained(tr("branch {branch}", branch=self.connection.branch)):
+            page = self.connection.sdk.branches_api.diff_branch(self.connection.repo, self.connection.branch, amount=10)
+        names = ", ".join(str(change.path) for change in page.results) + (", …" if page.pagination.has_more else "")
+        place = f"lakefs://{self.connection.repo}/{self.connection.branch}"
         return AppError(
             tr(
-                "branch {branch} ({endpoint}) holds somebody's uncommitted changes, nothing can "
-                "be merged: {names}. Commit them (lakectl commit {place} -m ...) or drop them "
-                "(lakectl branch reset {place}), then run again",
-                branch=self.branch,
-                endpoint=self.endpoint,
+                "branch {branch} ({endpoint}) has uncommitted changes, nothing can be merged: {names}. "
+                "Commit them (lakectl commit {place} -m ...) or discard them (lakectl branch reset {place}), "
+                "then run again",
+                branch=self.connection.branch,
+                endpoint=self.connection.endpoint,
                 names=names,
                 place=place,
             )
         )
 
     def merge_commit(self, commit_id: str, message: str, metadata: Mapping[str, str]) -> str:
-        """Merge a commit of another branch into the target and return the target's head; nothing to do is no error.
+        """Merge a commit of another branch into the target and return the target's head; it may be merged already.
 
-        Where only model files conflict, those of `commit_id` win. Raises Conflict naming the data that do.
+        If only model files conflict, those of `commit_id` win. Raises Conflict naming conflicting data files.
         """
         import lakefs_sdk
         from lakefs_sdk.exceptions import ApiException
 
-        conflicts = [d.path for d in self.differences(self.branch, commit_id, "three_dot") if d.type == "conflict"]
+        conflicts = [
+            d.path
+            for d in self.queries.differences(self.connection.branch, commit_id, "three_dot")
+            if d.type == "conflict"
+        ]
         if any(path.startswith("data/") for path in conflicts):
-            raise _conflict(self.branch, commit_id, conflicts)
+            raise _conflict(self.connection.branch, commit_id, conflicts)
         strategy = {"strategy": "source-wins"} if conflicts else {}
         merge = lakefs_sdk.Merge(message=message, metadata=dict(metadata), **strategy)
-        with self.changing_target(tr("merge into {branch}", branch=self.branch)):
+        with self.changing_target(tr("merge into {branch}", branch=self.connection.branch)):
             try:
-                self.sdk.refs_api.merge_into_branch(self.repo, commit_id, self.branch, merge=merge)
+                self.connection.sdk.refs_api.merge_into_branch(
+                    self.connection.repo, commit_id, self.connection.branch, merge=merge
+                )
             except ApiException as error:
                 if error.status == 409:
-                    raise _conflict(self.branch, commit_id, conflicts) from error
-                if not (error.status == 400 and "no changes" in server_words(error)):
+                    raise _conflict(self.connection.branch, commit_id, conflicts) from error
+                if not (error.status == 400 and "no changes" in server_message(error)):
                     raise
-        return self.head()
+        return self.queries.head()
 
     def revert(self, commit_id: str, message: str, metadata: Mapping[str, str]) -> str:
-        """Undo one commit on the target branch by a new one, a merge against its first parent; returns the new head."""
+        """Revert one commit on the target branch by a new one, a merge against its first parent; return the new head."""
         import lakefs_sdk
         from lakefs_sdk.exceptions import ApiException
 
-        before = self.head()
+        before = self.queries.head()
         with self.changing_target(tr("reverting {commit_id}", commit_id=commit_id[:12])):
-            parents = self.sdk.commits_api.get_commit(self.repo, commit_id).parents
+            parents = self.connection.sdk.commits_api.get_commit(self.connection.repo, commit_id).parents
             creation = lakefs_sdk.RevertCreation(
                 ref=commit_id,
                 parent_number=1 if len(parents) > 1 else 0,
                 commit_overrides=lakefs_sdk.CommitOverrides(message=message, metadata=dict(metadata)),
             )
             try:
-                self.sdk.branches_api.revert_branch(self.repo, self.branch, creation)
+                self.connection.sdk.branches_api.revert_branch(self.connection.repo, self.connection.branch, creation)
             except ApiException as error:
-                if error.status != 409 and "no changes" not in server_words(error):
+                if error.status != 409 and "no changes" not in server_message(error):
                     raise
-                if not self._is_made(before, message, metadata):
-                    raise _not_revertible(self.branch, commit_id) from error
-        return self.head()
+                if not self._is_committed(before, message, metadata):
+                    raise _not_revertible(self.connection.branch, commit_id) from error
+        return self.queries.head()
 
-    def _is_made(self, before: str, message: str, metadata: Mapping[str, str]) -> bool:
-        """Whether the target's head is a commit on `before` with these words: then only the answer was lost."""
-        head = self.commit(self.head())
-        said = metadata.items() <= (head.metadata or {}).items()
-        return bool(before in head.parents and head.message == message and said)
+    def _is_committed(self, before: str, message: str, metadata: Mapping[str, str]) -> bool:
+        """Return whether the target's head is this commit on `before`: then only the response was lost."""
+        head = self.queries.commit(self.queries.head())
+        same_metadata = metadata.items() <= (head.metadata or {}).items()
+        return bool(before in head.parents and head.message == message and same_metadata)
 
 
 def _not_revertible(branch: str, commit_id: str) -> AppError:
     return AppError(
         tr(
-            "{commit_id} cannot be reverted on {branch}: the same files changed after it, or it "
-            "is reverted already (lake.py pull an older version, then push)",
+            "{commit_id} cannot be reverted on {branch}: the same files changed after it, or it is reverted "
+            "already (instead: lake.py pull an older version, then push)",
             commit_id=commit_id[:12],
             branch=branch,
         )
@@ -113,13 +123,12 @@ def _not_revertible(branch: str, commit_id: str) -> AppError:
 
 
 def _conflict(branch: str, commit_id: str, paths: list[str]) -> Conflict:
-    """Both sides changed the same files."""
-    names = ", ".join(paths[:10]) + (tr(" and {count} more", count=len(paths) - 10) * (len(paths) > 10))
+    """Return the error for files that both sides changed."""
+    names = ", ".join(paths[:10]) + (tr(" and {count} more", count=len(paths) - 10) if len(paths) > 10 else "")
     return Conflict(
         tr(
-            "{commit_id} cannot be merged into {branch}: both sides changed {names}: nothing was "
-            "merged. Get the data of {branch} (lake.py pull {branch}), put yours into it, and "
-            "train again",
+            "{commit_id} cannot be merged into {branch}: both sides changed {names}: nothing was merged. "
+            "Download the data of {branch} (lake.py pull {branch}), apply your changes to it, and train again",
             commit_id=commit_id[:12],
             branch=branch,
             names=names,

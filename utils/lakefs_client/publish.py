@@ -1,13 +1,12 @@
-"""Files published as one commit of the target branch, on which nothing is ever staged.
+"""Publish files as one commit of the target branch, on which nothing is ever staged.
 
-A publication has a private branch, whose name comes from what is published, where to and how, so that a call after a kill
-finds what the first one had sent and goes on from there.
+A publication has a private branch whose name depends on its content, target and mode: a call after a kill finds what the
+first one uploaded and continues from there.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,15 +15,18 @@ from core.errors import AppError
 from core.i18n import tr
 from core.reporting import progress
 from core.workers import parallel, succeeded
-from utils.lakefs_client.connection import server_words
+from utils.lakefs_client.connection import Connection, server_message
 from utils.lakefs_client.content import LocalFile, RemoteFile
-from utils.lakefs_client.merge import Merging
-from utils.lakefs_client.refs import References
+from utils.lakefs_client.merge import Merger
+from utils.lakefs_client.queries import Queries
+from utils.lakefs_client.refs import Refs
+
+MERGE_ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
 class Published:
-    """What `LakeFS.publish` did: the commit that holds the files, and how many were sent and removed."""
+    """Result of `publish`: the commit that holds the files, and how many were uploaded and removed."""
 
     commit_id: str
     uploaded: int
@@ -32,181 +34,226 @@ class Published:
 
 
 def manifest_sha256(files: Mapping[str, LocalFile]) -> str:
-    """One hash for a set of files, equal on every server: SHA-256 over the sorted lines `<sha256>  <path>`."""
+    """Return one hash for a set of files, equal on every server: SHA-256 over the sorted lines `<sha256>  <path>`."""
     digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(f"{files[path].sha256}  {path}\n".encode())
     return digest.hexdigest()
 
 
-class Publishing(References, Merging):
-    """Files into the repository."""
+@dataclass(frozen=True)
+class _Publication:
+    """What is published: files by their path in the repository, and the private branch that they go through."""
+
+    wanted: Mapping[str, LocalFile]
+    prefix: str
+    mirror: bool
+    branch: str
+    message: str
+    metadata: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Changes:
+    """Paths to upload and to remove."""
+
+    upload: list[str]
+    remove: list[str]
+
+    def any(self) -> bool:
+        """Return whether there is anything to do."""
+        return bool(self.upload or self.remove)
+
+
+class Publisher:
+    """Uploads files and publishes them."""
+
+    def __init__(self, connection: Connection, queries: Queries, refs: Refs, merger: Merger) -> None:
+        self.connection = connection
+        self.queries = queries
+        self.refs = refs
+        self.merger = merger
 
     def publish(
         self, files: Mapping[str, LocalFile], prefix: str, message: str, metadata: Mapping[str, str], mirror: bool
     ) -> Published:
-        """Bring files to the target branch as one commit and return the commit that holds exactly these files.
+        """Bring files to the target branch as one commit; return the commit that holds exactly these files.
 
         `files` maps paths below `prefix` ("data/") to local files; with `mirror`, other objects below it are removed.
-        Unchanged files are not sent, and where nothing changed the existing commit is returned. A failure leaves the
-        target as it was and says which files failed; the next call goes on. Raises AppError.
+        Unchanged files are not uploaded, and if nothing changed the existing commit is returned. A failure leaves the
+        target as it was and names the files that failed; the next call continues. Raises AppError.
         """
         wanted = {prefix + path: file for path, file in files.items()}
-        key, digest = f"{prefix.rstrip('/')}_manifest_sha256", manifest_sha256(wanted)
-        work, metadata = self._private(prefix, digest, mirror), {**metadata, key: digest}
-        differing = functools.partial(self._changes, prefix=prefix, wanted=wanted, mirror=mirror)
-        for _ in range(5):  # somebody else may change the same files on the target meanwhile: then start from theirs
-            head = self.head()
-            changes = differing(head)
-            if not any(changes):
-                with contextlib.suppress(AppError):  # of a call whose merge was its last deed; most often there is none
-                    self.delete_branch(work)
-                known = (commit for commit in self._commits_with(head, key, digest) if not any(differing(commit)))
-                return Published(next(known, head), 0, 0)  # the commit that brought them: equal data keep one name
-            with self.explained(tr("private branch")):
-                is_new = self.create_branch(work, head)
+        digest = manifest_sha256(wanted)
+        key = f"{prefix.rstrip('/')}_manifest_sha256"
+        job = _Publication(
+            wanted, prefix, mirror, self._branch_name(prefix, digest, mirror), message, {**metadata, key: digest}
+        )
+        for _ in range(MERGE_ATTEMPTS):  # another process may change the same files: then start from its commit
+            head = self.queries.head()
+            changes = self._changes(job, head)
+            if not changes.any():
+                return self._existing(job, head, key, digest)
             try:
-                if not is_new and not self.contains(work, head):
-                    self._catch_up(work, head, message, metadata)
-                # A branch that was there already holds what an earlier call had sent.
-                self._stage(work, wanted, *(changes if is_new else differing(work)))
-                commit_id = self._commit(work, message, metadata)
-                merged = self._merge(work, message, metadata)
+                commit_id, merged = self._send(job, head, changes)
             except AppError:
-                if not self._is_gone(work):
+                if not self._is_deleted(job.branch):
                     raise
-                continue  # another process with the same files merged it and took the branch away
+                continue  # another process with the same files merged the branch and deleted it
             if merged is None:
                 continue
-            with contextlib.suppress(AppError):  # already gone, or left behind: it holds nothing that is not merged
-                self.delete_branch(work)
-            if self._holds(merged, head) or not any(differing(merged)):
-                return Published(merged, *map(len, changes))
-            if not any(differing(commit_id)):  # somebody else's files were merged in between
-                return Published(commit_id, *map(len, changes))
+            with contextlib.suppress(AppError):  # deleted already, or left behind: everything in it is merged
+                self.refs.delete_branch(job.branch)
+            if self._is_parent(merged, head) or not self._changes(job, merged).any():
+                return Published(merged, len(changes.upload), len(changes.remove))
+            if not self._changes(job, commit_id).any():  # another process merged other files in between
+                return Published(commit_id, len(changes.upload), len(changes.remove))
         raise AppError(
             tr(
-                "could not merge {prefix} into {branch}, which keeps changing: run again in a while",
+                "could not merge {prefix} into {branch}, which keeps changing: run again later",
                 prefix=prefix,
-                branch=self.branch,
+                branch=self.connection.branch,
             )
         )
 
-    def _private(self, prefix: str, digest: str, mirror: bool) -> str:
-        """The private branch: what was staged for another target, or with removals, must not get into this publication."""
-        purpose = hashlib.sha256(f"{digest} {self.branch} {mirror}".encode()).hexdigest()
+    def _existing(self, job: _Publication, head: str, key: str, digest: str) -> Published:
+        """Return the commit that brought these files, so that equal data keeps one name; nothing is uploaded."""
+        with contextlib.suppress(AppError):  # of a call that was killed after its merge; usually there is none
+            self.refs.delete_branch(job.branch)
+        known = (commit for commit in self._commits_with(head, key, digest) if not self._changes(job, commit).any())
+        return Published(next(known, head), 0, 0)
+
+    def _send(self, job: _Publication, head: str, changes: _Changes) -> tuple[str, str | None]:
+        """Upload to the private branch, commit and merge; return its commit and the merge (None: conflict)."""
+        with self.connection.explained(tr("private branch")):
+            is_new = self.refs.create_branch(job.branch, head)
+        if not is_new and not self.queries.contains(job.branch, head):
+            self._update_branch(job, head)
+        # An existing branch holds what an earlier call uploaded.
+        self._stage(job, changes if is_new else self._changes(job, job.branch))
+        commit_id = self.commit_staged(job.branch, job.message, job.metadata)
+        return commit_id, self.merge_into_target(job.branch, job.message, job.metadata)
+
+    def _branch_name(self, prefix: str, digest: str, mirror: bool) -> str:
+        """Return the private branch: files staged for another target, or with removals, must not get into it."""
+        purpose = hashlib.sha256(f"{digest} {self.connection.branch} {mirror}".encode()).hexdigest()
         return f"sync-{prefix.rstrip('/')}-{purpose[:24]}"
 
-    def _is_gone(self, branch: str) -> bool:
-        """Whether a branch is known to be gone: a server that does not answer says nothing."""
+    def _is_deleted(self, branch: str) -> bool:
+        """Return whether a branch is known to be deleted; False if the server does not answer."""
         try:
-            return not self.has_branch(branch)
+            return not self.queries.has_branch(branch)
         except AppError:
             return False
 
-    def _catch_up(self, work: str, head: str, message: str, metadata: Mapping[str, str]) -> None:
-        """Bring a private branch that grew from an older head to `head`, and keep what was sent to it.
-
-        What both changed stays as it was sent; what the target holds besides is there then, and can be compared.
-        """
+    def _update_branch(self, job: _Publication, head: str) -> None:
+        """Merge `head` into a private branch that started from an older one, keeping what was uploaded to it."""
         import lakefs_sdk
         from lakefs_sdk.exceptions import ApiException
 
-        self._commit(work, message, metadata)  # a merge wants nothing staged
-        merge = lakefs_sdk.Merge(message=message, metadata=dict(metadata), strategy="dest-wins")
-        with self.explained(tr("private branch")):
+        self.commit_staged(job.branch, job.message, job.metadata)  # a merge refuses staged changes
+        merge = lakefs_sdk.Merge(message=job.message, metadata=job.metadata, strategy="dest-wins")
+        with self.connection.explained(tr("private branch")):
             try:
-                self.sdk.refs_api.merge_into_branch(self.repo, head, work, merge=merge)
-            except ApiException as error:  # the answer of a first merge was lost
-                if not (error.status == 400 and "no changes" in server_words(error)):
+                self.connection.sdk.refs_api.merge_into_branch(self.connection.repo, head, job.branch, merge=merge)
+            except ApiException as error:  # the response to a first merge was lost
+                if not (error.status == 400 and "no changes" in server_message(error)):
                     raise
 
-    def _holds(self, merged: str, head: str) -> bool:
-        """Whether a merge went right onto the head that was compared with: then it holds what was merged and no more."""
-        return bool(self.commit(merged).parents[0] == head)
+    def _is_parent(self, merged: str, head: str) -> bool:
+        """Return whether a merge's first parent is the compared head: then it holds what was merged and no more."""
+        return bool(self.queries.commit(merged).parents[0] == head)
 
     def _commits_with(self, head: str, key: str, value: str) -> list[str]:
-        """Commits behind `head` with this metadata, newest first, of the newest thousand.
+        """Return the commits behind `head` with this metadata, newest first, among the newest thousand.
 
-        It says what was published, not what the commit holds: a merge brings other people's files too.
+        The metadata says what was published, not what the commit holds: a merge brings other files too.
         """
-        with self.explained(tr("reading the log")):
-            log = self.sdk.refs_api.log_commits(self.repo, head, amount=1000)
+        with self.connection.explained(tr("reading the log")):
+            log = self.connection.sdk.refs_api.log_commits(self.connection.repo, head, amount=1000)
         return [str(commit.id) for commit in log.results if (commit.metadata or {}).get(key) == value]
 
-    def _changes(
-        self, ref: str, prefix: str, wanted: Mapping[str, LocalFile], mirror: bool
-    ) -> tuple[list[str], list[str]]:
-        """Paths to send and paths to remove so that `ref` holds `wanted`."""
-        missing, remove = dict(wanted), []
-        for remote in self.objects(ref, prefix):
-            file = wanted.get(remote.path)
+    def _changes(self, job: _Publication, ref: str) -> _Changes:
+        """Return the paths to upload and to remove so that `ref` holds the publication."""
+        missing, remove = dict(job.wanted), []
+        for remote in self.queries.objects(ref, job.prefix):
+            file = job.wanted.get(remote.path)
             if file is None:
                 remove.append(remote.path)
             elif _same_content(remote, file):
                 del missing[remote.path]
-        return list(missing), remove if mirror else []
+        return _Changes(list(missing), remove if job.mirror else [])
 
-    def _stage(self, branch: str, wanted: Mapping[str, LocalFile], send: list[str], remove: list[str]) -> None:
-        """Send what the private branch lacks, largest first; every file that failed is named, nothing is committed."""
-        sizes = {path: wanted[path].path.stat().st_size for path in send if wanted[path].path.exists()}
-        largest_first = sorted(send, key=lambda path: -sizes.get(path, 0))
-        results = parallel(lambda path: self.upload(branch, path, wanted[path]), largest_first, self.workers)
-        label = tr("upload to lakeFS")
+    def _stage(self, job: _Publication, changes: _Changes) -> None:
+        """Upload what the private branch lacks, largest first. Raises AppError naming every file that failed."""
+        wanted = job.wanted
+        sizes = {path: wanted[path].path.stat().st_size for path in changes.upload if wanted[path].path.exists()}
+        largest_first = sorted(changes.upload, key=lambda path: -sizes.get(path, 0))
+        results = parallel(
+            lambda path: self.upload(job.branch, path, wanted[path]), largest_first, self.connection.workers
+        )
         for _ in succeeded(
-            progress(results, len(send), label, tr("files")),
-            lambda count: tr("{count} files could not be sent, nothing was committed; run again to go on", count=count),
+            progress(results, len(largest_first), tr("upload to lakeFS"), tr("files")),
+            lambda count: tr(
+                "{count} files could not be uploaded, nothing was committed; run again to continue", count=count
+            ),
         ):
             pass
-        self.remove(branch, remove)
+        self.remove(job.branch, changes.remove)
 
     def remove(self, branch: str, paths: list[str]) -> None:
         """Stage the removal of objects."""
         import lakefs_sdk
 
-        with self.explained(tr("removing files")):
+        with self.connection.explained(tr("removing files")):
             for start in range(0, len(paths), 1000):
                 page = lakefs_sdk.PathList(paths=paths[start : start + 1000])
-                self.sdk.objects_api.delete_objects(self.repo, branch, page)
+                self.connection.sdk.objects_api.delete_objects(self.connection.repo, branch, page)
 
     def upload(self, branch: str, path: str, file: LocalFile) -> None:
-        """Send one file to a branch with its SHA-256 as user metadata. Raises AppError, OSError."""
-        with self.explained(tr("uploading {path}", path=path)):
-            self.transfer.upload(self.repo, branch, path, file, self.journals)
+        """Upload one file to a branch with its SHA-256 as user metadata. Raises AppError, OSError."""
+        with self.connection.explained(tr("uploading {path}", path=path)):
+            self.connection.transfer.upload(self.connection.repo, branch, path, file, self.connection.journals)
 
-    def _commit(self, branch: str, message: str, metadata: Mapping[str, str]) -> str:
-        """Commit what is staged; 'no changes' after a lost answer or a kill means that the head is that commit."""
+    def commit_staged(self, branch: str, message: str, metadata: Mapping[str, str]) -> str:
+        """Commit what is staged; 'no changes' after a lost response or a kill means that the head is that commit."""
         import lakefs_sdk
         from lakefs_sdk.exceptions import ApiException
 
         creation = lakefs_sdk.CommitCreation(message=message, metadata=dict(metadata))
-        with self.explained(tr("commit")):
+        with self.connection.explained(tr("commit")):
             try:
-                return str(self.sdk.commits_api.commit(self.repo, branch, creation).id)
+                return str(self.connection.sdk.commits_api.commit(self.connection.repo, branch, creation).id)
             except ApiException as error:
-                if error.status == 400 and "no changes" in server_words(error):
-                    return self.head(branch)
+                if error.status == 400 and "no changes" in server_message(error):
+                    return self.queries.head(branch)
                 raise
 
-    def _merge(self, source: str, message: str, metadata: Mapping[str, str]) -> str | None:
-        """Merge into the target; its head when that is done already; None after a conflict."""
+    def merge_into_target(self, source: str, message: str, metadata: Mapping[str, str]) -> str | None:
+        """Merge into the target and return the merge; its head if that is done already; None after a conflict."""
         import lakefs_sdk
         from lakefs_sdk.exceptions import ApiException
 
         merge = lakefs_sdk.Merge(message=message, metadata=dict(metadata))
-        with self.changing_target(tr("merge into {branch}", branch=self.branch)):
+        with self.merger.changing_target(tr("merge into {branch}", branch=self.connection.branch)):
             try:
-                return str(self.sdk.refs_api.merge_into_branch(self.repo, source, self.branch, merge=merge).reference)
+                return str(
+                    self.connection.sdk.refs_api.merge_into_branch(
+                        self.connection.repo, source, self.connection.branch, merge=merge
+                    ).reference
+                )
             except ApiException as error:
                 if error.status == 409:
                     return None
-                if error.status in (400, 404) and ("no changes" in server_words(error) or error.status == 404):
-                    return self.head()  # another process with the same files was first, or the answer was lost
+                if error.status in (400, 404) and ("no changes" in server_message(error) or error.status == 404):
+                    return (
+                        self.queries.head()
+                    )  # another process with the same files was first, or the response was lost
                 raise
 
 
 def _same_content(remote: RemoteFile, file: LocalFile) -> bool:
-    """By the SHA-256 that was published with it; what other clients or an import brought has only the MD5."""
+    """Compare by the SHA-256 that was published with it; objects of other clients or an import have only the MD5."""
     if remote.sha256 is not None or not file.path.exists() or remote.size_bytes != file.path.stat().st_size:
         return remote.sha256 == file.sha256
     with file.path.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""What a repository holds, asked without changing it: references, commits, objects, differences; a page at a time."""
+"""Read-only queries: references, commits, objects and differences, page by page."""
 
 from __future__ import annotations
 
@@ -10,102 +10,115 @@ from typing import Any, TypeVar
 
 from core.errors import UsageError
 from core.i18n import tr
-from utils.lakefs_client.connection import Connection, server_words
+from utils.lakefs_client.connection import Connection, server_message
 from utils.lakefs_client.content import RemoteFile
 
 COMMIT_ID = SHA256 = re.compile("[0-9a-f]{64}")
 T = TypeVar("T")
 
 
-class Reading(Connection):
-    """Questions about the repository, or another one of the same server."""
+class Queries:
+    """Queries of the repository, or of another one on the same server (`repo`)."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
 
     def head(self, branch: str | None = None) -> str:
-        """Full id of a branch's newest commit."""
-        with self.explained(tr("branch {branch}", branch=branch or self.branch)):
-            return str(self.sdk.branches_api.get_branch(self.repo, branch or self.branch).commit_id)
+        """Return the full id of a branch's newest commit."""
+        with self.connection.explained(tr("branch {branch}", branch=branch or self.connection.branch)):
+            return str(
+                self.connection.sdk.branches_api.get_branch(
+                    self.connection.repo, branch or self.connection.branch
+                ).commit_id
+            )
 
     def default_branch(self) -> str:
-        """The branch that the repository was made with, which cannot be deleted."""
-        with self.explained(tr("the repository")):
-            return str(self.sdk.repositories_api.get_repository(self.repo).default_branch)
+        """Return the branch that the repository was created with, which cannot be deleted."""
+        with self.connection.explained(tr("the repository")):
+            return str(self.connection.sdk.repositories_api.get_repository(self.connection.repo).default_branch)
 
     def resolve(self, ref: str, repo: str | None = None) -> str:
-        """Full commit id of a branch, tag, commit id or unique beginning of one, `main~1`. Raises UsageError."""
+        """Return the full commit id of a branch, tag, commit id or unique prefix, or `main~1`. Raises UsageError."""
         from lakefs_sdk.exceptions import ApiException
 
-        with self.explained(tr("version '{ref}'", ref=ref)):
+        with self.connection.explained(tr("version '{ref}'", ref=ref)):
             try:
-                return str(self.sdk.commits_api.get_commit(repo or self.repo, ref).id)
+                return str(self.connection.sdk.commits_api.get_commit(repo or self.connection.repo, ref).id)
             except ApiException as error:
                 if error.status not in (400, 404):
                     raise
-                if "repository not found" in server_words(error):
+                if "repository not found" in server_message(error):
                     raise UsageError(
                         tr(
-                            "lakeFS {endpoint} has no repository '{repo}': train.py or lake.py push makes it",
-                            endpoint=self.endpoint,
-                            repo=repo or self.repo,
+                            "lakeFS {endpoint} has no repository '{repo}': train.py or lake.py push creates it",
+                            endpoint=self.connection.endpoint,
+                            repo=repo or self.connection.repo,
                         )
                     ) from error
         names = [name for name, _ in [*self.list_refs("branches", repo), *self.list_refs("tags", repo)]]
-        there = ", ".join(names[:10]) + (" …" if len(names) > 10 else "")
+        available = ", ".join(names[:10]) + (" …" if len(names) > 10 else "")
         raise UsageError(
             tr(
-                "'{ref}' is no branch, tag or commit (repository {repo} has: {there})",
+                "'{ref}' is not a branch, tag or commit of repository {repo} (available: {available})",
                 ref=ref,
-                repo=repo or self.repo,
-                there=there,
+                repo=repo or self.connection.repo,
+                available=available,
             )
         )
 
     def list_refs(self, kind: str, repo: str | None = None, copied: bool = False) -> Iterator[tuple[str, str]]:
-        """(name, full commit id) of all 'branches' or 'tags', by name.
+        """Yield (name, full commit id) of all 'branches' or 'tags', sorted by name.
 
-        Tags by which `utils.copy_history` leads from the old ids of commits to the new ones come only if `copied`.
+        Tags that map old commit ids to new ones (`versioning.migrate`) are included only if `copied`.
         """
-        api = {"branches": self.sdk.branches_api.list_branches, "tags": self.sdk.tags_api.list_tags}[kind]
-        ask = functools.partial(api, repo or self.repo, amount=1000)
+        api = {
+            "branches": self.connection.sdk.branches_api.list_branches,
+            "tags": self.connection.sdk.tags_api.list_tags,
+        }[kind]
+        ask = functools.partial(api, repo or self.connection.repo, amount=1000)
         for found in self._pages(tr("listing {kind}", kind=kind), lambda after: _models(ask(after=after))):
             if copied or not COMMIT_ID.fullmatch(found.id):
                 yield str(found.id), str(found.commit_id)
 
     def has_branch(self, name: str) -> bool:
+        """Return whether a branch exists."""
         from lakefs_sdk.exceptions import NotFoundException
 
-        with self.explained(tr("branch {name}", name=name)):
+        with self.connection.explained(tr("branch {name}", name=name)):
             try:
-                self.sdk.branches_api.get_branch(self.repo, name)
+                self.connection.sdk.branches_api.get_branch(self.connection.repo, name)
             except NotFoundException:
                 return False
             return True
 
     def contains(self, branch: str, commit_id: str) -> bool:
-        """Whether a commit is in the history of a branch; False for one that the repository does not know."""
+        """Return whether a commit is in the history of a branch; False for an unknown commit."""
         from lakefs_sdk.exceptions import NotFoundException
 
-        with self.explained(tr("branch {branch}", branch=branch)):
+        with self.connection.explained(tr("branch {branch}", branch=branch)):
             try:
-                wanted = self.sdk.commits_api.get_commit(self.repo, commit_id).id  # an old id leads to its copy
-                found = self.sdk.refs_api.find_merge_base(self.repo, wanted, branch)
+                wanted = self.connection.sdk.commits_api.get_commit(
+                    self.connection.repo, commit_id
+                ).id  # resolves the tag of a migrated commit
+                found = self.connection.sdk.refs_api.find_merge_base(self.connection.repo, wanted, branch)
             except NotFoundException:
                 return False
             return bool(found.base_commit_id == wanted)
 
-    def commit(self, commit_id: str) -> Any:
-        """One commit, as lakefs-sdk has it."""
-        with self.explained(tr("commit {commit_id}", commit_id=commit_id[:12])):
-            return self.sdk.commits_api.get_commit(self.repo, commit_id)
+    def commit(self, commit_id: str, repo: str | None = None) -> Any:
+        """Return a commit as a model of lakefs-sdk."""
+        with self.connection.explained(tr("commit {commit_id}", commit_id=commit_id[:12])):
+            return self.connection.sdk.commits_api.get_commit(repo or self.connection.repo, commit_id)
 
-    def commit_metadata(self, commit_id: str) -> dict[str, str]:
-        """The metadata of one commit."""
-        return dict(self.commit(commit_id).metadata or {})
+    def commit_metadata(self, commit_id: str, repo: str | None = None) -> dict[str, str]:
+        """Return the metadata of a commit."""
+        return dict(self.commit(commit_id, repo).metadata or {})
 
     def log(self, ref: str, first_parent: bool = True, prefix: str = "", repo: str | None = None) -> Iterator[Any]:
-        """Commits from `ref` back, newest first, a page at a time; with `prefix` those that changed something below it."""
+        """Yield commits from `ref` back, newest first; with `prefix` those that changed something below it."""
         ask = functools.partial(
-            self.sdk.refs_api.log_commits,
-            repo or self.repo,
+            self.connection.sdk.refs_api.log_commits,
+            repo or self.connection.repo,
             ref,
             amount=100,
             first_parent=first_parent,
@@ -114,19 +127,21 @@ class Reading(Connection):
         return self._pages(tr("reading the log"), lambda after: _models(ask(after=after)))
 
     def differences(self, left: str, right: str, kind: str = "two_dot", repo: str | None = None) -> Iterator[Any]:
-        """Paths that differ, with their `type`; 'three_dot': what `right` changed since both were one, and conflicts."""
-        ask = functools.partial(self.sdk.refs_api.diff_refs, repo or self.repo, left, right, amount=1000, type=kind)
+        """Yield differing paths with their `type`; 'three_dot': changes of `right` since the merge base, and conflicts."""
+        ask = functools.partial(
+            self.connection.sdk.refs_api.diff_refs, repo or self.connection.repo, left, right, amount=1000, type=kind
+        )
         return self._pages(tr("comparing"), lambda after: _models(ask(after=after)))
 
     def objects(self, ref: str, prefix: str, repo: str | None = None, links: bool = False) -> Iterator[RemoteFile]:
-        """Objects under a prefix in the order of their paths' bytes, one page of 1,000 in memory at a time.
+        """Yield objects under a prefix in the byte order of their paths, with one page of 1,000 in memory.
 
-        With `links`, each has a presigned link for its download, where the server gives them.
+        With `links`, each has a presigned link for its download, if the server supports them.
         """
-        # As JSON: the SDK's model takes 0.4 ms of CPU to check one object, and a sync lists them all.
+        # As JSON: the SDK's model takes 0.4 ms of CPU to validate one object, and a sync lists them all.
         ask = functools.partial(
-            self.sdk.objects_api.list_objects_with_http_info,
-            repo or self.repo,
+            self.connection.sdk.objects_api.list_objects_with_http_info,
+            repo or self.connection.repo,
             ref,
             prefix=prefix,
             amount=1000,
@@ -138,10 +153,10 @@ class Reading(Connection):
         return self._pages(what, lambda after: _page(ask(after=after).raw_data, links))
 
     def _pages(self, what: str, ask: Callable[[str], tuple[list[T], str | None]]) -> Iterator[T]:
-        """Everything that a listing gives; `ask` takes the place to go on from, and gives a page and the next place."""
+        """Yield all results of a listing; `ask` takes an offset and returns a page and the next offset (None: last page)."""
         after: str | None = ""
         while after is not None:
-            with self.explained(what):
+            with self.connection.explained(what):
                 results, following = ask(after)
                 if following == after:
                     raise ValueError(f"has_more, next_offset {after!r} again")
@@ -150,24 +165,24 @@ class Reading(Connection):
 
 
 def _models(page: Any) -> tuple[list[Any], str | None]:
-    """A page as lakefs-sdk has it, and where the next one begins."""
+    """Return the results of an SDK page and the offset of the next page."""
     return page.results, page.pagination.next_offset if page.pagination.has_more else None
 
 
 def _page(answer: bytes, links: bool) -> tuple[list[RemoteFile], str | None]:
-    """A page of objects, and where the next one begins. Raises ValueError, KeyError for what is no such page."""
+    """Return a page of objects and the offset of the next. Raises ValueError or KeyError for an invalid page."""
     page = json.loads(answer)
     try:
         pagination, results = page["pagination"], [_remote_file(found, links) for found in page["results"]]
         return results, str(pagination["next_offset"]) if pagination["has_more"] else None
-    except TypeError as error:  # a list where an object belongs
+    except TypeError as error:  # a list instead of an object
         raise ValueError(str(error)) from error
 
 
 def _remote_file(found: dict[str, Any], links: bool) -> RemoteFile:
     sha256 = (found.get("metadata") or {}).get("sha256")
     if sha256 is not None and not SHA256.fullmatch(sha256):
-        sha256 = None  # another client's: what is no hash must not become the name of a file
+        sha256 = None  # of another client: an invalid hash must not become a file name
     path, checksum = found["path"], found["checksum"]
     if not isinstance(path, str) or not isinstance(checksum, str):
         raise ValueError(f"path {path!r}, checksum {checksum!r}")

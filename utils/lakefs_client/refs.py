@@ -1,4 +1,4 @@
-"""The repository itself, its branches and tags: made, named, protected and deleted."""
+"""Create, protect and delete the repository's branches and tags, and the repository itself."""
 
 from __future__ import annotations
 
@@ -11,43 +11,47 @@ from config import Settings
 from core.errors import AppError, UsageError
 from core.i18n import tr
 from core.reporting import notify
-from utils.lakefs_client.connection import LakePath
-from utils.lakefs_client.queries import Reading
+from utils.lakefs_client.connection import Connection, LakePath
+from utils.lakefs_client.queries import Queries
 
 
 class TagTaken(AppError):
-    """A tag that names another commit than the one that it is wanted for."""
+    """A tag that names another commit than the expected one."""
 
 
-class References(Reading):
-    """Names for commits, and the place where they live."""
+class Refs:
+    """Changes of the repository, its branches and tags."""
+
+    def __init__(self, connection: Connection, queries: Queries) -> None:
+        self.connection = connection
+        self.queries = queries
 
     def ensure_repository(self, settings: Settings) -> None:
-        """Make the repository and the branch where they are missing; two processes may do so at once."""
+        """Create the repository and the branch if they are missing; two processes may do so at once."""
         import lakefs_sdk
         from lakefs_sdk.exceptions import ApiException, NotFoundException
 
-        with self.explained(tr("preparing the repository")):
+        with self.connection.explained(tr("preparing the repository")):
             try:
-                repository = self.sdk.repositories_api.get_repository(self.repo)
+                repository = self.connection.sdk.repositories_api.get_repository(self.connection.repo)
             except NotFoundException:
-                namespace = f"{self._namespace_prefix(settings)}/{self.repo}/{uuid.uuid4().hex[:8]}"
+                namespace = f"{self._namespace_prefix(settings)}/{self.connection.repo}/{uuid.uuid4().hex[:8]}"
                 creation = lakefs_sdk.RepositoryCreation(
-                    name=self.repo, storage_namespace=namespace, default_branch=self.branch
+                    name=self.connection.repo, storage_namespace=namespace, default_branch=self.connection.branch
                 )
                 try:
-                    repository = self.sdk.repositories_api.create_repository(creation)
-                    notify(tr("made the lakeFS repository {repo}", repo=self.repo))
+                    repository = self.connection.sdk.repositories_api.create_repository(creation)
+                    notify(tr("created the lakeFS repository {repo}", repo=self.connection.repo))
                 except ApiException as error:
                     if error.status != 409:
                         raise
-                    repository = self.sdk.repositories_api.get_repository(self.repo)
-            if self.branch != repository.default_branch:
-                self.create_branch(self.branch, repository.default_branch)
+                    repository = self.connection.sdk.repositories_api.get_repository(self.connection.repo)
+            if self.connection.branch != repository.default_branch:
+                self.create_branch(self.connection.branch, repository.default_branch)
 
     def _namespace_prefix(self, settings: Settings) -> str:
-        """Where a new repository's files go; makes the bucket where MinIO's settings are given."""
-        storage = self.sdk.config_api.get_config().storage_config
+        """Return the storage namespace prefix of a new repository; create its bucket if MINIO_ENDPOINT is set."""
+        storage = self.connection.sdk.config_api.get_config().storage_config
         kind = storage.blockstore_type if storage else None
         prefix = settings.lakefs_storage_namespace or (storage.default_namespace_prefix if storage else None)
         if not settings.lakefs_endpoint or (not prefix and kind == "local"):
@@ -56,22 +60,29 @@ class References(Reading):
             prefix = f"s3://{settings.minio_bucket}"
         if not prefix:
             raise UsageError(
-                tr("no place for the new repository '{repo}': set LAKEFS_STORAGE_NAMESPACE=s3://BUCKET", repo=self.repo)
+                tr(
+                    "no storage for the new repository '{repo}': set LAKEFS_STORAGE_NAMESPACE=s3://BUCKET",
+                    repo=self.connection.repo,
+                )
             )
         if prefix.startswith("s3://") and settings.minio_endpoint:
             from utils import minio_utils
 
             minio_utils.ensure_bucket(settings, prefix.removeprefix("s3://").split("/")[0])
         prefix = prefix.rstrip("/")
-        return f"{prefix}/" if prefix.endswith(":") else prefix  # a server over files names "local://", with no folder
+        return (
+            f"{prefix}/" if prefix.endswith(":") else prefix
+        )  # a server with a local block store returns "local://", without a directory
 
     def create_branch(self, name: str, source: str, repo: str | None = None) -> bool:
-        """Make a branch; one that is there already is taken as it is, and False returned."""
+        """Create a branch; return False if it exists already."""
         import lakefs_sdk
         from lakefs_sdk.exceptions import ApiException
 
         try:
-            self.sdk.branches_api.create_branch(repo or self.repo, lakefs_sdk.BranchCreation(name=name, source=source))
+            self.connection.sdk.branches_api.create_branch(
+                repo or self.connection.repo, lakefs_sdk.BranchCreation(name=name, source=source)
+            )
         except ApiException as error:
             if error.status != 409:
                 raise
@@ -79,98 +90,101 @@ class References(Reading):
         return True
 
     def delete_branch(self, name: str, repo: str | None = None) -> None:
-        """Delete a branch; one that is gone, perhaps by a first request whose answer was lost, is no error."""
+        """Delete a branch; a missing one, perhaps deleted by a request whose response was lost, is not an error."""
         from lakefs_sdk.exceptions import NotFoundException
 
         with (
-            self.explained(tr("deleting branch {name}", name=name)),
+            self.connection.explained(tr("deleting branch {name}", name=name)),
             contextlib.suppress(NotFoundException),
         ):
-            self.sdk.branches_api.delete_branch(repo or self.repo, name)
+            self.connection.sdk.branches_api.delete_branch(repo or self.connection.repo, name)
 
     def start_experiment(self, branch: str) -> None:
-        """Publish to another branch from now on, made from the target where it is not there. Raises UsageError."""
-        if branch == self.branch or not re.fullmatch(r"\w[-\w]*", branch, re.ASCII):
+        """Publish to another branch from now on; create it from the target if it does not exist. Raises UsageError."""
+        if branch == self.connection.branch or not re.fullmatch(r"\w[-\w]*", branch, re.ASCII):
             raise UsageError(
                 tr(
-                    "experiment branch '{branch}': expected letters, digits, '_', '-', and "
-                    "another name than {self_branch}",
+                    "experiment branch '{branch}': expected letters, digits, '_' and '-', and a name other than {target}",
                     branch=branch,
-                    self_branch=self.branch,
+                    target=self.connection.branch,
                 )
             )
-        with self.explained(tr("branch {branch}", branch=branch)):
-            self.create_branch(branch, self.branch)
-        self.branch = branch
-        self.head()  # a tag of this name keeps a branch from being made
+        with self.connection.explained(tr("branch {branch}", branch=branch)):
+            self.create_branch(branch, self.connection.branch)
+        self.connection.branch = branch
+        self.queries.head()  # fails if a tag of this name prevented the branch
 
     def protect(self) -> bool:
-        """Refuse direct writes and commits on the target branch, for everybody; False where it was so already."""
+        """Protect the target branch from direct writes and commits; return False if it was protected already."""
         import lakefs_sdk
 
-        with self.explained(tr("protecting {branch}", branch=self.branch)):
-            rules = self.sdk.repositories_api.get_branch_protection_rules(self.repo)
-            if any(rule.pattern == self.branch for rule in rules):
+        with self.connection.explained(tr("protecting {branch}", branch=self.connection.branch)):
+            rules = self.connection.sdk.repositories_api.get_branch_protection_rules(self.connection.repo)
+            if any(rule.pattern == self.connection.branch for rule in rules):
                 return False
-            rules = [*rules, lakefs_sdk.BranchProtectionRule(pattern=self.branch)]
-            self.sdk.repositories_api.set_branch_protection_rules(self.repo, rules)
+            rules = [*rules, lakefs_sdk.BranchProtectionRule(pattern=self.connection.branch)]
+            self.connection.sdk.repositories_api.set_branch_protection_rules(self.connection.repo, rules)
             return True
 
     def set_tag(self, name: str, commit_id: str, repo: str | None = None) -> None:
-        """Name a commit for good; no error where it has the name. Raises AppError for a name that is taken."""
+        """Tag a commit; an existing tag on it is kept. Raises AppError for a name that is taken."""
         import lakefs_sdk
         from lakefs_sdk.exceptions import ApiException
 
-        repo = repo or self.repo
-        with self.explained(tr("tag {name}", name=name)):
+        repo = repo or self.connection.repo
+        with self.connection.explained(tr("tag {name}", name=name)):
             try:
-                self.sdk.tags_api.create_tag(repo, lakefs_sdk.TagCreation(id=name, ref=commit_id))
+                self.connection.sdk.tags_api.create_tag(repo, lakefs_sdk.TagCreation(id=name, ref=commit_id))
             except ApiException as error:
                 if error.status != 409:
                     raise
-                wanted = self.sdk.commits_api.get_commit(repo, commit_id).id  # an old id leads to its copy
-                if self.sdk.tags_api.get_tag(repo, name).commit_id != wanted:
+                wanted = self.connection.sdk.commits_api.get_commit(
+                    repo, commit_id
+                ).id  # resolves the tag of a migrated commit
+                if self.connection.sdk.tags_api.get_tag(repo, name).commit_id != wanted:
                     raise
 
     def tag_with_metadata(self, name: str, source: LakePath, message: str, metadata: Mapping[str, str]) -> None:
-        """Tag a commit of `source`'s own files that carries more metadata: a commit itself never changes.
+        """Tag a new commit with the files of `source` and more metadata, as a commit itself never changes.
 
-        The new commit is a child of `source`'s and hangs on the tag alone. A tag that stands there already is left.
-        Raises TagTaken where it names something else.
+        The new commit is a child of `source`'s, and only the tag refers to it. An existing tag is kept. Raises TagTaken
+        if it names something else.
         """
         import lakefs_sdk
 
-        origin = LakePath(source.repo, self.resolve(source.ref, source.repo), source.path)  # of an old id the copy
+        origin = LakePath(
+            source.repo, self.queries.resolve(source.ref, source.repo), source.path
+        )  # resolves the tag of a migrated commit
         work = f"tag-{re.sub(r'[^A-Za-z0-9_-]', '-', name)}"[:200]
-        there = dict(self.list_refs("tags", source.repo)).get(name)
-        if there is not None:
-            if there == origin.ref or self._child(origin, there):
+        existing = dict(self.queries.list_refs("tags", source.repo)).get(name)
+        if existing is not None:
+            if existing == origin.ref or self._child(origin, existing):
                 self.delete_branch(work, origin.repo)
                 return
             raise TagTaken(
                 tr(
-                    "the lakeFS tag {name} names another commit, {there} (expected {ref})",
+                    "the lakeFS tag {name} names another commit, {found} (expected {ref})",
                     name=name,
-                    there=there,
+                    found=existing,
                     ref=source.ref,
                 )
             )
-        self.delete_branch(work, origin.repo)  # left by a call that was cut off; it holds nothing of anybody's
-        with self.explained(tr("tag {name}", name=name)):
+        self.delete_branch(work, origin.repo)  # left by an interrupted call; it holds nothing else
+        with self.connection.explained(tr("tag {name}", name=name)):
             self.create_branch(work, origin.ref, origin.repo)
             creation = lakefs_sdk.CommitCreation(message=message, metadata=dict(metadata), allow_empty=True)
-            commit = self.sdk.commits_api.commit(origin.repo, work, creation)
+            commit = self.connection.sdk.commits_api.commit(origin.repo, work, creation)
         self.set_tag(name, self._child(origin, commit.id) or commit.id, origin.repo)
         self.delete_branch(work, origin.repo)
 
     def _child(self, source: LakePath, commit_id: str) -> str | None:
-        """The child of `source`'s commit behind `commit_id`: that itself, unless a lost answer made a second commit on it.
+        """Return the child of `source`'s commit behind `commit_id`: usually itself; a lost response may have added another.
 
-        None where a commit lies between, or is it, that does not hold the same files.
+        None if one of the commits in between does not hold the same files.
         """
-        with self.explained(tr("commit {ref}", ref=source.ref[:12])):
-            files = self.sdk.commits_api.get_commit(source.repo, source.ref).meta_range_id
-        for commit in self.log(commit_id, repo=source.repo):
+        with self.connection.explained(tr("commit {ref}", ref=source.ref[:12])):
+            files = self.connection.sdk.commits_api.get_commit(source.repo, source.ref).meta_range_id
+        for commit in self.queries.log(commit_id, repo=source.repo):
             if commit.meta_range_id != files:
                 return None
             if source.ref in commit.parents:
@@ -178,10 +192,10 @@ class References(Reading):
         return None
 
     def delete_tag(self, name: str) -> None:
-        """Raises AppError for a tag that is not there."""
+        """Delete a tag. Raises AppError for a missing one."""
         from lakefs_sdk.exceptions import NotFoundException
 
-        with self.explained(tr("deleting tag {name}", name=name)):
-            self.sdk.tags_api.get_tag(self.repo, name)
-            with contextlib.suppress(NotFoundException):  # of a second request, where the first one's answer was lost
-                self.sdk.tags_api.delete_tag(self.repo, name)
+        with self.connection.explained(tr("deleting tag {name}", name=name)):
+            self.connection.sdk.tags_api.get_tag(self.connection.repo, name)
+            with contextlib.suppress(NotFoundException):  # of a repeated request whose first response was lost
+                self.connection.sdk.tags_api.delete_tag(self.connection.repo, name)

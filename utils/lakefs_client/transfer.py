@@ -90,7 +90,7 @@ class Transfer:
     """Moves objects of one repository; threads may share it."""
 
     def __init__(self, sdk: LakeFSClient, pool: TimedPoolManager, api: str, auth: dict[str, str]) -> None:
-        self.sdk, self.api, self.auth = sdk, api, auth
+        self.sdk, self.pool, self.api, self.auth = sdk, pool, api, auth
         self.wire = HttpClient(pool.connection_pool_kw["retries"], CONNECT_S, READ_S)
         self.parts = threading.BoundedSemaphore(PARTS_IN_AIR)
         self._lock = threading.Lock()
@@ -161,6 +161,15 @@ class Transfer:
         if json.loads(data)["checksum"] != md5:
             self.sdk.objects_api.delete_object(repo, branch, path)  # it carries a hash that it does not have
             raise AppError(tr("the content changed on its way"))
+
+    def post_raw(
+        self, repo: str, branch: str, path: str, file: Path, headers: dict[str, str]
+    ) -> urllib3.BaseHTTPResponse:
+        """Upload a file with these headers and return the response, whatever its status."""
+        with file.open("rb") as stream:
+            size = {"Content-Length": str(file.stat().st_size)}
+            url = self._url(repo, "branches", branch, path)
+            return self.pool.request("POST", url, body=stream, headers={**self.auth, **headers, **size})
 
     def _put_presigned(self, repo: str, branch: str, path: str, file: LocalFile, size: int) -> None:
         """One PUT to the object storage, then the link to it: lakeFS does not check what lies there, so we do."""

@@ -1,0 +1,64 @@
+"""Copy commits and objects to another server as they are: the low-level calls of versioning/migrate.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from core.errors import AppError
+from core.i18n import tr
+from utils.lakefs_client.connection import Connection
+from utils.lakefs_client.content import RemoteFile
+
+
+class MigrationTarget:
+    """Reads objects with all their metadata, and writes commits and objects with given ones."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    def stat(self, ref: str, path: str) -> Any:
+        """Return an object's metadata as a model of lakefs-sdk."""
+        with self.connection.explained(path):
+            return self.connection.sdk.objects_api.stat_object(self.connection.repo, ref, path)
+
+    def download(self, ref: str, remote: RemoteFile, target: Path) -> None:
+        """Download and verify an object, without the cache."""
+        self.connection.transfer.download(self.connection.repo, ref, remote, target)
+
+    def upload_as_is(self, branch: str, path: str, file: Path, metadata: Mapping[str, str], stat: Any) -> None:
+        """Upload an object with its own metadata and type. Raises AppError if the server's MD5 is not that of `stat`."""
+        headers = {f"x-lakefs-meta-{key}": value for key, value in metadata.items()}
+        content_type = stat.content_type or "application/octet-stream"
+        with self.connection.explained(tr("uploading {path}", path=path)):
+            response = self.connection.transfer.post_raw(
+                self.connection.repo, branch, path, file, {**headers, "Content-Type": content_type}
+            )
+        if response.status != 201 or stat.checksum.encode() not in response.data:
+            raise AppError(f"{path}: {response.status} {response.data[:300].decode(errors='replace')}")
+
+    def commit(self, branch: str, commit: Any, metadata: dict[str, str]) -> None:
+        """Commit a branch with the message and date of `commit`."""
+        import lakefs_sdk
+
+        creation = lakefs_sdk.CommitCreation(
+            message=commit.message, metadata=metadata, date=commit.creation_date, allow_empty=True
+        )
+        with self.connection.explained(tr("commit {id}", id=commit.id[:12])):
+            self.connection.sdk.commits_api.commit(self.connection.repo, branch, creation)
+
+    def merge(self, branch: str, source: str, commit: Any, metadata: dict[str, str]) -> None:
+        """Merge `source` into a branch with the message and strategy of `commit`."""
+        import lakefs_sdk
+
+        strategy = (commit.metadata or {}).get(".lakefs.merge.strategy", "default")
+        options = {"strategy": strategy} if strategy != "default" else {}
+        merge = lakefs_sdk.Merge(message=commit.message, metadata=metadata, allow_empty=True, **options)
+        with self.connection.explained(tr("merge {id}", id=commit.id[:12])):
+            self.connection.sdk.refs_api.merge_into_branch(self.connection.repo, source, branch, merge=merge)
+
+    def reset_branch(self, branch: str, commit_id: str) -> None:
+        """Point a branch at a commit."""
+        with self.connection.explained(tr("branch {name}", name=branch)):
+            self.connection.sdk.experimental_api.hard_reset_branch(self.connection.repo, branch, commit_id)
