@@ -92,7 +92,7 @@ def test_a_server_that_is_down_is_one_line(project: Project, lakefs_server: Serv
     before = logging.getLogger("urllib3").level
     LakeFS(DEAD, "key", "secret", "repo", "main")
     with pytest.raises(AppError, match="does not answer"):
-        server_setup.make_first_admin(config.load_settings(lakefs_endpoint=DEAD, **keys("key", "secret")))
+        server_setup.create_first_admin(config.load_settings(lakefs_endpoint=DEAD, **keys("key", "secret")))
     assert logging.getLogger("urllib3").level == before
     for command in ("status", "log", "verify", "trace"):
         arguments = ["main"] if command == "trace" else []

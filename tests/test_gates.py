@@ -48,7 +48,7 @@ def settings_of(server: Server) -> config.Settings:
 def lake(server: Server) -> Iterator[LakeFS]:
     """A repository of its own whose main has the gate and is protected."""
     with connect(settings_of(server), create=True) as lake:
-        server_setup.put_gate(lake, require_passed=False)
+        server_setup.install_gate(lake, require_passed=False)
         yield lake
 
 
@@ -151,7 +151,7 @@ def test_a_model_without_readable_figures_is_refused(
 
 @needs_a_server
 def test_a_weak_model_is_refused_where_that_is_asked_for(lake: LakeFS, tmp_path: Path) -> None:
-    server_setup.put_gate(lake, require_passed=True)
+    server_setup.install_gate(lake, require_passed=True)
     put_model(lake, tmp_path)
     with pytest.raises(AppError, match="passed is not true"):
         put_model(lake, tmp_path, passed=False)
@@ -181,7 +181,7 @@ def test_setup_twice_and_training_through_the_gate(server: Server, tmp_path: Pat
     first, second = (project.run("lake.py", "setup") for _ in range(2))
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert "put the quality gate" in first.stdout and "only merges change it" in first.stdout
-    assert second.stdout.count("done already") == 3
+    assert second.stdout.count("already") == 3
     trained = project.run("train.py", "--smoke")
     assert trained.returncode == 0, trained.stdout + trained.stderr
     metrics = json.loads((project.folder / "models/metrics.json").read_text())
@@ -199,13 +199,13 @@ def test_a_new_server_gets_its_first_user(tmp_path: Path, capsys: pytest.Capture
         with connect(settings) as lake, pytest.raises(AppError, match="401"):
             lake.head()
         for _ in range(2):
-            server_setup.make_first_admin(settings)
+            server_setup.create_first_admin(settings)
         with connect(settings, create=True) as lake:
             assert len(lake.head()) == 64
     shown = capsys.readouterr().out
     assert "made the first user, admin" in shown and "first user: done already" in shown
     with pytest.raises(AppError, match="does not answer"):
-        server_setup.make_first_admin(settings)
+        server_setup.create_first_admin(settings)
 
 
 @pytest.mark.skipif(shutil.which("lakefs") is None, reason="no lakefs program")

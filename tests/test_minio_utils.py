@@ -179,7 +179,7 @@ def test_a_bucket_becomes_a_commit_without_copies(over_minio: Server, tmp_path: 
     for again in (False, True):  # the second call finds nothing to do
         bucket_import.import_prefix(chosen, f"s3://{bucket}/set", "data", replace=again)
     with connect(chosen) as lake:
-        server_setup.put_gate(lake, require_passed=False)
+        server_setup.install_gate(lake, require_passed=False)
         assert [file.path for file in lake.objects("main", "data/")] == ["data/images/a.png", "data/masks/a.png"]
         physical = lake.connection.sdk.objects_api.stat_object(
             chosen.lakefs_repo, "main", "data/images/a.png"

@@ -246,7 +246,9 @@ def test_a_server_that_is_gone_is_not_waited_for_by_each_file(faulty: tuple[Lake
         with pytest.raises(AppError, match=r"40 files could not be uploaded(.|\n)*more not tried: the server is gone"):
             lake.publish(files, "other/", "m", {}, mirror=True)
         assert sum("POST" in line and "/objects?path" in line for line in faults.seen) <= tries
-        with pytest.raises(AppError, match=r"40 files could not be downloaded(.|\n)*more not tried: the server is gone"):
+        with pytest.raises(
+            AppError, match=r"40 files could not be downloaded(.|\n)*more not tried: the server is gone"
+        ):
             lake.download(LakePath(lake.repo, commit, "data/"), tmp_path / "cache")
         assert sum("GET" in line and "/objects?path" in line for line in faults.seen) <= tries
         with pytest.raises(AppError, match=r"40 files could not be read and were not verified(.|\n)*more not tried"):
@@ -582,7 +584,9 @@ def test_a_full_disk_leaves_nothing_half_there(lake: LakeFS, tmp_path: Path, siz
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # no file may grow further, as on a full disk
     try:
-        with pytest.raises(AppError, match=r"1 files could not be downloaded; run again to continue:\n  data/x: .*too large"):
+        with pytest.raises(
+            AppError, match=r"1 files could not be downloaded; run again to continue:\n  data/x: .*too large"
+        ):
             lake.download(source, cache)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

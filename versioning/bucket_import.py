@@ -12,7 +12,7 @@ from utils.minio_utils import objects, split_uri
 
 
 def import_prefix(settings: Settings, uri: str, destination: str, replace: bool) -> None:
-    """Make the objects below an S3 prefix objects of the lakeFS branch, without copying them. Raises AppError."""
+    """Import the objects below an S3 prefix into the lakeFS branch without copying them. Raises AppError."""
     from core.git import read_facts
     from utils.lakefs_utils import connect
 

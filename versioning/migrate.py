@@ -1,8 +1,8 @@
-"""Copies the history of the embedded store into a lakeFS server, so that starting on a laptop costs nothing later.
+"""Copy the history of the embedded store to a lakeFS server.
 
-A server computes commit ids of its own. Each copied commit keeps its old one in its metadata, and gets a tag whose name
-is the old id: every old id that lakefs.lock, MLflow or a Git message holds is found there, by every client of lakeFS.
-The tags are the journal, too: what has its tag is not copied again, so that a call after a kill goes on.
+A server computes its own commit ids. Each copied commit has its old id in its metadata and as the name of a tag: every
+old id in lakefs.lock, MLflow or a Git message resolves there, for every client of lakeFS. The tags are also the journal:
+a tagged commit is not copied again, so that a call after a kill continues.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from core.workers import parallel, succeeded
 from utils.lakefs_client.content import LocalFile, RemoteFile, content_type
 from utils.lakefs_utils import LakeFS, connect
 
-ORIGIN = "embedded_commit_id"  # metadata of a copied commit: what it was called in the embedded store
-DATE = "embedded_creation_date"  # when it was made there, in seconds since 1970: a merge cannot be given a date
-PRIVATE = re.compile(r"(sync|import|copy)-\S*[0-9a-f]{24}")  # branches of calls that were cut off, or are going on
+ORIGIN = "embedded_commit_id"  # metadata of a copied commit: its id in the embedded store
+DATE = "embedded_creation_date"  # its creation time there, in seconds since 1970: a merge cannot be given a date
+PRIVATE = re.compile(r"(sync|import|copy)-\S*[0-9a-f]{24}")  # branches of interrupted calls, or of calls in progress
 
 
 def copy_history(settings: Settings, url: str) -> None:
-    """All commits behind the branches and tags of the embedded repository, and these, into the server at `url`.
+    """Copy branches and tags of the embedded repository with all their commits to the server at `url`.
 
-    Raises UsageError, before anything is copied, for a target that holds another history.
+    Raises UsageError, before anything is copied, for a target with another history.
     """
     if not (settings.lakefs_local_dir / "lakefs.db").exists():
         raise UsageError(
@@ -48,34 +48,34 @@ def copy_history(settings: Settings, url: str) -> None:
         branch = source.default_branch()
     with connect(embedded, branch=branch) as source, connect(server, branch=branch) as target:
         target.ensure_repository(server)
-        _Copy(source, target).run()
+        _Migration(source, target).run()
 
 
-class _Copy:
-    """One repository on its way from `source` to `target`."""
+class _Migration:
+    """The migration of one repository from `source` to `target`."""
 
     def __init__(self, source: LakeFS, target: LakeFS) -> None:
         self.source, self.target = source, target
         branches = source.list_refs("branches")
         self.branches = {name: commit for name, commit in branches if not PRIVATE.fullmatch(name)}
         self.tags = dict(source.list_refs("tags", copied=True))
-        self.commits = self._reached([*self.branches.values(), *self.tags.values()])
+        self.commits = self._history([*self.branches.values(), *self.tags.values()])
         self.copies = {name: commit for name, commit in target.list_refs("tags", copied=True) if name in self.commits}
 
     def run(self) -> None:
-        """Copy what is missing, then move branches and tags there; both ends are compared at last."""
-        self._recognise()
-        self._require_forward()
+        """Copy what is missing, then set branches and tags; compare both ends at last."""
+        self._match_existing()
+        self._require_no_divergence()
         missing = [commit for commit in self.commits.values() if commit.id not in self.copies]
-        for commit in progress(missing, len(missing), tr("copying the history"), "commits"):
+        for commit in progress(missing, len(missing), tr("copying the history"), tr("commits")):
             self.copies[commit.id] = self._copy(commit)
-        self._place_names()
+        self._set_refs()
         for commit_id in {*self.branches.values(), *self.tags.values()}:
             self._require_same(commit_id)
         notify(
             tr(
-                "copied to {repo} on {endpoint}: {count} commits ({missing} now), {branches} "
-                "branches, {tags} tags. Set LAKEFS_ENDPOINT to this server from now on",
+                "copied to {repo} on {endpoint}: {count} commits ({missing} in this call), {branches} branches, "
+                "{tags} tags. Set LAKEFS_ENDPOINT to this server from now on",
                 repo=self.target.repo,
                 endpoint=self.target.endpoint,
                 count=len(self.commits),
@@ -85,8 +85,8 @@ class _Copy:
             )
         )
 
-    def _reached(self, heads: Iterable[str]) -> dict[str, Any]:
-        """Commits by their id, parents before children."""
+    def _history(self, heads: Iterable[str]) -> dict[str, Any]:
+        """Return commits by their id, parents before children."""
         found: dict[str, Any] = {}
         due = list(heads)
         while due:
@@ -96,30 +96,31 @@ class _Copy:
                 due += found[commit_id].parents
         return dict(sorted(found.items(), key=lambda item: (item[1].generation, item[0])))
 
-    # --- is this the right place ----------------------------------------------------------------------------------
+    # --- checks of the target ----------------------------------------------------------------------------------
 
-    def _recognise(self) -> None:
-        """Tags by old commit ids say that the target holds this history; a new, empty repository gets the first one now."""
+    def _match_existing(self) -> None:
+        """Check by its tags that the target has this history; tag the first commit of a new, empty repository."""
         first = next(iter(self.commits))
         if self.copies:
-            self.copies.setdefault(first, first)  # both made in the same second: no tag leads from an id to itself
+            self.copies.setdefault(
+                first, first
+            )  # both created in the same second: a tag cannot have the id of its own commit
             return
-        ours = {_private(commit_id) for commit_id in self.commits}  # of a call that was cut off
+        ours = {_branch_name(commit_id) for commit_id in self.commits}  # of an interrupted call
         heads = {commit for name, commit in self.target.list_refs("branches") if name not in ours}
         if any(self.target.commit(head).parents for head in heads) or any(self.target.list_refs("tags", copied=True)):
             raise UsageError(
                 tr(
-                    "repository {repo} on {endpoint} holds another history: nothing was copied. "
-                    "Copy before lake.py setup and training there, or into a server without this "
-                    "repository",
+                    "repository {repo} on {endpoint} has another history: nothing was copied. Copy before "
+                    "lake.py setup and training there, or to a server without this repository",
                     repo=self.target.repo,
                     endpoint=self.target.endpoint,
                 )
             )
         self.copies[first] = self._tag(first, next(iter(heads)))
 
-    def _require_forward(self) -> None:
-        """Branches only move forward, tags never. Raises UsageError naming those that somebody moved on the target."""
+    def _require_no_divergence(self) -> None:
+        """Raise UsageError naming branches and tags that were moved on the target independently."""
         origins = {copy: origin for origin, copy in self.copies.items()}
         moved = [
             name
@@ -132,7 +133,7 @@ class _Copy:
             names = ", ".join(sorted(moved))
             raise UsageError(
                 tr(
-                    "{repo} on {endpoint} has changed on its own: {names}: nothing was copied",
+                    "{repo} on {endpoint} has diverged: {names}: nothing was copied",
                     repo=self.target.repo,
                     endpoint=self.target.endpoint,
                     names=names,
@@ -142,44 +143,44 @@ class _Copy:
     # --- commits --------------------------------------------------------------------------------------------------
 
     def _copy(self, commit: Any) -> str:
-        """One commit on a private branch, then its tag; returns its id on the target."""
-        work, parents = _private(commit.id), [self.copies[parent] for parent in commit.parents]
+        """Copy one commit on a private branch, then tag it; return its id on the target."""
+        work, parents = _branch_name(commit.id), [self.copies[parent] for parent in commit.parents]
         with self.target.explained(tr("private branch")):
             is_new = self.target.create_branch(work, parents[0])
-        if is_new or self._made(work, commit, parents) is None:
+        if is_new or self._find_copy(work, commit, parents) is None:
             if len(parents) > 1:
                 self.target.migration.merge(work, parents[1], commit, self._metadata(commit))
             else:
                 self._stage(work, commit, is_new)
                 self.target.migration.commit(work, commit, self._metadata(commit))
-        made = self._made(work, commit, parents)
-        if made is None:
+        copied = self._find_copy(work, commit, parents)
+        if copied is None:
             raise AppError(
                 tr(
-                    "{id} was not copied to {target!r}: the branch {work} changed meanwhile. Run again",
+                    "{id} was not copied to {target!r}: the branch {work} changed meanwhile: run again",
                     id=commit.id,
                     target=self.target,
                     work=work,
                 )
             )
-        self._tag(commit.id, made)
+        self._tag(commit.id, copied)
         self.target.delete_branch(work)
-        return made
+        return copied
 
-    def _made(self, work: str, commit: Any, parents: list[str]) -> str | None:
-        """The copy on the private branch. A lost answer may have made an empty second one, on top of it: not that one."""
+    def _find_copy(self, work: str, commit: Any, parents: list[str]) -> str | None:
+        """Return the copy on the private branch; not an empty second one that a lost response may have added on top."""
         for found in itertools.islice(self.target.log(work), 5):
             if (found.metadata or {}).get(ORIGIN) == commit.id and list(found.parents) == parents:
                 return str(found.id)
         return None
 
     def _metadata(self, commit: Any) -> dict[str, str]:
-        """Its own, without what the server adds itself, and where it comes from."""
+        """Return the commit's metadata without what the server adds, and with its old id and date."""
         own = {key: value for key, value in (commit.metadata or {}).items() if not key.startswith(".lakefs.")}
         return {**own, ORIGIN: commit.id, DATE: str(commit.creation_date)}
 
     def _tag(self, name: str, commit_id: str) -> str:
-        """Let the old id lead to the copy; one of another process at the same work is as good. Returns the copy's id."""
+        """Tag the copy with the old id and return its id; another process may have done so with an equal copy."""
         if name != commit_id:
             try:
                 self.target.set_tag(name, commit_id)
@@ -190,23 +191,25 @@ class _Copy:
     # --- files ----------------------------------------------------------------------------------------------------
 
     def _stage(self, work: str, commit: Any, is_new: bool) -> None:
-        """Make the private branch's files those of the commit; what an earlier call had sent is left alone."""
-        there = {} if is_new else {f.path: (f.sha256, f.checksum) for f in self.target.objects(work, "")}
+        """Stage the files of the commit on the private branch, except those that an earlier call uploaded."""
+        existing = {} if is_new else {f.path: (f.sha256, f.checksum) for f in self.target.objects(work, "")}
         removed: list[str] = []
 
         def changed() -> Iterable[str]:
             for change in self.source.differences(commit.parents[0], commit.id):
                 if change.type != "removed":
                     yield change.path
-                elif is_new or change.path in there:
+                elif is_new or change.path in existing:
                     removed.append(change.path)
 
         with tempfile.TemporaryDirectory() as folder:
-            results = parallel(lambda path: self._send(work, commit.id, path, Path(folder), there.get(path)), changed())
+            results = parallel(
+                lambda path: self._send(work, commit.id, path, Path(folder), existing.get(path)), changed()
+            )
             label = tr("copying the files of {id}", id=commit.id[:12])
             for _ in succeeded(
                 progress(results, None, label, tr("files")),
-                lambda count: tr("{count} files could not be copied; run again to go on", count=count),
+                lambda count: tr("{count} files could not be copied; run again to continue", count=count),
             ):
                 pass
         self.target.remove(work, removed)
@@ -231,8 +234,8 @@ class _Copy:
 
     # --- names ----------------------------------------------------------------------------------------------------
 
-    def _place_names(self) -> None:
-        """Branches and tags where they belong, each at once; private branches that a kill has left go."""
+    def _set_refs(self) -> None:
+        """Set branches and tags, each atomically; delete private branches that a kill has left."""
         heads, tags = dict(self.target.list_refs("branches")), dict(self.target.list_refs("tags", copied=True))
         for name, commit_id in self.branches.items():
             wanted = self.copies[commit_id]
@@ -244,11 +247,11 @@ class _Copy:
         for name, commit_id in self.tags.items():
             if name not in tags:
                 self.target.set_tag(name, self.copies[commit_id])
-        for name in heads.keys() & {_private(commit_id) for commit_id in self.commits}:
+        for name in heads.keys() & {_branch_name(commit_id) for commit_id in self.commits}:
             self.target.delete_branch(name)
 
     def _require_same(self, commit_id: str) -> None:
-        """Raises AppError naming the first file that differs between a commit and its copy."""
+        """Raise AppError naming the first file that differs between a commit and its copy."""
         sides = (lake.objects(commit, "") for lake, commit in self._ends(commit_id))
         for ours, theirs in itertools.zip_longest(*sides):
             if _identity(ours) != _identity(theirs):
@@ -266,11 +269,11 @@ class _Copy:
         return (self.source, commit_id), (self.target, self.copies[commit_id])
 
 
-def _private(commit_id: str) -> str:
-    """The branch on which a commit is copied."""
+def _branch_name(commit_id: str) -> str:
+    """Return the branch on which a commit is copied."""
     return f"copy-{commit_id[:24]}"
 
 
 def _identity(file: RemoteFile | None) -> object:
-    """What is equal in both places: a large file's checksum is not, another server computes another one."""
+    """Return what is equal on both servers; the checksum of a multipart upload is not."""
     return file and (file.path, file.size_bytes, file.sha256 or file.checksum)

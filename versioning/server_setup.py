@@ -1,4 +1,4 @@
-"""Prepare a real lakeFS server: its first admin, the repository, the quality gate, and the branch's protection."""
+"""Prepare a real lakeFS server: first admin, repository, quality gate, and branch protection."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from core.reporting import notify
 if TYPE_CHECKING:
     from utils.lakefs_utils import LakeFS
 
-GATE_PREFIX = "_lakefs_actions/"  # where lakeFS looks for actions, in the source branch of each merge
+GATE_PREFIX = "_lakefs_actions/"  # where lakeFS reads actions, in the source branch of each merge
 GATE_FILE = "quality_gate.yaml"
 ADMIN = "admin"
 
 
 def setup(settings: Settings, require_passed: bool) -> None:
-    """All of it, on the server of the settings; what is done already is said and left alone. Raises AppError."""
+    """Prepare the server of the settings; steps that are done already are reported and skipped. Raises AppError."""
     if not settings.lakefs_endpoint:
         notify(
-            tr("LAKEFS_ENDPOINT is unset: the embedded server has no hooks and no branch protection, nothing to do.")
+            tr("LAKEFS_ENDPOINT is not set: the embedded server has no hooks and no branch protection, nothing to do.")
         )
         return
     from utils.lakefs_utils import connect
 
-    make_first_admin(settings)
+    create_first_admin(settings)
     with connect(settings, create=True) as lake:
-        put_gate(lake, require_passed)
+        install_gate(lake, require_passed)
 
 
-def make_first_admin(settings: Settings) -> None:
-    """Give a new server its first user, with the key pair of the settings; an initialised one is left alone."""
+def create_first_admin(settings: Settings) -> None:
+    """Create the first user of a new server, with the key pair of the settings; skip an initialized server."""
     import lakefs_sdk
     import urllib3
     from lakefs_sdk.client import LakeFSClient
@@ -49,26 +49,26 @@ def make_first_admin(settings: Settings) -> None:
     try:
         if setup.get_setup_state(_request_timeout=10).state != "initialized":
             setup.setup(lakefs_sdk.Setup(username=ADMIN, key=key), _request_timeout=60)
-            notify(tr("made the first user, {admin}, with the keys of the settings", admin=ADMIN))
+            notify(tr("created the first user, {admin}, with the keys of the settings", admin=ADMIN))
             return
     except lakefs_sdk.ApiException as error:
         if error.status != 409:  # another process was first
             raise AppError(f"lakeFS {endpoint}: {error.status} {error.reason}") from error
     except urllib3.exceptions.HTTPError as error:
         raise AppError(
-            tr("lakeFS {endpoint}: the server does not answer: start it or mend LAKEFS_ENDPOINT", endpoint=endpoint)
+            tr("lakeFS {endpoint}: the server does not answer: start it, or correct LAKEFS_ENDPOINT", endpoint=endpoint)
         ) from error
-    notify(tr("first user: done already"))
+    notify(tr("first user: exists already"))
 
 
 def gate_text(branch: str, require_passed: bool) -> str:
-    """The action file for this branch."""
+    """Return the action file for this branch."""
     text = (ROOT / GATE_PREFIX / GATE_FILE).read_text(encoding="utf-8")
     text = text.replace('branches: ["main"]', f'branches: ["{branch}"]')
     return text.replace("require_passed: false", f"require_passed: {str(require_passed).lower()}")
 
 
-def put_gate(lake: LakeFS, require_passed: bool) -> None:
+def install_gate(lake: LakeFS, require_passed: bool) -> None:
     """Merge the action file into the branch, then protect the branch."""
     from core.git import read_facts
     from core.hashing import file_sha256
@@ -77,14 +77,14 @@ def put_gate(lake: LakeFS, require_passed: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / GATE_FILE
         file.write_text(gate_text(lake.branch, require_passed), encoding="utf-8", newline="\n")
-        files, message = {GATE_FILE: LocalFile(file, file_sha256(file))}, "gate: put the quality gate"
+        files, message = {GATE_FILE: LocalFile(file, file_sha256(file))}, "gate: install the quality gate"
         done = lake.publish(files, GATE_PREFIX, message, read_facts(ROOT).metadata(), mirror=False)
     name = f"{lake.repo}/{lake.branch}"
     if done.uploaded:
-        notify(tr("put the quality gate into {name}", name=name))
+        notify(tr("installed the quality gate in {name}", name=name))
     else:
-        notify(tr("quality gate: done already"))
+        notify(tr("quality gate: installed already"))
     if lake.protect():
-        notify(tr("protected {name}: only merges change it (the server takes a few seconds)", name=name))
+        notify(tr("protected {name}: only merges can change it (takes effect within seconds)", name=name))
     else:
-        notify(tr("branch protection: done already"))
+        notify(tr("branch protection: enabled already"))
