@@ -127,6 +127,33 @@ def test_broken_heads(embedded: servers.Server, head: bytes) -> None:
     assert answer.count(b"\r\n\r\n") == 1, "nothing behind it is taken for a request"
 
 
+@pytest.mark.parametrize(
+    ("headers", "reason"),
+    [
+        ("Content-Length: 5\nContent-Length: 6", b"Content-Length"),
+        ("Content-Length: 5\nTransfer-Encoding: chunked", b"Content-Length"),
+        ("Content-Length : 5", b"header"),
+        ("Content Length: 5", b"header"),
+        ("X-Note: a\0b", b"header"),
+        ("Transfer-Encoding: gzip", b"Transfer-Encoding"),
+    ],
+)
+def test_ambiguous_or_invalid_headers_are_refused(repo: Repo, headers: str, reason: bytes) -> None:
+    """Two programs must not be able to read one request differently (request smuggling)."""
+    where = f"POST /api/v1/repositories/{repo.name}/branches/main/objects?path=a"
+    answer = talk(repo, f"{where}\n{headers}", b"hello")
+    assert answer.startswith(b"HTTP/1.1 400 ") and answer.count(b"HTTP/1.1 ") == 1
+    assert reason in answer
+    assert repo.paths() == []
+
+
+def test_an_offer_to_upgrade_is_ignored(repo: Repo) -> None:
+    answer = talk(
+        repo, "GET /api/v1/config\nConnection: Upgrade, HTTP2-Settings\nUpgrade: h2c\nHTTP2-Settings: AAMAAABk"
+    )
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
 def test_connections_stay_open_until_somebody_wants_otherwise(embedded: servers.Server) -> None:
     def ask(version: str, *headers: str) -> bytes:
         return "\r\n".join([f"GET /api/v1/healthcheck {version}", "Host: localhost", *headers, "", ""]).encode()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal
 
 from .database import Kind
-from .http1 import Body, form_content
+from .http_request import RequestBody, read_form_content
 from .store import MAX_PAGE, Json, LakeFSError, Page, Store
 
 MAX_PATH_BYTES = 1024
@@ -54,7 +54,7 @@ class Call:
     method: str
     query: dict[str, list[str]]
     headers: Mapping[str, str]  # names in lower case
-    body: Body
+    body: RequestBody
 
     def text(self, name: str, default: str = "") -> str:
         return self.query.get(name, [default])[0]
@@ -107,7 +107,7 @@ def upload_object(call: Call, repo: str, branch: str) -> object:
     store.ref(repo, "branches", branch)  # before the body comes
     content_type, content = headers.get("content-type", "application/octet-stream"), iter(call.body)
     if content_type.lower().startswith("multipart/form-data"):
-        content_type, content = form_content(call.body, content_type)
+        content_type, content = read_form_content(call.body, content_type)
     blob = store.files.receive(content)
     metadata = {
         name.removeprefix(META_HEADER): value for name, value in headers.items() if name.startswith(META_HEADER)

@@ -19,7 +19,7 @@ from typing import BinaryIO, cast
 
 from .api import Call, Reply, answer
 from .database import publish
-from .http1 import CHUNK_BYTES, BadRequest, Body, Head, read_head
+from .http_request import CHUNK_BYTES, BadRequest, RequestBody, RequestHead, read_head
 from .store import LakeFSError, Store
 
 API = "/api/v1"
@@ -53,11 +53,11 @@ class Handler(StreamRequestHandler):
         if head.headers.get("expect", "").lower() == "100-continue":
             self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.wfile.flush()
-        body = Body(stream, head.headers)
+        body = RequestBody(stream, head.headers)
         reply = self._reply(head, body)
         return self._send(reply, head.method == "HEAD", body.drain(DRAIN_BYTES) and head.keep_alive)
 
-    def _reply(self, head: Head, body: Body) -> Reply:
+    def _reply(self, head: RequestHead, body: RequestBody) -> Reply:
         try:
             return self._dispatch(head, body)
         except LakeFSError as error:
@@ -70,7 +70,7 @@ class Handler(StreamRequestHandler):
             log.exception("%s %s", head.method, head.target.partition("?")[0])
             return Reply(500, {"message": f"{type(error).__name__}: {error}"})
 
-    def _dispatch(self, head: Head, body: Body) -> Reply:
+    def _dispatch(self, head: RequestHead, body: RequestBody) -> Reply:
         if head.headers.get("host", "").rsplit(":", 1)[0].lower() not in LOOPBACK_HOSTS:
             raise LakeFSError(403, "the embedded lakeFS server answers to 127.0.0.1 and localhost only")
         path, _, query = head.target.partition("?")
