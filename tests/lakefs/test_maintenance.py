@@ -110,7 +110,7 @@ def test_fsck_mends_from_files_that_still_hold_it(
     assert run(folder, "fsck", "--mend", str(tmp_path / "data")).returncode == 1, "nothing there has it"
     (tmp_path / "data/deep/renamed").write_bytes(content)
     ended = run(folder, "fsck", "--mend", str(tmp_path / "data"))
-    lines = [f"content {sha256} came again from {tmp_path / 'data/deep/renamed'}", "no faults"]
+    lines = [f"content {sha256} restored from {tmp_path / 'data/deep/renamed'}", "no faults"]
     assert (ended.returncode, ended.stdout.splitlines()) == (0, lines), ended.stderr
     assert repo.get("x/broken", commit_id) == content
     assert run(folder, "gc", "--mend", str(tmp_path)).returncode == 2
