@@ -177,9 +177,9 @@ def test_the_embedded_server_as_a_program(tmp_path: Path) -> None:
 
     store = tmp_path / "store"
     for arguments, env, code, words in (
-        (["fsck", "--dir", str(store)], {}, 2, "error: no store in"),
+        (["fsck", "--dir", str(store)], {}, 2, "error: no embedded lakeFS in"),
         (["fsck", "--dir", str(store)], {"APP_LANG": "ko"}, 2, "오류: "),
-        (["--port", "99999", "--dir", str(store)], {}, 2, "--port 99999: 0 to 65535"),
+        (["--port", "99999", "--dir", str(store)], {}, 2, "--port 99999: expected 0 to 65535"),
         (["--port", "0", "--dir", str(store)], {"EPOCHS": "0"}, 2, "error: EPOCHS=0: expected at least 1"),
     ):
         done = run(*arguments, **env)

@@ -1,4 +1,4 @@
-"""A repository of its own for each test, spoken to through lakefs-sdk and plain HTTP."""
+"""Fixtures: a separate repository for each test, accessed through lakefs-sdk and plain HTTP."""
 
 import secrets
 import urllib.parse
@@ -14,7 +14,7 @@ from tests.servers import Server
 
 @dataclass
 class Repo:
-    """One repository; the methods name what tests do most, everything else goes through `api`."""
+    """One repository, with methods for frequent operations; everything else goes through `api`."""
 
     server: Server
     api: LakeFSClient
@@ -24,7 +24,7 @@ class Repo:
     def raw(
         self, method: str, where: str, body: bytes | None = None, headers: dict[str, str] | None = None, **query: str
     ) -> urllib3.BaseHTTPResponse:
-        """A request below this repository, percent-encoded by the caller where it matters."""
+        """Send a request below this repository; the caller percent-encodes `where` if necessary."""
         keys = urllib3.make_headers(basic_auth=f"{self.server.access_key_id}:{self.server.secret_access_key}")
         url = f"{self.server.endpoint}/api/v1/repositories/{self.name}{where}"
         if query:
@@ -57,7 +57,7 @@ class Repo:
         return str(self.api.refs_api.merge_into_branch(self.name, source, destination, merge=options_model).reference)
 
     def stats(self, ref: str = "main", amount: int = 1000, **options: str) -> list[sdk.ObjectStats]:
-        """All of a listing, page after page."""
+        """Return all pages of a listing."""
         found: list[sdk.ObjectStats] = []
         after = ""
         while True:
@@ -81,7 +81,7 @@ class Repo:
 
 
 def open_repo(server: Server) -> Repo:
-    """A new repository on `server`."""
+    """Create a repository on `server`."""
     configuration = sdk.Configuration(
         host=f"{server.endpoint}/api/v1", username=server.access_key_id, password=server.secret_access_key
     )

@@ -1,4 +1,4 @@
-"""lakeFS's own high-level clients, the Python package `lakefs` and the program `lakectl`, are at home on every server."""
+"""lakeFS's high-level clients, the Python package `lakefs` and the program `lakectl`, work with every server."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ from lakefs.client import Client  # noqa: E402
 
 @pytest.fixture
 def package(repo: Repo) -> Any:
-    """The test's repository, by the package. A client of its own: all clients share what the last one has learned."""
+    """The test's repository in the package, with a separate client: the default client is shared by all tests."""
     server = repo.server
     client = Client(host=server.endpoint, username=server.access_key_id, password=server.secret_access_key)
     return lakefs.Repository(repo.name, client)
@@ -28,7 +28,7 @@ def paths(ref: Any, **options: Any) -> list[str]:
     return [item.path for item in ref.objects(**options)]
 
 
-def test_objects(package: Any) -> None:
+def test_lakefs_package_uploads_lists_and_deletes_objects(package: Any) -> None:
     main = package.branch("main")
     made = main.object("a/text.txt").upload("첫 줄\nsecond\n", content_type="text/plain", metadata={"key": "value"})
     stats = made.stat()
@@ -52,7 +52,7 @@ def test_objects(package: Any) -> None:
         main.object("a/text.txt").reader().read()
 
 
-def test_readers_and_writers(package: Any) -> None:
+def test_lakefs_package_streams_and_seeks(package: Any) -> None:
     data = bytes(range(256)) * 400
     with package.branch("main").object("a").writer("wb", metadata={"k": "v"}) as writer:
         for start in range(0, len(data), 1000):
@@ -70,7 +70,7 @@ def test_readers_and_writers(package: Any) -> None:
     assert list(package.branch("main").object("lines").reader("r")) == ["one\n", "two\n"]
 
 
-def test_commits_diffs_and_references(package: Any) -> None:
+def test_lakefs_package_commits_diffs_tags_and_reverts(package: Any) -> None:
     main = package.branch("main")
     for number in range(3):
         main.object("a").upload(str(number))
@@ -94,7 +94,7 @@ def test_commits_diffs_and_references(package: Any) -> None:
     assert {branch.id for branch in package.branches()} == {"main"}
 
 
-def test_branches_merge(package: Any) -> None:
+def test_lakefs_package_merges_branches_and_reports_conflicts(package: Any) -> None:
     dev = package.branch("dev").create("main")
     dev.object("a").upload("dev")
     dev.commit("on dev")
@@ -113,7 +113,7 @@ def test_branches_merge(package: Any) -> None:
         dev.get_commit()
 
 
-def test_transactions(package: Any) -> None:
+def test_lakefs_package_transaction_commits_everything_or_nothing(package: Any) -> None:
     main = package.branch("main")
     with main.transact(commit_message="together", commit_metadata={"k": "v"}, tag="done") as transaction:
         transaction.object("a").upload("1")
@@ -131,7 +131,7 @@ def test_transactions(package: Any) -> None:
     assert [branch.id for branch in package.branches()] == ["main"]
 
 
-def test_exceptions(package: Any) -> None:
+def test_lakefs_package_raises_its_exception_for_each_error(package: Any) -> None:
     main = package.branch("main")
     with pytest.raises(errors.BadRequestException, match="no changes"):
         main.commit("nothing")
@@ -150,7 +150,7 @@ def test_exceptions(package: Any) -> None:
 
 @pytest.fixture
 def lakectl(repo: Repo, tmp_path: Path) -> Callable[..., str]:
-    """Runs lakectl on the test's server; returns what it prints. "@" in arguments stands for the repository."""
+    """Run lakectl on the test's server and return its output; "@" in arguments stands for the repository."""
     if not shutil.which("lakectl"):
         pytest.skip("lakectl is not on PATH")
     keys = {
@@ -169,7 +169,7 @@ def lakectl(repo: Repo, tmp_path: Path) -> Callable[..., str]:
     return run
 
 
-def test_lakectl_objects_and_commits(lakectl: Callable[..., str], repo: Repo, tmp_path: Path) -> None:
+def test_lakectl_transfers_objects_and_commits(lakectl: Callable[..., str], repo: Repo, tmp_path: Path) -> None:
     folder = tmp_path / "up"
     (folder / "sub").mkdir(parents=True)
     (folder / "a.txt").write_text("hello")
@@ -197,7 +197,9 @@ def test_lakectl_objects_and_commits(lakectl: Callable[..., str], repo: Repo, tm
     lakectl("commit", "@/main", "-m", "nothing", code=1)
 
 
-def test_lakectl_branches_tags_and_repositories(lakectl: Callable[..., str], repo: Repo, tmp_path: Path) -> None:
+def test_lakectl_manages_branches_tags_and_repositories(
+    lakectl: Callable[..., str], repo: Repo, tmp_path: Path
+) -> None:
     lakectl("branch", "create", "@/dev", "-s", "@/main")
     assert "dev" in lakectl("branch", "list", "@")
     assert "Commit ID" in lakectl("branch", "show", "@/dev")

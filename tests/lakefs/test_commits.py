@@ -1,4 +1,4 @@
-"""Commits, the log, differences and merges: the same answers from every lakeFS."""
+"""Commits, the log, differences and merges: the embedded and the real lakeFS answer the same."""
 
 import lakefs_sdk as sdk
 import pytest
@@ -7,7 +7,7 @@ from lakefs_sdk import exceptions
 from tests.lakefs.conftest import Repo
 
 
-def test_commit(repo: Repo) -> None:
+def test_commit_records_message_metadata_and_parents(repo: Repo) -> None:
     repo.put("a")
     before = repo.api.branches_api.get_branch(repo.name, "main").commit_id
     made = repo.commit(message="첫 커밋\n본문", metadata={"git": "abc", "::lakefs::x::url[url:ui]": "https://x"})
@@ -21,7 +21,7 @@ def test_commit(repo: Repo) -> None:
     assert repo.commit(date=1_000_000, allow_empty=True).creation_date == 1_000_000
 
 
-def test_nothing_to_commit(repo: Repo) -> None:
+def test_commit_without_changes_is_refused(repo: Repo) -> None:
     repo.put("a", "same", key="value")
     repo.commit()
 
@@ -42,7 +42,7 @@ def test_nothing_to_commit(repo: Repo) -> None:
 
 
 @pytest.mark.parametrize("change", ["content", "metadata", "type"])
-def test_what_counts_as_a_change(repo: Repo, change: str) -> None:
+def test_changed_content_metadata_or_type_is_a_change(repo: Repo, change: str) -> None:
     repo.put("a", "same", key="value")
     repo.commit()
     if change == "content":
@@ -57,13 +57,13 @@ def test_what_counts_as_a_change(repo: Repo, change: str) -> None:
     assert repo.diff("main~", "main") == [("a", "changed")]
 
 
-def test_commit_on_an_unknown_branch(repo: Repo) -> None:
+def test_commit_on_unknown_branch_is_not_found(repo: Repo) -> None:
     with pytest.raises(exceptions.NotFoundException):
         repo.commit("no")
 
 
-def history(repo: Repo) -> dict[str, str]:
-    """main: one, two, three; dev, from one: four; merged. Commit ids by message."""
+def create_history(repo: Repo) -> dict[str, str]:
+    """Create main with commits one, two, three, dev from one with four, and merge; return commit ids by message."""
     ids: dict[str, str] = {}
     for message, path, branch in (("one", "a", "main"), ("two", "b/1", "main"), ("three", "a", "main")):
         repo.put(path, message, branch)
@@ -75,8 +75,8 @@ def history(repo: Repo) -> dict[str, str]:
     return ids
 
 
-def test_log(repo: Repo) -> None:
-    ids = history(repo)
+def test_log_is_ordered_by_date_and_paged(repo: Repo) -> None:
+    ids = create_history(repo)
 
     def log(**options: object) -> tuple[list[str], bool]:
         page = repo.api.refs_api.log_commits(repo.name, "main", **options)
@@ -85,7 +85,7 @@ def test_log(repo: Repo) -> None:
         return [commit.message for commit in page.results], page.pagination.has_more
 
     first = "Repository created"
-    # By date: the repository itself is the newest of those that have no date of their own.
+    # Sorted by date: only the commit that created the repository has the current time.
     assert sorted(log()[0]) == sorted(["merged", "four", "three", "two", "one", first])
     assert log()[0][:5] == ["merged", "four", "three", "two", "one"]
     assert log(first_parent=True)[0] == ["merged", "three", "two", "one", first]
@@ -94,7 +94,7 @@ def test_log(repo: Repo) -> None:
     assert log(amount=2, limit=True) == (["merged", "four"], False)
 
 
-def test_diff_of_refs(repo: Repo) -> None:
+def test_diff_of_refs_lists_added_changed_and_removed(repo: Repo) -> None:
     for path in ("a", "b", "d/1", "d/2"):
         repo.put(path, "old")
     repo.commit()
@@ -118,13 +118,13 @@ def test_diff_of_refs(repo: Repo) -> None:
     assert [change.size_bytes for change in page.results] == [3, 3, 5]
 
 
-def test_diff_of_a_branch(repo: Repo) -> None:
+def test_diff_of_branch_lists_staged_changes(repo: Repo) -> None:
     for path in ("a", "b", "c"):
         repo.put(path)
     repo.commit()
     repo.put("a", "changed")
     repo.delete("b")
-    repo.put("c")  # the same again
+    repo.put("c")  # unchanged
     repo.put("d/1")
     repo.put("d/2")
     assert repo.staged() == [("a", "changed"), ("b", "removed"), ("d/1", "added"), ("d/2", "added")]
@@ -133,9 +133,9 @@ def test_diff_of_a_branch(repo: Repo) -> None:
     assert repo.staged(prefix="d/") == [("d/1", "added"), ("d/2", "added")]
 
 
-def diverge(repo: Repo) -> None:
-    """Both branches change `both` (differently) and `same` (equally); each changes something of its own."""
-    for path in ("both", "same", "ours", "theirs", "gone", "kept"):
+def create_diverging_branches(repo: Repo) -> None:
+    """Change `both` differently and `same` equally on two branches, and other files on each."""
+    for path in ("both", "same", "ours", "theirs", "deleted", "unchanged"):
         repo.put(path, "base")
     repo.commit()
     repo.branch("dev")
@@ -144,17 +144,17 @@ def diverge(repo: Repo) -> None:
         repo.put("same", "equal", branch)
         repo.put(own, own, branch)
         repo.put(f"new-{own}", own, branch)
-    repo.delete("gone", "dev")
+    repo.delete("deleted", "dev")
     repo.commit()
     repo.commit("dev")
 
 
-def contents(repo: Repo, ref: str = "main") -> dict[str, str]:
+def read_contents(repo: Repo, ref: str = "main") -> dict[str, str]:
     return {path: repo.get(path, ref).decode() for path in repo.paths(ref)}
 
 
-def test_merge_conflict(repo: Repo) -> None:
-    diverge(repo)
+def test_merge_with_conflict_changes_nothing(repo: Repo) -> None:
+    create_diverging_branches(repo)
     assert ("both", "conflict") in repo.diff("main", "dev", "three_dot")
     head = repo.api.branches_api.get_branch(repo.name, "main").commit_id
     answer = repo.raw("POST", "/refs/dev/merge/main", b"{}", {"Content-Type": "application/json"})
@@ -165,21 +165,21 @@ def test_merge_conflict(repo: Repo) -> None:
 
 
 @pytest.mark.parametrize(("strategy", "both"), [("source-wins", "dev"), ("dest-wins", "main")])
-def test_merge_with_a_strategy(repo: Repo, strategy: str, both: str) -> None:
-    diverge(repo)
+def test_merge_strategy_resolves_conflicts(repo: Repo, strategy: str, both: str) -> None:
+    create_diverging_branches(repo)
     ours, theirs = (repo.api.branches_api.get_branch(repo.name, name).commit_id for name in ("main", "dev"))
     made = repo.api.commits_api.get_commit(repo.name, repo.merge("dev", strategy=strategy, metadata={"k": "v"}))
     assert made.parents == [ours, theirs]
     assert (made.message, made.generation) == ("Merge 'dev' into 'main'", 4)
     assert made.metadata == {"k": "v", ".lakefs.merge.strategy": strategy}
-    assert contents(repo) == {
+    assert read_contents(repo) == {
         "both": both,
         "same": "equal",
         "ours": "ours",
         "theirs": "theirs",
         "new-ours": "ours",
         "new-theirs": "theirs",
-        "kept": "base",
+        "unchanged": "base",
     }
     with pytest.raises(exceptions.BadRequestException, match="no changes"):
         repo.merge("dev")
@@ -188,7 +188,7 @@ def test_merge_with_a_strategy(repo: Repo, strategy: str, both: str) -> None:
 
 
 @pytest.mark.parametrize("changed_by", ["main", "dev"])
-def test_deleted_here_and_changed_there_is_a_conflict(repo: Repo, changed_by: str) -> None:
+def test_deletion_on_one_side_and_change_on_the_other_conflict(repo: Repo, changed_by: str) -> None:
     repo.put("a")
     repo.commit()
     repo.branch("dev")
@@ -204,12 +204,12 @@ def test_deleted_here_and_changed_there_is_a_conflict(repo: Repo, changed_by: st
     assert repo.paths() == (["a"] if changed_by == "dev" else [])
 
 
-def test_fast_forward_and_squash(repo: Repo) -> None:
+def test_merge_creates_merge_commit_unless_squashed(repo: Repo) -> None:
     repo.branch("dev")
     repo.put("a", "x", "dev")
     head = repo.commit("dev").id
     made = repo.api.commits_api.get_commit(repo.name, repo.merge("dev", message="m"))
-    assert made.parents[1] == head  # a commit of its own, even where main has not moved
+    assert made.parents[1] == head  # a merge commit even if main has not changed
     assert made.metadata == {".lakefs.merge.strategy": "default"}
     repo.put("b", "x", "dev")
     repo.commit("dev")
@@ -219,7 +219,7 @@ def test_fast_forward_and_squash(repo: Repo) -> None:
     assert repo.merge(head[:16], "dev", allow_empty=True)  # any reference can be merged
 
 
-def test_dirty_destination(repo: Repo) -> None:
+def test_merge_and_revert_refuse_branch_with_staged_changes(repo: Repo) -> None:
     repo.put("z")
     repo.commit()
     repo.branch("dev")
@@ -234,12 +234,12 @@ def test_dirty_destination(repo: Repo) -> None:
             action()
     assert repo.paths() == ["b", "z"]
     repo.delete("b")
-    repo.put("z")  # staged, and no change: not dirty, and gone after the merge
+    repo.put("z")  # staged without a change: not dirty, and dropped by the merge
     repo.merge("dev")
     assert (repo.paths(), repo.staged()) == (["a", "z"], [])
 
 
-def test_a_dirty_source_does_not_matter(repo: Repo) -> None:
+def test_merge_ignores_staged_changes_of_source(repo: Repo) -> None:
     repo.branch("dev")
     repo.put("a", "x", "dev")
     repo.commit("dev")
@@ -248,8 +248,8 @@ def test_a_dirty_source_does_not_matter(repo: Repo) -> None:
     assert (repo.paths(), repo.staged("dev")) == (["a"], [("b", "added")])
 
 
-def test_revert(repo: Repo) -> None:
-    ids = history(repo)
+def test_revert_undoes_a_commit_and_validates_parent_number(repo: Repo) -> None:
+    ids = create_history(repo)
     revert = repo.api.branches_api.revert_branch
     revert(repo.name, "main", sdk.RevertCreation(ref=ids["two"], parent_number=0))
     assert repo.paths() == ["a", "c"]
@@ -265,8 +265,8 @@ def test_revert(repo: Repo) -> None:
     assert repo.paths() == ["a"]
 
 
-def test_merge_bases(repo: Repo) -> None:
-    ids = history(repo)
+def test_three_dot_diff_starts_at_merge_base(repo: Repo) -> None:
+    ids = create_history(repo)
     repo.branch("old", ids["two"])
     assert repo.diff("main", "dev", "three_dot") == repo.diff("main", "main", "three_dot") == []
     assert repo.diff("old", "dev", "three_dot") == [("c", "added")]
@@ -274,8 +274,8 @@ def test_merge_bases(repo: Repo) -> None:
     assert repo.diff("old", "main", "three_dot") == [("a", "changed"), ("c", "added")]
 
 
-def test_the_log_of_a_path_and_the_merge_base(repo: Repo) -> None:
-    ids = history(repo)
+def test_log_filters_by_prefix_and_merge_base_is_found(repo: Repo) -> None:
+    ids = create_history(repo)
 
     def log(*prefixes: str) -> set[str]:
         found = repo.api.refs_api.log_commits(repo.name, "main", prefixes=list(prefixes)).results
@@ -291,7 +291,7 @@ def test_the_log_of_a_path_and_the_merge_base(repo: Repo) -> None:
         assert found.base_commit_id == ids[base]
 
 
-def test_a_revert_carries_its_own_message_and_metadata(repo: Repo) -> None:
+def test_revert_accepts_message_and_metadata(repo: Repo) -> None:
     repo.put("a", b"1")
     undone = repo.commit()
     overrides = sdk.CommitOverrides(message="because", metadata={"key": "value"})
@@ -301,7 +301,7 @@ def test_a_revert_carries_its_own_message_and_metadata(repo: Repo) -> None:
     assert (head.message, head.metadata["key"]) == ("because", "value")
 
 
-def test_a_commit_may_be_older_than_its_parents(repo: Repo) -> None:
+def test_log_includes_commit_older_than_its_parent(repo: Repo) -> None:
     repo.branch("side")
     repo.put("a")
     now = repo.commit().id
@@ -312,7 +312,7 @@ def test_a_commit_may_be_older_than_its_parents(repo: Repo) -> None:
     assert {merged, now, old} < {commit.id for commit in log} and len(log) == 4
 
 
-def test_a_branch_is_set_to_another_commit(repo: Repo) -> None:
+def test_hard_reset_points_branch_to_another_commit(repo: Repo) -> None:
     start = repo.branch("side")
     repo.put("a")
     end = repo.commit().id

@@ -1,4 +1,4 @@
-"""What only the embedded server promises: who may ask, bodies it does not want, and requests it does not know."""
+"""HTTP behaviour of the embedded server: access, invalid requests, connections, and unsupported endpoints."""
 
 import base64
 import socket
@@ -33,61 +33,61 @@ def repo(embedded: servers.Server) -> Repo:
     return open_repo(embedded)
 
 
-def talk(repo: Repo, request: str, body: bytes = b"", host: str = "127.0.0.1") -> bytes:
-    """Asks with the right key and reads until the server closes or 0.5 seconds pass."""
+def send_request(repo: Repo, request: str, body: bytes = b"", host: str = "127.0.0.1") -> bytes:
+    """Send a request with valid credentials; return what arrives until the server closes or 0.5 seconds pass."""
     server = repo.server
     token = base64.b64encode(f"{server.access_key_id}:{server.secret_access_key}".encode()).decode()
     line, _, headers = request.partition("\n")
     head = [f"{line} HTTP/1.1", f"Host: {host}", f"Authorization: Basic {token}", *headers.splitlines(), "", ""]
-    return exchange(server, "\r\n".join(head).encode() + body)
+    return send_bytes(server, "\r\n".join(head).encode() + body)
 
 
-def exchange(server: servers.Server, sent: bytes) -> bytes:
+def send_bytes(server: servers.Server, sent: bytes) -> bytes:
     with socket.create_connection(("127.0.0.1", int(server.endpoint.rpartition(":")[2])), timeout=0.5) as connection:
         connection.sendall(sent)
         answer = b""
         try:
             while data := connection.recv(65536):
                 answer += data
-        except (TimeoutError, ConnectionResetError):  # the latter: it hung up with something unread
+        except (TimeoutError, ConnectionResetError):  # the latter: the server closed with unread data
             pass
         return answer
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", ""])
-def test_foreign_hosts_are_refused(repo: Repo, host: str) -> None:
-    assert b" 403 " in talk(repo, "GET /api/v1/config", host=host).splitlines()[0]
+def test_requests_with_foreign_host_header_are_refused(repo: Repo, host: str) -> None:
+    assert b" 403 " in send_request(repo, "GET /api/v1/config", host=host).splitlines()[0]
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "127.0.0.1:1", "[::1]:8000"])
-def test_loopback_hosts_are_served(repo: Repo, host: str) -> None:
-    assert b" 200 " in talk(repo, "GET /api/v1/config", host=host).splitlines()[0]
+def test_requests_with_loopback_host_header_are_served(repo: Repo, host: str) -> None:
+    assert b" 200 " in send_request(repo, "GET /api/v1/config", host=host).splitlines()[0]
 
 
-def test_what_it_does_not_know_says_what_to_do(repo: Repo) -> None:
+def test_unsupported_request_explains_alternative(repo: Repo) -> None:
     for method, where in (("POST", "/branches/main/import"), ("GET", "/actions/runs"), ("PATCH", "/branches/main")):
         answer = repo.raw(method, where, b"{}")
         assert answer.status == 501
         assert "embedded" in answer.json()["message"]
         assert "LAKEFS_ENDPOINT" in answer.json()["message"]
-    assert b" 501 " in talk(repo, "GET /").splitlines()[0]
+    assert b" 501 " in send_request(repo, "GET /").splitlines()[0]
 
 
-def test_expect_continue(repo: Repo) -> None:
+def test_expect_continue_is_answered_before_body(repo: Repo) -> None:
     where = f"POST /api/v1/repositories/{repo.name}/branches"
     headers = "Expect: 100-continue\nContent-Length: 5"
-    answer = talk(repo, f"{where}/main/objects?path=a\n{headers}", b"hello")
+    answer = send_request(repo, f"{where}/main/objects?path=a\n{headers}", b"hello")
     assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 ")
 
 
-def test_a_refused_body_does_not_become_the_next_request(repo: Repo) -> None:
+def test_body_of_refused_request_is_not_parsed_as_request(repo: Repo) -> None:
     where = f"/api/v1/repositories/{repo.name}/branches/no/objects?path=a"
     inner = b"GET /api/v1/config HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     for headers, body in (
         (f"Content-Length: {len(inner)}", inner),
         ("Transfer-Encoding: chunked", b"%x\r\n%s\r\n0\r\n\r\n" % (len(inner), inner)),
     ):
-        answer = talk(repo, f"POST {where}\n{headers}", body)
+        answer = send_request(repo, f"POST {where}\n{headers}", body)
         assert answer.count(b"HTTP/1.1 ") == 1
         assert b" 404 " in answer.splitlines()[0]
 
@@ -101,8 +101,8 @@ def test_a_refused_body_does_not_become_the_next_request(repo: Repo) -> None:
         ("Transfer-Encoding: chunked", b"-5\r\nhello\r\n0\r\n\r\n"),
     ],
 )
-def test_broken_bodies(repo: Repo, headers: str, body: bytes) -> None:
-    answer = talk(repo, f"POST /api/v1/repositories/{repo.name}/branches/main/objects?path=a\n{headers}", body)
+def test_invalid_bodies_are_refused(repo: Repo, headers: str, body: bytes) -> None:
+    answer = send_request(repo, f"POST /api/v1/repositories/{repo.name}/branches/main/objects?path=a\n{headers}", body)
     assert answer.splitlines()[0].split()[1] in (b"400", b"500")
     assert b"Traceback" not in answer
     assert repo.paths() == []
@@ -121,24 +121,51 @@ def test_broken_bodies(repo: Repo, headers: str, body: bytes) -> None:
         b"GET /api/v1/config HTTP/1.1\r\n" + b"A: %s\r\n" % (b"x" * 9_000) * 8 + b"\r\n",
     ],
 )
-def test_broken_heads(embedded: servers.Server, head: bytes) -> None:
-    answer = exchange(embedded, head)
+def test_invalid_request_heads_are_refused(embedded: servers.Server, head: bytes) -> None:
+    answer = send_bytes(embedded, head)
     assert answer.startswith(b"HTTP/1.1 400 ") and b"\r\nConnection: close\r\n" in answer
-    assert answer.count(b"\r\n\r\n") == 1, "nothing behind it is taken for a request"
+    assert answer.count(b"\r\n\r\n") == 1, "nothing after it is parsed as a request"
 
 
-def test_connections_stay_open_until_somebody_wants_otherwise(embedded: servers.Server) -> None:
+@pytest.mark.parametrize(
+    ("headers", "reason"),
+    [
+        ("Content-Length: 5\nContent-Length: 6", b"Content-Length"),
+        ("Content-Length: 5\nTransfer-Encoding: chunked", b"Content-Length"),
+        ("Content-Length : 5", b"header"),
+        ("Content Length: 5", b"header"),
+        ("X-Note: a\0b", b"header"),
+        ("Transfer-Encoding: gzip", b"Transfer-Encoding"),
+    ],
+)
+def test_ambiguous_or_invalid_headers_are_refused(repo: Repo, headers: str, reason: bytes) -> None:
+    """Requests that two programs could parse differently allow request smuggling."""
+    where = f"POST /api/v1/repositories/{repo.name}/branches/main/objects?path=a"
+    answer = send_request(repo, f"{where}\n{headers}", b"hello")
+    assert answer.startswith(b"HTTP/1.1 400 ") and answer.count(b"HTTP/1.1 ") == 1
+    assert reason in answer
+    assert repo.paths() == []
+
+
+def test_upgrade_header_is_ignored(repo: Repo) -> None:
+    answer = send_request(
+        repo, "GET /api/v1/config\nConnection: Upgrade, HTTP2-Settings\nUpgrade: h2c\nHTTP2-Settings: AAMAAABk"
+    )
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+def test_connection_is_kept_alive_unless_client_asks_to_close(embedded: servers.Server) -> None:
     def ask(version: str, *headers: str) -> bytes:
         return "\r\n".join([f"GET /api/v1/healthcheck {version}", "Host: localhost", *headers, "", ""]).encode()
 
     plain = ask("HTTP/1.1")
-    assert exchange(embedded, plain + b"\r\n" + plain).count(b"HTTP/1.1 204 ") == 2
-    assert exchange(embedded, ask("HTTP/1.1", "Connection: Close") + plain).count(b"HTTP/1.1 204 ") == 1
-    assert exchange(embedded, ask("HTTP/1.0") + plain).count(b"HTTP/1.1 204 ") == 1
+    assert send_bytes(embedded, plain + b"\r\n" + plain).count(b"HTTP/1.1 204 ") == 2
+    assert send_bytes(embedded, ask("HTTP/1.1", "Connection: Close") + plain).count(b"HTTP/1.1 204 ") == 1
+    assert send_bytes(embedded, ask("HTTP/1.0") + plain).count(b"HTTP/1.1 204 ") == 1
 
 
-def test_a_head_request_gets_no_body(repo: Repo) -> None:
-    small, large = b"x" * 10, b"x" * 100_000  # of the database, of a file
+def test_head_request_returns_no_body(repo: Repo) -> None:
+    small, large = b"x" * 10, b"x" * 100_000  # stored in the database, in a file
     for content in (small, large):
         assert repo.raw("POST", "/branches/main/objects?path=a", content).status == 201
         answer = repo.raw("HEAD", "/refs/main/objects?path=a")
@@ -146,7 +173,7 @@ def test_a_head_request_gets_no_body(repo: Repo) -> None:
         assert repo.raw("GET", "/refs/main/objects?path=a").data == content, "on the same connection"
 
 
-def test_an_upload_cut_short_leaves_nothing(repo: Repo, embedded: servers.Server, folder: Path) -> None:
+def test_interrupted_upload_leaves_no_files(repo: Repo, embedded: servers.Server, folder: Path) -> None:
     where = f"POST /api/v1/repositories/{repo.name}/branches/main/objects?path=a"
     port = int(embedded.endpoint.rpartition(":")[2])
     token = base64.b64encode(f"{embedded.access_key_id}:{embedded.secret_access_key}".encode()).decode()
@@ -160,12 +187,12 @@ def test_an_upload_cut_short_leaves_nothing(repo: Repo, embedded: servers.Server
     assert repo.paths() == []
 
 
-def test_not_utf8(repo: Repo) -> None:
+def test_paths_that_are_not_utf8_are_refused(repo: Repo) -> None:
     assert repo.raw("GET", "/refs/main/objects?path=%FF").status == 400
     assert repo.raw("GET", "/refs/%FF/commits").status == 400
 
 
-def test_a_store_of_another_version_is_refused(tmp_path: Path) -> None:
+def test_store_with_unknown_schema_is_refused(tmp_path: Path) -> None:
     from utils import local_lakefs
 
     local_lakefs.start(tmp_path).stop()
@@ -175,7 +202,7 @@ def test_a_store_of_another_version_is_refused(tmp_path: Path) -> None:
         local_lakefs.start(tmp_path)
 
 
-def test_importing_costs_nothing() -> None:
+def test_import_is_fast_and_does_not_load_sqlite() -> None:
     program = (
         "import sys, time; before = set(sys.modules); start = time.process_time(); import utils.local_lakefs; "
         "print(time.process_time() - start < 0.05, 'sqlite3' in set(sys.modules) - before)"

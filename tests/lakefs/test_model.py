@@ -1,4 +1,4 @@
-"""Any sequence of puts, deletions, commits, resets and merges leaves what a plain dictionary says it should."""
+"""Random sequences of uploads, deletions, commits, resets and merges match a model of plain dictionaries."""
 
 import itertools
 from collections.abc import Callable
@@ -53,7 +53,7 @@ class Model(RuleBasedStateMachine):
     def commit(self, branch: str) -> None:
         model = self.branches[branch]
         try:
-            self.repo.commit(branch, f"{next(self.number)}")  # equal commits of one second would be one and the same
+            self.repo.commit(branch, f"{next(self.number)}")  # equal commits within one second have the same id
         except exceptions.BadRequestException:
             assert model.staged == model.commits[-1]
         else:
@@ -96,7 +96,7 @@ class Model(RuleBasedStateMachine):
                 assert {path: self.repo.get(path, f"{name}~{age}").decode() for path in tree} == tree
 
 
-def test_agrees_with_a_dictionary(lakefs_server: Server) -> None:
+def test_random_operations_match_dictionary_model(lakefs_server: Server) -> None:
     class Machine(Model):
         @staticmethod
         def open() -> Repo:

@@ -1,4 +1,4 @@
-"""Objects: uploads in every shape, names of every kind, ranges, listings, copies and deletions."""
+"""Objects: kinds of upload bodies, names, ranges, listings, copies and deletions."""
 
 import hashlib
 import os
@@ -31,7 +31,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_names(repo: Repo, name: str) -> None:
+def test_object_names_are_stored_unchanged(repo: Repo, name: str) -> None:
     stats = repo.put(name, "content")
     assert (stats.path, stats.size_bytes) == (name, 7)
     repo.commit()
@@ -42,20 +42,20 @@ def test_names(repo: Repo, name: str) -> None:
     assert repo.paths() == []
 
 
-def test_paths_too_long_or_missing(repo: Repo) -> None:
+def test_missing_or_too_long_paths_are_refused(repo: Repo) -> None:
     answer = repo.raw("POST", "/branches/main/objects", b"x", path="가" * 342)
     assert (answer.status, "1024" in answer.json()["message"]) == (400, True)
     assert repo.raw("POST", "/branches/main/objects", b"x").status == 400
     assert repo.raw("POST", "/branches/main/objects?path=", b"x").status == 400
 
 
-def test_unknown_branch(repo: Repo) -> None:
+def test_upload_to_unknown_branch_is_not_found(repo: Repo) -> None:
     answer = repo.raw("POST", "/branches/no/objects", b"x", path="a")
     assert (answer.status, "not found" in answer.json()["message"]) == (404, True)
 
 
 @pytest.mark.parametrize("size", [0, 1, 65535, 65536, 65537, 3_000_000])
-def test_upload_in_three_shapes(repo: Repo, size: int) -> None:
+def test_upload_as_raw_chunked_and_form_body(repo: Repo, size: int) -> None:
     data = os.urandom(size)
 
     def pieces() -> Iterator[bytes]:
@@ -74,7 +74,7 @@ def test_upload_in_three_shapes(repo: Repo, size: int) -> None:
         assert repo.get(path) == data
 
 
-def test_form_with_a_content_type(repo: Repo) -> None:
+def test_form_upload_keeps_content_type(repo: Repo) -> None:
     parts = [
         ('Content-Disposition: form-data; name="content"; filename="x"\r\nContent-Type: image/png', "\r\n--b\r\n-\n"),
         ('Content-Disposition: form-data; name="after"', "z"),
@@ -89,14 +89,14 @@ def test_form_with_a_content_type(repo: Repo) -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"junk", b"--bound\r\n\r\n", b"--bound--", b"--bound\r\nA: b\r\n\r\nx\r\n--bound--"]
 )
-def test_broken_form(repo: Repo, body: bytes) -> None:
+def test_invalid_forms_are_refused(repo: Repo, body: bytes) -> None:
     headers = {"Content-Type": "multipart/form-data; boundary=bound"}
     assert repo.raw("POST", "/branches/main/objects", body, headers, path="a").status in (400, 500)
     assert repo.paths() == []
 
 
 @pytest.mark.parametrize("size", [10, 100_000])
-def test_ranges(repo: Repo, size: int) -> None:
+def test_range_requests_return_requested_bytes(repo: Repo, size: int) -> None:
     data = os.urandom(size)
     repo.put("a", data)
     cases = {"0-0": (0, 1), "2-5": (2, 6), "3-": (3, size), "-4": (size - 4, size), "5-999999999": (5, size)}
@@ -110,7 +110,7 @@ def test_ranges(repo: Repo, size: int) -> None:
     assert (answer.status, answer.headers["Content-Range"]) == (416, f"bytes */{size}")
 
 
-def test_head_and_creation_only(repo: Repo) -> None:
+def test_head_request_and_upload_if_absent(repo: Repo) -> None:
     repo.put("a", "hello")
     etag = '"5d41402abc4b2a76b9719d911017c592"'
     head = repo.raw("HEAD", "/refs/main/objects", path="a")
@@ -123,7 +123,7 @@ def test_head_and_creation_only(repo: Repo) -> None:
     assert (repo.get("a"), repo.get("b")) == (b"hello", b"new")
 
 
-def test_only_one_of_many_creates(repo: Repo) -> None:
+def test_only_one_concurrent_upload_if_absent_succeeds(repo: Repo) -> None:
     def create(number: int) -> int:
         headers = {"If-None-Match": "*"}
         return repo.raw("POST", "/branches/main/objects", str(number).encode(), headers, path="a").status
@@ -132,7 +132,7 @@ def test_only_one_of_many_creates(repo: Repo) -> None:
         assert sorted(pool.map(create, range(8))) == [201] + [412] * 7
 
 
-def test_an_object_beside_a_folder_of_its_name(repo: Repo) -> None:
+def test_object_and_prefix_of_same_name_can_coexist(repo: Repo) -> None:
     for path in ("a", "a/b", "a/b/c", "a.b", "ab"):
         repo.put(path, path)
     repo.commit()
@@ -142,7 +142,7 @@ def test_an_object_beside_a_folder_of_its_name(repo: Repo) -> None:
     assert [repo.get(path) for path in repo.paths()] == [b"a", b"a.b", b"a/b", b"a/b/c", b"ab"]
 
 
-def test_more_than_a_page(repo: Repo) -> None:
+def test_listings_and_deletions_are_paged(repo: Repo) -> None:
     names = [f"d{number % 7}/{number:04}" for number in range(1001)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(repo.put, names))
@@ -162,7 +162,7 @@ def test_more_than_a_page(repo: Repo) -> None:
         repo.api.objects_api.delete_objects(repo.name, "main", sdk.PathList(paths=names))
 
 
-def test_listings_of_staged_over_committed(repo: Repo) -> None:
+def test_listing_shows_staged_changes_over_committed_objects(repo: Repo) -> None:
     for path in ("a", "b", "d/1", "d/2", "e"):
         repo.put(path)
     repo.commit()
@@ -172,22 +172,22 @@ def test_listings_of_staged_over_committed(repo: Repo) -> None:
     repo.put("c")
     repo.put("e", "changed")
     assert repo.paths() == ["a", "c", "e"]
-    assert repo.paths(delimiter="/") == ["a", "c", "e"]  # nothing is left in d/
+    assert repo.paths(delimiter="/") == ["a", "c", "e"]  # d/ is empty
     assert repo.paths("main@") == ["a", "b", "d/1", "d/2", "e"]
     assert [stats.size_bytes for stats in repo.stats()] == [1, 1, 7]
     assert repo.raw("GET", "/refs/main/objects", path="b").status == 404
 
 
-def test_user_metadata(repo: Repo) -> None:
+def test_user_metadata_is_kept_after_commit(repo: Repo) -> None:
     repo.put("a", "x", sha256="0" * 64, Note="한글은 못 가도 ascii".encode("ascii", "ignore").decode())
     stats = repo.stats()[0]
     assert stats.metadata["sha256"] == "0" * 64
-    assert set(stats.metadata) == {"sha256", "note"}  # header names come in lower case
+    assert set(stats.metadata) == {"sha256", "note"}  # header names are case-insensitive
     repo.commit()
     assert repo.api.objects_api.stat_object(repo.name, "main", "a").metadata == stats.metadata
 
 
-def test_copy(repo: Repo) -> None:
+def test_copy_keeps_content_and_metadata(repo: Repo) -> None:
     repo.put("a", "one", key="value")
     repo.commit()
     repo.put("a", "two")
@@ -198,7 +198,7 @@ def test_copy(repo: Repo) -> None:
     assert (repo.get("copy"), repo.get("copy2")) == (b"one", b"two")
 
 
-def test_reset(repo: Repo) -> None:
+def test_reset_drops_staged_changes_by_path_prefix_or_all(repo: Repo) -> None:
     for path in ("a", "d/1", "d/2", "e"):
         repo.put(path)
     repo.commit()
@@ -217,7 +217,7 @@ def test_reset(repo: Repo) -> None:
     assert repo.paths() == ["a", "d/1", "d/2", "e"]
 
 
-def test_deleting_what_is_not_there(repo: Repo) -> None:
+def test_deleting_missing_object_is_not_an_error(repo: Repo) -> None:
     repo.delete("no")
     repo.put("staged")
     repo.delete("staged")

@@ -1,4 +1,4 @@
-"""Repositories, branches, tags and references: the same answers from every lakeFS."""
+"""Repositories, branches, tags and references: the embedded and the real lakeFS answer the same."""
 
 import json
 import time
@@ -16,7 +16,7 @@ def error_of(repo: Repo, method: str, path: str, body: object = None) -> tuple[i
     return answer.status, json.loads(answer.data)["message"]
 
 
-def test_config_and_health(repo: Repo) -> None:
+def test_config_and_health_endpoints_answer(repo: Repo) -> None:
     assert repo.api.health_check_api.health_check() is None
     config = repo.api.config_api.get_config()
     assert config.storage_config.blockstore_type == repo.server.storage_namespace.partition(":")[0]
@@ -26,7 +26,7 @@ def test_config_and_health(repo: Repo) -> None:
     assert config.version_config.version
 
 
-def test_repository_life(repo: Repo) -> None:
+def test_repository_is_created_listed_and_deleted(repo: Repo) -> None:
     found = repo.api.repositories_api.get_repository(repo.name)
     assert (found.id, found.default_branch) == (repo.name, "main")
     assert found.storage_namespace.startswith(repo.server.storage_namespace)
@@ -46,7 +46,7 @@ def test_repository_life(repo: Repo) -> None:
 
 
 @pytest.mark.parametrize("namespace", ["gs://bucket/x", "mem://x", "nonsense"])
-def test_foreign_storage_is_refused(repo: Repo, namespace: str) -> None:
+def test_unsupported_storage_namespace_is_refused(repo: Repo, namespace: str) -> None:
     body = {"name": f"{repo.name}-x", "storage_namespace": namespace}
     answer = repo.http.request(
         "POST",
@@ -57,7 +57,7 @@ def test_foreign_storage_is_refused(repo: Repo, namespace: str) -> None:
     assert answer.status == 400
 
 
-def test_branch_life(repo: Repo) -> None:
+def test_branch_is_created_listed_and_deleted(repo: Repo) -> None:
     head = repo.api.branches_api.get_branch(repo.name, "main").commit_id
     assert len(head) == 64
     assert repo.branch("dev") == head
@@ -73,7 +73,7 @@ def test_branch_life(repo: Repo) -> None:
     assert [ref.id for ref in repo.api.branches_api.list_branches(repo.name, prefix="d").results] == []
 
 
-def test_hidden_branches(repo: Repo) -> None:
+def test_hidden_branches_are_listed_only_on_request(repo: Repo) -> None:
     repo.api.branches_api.create_branch(repo.name, sdk.BranchCreation(name="secret", source="main", hidden=True))
     assert [ref.id for ref in repo.api.branches_api.list_branches(repo.name).results] == ["main"]
     shown = repo.api.branches_api.list_branches(repo.name, show_hidden=True).results
@@ -119,7 +119,9 @@ def test_hidden_branches(repo: Repo) -> None:
         ("POST", "/branches/no/objects/copy?dest_path=a", {"src_path": "a"}, 404, "not found"),
     ],
 )
-def test_errors(repo: Repo, method: str, path: str, body: object, status: int, message: str | None) -> None:
+def test_invalid_request_returns_lakefs_status_and_message(
+    repo: Repo, method: str, path: str, body: object, status: int, message: str | None
+) -> None:
     repo.api.tags_api.create_tag(repo.name, sdk.TagCreation(id="v1", ref="main"))
     found_status, found_message = error_of(repo, method, path, body)
     assert found_status == status
@@ -127,18 +129,18 @@ def test_errors(repo: Repo, method: str, path: str, body: object, status: int, m
 
 
 @pytest.mark.parametrize("path", ["/branches", "/tags", "/refs/main/commits", "/branches/main", "/refs/main/diff/main"])
-def test_unknown_repository(repo: Repo, path: str) -> None:
+def test_unknown_repository_is_not_found(repo: Repo, path: str) -> None:
     repo.name = "unknown-repository"
     assert error_of(repo, "GET", path) == (404, "repository not found")
 
 
-def test_wrong_keys(repo: Repo) -> None:
+def test_wrong_credentials_are_unauthorized(repo: Repo) -> None:
     for keys in ({}, {"Authorization": "Basic eDp5"}, {"Authorization": "Bearer x"}):
         answer = repo.http.request("GET", f"{repo.server.endpoint}/api/v1/repositories", headers=keys)
         assert (answer.status, answer.json()) == (401, {"message": "error authenticating request"})
 
 
-def test_tags(repo: Repo) -> None:
+def test_tag_keeps_its_commit(repo: Repo) -> None:
     head = repo.api.branches_api.get_branch(repo.name, "main").commit_id
     for name in ("v1", "v1.0-정확도", "v2"):
         assert repo.api.tags_api.create_tag(repo.name, sdk.TagCreation(id=name, ref="main")).commit_id == head
@@ -151,7 +153,7 @@ def test_tags(repo: Repo) -> None:
     assert [tag.id for tag in repo.api.tags_api.list_tags(repo.name).results] == ["v1.0-정확도", "v2"]
 
 
-def test_references(repo: Repo) -> None:
+def test_reference_expressions_resolve_to_commits(repo: Repo) -> None:
     commits = [repo.api.branches_api.get_branch(repo.name, "main").commit_id]
     for number in range(3):
         repo.put("a", str(number))
@@ -179,10 +181,10 @@ def test_references(repo: Repo) -> None:
         assert error_of(repo, "GET", f"/refs/{ref}/objects/ls")[0] in (400, 404)
 
 
-def test_a_full_commit_id_comes_before_a_branch(repo: Repo) -> None:
+def test_full_commit_id_takes_precedence_over_branch(repo: Repo) -> None:
     head = repo.api.branches_api.get_branch(repo.name, "main").commit_id
     assert error_of(repo, "POST", "/branches", {"name": head, "source": "main"})[0] == 409
     repo.put("a", "old")
     repo.commit()
-    repo.branch(head[:12], "main")  # a branch comes before the beginning of a commit id
+    repo.branch(head[:12], "main")  # a branch takes precedence over a prefix of a commit id
     assert repo.get("a", head[:12]) == b"old"

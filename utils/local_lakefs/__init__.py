@@ -1,4 +1,4 @@
-"""An embedded lakeFS for one machine: its REST API in this process, over one folder, with no server to install."""
+"""An embedded lakeFS for one machine: its REST API in this process, over one directory, with no server to install."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["start"]
 
 
 def start(directory: Path, port: int = 0) -> LocalServer:
-    """Serves `directory` (made if missing) on 127.0.0.1; port 0 takes a free one. Raises OSError if it is taken."""
+    """Serve `directory` (created if missing) on 127.0.0.1; port 0 takes a free one. Raise OSError if it is in use."""
     from .server import LocalServer  # here, so that importing the package costs nothing
 
     return LocalServer(directory, port)

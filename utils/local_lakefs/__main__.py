@@ -1,8 +1,8 @@
 """Serves the embedded lakeFS until Ctrl-C: `python -m utils.local_lakefs --port 8000`.
 
-`python -m utils.local_lakefs fsck` names every broken object and exits with 1 if there is one; with `--mend data/` it
-brings back first what a file there still holds;
-`python -m utils.local_lakefs gc` frees what no branch, tag, MLflow run or staged change needs."""
+`python -m utils.local_lakefs fsck` lists every damaged object and exits with 1 if there is one; with `--repair data/`
+it first restores damaged content from equal files below data/.
+`python -m utils.local_lakefs gc` deletes what no branch, tag, MLflow run or staged change needs."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ from . import start
 
 
 @contextlib.contextmanager
-def explained(folder: Path) -> Iterator[None]:
-    """Turn what a store that cannot be used raises into one line."""
+def explain_store_errors(folder: Path) -> Iterator[None]:
+    """Raise AppError, with a one-line message, for the errors of an unusable store."""
     try:
         yield
-    except sqlite3.OperationalError as error:  # a full disk, a missing right, a lock that is never given back
+    except sqlite3.OperationalError as error:  # a full disk, a missing permission, a lock that is never released
         raise AppError(f"{folder / 'lakefs.db'}: {error}") from error
     except sqlite3.DatabaseError as error:
         file = folder / "lakefs.db"
         raise AppError(
-            tr("{file}: not a readable database ({error}): bring it back from a backup", file=file, error=error)
+            tr("{file}: not a readable database ({error}): restore it from a backup", file=file, error=error)
         ) from error
-    except RuntimeError as error:  # of another version, or broken: said by the store itself
+    except RuntimeError as error:  # another schema version, or damage: the store's own message
         raise AppError(str(error)) from error
 
 
 def serve(folder: Path, port: int) -> int:
-    """Returns the exit code, when a signal ends it."""
+    """Serve until SIGINT or SIGTERM; return the exit code."""
     ended: queue.SimpleQueue[int] = queue.SimpleQueue()  # its put is safe inside a signal handler
     signal.signal(signal.SIGINT, lambda *_: ended.put(130))
     signal.signal(signal.SIGTERM, lambda *_: ended.put(0))
     try:
-        with explained(folder):
+        with explain_store_errors(folder):
             server = start(folder, port)
     except OSError as error:
         raise AppError(
@@ -66,26 +66,26 @@ def serve(folder: Path, port: int) -> int:
 
 
 def run_maintenance(folder: Path, options: argparse.Namespace) -> int:
-    """`fsck` or `gc` on a store that is there; returns the exit code."""
+    """Run `fsck` or `gc` on an existing store; return the exit code."""
     command = options.command
     if not (folder / "lakefs.db").exists():
-        raise UsageError(tr("no store in {folder}", folder=folder))
-    from . import upkeep
+        raise UsageError(tr("no embedded lakeFS in {folder} (expected {folder}/lakefs.db): check --dir", folder=folder))
+    from . import maintenance
     from .store import Store
 
-    with explained(folder):
+    with explain_store_errors(folder):
         store = Store(folder)
-        if options.mend:  # it reads everything, as fsck does once more behind it
-            for line in upkeep.mend(store, options.mend):
+        if options.repair:  # reads everything, as fsck does again afterwards
+            for line in maintenance.repair(store, options.repair):
                 print(line)
         grace_seconds = options.grace_hours * 3600
-        lines = [upkeep.gc(store, grace_seconds, options.drop_run)] if command == "gc" else upkeep.fsck(store)
+        lines = [maintenance.gc(store, grace_seconds, options.drop_run)] if command == "gc" else maintenance.fsck(store)
     print("\n".join(lines) or tr("no faults"))
     return 1 if command == "fsck" and lines else 0
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Options win over the environment and .env."""
+    """Parse the command line; options take precedence over the environment and .env."""
     parser = argparse.ArgumentParser(prog="python -m utils.local_lakefs", description=__doc__)
     add_common_options(parser)
     parser.add_argument("command", nargs="?", choices=("serve", "fsck", "gc"), default="serve")
@@ -100,40 +100,41 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--dir",
         type=Path,
         metavar="DIR",
-        help=tr("folder of the data (default: LAKEFS_LOCAL_DIR)"),
+        help=tr("directory of the embedded lakeFS (default: LAKEFS_LOCAL_DIR)"),
     )
     parser.add_argument(
         "--grace-hours",
         type=float,
         default=24,
         metavar="N",
-        help=tr("gc spares what is younger (default: 24)"),
+        help=tr("gc keeps everything newer than N hours (default: 24)"),
     )
     parser.add_argument(
         "--drop-run",
         action="append",
         default=[],
         metavar="ID",
-        help=tr("gc frees the commits of this MLflow run too"),
+        help=tr("gc also deletes the commits of this MLflow run"),
     )
     parser.add_argument(
-        "--mend",
+        "--repair",
+        "--mend",  # its former name
         nargs="+",
         type=Path,
         default=[],
         metavar="DIR",
-        help=tr("fsck brings broken content back from equal files below these folders"),
+        help=tr("fsck first restores damaged content from equal files below these directories"),
     )
     options = parser.parse_args(arguments)
-    if options.mend and options.command != "fsck":
-        parser.error(tr("--mend goes with fsck"))
+    if options.repair and options.command != "fsck":
+        parser.error(tr("--repair can only be used with fsck"))
     if not 0 <= options.port <= 65535:
-        parser.error(tr("--port {port}: 0 to 65535", port=options.port))
+        parser.error(tr("--port {port}: expected 0 to 65535", port=options.port))
     return options
 
 
 def main(arguments: list[str]) -> int:
-    """Returns the exit code."""
+    """Run the command; return the exit code."""
     options = parse(arguments)
     settings = load_settings()
     folder = options.dir or settings.lakefs_local_dir

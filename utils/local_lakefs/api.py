@@ -1,4 +1,4 @@
-"""The part of the lakeFS REST API that the embedded server answers: a table of endpoints over the store."""
+"""The part of the lakeFS REST API that the embedded server supports: a table of endpoints over the store."""
 
 import contextlib
 import functools
@@ -9,15 +9,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal
 
-from .database import Kind
-from .http1 import Body, form_content
-from .store import MAX_PAGE, Json, LakeFSError, Page, Store
+from . import commits, merges, refs, staging
+from .database import Transaction
+from .http_request import RequestBody, read_form_content
+from .listing import MAX_PAGE, Page
+from .store import Json, LakeFSError, Store
 
 MAX_PATH_BYTES = 1024
 META_HEADER = "x-lakefs-meta-"
-NOT_HERE = (
-    "this is the embedded lakeFS server, which does not know this request:"
-    " set LAKEFS_ENDPOINT to a real lakeFS server to use it"
+UNSUPPORTED = (
+    "the embedded lakeFS server does not support this request: set LAKEFS_ENDPOINT to a real lakeFS server to use it"
 )
 CONFIG = {
     "storage_config": {
@@ -35,8 +36,8 @@ CONFIG = {
 
 
 @dataclass
-class Reply:
-    """An answer: `json` (a str goes as plain text), or the bytes of `data` from `start` to `stop` (excluded)."""
+class Response:
+    """A response: `json` (a str is sent as plain text), or the bytes of `data` from `start` to `stop` (excluded)."""
 
     status: int = 200
     json: object = None
@@ -47,25 +48,28 @@ class Reply:
 
 
 @dataclass
-class Call:
+class Request:
     """One request, without the parts of its path."""
 
     store: Store
     method: str
     query: dict[str, list[str]]
     headers: Mapping[str, str]  # names in lower case
-    body: Body
+    body: RequestBody
 
     def text(self, name: str, default: str = "") -> str:
+        """Return a query parameter."""
         return self.query.get(name, [default])[0]
 
     def path(self, name: str = "path") -> str:
+        """Return a query parameter that is an object's path. Raise LakeFSError (400) for an invalid one."""
         path = self.text(name)
         if not 0 < len(path.encode()) <= MAX_PATH_BYTES:
             raise LakeFSError(400, f"{name} is required, and {MAX_PATH_BYTES} bytes at most")
         return path
 
     def page(self) -> Page:
+        """Return the requested part of a listing. Raise LakeFSError (400) for an invalid amount."""
         text = self.text("amount", "100")
         if not re.fullmatch(r"-1|\d{1,4}", text) or int(text) > MAX_PAGE:
             raise LakeFSError(400, f"amount must be a number up to {MAX_PAGE}")
@@ -73,13 +77,17 @@ class Call:
         return Page(self.text("prefix"), self.text("after"), amount, self.text("delimiter"))
 
     def log_page(self) -> Page:
+        """Return the requested part of a log. Raise LakeFSError (501) for parameters that are not supported."""
         if unknown := [name for name in ("objects", "since", "stop_at") if self.text(name)]:
-            raise LakeFSError(501, f"the log's {unknown[0]}: {NOT_HERE}")
+            raise LakeFSError(501, f"the log's {unknown[0]}: {UNSUPPORTED}")
         return self.page()
 
     def arguments(self, wanted: Mapping[str, object]) -> Json:
-        """What a handler takes. In `wanted` stands for each argument how to find it: a function of the call, or the
-        default of a field of the JSON body, which is then of the same type, or TEXT: such a field without a default."""
+        """Return a handler's arguments. Raise LakeFSError (400) for a missing or invalid one.
+
+        `wanted` gives the source of each argument: a function of the request, the default of a field of the JSON body,
+        which has to be of the same type, or TEXT for a required text field.
+        """
         found = {name: source(self) for name, source in wanted.items() if callable(source)}
         defaults = {name: source for name, source in wanted.items() if name not in found}
         try:
@@ -91,120 +99,124 @@ class Call:
             value = default if value is None else value
             kind = str if default is TEXT else type(default)
             if type(value) is not kind or not (kind in (int, bool) or _is_text(value)):
-                raise LakeFSError(400, f"request body: {name} is missing, or not a {kind.__name__} of text")
+                raise LakeFSError(400, f"request body: {name} is missing or is not a {kind.__name__} of text")
             found[name] = value
         return found
 
 
 def _is_text(value: object) -> bool:
-    """Whether a JSON value holds nothing but text."""
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
-    return isinstance(value, str) if inner is None else all(map(_is_text, inner))
+    """Return whether a JSON value is a text, or a list or object of nothing but text."""
+    if isinstance(value, dict):
+        return all(map(_is_text, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_text, value))
+    return isinstance(value, str)
 
 
-def upload_object(call: Call, repo: str, branch: str) -> object:
-    store, headers, path = call.store, call.headers, call.path()
-    store.ref(repo, "branches", branch)  # before the body comes
-    content_type, content = headers.get("content-type", "application/octet-stream"), iter(call.body)
+def upload_object(request: Request, repo: str, branch: str) -> object:
+    """Stage the request's body, or the `content` part of its multipart form."""
+    store, headers, path = request.store, request.headers, request.path()
+    refs.get_ref(store, repo, "branches", branch)  # before the body is read
+    content_type, content = headers.get("content-type", "application/octet-stream"), iter(request.body)
     if content_type.lower().startswith("multipart/form-data"):
-        content_type, content = form_content(call.body, content_type)
+        content_type, content = read_form_content(request.body, content_type)
     blob = store.files.receive(content)
     metadata = {
         name.removeprefix(META_HEADER): value for name, value in headers.items() if name.startswith(META_HEADER)
     }
     with store.db.transaction("write"):
-        return store.put(repo, branch, path, blob, content_type, metadata, "if-none-match" in headers)
+        return staging.put_object(store, repo, branch, path, blob, content_type, metadata, "if-none-match" in headers)
 
 
-def get_object(call: Call, repo: str, ref: str) -> Reply:
-    entry = call.store.entry(repo, ref, call.path())
+def get_object(request: Request, repo: str, ref: str) -> Response:
+    """Return an object's content, or the requested range of it."""
+    entry = staging.get_entry(request.store, repo, ref, request.path())
     headers = {"ETag": f'"{entry.checksum}"', "Accept-Ranges": "bytes", "Content-Type": entry.content_type}
-    # Several ranges at once, or ranges of something else, may be answered with the whole.
-    match = re.fullmatch(r"bytes=(?=.*\d)(\d*)-(\d*)", call.headers.get("range", ""))
+    # Requests for several ranges, or in other units, may be answered with the complete content.
+    match = re.fullmatch(r"bytes=(?=.*\d)(\d*)-(\d*)", request.headers.get("range", ""))
     first, last = match.groups() if match else ("0", "")
     start = int(first) if first else max(entry.size - int(last), 0)
     stop = min(int(last) + 1, entry.size) if first and last else entry.size
     if match and start >= stop:
         unsatisfied = {"Content-Range": f"bytes */{entry.size}"}
-        return Reply(416, {"message": "Requested Range Not Satisfiable"}, headers=unsatisfied)
+        return Response(416, {"message": "Requested Range Not Satisfiable"}, headers=unsatisfied)
     if match:
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{entry.size}"
-    return Reply(206 if match else 200, None, call.store.files.open(entry.sha256), start, stop, headers)
+    return Response(206 if match else 200, None, request.store.files.open(entry.sha256), start, stop, headers)
 
 
-def flag(name: str) -> Callable[[Call], bool]:
-    return lambda call: call.text(name).lower() in ("1", "t", "true")
+def flag(name: str) -> Callable[[Request], bool]:
+    """Return a function that reads a yes/no query parameter."""
+    return lambda request: request.text(name).lower() in ("1", "t", "true")
 
 
-TEXT = object()
-PAGE, PATH = {"page": Call.page}, {"path": Call.path}
-CALL: Json = {"call": lambda call: call}
+TEXT = object()  # a required text field of the JSON body
+PAGE, PATH = {"page": Request.page}, {"path": Request.path}
+REQUEST: Json = {"request": lambda request: request}
 REPO = "/repositories/{repo}"
 BRANCH, REF, KIND = REPO + "/branches/{branch}", REPO + "/refs/{ref}", REPO + "/(?P<kind>branches|tags)"
 # An endpoint: methods; path; status of success; transaction ("" leaves that to the handler, which reads or writes files
-# meanwhile); handler, which gets the store or the call, the parts of the path, and more arguments; these.
+# meanwhile); handler, which gets the store (or the request), the parts of the path, and these arguments.
 # fmt: off
-ROUTES: list[tuple[str, str, int, Kind | Literal[""], Callable[..., object], Mapping[str, object]]] = [
-    ("GET HEAD", REF + "/objects", 200, "read", get_object, CALL),
-    ("POST", BRANCH + "/objects", 201, "", upload_object, CALL),
+ROUTES: list[tuple[str, str, int, Transaction | Literal[""], Callable[..., object], Mapping[str, object]]] = [
+    ("GET HEAD", REF + "/objects", 200, "read", get_object, REQUEST),
+    ("POST", BRANCH + "/objects", 201, "", upload_object, REQUEST),
     ("GET", "/healthcheck", 204, "", lambda _: None, {}),
     ("GET", "/config", 200, "", lambda _: CONFIG, {}),
-    ("GET", "/repositories", 200, "read", Store.repositories, PAGE),
-    ("POST", "/repositories", 201, "durable", Store.create_repository,
+    ("GET", "/repositories", 200, "read", refs.list_repositories, PAGE),
+    ("POST", "/repositories", 201, "durable", refs.create_repository,
      {"name": TEXT, "storage_namespace": TEXT, "default_branch": "main"}),
-    ("GET", REPO, 200, "read", Store.repository, {}),
-    ("DELETE", REPO, 204, "durable", Store.delete_repository, {}),
-    ("GET", KIND, 200, "read", Store.refs, PAGE | {"hidden": flag("show_hidden")}),
-    ("GET", KIND + "/{name}", 200, "read", Store.ref, {}),
-    ("DELETE", KIND + "/{name}", 204, "durable", Store.delete_ref, {}),
-    ("POST", REPO + "/branches", 201, "durable",
-     lambda store, repo, **fields: store.create_ref(repo, "branches", **fields)["commit_id"],
-     {"name": TEXT, "source": TEXT, "hidden": False}),
-    ("POST", REPO + "/tags", 201, "durable", lambda store, repo, id, ref: store.create_ref(repo, "tags", id, ref),
-     {"id": TEXT, "ref": TEXT}),
-    ("PUT", BRANCH, 204, "write", Store.reset, {"type": TEXT, "path": ""}),
-    ("POST", BRANCH + "/commits", 201, "", Store.commit,
+    ("GET", REPO, 200, "read", refs.get_repository, {}),
+    ("DELETE", REPO, 204, "durable", refs.delete_repository, {}),
+    ("GET", KIND, 200, "read", refs.list_refs, PAGE | {"hidden": flag("show_hidden")}),
+    ("GET", KIND + "/{name}", 200, "read", refs.get_ref, {}),
+    ("DELETE", KIND + "/{name}", 204, "durable", refs.delete_ref, {}),
+    ("POST", REPO + "/branches", 201, "durable", refs.create_branch, {"name": TEXT, "source": TEXT, "hidden": False}),
+    ("POST", REPO + "/tags", 201, "durable", refs.create_tag, {"id": TEXT, "ref": TEXT}),
+    ("PUT", BRANCH, 204, "write", staging.reset_branch, {"type": TEXT, "path": ""}),
+    ("POST", BRANCH + "/commits", 201, "", commits.commit_staged,
      {"message": TEXT, "metadata": {}, "date": 0, "allow_empty": False}),
-    ("GET", REPO + "/commits/{ref}", 200, "read", Store.commit_at, {}),
-    ("GET", REF + "/commits", 200, "read", Store.log,
-     {"page": Call.log_page, "first_parent": flag("first_parent"), "limit": flag("limit"),
-      "prefixes": lambda call: call.query.get("prefixes", [])}),
-    ("GET", REF + "/merge/{branch}", 200, "read", Store.merge_base, {}),
-    ("POST", REF + "/merge/{branch}", 200, "durable", Store.merge,
+    ("GET", REPO + "/commits/{ref}", 200, "read", refs.get_commit_at, {}),
+    ("GET", REF + "/commits", 200, "read", commits.get_log,
+     {"page": Request.log_page, "first_parent": flag("first_parent"), "limit": flag("limit"),
+      "prefixes": lambda request: request.query.get("prefixes", [])}),
+    ("GET", REF + "/merge/{branch}", 200, "read", merges.find_merge_base, {}),
+    ("POST", REF + "/merge/{branch}", 200, "durable", merges.merge,
      {"message": "", "metadata": {}, "strategy": "", "squash_merge": False, "allow_empty": False, "force": False}),
-    ("POST", BRANCH + "/revert", 204, "durable", Store.revert,
+    ("POST", BRANCH + "/revert", 204, "durable", merges.revert,
      {"ref": TEXT, "parent_number": 0, "allow_empty": False, "commit_overrides": {}}),
-    ("PUT", BRANCH + "/hard_reset", 204, "durable", Store.hard_reset, {"ref": lambda call: call.text("ref")}),
-    ("GET", BRANCH + "/diff", 200, "read", Store.diff_branch, PAGE),
-    ("GET", REPO + "/refs/{left}/diff/{right}", 200, "read", Store.diff_refs,
-     PAGE | {"type": lambda call: call.text("type")}),
-    ("DELETE", BRANCH + "/objects", 204, "write", Store.delete, {"paths": lambda call: [call.path()]}),
-    ("POST", BRANCH + "/objects/delete", 200, "write", Store.delete, {"paths": []}),
-    ("POST", BRANCH + "/objects/copy", 201, "write", Store.copy,
-     {"path": lambda call: call.path("dest_path"), "src_path": TEXT, "src_ref": ""}),
-    ("GET", REF + "/objects/stat", 200, "read", Store.stat, PATH),
-    ("GET", REF + "/objects/ls", 200, "read", Store.entries, PAGE),
+    ("PUT", BRANCH + "/hard_reset", 204, "durable", commits.reset_branch_to,
+     {"ref": lambda request: request.text("ref")}),
+    ("GET", BRANCH + "/diff", 200, "read", staging.diff_branch, PAGE),
+    ("GET", REPO + "/refs/{left}/diff/{right}", 200, "read", merges.diff_refs,
+     PAGE | {"type": lambda request: request.text("type")}),
+    ("DELETE", BRANCH + "/objects", 204, "write", staging.delete_objects, {"paths": lambda request: [request.path()]}),
+    ("POST", BRANCH + "/objects/delete", 200, "write", staging.delete_objects, {"paths": []}),
+    ("POST", BRANCH + "/objects/copy", 201, "write", staging.copy_object,
+     {"path": lambda request: request.path("dest_path"), "src_path": TEXT, "src_ref": ""}),
+    ("GET", REF + "/objects/stat", 200, "read", staging.stat_object, PATH),
+    ("GET", REF + "/objects/ls", 200, "read", staging.list_objects, PAGE),
 ]
 # fmt: on
 
 
 @functools.cache
-def _pattern(path: str) -> re.Pattern[str]:
+def _compile(path: str) -> re.Pattern[str]:
     return re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path))
 
 
-def answer(call: Call, path: str) -> Reply:
-    """Finds the endpoint and calls it. Raises LakeFSError, BadRequest and UnicodeDecodeError."""
+def dispatch(request: Request, path: str) -> Response:
+    """Find the endpoint and call it. Raise LakeFSError, BadRequest and UnicodeDecodeError."""
     for methods, pattern, status, transaction, handler, wanted in ROUTES:
-        if call.method not in methods.split() or not (match := _pattern(pattern).fullmatch(path)):
+        if request.method not in methods.split() or not (match := _compile(pattern).fullmatch(path)):
             continue
         parts = {name: urllib.parse.unquote(part, errors="strict") for name, part in match.groupdict().items()}
-        # All of a JSON body comes before the transaction: a slow client must not keep the others waiting.
-        arguments = call.arguments(wanted)
-        with call.store.db.transaction(transaction) if transaction else contextlib.nullcontext():
+        # A JSON body is read before the transaction, so that a slow client does not block the others.
+        arguments = request.arguments(wanted)
+        with request.store.db.transaction(transaction) if transaction else contextlib.nullcontext():
             if "repo" in parts:
-                call.store.repository(parts["repo"])  # unknown: 404
-            first: Any = arguments.pop("call", call.store)
+                refs.get_repository(request.store, parts["repo"])  # unknown: 404
+            first: Any = arguments.pop("request", request.store)
             result = handler(first, **parts, **arguments)
-        return result if isinstance(result, Reply) else Reply(status, None if status == 204 else result)
-    raise LakeFSError(501, NOT_HERE)
+        return result if isinstance(result, Response) else Response(status, None if status == 204 else result)
+    raise LakeFSError(501, UNSUPPORTED)

@@ -1,4 +1,4 @@
-"""One SQLite file that threads and processes share: connections, transactions, and how durable each is."""
+"""One SQLite file shared by threads and processes: connections, transactions, and their durability."""
 
 import contextlib
 import os
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 BUSY_SECONDS = 120.0  # how long a writer waits for the others
-Kind = Literal["read", "write", "durable"]
+Transaction = Literal["read", "write", "durable"]
 
 
-def publish(path: Path, write: Callable[[Path], None]) -> None:
-    """Makes a file appear whole or not at all; of several processes that try at once, the first one wins."""
+def create_once(path: Path, write: Callable[[Path], None]) -> None:
+    """Create a file atomically unless it exists; of several processes that try at once, the first one wins."""
     if path.exists():
         return
     part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
@@ -28,7 +28,7 @@ def publish(path: Path, write: Callable[[Path], None]) -> None:
 
 
 class Database:
-    """The file at `path`, made with `schema` if missing. Raises RuntimeError for a file of another schema version."""
+    """The file at `path`, created with `schema` if missing. Raises RuntimeError for a file of another schema version."""
 
     def __init__(self, path: Path, schema: str, version: int) -> None:
         self._path = path
@@ -41,13 +41,13 @@ class Database:
                 db.execute("PRAGMA journal_mode=WAL")
                 db.executescript(f"BEGIN; {schema} PRAGMA user_version={version}; COMMIT;")
 
-        publish(path, create)
+        create_once(path, create)
         (found,) = self("PRAGMA user_version").fetchone()
         if found != version:
-            raise RuntimeError(f"{path} has schema {found}, this program knows {version}")
+            raise RuntimeError(f"{path}: expected schema {version}, found schema {found}")
 
     def __call__(self, query: str, *values: object) -> sqlite3.Cursor:
-        """Runs a query on this thread's connection."""
+        """Run a query on this thread's connection."""
         return self._connection.execute(query, values)
 
     @property
@@ -57,14 +57,17 @@ class Database:
         return self._local.db  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """Closes this thread's connection; other threads close theirs when they end."""
+        """Close this thread's connection; other threads close theirs when they end."""
         self._connection.close()
         del self._local.db
 
     @contextlib.contextmanager
-    def transaction(self, kind: Kind) -> Iterator[None]:
-        """What the block reads is of one moment. "write" is the only writer, and survives a crash of the process;
-        after a power cut the last few may be gone. "durable" is on disk when the block ends."""
+    def transaction(self, kind: Transaction) -> Iterator[None]:
+        """Run the block as one transaction, which is rolled back if the block raises.
+
+        All kinds read one snapshot. "write" excludes other writers and survives a crash of the process; a power cut may
+        undo the last few. "durable" is on disk when the block ends.
+        """
         with contextlib.nullcontext() if kind == "read" else self._writing:
             if kind != "read":
                 self(f"PRAGMA synchronous={'FULL' if kind == 'durable' else 'NORMAL'}")

@@ -19,7 +19,7 @@ CREATE TABLE nodes(id TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID; -- tr
 
 
 class Entry(NamedTuple):
-    """One object of a tree. `mtime` in seconds since 1970; `checksum` is the MD5 that lakeFS shows."""
+    """One object of a tree; `size` in bytes, `mtime` in seconds since 1970, `checksum` is the MD5 that lakeFS shows."""
 
     sha256: str
     checksum: str
@@ -30,22 +30,22 @@ class Entry(NamedTuple):
 
 
 class Range(NamedTuple):
-    """A reference to a run of entries, the last of which has the path `last`."""
+    """A reference to a sequence of entries, the last of which has the path `last`."""
 
     id: str
     last: str
 
 
-GONE = Entry("", "", 0, 0, "", {})  # stands in changes where a path is deleted
+DELETED = Entry("", "", 0, 0, "", {})  # a change that deletes its path
 
 
 def identity(entry: Entry | None) -> object:
-    """What makes two entries the same for lakeFS: everything but the time. None where there is none."""
+    """Return what makes two entries equal for lakeFS: everything but the time. None for no entry or a deleted one."""
     return (entry.sha256, entry.size, entry.content_type, entry.metadata) if entry and entry.sha256 else None
 
 
 def outer_join(*sides: Iterable[tuple[str, Entry]]) -> Iterator[tuple[str, list[Entry | None]]]:
-    """(path, its entry or None on each side) for every path of sorted sequences."""
+    """Yield (path, its entry or None on each side) for every path of sorted sequences."""
     numbered = (zip(side, itertools.repeat(number), strict=False) for number, side in enumerate(sides))
     merged = heapq.merge(*numbered, key=lambda row: row[0][0])
     for path, group in itertools.groupby(merged, key=lambda row: row[0][0]):
@@ -56,23 +56,41 @@ def outer_join(*sides: Iterable[tuple[str, Entry]]) -> Iterator[tuple[str, list[
 
 
 def _ends_range(path: str) -> bool:
-    """Ranges end after 1 path in 1,024, by its hash: where they end depends on nothing else, so that the same entries
-    make the same ranges whatever their history, and one change touches one or two of them."""
+    """Return whether a range ends after `path`: after 1 path in 1,024, by its hash.
+
+    That depends on nothing else, so equal entries make equal ranges whatever their history, and one change touches one
+    or two ranges.
+    """
     return int.from_bytes(hashlib.blake2b(path.encode(), digest_size=2).digest(), "big") % 1024 == 0
 
 
 def range_id(rows: list[tuple[str, Entry]]) -> str:
-    """Leaves the times out: the same content uploaded again is the same range, as it is for lakeFS."""
+    """Return the id of a range: a hash without the times, so the same content uploaded again is the same range."""
     content = json.dumps([(path, identity(entry)) for path, entry in rows], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
 def tree_id(ranges: list[Range]) -> str:
+    """Return the id of a tree: a hash of the ids of its ranges."""
     return hashlib.sha256("\n".join(["tree", *(r.id for r in ranges)]).encode()).hexdigest()
 
 
+def _assign_changes(
+    ranges: list[Range], changes: Iterable[tuple[str, Entry]]
+) -> Iterator[tuple[Range, list[tuple[str, Entry]]]]:
+    """Yield each range with the sorted changes that fall into it; those after the last range belong to it."""
+    queue = iter(changes)
+    change = next(queue, None)
+    for reference in ranges:
+        due: list[tuple[str, Entry]] = []
+        while change and (change[0] <= reference.last or reference is ranges[-1]):
+            due.append(change)
+            change = next(queue, None)
+        yield reference, due
+
+
 class Trees:
-    """Reads and writes trees by their id; every id is a hash of what it names, so nothing here is ever changed."""
+    """Trees by their id, which is a hash of their content: nothing that is written is ever changed."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
@@ -80,18 +98,19 @@ class Trees:
         self.rows = lru_cache(64)(lambda key: [(path, Entry(*fields)) for path, *fields in self._read(key)])
 
     def get(self, tree: str, path: str) -> Entry | None:
+        """Return the entry of a path, None if the tree has none."""
         for found, entry in self.scan(tree, path):
             return entry if found == path else None
         return None
 
     def scan(self, tree: str, start: str = "") -> Iterator[tuple[str, Entry]]:
-        """The entries from path `start` on, in byte order of their paths."""
+        """Yield the entries from path `start` on, in byte order of their paths."""
         ranges = self.ranges(tree)
         first = bisect.bisect_left(ranges, start, key=lambda r: r.last)
         return self._scan_ranges(ranges[first:], start)
 
     def diff(self, left: str, right: str, start: str = "") -> Iterator[tuple[str, Entry | None, Entry | None]]:
-        """(path, left entry, right entry) of what differs from path `start` on; ranges that both have are not read."""
+        """Yield (path, left entry, right entry) for differences from path `start` on; ranges that both have are not read."""
         mine, theirs = self.ranges(left), self.ranges(right)
         shared = set(mine) & set(theirs)
         sides = [[r for r in ranges if r not in shared and r.last >= start] for ranges in (mine, theirs)]
@@ -100,23 +119,10 @@ class Trees:
                 yield path, a, b
 
     def apply(self, tree: str, changes: Iterable[tuple[str, Entry]]) -> str:
-        """The id of `tree` ("" is empty) with sorted `changes` made. Only ranges that change are rewritten."""
-        queue = iter(changes)
-        change = next(queue, None)
+        """Return the id of `tree` ("" is the empty one) after sorted changes. Only ranges that change are rewritten."""
         result: list[Range] = []
-        rows: list[tuple[str, Entry]] = []  # read, and not yet part of a finished range
-        ranges = self.ranges(tree) or [Range("", "")]
-
-        def finish() -> None:
-            key = self._write(range_id(rows), [(path, *entry) for path, entry in rows])
-            result.append(Range(key, rows[-1][0]))
-            rows.clear()
-
-        for reference in ranges:
-            due: list[tuple[str, Entry]] = []
-            while change and (change[0] <= reference.last or reference is ranges[-1]):
-                due.append(change)
-                change = next(queue, None)
+        rows: list[tuple[str, Entry]] = []  # read, and not yet part of a written range
+        for reference, due in _assign_changes(self.ranges(tree) or [Range("", "")], changes):
             if not due and not rows:
                 result.append(reference)
                 continue
@@ -125,11 +131,16 @@ class Trees:
                 if entry and entry.sha256:
                     rows.append((path, entry))
                 if _ends_range(path) and rows and rows[-1][0] == path:
-                    finish()
+                    result.append(self._write_range(rows))
+                    rows = []
         if rows:
-            finish()
-        ranges = [r for r in result if r.id]
+            result.append(self._write_range(rows))
+        ranges = [reference for reference in result if reference.id]
         return self._write(tree_id(ranges), ranges)
+
+    def _write_range(self, rows: list[tuple[str, Entry]]) -> Range:
+        key = self._write(range_id(rows), [(path, *entry) for path, entry in rows])
+        return Range(key, rows[-1][0])
 
     def _scan_ranges(self, ranges: list[Range], start: str) -> Iterator[tuple[str, Entry]]:
         for reference in ranges:
@@ -139,7 +150,7 @@ class Trees:
     def _read(self, key: str) -> list[list[Any]]:
         row = self._db("SELECT data FROM nodes WHERE id=?", key).fetchone() if key else (zlib.compress(b"[]"),)
         if not row:
-            raise LookupError(f"node {key} is lost")
+            raise LookupError(f"node {key} is missing")
         return list(json.loads(zlib.decompress(row[0])))
 
     def _write(self, key: str, value: object) -> str:

@@ -1,4 +1,4 @@
-"""fsck names what is broken; gc frees what nothing reaches, and nothing else, whatever happens to it."""
+"""fsck lists damage, repair restores it, gc deletes only what is unreachable, even if it is killed."""
 
 import os
 import secrets
@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def repo(folder: Path) -> Iterator[Repo]:
-    """Two commits of a large and some small files, a staged change, and rests that nothing reaches."""
+    """A repository with two commits of large and small files, a staged change, and unreachable content."""
     with servers.embedded(folder) as server:
         repo = open_repo(server)
         repo.put("large", b"1" * 100_000)
@@ -35,10 +35,10 @@ def repo(folder: Path) -> Iterator[Repo]:
         repo.put("d/overwritten", b"2" * 100_000)
         repo.put("d/overwritten", "staged over it, before the commit")
         repo.commit()
-        repo.branch("gone")
-        repo.put("only-there", b"3" * 100_000, "gone")
-        repo.commit("gone")
-        repo.api.branches_api.delete_branch(repo.name, "gone")
+        repo.branch("deleted")
+        repo.put("only-on-deleted", b"3" * 100_000, "deleted")
+        repo.commit("deleted")
+        repo.api.branches_api.delete_branch(repo.name, "deleted")
         repo.put("large", b"4" * 100_000)
         repo.commit()
         repo.put("staged", b"5" * 100_000)
@@ -50,23 +50,23 @@ def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def stored(folder: Path) -> list[Path]:
+def content_files(folder: Path) -> list[Path]:
     return [path for path in (folder / "content").glob("*") if path.suffix != ".part"]
 
 
-def everything(repo: Repo) -> dict[str, bytes]:
-    """What references reach: all of main's commits, and what is staged."""
+def reachable_content(repo: Repo) -> dict[str, bytes]:
+    """Return all reachable content: of main's commits, and what is staged."""
     return {f"{ref}/{path}": repo.get(path, ref) for ref in ("main", "main~0", "main~1") for path in repo.paths(ref)}
 
 
-def test_fsck_of_a_whole_store(repo: Repo, folder: Path) -> None:
+def test_fsck_finds_no_faults_in_undamaged_store(repo: Repo, folder: Path) -> None:
     ended = run(folder, "fsck")
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "no faults\n", "")
 
 
 @pytest.mark.parametrize("size", [50, 100_000, 100_001])
 @pytest.mark.parametrize("damage", ["a changed byte", "missing"])
-def test_fsck_names_broken_content(repo: Repo, folder: Path, size: int, damage: str) -> None:
+def test_fsck_lists_damaged_content(repo: Repo, folder: Path, size: int, damage: str) -> None:
     sha256 = repo.put("x/broken", b"b" * size).physical_address.removeprefix("local://")
     commit_id = repo.commit().id
     file = folder / "content" / sha256
@@ -83,7 +83,7 @@ def test_fsck_names_broken_content(repo: Repo, folder: Path, size: int, damage: 
     assert ended.returncode == 1
     (line,) = ended.stdout.splitlines()
     assert line.startswith(f"lakefs://{repo.name}/{commit_id}/x/broken: content {sha256} ")
-    repo.put("y/whole", b"b" * size)  # the same content, sent again, mends it
+    repo.put("y/again", b"b" * size)  # uploading the same content repairs it
     assert run(folder, "fsck").stdout == "no faults\n"
     assert repo.get("x/broken", commit_id) == b"b" * size
     repo.commit()
@@ -91,7 +91,7 @@ def test_fsck_names_broken_content(repo: Repo, folder: Path, size: int, damage: 
 
 @pytest.mark.parametrize("size", [50, 100_000])
 @pytest.mark.parametrize("damage", ["a changed byte", "missing"])
-def test_fsck_mends_from_files_that_still_hold_it(
+def test_repair_restores_content_from_equal_files(
     repo: Repo, folder: Path, tmp_path: Path, size: int, damage: str
 ) -> None:
     content = secrets.token_bytes(size)
@@ -107,16 +107,16 @@ def test_fsck_mends_from_files_that_still_hold_it(
             db.execute("UPDATE blobs SET data=? WHERE sha256=?", (bytes([content[0] ^ 1]) + content[1:], sha256))
     (tmp_path / "data/deep").mkdir(parents=True)
     (tmp_path / "data/other").write_bytes(bytes([content[0] ^ 1]) + content[1:])
-    assert run(folder, "fsck", "--mend", str(tmp_path / "data")).returncode == 1, "nothing there has it"
+    assert run(folder, "fsck", "--mend", str(tmp_path / "data")).returncode == 1, "alias; no file has this content"
     (tmp_path / "data/deep/renamed").write_bytes(content)
-    ended = run(folder, "fsck", "--mend", str(tmp_path / "data"))
-    lines = [f"content {sha256} came again from {tmp_path / 'data/deep/renamed'}", "no faults"]
+    ended = run(folder, "fsck", "--repair", str(tmp_path / "data"))
+    lines = [f"content {sha256} restored from {tmp_path / 'data/deep/renamed'}", "no faults"]
     assert (ended.returncode, ended.stdout.splitlines()) == (0, lines), ended.stderr
     assert repo.get("x/broken", commit_id) == content
-    assert run(folder, "gc", "--mend", str(tmp_path)).returncode == 2
+    assert run(folder, "gc", "--repair", str(tmp_path)).returncode == 2
 
 
-def test_fsck_names_lost_and_changed_versions(repo: Repo, folder: Path) -> None:
+def test_fsck_lists_missing_and_modified_commits_and_trees(repo: Repo, folder: Path) -> None:
     head = repo.api.branches_api.get_branch(repo.name, "main").commit_id
     first = repo.api.refs_api.log_commits(repo.name, "main").results[-1].id
     with sqlite3.connect(folder / "lakefs.db") as db:
@@ -133,28 +133,31 @@ def test_fsck_names_lost_and_changed_versions(repo: Repo, folder: Path) -> None:
     assert "nothing was freed" in ended.stderr
 
 
-def test_gc_frees_only_what_nothing_reaches(repo: Repo, folder: Path) -> None:
-    expected = everything(repo)
+def test_gc_deletes_only_unreachable_content(repo: Repo, folder: Path) -> None:
+    expected = reachable_content(repo)
     dead_part = folder / "content" / "dead.part"
     dead_part.write_bytes(b"x" * 10)
     os.utime(dead_part, (0, 0))
     (folder / "content" / "alive.part").write_bytes(b"x")
-    before = len(stored(folder))
+    before = len(content_files(folder))
     ended = run(folder, "gc")
     assert ended.stdout == "freed 0 contents, 0 commits, 0 tree nodes; 10 bytes of files\n"
-    assert len(stored(folder)) == before == 5
+    assert len(content_files(folder)) == before == 5
     ended = run(folder, "gc", "--grace-hours", "0")
     assert ended.stdout == "freed 2 contents, 1 commits, 2 tree nodes; 200,000 bytes of files\n"
-    assert (len(stored(folder)), list((folder / "content").glob("*.part"))) == (3, [folder / "content" / "alive.part"])
-    assert everything(repo) == expected
-    repo.put("again", b"3" * 100_000)  # what was freed comes back
+    assert (len(content_files(folder)), list((folder / "content").glob("*.part"))) == (
+        3,
+        [folder / "content" / "alive.part"],
+    )
+    assert reachable_content(repo) == expected
+    repo.put("again", b"3" * 100_000)  # deleted content can be uploaded again
     repo.commit()
     assert repo.get("again") == b"3" * 100_000
     assert run(folder, "fsck").stdout == "no faults\n"
 
 
-def test_gc_keeps_what_runs_name_until_they_are_dropped(repo: Repo, folder: Path) -> None:
-    """A run's model on a branch that is gone, and its data on another one, named by the model's metadata only."""
+def test_gc_keeps_commits_of_mlflow_runs_until_dropped(repo: Repo, folder: Path) -> None:
+    """The run's model is on a deleted branch, and its data on another one, named only by the model's metadata."""
     repo.branch("data")
     repo.put("data/x", b"6" * 100_000, "data")
     data = repo.commit("data").id
@@ -170,27 +173,27 @@ def test_gc_keeps_what_runs_name_until_they_are_dropped(repo: Repo, folder: Path
     assert run(folder, "fsck").stdout == "no faults\n"
     dropped = run(folder, "gc", "--grace-hours", "0", "--drop-run", "r1")
     assert dropped.stdout.startswith("freed 2 contents, 2 commits"), dropped.stderr
-    assert len(stored(folder)) == 3
+    assert len(content_files(folder)) == 3
 
 
 @pytest.mark.parametrize("delay", [0.15, 0.2, 0.25, 0.3, 0.4])
-def test_a_killed_gc_loses_nothing(repo: Repo, folder: Path, delay: float) -> None:
+def test_killed_gc_loses_no_reachable_content(repo: Repo, folder: Path, delay: float) -> None:
     for number in range(50):
         repo.put("often", os.urandom(70_000) + bytes([number]))
-    expected = everything(repo)
+    expected = reachable_content(repo)
     command = [sys.executable, "-m", "utils.local_lakefs", "gc", "--grace-hours", "0", "--dir", str(folder)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     time.sleep(delay)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert everything(repo) == expected
+    assert reachable_content(repo) == expected
     repo.commit()
     assert run(folder, "fsck").stdout == "no faults\n"
     assert run(folder, "gc", "--grace-hours", "0").returncode == 0
-    assert len(stored(folder)) == 4  # 1, 4, 5 and the newest of "often"
+    assert len(content_files(folder)) == 4  # 1, 4, 5 and the newest of "often"
 
 
-def test_gc_beside_writers(repo: Repo, folder: Path) -> None:
+def test_gc_can_run_during_uploads(repo: Repo, folder: Path) -> None:
     done = threading.Event()
 
     def collect() -> None:
@@ -200,7 +203,7 @@ def test_gc_beside_writers(repo: Repo, folder: Path) -> None:
     collector = threading.Thread(target=collect)
     collector.start()
     for number in range(60):
-        data = str(number % 7).encode() * 70_000  # comes again and again, also after it was freed
+        data = str(number % 7).encode() * 70_000  # uploaded repeatedly, also after gc deleted it
         while repo.raw("POST", "/branches/main/objects", data, path="a").status == 503:
             pass
         if number % 5 == 0:

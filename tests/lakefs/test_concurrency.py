@@ -1,4 +1,4 @@
-"""Several at once, and the worst moment to die: no lost update, no half commit, no torn object."""
+"""Concurrent clients and processes, and SIGKILL: no lost update, no partial commit, no partial object."""
 
 import contextlib
 import hashlib
@@ -21,11 +21,11 @@ from tests.servers import Server
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_commits_of_many_threads_lose_nothing(repo: Repo) -> None:
+def test_concurrent_commits_lose_no_changes(repo: Repo) -> None:
     def work(number: int) -> None:
         for step in range(5):
             repo.put(f"{number}/{step}", f"{number}-{step}")
-            with contextlib.suppress(Exception):  # another thread's commit may have taken this change along
+            with contextlib.suppress(Exception):  # another thread's commit may have included this change
                 repo.commit(message=f"{number}/{step}")
 
     with ThreadPoolExecutor(6) as pool:
@@ -35,16 +35,16 @@ def test_commits_of_many_threads_lose_nothing(repo: Repo) -> None:
     assert repo.paths() == sorted(f"{number}/{step}" for number in range(6) for step in range(5))
     commits = repo.api.refs_api.log_commits(repo.name, "main", amount=1000, first_parent=True).results
     added = [path for commit in commits[:-1] for path, _ in repo.diff(f"{commit.id}~", commit.id)]
-    assert sorted(added) == repo.paths()  # every change is in one commit, and in no more
+    assert sorted(added) == repo.paths()  # every change is in exactly one commit
 
 
-def test_merges_of_many_threads_lose_nothing(repo: Repo) -> None:
+def test_concurrent_merges_lose_no_changes(repo: Repo) -> None:
     def work(number: int) -> None:
         repo.branch(f"b{number}")
         repo.put(f"file{number}", "x", f"b{number}")
         repo.commit(f"b{number}")
         for _ in range(50):
-            with contextlib.suppress(Exception):  # lakeFS may answer that main has moved: asked again, it works
+            with contextlib.suppress(Exception):  # lakeFS may answer that main has changed: try again
                 repo.merge(f"b{number}")
                 return
 
@@ -55,7 +55,7 @@ def test_merges_of_many_threads_lose_nothing(repo: Repo) -> None:
 
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[tuple["subprocess.Popen[str]", Server]]:
-    """`python -m utils.local_lakefs` over `folder`, on a free port."""
+    """Run `python -m utils.local_lakefs` over `folder` on a free port."""
     command = [sys.executable, "-m", "utils.local_lakefs", "--port", "0", "--dir", str(folder)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
@@ -72,7 +72,7 @@ def serving(folder: Path) -> Iterator[tuple["subprocess.Popen[str]", Server]]:
             process.stdout.close()
 
 
-def test_two_processes_over_one_folder(tmp_path: Path) -> None:
+def test_two_server_processes_share_one_directory(tmp_path: Path) -> None:
     with serving(tmp_path) as (_, one), serving(tmp_path) as (_, two):
         first = open_repo(one)
         second = open_repo(two)
@@ -98,7 +98,7 @@ def test_two_processes_over_one_folder(tmp_path: Path) -> None:
         assert all(len(first.get(path)) in (70, 70_000) for path in first.paths())
 
 
-def test_many_processes_make_the_store_at_once(tmp_path: Path) -> None:
+def test_store_is_created_once_by_concurrent_processes(tmp_path: Path) -> None:
     program = (
         "import sys, pathlib; from utils import local_lakefs; "
         "server = local_lakefs.start(pathlib.Path(sys.argv[1])); print(server.secret_access_key); server.stop()"
@@ -115,7 +115,7 @@ def test_many_processes_make_the_store_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("delay", [0.05, 0.2, 0.4, 0.7])
-def test_killed_at_any_moment_every_commit_is_whole(tmp_path: Path, delay: float) -> None:
+def test_sigkill_leaves_every_acknowledged_commit_complete(tmp_path: Path, delay: float) -> None:
     with serving(tmp_path) as (process, server):
         repo = open_repo(server)
         acknowledged: list[tuple[str, dict[str, str]]] = []
@@ -148,7 +148,7 @@ def test_killed_at_any_moment_every_commit_is_whole(tmp_path: Path, delay: float
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
-def test_signals_end_it_cleanly(tmp_path: Path, number: signal.Signals, code: int) -> None:
+def test_signals_stop_server_with_exit_code(tmp_path: Path, number: signal.Signals, code: int) -> None:
     with serving(tmp_path) as (process, server):
         assert (tmp_path / "lakectl.env").stat().st_mode & 0o777 == 0o600
         assert (tmp_path / "credentials.json").stat().st_mode & 0o777 == 0o600
@@ -157,7 +157,7 @@ def test_signals_end_it_cleanly(tmp_path: Path, number: signal.Signals, code: in
         assert process.wait(10) == code
 
 
-def test_a_port_in_use_is_one_line(tmp_path: Path, lakefs_server: Server) -> None:
+def test_port_in_use_is_reported_in_one_line(tmp_path: Path, lakefs_server: Server) -> None:
     if lakefs_server.kind != "embedded":
         pytest.skip("about the embedded server's command")
     port = lakefs_server.endpoint.rpartition(":")[2]
