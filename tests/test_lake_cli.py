@@ -60,7 +60,7 @@ def paint(project: Project, value: int, pixels: int = 10) -> str:
 
 
 def commit_id(output: str) -> str:
-    return output.split("data commit: ")[1].split()[0]
+    return output.split("data commit: ")[1].split(maxsplit=1)[0]
 
 
 @pytest.fixture

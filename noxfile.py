@@ -1,0 +1,58 @@
+"""The checks of this repository, one session each: `nox` runs all, `nox -s lint` runs one, `nox -l` lists them.
+
+The sessions use the environment that nox runs in (`pip install -r requirements-dev.txt`): PyTorch is not installed again
+for each of them. `.ci/run` and `.pre-commit-config.yaml` run the same commands.
+"""
+
+from __future__ import annotations
+
+import nox
+
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ["lint", "types", "docs", "tests"]
+
+PACKAGES = (
+    "core",
+    "dataset",
+    "inference",
+    "lineage",
+    "registry",
+    "segmentation",
+    "tools",
+    "train",
+    "utils",
+    "versioning",
+)
+SCRIPTS = ("train.py", "register_model.py", "infer.py", "lake.py")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, spelling and the layers of ARCHITECTURE.md."""
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("codespell")
+    session.run("lint-imports", "--no-cache")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types in strict mode."""
+    session.run("mypy", "config.py", "noxfile.py", *PACKAGES, "tests")
+    session.run("mypy", "benchmarks")
+    for script in SCRIPTS:  # one call each: beside the package train/, train.py is a second module of that name
+        session.run("mypy", script)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Check the Korean message catalogue and the generated documentation of the settings."""
+    session.run("python", "tools/catalogue.py", "check")
+    session.run("python", "tools/settings_docs.py", "check")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests and print the line coverage; `nox -s tests -- tests/test_data.py` runs a part of them."""
+    session.run("python", "-m", "pytest", "--cov", "--cov-report=", *session.posargs)
+    session.run("python", "-m", "coverage", "report", "--skip-covered", "--sort=cover")
