@@ -30,7 +30,7 @@ class MlflowTrain(ModelTrain):
     """Records resolved settings, metrics and overlays; the run itself belongs to a RunTracker."""
 
     def __init__(self, setup: TrainingSetup, tracker: RunTracker, data: DataCommit) -> None:
-        """`data`: the commit that this training reads."""
+        """Prepare the training; `data` is the commit that it reads."""
         lineage = {"run_id": tracker.run_id, **tracker.facts.git.metadata(), "lakefs_data_path": str(data.path)}
         super().__init__(setup, tracker.folder, lineage)
         self.tracker, self.data_commit = tracker, data

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import getpass
 import hashlib
 import json
@@ -320,9 +319,3 @@ def _is_alive(pid: int) -> bool:
     except OSError:  # another user's process, or a system that cannot tell
         return True
     return True
-
-
-def facts_of(interrupted: Interrupted, facts: RunFacts) -> RunFacts:
-    """Return the facts that an interrupted run was started with, for its tags and commits."""
-    record = interrupted.record
-    return dataclasses.replace(facts, git=record.git, smoke=record.smoke, target_branch=record.target_branch)
