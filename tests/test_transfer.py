@@ -494,8 +494,7 @@ def test_a_link_that_expired_before_the_file_was_sent(
     """The storage refuses it, or hangs up while the file is still being sent: either way the file arrives."""
     if not offers_parts(lake):
         pytest.skip("this server offers no presigned links")
-    from lakefs_sdk.api import experimental_api
-    from lakefs_sdk.api import staging_api
+    from lakefs_sdk.api import experimental_api, staging_api
 
     whole, part, first = staging_api.StagingApi.get_physical_address, experimental_api.ExperimentalApi.upload_part, [1]
 

@@ -2,7 +2,8 @@
 
 `python -m utils.local_lakefs fsck` lists every damaged object and exits with 1 if there is one; with `--repair data/`
 it first restores damaged content from equal files below data/.
-`python -m utils.local_lakefs gc` deletes what no branch, tag, MLflow run or staged change needs."""
+`python -m utils.local_lakefs gc` deletes what no branch, tag, MLflow run or staged change needs.
+"""
 
 from __future__ import annotations
 
