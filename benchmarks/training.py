@@ -42,9 +42,9 @@ from torch import Tensor, nn
 
 import config
 from core import git as git_utils
-from core import memory
 from core.background import Background
-from core.console import table
+from core.console import format_table
+from core.process import keep_freed_memory
 from dataset.classes import IGNORE_INDEX, ClassMap
 from dataset.images import read_image, read_mask
 from dataset.layout import Pair
@@ -260,7 +260,7 @@ def measure(network: nn.Module, pairs: tuple[Pair, ...], classes: ClassMap) -> C
 
 def bare(options: argparse.Namespace) -> Figures:
     """In a child: the steps alone, on tensors in memory, with the loss that our training has."""
-    memory.keep_freed()
+    keep_freed_memory()
     torch.manual_seed(0)
     data = check_data(options.data, 0, make_split=False)
     network = build_network(options.network, data.classes.num_classes).to(memory_format=torch.channels_last).train()
@@ -348,7 +348,7 @@ def accuracy(options: argparse.Namespace) -> None:
         add(f"ours, {figures['network']} {options.size[0]}x{options.size[1]}, seed {seed}", figures)
     for name in options.peers:
         add(f"{name} {PEER_SIZE[0]}x{PEER_SIZE[1]}, seed 0", call("peer", options, network=name, seeds=0))
-    print(table(["what", "seconds", "images", "images/s", "val mIoU", "val accuracy"], rows))
+    print(format_table(["what", "seconds", "images", "images/s", "val mIoU", "val accuracy"], rows))
 
 
 def speed(options: argparse.Namespace) -> None:
@@ -369,8 +369,8 @@ def speed(options: argparse.Namespace) -> None:
                 found["cpu_per_image"] = None
             rows.append([name, *rates(found, base), f"plain loop over the folder, {workers} workers"])
         shares += shares_of(name, parts)
-    print(table(["network", "images/s", "of bare", "CPU ms/image", "of bare", "loop"], rows))
-    print("\n" + table(["network", "time of ours goes to", "seconds", "share", "of training"], shares))
+    print(format_table(["network", "images/s", "of bare", "CPU ms/image", "of bare", "loop"], rows))
+    print("\n" + format_table(["network", "time of ours goes to", "seconds", "share", "of training"], shares))
 
 
 def rates(found: Figures, base: Figures) -> list[str]:

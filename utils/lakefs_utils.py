@@ -19,11 +19,11 @@ from utils.lakefs_client.connection import Connection, LakePath
 from utils.lakefs_client.download import Downloader
 from utils.lakefs_client.merge import Merger
 from utils.lakefs_client.migration import MigrationTarget
-from utils.lakefs_client.publish import Published, Publisher, manifest_sha256
+from utils.lakefs_client.publish import Publisher, PublishResult, manifest_sha256
 from utils.lakefs_client.queries import Queries
 from utils.lakefs_client.refs import Refs
 
-__all__ = ["LakeFS", "LakePath", "Published", "connect", "manifest_sha256"]
+__all__ = ["LakeFS", "LakePath", "PublishResult", "connect", "manifest_sha256"]
 
 EMBEDDED_WORKERS = 1  # transfers at once with the embedded server: it shares this process
 
@@ -48,7 +48,7 @@ class LakeFS:
         self.connection = connection = Connection(
             endpoint, access_key_id, secret_access_key, repo, branch, workers, journals
         )
-        self.check, self.close, self.explained = connection.check, connection.close, connection.explained
+        self.check, self.close, self.convert_errors = connection.check, connection.close, connection.convert_errors
 
         self.queries = queries = Queries(connection)
         self.head, self.default_branch, self.resolve = queries.head, queries.default_branch, queries.resolve
@@ -67,7 +67,11 @@ class LakeFS:
 
         self.downloader = downloader = Downloader(connection, queries)
         self.verified_file, self.download = downloader.verified_file, downloader.download
-        self.committed, self.verify_object, self.read = downloader.committed, downloader.verify_object, downloader.read
+        self.committed_objects, self.verify_object, self.read = (
+            downloader.committed_objects,
+            downloader.verify_object,
+            downloader.read,
+        )
 
         self.publisher = publisher = Publisher(connection, queries, refs, merger)
         self.publish, self.upload, self.remove = publisher.publish, publisher.upload, publisher.remove

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from config import BUCKET, BUCKET_RULE, ROOT, Settings, load_settings
-from core.console import add_common_options, human_size
+from core.console import add_common_options, format_size
 from core.errors import AppError, UsageError
 from core.i18n import tr
 from core.process import run_script
@@ -31,7 +31,7 @@ _NO_BUCKET = ("NoSuchBucket", "NoSuchKey", "404", "NotFound")
 _WRONG_KEY = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthorizationHeaderMalformed", "401")
 
 
-def client(settings: Settings) -> Any:
+def make_client(settings: Settings) -> Any:
     """A boto3 S3 client with the settings' region and address style, time limits and retries."""
     import boto3
     from botocore.config import Config
@@ -92,7 +92,7 @@ def ensure_bucket(settings: Settings, bucket: str) -> None:
         rule = tr(BUCKET_RULE)
         raise UsageError(tr("bucket name '{bucket}': expected {rule}", bucket=bucket, rule=rule))
 
-    s3 = client(settings)
+    s3 = make_client(settings)
     # AWS wants the region's name in the request, except for the one that has none
     place = {"CreateBucketConfiguration": {"LocationConstraint": settings.minio_region}}
     with _explained(settings, f"s3://{bucket}"):
@@ -120,35 +120,35 @@ def split_uri(uri: str, key_needed: bool = False) -> tuple[str, str]:
     return match[1], match[2] or ""
 
 
-def health(settings: Settings, bucket: str | None) -> None:
+def check_health(settings: Settings, bucket: str | None) -> None:
     """Whether the server answers, takes the keys, and has the bucket. Raises AppError with the first that fails."""
     what = f"s3://{bucket}" if bucket else tr("the list of buckets")
     with _explained(settings, what):
-        s3 = client(settings)
+        s3 = make_client(settings)
         if bucket:  # a GET: the answer to a HEAD has no words, so that a wrong key would look like a missing right
             s3.list_objects_v2(Bucket=bucket, MaxKeys=1)
         else:
             s3.list_buckets()
 
 
-def buckets(settings: Settings) -> list[str]:
+def list_buckets(settings: Settings) -> list[str]:
     """Names of the buckets that the key may see."""
     with _explained(settings, tr("the list of buckets")):
-        return [str(bucket["Name"]) for bucket in client(settings).list_buckets()["Buckets"]]
+        return [str(bucket["Name"]) for bucket in make_client(settings).list_buckets()["Buckets"]]
 
 
-def objects(settings: Settings, bucket: str, prefix: str) -> Iterator[tuple[str, int]]:
+def list_objects(settings: Settings, bucket: str, prefix: str) -> Iterator[tuple[str, int]]:
     """(key, bytes) of every object below a prefix, page by page."""
     with _explained(settings, f"s3://{bucket}/{prefix}"):
-        for page in client(settings).get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        for page in make_client(settings).get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
             for found in page.get("Contents", ()):
                 yield str(found["Key"]), int(found["Size"])
 
 
-def presigned_link(settings: Settings, bucket: str, key: str, expires_s: int = LINK_S) -> str:
+def make_presigned_link(settings: Settings, bucket: str, key: str, expires_s: int = LINK_S) -> str:
     """A link that reads one object without keys for a while. Raises AppError where there is no such object."""
     with _explained(settings, f"s3://{bucket}/{key}"):
-        s3 = client(settings)
+        s3 = make_client(settings)
         s3.head_object(Bucket=bucket, Key=key)
         return str(s3.generate_presigned_url("get_object", {"Bucket": bucket, "Key": key}, expires_s))
 
@@ -202,7 +202,7 @@ def main(arguments: list[str]) -> int:
     else:
         if not 1 <= options.expires <= LINK_MAX_S:
             raise UsageError(f"--expires {options.expires}: 1 … {LINK_MAX_S}")
-        print(presigned_link(settings, *split_uri(options.uri, key_needed=True), options.expires))
+        print(make_presigned_link(settings, *split_uri(options.uri, key_needed=True), options.expires))
     return 0
 
 
@@ -210,7 +210,7 @@ def show_health(settings: Settings) -> None:
     """One line when all is well."""
     place = settings.lakefs_storage_namespace or ""
     bucket = split_uri(place)[0] if place.startswith("s3://") else settings.minio_bucket
-    health(settings, bucket)
+    check_health(settings, bucket)
     what = f", s3://{bucket}" if bucket else ""
     notify(tr("healthy: {minio_endpoint}{what}", minio_endpoint=settings.minio_endpoint, what=what))
 
@@ -218,15 +218,15 @@ def show_health(settings: Settings) -> None:
 def show_list(settings: Settings, uri: str | None) -> None:
     """Buckets, or objects with their sizes and a total."""
     if uri is None:
-        for name in buckets(settings):
+        for name in list_buckets(settings):
             print(f"s3://{name}")
         return
     bucket, prefix = split_uri(uri)
     count = total = 0
-    for key, size_bytes in objects(settings, bucket, prefix):
-        print(f"{human_size(size_bytes):>10}  s3://{bucket}/{key}")
+    for key, size_bytes in list_objects(settings, bucket, prefix):
+        print(f"{format_size(size_bytes):>10}  s3://{bucket}/{key}")
         count, total = count + 1, total + size_bytes
-    notify(tr("{count} objects, {size}", count=count, size=human_size(total)))
+    notify(tr("{count} objects, {size}", count=count, size=format_size(total)))
 
 
 if __name__ == "__main__":

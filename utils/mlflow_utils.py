@@ -17,7 +17,7 @@ from core.errors import AppError, UsageError
 from core.git import without_credentials
 from core.i18n import tr
 from core.locks import file_lock
-from core.process import uninterrupted
+from core.process import defer_interrupt
 from utils.lakefs_utils import LakePath
 from utils.lineage import Lineage
 
@@ -34,12 +34,12 @@ def tracking_uri(settings: Settings) -> str:
 
 
 @contextlib.contextmanager
-def explained(settings: Settings, what: str) -> Iterator[None]:
+def convert_errors(settings: Settings, what: str) -> Iterator[None]:
     """Turn MLflow's exceptions into one line: what, which server, what came back. Ctrl-C waits until the call is whole."""
     from mlflow.exceptions import MlflowException
 
     try:
-        with uninterrupted():
+        with defer_interrupt():
             yield
     except MlflowException as error:
         raise AppError(
@@ -64,7 +64,7 @@ def connect(settings: Settings) -> MlflowClient:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # not a line for each table of a new database
     import mlflow
 
-    with explained(settings, tr("connecting to MLflow")):
+    with convert_errors(settings, tr("connecting to MLflow")):
         if uri.startswith("sqlite:///"):
             _create_database(Path(uri.removeprefix("sqlite:///")))
         client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -109,12 +109,12 @@ def _check_health(uri: str) -> None:
         ) from error
 
 
-def experiment_id(client: MlflowClient, settings: Settings) -> str:
+def get_or_create_experiment(client: MlflowClient, settings: Settings) -> str:
     """The experiment of the settings, made if it is not there; two processes may do so at once."""
     from mlflow.exceptions import MlflowException
 
     name = settings.mlflow_experiment
-    with explained(settings, tr("experiment '{name}'", name=name)):
+    with convert_errors(settings, tr("experiment '{name}'", name=name)):
         found = client.get_experiment_by_name(name)
         if found is not None and found.lifecycle_stage == "active":
             return str(found.experiment_id)
@@ -130,20 +130,20 @@ def experiment_id(client: MlflowClient, settings: Settings) -> str:
         return str(again.experiment_id)
 
 
-def experiments(client: MlflowClient, settings: Settings) -> list[Experiment]:
+def list_experiments(client: MlflowClient, settings: Settings) -> list[Experiment]:
     """All active experiments, newest first."""
-    with explained(settings, tr("listing experiments")):
+    with convert_errors(settings, tr("listing experiments")):
         return list(client.search_experiments(max_results=1000))
 
 
-def finished_runs(client: MlflowClient, settings: Settings, experiment: str, metric: str) -> list[Run]:
+def find_finished_runs(client: MlflowClient, settings: Settings, experiment: str, metric: str) -> list[Run]:
     """FINISHED runs of an experiment that committed a model and have a finite `metric`, best first.
 
     Runs of `--smoke` are left out: their figures are those of two batches.
     """
     runs: list[Run] = []
     token: str | None = None
-    with explained(settings, tr("searching runs")):
+    with convert_errors(settings, tr("searching runs")):
         while True:
             page = client.search_runs(
                 [experiment], "attributes.status = 'FINISHED'", max_results=1000, page_token=token
@@ -155,10 +155,10 @@ def finished_runs(client: MlflowClient, settings: Settings, experiment: str, met
     return sorted(runs, key=lambda run: (-run.data.metrics[metric], -run.info.start_time))
 
 
-def best_runs(client: MlflowClient, settings: Settings) -> list[Run]:
+def find_best_runs(client: MlflowClient, settings: Settings) -> list[Run]:
     """Runs of the settings' experiment that could be registered, best first. Raises AppError where there is none."""
     name, metric = settings.mlflow_experiment, settings.register_metric
-    runs = finished_runs(client, settings, experiment_id(client, settings), metric)
+    runs = find_finished_runs(client, settings, get_or_create_experiment(client, settings), metric)
     if not runs:
         raise AppError(
             tr(
@@ -219,6 +219,6 @@ def run_lineage(run: Run) -> Lineage:
     )
 
 
-def when(timestamp_ms: int) -> str:
+def format_time(timestamp_ms: int) -> str:
     """MLflow's time stamp as local date and time."""
     return datetime.fromtimestamp(timestamp_ms / 1000).strftime("%Y-%m-%d %H:%M")

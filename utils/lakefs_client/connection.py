@@ -76,7 +76,7 @@ class Connection:
     def close(self) -> None:
         """Close the connections."""
         self.pool.clear()
-        self.transfer.wire.close()
+        self.transfer.http.close()
 
     def __repr__(self) -> str:
         return f"LakeFS({self.endpoint}, {self.repo}, {self.branch})"
@@ -87,14 +87,14 @@ class Connection:
         It is called before the first request; what is in the cache needs no server.
         """
         self.asked = True
-        with self.explained(tr("connecting to lakeFS")):
+        with self.convert_errors(tr("connecting to lakeFS")):
             self.pool.request(
                 "GET", f"{self.api}/healthcheck", retries=urllib3.Retry(2, backoff_factor=0.3), timeout=HEALTH_S
             )
             self.sdk.config_api.get_config()
 
     @contextlib.contextmanager
-    def explained(self, what: str) -> Iterator[None]:
+    def convert_errors(self, what: str) -> Iterator[None]:
         """Turn exceptions of the SDK and urllib3 into one line: what, which server, its answer, how to fix it."""
         from lakefs_sdk.exceptions import ApiException
         from pydantic.v1 import ValidationError

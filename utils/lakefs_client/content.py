@@ -66,7 +66,7 @@ def content_type(path: str) -> str:
     return CONTENT_TYPES.get(PurePosixPath(path).suffix.lower(), "application/octet-stream")
 
 
-class Refused(AppError):
+class PresignedRequestRefused(AppError):
     """The object storage refused a presigned request, with this HTTP status."""
 
     def __init__(self, status: int, text: str) -> None:
@@ -76,17 +76,17 @@ class Refused(AppError):
         self.status = status
 
 
-class Busy(AppError, ServerUnavailable):
+class ServerBusy(AppError, ServerUnavailable):
     """A server that answered all tries with 'later'."""
 
 
-class Differs(AppError):
+class ChecksumMismatch(AppError):
     """Content that is not the one of its record."""
 
 
-def refusal(status: int, where: str, text: str) -> AppError:
+def response_error(status: int, where: str, text: str) -> AppError:
     """What the server answered instead of doing it."""
-    return (Busy if status in BUSY else AppError)(f"{where}{status} {text}")
+    return (ServerBusy if status in BUSY else AppError)(f"{where}{status} {text}")
 
 
 class Digests:
@@ -103,7 +103,7 @@ class Digests:
             self.md5.update(chunk)
 
 
-def verify(remote: RemoteFile, digests: Digests) -> None:
+def verify_digests(remote: RemoteFile, digests: Digests) -> None:
     """Compare with the SHA-256 of the metadata, else with the MD5, else with the size (bytes). Raises Differs."""
     if remote.sha256:
         expected, found = remote.sha256, digests.sha256.hexdigest()
@@ -112,7 +112,7 @@ def verify(remote: RemoteFile, digests: Digests) -> None:
     else:
         expected, found = str(remote.size_bytes), str(digests.size)
     if expected != found:
-        raise Differs(
+        raise ChecksumMismatch(
             tr(
                 "{path}: content differs from its record (expected {expected}, found {found})",
                 path=remote.path,
@@ -122,7 +122,7 @@ def verify(remote: RemoteFile, digests: Digests) -> None:
         )
 
 
-def _checked_md5(file: LocalFile, stream: Any, size: int) -> str:
+def verified_md5(file: LocalFile, stream: Any, size: int) -> str:
     """MD5 (hex) of an open file that must still have its size and SHA-256. Raises AppError."""
     md5, sha256, read = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
     while chunk := stream.read(CHUNK):

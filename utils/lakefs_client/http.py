@@ -22,7 +22,10 @@ from urllib3.util import wait_for_read
 from core.workers import ServerUnavailable, raise_if_cancelled
 
 BLOCK = 1 << 20  # bytes of a body that are read, or sent, at once
-BROKEN = (OSError, http.client.HTTPException)  # what a connection that breaks raises, or a server that speaks no HTTP
+CONNECTION_ERRORS = (
+    OSError,
+    http.client.HTTPException,
+)  # what a connection that breaks raises, or a server that speaks no HTTP
 Origin = tuple[str, str]  # scheme, host:port
 
 
@@ -45,7 +48,7 @@ class Response:
         try:
             while piece := self._response.read(BLOCK):
                 yield piece
-        except BROKEN as error:
+        except CONNECTION_ERRORS as error:
             raise ProtocolError(str(error)) from error
         if self._response.length:  # http.client takes the end of the connection for the end of the body
             raise ProtocolError(f"{self._response.length} bytes are missing")
@@ -81,7 +84,7 @@ class HttpClient:
         retries, start = retries or self.retries, body.tell() if hasattr(body, "tell") else None
         while True:
             try:
-                connection, response = self._ask(origin, method, target, body, headers)
+                connection, response = self._send(origin, method, target, body, headers)
             except HTTPError as error:
                 try:
                     retries = retries.increment(method, parts.path, error=error, _pool=cast(Any, origin[1]))
@@ -104,7 +107,7 @@ class HttpClient:
             else:
                 connection.close()
 
-    def _ask(
+    def _send(
         self, origin: Origin, method: str, target: str, body: Any, headers: dict[str, str]
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         """One request on an idle connection or a new one. Raises ConnectTimeoutError for no connection, ProtocolError."""
@@ -112,9 +115,9 @@ class HttpClient:
         try:
             # The server may answer before it has read all of a body, and hang up.
             with contextlib.suppress(BrokenPipeError):
-                connection.request(method, target, _pieces(body) if hasattr(body, "read") else body, headers)
+                connection.request(method, target, _chunks(body) if hasattr(body, "read") else body, headers)
             return connection, connection.getresponse()
-        except BROKEN as error:
+        except CONNECTION_ERRORS as error:
             connection.close()
             raise ProtocolError(f"{type(error).__name__}: {error}") from error
         except BaseException:  # nobody waits for it any more, or there is no more to send
@@ -146,7 +149,7 @@ class HttpClient:
         return connection
 
 
-def _pieces(body: Any) -> Iterator[bytes]:
+def _chunks(body: Any) -> Iterator[bytes]:
     """A file as it is sent, as long as somebody waits for it."""
     while piece := body.read(BLOCK):
         raise_if_cancelled()

@@ -14,7 +14,7 @@ from core.errors import AppError
 from core.files import write_atomically
 from core.i18n import tr
 from core.workers import parallel, raise_if_cancelled
-from utils.lakefs_client.content import LocalFile, Refused, _checked_md5, content_type
+from utils.lakefs_client.content import LocalFile, PresignedRequestRefused, content_type, verified_md5
 from utils.lakefs_client.http import RetriesExhausted
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PART = 16 << 20  # bytes of a part; fixed, because another size would give equal content another checksum
 MULTIPART = 4 * PART  # bytes: from here a file goes in parts
-PARTS_AT_ONCE = 4  # of one file
+CONCURRENT_PARTS = 4  # of one file
 IDLE_S = 3600  # seconds without a part after which an upload of another content to the same path counts as given up
 JOURNAL_S = 20 * 3600  # seconds after which a multipart upload is begun anew; lakeFS forgets its address after 24 hours
 EXPIRED = 403  # what object storage answers to a link that is too old (or whose signature is of another clock)
@@ -35,7 +35,7 @@ class UploadContext(Protocol):
     api: str
     parts: threading.BoundedSemaphore
 
-    def unreachable(self, url: str, reason: Exception) -> None:
+    def disable_presigned_links(self, url: str, reason: Exception) -> None:
         """Remember that presigned links cannot be reached."""
 
     def post(self, repo: str, branch: str, path: str, file: LocalFile, size: int) -> None:
@@ -73,22 +73,22 @@ class MultipartUpload:
 
     def run(self) -> None:
         """Send what is missing and put the object on the branch. Raises AppError."""
-        state = self._resumed() or self._begun()
+        state = self._load_state() or self._start()
         count = -(-self.size // PART)
         missing = [number for number in range(1, count + 1) if str(number) not in state["etags"]]
         try:
-            for _, result in parallel(lambda number: self._send(state, number), missing, PARTS_AT_ONCE):
+            for _, result in parallel(lambda number: self._upload_part(state, number), missing, CONCURRENT_PARTS):
                 if isinstance(result, Exception):
                     raise result
-            self._completed(state, count)
+            self._complete(state, count)
         except RetriesExhausted as error:  # of the object storage: the server's own silence is another error
-            self.transfer.unreachable(state["url"], error)
+            self.transfer.disable_presigned_links(state["url"], error)
             self._abort(state)
             self.transfer.post(self.repo, self.branch, self.path, self.file, self.size)
-        self._forget()
+        self._delete_journal()
 
-    def _begun(self) -> dict[str, Any]:
-        self._sweep()
+    def _start(self) -> dict[str, Any]:
+        self._abort_abandoned()
         begun = self.transfer.sdk.experimental_api.create_presign_multipart_upload(
             self.repo, self.branch, self.path, parts=1
         )
@@ -100,10 +100,10 @@ class MultipartUpload:
             "began": time.time(),
             "etags": {},
         }
-        self._remember(state)
+        self._write_journal(state)
         return state
 
-    def _resumed(self) -> dict[str, Any] | None:
+    def _load_state(self) -> dict[str, Any] | None:
         """The state of an earlier call that is young enough."""
         with contextlib.suppress(FileNotFoundError):
             state = _read(self.journal) if self.journal else {}
@@ -111,7 +111,7 @@ class MultipartUpload:
                 return state
         return None
 
-    def _sweep(self) -> None:
+    def _abort_abandoned(self) -> None:
         """Give up the uploads that nobody will go on with: of long ago, and of a file that has changed since."""
         for journal in self.journal.parent.glob("*.json") if self.journal else []:
             with contextlib.suppress(FileNotFoundError):  # another process is at it
@@ -135,28 +135,28 @@ class MultipartUpload:
                 repo, branch, state["upload_id"], path, abort_presign_multipart_upload=address
             )
 
-    def _remember(self, state: dict[str, Any]) -> None:
+    def _write_journal(self, state: dict[str, Any]) -> None:
         if self.journal:
             write_atomically(self.journal, json.dumps(state).encode())
 
-    def _forget(self) -> None:
+    def _delete_journal(self) -> None:
         if self.journal:
             self.journal.unlink(missing_ok=True)
 
-    def _send(self, state: dict[str, Any], number: int) -> None:
+    def _upload_part(self, state: dict[str, Any], number: int) -> None:
         """One part, by a link signed just now: links live for 15 minutes, a slow upload for longer."""
         with self.transfer.parts:
-            self._send_part(state, number)
+            self._upload_verified_part(state, number)
 
-    def _send_part(self, state: dict[str, Any], number: int) -> None:
+    def _upload_verified_part(self, state: dict[str, Any], number: int) -> None:
         raise_if_cancelled()
         with self.file.path.open("rb") as stream:
             part = _Part(stream, (number - 1) * PART, min(PART, self.size - (number - 1) * PART))
             try:
                 etag = self._put(state, number, part)
-            except Refused as error:
+            except PresignedRequestRefused as error:
                 if error.status == 404:  # the storage has forgotten the upload: the next call begins anew
-                    self._forget()
+                    self._delete_journal()
                 if error.status != EXPIRED:
                     raise
                 etag = self._put(state, number, part)
@@ -164,7 +164,7 @@ class MultipartUpload:
             raise AppError(tr("the content changed on its way"))
         with self.lock:
             state["etags"][str(number)] = etag
-            self._remember(state)
+            self._write_journal(state)
 
     def _put(self, state: dict[str, Any], number: int, part: _Part) -> str:
         """Send a part by a fresh link; its ETag."""
@@ -177,13 +177,13 @@ class MultipartUpload:
         part.seek(0)
         return self.transfer.put(signed.presigned_url, part, part.size)
 
-    def _completed(self, state: dict[str, Any], count: int) -> None:
+    def _complete(self, state: dict[str, Any], count: int) -> None:
         """Join the parts; the whole file is hashed once more first: parts of two contents must not become an object."""
         import lakefs_sdk
         from lakefs_sdk.exceptions import ApiException
 
         with self.file.path.open("rb") as stream:
-            _checked_md5(self.file, stream, self.size)
+            verified_md5(self.file, stream, self.size)
         completion = lakefs_sdk.CompletePresignMultipartUpload(
             physical_address=state["physical_address"],
             parts=[lakefs_sdk.UploadPart(part_number=n, etag=state["etags"][str(n)]) for n in range(1, count + 1)],
@@ -196,7 +196,7 @@ class MultipartUpload:
             )
         except ApiException:
             self._abort(state)
-            self._forget()
+            self._delete_journal()
             raise
 
 

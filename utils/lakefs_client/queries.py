@@ -25,7 +25,7 @@ class Queries:
 
     def head(self, branch: str | None = None) -> str:
         """Return the full id of a branch's newest commit."""
-        with self.connection.explained(tr("branch {branch}", branch=branch or self.connection.branch)):
+        with self.connection.convert_errors(tr("branch {branch}", branch=branch or self.connection.branch)):
             return str(
                 self.connection.sdk.branches_api.get_branch(
                     self.connection.repo, branch or self.connection.branch
@@ -34,14 +34,14 @@ class Queries:
 
     def default_branch(self) -> str:
         """Return the branch that the repository was created with, which cannot be deleted."""
-        with self.connection.explained(tr("the repository")):
+        with self.connection.convert_errors(tr("the repository")):
             return str(self.connection.sdk.repositories_api.get_repository(self.connection.repo).default_branch)
 
     def resolve(self, ref: str, repo: str | None = None) -> str:
         """Return the full commit id of a branch, tag, commit id or unique prefix, or `main~1`. Raises UsageError."""
         from lakefs_sdk.exceptions import ApiException
 
-        with self.connection.explained(tr("version '{ref}'", ref=ref)):
+        with self.connection.convert_errors(tr("version '{ref}'", ref=ref)):
             try:
                 return str(self.connection.sdk.commits_api.get_commit(repo or self.connection.repo, ref).id)
             except ApiException as error:
@@ -84,7 +84,7 @@ class Queries:
         """Return whether a branch exists."""
         from lakefs_sdk.exceptions import NotFoundException
 
-        with self.connection.explained(tr("branch {name}", name=name)):
+        with self.connection.convert_errors(tr("branch {name}", name=name)):
             try:
                 self.connection.sdk.branches_api.get_branch(self.connection.repo, name)
             except NotFoundException:
@@ -95,7 +95,7 @@ class Queries:
         """Return whether a commit is in the history of a branch; False for an unknown commit."""
         from lakefs_sdk.exceptions import NotFoundException
 
-        with self.connection.explained(tr("branch {branch}", branch=branch)):
+        with self.connection.convert_errors(tr("branch {branch}", branch=branch)):
             try:
                 wanted = self.connection.sdk.commits_api.get_commit(
                     self.connection.repo, commit_id
@@ -107,7 +107,7 @@ class Queries:
 
     def commit(self, commit_id: str, repo: str | None = None) -> Any:
         """Return a commit as a model of lakefs-sdk."""
-        with self.connection.explained(tr("commit {commit_id}", commit_id=commit_id[:12])):
+        with self.connection.convert_errors(tr("commit {commit_id}", commit_id=commit_id[:12])):
             return self.connection.sdk.commits_api.get_commit(repo or self.connection.repo, commit_id)
 
     def commit_metadata(self, commit_id: str, repo: str | None = None) -> dict[str, str]:
@@ -156,7 +156,7 @@ class Queries:
         """Yield all results of a listing; `ask` takes an offset and returns a page and the next offset (None: last page)."""
         after: str | None = ""
         while after is not None:
-            with self.connection.explained(what):
+            with self.connection.convert_errors(what):
                 results, following = ask(after)
                 if following == after:
                     raise ValueError(f"has_more, next_offset {after!r} again")

@@ -15,7 +15,7 @@ from utils.lakefs_client.connection import Connection, LakePath
 from utils.lakefs_client.queries import Queries
 
 
-class TagTaken(AppError):
+class TagConflict(AppError):
     """A tag that names another commit than the expected one."""
 
 
@@ -31,7 +31,7 @@ class Refs:
         import lakefs_sdk
         from lakefs_sdk.exceptions import ApiException, NotFoundException
 
-        with self.connection.explained(tr("preparing the repository")):
+        with self.connection.convert_errors(tr("preparing the repository")):
             try:
                 repository = self.connection.sdk.repositories_api.get_repository(self.connection.repo)
             except NotFoundException:
@@ -94,7 +94,7 @@ class Refs:
         from lakefs_sdk.exceptions import NotFoundException
 
         with (
-            self.connection.explained(tr("deleting branch {name}", name=name)),
+            self.connection.convert_errors(tr("deleting branch {name}", name=name)),
             contextlib.suppress(NotFoundException),
         ):
             self.connection.sdk.branches_api.delete_branch(repo or self.connection.repo, name)
@@ -109,7 +109,7 @@ class Refs:
                     target=self.connection.branch,
                 )
             )
-        with self.connection.explained(tr("branch {branch}", branch=branch)):
+        with self.connection.convert_errors(tr("branch {branch}", branch=branch)):
             self.create_branch(branch, self.connection.branch)
         self.connection.branch = branch
         self.queries.head()  # fails if a tag of this name prevented the branch
@@ -118,7 +118,7 @@ class Refs:
         """Protect the target branch from direct writes and commits; return False if it was protected already."""
         import lakefs_sdk
 
-        with self.connection.explained(tr("protecting {branch}", branch=self.connection.branch)):
+        with self.connection.convert_errors(tr("protecting {branch}", branch=self.connection.branch)):
             rules = self.connection.sdk.repositories_api.get_branch_protection_rules(self.connection.repo)
             if any(rule.pattern == self.connection.branch for rule in rules):
                 return False
@@ -132,7 +132,7 @@ class Refs:
         from lakefs_sdk.exceptions import ApiException
 
         repo = repo or self.connection.repo
-        with self.connection.explained(tr("tag {name}", name=name)):
+        with self.connection.convert_errors(tr("tag {name}", name=name)):
             try:
                 self.connection.sdk.tags_api.create_tag(repo, lakefs_sdk.TagCreation(id=name, ref=commit_id))
             except ApiException as error:
@@ -161,7 +161,7 @@ class Refs:
             if existing == origin.ref or self._child(origin, existing):
                 self.delete_branch(work, origin.repo)
                 return
-            raise TagTaken(
+            raise TagConflict(
                 tr(
                     "the lakeFS tag {name} names another commit, {found} (expected {ref})",
                     name=name,
@@ -170,7 +170,7 @@ class Refs:
                 )
             )
         self.delete_branch(work, origin.repo)  # left by an interrupted call; it holds nothing else
-        with self.connection.explained(tr("tag {name}", name=name)):
+        with self.connection.convert_errors(tr("tag {name}", name=name)):
             self.create_branch(work, origin.ref, origin.repo)
             creation = lakefs_sdk.CommitCreation(message=message, metadata=dict(metadata), allow_empty=True)
             commit = self.connection.sdk.commits_api.commit(origin.repo, work, creation)
@@ -182,7 +182,7 @@ class Refs:
 
         None if one of the commits in between does not hold the same files.
         """
-        with self.connection.explained(tr("commit {ref}", ref=source.ref[:12])):
+        with self.connection.convert_errors(tr("commit {ref}", ref=source.ref[:12])):
             files = self.connection.sdk.commits_api.get_commit(source.repo, source.ref).meta_range_id
         for commit in self.queries.log(commit_id, repo=source.repo):
             if commit.meta_range_id != files:
@@ -195,7 +195,7 @@ class Refs:
         """Delete a tag. Raises AppError for a missing one."""
         from lakefs_sdk.exceptions import NotFoundException
 
-        with self.connection.explained(tr("deleting tag {name}", name=name)):
+        with self.connection.convert_errors(tr("deleting tag {name}", name=name)):
             self.connection.sdk.tags_api.get_tag(self.connection.repo, name)
             with contextlib.suppress(NotFoundException):  # of a repeated request whose first response was lost
                 self.connection.sdk.tags_api.delete_tag(self.connection.repo, name)

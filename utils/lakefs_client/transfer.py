@@ -28,15 +28,15 @@ from core.reporting import warn
 from core.workers import raise_if_cancelled
 from utils.lakefs_client.content import (
     CHUNK,
-    Differs,
+    ChecksumMismatch,
     Digests,
     LocalFile,
-    Refused,
+    PresignedRequestRefused,
     RemoteFile,
-    _checked_md5,
     content_type,
-    refusal,
-    verify,
+    response_error,
+    verified_md5,
+    verify_digests,
 )
 from utils.lakefs_client.http import HttpClient, RetriesExhausted
 from utils.lakefs_client.multipart import EXPIRED, MULTIPART, MultipartUpload
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from lakefs_sdk.client import LakeFSClient
 
 SMALL = 8 << 20  # bytes: up to here a file is read whole and sent straight to the server
-PARTS_IN_AIR = 16  # of all files
+MAX_CONCURRENT_PARTS = 16  # of all files
 CONNECT_S, READ_S = 5.0, 60.0  # seconds before a silent server counts as broken
 RETRIES = 6  # tries again, after 0, 0.8, 1.6, ... seconds: half a minute of trouble is ridden out
 RETRY_AFTER_S = 60.0  # seconds; a server that asks for more (Retry-After) is asked again after these
@@ -91,10 +91,12 @@ class Transfer:
 
     def __init__(self, sdk: LakeFSClient, pool: TimedPoolManager, api: str, auth: dict[str, str]) -> None:
         self.sdk, self.pool, self.api, self.auth = sdk, pool, api, auth
-        self.wire = HttpClient(pool.connection_pool_kw["retries"], CONNECT_S, READ_S)
-        self.parts = threading.BoundedSemaphore(PARTS_IN_AIR)
+        self.http = HttpClient(pool.connection_pool_kw["retries"], CONNECT_S, READ_S)
+        self.parts = threading.BoundedSemaphore(MAX_CONCURRENT_PARTS)
         self._lock = threading.Lock()
-        self._presign: tuple[bool, bool] | None = None  # what the server offers: one PUT, parts; None: not asked yet
+        self._presign_support: tuple[bool, bool] | None = (
+            None  # what the server offers: one PUT, parts; None: not asked yet
+        )
 
     def _url(self, repo: str, kind: str, ref: str, path: str) -> str:
         return f"{self.api}/repositories/{quote(repo)}/{kind}/{quote(ref, safe='')}/objects?{urlencode({'path': path})}"
@@ -108,7 +110,7 @@ class Transfer:
         `journals` (a folder), a multipart upload that was cut off goes on where it stopped.
         """
         size = file.path.stat().st_size
-        put, parts = self.presign() if size > SMALL else (False, False)
+        put, parts = self.presign_support() if size > SMALL else (False, False)
         if parts and size >= MULTIPART:
             MultipartUpload(self, repo, branch, path, file, size, journals).run()
         elif put:
@@ -116,19 +118,19 @@ class Transfer:
         else:
             self.post(repo, branch, path, file, size)
 
-    def presign(self) -> tuple[bool, bool]:
+    def presign_support(self) -> tuple[bool, bool]:
         """Whether presigned PUTs, and parts, can be used: the server says what it offers, one request whether it is in reach."""
         with self._lock:
-            if self._presign is None:
+            if self._presign_support is None:
                 storage = self.sdk.config_api.get_config().storage_config
                 put = bool(storage and storage.pre_sign_support)
-                self._presign = (put, put and bool(storage.pre_sign_multipart_upload))
-            return self._presign
+                self._presign_support = (put, put and bool(storage.pre_sign_multipart_upload))
+            return self._presign_support
 
-    def unreachable(self, url: str, reason: Exception) -> None:
+    def disable_presigned_links(self, url: str, reason: Exception) -> None:
         """Remember that presigned links cannot be reached from here, and say so once."""
         with self._lock:
-            if self._presign != (False, False):
+            if self._presign_support != (False, False):
                 host = urllib3.util.parse_url(url).netloc
                 warn(
                     tr(
@@ -138,7 +140,7 @@ class Transfer:
                         error_type=type(reason).__name__,
                     )
                 )
-            self._presign = (False, False)
+            self._presign_support = (False, False)
 
     def post(self, repo: str, branch: str, path: str, file: LocalFile, size: int) -> None:
         """Straight to the server, which answers with the MD5 of what it got."""
@@ -152,12 +154,12 @@ class Transfer:
         with file.path.open("rb") as opened:
             # A small file is read once: what is hashed is what is sent.
             stream: Any = io.BytesIO(opened.read()) if size <= SMALL else opened
-            md5 = _checked_md5(file, stream, size)
+            md5 = verified_md5(file, stream, size)
             stream.seek(0)
-            with self.wire.request("POST", url, headers, stream) as answer:
+            with self.http.request("POST", url, headers, stream) as answer:
                 data = answer.read()
         if answer.status != 201:
-            raise refusal(answer.status, "", data[:300].decode(errors="replace"))
+            raise response_error(answer.status, "", data[:300].decode(errors="replace"))
         if json.loads(data)["checksum"] != md5:
             self.sdk.objects_api.delete_object(repo, branch, path)  # it carries a hash that it does not have
             raise AppError(tr("the content changed on its way"))
@@ -176,15 +178,15 @@ class Transfer:
         import lakefs_sdk
 
         with file.path.open("rb") as stream:
-            md5 = _checked_md5(file, stream, size)
+            md5 = verified_md5(file, stream, size)
             location = self.sdk.staging_api.get_physical_address(repo, branch, path, presign=True)
             stream.seek(0)
             try:
                 etag = self.put(location.presigned_url, stream, size, content_type(path))
             except urllib3.exceptions.HTTPError as error:
-                self.unreachable(location.presigned_url, error)
+                self.disable_presigned_links(location.presigned_url, error)
                 return self.post(repo, branch, path, file, size)
-            except Refused as error:
+            except PresignedRequestRefused as error:
                 if error.status != EXPIRED:
                     raise
                 return self.post(repo, branch, path, file, size)
@@ -203,10 +205,10 @@ class Transfer:
         """PUT to a presigned link; returns the ETag. Raises AppError for a refusal, HTTPError for an unreachable host."""
         headers = {"Content-Length": str(size), **({"Content-Type": kind} if kind else {})}
         # A host that cannot be reached will not appear by waiting; a busy one is tried again as any other.
-        with self.wire.request("PUT", url, headers, body, self.wire.retries.new(connect=1)) as answer:
+        with self.http.request("PUT", url, headers, body, self.http.retries.new(connect=1)) as answer:
             data = answer.read()
         if answer.status != 200:
-            raise Refused(answer.status, data[:300].decode(errors="replace"))
+            raise PresignedRequestRefused(answer.status, data[:300].decode(errors="replace"))
         return str(answer.headers.get("ETag", "")).strip('"')
 
     # --- down -----------------------------------------------------------------------------------------------------
@@ -221,13 +223,13 @@ class Transfer:
         if remote.size_bytes > SMALL and re.fullmatch("[0-9a-f]{64}", remote.sha256 or ""):
             with open_exclusive(target.with_name(f".{remote.sha256}.part")) as stream:
                 if stream is not None:
-                    return self._go_on(repo, ref, remote, stream, target)
+                    return self._resume_download(repo, ref, remote, stream, target)
         with atomic_replace(target, durable=False) as part:
             with part.open("wb") as stream:
                 self._receive(repo, ref, remote, stream, Digests(md5=remote.sha256 is None))
-            _finish(part)
+            _mark_verified(part)
 
-    def _go_on(self, repo: str, ref: str, remote: RemoteFile, stream: BinaryIO, target: Path) -> None:
+    def _resume_download(self, repo: str, ref: str, remote: RemoteFile, stream: BinaryIO, target: Path) -> None:
         """Receive what is missing behind the beginning that a killed process has left, if that is the right one."""
         part, had = Path(stream.name), Digests(md5=False)
         stream.seek(0)
@@ -237,16 +239,16 @@ class Transfer:
         try:
             try:
                 self._receive(repo, ref, remote, stream, had)
-            except Differs:
+            except ChecksumMismatch:
                 if not begun:
                     raise
                 stream.truncate(0)
                 self._receive(repo, ref, remote, stream, Digests(md5=False))
             stream.flush()
-        except (Differs, OSError):  # a full disk needs the room; all else leaves a beginning for the next call
+        except (ChecksumMismatch, OSError):  # a full disk needs the room; all else leaves a beginning for the next call
             part.unlink()
             raise
-        _finish(part)
+        _mark_verified(part)
         os.replace(part, target)
 
     def _receive(self, repo: str, ref: str, remote: RemoteFile, stream: BinaryIO, digests: Digests) -> None:
@@ -255,7 +257,7 @@ class Transfer:
             for chunk in self.read(repo, ref, remote, digests.size):
                 stream.write(chunk)
                 digests.update(chunk)
-        verify(remote, digests)
+        verify_digests(remote, digests)
 
     def read(self, repo: str, ref: str, remote: RemoteFile, offset: int = 0) -> Iterator[bytes]:
         """The content of an object from byte `offset` on, in pieces of at most `CHUNK` bytes.
@@ -264,21 +266,21 @@ class Transfer:
         """
         link, breaks = remote.link, 0
         while True:
-            link = link if self._presign != (False, False) else None
+            link = link if self._presign_support != (False, False) else None
             try:
                 for chunk in self._read_from(repo, ref, remote.path, link, offset):
                     raise_if_cancelled()
                     offset, breaks = offset + len(chunk), 0
                     yield chunk
                 return
-            except Refused:
+            except PresignedRequestRefused:
                 link = None  # it has expired: through the server then
             except urllib3.exceptions.HTTPError as error:
                 if offset and offset == remote.size_bytes:
                     return  # it broke after the last byte
                 breaks += 1
                 if link and isinstance(error, RetriesExhausted):
-                    self.unreachable(link, error)
+                    self.disable_presigned_links(link, error)
                 elif isinstance(error, RetriesExhausted) or breaks > RETRIES:
                     cause = getattr(error, "reason", None) or error
                     raise AppError(tr("the connection keeps breaking: {cause}", cause=cause)) from error
@@ -290,15 +292,19 @@ class Transfer:
         url, headers = (link, {}) if link else (self._url(repo, "refs", ref, path), dict(self.auth))
         if offset:
             headers["Range"] = f"bytes={offset}-"
-        retries = self.wire.retries.new(connect=1) if link else None
-        with self.wire.request("GET", url, headers, retries=retries) as answer:
+        retries = self.http.retries.new(connect=1) if link else None
+        with self.http.request("GET", url, headers, retries=retries) as answer:
             if answer.status != (206 if offset else 200):
                 text = answer.read()[:300].decode(errors="replace")
-                raise Refused(answer.status, text) if link else refusal(answer.status, f"{path}: ", text)
+                raise (
+                    PresignedRequestRefused(answer.status, text)
+                    if link
+                    else response_error(answer.status, f"{path}: ", text)
+                )
             yield from answer.stream()
 
 
-def _finish(part: Path) -> None:
+def _mark_verified(part: Path) -> None:
     """Make a file that was verified read-only, and a little older: whoever writes to it later changes its mtime.
 
     Within one tick of the file system's clock a change would go unseen otherwise.

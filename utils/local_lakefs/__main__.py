@@ -24,7 +24,7 @@ from . import start
 
 
 @contextlib.contextmanager
-def explained(folder: Path) -> Iterator[None]:
+def convert_errors(folder: Path) -> Iterator[None]:
     """Turn what a store that cannot be used raises into one line."""
     try:
         yield
@@ -45,7 +45,7 @@ def serve(folder: Path, port: int) -> int:
     signal.signal(signal.SIGINT, lambda *_: ended.put(130))
     signal.signal(signal.SIGTERM, lambda *_: ended.put(0))
     try:
-        with explained(folder):
+        with convert_errors(folder):
             server = start(folder, port)
     except OSError as error:
         raise AppError(
@@ -73,7 +73,7 @@ def run_maintenance(folder: Path, options: argparse.Namespace) -> int:
     from . import upkeep
     from .store import Store
 
-    with explained(folder):
+    with convert_errors(folder):
         store = Store(folder)
         if options.mend:  # it reads everything, as fsck does once more behind it
             for line in upkeep.mend(store, options.mend):
