@@ -115,7 +115,7 @@ def test_a_model_and_data_that_were_fetched_need_no_server(once_trained: Project
     for env in ({}, named(DEAD)):
         for command in commands:
             done = once_trained.run(*command, env=env)
-            assert done.returncode == 0 and ("was not asked" in done.stdout) == bool(env), done.stdout + done.stderr
+            assert done.returncode == 0 and ("was not contacted" in done.stdout) == bool(env), done.stdout + done.stderr
     said = once_trained.run("infer.py", env=named(DEAD) | {"LAKEFS_LOCAL_DIR": "elsewhere"})
     assert said.returncode == 1 and f"lakeFS {DEAD}" in said.stderr and "the server does not answer" in said.stderr
 

@@ -19,7 +19,7 @@ ABANDONED_S = 86_400  # seconds after which the private branch of an import coun
 
 
 class BucketImporter:
-    """Imports objects and merges them like a publication."""
+    """Import of objects without copying, merged like a publication."""
 
     def __init__(self, connection: Connection, queries: Queries, refs: Refs, publisher: Publisher) -> None:
         self.connection = connection

@@ -23,7 +23,7 @@ from utils.lakefs_client.queries import Queries
 
 
 class Downloader:
-    """Downloads and verifies objects."""
+    """Verified downloads, through a cache that all commits share."""
 
     def __init__(self, connection: Connection, queries: Queries) -> None:
         self.connection = connection

@@ -12,11 +12,11 @@ from utils.lakefs_client.queries import Queries
 
 
 class MergeConflict(AppError):
-    """Both sides changed the same files: nothing was merged."""
+    """Merge in which both sides changed the same files; nothing was merged."""
 
 
 class Merger:
-    """Merge and revert, with conflicts explained."""
+    """Merges and reverts on the target branch."""
 
     def __init__(self, connection: Connection, queries: Queries) -> None:
         self.connection = connection
@@ -24,7 +24,7 @@ class Merger:
 
     @contextlib.contextmanager
     def changing_target(self, what: str) -> Iterator[None]:
-        """As `explained`; if the server refuses because of changes staged on the target, name them."""
+        """Like `Connection.convert_errors`; if the server refuses because of changes staged on the target, name them."""
         from lakefs_sdk.exceptions import ApiException
 
         with self.connection.convert_errors(what):

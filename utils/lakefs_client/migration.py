@@ -13,7 +13,7 @@ from utils.lakefs_client.content import RemoteFile
 
 
 class MigrationTarget:
-    """Reads objects with all their metadata, and writes commits and objects with given ones."""
+    """Repository to which commits and objects are copied with their original metadata."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection

@@ -66,7 +66,7 @@ class _Changes:
 
 
 class Publisher:
-    """Uploads files and publishes them."""
+    """Uploads and publications."""
 
     def __init__(self, connection: Connection, queries: Queries, refs: Refs, merger: Merger) -> None:
         self.connection = connection

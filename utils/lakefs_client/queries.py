@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Queries:
-    """Queries of the repository, or of another one on the same server (`repo`)."""
+    """Read-only queries of the repository, or of another one on the same server (`repo`)."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection

@@ -16,11 +16,11 @@ from utils.lakefs_client.queries import Queries
 
 
 class TagConflict(AppError):
-    """A tag that names another commit than the expected one."""
+    """Existing tag on a commit other than the expected one."""
 
 
 class Refs:
-    """Changes of the repository, its branches and tags."""
+    """Changes of the repository, its branches and its tags."""
 
     def __init__(self, connection: Connection, queries: Queries) -> None:
         self.connection = connection
@@ -147,7 +147,7 @@ class Refs:
     def tag_with_metadata(self, name: str, source: LakePath, message: str, metadata: Mapping[str, str]) -> None:
         """Tag a new commit with the files of `source` and more metadata, as a commit itself never changes.
 
-        The new commit is a child of `source`'s, and only the tag refers to it. An existing tag is kept. Raises TagTaken
+        The new commit is a child of `source`'s, and only the tag refers to it. An existing tag is kept. Raises TagConflict
         if it names something else.
         """
         import lakefs_sdk
