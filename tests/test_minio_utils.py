@@ -57,13 +57,13 @@ def test_an_impossible_name_is_said_before_anybody_is_asked(bucket: str) -> None
     nowhere = settings(Storage("http://127.0.0.1:9", "a", "b"))
     with pytest.raises(UsageError, match=f"bucket name '{bucket}': expected 3 to 63 lower-case letters"):
         minio_utils.ensure_bucket(nowhere, bucket)
-    with pytest.raises(UsageError, match="s3://a bucket/: not a possible name"):
+    with pytest.raises(UsageError, match="s3://a bucket/: invalid name"):
         list(minio_utils.list_objects(nowhere, "a bucket", ""))
 
 
 def test_a_server_that_is_down_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(minio_utils, "ATTEMPTS", 1)
-    with pytest.raises(AppError, match=r"http://127.0.0.1:9, s3://bucket: does not answer"):
+    with pytest.raises(AppError, match=r"http://127.0.0.1:9, s3://bucket: the server does not answer"):
         minio_utils.ensure_bucket(settings(Storage("http://127.0.0.1:9", "a", "b")), "bucket")
 
 

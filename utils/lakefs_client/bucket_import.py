@@ -74,8 +74,8 @@ class BucketImporter:
     def _delete_abandoned(self, work: str) -> None:
         """Delete branches that killed calls have left; a younger branch may belong to a call in progress."""
         for name, _ in self.queries.list_refs("branches"):
-            ours = re.fullmatch(rf"{work}-(\d+)-[0-9a-f]+", name)
-            if ours and int(ours[1]) < time.time() - ABANDONED_S:
+            match = re.fullmatch(rf"{work}-(\d+)-[0-9a-f]+", name)
+            if match and int(match[1]) < time.time() - ABANDONED_S:
                 self.refs.delete_branch(name)
 
     def _import(self, source: str, target: str, branch: str, message: str, metadata: Mapping[str, str]) -> None:

@@ -60,7 +60,7 @@ class _Changes:
     upload: list[str]
     remove: list[str]
 
-    def any(self) -> bool:
+    def needed(self) -> bool:
         """Return whether there is anything to do."""
         return bool(self.upload or self.remove)
 
@@ -91,11 +91,11 @@ class Publisher:
         )
         for _ in range(MERGE_ATTEMPTS):  # another process may change the same files: then start from its commit
             head = self.queries.head()
-            changes = self._changes(job, head)
-            if not changes.any():
-                return self._existing(job, head, key, digest)
+            changes = self._compare(job, head)
+            if not changes.needed():
+                return self._find_existing(job, head, key, digest)
             try:
-                commit_id, merged = self._send(job, head, changes)
+                commit_id, merged = self._upload_and_merge(job, head, changes)
             except AppError:
                 if not self._is_deleted(job.branch):
                     raise
@@ -104,9 +104,9 @@ class Publisher:
                 continue
             with contextlib.suppress(AppError):  # deleted already, or left behind: everything in it is merged
                 self.refs.delete_branch(job.branch)
-            if self._is_parent(merged, head) or not self._changes(job, merged).any():
+            if self._is_parent(merged, head) or not self._compare(job, merged).needed():
                 return PublishResult(merged, len(changes.upload), len(changes.remove))
-            if not self._changes(job, commit_id).any():  # another process merged other files in between
+            if not self._compare(job, commit_id).needed():  # another process merged other files in between
                 return PublishResult(commit_id, len(changes.upload), len(changes.remove))
         raise AppError(
             tr(
@@ -116,21 +116,21 @@ class Publisher:
             )
         )
 
-    def _existing(self, job: _Publication, head: str, key: str, digest: str) -> PublishResult:
+    def _find_existing(self, job: _Publication, head: str, key: str, digest: str) -> PublishResult:
         """Return the commit that brought these files, so that equal data keeps one name; nothing is uploaded."""
         with contextlib.suppress(AppError):  # of a call that was killed after its merge; usually there is none
             self.refs.delete_branch(job.branch)
-        known = (commit for commit in self._commits_with(head, key, digest) if not self._changes(job, commit).any())
+        known = (commit for commit in self._commits_with(head, key, digest) if not self._compare(job, commit).needed())
         return PublishResult(next(known, head), 0, 0)
 
-    def _send(self, job: _Publication, head: str, changes: _Changes) -> tuple[str, str | None]:
+    def _upload_and_merge(self, job: _Publication, head: str, changes: _Changes) -> tuple[str, str | None]:
         """Upload to the private branch, commit and merge; return its commit and the merge (None: conflict)."""
         with self.connection.convert_errors(tr("private branch")):
             is_new = self.refs.create_branch(job.branch, head)
         if not is_new and not self.queries.contains(job.branch, head):
             self._update_branch(job, head)
         # An existing branch holds what an earlier call uploaded.
-        self._stage(job, changes if is_new else self._changes(job, job.branch))
+        self._stage(job, changes if is_new else self._compare(job, job.branch))
         commit_id = self.commit_staged(job.branch, job.message, job.metadata)
         return commit_id, self.merge_into_target(job.branch, job.message, job.metadata)
 
@@ -173,7 +173,7 @@ class Publisher:
             log = self.connection.sdk.refs_api.log_commits(self.connection.repo, head, amount=1000)
         return [str(commit.id) for commit in log.results if (commit.metadata or {}).get(key) == value]
 
-    def _changes(self, job: _Publication, ref: str) -> _Changes:
+    def _compare(self, job: _Publication, ref: str) -> _Changes:
         """Return the paths to upload and to remove so that `ref` holds the publication."""
         missing, remove = dict(job.wanted), []
         for remote in self.queries.objects(ref, job.prefix):
@@ -246,9 +246,8 @@ class Publisher:
                 if error.status == 409:
                     return None
                 if error.status in (400, 404) and ("no changes" in server_message(error) or error.status == 404):
-                    return (
-                        self.queries.head()
-                    )  # another process with the same files was first, or the response was lost
+                    # Another process with the same files was first, or the response was lost.
+                    return self.queries.head()
                 raise
 
 

@@ -70,9 +70,8 @@ class Refs:
 
             minio_utils.ensure_bucket(settings, prefix.removeprefix("s3://").split("/")[0])
         prefix = prefix.rstrip("/")
-        return (
-            f"{prefix}/" if prefix.endswith(":") else prefix
-        )  # a server with a local block store returns "local://", without a directory
+        # A server with a local block store returns "local://", without a directory.
+        return f"{prefix}/" if prefix.endswith(":") else prefix
 
     def create_branch(self, name: str, source: str, repo: str | None = None) -> bool:
         """Create a branch; return False if it exists already."""
@@ -138,9 +137,8 @@ class Refs:
             except ApiException as error:
                 if error.status != 409:
                     raise
-                wanted = self.connection.sdk.commits_api.get_commit(
-                    repo, commit_id
-                ).id  # resolves the tag of a migrated commit
+                # An old id of a migrated commit is a tag: it must be resolved first.
+                wanted = self.connection.sdk.commits_api.get_commit(repo, commit_id).id
                 if self.connection.sdk.tags_api.get_tag(repo, name).commit_id != wanted:
                     raise
 
@@ -152,13 +150,12 @@ class Refs:
         """
         import lakefs_sdk
 
-        origin = LakePath(
-            source.repo, self.queries.resolve(source.ref, source.repo), source.path
-        )  # resolves the tag of a migrated commit
+        # An old id of a migrated commit is a tag: it must be resolved first.
+        origin = LakePath(source.repo, self.queries.resolve(source.ref, source.repo), source.path)
         work = f"tag-{re.sub(r'[^A-Za-z0-9_-]', '-', name)}"[:200]
         existing = dict(self.queries.list_refs("tags", source.repo)).get(name)
         if existing is not None:
-            if existing == origin.ref or self._child(origin, existing):
+            if existing == origin.ref or self._find_child(origin, existing):
                 self.delete_branch(work, origin.repo)
                 return
             raise TagConflict(
@@ -174,10 +171,10 @@ class Refs:
             self.create_branch(work, origin.ref, origin.repo)
             creation = lakefs_sdk.CommitCreation(message=message, metadata=dict(metadata), allow_empty=True)
             commit = self.connection.sdk.commits_api.commit(origin.repo, work, creation)
-        self.set_tag(name, self._child(origin, commit.id) or commit.id, origin.repo)
+        self.set_tag(name, self._find_child(origin, commit.id) or commit.id, origin.repo)
         self.delete_branch(work, origin.repo)
 
-    def _child(self, source: LakePath, commit_id: str) -> str | None:
+    def _find_child(self, source: LakePath, commit_id: str) -> str | None:
         """Return the child of `source`'s commit behind `commit_id`: usually itself; a lost response may have added another.
 
         None if one of the commits in between does not hold the same files.
