@@ -685,7 +685,7 @@ def test_a_disk_that_is_full_while_pulling(lake: LakeFS, tmp_path: Path) -> None
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert (settings.data_dir / "large").read_bytes() == before and not list(settings.data_dir.rglob("*.part"))
-    with pytest.raises(UsageError, match="was cut off: run"):
+    with pytest.raises(UsageError, match="was interrupted: run"):
         sync.push(settings, lake, None, keep_remote=False)
     sync.pull(settings, lake, "main", force=False)
     assert {name: file_sha256(settings.data_dir / name) for name in files} == {n: f.sha256 for n, f in files.items()}
@@ -693,7 +693,7 @@ def test_a_disk_that_is_full_while_pulling(lake: LakeFS, tmp_path: Path) -> None
 
 def test_an_object_whose_path_leaves_the_folder_is_not_fetched(lake: LakeFS, tmp_path: Path) -> None:
     lake.connection.sdk.objects_api.upload_object(lake.repo, "main", "data/../../../../../evil", content=b"evil")
-    with pytest.raises(AppError, match="leaves"):
+    with pytest.raises(AppError, match="outside"):
         lake.download(LakePath(lake.repo, "main", "data/"), tmp_path / "a/b/cache")
     assert not list(tmp_path.rglob("evil"))
 
