@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import config
-from core.console import human_size, table
+from core.console import format_size, format_table
 from core.hashing import file_sha256
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import connect
@@ -112,12 +112,12 @@ def measure(count: int, real: bool, folders: list[Path]) -> list[str]:
         figures = json.loads(done.stdout.splitlines()[-1])
         memory = "-"
         if process:
-            memory = human_size(server_memory(process.pid))
+            memory = format_size(server_memory(process.pid))
             process.terminate()
             process.wait()
-        disk = human_size(disk_usage(folders) - before) if folders else "-"
+        disk = format_size(disk_usage(folders) - before) if folders else "-"
         per_object = figures["first"] / count * 1000
-        peak = human_size(figures["peak"] * 1024)
+        peak = format_size(figures["peak"] * 1024)
         return [
             f"{count:,}",
             f"{per_object:.2f}",
@@ -153,8 +153,8 @@ def main() -> None:
     rows = []
     for count in options.counts:
         rows.append(measure(count, options.real, options.disk))
-        print(table(headers, rows[-1:]), flush=True)
-    print("\n" + table(headers, rows))
+        print(format_table(headers, rows[-1:]), flush=True)
+    print("\n" + format_table(headers, rows))
 
 
 if __name__ == "__main__":

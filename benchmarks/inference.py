@@ -30,9 +30,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from core.console import table
+from core.console import format_table
 from core.hashing import file_sha256
 from core.i18n import set_language
+from core.process import keep_freed_memory
 
 SAMPLE = 128  # pictures for the parts, measured one by one
 
@@ -129,6 +130,7 @@ def folder(options: argparse.Namespace) -> None:
     from segmentation.preprocess import choose_device
 
     cpu = choose_device("cpu")
+    keep_freed_memory()
     predictor = Predictor(load_model(options.model, file_sha256(options.model), cpu), cpu)
     with tempfile.TemporaryDirectory() as name:
         pictures = Path(name, "in")
@@ -145,7 +147,7 @@ def folder(options: argparse.Namespace) -> None:
     for step_name, cpu_ms, wall_ms in rows:
         by_name.setdefault(step_name, []).append((cpu_ms, wall_ms))
     shown = [[name, *(spread([pair[k] for pair in pairs], 1) for k in (0, 1))] for name, pairs in by_name.items()]
-    print(table([f"{options.count} pictures", "CPU ms a picture", "wall ms a picture"], shown))
+    print(format_table([f"{options.count} pictures", "CPU ms a picture", "wall ms a picture"], shown))
     one_by_one = zip(*(by_name[part] for part in ("read", "network", "write")), strict=True)
     limits = [sum(cpu_ms for cpu_ms, _ in part) / predictor.cores for part in one_by_one]
     print(f"limit on {predictor.cores} cores: {spread(limits, 1)} ms a picture")
@@ -196,7 +198,7 @@ def mious(folder: Path, model: Path, tiles: list[int]) -> dict[str, float]:
 def agreement(options: argparse.Namespace) -> None:
     """Print the mIoU of each way, and how far they are apart."""
     found = mious(options.folder, options.model, options.tiles)
-    print(table(["", "mIoU"], [[name, f"{value:.5f}"] for name, value in found.items()]))
+    print(format_table(["", "mIoU"], [[name, f"{value:.5f}"] for name, value in found.items()]))
     print(f"largest difference {max(found.values()) - min(found.values()):.5f} (wanted: at most 0.001)")
 
 
@@ -241,7 +243,7 @@ def one(options: argparse.Namespace) -> None:
     ]
     for name in ("train.py", "register_model.py", "infer.py", "lake.py"):
         rows.append([f"{name} --help", *timed([sys.executable, name, "--help"], options.runs)])
-    print(table(["", "CPU s", "wall s"], [[name, f"{cpu:.2f}", f"{wall:.2f}"] for name, cpu, wall in rows]))
+    print(format_table(["", "CPU s", "wall s"], [[name, f"{cpu:.2f}", f"{wall:.2f}"] for name, cpu, wall in rows]))
 
 
 def main() -> None:

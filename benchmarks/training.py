@@ -41,7 +41,7 @@ from training_peers import PEER_SIZE, Figures, bare, peer, plain
 import config
 from core import git as git_utils
 from core.background import Background
-from core.console import table
+from core.console import format_table
 from dataset.validation import check_data
 from train.commands import Job, train_and_publish
 from train.mlflow_train import MlflowTrain
@@ -186,7 +186,7 @@ def accuracy(options: argparse.Namespace) -> None:
         add(f"ours, {figures['network']} {options.size[0]}x{options.size[1]}, seed {seed}", figures)
     for name in options.peers:
         add(f"{name} {PEER_SIZE[0]}x{PEER_SIZE[1]}, seed 0", call("peer", options, network=name, seeds=0))
-    print(table(["what", "seconds", "images", "images/s", "val mIoU", "val accuracy"], rows))
+    print(format_table(["what", "seconds", "images", "images/s", "val mIoU", "val accuracy"], rows))
 
 
 def speed(options: argparse.Namespace) -> None:
@@ -207,8 +207,8 @@ def speed(options: argparse.Namespace) -> None:
                 found["cpu_per_image"] = None
             rows.append([name, *rates(found, base), f"plain loop over the folder, {workers} workers"])
         shares += shares_of(name, parts)
-    print(table(["network", "images/s", "of bare", "CPU ms/image", "of bare", "loop"], rows))
-    print("\n" + table(["network", "time of ours goes to", "seconds", "share", "of training"], shares))
+    print(format_table(["network", "images/s", "of bare", "CPU ms/image", "of bare", "loop"], rows))
+    print("\n" + format_table(["network", "time of ours goes to", "seconds", "share", "of training"], shares))
 
 
 def rates(found: Figures, base: Figures) -> list[str]:

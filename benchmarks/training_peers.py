@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from core import memory
+from core.process import keep_freed_memory
 from dataset.classes import IGNORE_INDEX, ClassMap
 from dataset.images import read_image, read_mask
 from dataset.layout import Pair
@@ -124,7 +124,7 @@ def measure(network: nn.Module, pairs: tuple[Pair, ...], classes: ClassMap) -> C
 
 def bare(options: argparse.Namespace) -> Figures:
     """In a child: the steps alone, on tensors in memory, with the loss that our training has."""
-    memory.keep_freed()
+    keep_freed_memory()
     torch.manual_seed(0)
     data = check_data(options.data, 0, make_split=False)
     network = build_network(options.network, data.classes.num_classes).to(memory_format=torch.channels_last).train()

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import config
-from core.console import table
+from core.console import format_table
 from utils.lakefs_utils import LakePath, connect
 from versioning.versions import local_files
 
@@ -148,14 +148,14 @@ def dvc(times: Times, folder: Path, scratch: Path, program: str) -> None:
 
 def report(times: Times) -> None:
     rows = [[name, f"{statistics.median(t):.2f}", f"{min(t):.2f} - {max(t):.2f}"] for name, t in times.items()]
-    print("\n" + table(["seconds", "median", "min - max"], rows) + "\n")
+    print("\n" + format_table(["seconds", "median", "min - max"], rows) + "\n")
     ratios = []
     for one, other, limit in RATIOS:
         if one in times and other in times:
             pairs = [a / b for a, b in zip(times[one], times[other], strict=True)]
             median = statistics.median(times[one]) / statistics.median(times[other])
             ratios.append([f"{one} / {other}", f"{median:.2f}", f"{min(pairs):.2f} - {max(pairs):.2f}", f"<= {limit}"])
-    print(table(["ratio", "of medians", "spread", "aim"], ratios))
+    print(format_table(["ratio", "of medians", "spread", "aim"], ratios))
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Calls that may wait for a server, made one after another in a thread beside the work that they report on."""
+"""A background thread that makes slow calls, such as requests to a server, in their order."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-MOST_WAITING = 64  # calls; a server that cannot keep up slows the work down instead of filling the memory
+MAX_QUEUED = 64  # calls; a server that cannot keep up slows the work down instead of filling the memory
 
 
 class Background:
-    """Makes calls in their order. After the first that fails none is made; its error is raised by `call` and `finish`."""
+    """Queue of calls for one thread. After the first failure no more calls are made; `call` and `finish` raise it."""
 
     def __init__(self) -> None:
-        self._calls: queue.Queue[Callable[[], Any]] = queue.Queue(MOST_WAITING)
+        self._calls: queue.Queue[Callable[[], Any]] = queue.Queue(MAX_QUEUED)
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
 
     def call(self, work: Callable[[], Any]) -> None:
-        """Make this call as soon as those before it are done."""
+        """Queue a call; wait if the queue is full. Raises the error of an earlier call."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="background", daemon=True)
             self._thread.start()
-        self._raise()
+        self._raise_error()
         self._calls.put(work)
 
     def finish(self) -> None:
-        """Wait until every call is made."""
+        """Wait until every call is made. Raises the error of the first failed call."""
         self._calls.join()
-        self._raise()
+        self._raise_error()
 
     def _run(self) -> None:
         while True:
@@ -37,11 +37,11 @@ class Background:
             try:
                 if self._error is None:
                     work()
-            except BaseException as error:  # of any kind: the thread that asked has to hear of it
+            except BaseException as error:  # of any kind: the calling thread raises it
                 self._error = error
             finally:
                 self._calls.task_done()
 
-    def _raise(self) -> None:
+    def _raise_error(self) -> None:
         if self._error is not None:
             raise self._error

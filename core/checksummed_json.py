@@ -1,4 +1,4 @@
-"""A hash that a JSON file carries of itself, so that a byte that changed later is found."""
+"""JSON content that carries its own checksum, so that later changes are detected."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 KEY = "content_sha256"
 
 
-def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content with the SHA-256 of its canonical form (sorted keys, no spaces) as one more entry."""
-    return {**content, KEY: _hash(content)}
+def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content plus the SHA-256 of its canonical form (sorted keys, no spaces) under `KEY`."""
+    return {**content, KEY: _checksum(content)}
 
 
-def is_whole(content: Mapping[str, Any]) -> bool | None:
-    """Whether the content is what was sealed; None where it has no seal."""
+def verify_checksum(content: Mapping[str, Any]) -> bool | None:
+    """Return whether the content matches its checksum; None if it has none."""
     if KEY not in content:
         return None
-    return bool(content[KEY] == _hash({key: value for key, value in content.items() if key != KEY}))
+    return bool(content[KEY] == _checksum({key: value for key, value in content.items() if key != KEY}))
 
 
-def _hash(content: Mapping[str, Any]) -> str:
-    # Through JSON once, so that what is written and what is read again are the same values.
+def _checksum(content: Mapping[str, Any]) -> str:
+    # A round trip through JSON first, so that values are hashed in the form in which they are read back.
     text = json.dumps(json.loads(json.dumps(content)), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What a person sees: Korean or English text, one-line errors with exit codes, tables, progress."""
+"""Console output and input: tables, sizes, progress bars, prompts, and the options that all scripts share."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from core.i18n import tr
 T = TypeVar("T")
 
 
-def table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A plain table; columns line up for Korean too (tabulate asks wcwidth)."""
+def format_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Format a plain table; columns are aligned for Korean too (tabulate uses wcwidth)."""
     import tabulate
 
     return tabulate.tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True)
 
 
-def human_size(size_bytes: float) -> str:
-    """1536 -> '1.5 KB' (1 KB = 1024 bytes)."""
+def format_size(size_bytes: float) -> str:
+    """Format a number of bytes, such as 1536 as "1.5 KB" (1 KB = 1024 bytes)."""
     for unit in ("B", "KB", "MB", "GB"):
         if size_bytes < 1024:
             return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
@@ -30,23 +30,23 @@ def human_size(size_bytes: float) -> str:
 
 
 class ConsoleReporter:
-    """Reports to the terminal: messages on standard output, warnings and progress bars on standard error."""
+    """Reporter for the terminal: messages on standard output, warnings and progress bars on standard error."""
 
     def notify(self, text: str) -> None:
-        """Print one line at once: a pipe must not delay it."""
+        """Print a message and flush it: a pipe must not delay it."""
         print(text, flush=True)
 
     def warn(self, text: str) -> None:
-        """Print one warning line to standard error."""
+        """Print a warning to standard error."""
         print(tr("warning: {text}", text=text), file=sys.stderr, flush=True)
 
     def progress(self, items: Iterable[T], total: int | None, description: str, unit: str) -> Iterator[T]:
-        """Yield the items with a tqdm bar (rate, ETA) on a terminal, with a plain line every 10 s elsewhere."""
+        """Yield the items with a tqdm bar (rate, ETA) on a terminal, otherwise with a plain line every 10 s."""
         return show_progress(items, total, description, unit)
 
 
 def show_progress(items: Iterable[T], total: int | None, description: str, unit: str) -> Iterator[T]:
-    """Yield the items with a tqdm bar on a terminal, with a plain line every 10 s elsewhere."""
+    """Yield the items with a tqdm bar on a terminal, otherwise with a plain line every 10 s."""
     from tqdm import tqdm
 
     if sys.stderr.isatty():
@@ -63,7 +63,7 @@ def show_progress(items: Iterable[T], total: int | None, description: str, unit:
 
 
 def choose(prompt: str, count: int) -> int | None:
-    """Ask for a number from 1 to `count` until one is given; None at end of input or 'q'. Returns a 0-based index."""
+    """Prompt for a number from 1 to `count` until it is valid; return its 0-based index, or None for 'q' or end of input."""
     while True:
         try:
             answer = input(tr("{prompt} [1-{count}, q = quit]: ", prompt=prompt, count=count)).strip()
@@ -78,5 +78,5 @@ def choose(prompt: str, count: int) -> int | None:
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """What every script understands."""
+    """Add the options that every script has."""
     parser.add_argument("--debug", action="store_true", help=tr("show the traceback of an error"))

@@ -1,4 +1,4 @@
-"""The file `.env`: its values, and typing mistakes in its keys."""
+"""Read `.env` files and find misspelled keys."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read_dotenv(path: Path) -> dict[str, str]:
 def check_known_keys(
     path: Path, keys: Iterable[str], settings: Iterable[str], own: tuple[str, ...], foreign: tuple[str, ...]
 ) -> None:
-    """Raise UsageError for an unknown key that looks like one of `settings`: it is a typing mistake.
+    """Raise UsageError for an unknown key that looks like one of `settings`: it is probably misspelled.
 
     Keys that start with a prefix in `foreign` belong to other programs; those with one in `own` are always checked.
     """
@@ -29,10 +29,10 @@ def check_known_keys(
         if key in known or key.startswith(foreign):
             continue
         near = difflib.get_close_matches(key.upper(), known, n=1, cutoff=0.85)
-        # MLflow reads many names of its own: only a nearly equal name is taken for a mistake.
+        # MLflow has many variables of its own: only a nearly equal name counts as misspelled.
         ratio = difflib.SequenceMatcher(None, key, near[0]).ratio() if near else 0.0
         if key.startswith(own) or (near and (not key.startswith("MLFLOW_") or ratio > 0.9)):
             near = near or difflib.get_close_matches(key.upper(), known, n=1, cutoff=0)
             raise UsageError(
-                tr("{path}: unknown key '{key}', the nearest known one is '{near}'", path=path, key=key, near=near[0])
+                tr("{path}: unknown key '{key}': did you mean '{near}'?", path=path, key=key, near=near[0])
             )

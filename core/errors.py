@@ -1,4 +1,9 @@
-"""The errors that a user sees, and the exit codes of the scripts."""
+"""Errors that are shown to the user, and the exit codes of the scripts.
+
+AppError (exit code 1)
+  UsageError (2): wrong use or invalid data
+  BelowThreshold (3): a model that is not good enough to be registered
+"""
 
 from __future__ import annotations
 
@@ -6,24 +11,24 @@ EXIT_DONE, EXIT_FAILED, EXIT_WRONG_USE, EXIT_BELOW_THRESHOLD, EXIT_INTERRUPTED =
 
 
 class AppError(Exception):
-    """Something a person can understand and mend: what, where, expected, found, what to do. Exit code 1."""
+    """Error that the user can fix; its message states problem, location, expected, found and how to fix it. Exit code 1."""
 
     exit_code = EXIT_FAILED
 
 
 class UsageError(AppError):
-    """Wrong use or bad data. Exit code 2."""
+    """Wrong use or invalid data. Exit code 2."""
 
     exit_code = EXIT_WRONG_USE
 
 
 class BelowThreshold(AppError):
-    """A model that is not good enough to be registered. Exit code 3."""
+    """Model that is not good enough to be registered. Exit code 3."""
 
     exit_code = EXIT_BELOW_THRESHOLD
 
 
-def one_line(error: BaseException) -> str:
-    """The error's own words on one line, its type first when it is not one of ours."""
+def describe_error(error: BaseException) -> str:
+    """Return the error's message on one line, prefixed with its type if it is not an AppError."""
     text = " ".join(str(error).split())
     return text if isinstance(error, AppError) else f"{type(error).__name__}: {text}"

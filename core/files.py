@@ -1,4 +1,4 @@
-"""Local files: hashes that are remembered, replacement at once, paths that stay in their folder, a bounded pool."""
+"""Local files: safe paths, atomic replacement, leftovers of killed processes, hard links."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import TypeVar
 from core.errors import AppError
 from core.i18n import tr
 
-IDLE_S = 7 * 86_400  # seconds after which what a kill has left of a download is not gone on with
+STALE_S = 7 * 86_400  # seconds after which the partial file of an interrupted download is not resumed
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 def safe_join(folder: Path, relative: str) -> Path:
-    """`folder`/`relative`. Raises AppError for a path, of a server or a listing, that would leave the folder."""
+    """Return `folder`/`relative`. Raises AppError if the path, from a server or a listing, is outside the directory."""
     parts = PurePosixPath(relative).parts
     if (
         not parts
@@ -31,21 +31,21 @@ def safe_join(folder: Path, relative: str) -> Path:
         or "\0" in relative
         or ":" in parts[0]
     ):
-        raise AppError(tr("the path '{relative}' leaves '{folder}': not used", relative=relative, folder=folder))
+        raise AppError(tr("invalid path '{relative}': it is outside of '{folder}'", relative=relative, folder=folder))
     return folder.joinpath(*parts)
 
 
-def _beginning(name: str) -> str:
-    """So much of a name that a file system, which allows 255 bytes, has room for more behind it."""
+def _shorten(name: str) -> str:
+    """Return the first 100 bytes of a name: file systems allow 255 bytes, and a suffix must fit."""
     return os.fsencode(name)[:100].decode(errors="ignore")
 
 
 @contextlib.contextmanager
 def atomic_replace(path: Path, durable: bool = True) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; after the block it takes the place of `path`, flushed to disk first."""
+    """Yield a temporary path to write to; after the block it replaces `path` (with `durable`, flushed to disk first)."""
     if not path.parent.is_dir():
         path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{_beginning(path.name)}.{secrets.token_hex(16)}.part")
+    part = path.with_name(f".{_shorten(path.name)}.{secrets.token_hex(16)}.part")
     try:
         yield part
         if durable:
@@ -58,34 +58,34 @@ def atomic_replace(path: Path, durable: bool = True) -> Iterator[Path]:
 
 
 def remove_stale_partial_files(folder: Path) -> None:
-    """Remove temporary files right in a folder that nobody has written to for `IDLE_S`: a kill has left them."""
+    """Remove temporary files directly in a directory that were not written to for `STALE_S`: leftovers of a kill."""
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith(".") and entry.name.endswith(".part"):
                 path = Path(entry.path)
-                if path.stat().st_mtime < time.time() - IDLE_S:
+                if path.stat().st_mtime < time.time() - STALE_S:
                     path.unlink(missing_ok=True)
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Remove what a kill has left of `replacing` in a folder and below it."""
+    """Remove temporary files of `atomic_replace` in a directory and below: leftovers of a kill."""
     for part in folder.rglob(".*.part"):
         if re.search(r"\.[0-9a-f]{32}\.part$", part.name):
             part.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a kill at any moment leaves the old content or the new."""
+    """Write a file so that a kill at any moment leaves either the old or the new content."""
     with atomic_replace(path) as part:
         part.write_bytes(content)
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """A hard link where the file system can, else a copy; replaces what is there at once."""
+    """Create a hard link if the file system supports it, otherwise a copy; replace an existing target atomically."""
     with contextlib.suppress(OSError):
         return os.link(source, target)
     if target.exists() and target.samefile(source):
-        return  # renaming one name of a file to another does nothing, and would leave the temporary name behind
+        return  # renaming a link over another link to the same file does nothing and would leave the temporary name
     with atomic_replace(target, durable=False) as part:
         try:
             os.link(source, part)

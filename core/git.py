@@ -1,4 +1,4 @@
-"""What Git knows about the code of this moment: commit, branch, tag, remote, and whether files differ from it."""
+"""Queries of Git: commit, branch, tags, remote, uncommitted changes; and temporary worktrees."""
 
 from __future__ import annotations
 
@@ -14,28 +14,17 @@ from urllib.parse import urlsplit, urlunsplit
 
 from core.i18n import tr
 
-NONE = "none"  # recorded where Git has no answer: no Git, no repository, no commit yet, detached HEAD
-LOCK_NAME = "lakefs.lock"  # which data and model belong to this code: see versioning/lockfile.py
-CODE_SUFFIXES = (
-    ".py",
-    ".pyi",
-    ".sh",
-    ".toml",
-    ".c",
-    ".cc",
-    ".cpp",
-    ".cu",
-    ".cuh",
-    ".h",
-    ".hpp",
-)  # of files not yet in Git
-# Names that often hold secrets: what differs in them is never recorded.
+NONE = "none"  # recorded for a missing value: no Git, no repository, no commit yet, detached HEAD
+LOCK_NAME = "lakefs.lock"  # names the data and model that belong to the code: see versioning/lockfile.py
+# Untracked files with these suffixes are part of the recorded changes.
+CODE_SUFFIXES = (".py", ".pyi", ".sh", ".toml", ".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp")
+# Files that often hold secrets: changes to them are never recorded.
 _SECRET_FILES = tuple(f":(top,exclude,glob)**/{name}" for name in (".env*", "*.pem", "*.key", "*credentials*", "id_*"))
 
 
 @dataclass(frozen=True)
 class GitFacts:
-    """`commit` is the full id; `dirty` is "true", "false" or "none" (no repository); absent facts are "none"."""
+    """State of a Git repository: full commit id; `dirty`: "true", "false" or "none" (no repository); "none" if missing."""
 
     commit: str = NONE
     branch: str = NONE
@@ -44,7 +33,7 @@ class GitFacts:
     remote: str = NONE
 
     def metadata(self) -> dict[str, str]:
-        """The facts under the names that commits and runs carry; `git_commit_id` is the key that lakectl writes."""
+        """Return the facts under the keys of commits and runs; `git_commit_id` is the key that lakectl writes."""
         return {
             "git_commit": self.commit,
             "git_commit_id": self.commit,
@@ -56,7 +45,7 @@ class GitFacts:
 
 
 def run(folder: Path, *arguments: str) -> str | None:
-    """Git's answer without its last line feed, or None where Git, the repository or the fact is missing."""
+    """Return the stripped output of a Git command; None if it fails, takes over 60 s, or Git is missing."""
     try:
         done = subprocess.run(
             ["git", *arguments], cwd=folder, capture_output=True, text=True, errors="replace", timeout=60
@@ -67,9 +56,9 @@ def run(folder: Path, *arguments: str) -> str | None:
 
 
 def code_changes(folder: Path) -> bytes | None:
-    """How the working files differ from HEAD, as `git apply` takes it; untracked files of code too. None without Git.
+    """Return the uncommitted changes as a patch for `git apply`, with untracked code files; None without a commit.
 
-    Made with an index and objects of its own: the user's index and repository stay as they are.
+    It uses a temporary index and object directory: the user's index and repository are not changed.
     """
     paths = [run(folder, "rev-parse", "--path-format=absolute", "--git-path", name) for name in ("index", "objects")]
     index, objects = paths
@@ -95,42 +84,43 @@ def code_changes(folder: Path) -> bytes | None:
 
 
 def _run_with(folder: Path, environment: Mapping[str, str], *arguments: str) -> bytes | None:
-    """What Git printed, or None where it failed."""
+    """Return the output of a Git command; None if it failed."""
     done = subprocess.run(["git", *arguments], cwd=folder, env={**os.environ, **environment}, capture_output=True)
     return done.stdout if done.returncode == 0 else None
 
 
+def _run_checked(folder: Path, *arguments: str, content: bytes = b"") -> None:
+    """Run a Git command with this standard input. Raises OSError with the error message of Git."""
+    done = subprocess.run(["git", *arguments], cwd=folder, input=content, capture_output=True)
+    if done.returncode != 0:
+        message = " ".join(done.stderr.decode(errors="replace").split())[:400]
+        raise OSError(f"git {arguments[0]}: {message}")
+
+
 @contextmanager
 def worktree(folder: Path, commit: str, patch: bytes) -> Iterator[Path]:
-    """The files of a commit with a patch, in a temporary worktree; yields what `folder` is in it. Raises OSError.
+    """Check out a commit with a patch in a temporary worktree; yield the path of `folder` in it. Raises OSError.
 
-    It is removed at the end; what a kill leaves is named by `git worktree list` and pruned by the next call.
+    It is removed at the end. After a kill, `git worktree list` shows it and the next call prunes it.
     """
     prefix = run(folder, "rev-parse", "--show-prefix") or ""
     run(folder, "worktree", "prune")
     with tempfile.TemporaryDirectory(prefix="reproduce-") as scratch:
         root = Path(scratch) / "code"
         try:
-            for arguments, where, content in (
-                (("worktree", "add", "--quiet", "--detach", str(root), commit), folder, b""),
-                (("apply", "--binary", "--whitespace=nowarn"), root, patch),
-            ):
-                if arguments[0] == "apply" and not content:
-                    continue
-                done = subprocess.run(["git", *arguments], cwd=where, input=content, capture_output=True)
-                if done.returncode != 0:
-                    words = " ".join(done.stderr.decode(errors="replace").split())[:400]
-                    raise OSError(f"git {arguments[0]}: {words}")
+            _run_checked(folder, "worktree", "add", "--quiet", "--detach", str(root), commit)
+            if patch:
+                _run_checked(root, "apply", "--binary", "--whitespace=nowarn", content=patch)
             yield root / prefix
         finally:
             run(folder, "worktree", "remove", "--force", str(root))
 
 
 def read_facts(folder: Path) -> GitFacts:
-    """The facts of the repository around `folder`; never raises for a missing one."""
+    """Return the state of the repository that contains `folder`; a missing repository is not an error."""
     if run(folder, "rev-parse", "--is-inside-work-tree") != "true":
         return GitFacts()
-    # lakefs.lock is written by training itself: it must not make the next training one of changed code.
+    # Training itself writes lakefs.lock: that does not make the code of the next training dirty.
     status = run(folder, "status", "--porcelain", "--", ":(top)", f":(exclude){LOCK_NAME}")
     return GitFacts(
         commit=run(folder, "rev-parse", "--verify", "HEAD") or NONE,
@@ -141,43 +131,43 @@ def read_facts(folder: Path) -> GitFacts:
     )
 
 
-def config(folder: Path, key: str) -> str | None:
-    """A value of Git's configuration; None where it is not set, or there is no Git."""
+def read_config(folder: Path, key: str) -> str | None:
+    """Return a value of Git's configuration; None if it is not set or Git is missing."""
     return run(folder, "config", "--get", key) or None
 
 
 def resolve(folder: Path, name: str) -> str | None:
-    """The full id of the commit that a tag, branch or beginning of an id names; None for another name."""
+    """Return the full commit id of a tag, branch or abbreviated id; None for an unknown name."""
     return None if name.startswith("-") else run(folder, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
 
 
-def show(folder: Path, name: str) -> str | None:
-    """The content of `<commit>:<path>`; None where there is none."""
+def show_file(folder: Path, name: str) -> str | None:
+    """Return the content of `<commit>:<path>`; None if there is no such file."""
     return run(folder, "show", name)
 
 
-def tags(folder: Path, commit: str | None = None) -> list[str]:
-    """All tags, or those on one commit."""
+def list_tags(folder: Path, commit: str | None = None) -> list[str]:
+    """Return all tags, or those of one commit."""
     return (run(folder, "tag", "--list", *(["--points-at", commit] if commit else [])) or "").splitlines()
 
 
-def problem_of(folder: Path, commit: str) -> str | None:
-    """What is wrong with a commit and all that it holds, each object hashed again by Git; None where nothing is."""
+def verify_commit(folder: Path, commit: str) -> str | None:
+    """Let Git hash a commit and all its objects again; return what is wrong, or None."""
     if run(folder, "cat-file", "-e", f"{commit}^{{commit}}") is None:
-        return tr("this repository has no commit {commit}", commit=commit)
+        return tr("commit {commit} is not in this repository", commit=commit)
     command = ["git", "-C", str(folder), "fsck", "--no-progress", "--no-dangling", "--no-reflogs", commit]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     return None if done.returncode == 0 else " | ".join((done.stderr + done.stdout).split("\n"))[:500]
 
 
 def without_credentials(url: str) -> str:
-    """A URL without the user and password that it may carry: they must not reach a record."""
+    """Return a URL without user and password: they must not be recorded."""
     parts = urlsplit(url)
     if not parts.scheme or "@" not in parts.netloc:
         return url
     return urlunsplit(parts._replace(netloc=parts.netloc.rsplit("@", 1)[1]))
 
 
-def tag_text(folder: Path, tag: str) -> str:
-    """The message of an annotated tag."""
+def tag_message(folder: Path, tag: str) -> str:
+    """Return the message of an annotated tag."""
     return run(folder, "for-each-ref", "--format=%(contents)", f"refs/tags/{tag}") or ""

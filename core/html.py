@@ -9,7 +9,7 @@ from core.i18n import current_language, tr
 
 
 def render(template: Path, **fields: Any) -> str:
-    """Render a template file; it can use `tr` and `language`. Every inserted text is escaped."""
+    """Render a template file, which can use `tr` and `language`. Every inserted text is escaped."""
     import jinja2
 
     environment = jinja2.Environment(

@@ -21,7 +21,7 @@ def language_of_locale() -> str:
 
 
 def set_language(language: str) -> None:
-    """Choose the language of `tr`; a name that is not in `LANGUAGES` selects English."""
+    """Set the language of `tr`; a name that is not in `LANGUAGES` selects English."""
     global _language
     _language = language if language in LANGUAGES else "en"
 

@@ -1,4 +1,4 @@
-"""Locks between processes, on lock files (filelock) or on the file that is written; each ends with its process."""
+"""Locks between processes, on lock files (filelock) or on the written file; the end of the process releases them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def lock_or_fail(path: Path, message: str) -> FileLock:
 
 @contextlib.contextmanager
 def open_exclusive(part: Path) -> Iterator[BinaryIO | None]:
-    """Open a file for this block alone, with what an earlier process wrote to it before it was killed.
+    """Open a file exclusively, with what an earlier process wrote to it before it was killed.
 
     Yields None if another process has it, or if the system has no such locks. The lock is on the file itself: a lock
     file beside each of thousands of cache entries would double their number.

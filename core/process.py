@@ -1,8 +1,9 @@
-"""Run a script: exit codes, signals and log levels."""
+"""Run a script: exit codes, signals, log levels, and process-wide settings of the garbage collector and allocator."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import logging
 import os
@@ -14,93 +15,107 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 from core.console import ConsoleReporter
-from core.errors import EXIT_FAILED, EXIT_INTERRUPTED, AppError, one_line
+from core.errors import EXIT_FAILED, EXIT_INTERRUPTED, AppError, describe_error
 from core.i18n import tr
 from core.reporting import use_reporter
 
-GARBAGE = (
-    100_000  # new objects between two looks for cycles: importing torch and MLflow is a tenth faster than with 700
-)
+GC_THRESHOLD = 100_000  # new objects between collections: importing torch and MLflow takes 10 % less time than with 700
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
-def _terminated(_signal: int, _frame: FrameType | None) -> None:
+def collect_garbage_rarely() -> None:
+    """Set the threshold of Python's garbage collector for this process to `GC_THRESHOLD`."""
+    gc.set_threshold(GC_THRESHOLD)
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep freed memory for the next tensors instead of returning it to the operating system.
+
+    On a CPU this saves 2 to 6 % of a training step and 5 to 8 % of a batch prediction. Peak memory stays the same,
+    except for large images of many sizes (12 megapixels: up to 10 % more). It works with glibc on Linux only.
+    """
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
+        library.mallopt(M_MMAP_MAX, 0)
+        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def _raise_interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
-def first_signal(call: Callable[[], None]) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM makes this call, a second one raises KeyboardInterrupt; in the main thread only."""
-    came = False
+def handle_first_signal(call: Callable[[], None]) -> Iterator[None]:
+    """On the first Ctrl-C or SIGTERM call `call`; on the second one raise KeyboardInterrupt. Main thread only."""
+    received = False
 
     def handle(_number: int, _frame: FrameType | None) -> None:
-        nonlocal came
-        if came:
+        nonlocal received
+        if received:
             raise KeyboardInterrupt
-        came = True
+        received = True
         call()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, former in before.items():
-            signal.signal(number, former)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold the first Ctrl-C or SIGTERM back until a short piece of work is whole; a second one breaks it off.
+def defer_interrupt() -> Iterator[None]:
+    """Defer the first Ctrl-C or SIGTERM to the end of the block; a second one interrupts it. For short operations.
 
-    A database transaction that is cut in the middle would stay open, and lock out the call that records the interruption.
+    An interrupted database transaction would stay open and block the call that records the interruption.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    held = threading.Event()
-    with first_signal(held.set):
+    received = threading.Event()
+    with handle_first_signal(received.set):
         yield
-    if held.is_set():
+    if received.is_set():
         raise KeyboardInterrupt
 
 
-@contextlib.contextmanager
-def _quiet_libraries(debug: bool) -> Iterator[None]:
-    """Libraries log to standard error at will; a person asked for one line."""
+def configure_logging(debug: bool) -> None:
+    """Set the log levels of this process; without `debug`, libraries do not add lines to an error message."""
     logging.basicConfig(level=logging.INFO if debug else logging.ERROR, format="%(name)s: %(message)s")
     if not debug:
         logging.getLogger("urllib3").setLevel(logging.CRITICAL)
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.ERROR)
-    yield
 
 
 def run_script(main: Callable[[list[str]], int]) -> None:
-    """Run a script's `main` and leave the process with its exit code; errors are one line, `--debug` adds the traceback.
+    """Run a script's `main` and exit with its code; an error is one line, `--debug` adds the traceback.
 
-    SIGTERM ends a script as Ctrl-C does, so that open runs are closed and private branches are said.
+    SIGTERM has the effect of Ctrl-C, so that open runs are closed and private branches are reported. Configures signals,
+    standard streams, logging, the reporter and the garbage collector of this process.
     """
-    gc.set_threshold(GARBAGE)
+    collect_garbage_rarely()
     debug = "--debug" in sys.argv
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a console without Korean must not crash
-    signal.signal(signal.SIGTERM, _terminated)
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a console without Korean characters must not crash
+    signal.signal(signal.SIGTERM, _raise_interrupt)
     use_reporter(ConsoleReporter())
     try:
-        with _quiet_libraries(debug):
-            code = main(sys.argv[1:])
+        configure_logging(debug)
+        code = main(sys.argv[1:])
     except KeyboardInterrupt:
         print(tr("\ninterrupted."), file=sys.stderr)
         code = EXIT_INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_FAILED
-    except Exception as error:  # the one place where every error ends: one line, and an exit code
+    except Exception as error:  # every error ends here as one line and an exit code
         if debug:
             traceback.print_exc()
-        text = str(error) if isinstance(error, AppError) else one_line(error)
+        text = str(error) if isinstance(error, AppError) else describe_error(error)
         print(tr("error: {text}", text=text), file=sys.stderr)
         if not isinstance(error, AppError) and not debug:
-            print(tr("--debug shows where."), file=sys.stderr)
+            print(tr("run with --debug for the traceback."), file=sys.stderr)
         code = error.exit_code if isinstance(error, AppError) else EXIT_FAILED
     sys.stdout.flush()
     sys.exit(code)

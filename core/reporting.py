@@ -1,4 +1,4 @@
-"""How library code reports: messages, warnings and progress go to the reporter that the program has installed.
+"""Reporting of library code: messages, warnings and progress go to the reporter that the program has installed.
 
 Without one, messages go to the logger `reporting`, so that a library call prints nothing.
 """
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Reporter(Protocol):
-    """Receives what library code reports; all texts are translated already."""
+    """Interface of a reporter; all texts are translated already."""
 
     def notify(self, text: str) -> None:
         """Report a message."""
@@ -26,7 +26,7 @@ class Reporter(Protocol):
 
 
 class LoggingReporter:
-    """Passes messages and warnings to `logging`; shows no progress."""
+    """Reporter that logs messages and warnings and shows no progress."""
 
     log = logging.getLogger("reporting")
 

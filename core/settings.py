@@ -26,10 +26,10 @@ _KEY = "setting"  # of dataclasses.field's metadata
 
 @dataclass(frozen=True)
 class Setting:
-    """What is known of one setting; texts are English messages that `tr` translates.
+    """Description of one setting; texts are English messages that `tr` translates.
 
     A value v is valid if minimum <= v <= maximum, above < v < below, it is one of `choices`, and it matches `pattern`
-    as a whole; None, where the type allows it, is always valid. `rule` describes the pattern.
+    entirely; None, where the type allows it, is always valid. `rule` describes the pattern.
     """
 
     help: str
@@ -44,7 +44,7 @@ class Setting:
     pattern: str | None = None
     rule: str = ""
     secret: bool = False
-    runtime_only: bool = False  # two trainings with the same result may differ in it
+    runtime_only: bool = False  # does not affect the result of a training
 
 
 def setting(default: Any, help: str, **facts: Any) -> Any:
@@ -130,7 +130,7 @@ def _is_valid(value: Any, info: Setting) -> bool:
 
 
 def _in_bounds(number: float, info: Setting) -> bool:
-    """Whether a number is finite and within the bounds; NaN never is."""
+    """Return whether a number is finite and within the bounds; NaN never is."""
     return (
         (-float("inf") if info.minimum is None else info.minimum)
         <= number

@@ -13,133 +13,142 @@ from core.errors import AppError
 from core.files import R, T
 from core.i18n import tr
 
-WORKERS = 32  # transfers at once: each waits for its server most of the time
-GIVE_UP = 3  # items in a row that find the server gone, before the rest is left alone
-LEAVE_S = 2.0  # seconds that work in the air gets to end when nobody waits for it any more
+WORKERS = 32  # concurrent transfers: each waits for its server most of the time
+MAX_UNAVAILABLE = 3  # consecutive items for which the server is unavailable before the rest is skipped
+CANCEL_WAIT_S = 2.0  # seconds that running work gets to end after a cancellation
 
 
 class ServerUnavailable(Exception):
-    """A server that stayed away for all of the patience that there is: what other work would meet too."""
+    """Server that did not answer any retry, so that other requests would fail too."""
 
 
 class Skipped(Exception):
-    """Work that `parallel` left alone, because the server was gone."""
+    """Item that `parallel` did not try because the server was unavailable."""
 
     def __str__(self) -> str:
-        return tr("not tried: the server is gone")
+        return tr("not tried: the server is unavailable")
 
 
-def succeeded(
+def iterate_successes(
     results: Iterable[tuple[T, R | Exception]],
-    words: Callable[[int], str],
+    summary: Callable[[int], str],
     error: type[AppError] = AppError,
-    where: Callable[[T], object] = str,
+    name_of: Callable[[T], object] = str,
 ) -> Iterator[tuple[T, R]]:
-    """Pass on what `parallel` did; after the last one, raise an `error` with `words` that names every item that failed."""
+    """Yield the successful results of `parallel`; at the end raise `error` if items failed.
+
+    Its message is `summary(number of failed items)` and one line per failed item. Skipped items are counted only.
+    """
     failed: list[tuple[str, Exception]] = []
-    left = 0
+    skipped = 0
     for item, result in results:
         if isinstance(result, Skipped):
-            left += 1
+            skipped += 1
         elif isinstance(result, Exception):
-            failed.append((str(where(item)), result))
+            failed.append((str(name_of(item)), result))
         else:
             yield item, result
     if failed:
         lines = "".join(f"\n  {name}: {result}" for name, result in sorted(failed, key=lambda pair: pair[0]))
-        more = tr("\n  … and {left} more {nottried}", left=left, nottried=Skipped()) if left else ""
-        raise error(f"{words(len(failed) + left)}:{lines}{more}")
+        more = tr("\n  … and {count} more not tried: the server is unavailable", count=skipped) if skipped else ""
+        raise error(f"{summary(len(failed) + skipped)}:{lines}{more}")
 
 
 def parallel(work: Callable[[T], R], items: Iterable[T], workers: int = WORKERS) -> Iterator[tuple[T, R | Exception]]:
-    """Yield (item, result or exception) as they finish; never more than 4 x `workers` items are in the air.
+    """Yield (item, result or exception) as they finish; at most 4 x `workers` items are queued or running.
 
-    When `GIVE_UP` of them have found the server gone and none has found it there since, the rest is not tried. Who
-    leaves before the end, by Ctrl-C or an error, does not wait for those in the air: they stop where they `heed`.
+    After `MAX_UNAVAILABLE` consecutive items for which the server was unavailable, the rest is skipped. If the caller
+    stops early, by Ctrl-C or an error, running work ends at its next `raise_if_cancelled`.
     """
     pool, source = _Pool(work), iter(items)
     try:
         while True:
             for item in itertools.islice(source, 4 * workers - pool.pending):
-                pool.put(item, workers)
+                pool.submit(item, workers)
             if not pool.pending:
                 return
-            item, result = pool.take()
+            item, result = pool.next_result()
             if isinstance(result, BaseException) and not isinstance(result, Exception):
                 raise result
             yield item, result
     finally:
-        pool.leave()
+        pool.cancel()
 
 
 def raise_if_cancelled() -> None:
-    """In work for which nobody waits any more, raise KeyboardInterrupt; long work asks now and then."""
-    pool = getattr(_here, "pool", None)
-    if pool and pool.is_left():
+    """Raise KeyboardInterrupt if the pool that this thread works for was cancelled; for regular calls in long work."""
+    pool = getattr(_thread, "pool", None)
+    if pool and pool.is_cancelled():
         raise KeyboardInterrupt
 
 
-_here = threading.local()  # the pool that this thread works for
+_thread = threading.local()  # `pool`: the one that this thread works for
 
 
 class _Pool(Generic[T, R]):
-    """Threads that a process does not wait for when it ends, as it would for those of concurrent.futures."""
+    """Pool of daemon threads: the process can exit without waiting for them, unlike those of concurrent.futures."""
 
     def __init__(self, work: Callable[[T], R]) -> None:
-        self.work, self.pending, self.left, self.gone = work, 0, False, 0
+        self.work = work
+        self.pending = 0  # items without a result
+        self.cancelled = False
+        self.unavailable = 0  # consecutive items for which the server was unavailable
         self.todo: queue.SimpleQueue[tuple[T] | None] = queue.SimpleQueue()
         self.done: queue.SimpleQueue[tuple[T, R | BaseException]] = queue.SimpleQueue()
         self.threads: list[threading.Thread] = []
-        self.above: _Pool[Any, Any] | None = getattr(_here, "pool", None)
+        self.parent: _Pool[Any, Any] | None = getattr(_thread, "pool", None)
 
-    def put(self, item: T, workers: int) -> None:
+    def submit(self, item: T, workers: int) -> None:
+        """Queue an item; start another thread if there are fewer than `workers`."""
         self.pending += 1
         self.todo.put((item,))
         if len(self.threads) < workers:
             self.threads.append(threading.Thread(target=self._run, daemon=True))
             self.threads[-1].start()
 
-    def take(self) -> tuple[T, R | BaseException]:
+    def next_result(self) -> tuple[T, R | BaseException]:
+        """Wait for the next finished item."""
         item, result = self.done.get()
         self.pending -= 1
         return item, result
 
-    def leave(self) -> None:
-        """Send the threads home: at once where they wait for work, in `LEAVE_S` seconds at most where they do some."""
-        self.left = True
+    def cancel(self) -> None:
+        """Stop the threads: idle ones at once; wait at most `CANCEL_WAIT_S` seconds for working ones."""
+        self.cancelled = True
         for _ in self.threads:
             self.todo.put(None)
-        end = time.monotonic() + LEAVE_S
+        end = time.monotonic() + CANCEL_WAIT_S
         for thread in self.threads:
             thread.join(max(0.0, end - time.monotonic()))
 
-    def is_left(self) -> bool:
-        return self.left or (self.above is not None and self.above.is_left())
+    def is_cancelled(self) -> bool:
+        """Return whether this pool, or the one whose thread created it, is cancelled."""
+        return self.cancelled or (self.parent is not None and self.parent.is_cancelled())
 
     def _run(self) -> None:
-        _here.pool = self
+        _thread.pool = self
         while (box := self.todo.get()) is not None:
             try:
-                raise_if_cancelled()  # an answer all the same: who waits for it may not know yet
-                result: R | BaseException = self._tried(box[0])
-            except BaseException as error:  # the one who takes it decides
+                raise_if_cancelled()  # a result in any case: the caller may still wait for it
+                result: R | BaseException = self._call(box[0])
+            except BaseException as error:  # the caller of `next_result` handles it
                 result = error
             self.done.put((box[0], result))
 
-    def _tried(self, item: T) -> R:
-        if self.gone >= GIVE_UP:
+    def _call(self, item: T) -> R:
+        if self.unavailable >= MAX_UNAVAILABLE:
             raise Skipped
         try:
             result = self.work(item)
         except Exception as error:
-            self.gone = self.gone + 1 if is_unavailable(error) else 0
+            self.unavailable = self.unavailable + 1 if is_unavailable(error) else 0
             raise
-        self.gone = 0
+        self.unavailable = 0
         return result
 
 
 def is_unavailable(error: BaseException | None) -> bool:
-    """Whether an error, or what it came from, is that the server is gone."""
+    """Return whether an error, or one of its causes, is ServerUnavailable."""
     while error is not None and not isinstance(error, ServerUnavailable):
         error = error.__cause__
     return error is not None

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from core.console import table
+from core.console import format_table
 from core.i18n import tr
 from core.reporting import warn
 from dataset.classes import CLASSES_FILE, ClassMap, InvalidFileError, UInt8, read_classes
@@ -60,7 +60,7 @@ class MaskChanges:
             for value in np.flatnonzero(self.pictures_changed).tolist()
         ]
         headers = ("id", tr("class"), tr("pixels"), tr("pictures"))
-        return table((*headers, tr("pictures changed")), rows)
+        return format_table((*headers, tr("pictures changed")), rows)
 
 
 def _counts(values: UInt8 | None) -> npt.NDArray[np.int64]:

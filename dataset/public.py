@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from core.errors import AppError, UsageError, one_line
+from core.errors import AppError, UsageError, describe_error
 from core.hashing import file_sha256
 from core.i18n import tr
 from core.reporting import notify, progress
@@ -45,7 +45,7 @@ def fetch(name: str, root: Path, seed: int) -> None:
     try:
         triples = without_twins(DATASETS[name](archives, seed))
     except (OSError, RuntimeError) as error:  # no network, a broken archive, a full disk
-        reason = one_line(error)
+        reason = describe_error(error)
         raise AppError(
             tr(
                 "cannot download the data set {name} ({reason}): go online and run again, or first remove {archives}",

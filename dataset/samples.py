@@ -31,7 +31,7 @@ def committed_items(lake: LakeFS, source: LakePath, split: str | None, cache: Pa
 
     Only that split is downloaded. Raises AppError for a commit or split that is not there.
     """
-    files = [file.path.removeprefix(source.path) for file in lake.committed(source, cache)]
+    files = [file.path.removeprefix(source.path) for file in lake.committed_objects(source, cache)]
     names = split_names(lake, source, files, cache)
     wanted = split or next((s for s in ("test", "val") if names.get(s)), None)
     if not wanted or not names.get(wanted):

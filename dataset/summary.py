@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from core.console import table
+from core.console import format_table
 from core.i18n import tr
 from dataset.classes import CLASSES_FILE, few
 from dataset.layout import (
@@ -27,7 +27,7 @@ def summary(data: SegmentationData) -> str:
     if data.unlisted:
         count = data.unlisted
         lines.append(tr("left out, as no split file lists them: {count} pictures", count=count))
-    lines += ["", table(("id", tr("class"), *splits), _shares(data)), *_absent(data)]
+    lines += ["", format_table(("id", tr("class"), *splits), _shares(data)), *_absent(data)]
     return "\n".join(lines)
 
 

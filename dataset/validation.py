@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core.console import table
+from core.console import format_table
 from core.errors import UsageError
 from core.i18n import tr
 from core.reporting import progress
@@ -56,7 +56,7 @@ class DataFaults(UsageError):
         headers = (tr("file"), tr("expected"), tr("found"))
         head = tr("1 fault in the data") if count == 1 else tr("{count} faults in the data", count=count)
         rest = tr("\n… and {more} more", more=more) if more > 0 else ""
-        super().__init__(f"{head}\n\n{table(headers, rows)}{rest}")
+        super().__init__(f"{head}\n\n{format_table(headers, rows)}{rest}")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 from core.errors import UsageError
 from core.i18n import tr
-from core.process import first_signal
+from core.process import handle_first_signal
 from core.reporting import notify
 from inference.batch_job import origin
 from inference.outputs import lock_output_dir
@@ -156,7 +156,7 @@ def film_camera(
         return {**record, "camera": source.kind, "began": began, "dropped_frames": live.dropped}
 
     try:
-        with first_signal(live.end):
+        with handle_first_signal(live.end):
             return write_film(predictor, film, folder / f"{source.name}_overlay.mp4", facts)
     finally:
         live.close()

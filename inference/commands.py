@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from config import Settings
 from core.errors import AppError, UsageError
 from core.i18n import tr
+from core.process import keep_freed_memory
 from core.reporting import notify
 from utils.lakefs_utils import connect
 from utils.lineage import Lineage
@@ -152,6 +153,8 @@ def load_predictor(job: Job, lake: LakeFS) -> Predictor:
     options, settings, forward = job.options, job.settings, None
     engine = options.engine or "torch"
     device = choose_device(settings.device) if engine == "torch" else onnx_device(settings)
+    if device.type == "cpu":
+        keep_freed_memory()
     model_file = _model_file(job, lake)
     if engine == "onnxruntime":
         from inference.export import fetch_onnx, onnx_forward

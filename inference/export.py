@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from config import ROOT, Settings
-from core.errors import AppError, UsageError, one_line
+from core.errors import AppError, UsageError, describe_error
 from core.git import read_facts
 from core.hashing import file_sha256
 from core.i18n import tr
@@ -66,7 +66,7 @@ def export(
                 "{architecture} cannot be exported to {kind} ({error})",
                 architecture=model.architecture,
                 kind=kind,
-                error=one_line(error)[:300],
+                error=describe_error(error)[:300],
             )
         ) from error
     difference = largest_difference(model, exported)
@@ -100,7 +100,7 @@ def publish(
     message = f"export: {file.name} of {lineage.version or lineage.run_id}"
     done = lake.publish({name: LocalFile(file, sha256)}, PREFIX, message, metadata, mirror=False)
     place = LakePath(lake.repo, done.commit_id, PREFIX + name)
-    with mlflow_utils.explained(settings, tr("recording the run")):
+    with mlflow_utils.convert_errors(settings, tr("recording the run")):
         tags = [RunTag(f"lakefs_{kind}_path", str(place)), RunTag(f"{kind}_sha256", sha256)]
         client.log_batch(lineage.run_id, tags=tags)  # both or none
     return place
@@ -189,7 +189,7 @@ def onnx_forward(content: bytes) -> Forward:
         try:  # from bytes: nothing beside the file, which was hashed, is read
             return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its classes are made in C++, and share no other base
-            raise AppError(f"ONNX Runtime: {one_line(error)[:300]}") from error
+            raise AppError(f"ONNX Runtime: {describe_error(error)[:300]}") from error
 
     def forward(images: Tensor) -> Tensor:
         run = session(torch.get_num_threads()).run

@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from core.checksummed_json import sealed
+from core.checksummed_json import with_checksum
 from core.errors import AppError, UsageError
 from core.files import atomic_replace, remove_partial_files, safe_join, write_atomically
 from core.hashing import file_sha256
@@ -175,7 +175,9 @@ class Outputs:
             write_atomically(self.folder / COCO, coco_json(self.folder, content["images"], self.classes))
         made = [name for extra, name in (("areas", AREAS), ("coco", COCO)) if extra in self.extras]
         content = {**content, "files": {name: file_sha256(self.folder / name) for name in made}}
-        write_atomically(self.folder / LISTING, json.dumps(sealed(content), ensure_ascii=False, indent=1).encode())
+        write_atomically(
+            self.folder / LISTING, json.dumps(with_checksum(content), ensure_ascii=False, indent=1).encode()
+        )
         os.remove(self.folder / JOURNAL)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from core.checksummed_json import sealed
+from core.checksummed_json import with_checksum
 from core.errors import AppError, UsageError
 from core.files import atomic_replace, write_atomically
 from core.hashing import file_sha256
@@ -119,7 +119,9 @@ def write_film(predictor: Predictor, film: Film, made: Path, record: Callable[[]
         frames, shares = _overlaid(predictor, film, part)
     content = {**record(), "input": film.name, "frames": frames, "class_shares": shares}
     content |= {"overlay": made.name, "overlay_sha256": file_sha256(made)}
-    write_atomically(made.with_suffix(".json"), json.dumps(sealed(content), ensure_ascii=False, indent=1).encode())
+    write_atomically(
+        made.with_suffix(".json"), json.dumps(with_checksum(content), ensure_ascii=False, indent=1).encode()
+    )
     return made
 
 

@@ -120,7 +120,7 @@ class Chain:
         except AppError as error:
             link.faults.append(str(error))
             return link, None
-        link.note = f"{run.info.run_name}, {run.info.status}, {mlflow_utils.when(run.info.start_time)}"
+        link.note = f"{run.info.run_name}, {run.info.status}, {mlflow_utils.format_time(run.info.start_time)}"
         link.facts = {
             "run_id": run_id,
             "lakefs_model_path": str(lineage.model_path),
@@ -139,7 +139,7 @@ class Chain:
         step = run.data.metrics.get("best_epoch", math.nan)
         link = Link(tr("curves"), run.info.run_id, tr("step {step:.0f}", step=step))
         for name, fact in OF_THE_BEST_EPOCH.items():
-            with mlflow_utils.explained(self.settings, tr("reading metrics")):
+            with mlflow_utils.convert_errors(self.settings, tr("reading metrics")):
                 history = self.client.get_metric_history(run.info.run_id, name)
             values = [metric.value for metric in history if metric.step == step]
             link.facts[fact] = figure(values[-1] if values else None)  # an epoch that a kill cut off is done twice
@@ -308,11 +308,11 @@ class Chain:
         if link.name == git.NONE:
             link.note = tr("no Git when it ran")
             return link
-        problem = git.problem_of(ROOT, link.name)
+        problem = git.verify_commit(ROOT, link.name)
         if problem:
             link.faults.append(problem)
         else:
-            link.note = ", ".join(git.tags(ROOT, link.name))
+            link.note = ", ".join(git.list_tags(ROOT, link.name))
         if known.get("git_dirty") == "true":
             link.note += ", " * bool(link.note) + self._changes(link, run_id, tags)
         return link
@@ -325,7 +325,7 @@ class Chain:
             try:
                 with (
                     tempfile.TemporaryDirectory() as folder,
-                    mlflow_utils.explained(self.settings, tr("reading the run's record")),
+                    mlflow_utils.convert_errors(self.settings, tr("reading the run's record")),
                 ):
                     found = file_sha256(Path(self.client.download_artifacts(run_id, PATCH, folder)))
             except (AppError, OSError) as error:

@@ -66,7 +66,7 @@ def _recorded(path: Path, record: Path) -> Link | None:
         if not pictures and not files:
             return None
     link.export = "onnx" if content.get("engine") == "onnxruntime" else None
-    link.faults += _changed(record, checksummed_json.is_whole(content))
+    link.faults += _changed(record, checksummed_json.verify_checksum(content))
     for picture in pictures:
         files |= {str(picture[key]): picture.get(f"{key}_sha256") for key in OWN_FILES if key in picture}
     link.faults += _broken(record.parent, files)

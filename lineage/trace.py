@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from config import ROOT, Settings
 from core import git as git_utils
-from core.console import table
+from core.console import format_table
 from core.errors import UsageError
 from core.hashing import file_sha256
 from core.i18n import tr
@@ -63,7 +63,7 @@ def show(links: list[Link]) -> None:
     """Report the chain as a table, and below it what is wrong with each link."""
     good, bad = tr("ok"), tr("BROKEN")
     rows = [(link.kind, link.name, bad if link.faults else good, link.note) for link in links]
-    notify(table((tr("link"), tr("name"), tr("state"), ""), rows))
+    notify(format_table((tr("link"), tr("name"), tr("state"), ""), rows))
     for link in links:
         for fault in link.faults:
             notify(f"  {link.kind} {link.name}: {fault}")
@@ -187,7 +187,7 @@ class Finder:
         link = Link("Git", name if name == commit else f"{name} ({commit[:12]})")
         lock = _lock_at(ROOT, commit)
         runs = self.runs_with("git_commit", commit)
-        if lock is not None and (name in git_utils.tags(ROOT) or not runs):
+        if lock is not None and (name in git_utils.list_tags(ROOT) or not runs):
             link.note, link.facts = "lakefs.lock", _lock_facts(lock)
             runs = [lock.run_id]
         if lock is not None:
@@ -202,8 +202,8 @@ class Finder:
 
     def runs_with(self, tag: str, value: str) -> list[str]:
         """Ids of the runs of all experiments with this tag, newest first."""
-        experiments = [e.experiment_id for e in mlflow_utils.experiments(self.client, self.settings)]
-        with mlflow_utils.explained(self.settings, tr("searching runs")):
+        experiments = [e.experiment_id for e in mlflow_utils.list_experiments(self.client, self.settings)]
+        with mlflow_utils.convert_errors(self.settings, tr("searching runs")):
             found = self.client.search_runs(
                 experiments, f"tags.{tag} = '{value}'", max_results=1000, order_by=["attributes.start_time DESC"]
             )
@@ -223,7 +223,7 @@ def _lock_facts(lock: Lock) -> dict[str, str]:
 def _lock_at(folder: Path, commit: str | None) -> Lock | None:
     """lakefs.lock of a Git commit, or of the working tree; None where there is none."""
     name = git_utils.LOCK_NAME
-    text = git_utils.show(folder, f"{commit}:./{name}") if commit else None
+    text = git_utils.show_file(folder, f"{commit}:./{name}") if commit else None
     if commit is None and (folder / name).is_file():
         text = (folder / name).read_text(encoding="utf-8")
     return None if text is None else parse_lock(text, f"{commit or folder}:{name}")

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from config import Settings
-from core.console import choose, table
+from core.console import choose, format_table
 from core.errors import EXIT_BELOW_THRESHOLD, EXIT_DONE, EXIT_FAILED, UsageError
 from core.i18n import tr
 from core.reporting import notify
@@ -83,7 +83,7 @@ def choose_run(registry: Registry, options: argparse.Namespace) -> Run | None:
     client, settings = registry.client, registry.settings
     if options.run_id:
         return mlflow_utils.get_run(client, settings, options.run_id)
-    runs = mlflow_utils.best_runs(client, settings)
+    runs = mlflow_utils.find_best_runs(client, settings)
     if options.manual:
         return ask_run(registry, runs)
     last = max((version.creation_timestamp for version in registry.versions()), default=0)
@@ -149,7 +149,7 @@ def ask_run(registry: Registry, runs: list[Run]) -> Run | None:
         dirty = "+" if tags.get("git_dirty") == "true" else ""
         commits = [tags.get("git_commit", "none")[:8] + dirty, tags.get("lakefs_data_commit", "none")[:8]]
         mark = f"v{version.version}" if version else tr("no")
-        rows.append([number, value, mlflow_utils.when(run.info.start_time), run.info.run_name, *commits, mark])
-    notify(table(headers, rows))
+        rows.append([number, value, mlflow_utils.format_time(run.info.start_time), run.info.run_name, *commits, mark])
+    notify(format_table(headers, rows))
     index = choose(tr("run to register"), len(runs))
     return None if index is None else runs[index]

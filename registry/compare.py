@@ -13,9 +13,10 @@ import torch
 from PIL import Image, ImageDraw
 
 from config import Settings
-from core.console import table
+from core.console import format_table
 from core.files import atomic_replace, write_atomically
 from core.i18n import tr
+from core.process import keep_freed_memory
 from core.reporting import notify
 from dataset.classes import IGNORE_INDEX, ClassMap, UInt8
 from dataset.images import read_image, read_mask
@@ -40,6 +41,8 @@ GAINED, LOST = (40, 170, 80), (220, 50, 50)  # B right where A is wrong, and the
 def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lineage, output: Path) -> None:
     """Print tables of `first` (A) and `second` (B) on a split of B's data; write a sheet and all figures below `output`."""
     cache, device = settings.cache_dir, choose_device(settings.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     split, items = committed_items(lake, second.data_path, settings.register_split, cache)
     models = [gate.load(lake, lineage, device, cache) for lineage in (first, second)]
     classes = models[1].classes
@@ -95,7 +98,7 @@ def class_table(a: Measured, b: Measured, confidence: float) -> str:
         few = len(b.pictures) < gate.LEAST_PICTURES
         interval = tr("too few pictures") if few else f"[{low:+.4f}, {high:+.4f}]"
         rows.append([name, f"{old_total:.4f}", f"{new_total:.4f}", f"{new_total - old_total:+.4f}", interval])
-    return table([tr("class"), "A", "B", "B - A", f"{confidence or 0.95:.0%}"], rows)
+    return format_table([tr("class"), "A", "B", "B - A", f"{confidence or 0.95:.0%}"], rows)
 
 
 def picture_table(a: Measured, b: Measured, shown: Sequence[int]) -> str:
@@ -104,7 +107,7 @@ def picture_table(a: Measured, b: Measured, shown: Sequence[int]) -> str:
     for index in shown:
         old, new = a.only([index]).figure("miou"), b.only([index]).figure("miou")
         rows.append([b.pictures[index], f"{old:.4f}", f"{new:.4f}", f"{new - old:+.4f}"])
-    return table([tr("pictures that differ most"), "A", "B", "B - A"], rows)
+    return format_table([tr("pictures that differ most"), "A", "B", "B - A"], rows)
 
 
 def _most_different(gains: np.ndarray[Any, Any]) -> list[int]:

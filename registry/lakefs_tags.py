@@ -9,7 +9,7 @@ from core.git import without_credentials
 from core.i18n import tr
 from core.reporting import notify
 from registry.versions import Registry, version_lineage
-from utils.lakefs_client.refs import TagTaken
+from utils.lakefs_client.refs import TagConflict
 from utils.lakefs_utils import LakeFS
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def tag_model_commit(registry: Registry, lake: LakeFS, version: ModelVersion) ->
     tag, message = tag_name(version), f"{version.name} v{version.version}"
     try:
         lake.tag_with_metadata(tag, lineage.model_path, message, metadata)
-    except TagTaken:  # version numbers restart with a new MLflow, and two of them over one lakeFS count separately
+    except TagConflict:  # version numbers restart with a new MLflow, and two of them over one lakeFS count separately
         taken, tag = tag, f"{tag}-{lineage.model_path.ref[:8]}"
         notify(tr("the lakeFS tag {taken} belongs to another model: used {tag}", taken=taken, tag=tag))
         lake.tag_with_metadata(tag, lineage.model_path, message, metadata)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from core.console import table
+from core.console import format_table
 from core.i18n import tr
 from registry.versions import GATE, PENDING, ROLLED_BACK, STATE, Registry
 from utils import mlflow_utils
@@ -31,7 +31,7 @@ def overview(registry: Registry, numbered: bool = False) -> str:
     rows = [_row(version, metric, aliases) for version in registry.versions()]
     if numbered:
         headers, rows = ["#", *headers], [[str(i), *row] for i, row in enumerate(rows, 1)]
-    return table(headers, rows)
+    return format_table(headers, rows)
 
 
 def _row(version: ModelVersion, metric: str, aliases: dict[str, str]) -> list[str]:
@@ -41,7 +41,7 @@ def _row(version: ModelVersion, metric: str, aliases: dict[str, str]) -> list[st
         ", ".join(sorted(alias for alias, number in aliases.items() if number == str(version.version))),
         tags.get(f"metric.{metric}", "-")[:6],
         _verdict(tags),
-        mlflow_utils.when(version.creation_timestamp),
+        mlflow_utils.format_time(version.creation_timestamp),
         str(version.run_id or tags.get("run_id", "-"))[:12],
         tags.get("git_commit", "none")[:8] + ("+" if tags.get("git_dirty") == "true" else ""),
         tags.get("lakefs_data_commit", "-")[:8],

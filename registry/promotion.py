@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from config import ROOT, Settings
 from core import git
-from core.errors import AppError, BelowThreshold, UsageError, one_line
+from core.errors import AppError, BelowThreshold, UsageError, describe_error
 from core.i18n import tr
 from core.locks import file_lock
+from core.process import keep_freed_memory
 from core.reporting import notify, warn
 from registry.experiment_branch import merge_experiment
 from registry.lakefs_tags import tag_model_commit
@@ -141,6 +142,8 @@ class Promotion:
 
         settings = self.registry.settings
         device, cache = choose_device(settings.device), settings.cache_dir
+        if device.type == "cpu":
+            keep_freed_memory()
         try:
             against = version_lineage(champion) if champion else None
             verdict = gate.judge(settings, self.lake, lineage, against, device, cache)
@@ -150,7 +153,9 @@ class Promotion:
             # Fails again if the cause is not the champion.
             verdict = gate.judge(settings, self.lake, lineage, None, device, cache)
             reason = tr(
-                "no comparison with the champion v{version}: {error}", version=champion.version, error=one_line(error)
+                "no comparison with the champion v{version}: {error}",
+                version=champion.version,
+                error=describe_error(error),
             )
             reasons = (*verdict.reasons, reason)
             verdict = dataclasses.replace(verdict, reasons=reasons, against=str(champion.version))
@@ -178,7 +183,7 @@ class Promotion:
             try:
                 self.finish(version)
             except AppError as error:
-                warn(tr("{name} v{version} stays unfinished: {error}", **name, error=one_line(error)))
+                warn(tr("{name} v{version} stays unfinished: {error}", **name, error=describe_error(error)))
             else:
                 finished.append(version)
         return finished
@@ -197,7 +202,7 @@ class Promotion:
             self.registry.set_tag(version, GATE, json.dumps(verdict, ensure_ascii=False))
         if verdict["decision"] == CHALLENGER:
             self.registry.set_alias(version, CHALLENGER)
-        with mlflow_utils.explained(self.registry.settings, tr("recording the run")):
+        with mlflow_utils.convert_errors(self.registry.settings, tr("recording the run")):
             number = f"{version.name} v{version.version}"
             self.registry.client.set_tag(str(version.run_id), "registered_version", number)
         self.registry.set_tag(version, STATE, DONE)
@@ -311,6 +316,6 @@ def audit_stamp() -> dict[str, str]:
         account = getpass.getuser()
     except (OSError, KeyError, ImportError):  # a container's user without a name
         account = "unknown"
-    email = git.config(ROOT, "user.email")
+    email = git.read_config(ROOT, "user.email")
     by = f"{account}@{socket.gethostname()}" + (f" <{email}>" if email else "")
     return {"by": by, "at": datetime.now(UTC).isoformat(timespec="seconds")}

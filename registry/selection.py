@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.console import choose, table
+from core.console import choose, format_table
 from core.errors import AppError
 from core.i18n import tr
 from core.reporting import notify
@@ -25,8 +25,8 @@ def select_model(registry: Registry, run_id: str | None, spec: str | None, inter
         return version_lineage(registry.find(spec))
     if CHAMPION in registry.aliases():
         return version_lineage(registry.find(registry.name))
-    experiment = mlflow_utils.experiment_id(client, settings)
-    runs = mlflow_utils.finished_runs(client, settings, experiment, settings.register_metric)
+    experiment = mlflow_utils.get_or_create_experiment(client, settings)
+    runs = mlflow_utils.find_finished_runs(client, settings, experiment, settings.register_metric)
     if not runs:
         raise AppError(
             tr(
@@ -41,12 +41,12 @@ def select_model(registry: Registry, run_id: str | None, spec: str | None, inter
 def ask(registry: Registry) -> Lineage | None:
     """Ask for an experiment, then for a registered version or a run of it; None if nobody answers."""
     client, settings, metric = registry.client, registry.settings, registry.settings.register_metric
-    experiments = mlflow_utils.experiments(client, settings)
-    notify(table(["#", tr("experiment")], [[i, e.name] for i, e in enumerate(experiments, 1)]))
+    experiments = mlflow_utils.list_experiments(client, settings)
+    notify(format_table(["#", tr("experiment")], [[i, e.name] for i, e in enumerate(experiments, 1)]))
     index = choose(tr("experiment"), len(experiments))
     if index is None:
         return None
-    runs = mlflow_utils.finished_runs(client, settings, experiments[index].experiment_id, metric)
+    runs = mlflow_utils.find_finished_runs(client, settings, experiments[index].experiment_id, metric)
     if not runs:
         raise AppError(tr("experiment '{name}' has no usable run", name=experiments[index].name))
     ids = {run.info.run_id for run in runs}
@@ -54,10 +54,10 @@ def ask(registry: Registry) -> Lineage | None:
     choices = [version_lineage(v) for v in versions] + [mlflow_utils.run_lineage(run) for run in runs]
     times = [v.creation_timestamp for v in versions] + [run.info.start_time for run in runs]
     rows = [
-        [i, *_row(choice, metric), mlflow_utils.when(at), choice.git_commit[:8], choice.data_path.ref[:8]]
+        [i, *_row(choice, metric), mlflow_utils.format_time(at), choice.git_commit[:8], choice.data_path.ref[:8]]
         for i, (choice, at) in enumerate(zip(choices, times, strict=True), 1)
     ]
-    notify(table(["#", tr("model"), metric, tr("date"), "Git", tr("data commit")], rows))
+    notify(format_table(["#", tr("model"), metric, tr("date"), "Git", tr("data commit")], rows))
     index = choose(tr("model"), len(choices))
     return None if index is None else choices[index]
 

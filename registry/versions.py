@@ -83,7 +83,7 @@ class Registry:
 
     def model_names(self) -> list[str]:
         """Return the names of all registered models."""
-        with mlflow_utils.explained(self.settings, tr("listing registered models")):
+        with mlflow_utils.convert_errors(self.settings, tr("listing registered models")):
             return [model.name for model in self.client.search_registered_models(max_results=1000)]
 
     def versions(self, name: str | None = None) -> list[ModelVersion]:
@@ -92,7 +92,7 @@ class Registry:
         found: list[ModelVersion] = []
         token: str | None = None
         quoted = name.replace("'", "\\'")
-        with mlflow_utils.explained(self.settings, tr("registered model '{name}'", name=name)):
+        with mlflow_utils.convert_errors(self.settings, tr("registered model '{name}'", name=name)):
             while True:
                 page: Any = self.client.search_model_versions(f"name = '{quoted}'", max_results=1000, page_token=token)
                 found += page
@@ -105,7 +105,7 @@ class Registry:
         from mlflow.exceptions import MlflowException
 
         name = name or self.name
-        with mlflow_utils.explained(self.settings, tr("registered model '{name}'", name=name)):
+        with mlflow_utils.convert_errors(self.settings, tr("registered model '{name}'", name=name)):
             try:
                 model = self.client.get_registered_model(name)
             except MlflowException as error:
@@ -148,7 +148,7 @@ class Registry:
 
     def reload(self, version: ModelVersion) -> ModelVersion:
         """Read a version again."""
-        with mlflow_utils.explained(self.settings, tr("reading the version")):
+        with mlflow_utils.convert_errors(self.settings, tr("reading the version")):
             return self.client.get_model_version(version.name, str(version.version))
 
     # --- writing ---
@@ -157,7 +157,7 @@ class Registry:
         """Create a version with its lineage and `tags` in one request: none exists without verdict and lineage."""
         self._ensure_model()
         directory = LakePath(lineage.model_path.repo, lineage.model_path.ref, lineage.model_path.path.rsplit("/", 1)[0])
-        with mlflow_utils.explained(self.settings, tr("registering the model")):
+        with mlflow_utils.convert_errors(self.settings, tr("registering the model")):
             return self.client.create_model_version(
                 self.name,
                 source=str(directory),  # a directory: MLflow takes a file for an empty one
@@ -170,7 +170,7 @@ class Registry:
     def _ensure_model(self) -> None:
         from mlflow.exceptions import MlflowException
 
-        with mlflow_utils.explained(self.settings, tr("registering the model")):
+        with mlflow_utils.convert_errors(self.settings, tr("registering the model")):
             try:
                 self.client.create_registered_model(self.name)
             except MlflowException as error:
@@ -179,12 +179,12 @@ class Registry:
 
     def set_tag(self, version: ModelVersion, key: str, value: str) -> None:
         """Set a tag of a version."""
-        with mlflow_utils.explained(self.settings, tr("recording the version")):
+        with mlflow_utils.convert_errors(self.settings, tr("recording the version")):
             self.client.set_model_version_tag(version.name, str(version.version), key, value)
 
     def set_alias(self, version: ModelVersion, alias: str) -> None:
         """Point an alias at a version and report it."""
-        with mlflow_utils.explained(self.settings, tr("setting the alias")):
+        with mlflow_utils.convert_errors(self.settings, tr("setting the alias")):
             self.client.set_registered_model_alias(version.name, alias, str(version.version))
         notify(tr("{alias}: {name} v{version}", alias=alias, name=version.name, version=version.version))
 
@@ -192,7 +192,7 @@ class Registry:
         """Point `champion` at a version and remove the marks of a version that is not in use."""
         self.set_alias(version, CHAMPION)
         number = str(version.version)
-        with mlflow_utils.explained(self.settings, tr("recording the version")):
+        with mlflow_utils.convert_errors(self.settings, tr("recording the version")):
             if self.aliases(version.name).get(CHALLENGER) == number:
                 self.client.delete_registered_model_alias(version.name, CHALLENGER)
             if ROLLED_BACK in self.client.get_model_version(version.name, number).tags:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.errors import AppError, UsageError, one_line
+from core.errors import AppError, UsageError, describe_error
 from core.i18n import tr
 from segmentation.preprocess import IMAGENET, Normalisation
 
@@ -221,7 +221,7 @@ def build_network(name: str, num_classes: int, pretrained: bool = False) -> nn.M
             tr(
                 "cannot fetch the published weights of '{name}' ({error}): go online, or train without --pretrained",
                 name=name,
-                error=one_line(error),
+                error=describe_error(error),
             )
         ) from error
 

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from core import memory
 from core.errors import UsageError
 from core.i18n import tr
 from dataset.classes import UInt8
@@ -91,6 +90,4 @@ def choose_device(name: str) -> torch.device:
     if not there[name]:
         found = ", ".join(device for device, is_there in there.items() if is_there)
         raise UsageError(tr("DEVICE={name}: not on this machine (there is: {found})", name=name, found=found))
-    if name == "cpu":
-        memory.keep_freed()
     return torch.device(name)

@@ -53,11 +53,14 @@ def _load_pyfunc(path: str) -> Segmenter:
     from mlflow.models import Model as MLflowModel
 
     from config import load_settings
+    from core.process import keep_freed_memory
     from segmentation.model_file import load_model
     from segmentation.preprocess import choose_device
 
     metadata = MLflowModel.load(str(Path(path).parent)).metadata or {}
     device = choose_device(load_settings().device)
+    if device.type == "cpu":
+        keep_freed_memory()
     return Segmenter(load_model(Path(path), str(metadata.get("model_sha256", "")), device), device)
 
 

@@ -6,16 +6,16 @@ import threading
 
 import pytest
 
-from core.background import MOST_WAITING, Background
+from core.background import MAX_QUEUED, Background
 
 
 def test_calls_are_made_in_order_and_all_before_finish_returns() -> None:
     background, made = Background(), list[int]()
     background.finish()  # nothing was asked for
-    for number in range(3 * MOST_WAITING):
+    for number in range(3 * MAX_QUEUED):
         background.call(lambda number=number: made.append(number))  # type: ignore[misc]
     background.finish()
-    assert made == list(range(3 * MOST_WAITING))
+    assert made == list(range(3 * MAX_QUEUED))
 
 
 def test_the_first_failure_is_raised_and_nothing_is_done_after_it() -> None:

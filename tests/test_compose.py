@@ -210,7 +210,7 @@ class Loopback:
         )
         with connect(settings, create=True) as lake:
             yield lake
-            assert lake.connection.transfer.presign() == (True, True), (
+            assert lake.connection.transfer.presign_support() == (True, True), (
                 "what is large goes by links, which lead to the storage"
             )
 

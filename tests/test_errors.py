@@ -17,7 +17,7 @@ from tests.faults import between
 from tests.project import SOURCE, Project, make_project
 from tests.servers import Server
 from utils.lakefs_utils import LakeFS, connect
-from utils.mlflow_utils import explained
+from utils.mlflow_utils import convert_errors
 from versioning import server_setup
 
 DEAD = "http://127.0.0.1:9"
@@ -81,7 +81,7 @@ def test_a_password_in_mlflows_address_is_never_shown(project: Project) -> None:
     uri = "http://user:hunter2@127.0.0.1:9"
     settings = config.load_settings(mlflow_tracking_uri=uri)
     words = r"\(MLflow http://127.0.0.1:9\): no answer of http://127.0.0.1:9/api"
-    with pytest.raises(AppError, match=words), explained(settings, "asking"):
+    with pytest.raises(AppError, match=words), convert_errors(settings, "asking"):
         raise MlflowException(f"no answer of {uri}/api")
     said = failed(project, "infer.py", code=1, MLFLOW_TRACKING_URI=uri)
     assert "MLflow http://127.0.0.1:9: the server does not answer" in said
@@ -115,7 +115,7 @@ def test_a_model_and_data_that_were_fetched_need_no_server(once_trained: Project
     for env in ({}, named(DEAD)):
         for command in commands:
             done = once_trained.run(*command, env=env)
-            assert done.returncode == 0 and ("was not asked" in done.stdout) == bool(env), done.stdout + done.stderr
+            assert done.returncode == 0 and ("was not contacted" in done.stdout) == bool(env), done.stdout + done.stderr
     said = once_trained.run("infer.py", env=named(DEAD) | {"LAKEFS_LOCAL_DIR": "elsewhere"})
     assert said.returncode == 1 and f"lakeFS {DEAD}" in said.stderr and "the server does not answer" in said.stderr
 
@@ -138,9 +138,9 @@ def test_what_cannot_be_asked_is_wrong_use_and_what_is_no_answer_is_said(lakefs_
     import lakefs_sdk
 
     with connect(settings_of(lakefs_server), create=True) as lake:
-        with pytest.raises(UsageError, match="id"), lake.explained("a tag"):
+        with pytest.raises(UsageError, match="id"), lake.convert_errors("a tag"):
             lake.connection.sdk.tags_api.create_tag(lake.repo, lakefs_sdk.TagCreation(id=None, ref="main"))
-        with pytest.raises(UsageError, match="amount"), lake.explained("a listing"):
+        with pytest.raises(UsageError, match="amount"), lake.convert_errors("a listing"):
             lake.connection.sdk.branches_api.list_branches(lake.repo, amount=100_000)
         lake.connection.sdk._api.rest_client.pool_manager.request = lambda *_, **__: Page()
         with pytest.raises(AppError, match="not a response of lakeFS: check LAKEFS_ENDPOINT") as caught:
@@ -160,13 +160,16 @@ def test_a_protected_branch_is_not_a_wrong_key(lakefs_server: Server) -> None:
     with connect(settings_of(lakefs_server), create=True) as lake:
         error = ForbiddenException(status=403, reason="Forbidden")
         error.body = '{"message": "cannot write to protected branch"}'
-        with pytest.raises(AppError, match=r"403 Forbidden: cannot write to protected branch$"), lake.explained("x"):
+        with (
+            pytest.raises(AppError, match=r"403 Forbidden: cannot write to protected branch$"),
+            lake.convert_errors("x"),
+        ):
             raise error
         if lakefs_server.kind == "real":
             lake.protect()
             with pytest.raises(AppError, match="403 Forbidden: cannot write to protected branch"):
                 for _ in range(200):  # the rule holds some seconds later
-                    with lake.explained("writing"):
+                    with lake.convert_errors("writing"):
                         lake.connection.sdk.objects_api.upload_object(lake.repo, "main", "x", content=b"x")
 
 

@@ -65,11 +65,11 @@ def test_a_wrong_value_is_named(project: Project, arguments: list[str], env: dic
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        ("EPOCH=3", "unknown key 'EPOCH', the nearest known one is 'EPOCHS'"),
-        ("LAKEFS_ENDPONT=http://x", "unknown key 'LAKEFS_ENDPONT', the nearest known one is 'LAKEFS_ENDPOINT'"),
+        ("EPOCH=3", "unknown key 'EPOCH': did you mean 'EPOCHS'?"),
+        ("LAKEFS_ENDPONT=http://x", "unknown key 'LAKEFS_ENDPONT': did you mean 'LAKEFS_ENDPOINT'?"),
         (
             "MLFLOW_TRACKING_URL=http://x",
-            "unknown key 'MLFLOW_TRACKING_URL', the nearest known one is 'MLFLOW_TRACKING_URI'",
+            "unknown key 'MLFLOW_TRACKING_URL': did you mean 'MLFLOW_TRACKING_URI'?",
         ),
         ("EPOCHS=many", "EPOCHS='many': expected a whole number"),
     ],

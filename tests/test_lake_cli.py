@@ -177,14 +177,14 @@ def test_what_was_fetched_needs_no_server(served: Project) -> None:
     second = commit_id(lake(served, "push"))
     for commit in (first, second):
         shutil.rmtree(served.folder / "data")
-        assert "was not asked" not in lake(served, "pull", commit)
+        assert "was not contacted" not in lake(served, "pull", commit)
     served.env["LAKEFS_ENDPOINT"] = "http://127.0.0.1:9"
     repo = served.env["LAKEFS_REPO"]
     for ref, wanted in ((first, first_data), (f"lakefs://{repo}/{second}/data/", second_data), (first, first_data)):
-        assert "lakeFS http://127.0.0.1:9 was not asked: everything is in the cache" in lake(served, "pull", ref)
+        assert "lakeFS http://127.0.0.1:9 was not contacted: everything is in the cache" in lake(served, "pull", ref)
         assert data_of(served) == wanted
     checked = served.run("train.py", "--check-only", "--data-ref", second)
-    assert checked.returncode == 0 and "was not asked" in checked.stdout, checked.stderr
+    assert checked.returncode == 0 and "was not contacted" in checked.stdout, checked.stderr
     trained = served.run("train.py", "--smoke", "--data-ref", second)
     assert trained.returncode == 1 and "the server does not answer" in trained.stderr
     assert "pairs" in trained.stdout and "epoch" not in trained.stdout

@@ -25,7 +25,7 @@ import config
 from core.errors import AppError, UsageError
 from core.files import safe_join
 from core.hashing import file_sha256
-from core.workers import GIVE_UP, ServerUnavailable, Skipped, parallel, raise_if_cancelled, succeeded
+from core.workers import MAX_UNAVAILABLE, ServerUnavailable, Skipped, iterate_successes, parallel, raise_if_cancelled
 from tests.servers import SOURCE, Server, branches
 from utils import lakefs_utils
 from utils.lakefs_client import download
@@ -75,7 +75,7 @@ def local(folder: Path, contents: dict[str, bytes]) -> dict[str, LocalFile]:
     return files
 
 
-def publish(lake: LakeFS, files: dict[str, LocalFile], mirror: bool = True) -> lakefs_utils.Published:
+def publish(lake: LakeFS, files: dict[str, LocalFile], mirror: bool = True) -> lakefs_utils.PublishResult:
     return lake.publish(files, "data/", "message", {"key": "value"}, mirror)
 
 
@@ -100,7 +100,7 @@ def test_what_is_published_comes_back_whole(lake: LakeFS, tmp_path: Path) -> Non
 def test_only_what_differs_is_sent(lake: LakeFS, tmp_path: Path) -> None:
     files = local(tmp_path, {f"{i}.png": secrets.token_bytes(50) for i in range(5)})
     first = publish(lake, files)
-    assert publish(lake, files) == lakefs_utils.Published(first.commit_id, 0, 0)
+    assert publish(lake, files) == lakefs_utils.PublishResult(first.commit_id, 0, 0)
     del files["4.png"]
     files |= local(tmp_path, {"3.png": b"new", "5.png": b"more"})
     second = publish(lake, files)
@@ -412,7 +412,7 @@ def test_a_damaged_record_is_not_believed(lake: LakeFS, tmp_path: Path) -> None:
         good.replace(b"data/x", b"../../x"),
     ):
         record.write_bytes(damage)
-        assert [file.path for file in lake.committed(source, cache)] == ["data/x"]
+        assert [file.path for file in lake.committed_objects(source, cache)] == ["data/x"]
         assert (lake.download(source, cache) / "data/x").read_bytes() == b"1" and record.read_bytes() == good
 
 
@@ -595,11 +595,11 @@ def test_what_a_gone_server_would_fail_is_not_tried() -> None:
         return number
 
     tried = list(parallel(work, range(1000), 1))
-    assert [n for n, result in tried if isinstance(result, Skipped)] == list(range(8 + GIVE_UP, 1000))
+    assert [n for n, result in tried if isinstance(result, Skipped)] == list(range(8 + MAX_UNAVAILABLE, 1000))
     with pytest.raises(AppError) as error:
-        list(succeeded(parallel(work, range(1000), 1), lambda count: f"{count} failed"))
+        list(iterate_successes(parallel(work, range(1000), 1), lambda count: f"{count} failed"))
     assert str(error.value).startswith("994 failed:\n  10: no 10\n  3: no 3")
-    assert str(error.value).endswith("  9: no 9\n  … and 989 more not tried: the server is gone")
+    assert str(error.value).endswith("  9: no 9\n  … and 989 more not tried: the server is unavailable")
 
 
 def test_parallel_keeps_few_in_the_air_and_every_result() -> None:

@@ -12,9 +12,9 @@ from tests.project import SOURCE
 
 FAULTS = """
 import resource, sys, torch
-from segmentation.preprocess import choose_device
-if sys.argv[1] == "chosen":
-    choose_device("cpu")
+from core.process import keep_freed_memory
+if sys.argv[1] == "kept":
+    keep_freed_memory()
 def step():
     activations = [torch.ones(mebibytes << 18) for mebibytes in range(1, 25)]  # 300 MiB, as a forward pass keeps them
     while activations:
@@ -32,9 +32,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_the_pages_of_a_step_serve_the_next_one() -> None:
     """Else the kernel clears most of the 150,000 pages of each step anew."""
     faults = {}
-    for how in ("chosen", "not chosen"):
+    for how in ("kept", "default"):
         done = subprocess.run(
             [sys.executable, "-c", FAULTS, how], cwd=SOURCE, capture_output=True, text=True, check=True
         )
         faults[how] = int(done.stdout)
-    assert faults["chosen"] * 10 < faults["not chosen"], faults
+    assert faults["kept"] * 10 < faults["default"], faults

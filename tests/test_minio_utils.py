@@ -37,7 +37,7 @@ def test_a_bucket_is_made_once(s3: Storage) -> None:
     bucket = f"bucket-{secrets.token_hex(6)}"
     for _ in range(2):
         minio_utils.ensure_bucket(settings(s3), bucket)
-    names = [found["Name"] for found in minio_utils.client(settings(s3)).list_buckets()["Buckets"]]
+    names = [found["Name"] for found in minio_utils.make_client(settings(s3)).list_buckets()["Buckets"]]
     assert names.count(bucket) == 1
 
 
@@ -57,13 +57,13 @@ def test_an_impossible_name_is_said_before_anybody_is_asked(bucket: str) -> None
     nowhere = settings(Storage("http://127.0.0.1:9", "a", "b"))
     with pytest.raises(UsageError, match=f"bucket name '{bucket}': expected 3 to 63 lower-case letters"):
         minio_utils.ensure_bucket(nowhere, bucket)
-    with pytest.raises(UsageError, match="s3://a bucket/: not a possible name"):
-        list(minio_utils.objects(nowhere, "a bucket", ""))
+    with pytest.raises(UsageError, match="s3://a bucket/: invalid name"):
+        list(minio_utils.list_objects(nowhere, "a bucket", ""))
 
 
 def test_a_server_that_is_down_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(minio_utils, "ATTEMPTS", 1)
-    with pytest.raises(AppError, match=r"http://127.0.0.1:9, s3://bucket: does not answer"):
+    with pytest.raises(AppError, match=r"http://127.0.0.1:9, s3://bucket: the server does not answer"):
         minio_utils.ensure_bucket(settings(Storage("http://127.0.0.1:9", "a", "b")), "bucket")
 
 
@@ -72,7 +72,7 @@ def filled(s3: Storage) -> str:
     """A bucket with 1,001 objects, one more than a page of a listing holds."""
     bucket = f"bucket-{secrets.token_hex(6)}"
     minio_utils.ensure_bucket(settings(s3), bucket)
-    client = minio_utils.client(settings(s3))
+    client = minio_utils.make_client(settings(s3))
     for number in range(1001):
         client.put_object(Bucket=bucket, Key=f"many/{number:04}", Body=b"x")
     client.put_object(Bucket=bucket, Key="other/한글 a+b.txt", Body=b"content")
@@ -80,38 +80,38 @@ def filled(s3: Storage) -> str:
 
 
 def test_listing_and_links(s3: Storage, filled: str) -> None:
-    assert filled in minio_utils.buckets(settings(s3))
-    assert len(list(minio_utils.objects(settings(s3), filled, "many/"))) == 1001
-    assert list(minio_utils.objects(settings(s3), filled, "other/")) == [("other/한글 a+b.txt", 7)]
-    link = minio_utils.presigned_link(settings(s3), filled, "other/한글 a+b.txt", 60)
+    assert filled in minio_utils.list_buckets(settings(s3))
+    assert len(list(minio_utils.list_objects(settings(s3), filled, "many/"))) == 1001
+    assert list(minio_utils.list_objects(settings(s3), filled, "other/")) == [("other/한글 a+b.txt", 7)]
+    link = minio_utils.make_presigned_link(settings(s3), filled, "other/한글 a+b.txt", 60)
     assert "X-Amz-Algorithm=AWS4-HMAC-SHA256" in link and "X-Amz-Expires=60" in link
     with urllib.request.urlopen(link, timeout=30) as answer:
         assert answer.read() == b"content"
     with pytest.raises(AppError, match=r"other/none: does not exist"):
-        minio_utils.presigned_link(settings(s3), filled, "other/none")
+        minio_utils.make_presigned_link(settings(s3), filled, "other/none")
 
 
 def test_health_tells_what_is_wrong(s3: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    minio_utils.health(settings(s3), None)
+    minio_utils.check_health(settings(s3), None)
     with pytest.raises(AppError, match=r"s3://no-such-bucket: does not exist \(NoSuchBucket\)"):
-        minio_utils.health(settings(s3), "no-such-bucket")
+        minio_utils.check_health(settings(s3), "no-such-bucket")
     monkeypatch.setattr(minio_utils, "ATTEMPTS", 1)
     with pytest.raises(AppError, match="does not answer"):
-        minio_utils.health(settings(Storage("http://127.0.0.1:9", "a", "b")), "bucket")
+        minio_utils.check_health(settings(Storage("http://127.0.0.1:9", "a", "b")), "bucket")
     skip_on_moto(s3)
     for keys in ({"minio_secret_key": "wrong-wrong"}, {"minio_access_key": "nobody"}):
         with pytest.raises(AppError, match="wrong key or region"):
-            minio_utils.health(settings(s3, **keys), "bucket")
+            minio_utils.check_health(settings(s3, **keys), "bucket")
 
 
 def test_region_and_address_style_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     storage = Storage("http://storage.example", "key", "secret")
     monkeypatch.setenv("MINIO_REGION", "ap-northeast-2")
     parameters = {"Bucket": "lake", "Key": "a"}
-    link = minio_utils.client(settings(storage)).generate_presigned_url("get_object", parameters)
+    link = minio_utils.make_client(settings(storage)).generate_presigned_url("get_object", parameters)
     assert link.startswith("http://storage.example/lake/a?") and "ap-northeast-2%2Fs3" in link
     monkeypatch.setenv("MINIO_PATH_STYLE", "False")
-    link = minio_utils.client(settings(storage)).generate_presigned_url("get_object", parameters)
+    link = minio_utils.make_client(settings(storage)).generate_presigned_url("get_object", parameters)
     assert link.startswith("http://lake.storage.example/a?")
     monkeypatch.setenv("MINIO_PATH_STYLE", "maybe")
     with pytest.raises(UsageError, match="MINIO_PATH_STYLE='maybe': expected true or false"):
@@ -173,7 +173,7 @@ def import_settings(server: Server) -> config.Settings:
 def test_a_bucket_becomes_a_commit_without_copies(over_minio: Server, tmp_path: Path) -> None:
     chosen, bucket = import_settings(over_minio), f"photos-{secrets.token_hex(6)}"
     minio_utils.ensure_bucket(chosen, bucket)
-    s3 = minio_utils.client(chosen)
+    s3 = minio_utils.make_client(chosen)
     for key in ("set/images/a.png", "set/masks/a.png", "settle/b.png"):
         s3.put_object(Bucket=bucket, Key=key, Body=key.encode())
     for again in (False, True):  # the second call finds nothing to do
@@ -205,7 +205,7 @@ def test_two_imports_at_once_do_not_touch_each_other(over_minio: Server, monkeyp
     chosen, bucket = import_settings(over_minio), f"photos-{secrets.token_hex(6)}"
     minio_utils.ensure_bucket(chosen, bucket)
     for number in range(20):
-        minio_utils.client(chosen).put_object(Bucket=bucket, Key=f"set/{number}.png", Body=b"%d" % number)
+        minio_utils.make_client(chosen).put_object(Bucket=bucket, Key=f"set/{number}.png", Body=b"%d" % number)
     with connect(chosen, create=True) as lake:
         both, merge = threading.Barrier(2, timeout=30), Publisher.merge_into_target
 

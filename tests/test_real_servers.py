@@ -33,7 +33,7 @@ def test_train_register_infer_against_real_servers(tmp_path: Path) -> None:
             }
         trained = project.run("train.py", "--epochs", "1")
         assert trained.returncode == 0, trained.stdout + trained.stderr
-        assert not lakefs.storage or "made the bucket s3://made-by-train" in trained.stdout
+        assert not lakefs.storage or "created the bucket s3://made-by-train" in trained.stdout
         registered = project.run("register_model.py", "--threshold", "0")
         assert registered.returncode == 0, registered.stderr
         inferred = project.run("infer.py", "--split", "val")

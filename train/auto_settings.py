@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from core.console import human_size
+from core.console import format_size
 from core.i18n import tr
 from dataset.layout import SegmentationData
 from segmentation.networks import COMPACT
@@ -49,7 +49,7 @@ def batch_size(wanted: int | None, network: nn.Module, size: tuple[int, int], de
     batch = max(smallest, min(largest, STEP_PIXELS // (size[0] * size[1])))
     one, free = step_memory(network, size), free_memory(device)
     fitting = max(1, int(free * MEMORY_SHARE / one))
-    need = tr("{size} per image, {free} free", size=human_size(one), free=human_size(free))
+    need = tr("{size} per image, {free} free", size=format_size(one), free=format_size(free))
     if fitting < batch:
         return fitting, tr("limited by memory: {need}", need=need)
     return batch, tr("from the input size; {need}", need=need)

@@ -12,7 +12,7 @@ from typing import Any
 from config import Settings
 from core.errors import AppError
 from core.i18n import tr
-from core.process import uninterrupted
+from core.process import defer_interrupt
 from core.reporting import notify, progress
 
 SMOKE_BATCHES = 2  # of training and of validation with --smoke
@@ -145,7 +145,7 @@ class BaseTrain(ABC):
         start = time.perf_counter() - self.seconds
         label = tr("{epoch} train", epoch=self.epoch_label(self.epoch))
         for batch in progress(self.batches(), self.steps_per_epoch - self.step, label, tr("batches")):
-            with uninterrupted():  # a step is complete or not started
+            with defer_interrupt():  # a step is complete or not started
                 self.step_incomplete = True
                 self.images += self.train_step(self.epoch, self.step, batch)
                 self.step, self.step_incomplete = self.step + 1, False
@@ -162,7 +162,7 @@ class BaseTrain(ABC):
         best = not self.history or validation.miou > self.best.validation.miou
         speed = self.images / max(self.seconds, 1e-9)
         result = EpochResult(self.epoch, loss, validation, self.seconds, speed, self.current_learning_rate(), best)
-        with uninterrupted():
+        with defer_interrupt():
             self.history.append(result)
             if best:
                 self.save_best(result)
@@ -182,7 +182,7 @@ class BaseTrain(ABC):
         """Save within an epoch every CHECKPOINT_MINUTES: an epoch of a large data set takes hours."""
         minutes = self.settings.checkpoint_minutes
         if 0 < minutes * 60 <= time.monotonic() - self.saved_at:
-            with uninterrupted():
+            with defer_interrupt():
                 self.save_checkpoint()
             self.saved_at = time.monotonic()
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from config import FIELDS, ROOT, Settings, load_settings
-from core.console import table
+from core.console import format_table
 from core.errors import AppError, UsageError
 from core.git import resolve, worktree
 from core.i18n import tr
@@ -96,7 +96,7 @@ def read_recipe(client: MlflowClient, settings: Settings, run_id: str) -> Recipe
         )
     if "lakefs_data_path" not in params:
         raise _irreproducible(run_id, tr("it ended before its data was committed"))
-    with tempfile.TemporaryDirectory() as folder, mlflow_utils.explained(settings, tr("reading the run")):
+    with tempfile.TemporaryDirectory() as folder, mlflow_utils.convert_errors(settings, tr("reading the run")):
         files = Path(client.download_artifacts(run_id, environment.FOLDER, folder))
         recipe = json.loads((files / environment.SETTINGS).read_text(encoding="utf-8"))
         histories = {name: client.get_metric_history(run_id, name) for name in COMPARED}
@@ -166,7 +166,7 @@ def compare_environments(recipe: Recipe, now: Mapping[str, Any], packages: list[
         notify(tr("environment: the same"))
         return
     warn(tr("the environment differs"))
-    notify(table([tr("what"), tr("run"), tr("now")], different[:40]))
+    notify(format_table([tr("what"), tr("run"), tr("now")], different[:40]))
 
 
 def compare_metrics(recipe: Recipe, now: Mapping[str, list[float]], tolerance: float) -> int:
@@ -189,7 +189,7 @@ def compare_metrics(recipe: Recipe, now: Mapping[str, list[float]], tolerance: f
         worst, equal = max(worst, gap), equal and before == after
         rows.append([name, repr(before[best]), repr(after[best]), f"{gap:.3g}"])
     heading = tr("epoch {best} (best)", best=best + 1)
-    notify(table([heading, tr("run"), tr("reproduction"), tr("largest difference of all epochs")], rows))
+    notify(format_table([heading, tr("run"), tr("reproduction"), tr("largest difference of all epochs")], rows))
     if equal:
         notify(tr("all metrics are bit-identical."))
     elif worst <= tolerance:

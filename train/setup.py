@@ -11,6 +11,7 @@ from torch import nn
 from config import Settings
 from core.errors import UsageError
 from core.i18n import tr
+from core.process import keep_freed_memory
 from core.reporting import notify
 from dataset.layout import SegmentationData
 from segmentation.losses import SegmentationLoss, class_weights
@@ -135,6 +136,8 @@ def _training_device(settings: Settings) -> torch.device:
     if device.type == "cuda" and distributed.world_size() > 1:
         device = torch.device("cuda", distributed.local_rank())
         torch.cuda.set_device(device)
+    if device.type == "cpu":
+        keep_freed_memory()
     return device
 
 

@@ -19,13 +19,13 @@ from utils.lakefs_client.connection import Connection, LakePath
 from utils.lakefs_client.download import Downloader
 from utils.lakefs_client.merge import Merger
 from utils.lakefs_client.migration import MigrationTarget
-from utils.lakefs_client.publish import Published, Publisher, manifest_sha256
+from utils.lakefs_client.publish import Publisher, PublishResult, manifest_sha256
 from utils.lakefs_client.queries import Queries
 from utils.lakefs_client.refs import Refs
 
-__all__ = ["LakeFS", "LakePath", "Published", "connect", "manifest_sha256"]
+__all__ = ["LakeFS", "LakePath", "PublishResult", "connect", "manifest_sha256"]
 
-EMBEDDED_WORKERS = 1  # transfers at once with the embedded server: it shares this process
+EMBEDDED_WORKERS = 1  # concurrent transfers with the embedded server, which runs in this process
 
 
 class LakeFS:
@@ -48,29 +48,48 @@ class LakeFS:
         self.connection = connection = Connection(
             endpoint, access_key_id, secret_access_key, repo, branch, workers, journals
         )
-        self.check, self.close, self.explained = connection.check, connection.close, connection.explained
+        self.check = connection.check
+        self.close = connection.close
+        self.convert_errors = connection.convert_errors
 
         self.queries = queries = Queries(connection)
-        self.head, self.default_branch, self.resolve = queries.head, queries.default_branch, queries.resolve
-        self.list_refs, self.has_branch, self.contains = queries.list_refs, queries.has_branch, queries.contains
-        self.commit, self.commit_metadata, self.log = queries.commit, queries.commit_metadata, queries.log
-        self.differences, self.objects = queries.differences, queries.objects
+        self.head = queries.head
+        self.default_branch = queries.default_branch
+        self.resolve = queries.resolve
+        self.list_refs = queries.list_refs
+        self.has_branch = queries.has_branch
+        self.contains = queries.contains
+        self.commit = queries.commit
+        self.commit_metadata = queries.commit_metadata
+        self.log = queries.log
+        self.differences = queries.differences
+        self.objects = queries.objects
 
         self.refs = refs = Refs(connection, queries)
-        self.ensure_repository, self.protect = refs.ensure_repository, refs.protect
-        self.create_branch, self.delete_branch = refs.create_branch, refs.delete_branch
+        self.ensure_repository = refs.ensure_repository
+        self.protect = refs.protect
+        self.create_branch = refs.create_branch
+        self.delete_branch = refs.delete_branch
         self.start_experiment = refs.start_experiment
-        self.set_tag, self.delete_tag, self.tag_with_metadata = refs.set_tag, refs.delete_tag, refs.tag_with_metadata
+        self.set_tag = refs.set_tag
+        self.delete_tag = refs.delete_tag
+        self.tag_with_metadata = refs.tag_with_metadata
 
         self.merger = merger = Merger(connection, queries)
-        self.merge_commit, self.revert = merger.merge_commit, merger.revert
+        self.merge_commit = merger.merge_commit
+        self.revert = merger.revert
 
         self.downloader = downloader = Downloader(connection, queries)
-        self.verified_file, self.download = downloader.verified_file, downloader.download
-        self.committed, self.verify_object, self.read = downloader.committed, downloader.verify_object, downloader.read
+        self.verified_file = downloader.verified_file
+        self.download = downloader.download
+        self.committed_objects = downloader.committed_objects
+        self.verify_object = downloader.verify_object
+        self.read = downloader.read
 
         self.publisher = publisher = Publisher(connection, queries, refs, merger)
-        self.publish, self.upload, self.remove = publisher.publish, publisher.upload, publisher.remove
+        self.publish = publisher.publish
+        self.upload = publisher.upload
+        self.remove = publisher.remove
 
         self.import_objects = BucketImporter(connection, queries, refs, publisher).import_objects
         self.migration = MigrationTarget(connection)
@@ -98,17 +117,14 @@ class LakeFS:
 def connect(settings: Settings, create: bool = False, branch: str | None = None) -> Iterator[LakeFS]:
     """Connect to the repository of the settings on the configured server or the embedded one; `create` it if missing.
 
-    A configured server is asked at the first request; what is in the cache needs none, which is reported at the end.
+    A configured server is contacted at the first request; if the cache has everything, this is reported at the end.
     `branch` replaces LAKEFS_BRANCH. Raises AppError if the server is down or refuses the keys; with `create`, if it has
     no storage for the repository.
     """
     with contextlib.ExitStack() as stack:
         if settings.lakefs_endpoint:
-            endpoint, key, secret = (
-                settings.lakefs_endpoint,
-                settings.lakefs_access_key_id,
-                settings.lakefs_secret_access_key,
-            )
+            endpoint = settings.lakefs_endpoint
+            key, secret = settings.lakefs_access_key_id, settings.lakefs_secret_access_key
         else:
             from utils import local_lakefs
 
@@ -127,5 +143,5 @@ def connect(settings: Settings, create: bool = False, branch: str | None = None)
         if create:
             lake.ensure_repository(settings)
         yield lake
-        if settings.lakefs_endpoint and not lake.connection.asked:
-            notify(tr("lakeFS {endpoint} was not asked: everything is in the cache.", endpoint=lake.endpoint))
+        if settings.lakefs_endpoint and not lake.connection.contacted:
+            notify(tr("lakeFS {endpoint} was not contacted: everything is in the cache.", endpoint=lake.endpoint))

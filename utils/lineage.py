@@ -9,7 +9,7 @@ from utils.lakefs_utils import LakePath
 
 @dataclass(frozen=True)
 class Lineage:
-    """Where a model comes from: what MLflow knows of a run, or of the registered version made from it."""
+    """Origin of a model, as recorded by the MLflow run or the registered version made from it."""
 
     run_id: str
     version: str | None  # "<name> v<N>" for a registered version

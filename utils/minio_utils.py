@@ -1,10 +1,10 @@
-"""Object storage under lakeFS: health, buckets, listing, presigned links, and import without copying; any S3, by boto3.
+"""Object storage of lakeFS (any S3, by boto3): health, buckets, listing, presigned links, import without copying.
 
-python -m utils.minio_utils health                                    # answers? right key? bucket there?
+python -m utils.minio_utils health                                    # check server, keys and bucket
 python -m utils.minio_utils list                                      # buckets
 python -m utils.minio_utils list s3://photos/2026/                    # objects below a prefix
-python -m utils.minio_utils link s3://photos/2026/a.jpg --expires 600 # a link that works without keys
-python -m utils.minio_utils import s3://photos/2026/ --to data/       # into lakeFS: references, no copies
+python -m utils.minio_utils link s3://photos/2026/a.jpg --expires 600 # a presigned link
+python -m utils.minio_utils import s3://photos/2026/ --to data/       # into lakeFS without copying
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from config import BUCKET, BUCKET_RULE, ROOT, Settings, load_settings
-from core.console import add_common_options, human_size
+from core.console import add_common_options, format_size
 from core.errors import AppError, UsageError
 from core.i18n import tr
 from core.process import run_script
 from core.reporting import notify
 
-CONNECT_S, READ_S, ATTEMPTS = 5, 30, 4  # seconds, seconds, tries with botocore's backoff
-LINK_S = 900  # seconds that a presigned link works, unless told otherwise
-LINK_MAX_S = 7 * 24 * 3600  # seconds: the longest that S3's signature allows
+CONNECT_S, READ_S, ATTEMPTS = 5, 30, 4  # timeouts in seconds; attempts with botocore's backoff
+LINK_S = 900  # default validity of a presigned link in seconds
+LINK_MAX_S = 7 * 24 * 3600  # seconds; the maximum of S3 signatures
 _NO_BUCKET = ("NoSuchBucket", "NoSuchKey", "404", "NotFound")
 _WRONG_KEY = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthorizationHeaderMalformed", "401")
 
 
-def client(settings: Settings) -> Any:
-    """A boto3 S3 client with the settings' region and address style, time limits and retries."""
+def make_client(settings: Settings) -> Any:
+    """Return a boto3 S3 client with the configured region and addressing style, timeouts and retries."""
     import boto3
     from botocore.config import Config
 
@@ -46,15 +46,15 @@ def client(settings: Settings) -> Any:
             connect_timeout=CONNECT_S,
             read_timeout=READ_S,
             retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-            signature_version="s3v4",  # for links too: other servers do not know the older one
+            signature_version="s3v4",  # for presigned links too: other servers do not support older versions
             s3={"addressing_style": "path" if settings.minio_path_style else "virtual"},
         ),
     )
 
 
 @contextlib.contextmanager
-def _explained(settings: Settings, what: str) -> Iterator[None]:
-    """Turn botocore's exceptions into one line: which server, what was wanted, why not, what to do."""
+def _convert_errors(settings: Settings, what: str) -> Iterator[None]:
+    """Convert exceptions of botocore to AppError: server, operation, reason, how to fix it."""
     from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
     where = f"{settings.minio_endpoint}, {what}"
@@ -71,13 +71,13 @@ def _explained(settings: Settings, what: str) -> Iterator[None]:
         else:
             text = tr("refused ({code}): check MINIO_ACCESS_KEY, MINIO_SECRET_KEY and the bucket's name", code=code)
         raise AppError(f"{where}: {text}") from error
-    except ParamValidationError as error:  # nobody was asked: botocore itself takes no such name
-        words = " ".join(str(error).split())[:200]
-        raise UsageError(tr("{where}: not a possible name ({words})", where=where, words=words)) from error
+    except ParamValidationError as error:  # raised by botocore before it contacts the server
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(tr("{where}: invalid name ({reason})", where=where, reason=reason)) from error
     except BotoCoreError as error:
         raise AppError(
             tr(
-                "{where}: does not answer ({error_type}): start it or mend MINIO_ENDPOINT",
+                "{where}: the server does not answer ({error_type}): start it or correct MINIO_ENDPOINT",
                 where=where,
                 error_type=type(error).__name__,
             )
@@ -85,17 +85,17 @@ def _explained(settings: Settings, what: str) -> Iterator[None]:
 
 
 def ensure_bucket(settings: Settings, bucket: str) -> None:
-    """Make the bucket unless it is there. Raises AppError: no name, down, wrong key, or a bucket of somebody else."""
+    """Create the bucket if it is missing. Raises UsageError for an invalid name, AppError for any other failure."""
     from botocore.exceptions import ClientError
 
     if not re.fullmatch(BUCKET, bucket):
         rule = tr(BUCKET_RULE)
         raise UsageError(tr("bucket name '{bucket}': expected {rule}", bucket=bucket, rule=rule))
 
-    s3 = client(settings)
-    # AWS wants the region's name in the request, except for the one that has none
-    place = {"CreateBucketConfiguration": {"LocationConstraint": settings.minio_region}}
-    with _explained(settings, f"s3://{bucket}"):
+    s3 = make_client(settings)
+    # AWS requires the region in the request, except for its default region.
+    location = {"CreateBucketConfiguration": {"LocationConstraint": settings.minio_region}}
+    with _convert_errors(settings, f"s3://{bucket}"):
         try:
             s3.head_bucket(Bucket=bucket)
             return
@@ -103,16 +103,16 @@ def ensure_bucket(settings: Settings, bucket: str) -> None:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
                 raise
         try:
-            s3.create_bucket(Bucket=bucket, **({} if settings.minio_region == "us-east-1" else place))
+            s3.create_bucket(Bucket=bucket, **({} if settings.minio_region == "us-east-1" else location))
         except ClientError as error:
-            if error.response["Error"]["Code"] == "BucketAlreadyOwnedByYou":  # another process was first
+            if error.response["Error"]["Code"] == "BucketAlreadyOwnedByYou":  # another process created it first
                 return
             raise
-        notify(tr("made the bucket s3://{bucket}", bucket=bucket))
+        notify(tr("created the bucket s3://{bucket}", bucket=bucket))
 
 
 def split_uri(uri: str, key_needed: bool = False) -> tuple[str, str]:
-    """s3://bucket/key -> (bucket, key). Raises UsageError for anything else."""
+    """Split s3://bucket/key into bucket and key. Raises UsageError for anything else."""
     match = re.fullmatch(r"s3://([^/]+)(?:/(.*))?", uri, re.DOTALL)
     if not match or (key_needed and not match[2]):
         expected = "s3://BUCKET/KEY" if key_needed else "s3://BUCKET[/PREFIX]"
@@ -120,40 +120,41 @@ def split_uri(uri: str, key_needed: bool = False) -> tuple[str, str]:
     return match[1], match[2] or ""
 
 
-def health(settings: Settings, bucket: str | None) -> None:
-    """Whether the server answers, takes the keys, and has the bucket. Raises AppError with the first that fails."""
+def check_health(settings: Settings, bucket: str | None) -> None:
+    """Check that the server answers, accepts the keys, and has the bucket. Raises AppError."""
     what = f"s3://{bucket}" if bucket else tr("the list of buckets")
-    with _explained(settings, what):
-        s3 = client(settings)
-        if bucket:  # a GET: the answer to a HEAD has no words, so that a wrong key would look like a missing right
+    with _convert_errors(settings, what):
+        s3 = make_client(settings)
+        if bucket:  # a GET: a HEAD response has no body, so a wrong key could not be told from a missing permission
             s3.list_objects_v2(Bucket=bucket, MaxKeys=1)
         else:
             s3.list_buckets()
 
 
-def buckets(settings: Settings) -> list[str]:
-    """Names of the buckets that the key may see."""
-    with _explained(settings, tr("the list of buckets")):
-        return [str(bucket["Name"]) for bucket in client(settings).list_buckets()["Buckets"]]
+def list_buckets(settings: Settings) -> list[str]:
+    """Return the names of the buckets that the key can list."""
+    with _convert_errors(settings, tr("the list of buckets")):
+        return [str(bucket["Name"]) for bucket in make_client(settings).list_buckets()["Buckets"]]
 
 
-def objects(settings: Settings, bucket: str, prefix: str) -> Iterator[tuple[str, int]]:
-    """(key, bytes) of every object below a prefix, page by page."""
-    with _explained(settings, f"s3://{bucket}/{prefix}"):
-        for page in client(settings).get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-            for found in page.get("Contents", ()):
-                yield str(found["Key"]), int(found["Size"])
+def list_objects(settings: Settings, bucket: str, prefix: str) -> Iterator[tuple[str, int]]:
+    """Yield key and size (bytes) of every object below a prefix, page by page. Raises AppError."""
+    with _convert_errors(settings, f"s3://{bucket}/{prefix}"):
+        for page in make_client(settings).get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            for entry in page.get("Contents", ()):
+                yield str(entry["Key"]), int(entry["Size"])
 
 
-def presigned_link(settings: Settings, bucket: str, key: str, expires_s: int = LINK_S) -> str:
-    """A link that reads one object without keys for a while. Raises AppError where there is no such object."""
-    with _explained(settings, f"s3://{bucket}/{key}"):
-        s3 = client(settings)
+def make_presigned_link(settings: Settings, bucket: str, key: str, expires_s: int = LINK_S) -> str:
+    """Return a link that reads one object without keys for `expires_s` seconds. Raises AppError if it does not exist."""
+    with _convert_errors(settings, f"s3://{bucket}/{key}"):
+        s3 = make_client(settings)
         s3.head_object(Bucket=bucket, Key=key)
         return str(s3.generate_presigned_url("get_object", {"Bucket": bucket, "Key": key}, expires_s))
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m utils.minio_utils", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -162,33 +163,33 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     commands.add_parser("health", help=tr("check server, keys and bucket"))
     listing = commands.add_parser("list", help=tr("list buckets or objects"))
     listing.add_argument("uri", nargs="?", metavar="s3://BUCKET[/PREFIX]")
-    link = commands.add_parser("link", help=tr("a link that works without keys for a while"))
+    link = commands.add_parser("link", help=tr("create a temporary link that works without keys"))
     link.add_argument("uri", metavar="s3://BUCKET/KEY")
     link.add_argument(
         "--expires",
         type=int,
         default=LINK_S,
         metavar="S",
-        help=tr("seconds that it works (default: {link_s})", link_s=LINK_S),
+        help=tr("validity of the link in seconds (default: {link_s})", link_s=LINK_S),
     )
-    importing = commands.add_parser("import", help=tr("bring objects into lakeFS without copying them"))
+    importing = commands.add_parser("import", help=tr("import objects into lakeFS without copying them"))
     importing.add_argument("uri", metavar="s3://BUCKET/PREFIX")
     importing.add_argument(
         "--to",
         default="data/",
         metavar="PATH/",
-        help=tr("place in lakeFS (default: data/)"),
+        help=tr("target path in lakeFS (default: data/)"),
     )
     importing.add_argument(
         "--replace",
         action="store_true",
-        help=tr("take the place of the files that are there"),
+        help=tr("replace the existing files"),
     )
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> int:
-    """Returns the exit code."""
+    """Run the command; return the exit code."""
     options = parse(arguments)
     if options.command == "import":  # the former name of `lake.py import`, which this layer cannot call
         return subprocess.call([sys.executable, str(ROOT / "lake.py"), *arguments])
@@ -201,32 +202,34 @@ def main(arguments: list[str]) -> int:
         show_list(settings, options.uri)
     else:
         if not 1 <= options.expires <= LINK_MAX_S:
-            raise UsageError(f"--expires {options.expires}: 1 … {LINK_MAX_S}")
-        print(presigned_link(settings, *split_uri(options.uri, key_needed=True), options.expires))
+            raise UsageError(
+                tr("--expires {seconds}: expected 1 to {maximum} seconds", seconds=options.expires, maximum=LINK_MAX_S)
+            )
+        print(make_presigned_link(settings, *split_uri(options.uri, key_needed=True), options.expires))
     return 0
 
 
 def show_health(settings: Settings) -> None:
-    """One line when all is well."""
+    """Check server, keys and bucket and report that they are healthy. Raises AppError."""
     place = settings.lakefs_storage_namespace or ""
     bucket = split_uri(place)[0] if place.startswith("s3://") else settings.minio_bucket
-    health(settings, bucket)
+    check_health(settings, bucket)
     what = f", s3://{bucket}" if bucket else ""
     notify(tr("healthy: {minio_endpoint}{what}", minio_endpoint=settings.minio_endpoint, what=what))
 
 
 def show_list(settings: Settings, uri: str | None) -> None:
-    """Buckets, or objects with their sizes and a total."""
+    """Print the buckets, or objects with their sizes and a total."""
     if uri is None:
-        for name in buckets(settings):
+        for name in list_buckets(settings):
             print(f"s3://{name}")
         return
     bucket, prefix = split_uri(uri)
     count = total = 0
-    for key, size_bytes in objects(settings, bucket, prefix):
-        print(f"{human_size(size_bytes):>10}  s3://{bucket}/{key}")
+    for key, size_bytes in list_objects(settings, bucket, prefix):
+        print(f"{format_size(size_bytes):>10}  s3://{bucket}/{key}")
         count, total = count + 1, total + size_bytes
-    notify(tr("{count} objects, {size}", count=count, size=human_size(total)))
+    notify(tr("{count} objects, {size}", count=count, size=format_size(total)))
 
 
 if __name__ == "__main__":

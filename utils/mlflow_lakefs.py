@@ -1,7 +1,7 @@
-"""lakeFS as MLflow sees it: model files below `lakefs://`, and data sets whose source lies there.
+"""MLflow plugins for lakeFS: an artifact repository for `lakefs://` URIs and a data set source.
 
-MLflow finds both classes by the entry points of pyproject.toml, after `pip install --no-deps -e .`: `mlflow models serve`
-is a program of its own, which nothing of ours has run in. Code of the project calls `register` and needs no installation.
+After `pip install --no-deps -e .`, MLflow finds both classes by the entry points of pyproject.toml, also in its own
+programs such as `mlflow models serve`. Code of the project calls `register` and needs no installation.
 """
 
 from __future__ import annotations
@@ -28,18 +28,21 @@ SCHEME = "lakefs"
 
 
 def register() -> None:
-    """Make `lakefs://` known to MLflow in this process."""
+    """Register `lakefs://` with MLflow in this process.
+
+    MLflow has no public function for artifact repositories: `_artifact_repository_registry` is a private API.
+    """
     from mlflow.data.dataset_source_registry import register_dataset_source
     from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry
 
     _artifact_repository_registry.register(SCHEME, LakeFSArtifactRepository)  # type: ignore[no-untyped-call]
-    register_dataset_source(LakeFSDatasetSource)  # type: ignore[arg-type]  # it wants the class, as its own callers do
+    # Annotated as an instance, but it expects the class.
+    register_dataset_source(LakeFSDatasetSource)  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager
 def _connected() -> Iterator[tuple[LakeFS, Path]]:
-    """The lakeFS of the settings and the download cache; errors are MLflow's, which its users expect."""
-
+    """Yield the configured lakeFS and the download cache; convert AppError to MlflowException."""
     try:
         settings = load_settings()
         with connect(settings) as lake:
@@ -48,8 +51,8 @@ def _connected() -> Iterator[tuple[LakeFS, Path]]:
         raise MlflowException(str(error)) from error
 
 
-def _place(uri: str) -> LakePath:
-    """`lakefs://<repo>/<ref>[/<path>]`."""
+def _parse(uri: str) -> LakePath:
+    """Parse lakefs://<repo>/<ref>[/<path>]. Raises MlflowException for anything else."""
     try:
         return LakePath.parse(uri if uri.count("/") > 3 else f"{uri}/")
     except AppError as error:
@@ -57,66 +60,67 @@ def _place(uri: str) -> LakePath:
 
 
 class LakeFSArtifactRepository(ArtifactRepository):
-    """Reads what lies below a path of a commit, each file checked against its SHA-256; it never writes."""
+    """Read-only artifact repository: the files below a path of a commit, verified by SHA-256."""
 
     def __init__(self, artifact_uri: str, *arguments: Any, **options: Any) -> None:
         super().__init__(artifact_uri, *arguments, **options)
-        self.place = _place(artifact_uri)
+        self.source = _parse(artifact_uri)
 
-    def _path(self, below: str | None) -> str:
-        return "/".join(part.strip("/") for part in (self.place.path, below or "") if part.strip("/"))
+    def _full_path(self, below: str | None) -> str:
+        """Return the path in the lakeFS repository of an artifact path."""
+        return "/".join(part.strip("/") for part in (self.source.path, below or "") if part.strip("/"))
 
     def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
-        """Files and folders right below a path, as paths below the repository's own."""
-        root, wanted = self._path(None), self._path(path)
+        """Return the files and directories directly below a path, with paths relative to the artifact URI."""
+        root, wanted = self._full_path(None), self._full_path(path)
         prefix = f"{wanted}/" if wanted else ""
         found: dict[str, FileInfo] = {}
         with _connected() as (lake, _):
-            for file in lake.objects(self.place.ref, prefix, self.place.repo):
+            for file in lake.objects(self.source.ref, prefix, self.source.repo):
                 name, _, deeper = file.path[len(prefix) :].partition("/")
                 shown = (prefix + name)[len(root) + 1 if root else 0 :]
                 found[shown] = FileInfo(shown, bool(deeper), None if deeper else file.size_bytes)
         return [found[name] for name in sorted(found)]
 
     def download_artifacts(self, artifact_path: str = "", dst_path: str | None = None) -> str:
-        """Copy what lies at or below a path into `dst_path` (unset: a new folder) and return its local path.
+        """Copy the files at or below a path to `dst_path` (unset: a new directory) and return its local path.
 
-        Raises MlflowException for a path that holds nothing: an empty folder in its place would be taken for a model.
+        Raises MlflowException if there are none: MLflow would take an empty directory for a model.
         """
         folder = Path(dst_path) if dst_path else Path(tempfile.mkdtemp(prefix="lakefs-"))
-        root, wanted = self._path(None), self._path(artifact_path)
+        root, wanted = self._full_path(None), self._full_path(artifact_path)
         with _connected() as (lake, cache):
-            commit = lake.resolve(self.place.ref, self.place.repo)
-            tree = lake.download(LakePath(self.place.repo, commit, wanted), cache)
-            for file in lake.objects(commit, wanted, self.place.repo):
+            commit = lake.resolve(self.source.ref, self.source.repo)
+            tree = lake.download(LakePath(self.source.repo, commit, wanted), cache)
+            for file in lake.objects(commit, wanted, self.source.repo):
                 if wanted and file.path != wanted and not file.path.startswith(f"{wanted}/"):
                     continue
                 target = safe_join(folder, file.path[len(root) + 1 if root else 0 :])
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(safe_join(tree, file.path), target)  # a copy: the cache is not to be written to
+                shutil.copyfile(safe_join(tree, file.path), target)  # a copy: files of the cache must not be changed
         return str(folder / artifact_path) if artifact_path else str(folder)
 
     def _download_file(self, remote_file_path: str, local_path: str) -> None:
         with _connected() as (lake, cache):
-            commit = lake.resolve(self.place.ref, self.place.repo)
-            path = self._path(remote_file_path)
-            tree = lake.download(LakePath(self.place.repo, commit, path), cache)
+            commit = lake.resolve(self.source.ref, self.source.repo)
+            path = self._full_path(remote_file_path)
+            tree = lake.download(LakePath(self.source.repo, commit, path), cache)
             shutil.copyfile(safe_join(tree, path), local_path)
 
     def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
-        raise self._read_only()
+        raise self._read_only_error()
 
     def log_artifacts(self, local_dir: str, artifact_path: str | None = None) -> None:
-        raise self._read_only()
+        raise self._read_only_error()
 
-    def _read_only(self) -> MlflowException:
+    def _read_only_error(self) -> MlflowException:
         return MlflowException(
-            tr("{artifact_uri}: a commit does not change: train.py commits models", artifact_uri=self.artifact_uri)
+            tr("{artifact_uri} is read-only: train.py commits models", artifact_uri=self.artifact_uri)
         )
 
 
 class LakeFSDatasetSource(DatasetSource):
-    """The data of a commit: what `mlflow.data.get_source(run.inputs.dataset_inputs[0])` gives for our runs."""
+    """Data of a commit, as returned by `mlflow.data.get_source(run.inputs.dataset_inputs[0])`."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
@@ -126,12 +130,12 @@ class LakeFSDatasetSource(DatasetSource):
         return SCHEME
 
     def load(self) -> str:
-        """Download the files, checked, and return the folder they lie in (read-only: that of the cache)."""
-        place = _place(self.uri)
+        """Download and verify the files; return their directory in the cache, which must not be changed."""
+        source = _parse(self.uri)
         with _connected() as (lake, cache):
-            commit = lake.resolve(place.ref, place.repo)
-            tree = lake.download(LakePath(place.repo, commit, place.path), cache)
-            return str(safe_join(tree, place.path) if place.path else tree)
+            commit = lake.resolve(source.ref, source.repo)
+            tree = lake.download(LakePath(source.repo, commit, source.path), cache)
+            return str(safe_join(tree, source.path) if source.path else tree)
 
     @staticmethod
     def _can_resolve(raw_source: Any) -> bool:
@@ -142,9 +146,9 @@ class LakeFSDatasetSource(DatasetSource):
         return cls(str(raw_source))
 
     def to_dict(self) -> dict[str, str]:
-        """What the run keeps of it."""
-        place = _place(self.uri)
-        return {"uri": self.uri, "repository": place.repo, "commit": place.ref}
+        """Return the values that the run records."""
+        source = _parse(self.uri)
+        return {"uri": self.uri, "repository": source.repo, "commit": source.ref}
 
     @classmethod
     def from_dict(cls, source_dict: dict[Any, Any]) -> LakeFSDatasetSource:

@@ -1,4 +1,4 @@
-"""Experiments and the registry in MLflow: connect, find runs, and follow a run or a version to its lakeFS paths."""
+"""MLflow client: connect, find experiments and runs, and read the lakeFS paths of a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from core.errors import AppError, UsageError
 from core.git import without_credentials
 from core.i18n import tr
 from core.locks import file_lock
-from core.process import uninterrupted
+from core.process import defer_interrupt
 from utils.lakefs_utils import LakePath
 from utils.lineage import Lineage
 
@@ -25,46 +25,49 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Run
 
-HEALTH_S = 5.0  # seconds that a named server may take to answer before it counts as down
+HEALTH_S = 5.0  # seconds that a configured server may take to answer before it counts as down
 
 
 def tracking_uri(settings: Settings) -> str:
-    """The server of the settings, or a SQLite file by its absolute path: a relative one depends on the working directory."""
+    """Return the URI of the configured server, or of a SQLite file by its absolute path."""
     return settings.mlflow_tracking_uri or f"sqlite:///{(ROOT / 'mlflow.db').as_posix()}"
 
 
 @contextlib.contextmanager
-def explained(settings: Settings, what: str) -> Iterator[None]:
-    """Turn MLflow's exceptions into one line: what, which server, what came back. Ctrl-C waits until the call is whole."""
+def convert_errors(settings: Settings, what: str) -> Iterator[None]:
+    """Convert MlflowException to AppError: operation, server, its response. Ctrl-C is deferred until the call has ended."""
     from mlflow.exceptions import MlflowException
 
     try:
-        with uninterrupted():
+        with defer_interrupt():
             yield
     except MlflowException as error:
         raise AppError(
-            f"{what} (MLflow {without_credentials(tracking_uri(settings))}): {_words(settings, error)}"
+            f"{what} (MLflow {without_credentials(tracking_uri(settings))}): {_message(settings, error)}"
         ) from error
 
 
-def _words(settings: Settings, error: Exception) -> str:
-    """MLflow's own words on one line, without the user and password that the address of its server may carry."""
+def _message(settings: Settings, error: Exception) -> str:
+    """Return the message of MLflow on one line, without the user and password of the server's URL."""
     text = " ".join(str(error).split())
     user, at, _ = urlsplit(tracking_uri(settings)).netloc.rpartition("@")
     return (text.replace(user + at, "") if at else text)[:400]
 
 
 def connect(settings: Settings) -> MlflowClient:
-    """A client of the named server, or of the SQLite default. Raises AppError for a named server that does not answer."""
+    """Return a client of the configured server or of the SQLite default. Raises AppError if the server does not answer.
+
+    Sets MLFLOW_* variables of this process that are not set.
+    """
     uri = tracking_uri(settings)
     if uri.startswith(("http://", "https://")):
         _check_health(uri)
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")  # MLflow's own 7 wait for four minutes
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")  # MLflow's default of 7 takes four minutes
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # not a line for each table of a new database
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # otherwise it logs each table of a new database
     import mlflow
 
-    with explained(settings, tr("connecting to MLflow")):
+    with convert_errors(settings, tr("connecting to MLflow")):
         if uri.startswith("sqlite:///"):
             _create_database(Path(uri.removeprefix("sqlite:///")))
         client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -82,16 +85,17 @@ def _create_database(path: Path) -> None:
     with file_lock(Path(f"{path}.lock"), tr("waiting for another process that creates the MLflow database")):
         if path.exists():
             return
-        fresh, whole = path.with_name(f"{path.name}.new"), path.with_name(f"{path.name}.whole")
-        fresh.unlink(missing_ok=True)
-        mlflow.MlflowClient(tracking_uri=f"sqlite:///{fresh.as_posix()}").search_experiments(max_results=1)
-        shutil.copyfile(fresh, whole)  # MLflow keeps the first file open, which some systems do not let be renamed
-        os.replace(whole, path)
+        new, complete = path.with_name(f"{path.name}.new"), path.with_name(f"{path.name}.whole")
+        new.unlink(missing_ok=True)
+        mlflow.MlflowClient(tracking_uri=f"sqlite:///{new.as_posix()}").search_experiments(max_results=1)
+        shutil.copyfile(new, complete)  # MLflow keeps `new` open, and Windows cannot rename open files
+        os.replace(complete, path)
         with contextlib.suppress(PermissionError):
-            fresh.unlink()
+            new.unlink()
 
 
 def _check_health(uri: str) -> None:
+    """Raise AppError if the server does not answer its health check."""
     import urllib3
 
     try:
@@ -101,64 +105,64 @@ def _check_health(uri: str) -> None:
         shown, cause = without_credentials(uri), type(getattr(error, "reason", None) or error).__name__
         raise AppError(
             tr(
-                "MLflow {shown}: the server does not answer ({cause}): start it or mend "
-                "MLFLOW_TRACKING_URI (unset: SQLite in the project's folder)",
+                "MLflow {shown}: the server does not answer ({cause}): start it or correct "
+                "MLFLOW_TRACKING_URI (unset: SQLite in the project directory)",
                 shown=shown,
                 cause=cause,
             )
         ) from error
 
 
-def experiment_id(client: MlflowClient, settings: Settings) -> str:
-    """The experiment of the settings, made if it is not there; two processes may do so at once."""
+def get_or_create_experiment(client: MlflowClient, settings: Settings) -> str:
+    """Return the id of the configured experiment; create it if missing. Concurrent calls are safe."""
     from mlflow.exceptions import MlflowException
 
     name = settings.mlflow_experiment
-    with explained(settings, tr("experiment '{name}'", name=name)):
+    with convert_errors(settings, tr("experiment '{name}'", name=name)):
         found = client.get_experiment_by_name(name)
         if found is not None and found.lifecycle_stage == "active":
             return str(found.experiment_id)
-        # Without a server there is no default place for pictures that is not relative to the working directory.
-        place = None if settings.mlflow_tracking_uri else (ROOT / "mlartifacts").as_uri()
+        # Without a server the default location of artifacts is relative to the working directory.
+        location = None if settings.mlflow_tracking_uri else (ROOT / "mlartifacts").as_uri()
         try:
-            return str(client.create_experiment(name, artifact_location=place))
+            return str(client.create_experiment(name, artifact_location=location))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is not None:
                 raise
-        again = client.get_experiment_by_name(name)
-        assert again is not None  # another process has just made it
-        return str(again.experiment_id)
+        created = client.get_experiment_by_name(name)
+        assert created is not None  # another process has just created it
+        return str(created.experiment_id)
 
 
-def experiments(client: MlflowClient, settings: Settings) -> list[Experiment]:
-    """All active experiments, newest first."""
-    with explained(settings, tr("listing experiments")):
+def list_experiments(client: MlflowClient, settings: Settings) -> list[Experiment]:
+    """Return all active experiments, newest first."""
+    with convert_errors(settings, tr("listing experiments")):
         return list(client.search_experiments(max_results=1000))
 
 
-def finished_runs(client: MlflowClient, settings: Settings, experiment: str, metric: str) -> list[Run]:
-    """FINISHED runs of an experiment that committed a model and have a finite `metric`, best first.
+def find_finished_runs(client: MlflowClient, settings: Settings, experiment: str, metric: str) -> list[Run]:
+    """Return FINISHED runs of an experiment that committed a model and have a finite `metric`, best first.
 
-    Runs of `--smoke` are left out: their figures are those of two batches.
+    Runs with `--smoke` are excluded: their metrics are those of two batches.
     """
     runs: list[Run] = []
     token: str | None = None
-    with explained(settings, tr("searching runs")):
+    with convert_errors(settings, tr("searching runs")):
         while True:
             page = client.search_runs(
                 [experiment], "attributes.status = 'FINISHED'", max_results=1000, page_token=token
             )
-            runs += [run for run in page if _usable(run, metric)]
+            runs += [run for run in page if _is_registrable(run, metric)]
             token = page.token
             if not token:
                 break
     return sorted(runs, key=lambda run: (-run.data.metrics[metric], -run.info.start_time))
 
 
-def best_runs(client: MlflowClient, settings: Settings) -> list[Run]:
-    """Runs of the settings' experiment that could be registered, best first. Raises AppError where there is none."""
+def find_best_runs(client: MlflowClient, settings: Settings) -> list[Run]:
+    """Return the runs of the configured experiment that can be registered, best first. Raises AppError if there is none."""
     name, metric = settings.mlflow_experiment, settings.register_metric
-    runs = finished_runs(client, settings, experiment_id(client, settings), metric)
+    runs = find_finished_runs(client, settings, get_or_create_experiment(client, settings), metric)
     if not runs:
         raise AppError(
             tr(
@@ -170,13 +174,14 @@ def best_runs(client: MlflowClient, settings: Settings) -> list[Run]:
     return runs
 
 
-def _usable(run: Run, metric: str) -> bool:
+def _is_registrable(run: Run, metric: str) -> bool:
+    """Return whether a run committed a model, has a finite metric, and is not a smoke test."""
     tags, value = run.data.tags, run.data.metrics.get(metric)
     return "lakefs_model_commit" in tags and tags.get("smoke") != "true" and value is not None and math.isfinite(value)
 
 
 def get_run(client: MlflowClient, settings: Settings, run_id: str) -> Run:
-    """A run by its id. Raises UsageError for an unknown one."""
+    """Return a run by its id. Raises UsageError for an unknown one."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -184,18 +189,18 @@ def get_run(client: MlflowClient, settings: Settings, run_id: str) -> Run:
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             where = without_credentials(tracking_uri(settings))
-            raise AppError(f"MLflow {where}: {_words(settings, error)}") from error
+            raise AppError(f"MLflow {where}: {_message(settings, error)}") from error
         raise UsageError(
             tr(
-                "no run '{run_id}' in MLflow {settings}",
+                "no run '{run_id}' in MLflow {uri}",
                 run_id=run_id,
-                settings=without_credentials(tracking_uri(settings)),
+                uri=without_credentials(tracking_uri(settings)),
             )
         ) from error
 
 
 def run_lineage(run: Run) -> Lineage:
-    """The lakeFS paths of a run. Raises AppError for a run that committed no model."""
+    """Return the lineage of a run. Raises AppError if it committed no model."""
     tags, params = run.data.tags, run.data.params
     missing = [key for key in ("lakefs_model_path", "lakefs_data_path") if key not in params]
     missing += [key for key in ("model_sha256",) if key not in tags]
@@ -219,6 +224,6 @@ def run_lineage(run: Run) -> Lineage:
     )
 
 
-def when(timestamp_ms: int) -> str:
-    """MLflow's time stamp as local date and time."""
+def format_time(timestamp_ms: int) -> str:
+    """Format a time stamp of MLflow as local date and time."""
     return datetime.fromtimestamp(timestamp_ms / 1000).strftime("%Y-%m-%d %H:%M")

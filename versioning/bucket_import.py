@@ -8,7 +8,7 @@ from config import ROOT, Settings
 from core.errors import AppError, UsageError
 from core.i18n import tr
 from core.reporting import notify
-from utils.minio_utils import objects, split_uri
+from utils.minio_utils import list_objects, split_uri
 
 
 def import_prefix(settings: Settings, uri: str, destination: str, replace: bool) -> None:
@@ -23,7 +23,7 @@ def import_prefix(settings: Settings, uri: str, destination: str, replace: bool)
         raise UsageError(
             tr("import needs a real lakeFS server over S3: set LAKEFS_ENDPOINT (now the embedded server is used)")
         )
-    if settings.minio_endpoint and next(objects(settings, bucket, source.split("/", 3)[3]), None) is None:
+    if settings.minio_endpoint and next(list_objects(settings, bucket, source.split("/", 3)[3]), None) is None:
         raise AppError(tr("{source}: no objects", source=source))
     work = f"import-{hashlib.sha256(f'{source} {target}'.encode()).hexdigest()[:24]}"
     with connect(settings, create=True) as lake:

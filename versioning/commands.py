@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config import ROOT, Settings
-from core.console import table
+from core.console import format_table
 from core.errors import UsageError
 from core.files import safe_join
 from core.git import read_facts
@@ -126,13 +126,13 @@ def log(lake: LakeFS, ref: str, count: int) -> None:
         short = message if len(message) <= MESSAGE_WIDTH else message[: MESSAGE_WIDTH - 1] + "…"
         date = datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
         rows.append((commit.id[:12], date, short, git, metadata.get("mlflow_run_id", "")))
-    notify(table((tr("commit"), tr("date"), tr("message"), "Git", tr("run")), rows))
+    notify(format_table((tr("commit"), tr("date"), tr("message"), "Git", tr("run")), rows))
 
 
 def tag(lake: LakeFS, options: argparse.Namespace) -> None:
     """List, create or delete tags."""
     if options.name is None:
-        notify(table((tr("tag"), tr("commit")), list(lake.list_refs("tags"))))
+        notify(format_table((tr("tag"), tr("commit")), list(lake.list_refs("tags"))))
         return
     if options.delete:
         lake.delete_tag(options.name)
@@ -173,7 +173,7 @@ def branches(lake: LakeFS) -> None:
     for name, commit_id in lake.list_refs("branches"):
         star = "*" if name == lake.branch else ""
         rows.append((star + name, commit_id[:12], _first_line(next(lake.log(commit_id)).message)))
-    notify(table((tr("branch"), tr("commit"), tr("message")), rows))
+    notify(format_table((tr("branch"), tr("commit"), tr("message")), rows))
 
 
 def _first_line(message: str) -> str:

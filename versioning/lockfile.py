@@ -111,7 +111,7 @@ def _path(entry: dict[str, Any]) -> LakePath:
 
 
 def _hex(value: object) -> str:
-    """A full commit id or SHA-256. Raises ValueError: a short one could mean another commit tomorrow."""
+    """Return a full commit id or SHA-256. Raises ValueError for a short one, which could become ambiguous."""
     if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{64}", value):
         raise ValueError(tr("not 64 hex digits: {value!r}", value=value))
     return value

@@ -20,7 +20,7 @@ from config import Settings
 from core.errors import AppError, UsageError
 from core.i18n import tr
 from core.reporting import notify, progress
-from core.workers import parallel, succeeded
+from core.workers import iterate_successes, parallel
 from utils.lakefs_client.content import LocalFile, RemoteFile, content_type
 from utils.lakefs_utils import LakeFS, connect
 
@@ -145,7 +145,7 @@ class _Migration:
     def _copy(self, commit: Any) -> str:
         """Copy one commit on a private branch, then tag it; return its id on the target."""
         work, parents = _branch_name(commit.id), [self.copies[parent] for parent in commit.parents]
-        with self.target.explained(tr("private branch")):
+        with self.target.convert_errors(tr("private branch")):
             is_new = self.target.create_branch(work, parents[0])
         if is_new or self._find_copy(work, commit, parents) is None:
             if len(parents) > 1:
@@ -207,7 +207,7 @@ class _Migration:
                 lambda path: self._send(work, commit.id, path, Path(folder), existing.get(path)), changed()
             )
             label = tr("copying the files of {id}", id=commit.id[:12])
-            for _ in succeeded(
+            for _ in iterate_successes(
                 progress(results, None, label, tr("files")),
                 lambda count: tr("{count} files could not be copied; run again to continue", count=count),
             ):
@@ -239,7 +239,7 @@ class _Migration:
         heads, tags = dict(self.target.list_refs("branches")), dict(self.target.list_refs("tags", copied=True))
         for name, commit_id in self.branches.items():
             wanted = self.copies[commit_id]
-            with self.target.explained(tr("branch {name}", name=name)):
+            with self.target.convert_errors(tr("branch {name}", name=name)):
                 if name not in heads:
                     self.target.create_branch(name, wanted)
                 elif heads[name] != wanted:

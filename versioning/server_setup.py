@@ -39,10 +39,10 @@ def create_first_admin(settings: Settings) -> None:
     import urllib3
     from lakefs_sdk.client import LakeFSClient
 
-    from utils.lakefs_client.connection import configuration
+    from utils.lakefs_client.connection import make_configuration
 
     endpoint = str(settings.lakefs_endpoint).rstrip("/")
-    setup = LakeFSClient(configuration=configuration(f"{endpoint}/api/v1")).internal_api
+    setup = LakeFSClient(configuration=make_configuration(f"{endpoint}/api/v1")).internal_api
     key = lakefs_sdk.AccessKeyCredentials(
         access_key_id=settings.lakefs_access_key_id, secret_access_key=settings.lakefs_secret_access_key
     )

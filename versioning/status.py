@@ -10,7 +10,7 @@ from core.git import LOCK_NAME
 from core.hashing import file_sha256
 from core.i18n import tr
 from core.reporting import notify, progress
-from core.workers import parallel, succeeded
+from core.workers import iterate_successes, parallel
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath
 from versioning.lockfile import Lock, read_lock, require_lock
@@ -101,10 +101,10 @@ def _verify(lake: LakeFS, source: LakePath) -> bool:
     remote = list(lake.objects(source.ref, "", source.repo))
     results = parallel(lambda file: lake.verify_object(source, file), remote)
     label, broken = tr("verifying"), list[str]()
-    for file, result in succeeded(
+    for file, result in iterate_successes(
         progress(results, len(remote), label, tr("files")),
         lambda count: tr("{count} files could not be read and were not verified", count=count),
-        where=lambda file: file.path,
+        name_of=lambda file: file.path,
     ):
         if result is not None:
             broken.append(f"  {file.path}: {result}")

@@ -16,9 +16,9 @@ from core.git import LOCK_NAME, read_facts
 from core.hashing import file_sha256
 from core.i18n import tr
 from core.reporting import notify, progress
-from core.workers import parallel, succeeded
+from core.workers import iterate_successes, parallel
 from utils.lakefs_client.content import LocalFile, RemoteFile
-from utils.lakefs_utils import LakeFS, LakePath, Published
+from utils.lakefs_utils import LakeFS, LakePath, PublishResult
 from versioning.lockfile import Lock, read_lock
 from versioning.versions import (
     DATA_PREFIX,
@@ -48,7 +48,7 @@ def push(settings: Settings, lake: LakeFS, message: str | None, keep_remote: boo
     report_published(done, len(files))
 
 
-def report_published(done: Published, count: int) -> None:
+def report_published(done: PublishResult, count: int) -> None:
     """Report which commit holds the `count` files of a data directory, and what was uploaded for it."""
     if not done.uploaded and not done.removed:
         notify(tr("data unchanged: existing commit {commit_id}", commit_id=done.commit_id))
@@ -242,10 +242,10 @@ def _write(tree: Path, root: Path, files: Mapping[str, str]) -> None:
         lambda name: _copy_verified(safe_join(tree, name), safe_join(root, name), files[name]), files, WORKERS
     )
     label = tr("writing the data")
-    for _ in succeeded(
+    for _ in iterate_successes(
         progress(results, len(files), label, tr("files")),
         lambda count: tr("{count} files could not be written; run again to continue", count=count),
-        where=lambda name: root / name,
+        name_of=lambda name: root / name,
     ):
         pass
 

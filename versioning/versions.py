@@ -13,7 +13,7 @@ from core.files import safe_join
 from core.hashing import HashCache, file_sha256
 from core.i18n import tr
 from core.reporting import progress
-from core.workers import parallel, succeeded
+from core.workers import iterate_successes, parallel
 from dataset.layout import CLUTTER, OUTPUT_FOLDER, data_files
 from utils.lakefs_client.content import LocalFile, RemoteFile
 from utils.lakefs_client.queries import COMMIT_ID
@@ -70,7 +70,7 @@ def find_data(lake: LakeFS, ref: str, cache: Path | None = None) -> LakePath:
 
 def cached_files(lake: LakeFS, source: LakePath, cache: Path) -> list[RemoteFile] | None:
     """Return the files of a completely cached commit; None if the server would have to be asked."""
-    files = lake.committed(source, cache)
+    files = lake.committed_objects(source, cache)
     return files if isinstance(files, list) else None  # else it is a generator that asks the server
 
 
@@ -95,7 +95,7 @@ def local_files(settings: Settings) -> dict[str, LocalFile]:
     results = parallel(lambda name: hashes.sha256(files[name]), files, WORKERS)
     try:
         found = dict(
-            succeeded(
+            iterate_successes(
                 progress(results, len(files), tr("reading the data"), tr("files")),
                 lambda count: tr("{count} files cannot be read", count=count),
                 UsageError,
@@ -111,7 +111,7 @@ def committed_files(lake: LakeFS, source: LakePath, cache: Path) -> dict[str, st
     """Return path below the data of a commit -> SHA-256; a file without one (of another client) is downloaded and hashed."""
     found: dict[str, str] = {}
     unhashed: list[str] = []
-    for file in lake.committed(source, cache):
+    for file in lake.committed_objects(source, cache):
         name = file.path.removeprefix(source.path)
         if not _is_data(name):
             continue

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core.console import human_size
+from core.console import format_size
 from core.errors import UsageError
 from core.files import atomic_replace
 from core.i18n import tr
@@ -183,7 +183,7 @@ def _write(file: Path, split: Split) -> None:
 
 
 def _report_no_room(needed: int, room: float, where: str) -> None:
-    need, have = human_size(needed), human_size(max(0, room))
+    need, have = format_size(needed), format_size(max(0, room))
     notify(
         tr(
             "no room for {need} of decoded images: each epoch reads the files ({where}: {have})",

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from core.errors import AppError, UsageError, one_line
+from core.errors import AppError, UsageError, describe_error
 from core.i18n import tr
 
 T = TypeVar("T")
@@ -77,7 +77,7 @@ def cause(error: BaseException) -> BaseException:
     """Return the error of the process that failed first, and record it for the others."""
     if world_size() == 1 or isinstance(error, OtherProcessFailed):
         return error
-    mine = f"[{rank()}] {one_line(error)}"
+    mine = f"[{rank()}] {describe_error(error)}"
     try:
         # compare_set writes only if there is no value: the first error stays.
         noted = _default_store().compare_set(ERROR_KEY, "", mine).decode()

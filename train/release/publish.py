@@ -42,7 +42,7 @@ def require_ready(lake: LakeFS, tag: str | None, folder: Path = ROOT) -> None:
         return
     if "/" in tag or git.run(folder, "check-ref-format", f"refs/tags/{tag}") is None:
         raise UsageError(tr("--git-tag '{tag}': not a valid tag name", tag=tag))
-    if tag in git.tags(folder):
+    if tag in git.list_tags(folder):
         raise UsageError(tr("--git-tag '{tag}': already exists in {place}", tag=tag, place="Git"))
     if tag in dict(lake.list_refs("tags")):
         raise UsageError(tr("--git-tag '{tag}': already exists in {place}", tag=tag, place="lakeFS"))
@@ -83,7 +83,7 @@ def _tag_in_lakefs(lake: LakeFS, result: Result, tag: str, folder: Path) -> str:
 
     With `auto`, the next name is used if a colleague was faster. Raises AppError for a name that is taken.
     """
-    commit, in_git = result.model_path.ref, git.tags(folder)
+    commit, in_git = result.model_path.ref, git.list_tags(folder)
     for attempt in range(5):
         existing = dict(lake.list_refs("tags"))
         begun = [name for name, on in existing.items() if on == commit and tags.RESULT_TAG.fullmatch(name)]
@@ -119,7 +119,7 @@ def tag_message(result: Result, name: str, parameters: Mapping[str, str], folder
         tr("hyperparameters: {shown}", shown=shown),
     ]
     earlier = tags.last_result_tag(folder)
-    figures = FIGURES.search(git.tag_text(folder, earlier)) if earlier else None
+    figures = FIGURES.search(git.tag_message(folder, earlier)) if earlier else None
     if figures:
         gain = (
             f"accuracy {percent(result.accuracy) - int(figures[1]):+d}%p, mIoU {result.miou - float(figures[2]):+.3f}"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from core.git import tags
+from core.git import list_tags
 
 RESULT_TAG = re.compile(r"v(\d+)\.(\d+)-(?:acc\d+|initial)")
 
@@ -16,7 +16,7 @@ def next_result_tag(folder: Path, accuracy_percent: int, others: Iterable[str] =
 
     `others` are further existing names: those of lakeFS, where a colleague's tag may appear first.
     """
-    last = _newest([*tags(folder), *others])
+    last = _newest([*list_tags(folder), *others])
     major, minor = _version(last) if last else (0, 0)
     major, minor = (1, 0) if major == 0 else (major, minor + 1)
     return f"v{major}.{minor}-acc{accuracy_percent}"
@@ -24,7 +24,7 @@ def next_result_tag(folder: Path, accuracy_percent: int, others: Iterable[str] =
 
 def last_result_tag(folder: Path) -> str | None:
     """Return the newest tag of the form `v1.0-acc85` or `v0.1-initial`, by its numbers."""
-    return _newest(tags(folder))
+    return _newest(list_tags(folder))
 
 
 def _newest(names: Iterable[str]) -> str | None:

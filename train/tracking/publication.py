@@ -95,7 +95,7 @@ class Publication:
 
     def _recorded_model(self) -> LakePath | None:
         """Return the model's path if an earlier process recorded it completely."""
-        with mlflow_utils.explained(self.tracker.settings, tr("reading the run")):
+        with mlflow_utils.convert_errors(self.tracker.settings, tr("reading the run")):
             recorded = self.tracker.client.get_run(self.tracker.run_id).data
         complete = "model_sha256" in recorded.tags  # it is written last
         return LakePath.parse(recorded.params["lakefs_model_path"]) if complete else None
@@ -120,7 +120,7 @@ class Publication:
         }
         done = self.lake.publish(files, MODEL_PREFIX, message, metadata, mirror=False)
         path = LakePath(self.lake.repo, done.commit_id, f"{MODEL_PREFIX}{MODEL_FILE}")
-        with mlflow_utils.explained(tracker.settings, tr("recording the run")):
+        with mlflow_utils.convert_errors(tracker.settings, tr("recording the run")):
             recorded = "best_epoch" in tracker.client.get_run(tracker.run_id).data.metrics
             if not recorded:  # otherwise by a process that was killed right afterwards
                 tracker.log_metrics({**metrics, "best_epoch": float(best.epoch)}, best.epoch)

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from config import ROOT, Settings
 from core.background import Background
-from core.errors import one_line
+from core.errors import describe_error
 from core.git import GitFacts, without_credentials
 from core.i18n import tr
 from core.locks import lock_or_fail
-from core.process import uninterrupted
+from core.process import defer_interrupt
 from core.reporting import notify, warn
 from train.base_train import Diverged
 from train.parallel import distributed
@@ -100,8 +100,8 @@ class RunTracker:
     @classmethod
     def start(cls, client: MlflowClient, settings: Settings, facts: RunFacts) -> RunTracker:
         """Create a run, so that a failure from here on leaves a trace. Raises AppError."""
-        with mlflow_utils.explained(settings, tr("opening the run")):
-            experiment = mlflow_utils.experiment_id(client, settings)
+        with mlflow_utils.convert_errors(settings, tr("opening the run")):
+            experiment = mlflow_utils.get_or_create_experiment(client, settings)
             changes = environment.read_code_changes(ROOT, facts.git, settings.secrets())
             tags = {**facts.tags(), environment.PATCH_TAG: changes.state}
             if changes.patch:
@@ -113,7 +113,7 @@ class RunTracker:
     @classmethod
     def reopen(cls, client: MlflowClient, settings: Settings, facts: RunFacts, interrupted: Interrupted) -> RunTracker:
         """Open an interrupted run again. Raises UsageError if another process uses it or MLflow does not know it."""
-        with mlflow_utils.explained(settings, tr("opening the run")):
+        with mlflow_utils.convert_errors(settings, tr("opening the run")):
             lock = lock_run_folder(interrupted.folder)
             run = mlflow_utils.get_run(client, settings, interrupted.record.run_id)
             for key, value in _process_tags().items():
@@ -161,8 +161,8 @@ class RunTracker:
         self._record_remaining_epochs(error)
         status = "FAILED" if isinstance(error, Exception) else "KILLED"
         try:
-            with uninterrupted():
-                self.client.set_tag(self.run_id, "error", self.without_secrets(one_line(error))[:ERROR_LIMIT])
+            with defer_interrupt():
+                self.client.set_tag(self.run_id, "error", self.without_secrets(describe_error(error))[:ERROR_LIMIT])
                 self.client.set_terminated(self.run_id, status)
         except Exception as second:  # the first error is the one to show; this one must not hide it
             warn(
@@ -170,7 +170,7 @@ class RunTracker:
                     "could not close run {run_id} as {status}: {error}",
                     run_id=self.run_id,
                     status=status,
-                    error=one_line(second),
+                    error=describe_error(second),
                 )
             )
 
@@ -184,7 +184,7 @@ class RunTracker:
                     tr(
                         "run {run_id} lacks epochs that could not be recorded: {error}",
                         run_id=self.run_id,
-                        error=one_line(second),
+                        error=describe_error(second),
                     )
                 )
 
@@ -223,7 +223,7 @@ class RunTracker:
 
     @contextlib.contextmanager
     def _recording(self, what: str) -> Iterator[None]:
-        with mlflow_utils.explained(self.settings, what):
+        with mlflow_utils.convert_errors(self.settings, what):
             yield
 
     def without_secrets(self, text: str) -> str:

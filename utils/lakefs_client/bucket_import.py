@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from core.errors import AppError, UsageError
 from core.i18n import tr
 from utils.lakefs_client.connection import Connection
-from utils.lakefs_client.publish import Published, Publisher
+from utils.lakefs_client.publish import Publisher, PublishResult
 from utils.lakefs_client.queries import Queries
 from utils.lakefs_client.refs import Refs
 
@@ -19,7 +19,7 @@ ABANDONED_S = 86_400  # seconds after which the private branch of an import coun
 
 
 class BucketImporter:
-    """Imports objects and merges them like a publication."""
+    """Import of objects without copying, merged like a publication."""
 
     def __init__(self, connection: Connection, queries: Queries, refs: Refs, publisher: Publisher) -> None:
         self.connection = connection
@@ -29,7 +29,7 @@ class BucketImporter:
 
     def import_objects(
         self, source: str, target: str, work: str, message: str, metadata: Mapping[str, str], replace: bool
-    ) -> Published:
+    ) -> PublishResult:
         """Import the objects below `source` (s3://bucket/prefix/) to `target` ("data/") without copying.
 
         The server's import replaces everything below `target`, which `replace` must allow. It runs on a private branch
@@ -56,7 +56,7 @@ class BucketImporter:
             )
         self._delete_abandoned(work)
         work = f"{work}-{int(time.time())}-{secrets.token_hex(4)}"
-        with self.connection.explained(tr("private branch")):
+        with self.connection.convert_errors(tr("private branch")):
             self.refs.create_branch(work, head)
         try:
             self._import(source, target, work, message, metadata)
@@ -69,13 +69,13 @@ class BucketImporter:
             again = tr("the same files changed meanwhile: run again")
             raise AppError(f"{self.connection.branch}: {again}")
         removed = changes.count("removed")
-        return Published(merged, len(changes) - removed, removed)
+        return PublishResult(merged, len(changes) - removed, removed)
 
     def _delete_abandoned(self, work: str) -> None:
         """Delete branches that killed calls have left; a younger branch may belong to a call in progress."""
         for name, _ in self.queries.list_refs("branches"):
-            ours = re.fullmatch(rf"{work}-(\d+)-[0-9a-f]+", name)
-            if ours and int(ours[1]) < time.time() - ABANDONED_S:
+            match = re.fullmatch(rf"{work}-(\d+)-[0-9a-f]+", name)
+            if match and int(match[1]) < time.time() - ABANDONED_S:
                 self.refs.delete_branch(name)
 
     def _import(self, source: str, target: str, branch: str, message: str, metadata: Mapping[str, str]) -> None:
@@ -87,7 +87,7 @@ class BucketImporter:
             commit=lakefs_sdk.CommitCreation(message=message, metadata=dict(metadata)),
         )
         what, pause = tr("importing {source}", source=source), 0.1
-        with self.connection.explained(what):
+        with self.connection.convert_errors(what):
             ticket = self.connection.sdk.import_api.import_start(self.connection.repo, branch, creation).id
             while not (
                 status := self.connection.sdk.import_api.import_status(self.connection.repo, branch, ticket)

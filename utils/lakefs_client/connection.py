@@ -1,4 +1,4 @@
-"""The connection to one lakeFS repository: server, keys, and its errors as one line."""
+"""The connection to one lakeFS repository: server, keys, and its errors as one-line messages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HEALTH_S = 5.0  # seconds that a configured server may take to answer before it 
 
 @dataclass(frozen=True)
 class LakePath:
-    """`lakefs://<repo>/<ref>/<path>`; what is stored anywhere has a full commit id as its ref."""
+    """Path `lakefs://<repo>/<ref>/<path>`; in stored paths `ref` is a full commit id."""
 
     repo: str
     ref: str
@@ -41,7 +41,7 @@ class LakePath:
 
 
 class Connection:
-    """One repository on one server, and the branch that results are merged into."""
+    """Connection to one repository on one server, with the target branch into which results are merged."""
 
     def __init__(
         self,
@@ -65,8 +65,8 @@ class Connection:
         self.endpoint, self.repo, self.branch = endpoint.rstrip("/"), repo, branch
         self.workers, self.journals = workers, journals
         self.api = f"{self.endpoint}/api/v1"
-        self.asked = False  # whether the server was used; its health is checked before the first request
-        config = configuration(self.api, username=access_key_id, password=secret_access_key)
+        self.contacted = False  # the health of the server is checked before the first request
+        config = make_configuration(self.api, username=access_key_id, password=secret_access_key)
         self.sdk = LakeFSClient(configuration=config)
         self.pool = transfer.make_pool()
         _adapt_sdk(self.sdk, self.pool)
@@ -76,7 +76,7 @@ class Connection:
     def close(self) -> None:
         """Close the connections."""
         self.pool.clear()
-        self.transfer.wire.close()
+        self.transfer.http.close()
 
     def __repr__(self) -> str:
         return f"LakeFS({self.endpoint}, {self.repo}, {self.branch})"
@@ -86,20 +86,20 @@ class Connection:
 
         It is called before the first request; what is in the cache needs no server.
         """
-        self.asked = True
-        with self.explained(tr("connecting to lakeFS")):
+        self.contacted = True
+        with self.convert_errors(tr("connecting to lakeFS")):
             self.pool.request(
                 "GET", f"{self.api}/healthcheck", retries=urllib3.Retry(2, backoff_factor=0.3), timeout=HEALTH_S
             )
             self.sdk.config_api.get_config()
 
     @contextlib.contextmanager
-    def explained(self, what: str) -> Iterator[None]:
-        """Turn exceptions of the SDK and urllib3 into one line: what, which server, its answer, how to fix it."""
+    def convert_errors(self, what: str) -> Iterator[None]:
+        """Convert exceptions of the SDK and urllib3 to AppError: operation, server, its response, how to fix it."""
         from lakefs_sdk.exceptions import ApiException
         from pydantic.v1 import ValidationError
 
-        if not self.asked:
+        if not self.contacted:
             self.check()
         where = f"lakeFS {self.endpoint}, {self.repo}"
         try:
@@ -143,7 +143,7 @@ class Connection:
 
 
 class InvalidResponse(ValueError):
-    """A response that is not one of lakeFS."""
+    """Response that does not come from lakeFS."""
 
 
 def _adapt_sdk(sdk: Any, pool: urllib3.PoolManager) -> None:
@@ -157,24 +157,24 @@ def _adapt_sdk(sdk: Any, pool: urllib3.PoolManager) -> None:
 
 
 def _marking_invalid_responses(deserialize: Callable[..., Any]) -> Callable[..., Any]:
-    def read(*arguments: Any) -> Any:
+    def deserialize_or_raise(*arguments: Any) -> Any:
         try:
             return deserialize(*arguments)
         except (ValueError, AttributeError, KeyError, TypeError) as error:
             raise InvalidResponse(str(error)) from error
 
-    return read
+    return deserialize_or_raise
 
 
-def configuration(api: str, **keys: str) -> Any:
+def make_configuration(api: str, **keys: str) -> Any:
     """Return the SDK's configuration; it enables urllib3's warnings, one line per retry: disable them again."""
     import lakefs_sdk
 
     log = logging.getLogger("urllib3")
     level = log.level
-    made = lakefs_sdk.Configuration(host=api, **keys)
+    result = lakefs_sdk.Configuration(host=api, **keys)
     log.setLevel(level)
-    return made
+    return result
 
 
 def server_message(error: Any) -> str:

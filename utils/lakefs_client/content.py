@@ -1,4 +1,4 @@
-"""Content of objects: checksums, content types and the errors of a transfer."""
+"""Content of objects: files, checksums, content types and the errors of a transfer."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from core.errors import AppError
 from core.i18n import tr
 from core.workers import ServerUnavailable, raise_if_cancelled
 
-CHUNK = 1 << 20  # bytes read at once
-BUSY = (429, 502, 503, 504)  # of those, what other objects would meet too
-# Python's own table differs between its versions (`.webp`). What is missing here goes as octet-stream; a type that
-# changes would make equal content another object.
+CHUNK = 1 << 20  # bytes read at a time
+BUSY = (429, 502, 503, 504)  # HTTP statuses that other requests would get too
+# Fixed: Python's own table differs between its versions (`.webp`), and the type is part of an object's identity. Other
+# suffixes are octet-stream.
 CONTENT_TYPES = {
     ".avi": "video/x-msvideo",
     ".bmp": "image/bmp",
@@ -44,7 +44,7 @@ CONTENT_TYPES = {
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A file to publish and the SHA-256 (hex) of its content."""
+    """Local file to publish, with the SHA-256 (hex) of its content."""
 
     path: Path
     sha256: str
@@ -52,45 +52,45 @@ class LocalFile:
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """An object of a version. `sha256` is None where somebody else's client stored none."""
+    """Object of a version. `sha256` is None if another client uploaded it without one."""
 
     path: str
     size_bytes: int
     sha256: str | None
     checksum: str
-    link: str | None = None  # presigned, straight to the object storage; lives for some minutes
+    link: str | None = None  # presigned link to the object storage; valid for some minutes
 
 
 def content_type(path: str) -> str:
-    """A fixed type per suffix: it is part of an object's identity, so it must not vary between machines."""
+    """Return the type of a suffix; it is part of an object's identity, so it must not vary between machines."""
     return CONTENT_TYPES.get(PurePosixPath(path).suffix.lower(), "application/octet-stream")
 
 
-class Refused(AppError):
-    """The object storage refused a presigned request, with this HTTP status."""
+class PresignedRequestRefused(AppError):
+    """Presigned request that the object storage refused with HTTP status `status`."""
 
     def __init__(self, status: int, text: str) -> None:
-        # Only what is meant for people: S3 answers with the key and the text that was signed, too.
-        words = re.search("<Code>(.*?)</Code>\\s*<Message>(.*?)</Message>", text)
-        super().__init__(f"{status} {': '.join(words.groups()) if words else text}")
+        # Only code and message: the response of S3 contains the access key and the signed text, too.
+        match = re.search("<Code>(.*?)</Code>\\s*<Message>(.*?)</Message>", text)
+        super().__init__(f"{status} {': '.join(match.groups()) if match else text}")
         self.status = status
 
 
-class Busy(AppError, ServerUnavailable):
-    """A server that answered all tries with 'later'."""
+class ServerBusy(AppError, ServerUnavailable):
+    """Server that answered all retries with a status of `BUSY`."""
 
 
-class Differs(AppError):
-    """Content that is not the one of its record."""
+class ChecksumMismatch(AppError):
+    """Content that differs from its recorded checksum or size."""
 
 
-def refusal(status: int, where: str, text: str) -> AppError:
-    """What the server answered instead of doing it."""
-    return (Busy if status in BUSY else AppError)(f"{where}{status} {text}")
+def response_error(status: int, where: str, text: str) -> AppError:
+    """Return the error for an unexpected HTTP status; `where` is a prefix of the message."""
+    return (ServerBusy if status in BUSY else AppError)(f"{where}{status} {text}")
 
 
 class Digests:
-    """SHA-256, size (bytes), and if asked for MD5, of bytes as they pass."""
+    """Running SHA-256, size (bytes) and, optionally, MD5 of a stream."""
 
     def __init__(self, md5: bool = True) -> None:
         self.sha256, self.size = hashlib.sha256(), 0
@@ -103,8 +103,8 @@ class Digests:
             self.md5.update(chunk)
 
 
-def verify(remote: RemoteFile, digests: Digests) -> None:
-    """Compare with the SHA-256 of the metadata, else with the MD5, else with the size (bytes). Raises Differs."""
+def verify_digests(remote: RemoteFile, digests: Digests) -> None:
+    """Compare with the recorded SHA-256, else with the MD5, else with the size. Raises ChecksumMismatch."""
     if remote.sha256:
         expected, found = remote.sha256, digests.sha256.hexdigest()
     elif digests.md5 and re.fullmatch(r"[0-9a-f]{32}", remote.checksum):
@@ -112,9 +112,9 @@ def verify(remote: RemoteFile, digests: Digests) -> None:
     else:
         expected, found = str(remote.size_bytes), str(digests.size)
     if expected != found:
-        raise Differs(
+        raise ChecksumMismatch(
             tr(
-                "{path}: content differs from its record (expected {expected}, found {found})",
+                "{path}: checksum mismatch (expected {expected}, found {found})",
                 path=remote.path,
                 expected=expected,
                 found=found,
@@ -122,8 +122,8 @@ def verify(remote: RemoteFile, digests: Digests) -> None:
         )
 
 
-def _checked_md5(file: LocalFile, stream: Any, size: int) -> str:
-    """MD5 (hex) of an open file that must still have its size and SHA-256. Raises AppError."""
+def verified_md5(file: LocalFile, stream: Any, size: int) -> str:
+    """Return the MD5 (hex) of an open file. Raises AppError if its size or SHA-256 has changed."""
     md5, sha256, read = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
     while chunk := stream.read(CHUNK):
         raise_if_cancelled()
@@ -131,5 +131,5 @@ def _checked_md5(file: LocalFile, stream: Any, size: int) -> str:
         sha256.update(chunk)
         read += len(chunk)
     if read != size or sha256.hexdigest() != file.sha256:
-        raise AppError(tr("{path}: changed since it was checked", path=file.path))
+        raise AppError(tr("{path}: changed since its checksum was computed; run again", path=file.path))
     return md5.hexdigest()

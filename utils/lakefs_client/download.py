@@ -16,14 +16,14 @@ from core.files import link_or_copy, remove_stale_partial_files, safe_join, writ
 from core.hashing import file_sha256, stat_key
 from core.i18n import tr
 from core.reporting import progress, warn
-from core.workers import is_unavailable, parallel, succeeded
+from core.workers import is_unavailable, iterate_successes, parallel
 from utils.lakefs_client.connection import Connection, LakePath
 from utils.lakefs_client.content import Digests, RemoteFile
 from utils.lakefs_client.queries import Queries
 
 
 class Downloader:
-    """Downloads and verifies objects."""
+    """Verified downloads, through a cache that all commits share."""
 
     def __init__(self, connection: Connection, queries: Queries) -> None:
         self.connection = connection
@@ -62,8 +62,8 @@ class Downloader:
         tree = _tree(source, cache)
         if _is_complete(source, cache):
             return tree
-        with self.connection.explained(tr("the server's configuration")):
-            links = self.connection.transfer.presign()[0]
+        with self.connection.convert_errors(tr("the server's configuration")):
+            links = self.connection.transfer.presign_support()[0]
         listed = self.queries.objects(source.ref, source.path, source.repo, links)
         remote = [file for file in listed if _at_or_below(file.path, source.path)]
         if not remote:
@@ -77,17 +77,17 @@ class Downloader:
             lambda f: self._download_object(source, f, cache, safe_join(tree, f.path)), chosen, self.connection.workers
         )
         fetched = list(
-            succeeded(
+            iterate_successes(
                 progress(results, len(chosen), label, tr("files")),
                 lambda count: tr("{count} files could not be downloaded; run again to continue", count=count),
-                where=lambda file: file.path,
+                name_of=lambda file: file.path,
             )
         )
         if len(fetched) == len(remote):
             _record_complete(source, cache, fetched)
         return tree
 
-    def committed(self, source: LakePath, cache: Path) -> Iterable[RemoteFile]:
+    def committed_objects(self, source: LakePath, cache: Path) -> Iterable[RemoteFile]:
         """Return the objects of a commit at or below a path; from the cache if it is complete there (then a list)."""
         noted = _read_record(source, cache)
         return (

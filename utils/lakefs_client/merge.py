@@ -11,12 +11,12 @@ from utils.lakefs_client.connection import Connection, server_message
 from utils.lakefs_client.queries import Queries
 
 
-class Conflict(AppError):
-    """Both sides changed the same files: nothing was merged."""
+class MergeConflict(AppError):
+    """Merge in which both sides changed the same files; nothing was merged."""
 
 
 class Merger:
-    """Merge and revert, with conflicts explained."""
+    """Merges and reverts on the target branch."""
 
     def __init__(self, connection: Connection, queries: Queries) -> None:
         self.connection = connection
@@ -24,10 +24,10 @@ class Merger:
 
     @contextlib.contextmanager
     def changing_target(self, what: str) -> Iterator[None]:
-        """As `explained`; if the server refuses because of changes staged on the target, name them."""
+        """Like `Connection.convert_errors`; if the server refuses because of changes staged on the target, name them."""
         from lakefs_sdk.exceptions import ApiException
 
-        with self.connection.explained(what):
+        with self.connection.convert_errors(what):
             try:
                 yield
             except ApiException as error:
@@ -37,7 +37,7 @@ class Merger:
 
     def _staged_changes_error(self) -> AppError:
         """Return the error for changes staged on the target branch, which block every merge into it."""
-        with self.connection.explained(tr("branch {branch}", branch=self.connection.branch)):
+        with self.connection.convert_errors(tr("branch {branch}", branch=self.connection.branch)):
             page = self.connection.sdk.branches_api.diff_branch(self.connection.repo, self.connection.branch, amount=10)
         names = ", ".join(str(change.path) for change in page.results) + (", …" if page.pagination.has_more else "")
         place = f"lakefs://{self.connection.repo}/{self.connection.branch}"
@@ -122,10 +122,10 @@ def _not_revertible(branch: str, commit_id: str) -> AppError:
     )
 
 
-def _conflict(branch: str, commit_id: str, paths: list[str]) -> Conflict:
+def _conflict(branch: str, commit_id: str, paths: list[str]) -> MergeConflict:
     """Return the error for files that both sides changed."""
     names = ", ".join(paths[:10]) + (tr(" and {count} more", count=len(paths) - 10) if len(paths) > 10 else "")
-    return Conflict(
+    return MergeConflict(
         tr(
             "{commit_id} cannot be merged into {branch}: both sides changed {names}: nothing was merged. "
             "Download the data of {branch} (lake.py pull {branch}), apply your changes to it, and train again",

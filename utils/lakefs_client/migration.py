@@ -13,14 +13,14 @@ from utils.lakefs_client.content import RemoteFile
 
 
 class MigrationTarget:
-    """Reads objects with all their metadata, and writes commits and objects with given ones."""
+    """Repository to which commits and objects are copied with their original metadata."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
 
     def stat(self, ref: str, path: str) -> Any:
         """Return an object's metadata as a model of lakefs-sdk."""
-        with self.connection.explained(path):
+        with self.connection.convert_errors(path):
             return self.connection.sdk.objects_api.stat_object(self.connection.repo, ref, path)
 
     def download(self, ref: str, remote: RemoteFile, target: Path) -> None:
@@ -31,7 +31,7 @@ class MigrationTarget:
         """Upload an object with its own metadata and type. Raises AppError if the server's MD5 is not that of `stat`."""
         headers = {f"x-lakefs-meta-{key}": value for key, value in metadata.items()}
         content_type = stat.content_type or "application/octet-stream"
-        with self.connection.explained(tr("uploading {path}", path=path)):
+        with self.connection.convert_errors(tr("uploading {path}", path=path)):
             response = self.connection.transfer.post_raw(
                 self.connection.repo, branch, path, file, {**headers, "Content-Type": content_type}
             )
@@ -45,7 +45,7 @@ class MigrationTarget:
         creation = lakefs_sdk.CommitCreation(
             message=commit.message, metadata=metadata, date=commit.creation_date, allow_empty=True
         )
-        with self.connection.explained(tr("commit {id}", id=commit.id[:12])):
+        with self.connection.convert_errors(tr("commit {id}", id=commit.id[:12])):
             self.connection.sdk.commits_api.commit(self.connection.repo, branch, creation)
 
     def merge(self, branch: str, source: str, commit: Any, metadata: dict[str, str]) -> None:
@@ -55,10 +55,10 @@ class MigrationTarget:
         strategy = (commit.metadata or {}).get(".lakefs.merge.strategy", "default")
         options = {"strategy": strategy} if strategy != "default" else {}
         merge = lakefs_sdk.Merge(message=commit.message, metadata=metadata, allow_empty=True, **options)
-        with self.connection.explained(tr("merge {id}", id=commit.id[:12])):
+        with self.connection.convert_errors(tr("merge {id}", id=commit.id[:12])):
             self.connection.sdk.refs_api.merge_into_branch(self.connection.repo, source, branch, merge=merge)
 
     def reset_branch(self, branch: str, commit_id: str) -> None:
         """Point a branch at a commit."""
-        with self.connection.explained(tr("branch {name}", name=branch)):
+        with self.connection.convert_errors(tr("branch {name}", name=branch)):
             self.connection.sdk.experimental_api.hard_reset_branch(self.connection.repo, branch, commit_id)

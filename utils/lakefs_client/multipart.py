@@ -14,29 +14,29 @@ from core.errors import AppError
 from core.files import write_atomically
 from core.i18n import tr
 from core.workers import parallel, raise_if_cancelled
-from utils.lakefs_client.content import LocalFile, Refused, _checked_md5, content_type
+from utils.lakefs_client.content import LocalFile, PresignedRequestRefused, content_type, verified_md5
 from utils.lakefs_client.http import RetriesExhausted
 
 if TYPE_CHECKING:
     from lakefs_sdk.client import LakeFSClient
 
-PART = 16 << 20  # bytes of a part; fixed, because another size would give equal content another checksum
-MULTIPART = 4 * PART  # bytes: from here a file goes in parts
-PARTS_AT_ONCE = 4  # of one file
-IDLE_S = 3600  # seconds without a part after which an upload of another content to the same path counts as given up
-JOURNAL_S = 20 * 3600  # seconds after which a multipart upload is begun anew; lakeFS forgets its address after 24 hours
-EXPIRED = 403  # what object storage answers to a link that is too old (or whose signature is of another clock)
+PART = 16 << 20  # bytes of a part; fixed, because the checksum of an object depends on it
+MULTIPART = 4 * PART  # bytes: files from this size on are uploaded in parts
+CONCURRENT_PARTS = 4  # per file
+IDLE_S = 3600  # seconds without a part after which an upload of other content to the same path counts as abandoned
+JOURNAL_S = 20 * 3600  # seconds after which an upload is restarted; lakeFS forgets its address after 24 hours
+EXPIRED = 403  # HTTP status of the object storage for an expired link (or if the clocks differ)
 
 
 class UploadContext(Protocol):
-    """What a multipart upload needs of the transfer that it belongs to."""
+    """Interface of the transfer that a multipart upload belongs to."""
 
     sdk: LakeFSClient
     api: str
     parts: threading.BoundedSemaphore
 
-    def unreachable(self, url: str, reason: Exception) -> None:
-        """Remember that presigned links cannot be reached."""
+    def disable_presigned_links(self, url: str, reason: Exception) -> None:
+        """Stop using presigned links, as they are unreachable."""
 
     def post(self, repo: str, branch: str, path: str, file: LocalFile, size: int) -> None:
         """Upload a whole file through the lakeFS server."""
@@ -46,7 +46,7 @@ class UploadContext(Protocol):
 
 
 class MultipartUpload:
-    """One file in parts of `PART` bytes by presigned links, with a journal of the parts that have arrived."""
+    """Upload of one file in parts of `PART` bytes by presigned links, with a journal of the uploaded parts."""
 
     def __init__(
         self,
@@ -58,37 +58,36 @@ class MultipartUpload:
         size: int,
         journals: Path | None,
     ) -> None:
-        self.transfer, self.repo, self.branch, self.path, self.file, self.size = (
-            transfer,
-            repo,
-            branch,
-            path,
-            file,
-            size,
-        )
+        self.transfer = transfer
+        self.repo = repo
+        self.branch = branch
+        self.path = path
+        self.file = file
+        self.size = size
         self.target = [transfer.api, repo, branch, path]
         identity = "\n".join((*self.target, file.sha256))
         self.journal = journals / f"{hashlib.sha256(identity.encode()).hexdigest()}.json" if journals else None
         self.lock = threading.Lock()
 
     def run(self) -> None:
-        """Send what is missing and put the object on the branch. Raises AppError."""
-        state = self._resumed() or self._begun()
+        """Upload the missing parts and add the object to the branch. Raises AppError."""
+        state = self._load_state() or self._start()
         count = -(-self.size // PART)
         missing = [number for number in range(1, count + 1) if str(number) not in state["etags"]]
         try:
-            for _, result in parallel(lambda number: self._send(state, number), missing, PARTS_AT_ONCE):
+            for _, result in parallel(lambda number: self._upload_part(state, number), missing, CONCURRENT_PARTS):
                 if isinstance(result, Exception):
                     raise result
-            self._completed(state, count)
-        except RetriesExhausted as error:  # of the object storage: the server's own silence is another error
-            self.transfer.unreachable(state["url"], error)
+            self._complete(state, count)
+        except RetriesExhausted as error:  # of the object storage; an unavailable lakeFS server is another error
+            self.transfer.disable_presigned_links(state["url"], error)
             self._abort(state)
             self.transfer.post(self.repo, self.branch, self.path, self.file, self.size)
-        self._forget()
+        self._delete_journal()
 
-    def _begun(self) -> dict[str, Any]:
-        self._sweep()
+    def _start(self) -> dict[str, Any]:
+        """Start a multipart upload and return its state."""
+        self._abort_abandoned()
         begun = self.transfer.sdk.experimental_api.create_presign_multipart_upload(
             self.repo, self.branch, self.path, parts=1
         )
@@ -100,21 +99,21 @@ class MultipartUpload:
             "began": time.time(),
             "etags": {},
         }
-        self._remember(state)
+        self._write_journal(state)
         return state
 
-    def _resumed(self) -> dict[str, Any] | None:
-        """The state of an earlier call that is young enough."""
+    def _load_state(self) -> dict[str, Any] | None:
+        """Return the state of an interrupted call; None if there is none or it is too old."""
         with contextlib.suppress(FileNotFoundError):
             state = _read(self.journal) if self.journal else {}
             if state and time.time() - state["began"] < JOURNAL_S:
                 return state
         return None
 
-    def _sweep(self) -> None:
-        """Give up the uploads that nobody will go on with: of long ago, and of a file that has changed since."""
+    def _abort_abandoned(self) -> None:
+        """Abort uploads that will not be resumed: old ones, and those of a file that has changed since."""
         for journal in self.journal.parent.glob("*.json") if self.journal else []:
-            with contextlib.suppress(FileNotFoundError):  # another process is at it
+            with contextlib.suppress(FileNotFoundError):  # another process deleted it
                 state, idle = _read(journal), time.time() - journal.stat().st_mtime
                 api, repo, _, path = state.get("target", [None] * 4)
                 same_path = [api, repo, path] == [self.transfer.api, self.repo, self.path]
@@ -124,7 +123,7 @@ class MultipartUpload:
                     journal.unlink()
 
     def _abort(self, state: dict[str, Any]) -> None:
-        """Have the object storage drop the parts; it forgets them some day where the server does not know them any more."""
+        """Delete the parts in the object storage; unknown uploads are ignored, as the storage deletes them itself."""
         import lakefs_sdk
         from lakefs_sdk.exceptions import ApiException
 
@@ -135,39 +134,40 @@ class MultipartUpload:
                 repo, branch, state["upload_id"], path, abort_presign_multipart_upload=address
             )
 
-    def _remember(self, state: dict[str, Any]) -> None:
+    def _write_journal(self, state: dict[str, Any]) -> None:
         if self.journal:
             write_atomically(self.journal, json.dumps(state).encode())
 
-    def _forget(self) -> None:
+    def _delete_journal(self) -> None:
         if self.journal:
             self.journal.unlink(missing_ok=True)
 
-    def _send(self, state: dict[str, Any], number: int) -> None:
-        """One part, by a link signed just now: links live for 15 minutes, a slow upload for longer."""
+    def _upload_part(self, state: dict[str, Any], number: int) -> None:
+        """Upload one part when fewer than the maximum of all files are in progress. Raises AppError."""
         with self.transfer.parts:
-            self._send_part(state, number)
+            self._upload_verified_part(state, number)
 
-    def _send_part(self, state: dict[str, Any], number: int) -> None:
+    def _upload_verified_part(self, state: dict[str, Any], number: int) -> None:
+        """Upload one part with a new link, as links expire after 15 minutes; verify it and record it in the journal."""
         raise_if_cancelled()
         with self.file.path.open("rb") as stream:
             part = _Part(stream, (number - 1) * PART, min(PART, self.size - (number - 1) * PART))
             try:
                 etag = self._put(state, number, part)
-            except Refused as error:
-                if error.status == 404:  # the storage has forgotten the upload: the next call begins anew
-                    self._forget()
+            except PresignedRequestRefused as error:
+                if error.status == 404:  # the upload is unknown to the storage: the next call starts again
+                    self._delete_journal()
                 if error.status != EXPIRED:
                     raise
                 etag = self._put(state, number, part)
         if etag != part.md5.hexdigest():
-            raise AppError(tr("the content changed on its way"))
+            raise AppError(tr("checksum mismatch after upload: run again"))
         with self.lock:
             state["etags"][str(number)] = etag
-            self._remember(state)
+            self._write_journal(state)
 
     def _put(self, state: dict[str, Any], number: int, part: _Part) -> str:
-        """Send a part by a fresh link; its ETag."""
+        """Upload a part with a new link; return its ETag."""
         import lakefs_sdk
 
         source = lakefs_sdk.UploadPartFrom(physical_address=state["physical_address"])
@@ -177,13 +177,13 @@ class MultipartUpload:
         part.seek(0)
         return self.transfer.put(signed.presigned_url, part, part.size)
 
-    def _completed(self, state: dict[str, Any], count: int) -> None:
-        """Join the parts; the whole file is hashed once more first: parts of two contents must not become an object."""
+    def _complete(self, state: dict[str, Any], count: int) -> None:
+        """Complete the upload; hash the file again first, so that parts of two versions are not combined."""
         import lakefs_sdk
         from lakefs_sdk.exceptions import ApiException
 
         with self.file.path.open("rb") as stream:
-            _checked_md5(self.file, stream, self.size)
+            verified_md5(self.file, stream, self.size)
         completion = lakefs_sdk.CompletePresignMultipartUpload(
             physical_address=state["physical_address"],
             parts=[lakefs_sdk.UploadPart(part_number=n, etag=state["etags"][str(n)]) for n in range(1, count + 1)],
@@ -196,14 +196,14 @@ class MultipartUpload:
             )
         except ApiException:
             self._abort(state)
-            self._forget()
+            self._delete_journal()
             raise
 
 
 class _Part:
-    """`size` bytes of a file from byte `start` on, hashed as they are sent: none of them has to wait in memory.
+    """File-like object of `size` bytes of a file from byte `start` on, hashed as it is read.
 
-    It is read as a file is; each way through it begins at its first byte.
+    `seek` always goes to its first byte and resets the hash.
     """
 
     def __init__(self, stream: BinaryIO, start: int, size: int) -> None:
@@ -218,19 +218,19 @@ class _Part:
         self.left, self.md5 = self.size, hashlib.md5(usedforsecurity=False)
 
     def read(self, count: int) -> bytes:
-        piece = self.stream.read(min(count, self.left))
-        if self.left and not piece:
-            raise AppError(tr("the file became shorter while it was sent"))
-        self.left -= len(piece)
-        self.md5.update(piece)
-        return piece
+        chunk = self.stream.read(min(count, self.left))
+        if self.left and not chunk:
+            raise AppError(tr("the file was truncated during the upload: run again"))
+        self.left -= len(chunk)
+        self.md5.update(chunk)
+        return chunk
 
 
 def _read(journal: Path) -> dict[str, Any]:
-    """The state that a journal holds; empty for one that is damaged, or was written before it named its target."""
+    """Return the state in a journal; empty for a damaged or incomplete one."""
     try:
         state = json.loads(journal.read_text())
-        whole = state.keys() >= {"target", "upload_id", "physical_address", "url", "began", "etags"}
+        is_complete = state.keys() >= {"target", "upload_id", "physical_address", "url", "began", "etags"}
     except (ValueError, AttributeError):
         return {}
-    return state if whole else {}
+    return state if is_complete else {}

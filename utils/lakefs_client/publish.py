@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from core.errors import AppError
 from core.i18n import tr
 from core.reporting import progress
-from core.workers import parallel, succeeded
+from core.workers import iterate_successes, parallel
 from utils.lakefs_client.connection import Connection, server_message
 from utils.lakefs_client.content import LocalFile, RemoteFile
 from utils.lakefs_client.merge import Merger
@@ -25,7 +25,7 @@ MERGE_ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishResult:
     """Result of `publish`: the commit that holds the files, and how many were uploaded and removed."""
 
     commit_id: str
@@ -60,13 +60,13 @@ class _Changes:
     upload: list[str]
     remove: list[str]
 
-    def any(self) -> bool:
+    def needed(self) -> bool:
         """Return whether there is anything to do."""
         return bool(self.upload or self.remove)
 
 
 class Publisher:
-    """Uploads files and publishes them."""
+    """Uploads and publications."""
 
     def __init__(self, connection: Connection, queries: Queries, refs: Refs, merger: Merger) -> None:
         self.connection = connection
@@ -76,7 +76,7 @@ class Publisher:
 
     def publish(
         self, files: Mapping[str, LocalFile], prefix: str, message: str, metadata: Mapping[str, str], mirror: bool
-    ) -> Published:
+    ) -> PublishResult:
         """Bring files to the target branch as one commit; return the commit that holds exactly these files.
 
         `files` maps paths below `prefix` ("data/") to local files; with `mirror`, other objects below it are removed.
@@ -91,11 +91,11 @@ class Publisher:
         )
         for _ in range(MERGE_ATTEMPTS):  # another process may change the same files: then start from its commit
             head = self.queries.head()
-            changes = self._changes(job, head)
-            if not changes.any():
-                return self._existing(job, head, key, digest)
+            changes = self._compare(job, head)
+            if not changes.needed():
+                return self._find_existing(job, head, key, digest)
             try:
-                commit_id, merged = self._send(job, head, changes)
+                commit_id, merged = self._upload_and_merge(job, head, changes)
             except AppError:
                 if not self._is_deleted(job.branch):
                     raise
@@ -104,10 +104,10 @@ class Publisher:
                 continue
             with contextlib.suppress(AppError):  # deleted already, or left behind: everything in it is merged
                 self.refs.delete_branch(job.branch)
-            if self._is_parent(merged, head) or not self._changes(job, merged).any():
-                return Published(merged, len(changes.upload), len(changes.remove))
-            if not self._changes(job, commit_id).any():  # another process merged other files in between
-                return Published(commit_id, len(changes.upload), len(changes.remove))
+            if self._is_parent(merged, head) or not self._compare(job, merged).needed():
+                return PublishResult(merged, len(changes.upload), len(changes.remove))
+            if not self._compare(job, commit_id).needed():  # another process merged other files in between
+                return PublishResult(commit_id, len(changes.upload), len(changes.remove))
         raise AppError(
             tr(
                 "could not merge {prefix} into {branch}, which keeps changing: run again later",
@@ -116,21 +116,21 @@ class Publisher:
             )
         )
 
-    def _existing(self, job: _Publication, head: str, key: str, digest: str) -> Published:
+    def _find_existing(self, job: _Publication, head: str, key: str, digest: str) -> PublishResult:
         """Return the commit that brought these files, so that equal data keeps one name; nothing is uploaded."""
         with contextlib.suppress(AppError):  # of a call that was killed after its merge; usually there is none
             self.refs.delete_branch(job.branch)
-        known = (commit for commit in self._commits_with(head, key, digest) if not self._changes(job, commit).any())
-        return Published(next(known, head), 0, 0)
+        known = (commit for commit in self._commits_with(head, key, digest) if not self._compare(job, commit).needed())
+        return PublishResult(next(known, head), 0, 0)
 
-    def _send(self, job: _Publication, head: str, changes: _Changes) -> tuple[str, str | None]:
+    def _upload_and_merge(self, job: _Publication, head: str, changes: _Changes) -> tuple[str, str | None]:
         """Upload to the private branch, commit and merge; return its commit and the merge (None: conflict)."""
-        with self.connection.explained(tr("private branch")):
+        with self.connection.convert_errors(tr("private branch")):
             is_new = self.refs.create_branch(job.branch, head)
         if not is_new and not self.queries.contains(job.branch, head):
             self._update_branch(job, head)
         # An existing branch holds what an earlier call uploaded.
-        self._stage(job, changes if is_new else self._changes(job, job.branch))
+        self._stage(job, changes if is_new else self._compare(job, job.branch))
         commit_id = self.commit_staged(job.branch, job.message, job.metadata)
         return commit_id, self.merge_into_target(job.branch, job.message, job.metadata)
 
@@ -153,7 +153,7 @@ class Publisher:
 
         self.commit_staged(job.branch, job.message, job.metadata)  # a merge refuses staged changes
         merge = lakefs_sdk.Merge(message=job.message, metadata=job.metadata, strategy="dest-wins")
-        with self.connection.explained(tr("private branch")):
+        with self.connection.convert_errors(tr("private branch")):
             try:
                 self.connection.sdk.refs_api.merge_into_branch(self.connection.repo, head, job.branch, merge=merge)
             except ApiException as error:  # the response to a first merge was lost
@@ -169,11 +169,11 @@ class Publisher:
 
         The metadata says what was published, not what the commit holds: a merge brings other files too.
         """
-        with self.connection.explained(tr("reading the log")):
+        with self.connection.convert_errors(tr("reading the log")):
             log = self.connection.sdk.refs_api.log_commits(self.connection.repo, head, amount=1000)
         return [str(commit.id) for commit in log.results if (commit.metadata or {}).get(key) == value]
 
-    def _changes(self, job: _Publication, ref: str) -> _Changes:
+    def _compare(self, job: _Publication, ref: str) -> _Changes:
         """Return the paths to upload and to remove so that `ref` holds the publication."""
         missing, remove = dict(job.wanted), []
         for remote in self.queries.objects(ref, job.prefix):
@@ -192,7 +192,7 @@ class Publisher:
         results = parallel(
             lambda path: self.upload(job.branch, path, wanted[path]), largest_first, self.connection.workers
         )
-        for _ in succeeded(
+        for _ in iterate_successes(
             progress(results, len(largest_first), tr("upload to lakeFS"), tr("files")),
             lambda count: tr(
                 "{count} files could not be uploaded, nothing was committed; run again to continue", count=count
@@ -205,14 +205,14 @@ class Publisher:
         """Stage the removal of objects."""
         import lakefs_sdk
 
-        with self.connection.explained(tr("removing files")):
+        with self.connection.convert_errors(tr("removing files")):
             for start in range(0, len(paths), 1000):
                 page = lakefs_sdk.PathList(paths=paths[start : start + 1000])
                 self.connection.sdk.objects_api.delete_objects(self.connection.repo, branch, page)
 
     def upload(self, branch: str, path: str, file: LocalFile) -> None:
         """Upload one file to a branch with its SHA-256 as user metadata. Raises AppError, OSError."""
-        with self.connection.explained(tr("uploading {path}", path=path)):
+        with self.connection.convert_errors(tr("uploading {path}", path=path)):
             self.connection.transfer.upload(self.connection.repo, branch, path, file, self.connection.journals)
 
     def commit_staged(self, branch: str, message: str, metadata: Mapping[str, str]) -> str:
@@ -221,7 +221,7 @@ class Publisher:
         from lakefs_sdk.exceptions import ApiException
 
         creation = lakefs_sdk.CommitCreation(message=message, metadata=dict(metadata))
-        with self.connection.explained(tr("commit")):
+        with self.connection.convert_errors(tr("commit")):
             try:
                 return str(self.connection.sdk.commits_api.commit(self.connection.repo, branch, creation).id)
             except ApiException as error:
@@ -246,9 +246,8 @@ class Publisher:
                 if error.status == 409:
                     return None
                 if error.status in (400, 404) and ("no changes" in server_message(error) or error.status == 404):
-                    return (
-                        self.queries.head()
-                    )  # another process with the same files was first, or the response was lost
+                    # Another process with the same files was first, or the response was lost.
+                    return self.queries.head()
                 raise
 
 

@@ -6,7 +6,7 @@ import functools
 import json
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from core.errors import UsageError
 from core.i18n import tr
@@ -18,14 +18,14 @@ T = TypeVar("T")
 
 
 class Queries:
-    """Queries of the repository, or of another one on the same server (`repo`)."""
+    """Read-only queries of the repository, or of another one on the same server (`repo`)."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
 
     def head(self, branch: str | None = None) -> str:
         """Return the full id of a branch's newest commit."""
-        with self.connection.explained(tr("branch {branch}", branch=branch or self.connection.branch)):
+        with self.connection.convert_errors(tr("branch {branch}", branch=branch or self.connection.branch)):
             return str(
                 self.connection.sdk.branches_api.get_branch(
                     self.connection.repo, branch or self.connection.branch
@@ -34,14 +34,14 @@ class Queries:
 
     def default_branch(self) -> str:
         """Return the branch that the repository was created with, which cannot be deleted."""
-        with self.connection.explained(tr("the repository")):
+        with self.connection.convert_errors(tr("the repository")):
             return str(self.connection.sdk.repositories_api.get_repository(self.connection.repo).default_branch)
 
     def resolve(self, ref: str, repo: str | None = None) -> str:
         """Return the full commit id of a branch, tag, commit id or unique prefix, or `main~1`. Raises UsageError."""
         from lakefs_sdk.exceptions import ApiException
 
-        with self.connection.explained(tr("version '{ref}'", ref=ref)):
+        with self.connection.convert_errors(tr("version '{ref}'", ref=ref)):
             try:
                 return str(self.connection.sdk.commits_api.get_commit(repo or self.connection.repo, ref).id)
             except ApiException as error:
@@ -66,25 +66,25 @@ class Queries:
             )
         )
 
-    def list_refs(self, kind: str, repo: str | None = None, copied: bool = False) -> Iterator[tuple[str, str]]:
+    def list_refs(
+        self, kind: Literal["branches", "tags"], repo: str | None = None, copied: bool = False
+    ) -> Iterator[tuple[str, str]]:
         """Yield (name, full commit id) of all 'branches' or 'tags', sorted by name.
 
         Tags that map old commit ids to new ones (`versioning.migrate`) are included only if `copied`.
         """
-        api = {
-            "branches": self.connection.sdk.branches_api.list_branches,
-            "tags": self.connection.sdk.tags_api.list_tags,
-        }[kind]
-        ask = functools.partial(api, repo or self.connection.repo, amount=1000)
-        for found in self._pages(tr("listing {kind}", kind=kind), lambda after: _models(ask(after=after))):
-            if copied or not COMMIT_ID.fullmatch(found.id):
-                yield str(found.id), str(found.commit_id)
+        sdk = self.connection.sdk
+        call = sdk.tags_api.list_tags if kind == "tags" else sdk.branches_api.list_branches
+        request = functools.partial(call, repo or self.connection.repo, amount=1000)
+        for ref in self._pages(tr("listing {kind}", kind=kind), lambda after: _models(request(after=after))):
+            if copied or not COMMIT_ID.fullmatch(ref.id):
+                yield str(ref.id), str(ref.commit_id)
 
     def has_branch(self, name: str) -> bool:
         """Return whether a branch exists."""
         from lakefs_sdk.exceptions import NotFoundException
 
-        with self.connection.explained(tr("branch {name}", name=name)):
+        with self.connection.convert_errors(tr("branch {name}", name=name)):
             try:
                 self.connection.sdk.branches_api.get_branch(self.connection.repo, name)
             except NotFoundException:
@@ -95,11 +95,10 @@ class Queries:
         """Return whether a commit is in the history of a branch; False for an unknown commit."""
         from lakefs_sdk.exceptions import NotFoundException
 
-        with self.connection.explained(tr("branch {branch}", branch=branch)):
+        with self.connection.convert_errors(tr("branch {branch}", branch=branch)):
             try:
-                wanted = self.connection.sdk.commits_api.get_commit(
-                    self.connection.repo, commit_id
-                ).id  # resolves the tag of a migrated commit
+                # An old id of a migrated commit is a tag: it must be resolved first.
+                wanted = self.connection.sdk.commits_api.get_commit(self.connection.repo, commit_id).id
                 found = self.connection.sdk.refs_api.find_merge_base(self.connection.repo, wanted, branch)
             except NotFoundException:
                 return False
@@ -107,7 +106,7 @@ class Queries:
 
     def commit(self, commit_id: str, repo: str | None = None) -> Any:
         """Return a commit as a model of lakefs-sdk."""
-        with self.connection.explained(tr("commit {commit_id}", commit_id=commit_id[:12])):
+        with self.connection.convert_errors(tr("commit {commit_id}", commit_id=commit_id[:12])):
             return self.connection.sdk.commits_api.get_commit(repo or self.connection.repo, commit_id)
 
     def commit_metadata(self, commit_id: str, repo: str | None = None) -> dict[str, str]:
@@ -116,7 +115,7 @@ class Queries:
 
     def log(self, ref: str, first_parent: bool = True, prefix: str = "", repo: str | None = None) -> Iterator[Any]:
         """Yield commits from `ref` back, newest first; with `prefix` those that changed something below it."""
-        ask = functools.partial(
+        request = functools.partial(
             self.connection.sdk.refs_api.log_commits,
             repo or self.connection.repo,
             ref,
@@ -124,14 +123,14 @@ class Queries:
             first_parent=first_parent,
             prefixes=[prefix] if prefix else [],
         )
-        return self._pages(tr("reading the log"), lambda after: _models(ask(after=after)))
+        return self._pages(tr("reading the log"), lambda after: _models(request(after=after)))
 
     def differences(self, left: str, right: str, kind: str = "two_dot", repo: str | None = None) -> Iterator[Any]:
         """Yield differing paths with their `type`; 'three_dot': changes of `right` since the merge base, and conflicts."""
-        ask = functools.partial(
+        request = functools.partial(
             self.connection.sdk.refs_api.diff_refs, repo or self.connection.repo, left, right, amount=1000, type=kind
         )
-        return self._pages(tr("comparing"), lambda after: _models(ask(after=after)))
+        return self._pages(tr("comparing"), lambda after: _models(request(after=after)))
 
     def objects(self, ref: str, prefix: str, repo: str | None = None, links: bool = False) -> Iterator[RemoteFile]:
         """Yield objects under a prefix in the byte order of their paths, with one page of 1,000 in memory.
@@ -139,7 +138,7 @@ class Queries:
         With `links`, each has a presigned link for its download, if the server supports them.
         """
         # As JSON: the SDK's model takes 0.4 ms of CPU to validate one object, and a sync lists them all.
-        ask = functools.partial(
+        request = functools.partial(
             self.connection.sdk.objects_api.list_objects_with_http_info,
             repo or self.connection.repo,
             ref,
@@ -150,14 +149,14 @@ class Queries:
             _preload_content=False,
         )
         what = tr("listing {ref}/{prefix}", ref=ref[:12], prefix=prefix)
-        return self._pages(what, lambda after: _page(ask(after=after).raw_data, links))
+        return self._pages(what, lambda after: _parse_page(request(after=after).raw_data, links))
 
-    def _pages(self, what: str, ask: Callable[[str], tuple[list[T], str | None]]) -> Iterator[T]:
-        """Yield all results of a listing; `ask` takes an offset and returns a page and the next offset (None: last page)."""
+    def _pages(self, what: str, request: Callable[[str], tuple[list[T], str | None]]) -> Iterator[T]:
+        """Yield all results of a listing; `request` takes an offset and returns a page and the next offset (None: last page)."""
         after: str | None = ""
         while after is not None:
-            with self.connection.explained(what):
-                results, following = ask(after)
+            with self.connection.convert_errors(what):
+                results, following = request(after)
                 if following == after:
                     raise ValueError(f"has_more, next_offset {after!r} again")
             yield from results
@@ -169,9 +168,9 @@ def _models(page: Any) -> tuple[list[Any], str | None]:
     return page.results, page.pagination.next_offset if page.pagination.has_more else None
 
 
-def _page(answer: bytes, links: bool) -> tuple[list[RemoteFile], str | None]:
+def _parse_page(body: bytes, links: bool) -> tuple[list[RemoteFile], str | None]:
     """Return a page of objects and the offset of the next. Raises ValueError or KeyError for an invalid page."""
-    page = json.loads(answer)
+    page = json.loads(body)
     try:
         pagination, results = page["pagination"], [_remote_file(found, links) for found in page["results"]]
         return results, str(pagination["next_offset"]) if pagination["has_more"] else None

@@ -15,12 +15,12 @@ from utils.lakefs_client.connection import Connection, LakePath
 from utils.lakefs_client.queries import Queries
 
 
-class TagTaken(AppError):
-    """A tag that names another commit than the expected one."""
+class TagConflict(AppError):
+    """Existing tag on a commit other than the expected one."""
 
 
 class Refs:
-    """Changes of the repository, its branches and tags."""
+    """Changes of the repository, its branches and its tags."""
 
     def __init__(self, connection: Connection, queries: Queries) -> None:
         self.connection = connection
@@ -31,7 +31,7 @@ class Refs:
         import lakefs_sdk
         from lakefs_sdk.exceptions import ApiException, NotFoundException
 
-        with self.connection.explained(tr("preparing the repository")):
+        with self.connection.convert_errors(tr("preparing the repository")):
             try:
                 repository = self.connection.sdk.repositories_api.get_repository(self.connection.repo)
             except NotFoundException:
@@ -70,9 +70,8 @@ class Refs:
 
             minio_utils.ensure_bucket(settings, prefix.removeprefix("s3://").split("/")[0])
         prefix = prefix.rstrip("/")
-        return (
-            f"{prefix}/" if prefix.endswith(":") else prefix
-        )  # a server with a local block store returns "local://", without a directory
+        # A server with a local block store returns "local://", without a directory.
+        return f"{prefix}/" if prefix.endswith(":") else prefix
 
     def create_branch(self, name: str, source: str, repo: str | None = None) -> bool:
         """Create a branch; return False if it exists already."""
@@ -94,7 +93,7 @@ class Refs:
         from lakefs_sdk.exceptions import NotFoundException
 
         with (
-            self.connection.explained(tr("deleting branch {name}", name=name)),
+            self.connection.convert_errors(tr("deleting branch {name}", name=name)),
             contextlib.suppress(NotFoundException),
         ):
             self.connection.sdk.branches_api.delete_branch(repo or self.connection.repo, name)
@@ -109,7 +108,7 @@ class Refs:
                     target=self.connection.branch,
                 )
             )
-        with self.connection.explained(tr("branch {branch}", branch=branch)):
+        with self.connection.convert_errors(tr("branch {branch}", branch=branch)):
             self.create_branch(branch, self.connection.branch)
         self.connection.branch = branch
         self.queries.head()  # fails if a tag of this name prevented the branch
@@ -118,7 +117,7 @@ class Refs:
         """Protect the target branch from direct writes and commits; return False if it was protected already."""
         import lakefs_sdk
 
-        with self.connection.explained(tr("protecting {branch}", branch=self.connection.branch)):
+        with self.connection.convert_errors(tr("protecting {branch}", branch=self.connection.branch)):
             rules = self.connection.sdk.repositories_api.get_branch_protection_rules(self.connection.repo)
             if any(rule.pattern == self.connection.branch for rule in rules):
                 return False
@@ -132,36 +131,34 @@ class Refs:
         from lakefs_sdk.exceptions import ApiException
 
         repo = repo or self.connection.repo
-        with self.connection.explained(tr("tag {name}", name=name)):
+        with self.connection.convert_errors(tr("tag {name}", name=name)):
             try:
                 self.connection.sdk.tags_api.create_tag(repo, lakefs_sdk.TagCreation(id=name, ref=commit_id))
             except ApiException as error:
                 if error.status != 409:
                     raise
-                wanted = self.connection.sdk.commits_api.get_commit(
-                    repo, commit_id
-                ).id  # resolves the tag of a migrated commit
+                # An old id of a migrated commit is a tag: it must be resolved first.
+                wanted = self.connection.sdk.commits_api.get_commit(repo, commit_id).id
                 if self.connection.sdk.tags_api.get_tag(repo, name).commit_id != wanted:
                     raise
 
     def tag_with_metadata(self, name: str, source: LakePath, message: str, metadata: Mapping[str, str]) -> None:
         """Tag a new commit with the files of `source` and more metadata, as a commit itself never changes.
 
-        The new commit is a child of `source`'s, and only the tag refers to it. An existing tag is kept. Raises TagTaken
+        The new commit is a child of `source`'s, and only the tag refers to it. An existing tag is kept. Raises TagConflict
         if it names something else.
         """
         import lakefs_sdk
 
-        origin = LakePath(
-            source.repo, self.queries.resolve(source.ref, source.repo), source.path
-        )  # resolves the tag of a migrated commit
+        # An old id of a migrated commit is a tag: it must be resolved first.
+        origin = LakePath(source.repo, self.queries.resolve(source.ref, source.repo), source.path)
         work = f"tag-{re.sub(r'[^A-Za-z0-9_-]', '-', name)}"[:200]
         existing = dict(self.queries.list_refs("tags", source.repo)).get(name)
         if existing is not None:
-            if existing == origin.ref or self._child(origin, existing):
+            if existing == origin.ref or self._find_child(origin, existing):
                 self.delete_branch(work, origin.repo)
                 return
-            raise TagTaken(
+            raise TagConflict(
                 tr(
                     "the lakeFS tag {name} names another commit, {found} (expected {ref})",
                     name=name,
@@ -170,19 +167,19 @@ class Refs:
                 )
             )
         self.delete_branch(work, origin.repo)  # left by an interrupted call; it holds nothing else
-        with self.connection.explained(tr("tag {name}", name=name)):
+        with self.connection.convert_errors(tr("tag {name}", name=name)):
             self.create_branch(work, origin.ref, origin.repo)
             creation = lakefs_sdk.CommitCreation(message=message, metadata=dict(metadata), allow_empty=True)
             commit = self.connection.sdk.commits_api.commit(origin.repo, work, creation)
-        self.set_tag(name, self._child(origin, commit.id) or commit.id, origin.repo)
+        self.set_tag(name, self._find_child(origin, commit.id) or commit.id, origin.repo)
         self.delete_branch(work, origin.repo)
 
-    def _child(self, source: LakePath, commit_id: str) -> str | None:
+    def _find_child(self, source: LakePath, commit_id: str) -> str | None:
         """Return the child of `source`'s commit behind `commit_id`: usually itself; a lost response may have added another.
 
         None if one of the commits in between does not hold the same files.
         """
-        with self.connection.explained(tr("commit {ref}", ref=source.ref[:12])):
+        with self.connection.convert_errors(tr("commit {ref}", ref=source.ref[:12])):
             files = self.connection.sdk.commits_api.get_commit(source.repo, source.ref).meta_range_id
         for commit in self.queries.log(commit_id, repo=source.repo):
             if commit.meta_range_id != files:
@@ -195,7 +192,7 @@ class Refs:
         """Delete a tag. Raises AppError for a missing one."""
         from lakefs_sdk.exceptions import NotFoundException
 
-        with self.connection.explained(tr("deleting tag {name}", name=name)):
+        with self.connection.convert_errors(tr("deleting tag {name}", name=name)):
             self.connection.sdk.tags_api.get_tag(self.connection.repo, name)
             with contextlib.suppress(NotFoundException):  # of a repeated request whose first response was lost
                 self.connection.sdk.tags_api.delete_tag(self.connection.repo, name)

@@ -1,7 +1,7 @@
-"""Bytes between files and lakeFS: one object up or down, streamed, tried again, resumed, and compared by hash.
+"""Upload or download single objects: streamed, retried, resumed and verified by checksum.
 
-Small files go straight to the server. Large ones go by presigned links to the object storage behind it, where the
-server offers them and they can be reached; very large ones in parts, with a journal, so that a call after a kill goes on.
+Small files are uploaded to the lakeFS server. Large ones use presigned links to its object storage, if the server
+offers them and they are reachable; very large ones are uploaded in parts, with a journal for resuming after a kill.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from core.reporting import warn
 from core.workers import raise_if_cancelled
 from utils.lakefs_client.content import (
     CHUNK,
-    Differs,
+    ChecksumMismatch,
     Digests,
     LocalFile,
-    Refused,
+    PresignedRequestRefused,
     RemoteFile,
-    _checked_md5,
     content_type,
-    refusal,
-    verify,
+    response_error,
+    verified_md5,
+    verify_digests,
 )
 from utils.lakefs_client.http import HttpClient, RetriesExhausted
 from utils.lakefs_client.multipart import EXPIRED, MULTIPART, MultipartUpload
@@ -44,16 +44,16 @@ from utils.lakefs_client.multipart import EXPIRED, MULTIPART, MultipartUpload
 if TYPE_CHECKING:
     from lakefs_sdk.client import LakeFSClient
 
-SMALL = 8 << 20  # bytes: up to here a file is read whole and sent straight to the server
-PARTS_IN_AIR = 16  # of all files
-CONNECT_S, READ_S = 5.0, 60.0  # seconds before a silent server counts as broken
-RETRIES = 6  # tries again, after 0, 0.8, 1.6, ... seconds: half a minute of trouble is ridden out
-RETRY_AFTER_S = 60.0  # seconds; a server that asks for more (Retry-After) is asked again after these
+SMALL = 8 << 20  # bytes: files up to this size are read into memory and uploaded to the server
+MAX_CONCURRENT_PARTS = 16  # of all files together
+CONNECT_S, READ_S = 5.0, 60.0  # timeouts in seconds
+RETRIES = 6  # after 0, 0.8, 1.6, ... seconds: an outage of half a minute is tolerated
+RETRY_AFTER_S = 60.0  # seconds; upper limit for the server's Retry-After
 RETRY_STATUS = (429, 500, 502, 503, 504)
 
 
 class CappedRetry(urllib3.Retry):
-    """Retries that wait for as long as a server asks, within reason."""
+    """Retry policy that follows Retry-After up to `RETRY_AFTER_S`."""
 
     def get_retry_after(self, response: urllib3.BaseHTTPResponse) -> float | None:
         asked = super().get_retry_after(response)
@@ -61,7 +61,7 @@ class CappedRetry(urllib3.Retry):
 
 
 class TimedPoolManager(urllib3.PoolManager):
-    """lakefs-sdk says timeout=None for each request, which would wait for ever."""
+    """Pool with default timeouts: lakefs-sdk passes timeout=None, which would wait forever."""
 
     def urlopen(  # type: ignore[override]
         self, method: str, url: str, redirect: bool = True, **kw: Any
@@ -71,9 +71,9 @@ class TimedPoolManager(urllib3.PoolManager):
 
 
 def make_pool() -> TimedPoolManager:
-    """Connections with time limits and retries (backoff, jitter) on broken connections, 429 and 5xx.
+    """Return a connection pool with timeouts and retries (backoff, jitter) for broken connections, 429 and 5xx.
 
-    POST is tried again too: uploads are idempotent, and a lost answer to a commit or merge is settled at the branch head.
+    POST is retried too: uploads are idempotent, and after a lost response to a commit or merge the branch head is read.
     """
     retries = CappedRetry(
         total=RETRIES,
@@ -87,28 +87,30 @@ def make_pool() -> TimedPoolManager:
 
 
 class Transfer:
-    """Moves objects of one repository; threads may share it."""
+    """Uploads and downloads of single objects; thread-safe."""
 
     def __init__(self, sdk: LakeFSClient, pool: TimedPoolManager, api: str, auth: dict[str, str]) -> None:
         self.sdk, self.pool, self.api, self.auth = sdk, pool, api, auth
-        self.wire = HttpClient(pool.connection_pool_kw["retries"], CONNECT_S, READ_S)
-        self.parts = threading.BoundedSemaphore(PARTS_IN_AIR)
+        self.http = HttpClient(pool.connection_pool_kw["retries"], CONNECT_S, READ_S)
+        self.parts = threading.BoundedSemaphore(MAX_CONCURRENT_PARTS)
         self._lock = threading.Lock()
-        self._presign: tuple[bool, bool] | None = None  # what the server offers: one PUT, parts; None: not asked yet
+        self._presign_support: tuple[bool, bool] | None = (
+            None  # supported by the server: single PUT, multipart; None: unknown
+        )
 
     def _url(self, repo: str, kind: str, ref: str, path: str) -> str:
         return f"{self.api}/repositories/{quote(repo)}/{kind}/{quote(ref, safe='')}/objects?{urlencode({'path': path})}"
 
-    # --- up -------------------------------------------------------------------------------------------------------
+    # --- upload -------------------------------------------------------------------------------------------------------
 
     def upload(self, repo: str, branch: str, path: str, file: LocalFile, journals: Path | None = None) -> None:
-        """Send one file to a branch with its SHA-256 as user metadata. Raises AppError.
+        """Upload one file to a branch with its SHA-256 as user metadata. Raises AppError.
 
-        What arrived is compared by MD5, and the file must still have the SHA-256 that it is published under. With
-        `journals` (a folder), a multipart upload that was cut off goes on where it stopped.
+        The MD5 of the stored object and the SHA-256 of the file are verified. With `journals` (a directory), an
+        interrupted multipart upload is resumed.
         """
         size = file.path.stat().st_size
-        put, parts = self.presign() if size > SMALL else (False, False)
+        put, parts = self.presign_support() if size > SMALL else (False, False)
         if parts and size >= MULTIPART:
             MultipartUpload(self, repo, branch, path, file, size, journals).run()
         elif put:
@@ -116,32 +118,32 @@ class Transfer:
         else:
             self.post(repo, branch, path, file, size)
 
-    def presign(self) -> tuple[bool, bool]:
-        """Whether presigned PUTs, and parts, can be used: the server says what it offers, one request whether it is in reach."""
+    def presign_support(self) -> tuple[bool, bool]:
+        """Return whether presigned single PUTs and multipart uploads can be used; the server is asked once."""
         with self._lock:
-            if self._presign is None:
+            if self._presign_support is None:
                 storage = self.sdk.config_api.get_config().storage_config
                 put = bool(storage and storage.pre_sign_support)
-                self._presign = (put, put and bool(storage.pre_sign_multipart_upload))
-            return self._presign
+                self._presign_support = (put, put and bool(storage.pre_sign_multipart_upload))
+            return self._presign_support
 
-    def unreachable(self, url: str, reason: Exception) -> None:
-        """Remember that presigned links cannot be reached from here, and say so once."""
+    def disable_presigned_links(self, url: str, reason: Exception) -> None:
+        """Stop using presigned links, as they are unreachable; warn once."""
         with self._lock:
-            if self._presign != (False, False):
+            if self._presign_support != (False, False):
                 host = urllib3.util.parse_url(url).netloc
                 warn(
                     tr(
-                        "presigned links ({host}) cannot be reached ({error_type}), going through "
-                        "lakeFS: check the server's LAKEFS_BLOCKSTORE_S3_PRE_SIGNED_ENDPOINT",
+                        "presigned links ({host}) are unreachable ({error_type}), using "
+                        "lakeFS instead: check the server's LAKEFS_BLOCKSTORE_S3_PRE_SIGNED_ENDPOINT",
                         host=host,
                         error_type=type(reason).__name__,
                     )
                 )
-            self._presign = (False, False)
+            self._presign_support = (False, False)
 
     def post(self, repo: str, branch: str, path: str, file: LocalFile, size: int) -> None:
-        """Straight to the server, which answers with the MD5 of what it got."""
+        """Upload a file to the lakeFS server and compare the MD5 of its response. Raises AppError."""
         headers = {
             **self.auth,
             "Content-Length": str(size),
@@ -150,17 +152,17 @@ class Transfer:
         }
         url = self._url(repo, "branches", branch, path)
         with file.path.open("rb") as opened:
-            # A small file is read once: what is hashed is what is sent.
+            # A small file is read once, so that the uploaded bytes are those that were hashed.
             stream: Any = io.BytesIO(opened.read()) if size <= SMALL else opened
-            md5 = _checked_md5(file, stream, size)
+            md5 = verified_md5(file, stream, size)
             stream.seek(0)
-            with self.wire.request("POST", url, headers, stream) as answer:
-                data = answer.read()
-        if answer.status != 201:
-            raise refusal(answer.status, "", data[:300].decode(errors="replace"))
+            with self.http.request("POST", url, headers, stream) as response:
+                data = response.read()
+        if response.status != 201:
+            raise response_error(response.status, "", data[:300].decode(errors="replace"))
         if json.loads(data)["checksum"] != md5:
-            self.sdk.objects_api.delete_object(repo, branch, path)  # it carries a hash that it does not have
-            raise AppError(tr("the content changed on its way"))
+            self.sdk.objects_api.delete_object(repo, branch, path)  # its recorded hash is wrong
+            raise AppError(tr("checksum mismatch after upload: run again"))
 
     def post_raw(
         self, repo: str, branch: str, path: str, file: Path, headers: dict[str, str]
@@ -172,24 +174,24 @@ class Transfer:
             return self.pool.request("POST", url, body=stream, headers={**self.auth, **headers, **size})
 
     def _put_presigned(self, repo: str, branch: str, path: str, file: LocalFile, size: int) -> None:
-        """One PUT to the object storage, then the link to it: lakeFS does not check what lies there, so we do."""
+        """PUT a file to the object storage, verify it, as lakeFS does not, and link it to the branch. Raises AppError."""
         import lakefs_sdk
 
         with file.path.open("rb") as stream:
-            md5 = _checked_md5(file, stream, size)
+            md5 = verified_md5(file, stream, size)
             location = self.sdk.staging_api.get_physical_address(repo, branch, path, presign=True)
             stream.seek(0)
             try:
                 etag = self.put(location.presigned_url, stream, size, content_type(path))
             except urllib3.exceptions.HTTPError as error:
-                self.unreachable(location.presigned_url, error)
+                self.disable_presigned_links(location.presigned_url, error)
                 return self.post(repo, branch, path, file, size)
-            except Refused as error:
+            except PresignedRequestRefused as error:
                 if error.status != EXPIRED:
                     raise
                 return self.post(repo, branch, path, file, size)
         if etag != md5:
-            raise AppError(tr("the content changed on its way"))
+            raise AppError(tr("checksum mismatch after upload: run again"))
         staged = lakefs_sdk.StagingMetadata(
             staging=location,
             checksum=etag,
@@ -200,108 +202,114 @@ class Transfer:
         self.sdk.staging_api.link_physical_address(repo, branch, path, staged)
 
     def put(self, url: str, body: Any, size: int, kind: str | None = None) -> str:
-        """PUT to a presigned link; returns the ETag. Raises AppError for a refusal, HTTPError for an unreachable host."""
+        """PUT to a presigned link; return the ETag. Raises PresignedRequestRefused, or HTTPError for an unreachable host."""
         headers = {"Content-Length": str(size), **({"Content-Type": kind} if kind else {})}
-        # A host that cannot be reached will not appear by waiting; a busy one is tried again as any other.
-        with self.wire.request("PUT", url, headers, body, self.wire.retries.new(connect=1)) as answer:
-            data = answer.read()
-        if answer.status != 200:
-            raise Refused(answer.status, data[:300].decode(errors="replace"))
-        return str(answer.headers.get("ETag", "")).strip('"')
+        # Connecting is retried only once: an unreachable host stays unreachable. Other errors are retried as usual.
+        with self.http.request("PUT", url, headers, body, self.http.retries.new(connect=1)) as response:
+            data = response.read()
+        if response.status != 200:
+            raise PresignedRequestRefused(response.status, data[:300].decode(errors="replace"))
+        return str(response.headers.get("ETag", "")).strip('"')
 
-    # --- down -----------------------------------------------------------------------------------------------------
+    # --- download -----------------------------------------------------------------------------------------------------
 
     def download(self, repo: str, ref: str, remote: RemoteFile, target: Path) -> None:
-        """Stream to a temporary file, going on by ranges after a break; compare; rename. The file is read-only.
+        """Download to a temporary file, verify it and rename it to `target`, which is read-only.
 
-        A large file goes on after a kill, too: its temporary name is its hash.
-        It is not flushed to disk, which would take a fifth of the time: after a power cut files are missing or cut
-        short, which their reader must see. Raises AppError where the content is not the one of the record.
+        Broken connections are resumed by range requests; a large file also after a kill, as its temporary name is its
+        hash. Files are not flushed to disk, which would take 20 % of the time: after a power failure they may be missing
+        or truncated, which readers must detect. Raises AppError, for example ChecksumMismatch.
         """
         if remote.size_bytes > SMALL and re.fullmatch("[0-9a-f]{64}", remote.sha256 or ""):
             with open_exclusive(target.with_name(f".{remote.sha256}.part")) as stream:
                 if stream is not None:
-                    return self._go_on(repo, ref, remote, stream, target)
+                    return self._resume_download(repo, ref, remote, stream, target)
         with atomic_replace(target, durable=False) as part:
             with part.open("wb") as stream:
                 self._receive(repo, ref, remote, stream, Digests(md5=remote.sha256 is None))
-            _finish(part)
+            _mark_verified(part)
 
-    def _go_on(self, repo: str, ref: str, remote: RemoteFile, stream: BinaryIO, target: Path) -> None:
-        """Receive what is missing behind the beginning that a killed process has left, if that is the right one."""
-        part, had = Path(stream.name), Digests(md5=False)
+    def _resume_download(self, repo: str, ref: str, remote: RemoteFile, stream: BinaryIO, target: Path) -> None:
+        """Complete a partial file; if it belongs to other content, download it from the start. Raises AppError, OSError."""
+        part, digests = Path(stream.name), Digests(md5=False)
         stream.seek(0)
         while chunk := stream.read(CHUNK):
-            had.update(chunk)
-        begun = had.size
+            digests.update(chunk)
+        resumed = digests.size > 0
         try:
             try:
-                self._receive(repo, ref, remote, stream, had)
-            except Differs:
-                if not begun:
+                self._receive(repo, ref, remote, stream, digests)
+            except ChecksumMismatch:
+                if not resumed:
                     raise
                 stream.truncate(0)
                 self._receive(repo, ref, remote, stream, Digests(md5=False))
             stream.flush()
-        except (Differs, OSError):  # a full disk needs the room; all else leaves a beginning for the next call
+        except (ChecksumMismatch, OSError):  # useless, or the disk is full; after other errors the next call resumes
             part.unlink()
             raise
-        _finish(part)
+        _mark_verified(part)
         os.replace(part, target)
 
     def _receive(self, repo: str, ref: str, remote: RemoteFile, stream: BinaryIO, digests: Digests) -> None:
-        """Append the bytes of an object that the digests have not seen. Raises Differs for a wrong content."""
+        """Append the bytes of an object that `digests` lacks, and verify it. Raises ChecksumMismatch."""
         if not digests.size or digests.size < remote.size_bytes:
             for chunk in self.read(repo, ref, remote, digests.size):
                 stream.write(chunk)
                 digests.update(chunk)
-        verify(remote, digests)
+        verify_digests(remote, digests)
 
     def read(self, repo: str, ref: str, remote: RemoteFile, offset: int = 0) -> Iterator[bytes]:
-        """The content of an object from byte `offset` on, in pieces of at most `CHUNK` bytes.
+        """Yield the content of an object from byte `offset` on in chunks of at most `CHUNK` bytes. Raises AppError.
 
-        A connection that breaks in the middle is taken up there; the wire has tried again all that can be before that.
+        A connection that breaks during the response is resumed from there; `HttpClient` retries only until it starts.
         """
         link, breaks = remote.link, 0
         while True:
-            link = link if self._presign != (False, False) else None
+            link = link if self._presign_support != (False, False) else None
             try:
                 for chunk in self._read_from(repo, ref, remote.path, link, offset):
                     raise_if_cancelled()
                     offset, breaks = offset + len(chunk), 0
                     yield chunk
                 return
-            except Refused:
-                link = None  # it has expired: through the server then
+            except PresignedRequestRefused:
+                link = None  # expired: use the server
             except urllib3.exceptions.HTTPError as error:
                 if offset and offset == remote.size_bytes:
-                    return  # it broke after the last byte
+                    return  # the connection broke after the last byte
                 breaks += 1
                 if link and isinstance(error, RetriesExhausted):
-                    self.unreachable(link, error)
+                    self.disable_presigned_links(link, error)
                 elif isinstance(error, RetriesExhausted) or breaks > RETRIES:
                     cause = getattr(error, "reason", None) or error
-                    raise AppError(tr("the connection keeps breaking: {cause}", cause=cause)) from error
+                    raise AppError(
+                        tr("connection lost repeatedly: {cause}; run again to continue", cause=cause)
+                    ) from error
                 else:
                     time.sleep(0.1 * 2**breaks)
 
     def _read_from(self, repo: str, ref: str, path: str, link: str | None, offset: int) -> Iterator[bytes]:
-        """An object from byte `offset` to its end. Raises HTTPError when the connection breaks, Refused for a dead link."""
+        """Yield an object from byte `offset` on. Raises HTTPError, or PresignedRequestRefused for an expired link."""
         url, headers = (link, {}) if link else (self._url(repo, "refs", ref, path), dict(self.auth))
         if offset:
             headers["Range"] = f"bytes={offset}-"
-        retries = self.wire.retries.new(connect=1) if link else None
-        with self.wire.request("GET", url, headers, retries=retries) as answer:
-            if answer.status != (206 if offset else 200):
-                text = answer.read()[:300].decode(errors="replace")
-                raise Refused(answer.status, text) if link else refusal(answer.status, f"{path}: ", text)
-            yield from answer.stream()
+        retries = self.http.retries.new(connect=1) if link else None
+        with self.http.request("GET", url, headers, retries=retries) as response:
+            if response.status != (206 if offset else 200):
+                text = response.read()[:300].decode(errors="replace")
+                raise (
+                    PresignedRequestRefused(response.status, text)
+                    if link
+                    else response_error(response.status, f"{path}: ", text)
+                )
+            yield from response.stream()
 
 
-def _finish(part: Path) -> None:
-    """Make a file that was verified read-only, and a little older: whoever writes to it later changes its mtime.
+def _mark_verified(part: Path) -> None:
+    """Make a verified file read-only and set its mtime back a little, so that any later write changes it.
 
-    Within one tick of the file system's clock a change would go unseen otherwise.
+    Otherwise a change within the same tick of the file system's clock would not be detected.
     """
     part.chmod(0o444)
     before = time.time_ns() - YOUNG_NS
