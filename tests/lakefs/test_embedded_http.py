@@ -136,6 +136,8 @@ def test_invalid_request_heads_are_refused(embedded: servers.Server, head: bytes
         ("Content Length: 5", b"header"),
         ("X-Note: a\0b", b"header"),
         ("Transfer-Encoding: gzip", b"Transfer-Encoding"),
+        ("Transfer-Encoding: gzip, chunked", b"Transfer-Encoding"),
+        ("Content-Length:", b"Content-Length"),
     ],
 )
 def test_ambiguous_or_invalid_headers_are_refused(repo: Repo, headers: str, reason: bytes) -> None:
@@ -145,6 +147,13 @@ def test_ambiguous_or_invalid_headers_are_refused(repo: Repo, headers: str, reas
     assert answer.startswith(b"HTTP/1.1 400 ") and answer.count(b"HTTP/1.1 ") == 1
     assert reason in answer
     assert repo.paths() == []
+
+
+def test_chunked_encoding_is_recognized_in_any_case(repo: Repo) -> None:
+    where = f"POST /api/v1/repositories/{repo.name}/branches/main/objects?path=a"
+    answer = send_request(repo, f"{where}\nTransfer-Encoding: Chunked", b"5\r\nhello\r\n0\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 201 ")
+    assert repo.get("a") == b"hello"
 
 
 def test_upgrade_header_is_ignored(repo: Repo) -> None:

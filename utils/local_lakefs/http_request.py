@@ -68,6 +68,9 @@ def read_head(stream: BinaryIO) -> RequestHead | None:
     version = parser.get_http_version()
     if version not in HTTP_VERSIONS:
         raise BadRequest(f"HTTP/{version} is not supported (available: HTTP/1.1, HTTP/1.0)")
+    encoding = found.headers.get("transfer-encoding", "chunked")
+    if encoding.lower() != "chunked":
+        raise BadRequest(f"Transfer-Encoding {encoding!r} is not supported (available: chunked)")
     # `should_keep_alive` answers for the next message where this one has no body.
     options = found.headers.get("connection", "").lower().replace(" ", "").split(",")
     keep_alive = version == "1.1" and "close" not in options
@@ -106,7 +109,7 @@ class RequestBody:
         return self.finished
 
     def _read(self) -> Iterator[bytes]:
-        if self._headers.get("transfer-encoding") == "chunked":  # httptools refuses other encodings
+        if "transfer-encoding" in self._headers:  # chunked: `read_head` refuses others
             while size := _parse_chunk_size(_read_line(self._stream)):
                 yield from self._read_exactly(size)
                 _read_line(self._stream)  # the line end after a chunk

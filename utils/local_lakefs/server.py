@@ -24,9 +24,9 @@ from .store import LakeFSError, Store
 
 API = "/api/v1"
 LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "[::1]"}
-DRAIN_BYTES = (
-    64 * 1024 * 1024
-)  # an unread body up to this size is read before the response, else the connection is closed
+# What is left of a body is read before the response, so that the next request can follow; a longer rest closes the
+# connection.
+DRAIN_BYTES = 64 * 1024 * 1024
 
 log = logging.getLogger(__name__)
 
