@@ -125,7 +125,10 @@ def upload_object(request: Request, repo: str, branch: str) -> object:
         name.removeprefix(META_HEADER): value for name, value in headers.items() if name.startswith(META_HEADER)
     }
     with store.db.transaction("write"):
-        return staging.put_object(store, repo, branch, path, blob, content_type, metadata, "if-none-match" in headers)
+        return staging.put_object(
+            store, repo, branch, path, blob,
+            content_type=content_type, metadata=metadata, only_new="if-none-match" in headers,
+        )  # fmt: skip
 
 
 def get_object(request: Request, repo: str, ref: str) -> Response:

@@ -35,8 +35,8 @@ def _find_base(store: Store, repo: str, theirs: Commit, ours: Commit) -> Commit:
 
 
 def merge(
-    store: Store, repo: str, ref: str, branch: str, message: str, metadata: Metadata, strategy: str, squash_merge: bool,
-    allow_empty: bool, force: bool,
+    store: Store, repo: str, ref: str, branch: str, *, message: str, metadata: Metadata, strategy: str,
+    squash_merge: bool, allow_empty: bool, force: bool,
 ) -> Json:  # fmt: skip
     """Merge `ref` into `branch`.
 

@@ -56,7 +56,15 @@ def _stage(store: Store, repo: str, branch: str, path: str, entry: Entry) -> Jso
 
 
 def put_object(
-    store: Store, repo: str, branch: str, path: str, blob: Blob, content_type: str, metadata: Metadata, only_new: bool
+    store: Store,
+    repo: str,
+    branch: str,
+    path: str,
+    blob: Blob,
+    *,
+    content_type: str,
+    metadata: Metadata,
+    only_new: bool,
 ) -> Json:
     """Stage received content. With `only_new`, raise LakeFSError (412) if the path exists."""
     if only_new and _find_entry(store, repo, branch, path):
