@@ -55,7 +55,7 @@ def make_job(predictor: Any, folder: Path, output: Path) -> Any:
     """What infer.py makes of a folder of pictures."""
     from inference import batch_job, inputs
 
-    return batch_job.Job(predictor, inputs.input_items([folder]), output, nobody(), None)
+    return batch_job.BatchJob(predictor, inputs.collect_items([folder]), output, nobody(), None)
 
 
 def nobody() -> Any:
@@ -188,7 +188,7 @@ def mious(folder: Path, model: Path, tiles: list[int]) -> dict[str, float]:
                 predictor = Predictor(loaded, cpu, Method(tile), forward, engine)
                 out = Path(name, f"{engine}{tile}")
                 outcome = batch_job.predict(predictor, items, out, nobody(), "val")
-                assert outcome.miou is not None and not outcome.broken, outcome.broken
+                assert outcome.miou is not None and not outcome.failed, outcome.failed
                 found[f"{engine}, {'whole' if tile is None else f'tiles of {tile}'}"] = outcome.miou
     return found
 

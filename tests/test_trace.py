@@ -29,7 +29,7 @@ def lifecycle(tmp_path_factory: pytest.TempPathFactory) -> Lifecycle:
     """A registered run of modified code with predictions of each kind, an export and tags."""
     for package in ("av", "onnx", "onnxscript", "onnxruntime", "pycocotools"):
         pytest.importorskip(package)
-    from tests.test_video import film
+    from tests.test_video import write_video
 
     lifecycle = Lifecycle(make_project(tmp_path_factory.mktemp("traced"), pictures=12))
     project, folder = lifecycle.project, lifecycle.project.folder
@@ -45,7 +45,7 @@ def lifecycle(tmp_path_factory: pytest.TempPathFactory) -> Lifecycle:
     (folder / "new").mkdir()
     for name in ("one", "two"):
         Image.fromarray(random.integers(0, 256, (40, 60, 3), np.uint8)).save(folder / f"new/{name}.png")
-    film(folder / "clip.mp4", 3)
+    write_video(folder / "clip.mp4", 3)
     extras = ("--extra", "probabilities", "areas", "coco", "--engine", "onnxruntime")
     for script, *arguments in (
         ("register_model.py", "--run-id", lifecycle.runs["changed"]),
