@@ -179,7 +179,7 @@ def mious(folder: Path, model: Path, tiles: list[int]) -> dict[str, float]:
     found = {}
     with tempfile.TemporaryDirectory() as name:
         engines: dict[str, Any] = {"torch": None}
-        if all(importlib.util.find_spec(package) for package in export.NEEDED["onnx"]):
+        if all(importlib.util.find_spec(package) for package in export.REQUIRED_PACKAGES["onnx"]):
             with contextlib.redirect_stdout(None):
                 export._to_onnx(loaded.network, Path(name, "model.onnx"))
             engines["onnxruntime"] = export.onnx_forward(Path(name, "model.onnx").read_bytes())

@@ -40,7 +40,7 @@ def write_video(path: Path, count: int, height: int = 48, width: int = 65) -> li
 
 def test_each_frame_is_overlaid_at_its_time(tmp_path: Path) -> None:
     predictor, frames = Predictor(make_model(), CPU), write_video(tmp_path / "clip.mp4", 21)
-    origin = batch_job.origin(predictor, lineage())
+    origin = batch_job.describe_origin(predictor, lineage())
     made = video.predict_video(predictor, tmp_path / "clip.mp4", tmp_path / "out", origin)
     with av.open(str(made)) as clip:
         times = [(frame.time, frame.to_ndarray(format="rgb24")) for frame in clip.decode(video=0)]
