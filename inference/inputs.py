@@ -107,14 +107,14 @@ def _name_fault(name: str, path: Path) -> str | None:
 
 
 def printable(path: Path) -> str:
-    """Return a path as text for messages: bytes that are not UTF-8 become \\x.. ."""
+    r"""Return a path as text for messages: bytes that are not UTF-8 become \x.. ."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _unique_names(paths: Sequence[Path]) -> list[str]:
-    """Return output names that differ on every file system, so that no output overwrites another.
+    r"""Return output names that differ on every file system, so that no output overwrites another.
 
-    `a.jpg` beside `a.png` keep their suffixes, a second `a.png` gets a number. The characters `:` and `\\`, which some
+    `a.jpg` beside `a.png` keep their suffixes, a second `a.png` gets a number. The characters `:` and `\`, which some
     systems do not allow in a name, become `_`.
     """
     clean = [Path(path.as_posix().translate(UNPORTABLE_CHARACTERS)) for path in paths]
