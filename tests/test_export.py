@@ -1,4 +1,4 @@
-"""`infer.py --export` and `--engine onnxruntime`: the same numbers, or nothing was committed."""
+"""`infer.py --export` and `--engine onnxruntime`: equal logits, or nothing is committed."""
 
 from __future__ import annotations
 
