@@ -128,8 +128,8 @@ def test_harmful_pictures_are_listed_and_skipped(tmp_path: Path) -> None:
         "bomb.png": "a picture of at most",
         "script.png": "unreadable",
         "empty.jpg": "an empty file",
-        "link.png": "a link is not followed",
-        "linked": "a link is not followed",
+        "link.png": "links in directories are not followed",
+        "linked": "links in directories are not followed",
     }
     found = {line.split(":")[0].rsplit("/", 1)[1]: line for line in outcome.failed}
     assert sorted(found) == sorted(words)
@@ -157,7 +157,7 @@ def test_nothing_is_written_or_removed_outside_the_output_folder(tmp_path: Path)
     (out / "sub").symlink_to(victim)
     items = inputs.collect_items([tmp_path / "in"])
     assert items[0].name == "sub/000"
-    with pytest.raises(AppError, match="a link out of"):
+    with pytest.raises(AppError, match="links to a place outside"):
         batch_job.predict(predictor, items, out, lineage(), None)
     for mask in ("../victim/000.png", "sub/000.png", str(victim / "000.png")):
         listing = {"images": [{"mask": mask, "overlay": mask}]}
@@ -224,7 +224,7 @@ def test_what_is_left_out_of_a_folder_is_named(
     monkeypatch.setattr(os, "scandir", closed)
     items = inputs.collect_items([tmp_path / "in"])
     assert [item.fault for item in items] == [None, f"{tmp_path}/in/locked: Permission denied"]
-    assert "1 videos in folders are left out" in (said := capsys.readouterr().err) and "in/clip.MP4" in said
+    assert "1 videos in directories are skipped" in (said := capsys.readouterr().err) and "in/clip.MP4" in said
 
 
 def test_figures_that_a_network_cannot_be_fed_with_are_refused(model_file: Path) -> None:
