@@ -56,7 +56,7 @@ def make_job(predictor: Any, folder: Path, output: Path) -> Any:
     """What infer.py makes of a folder of pictures."""
     from inference import batch_job, inputs
 
-    return batch_job.Job(predictor, inputs.input_items([folder]), output, nobody(), None)
+    return batch_job.BatchJob(predictor, inputs.collect_items([folder]), output, nobody(), None)
 
 
 def nobody() -> Any:
@@ -181,7 +181,7 @@ def mious(folder: Path, model: Path, tiles: list[int]) -> dict[str, float]:
     found = {}
     with tempfile.TemporaryDirectory() as name:
         engines: dict[str, Any] = {"torch": None}
-        if all(importlib.util.find_spec(package) for package in export.NEEDED["onnx"]):
+        if all(importlib.util.find_spec(package) for package in export.REQUIRED_PACKAGES["onnx"]):
             with contextlib.redirect_stdout(None):
                 export._to_onnx(loaded.network, Path(name, "model.onnx"))
             engines["onnxruntime"] = export.onnx_forward(Path(name, "model.onnx").read_bytes())
@@ -190,7 +190,7 @@ def mious(folder: Path, model: Path, tiles: list[int]) -> dict[str, float]:
                 predictor = Predictor(loaded, cpu, Method(tile), forward, engine)
                 out = Path(name, f"{engine}{tile}")
                 outcome = batch_job.predict(predictor, items, out, nobody(), "val")
-                assert outcome.miou is not None and not outcome.broken, outcome.broken
+                assert outcome.miou is not None and not outcome.failed, outcome.failed
                 found[f"{engine}, {'whole' if tile is None else f'tiles of {tile}'}"] = outcome.miou
     return found
 

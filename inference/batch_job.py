@@ -1,4 +1,4 @@
-"""A job of predictions: many pictures through a model, what is written of each, and what the whole amounts to."""
+"""Predict many images into an output directory, and resume a job that was interrupted."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from dataset.classes import InvalidFileError, UInt8
 from dataset.images import decode_image, read_mask
 from dataset.samples import Item
 from inference import outputs, pipeline
-from inference.outputs import Outputs
+from inference.outputs import OutputDirectory
 from segmentation.metrics import ConfusionMatrix
 from segmentation.predictor import Picture, Prediction, Predictor
 from segmentation.preprocess import EVAL_BATCH
 from utils.lineage import Lineage
 
-LARGEST_FILE = 1 << 30  # bytes; a picture is read whole
+MAX_FILE_BYTES = 1 << 30  # an image file is read into memory at once
 Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What `predict` wrote: accuracy and mIoU are None without masks; `broken` are the pictures that were left out."""
+    """Result of a job; accuracy and mIoU are None for images without masks."""
 
     written: int
-    kept: int  # of those, finished by an earlier call
-    broken: list[str]
+    reused: int  # of those written, finished by an earlier call
+    failed: list[str]  # messages about images that could not be read
     accuracy: float | None
     miou: float | None
     iou: dict[str, float | None]
@@ -53,37 +53,41 @@ def predict(
     resume: bool = False,
     extras: Collection[str] = (),
 ) -> Outcome:
-    """Predict every picture at its own size and write <name>.png, <name>_overlay.jpg and predictions.json below `output`.
+    """Predict every image at its own size; write <name>.png, <name>_overlay.jpg and predictions.json below `output`.
 
-    A picture that cannot be read is named and left out. What an earlier call listed there is removed first, so that the
-    folder never mixes two models; with `resume` it is kept where it is whole and of the same model and settings, and
-    only the rest is predicted. Raises UsageError where that is another job's, where another process writes there, or
-    where an output would overwrite an input.
+    An image that cannot be read is reported and skipped. Predictions that an earlier call listed there are removed
+    first, so that a directory never mixes two models. With `resume`, those that are intact and from the same model and
+    settings are reused, and only the others are predicted. Raises UsageError if the earlier job differs, if another
+    process writes there, or if an output would overwrite an input.
     """
-    job = Job(predictor, items, output, lineage, split, extras)
-    job.outputs.refuse_inputs((item.image, item.name) for item in items if not item.fault)
+    job = BatchJob(predictor, items, output, lineage, split, extras)
+    job.outputs.reject_inputs((item.image, item.name) for item in items if not item.fault)
     with outputs.lock_output_dir(output):
         return _predict(job, resume)
 
 
-def _predict(job: Job, resume: bool) -> Outcome:
+def _predict(job: BatchJob, resume: bool) -> Outcome:
     if resume:
-        job.take_finished()
+        job.reuse_finished()
     else:
-        job.outputs.clear()
+        job.outputs.remove_listed()
     try:
         job.run()
     except KeyboardInterrupt:
         done, count = len(job.records), len(job.items)
         notify(
-            tr("\n{done} of {count} pictures are done: the same command with --resume goes on", done=done, count=count)
+            tr(
+                "\n{done} of {count} images are done: repeat the command with --resume to continue",
+                done=done,
+                count=count,
+            )
         )
         raise
     return job.finish()
 
 
-class Job:
-    """The state of one call: records by name, the confusion matrix over all of them, the pictures left out."""
+class BatchJob:
+    """The state of one call of `predict`: records by item name, and the confusion matrix over all of them."""
 
     def __init__(
         self,
@@ -95,89 +99,89 @@ class Job:
         extras: Collection[str] = (),
     ) -> None:
         self.predictor, self.items = predictor, items
-        self.settings = {**origin(predictor, lineage), "split": split}
-        self.outputs = Outputs(output, predictor.model.classes, self.settings, extras)
+        self.settings = {**describe_origin(predictor, lineage), "split": split}
+        self.outputs = OutputDirectory(output, predictor.model.classes, self.settings, extras)
         self.records: dict[str, dict[str, Any]] = {}
-        self.broken: list[str] = []
-        self.kept = 0
+        self.failed: list[str] = []
+        self.reused = 0
         self.confusion = ConfusionMatrix(predictor.model.classes.num_classes)
 
-    # --- going on -------------------------------------------------------------------------------------------------
+    # --- resuming ---
 
-    def take_finished(self) -> None:
-        """Keep what an earlier call has finished. Raises UsageError if that call had another model or other settings."""
-        settings, records = self.outputs.earlier()
+    def reuse_finished(self) -> None:
+        """Reuse predictions of an earlier call. Raises UsageError if it had another model or other settings."""
+        settings, records = self.outputs.read_finished()
         differs = [key for key in self.settings if settings.get(key) != self.settings[key]] if records else []
         if differs:
             key = differs[0]
             raise UsageError(
                 tr(
-                    "{folder}: of another job ({key}: {key2}, now {settings}): run without "
-                    "--resume or give another --output",
+                    "{folder}: contains another job ({key}: {old}, now {new}): run without "
+                    "--resume or choose another --output",
                     folder=self.outputs.folder,
                     key=key,
-                    key2=settings.get(key),
-                    settings=self.settings[key],
+                    old=settings.get(key),
+                    new=self.settings[key],
                 )
             )
         known = {str(record["mask"]): record for record in records}
-        pairs = [(item, known.get(self.outputs.names(item.name)["mask"])) for item in self.items]
-        for (item, record), found in parallel(self._finished, pairs, workers=self.predictor.cores):
+        pairs = [(item, known.get(self.outputs.file_names(item.name)["mask"])) for item in self.items]
+        for (item, record), found in parallel(self._verify_finished, pairs, workers=self.predictor.cores):
             if isinstance(found, Exception):
                 raise found
             if record is not None and found is not None:
                 self.records[item.name] = record
                 self.confusion.counts += found
-        self.kept = len(self.records)
-        notify(tr("kept {kept} pictures that were done before", kept=self.kept))
+        self.reused = len(self.records)
+        notify(tr("reused {count} images that were done before", count=self.reused))
 
-    def _finished(self, pair: tuple[Item, dict[str, Any] | None]) -> Counts | None:
-        """The pixel counts of a record whose input and files are as they were written; None where they are not."""
+    def _verify_finished(self, pair: tuple[Item, dict[str, Any] | None]) -> Counts | None:
+        """Return the pixel counts of a record whose input and files are unchanged; None if any was changed."""
         item, record = pair
-        if record is None or record.get("input") != _shown(item):
+        if record is None or record.get("input") != _input_name(item):
             return None
-        files = {key: self.outputs.place(name) for key, name in self.outputs.names(item.name).items()}
+        files = {key: self.outputs.path_of(name) for key, name in self.outputs.file_names(item.name).items()}
         try:
-            same = file_sha256(item.image) == record["input_sha256"]
-            if not same or any(file_sha256(path) != record[f"{key}_sha256"] for key, path in files.items()):
+            unchanged = file_sha256(item.image) == record["input_sha256"]
+            if not unchanged or any(file_sha256(path) != record[f"{key}_sha256"] for key, path in files.items()):
                 return None
         except (FileNotFoundError, KeyError):
             return None
         classes = self.predictor.model.classes
         if item.mask is None:
             return np.zeros((classes.num_classes, classes.num_classes), np.int64)
-        return self._compared(item.mask, read_mask(files["mask"], classes)).counts
+        return self._compare(item.mask, read_mask(files["mask"], classes)).counts
 
-    # --- the work -------------------------------------------------------------------------------------------------
+    # --- predicting ---
 
     def run(self) -> None:
-        """Predict what is not finished, in the batches that validation has."""
+        """Predict the images that are not finished, in batches of the size that validation uses."""
         predictor = self.predictor
         batches = [self.items[start : start + EVAL_BATCH] for start in range(0, len(self.items), EVAL_BATCH)]
-        # A batch that was cut is done again whole: the same pictures together give the same bits.
-        left = [batch for batch in batches if any(item.name not in self.records for item in batch)]
+        # An incomplete batch is predicted again as a whole: results are bit-identical only for the same batch.
+        unfinished = [batch for batch in batches if any(item.name not in self.records for item in batch)]
         stages = pipeline.Stages(self.read, predictor.predict, self.write)
-        total = sum(map(len, left))
+        total = sum(map(len, unfinished))
         with (
-            self.outputs.begin(self.settings, list(self.records.values())) as journal,
+            self.outputs.open_journal(self.settings, list(self.records.values())) as journal,
             predictor.streams(len(batches)) as (streams, begin),
         ):
-            results = pipeline.run(left, stages, streams, helpers=predictor.cores, begin=begin)
+            results = pipeline.run(unfinished, stages, streams, helpers=predictor.cores, begin=begin)
             for item, outcome in progress(results, total, tr("predict"), tr("images")):
                 if isinstance(outcome, UsageError):
                     warn(str(outcome))
-                    self.broken.append(str(outcome))
+                    self.failed.append(str(outcome))
                 elif item.name not in self.records:
                     self.records[item.name], counts = outcome
                     self.confusion.counts += counts
-                    outputs.add(journal, self.records[item.name])
+                    outputs.append_record(journal, self.records[item.name])
 
     def read(self, item: Item) -> Picture:
-        """Decode a picture. Raises UsageError that names it."""
+        """Decode an image. Raises UsageError that names the file."""
         if item.fault:
             raise UsageError(item.fault)
         try:
-            if (size := item.image.stat().st_size) > LARGEST_FILE:
+            if (size := item.image.stat().st_size) > MAX_FILE_BYTES:
                 raise InvalidFileError((tr("a file of at most 1 GB"), tr("{size:,} bytes", size=size)))
             data = item.image.read_bytes()
             return self.predictor.picture(decode_image(data), hashlib.sha256(data).hexdigest())
@@ -185,35 +189,35 @@ class Job:
             raise UsageError(f"{item.image}: {error}") from None
 
     def write(self, item: Item, picture: Picture, prediction: Prediction) -> tuple[dict[str, Any], Counts]:
-        """Write a picture's files; returns its entry of predictions.json, and the pixel counts where it has a label."""
+        """Write an image's files; return its record, and its confusion matrix, zeros for an image without a mask."""
         classes, indices = self.predictor.model.classes, prediction.indices
         record: dict[str, Any] = {
-            "input": _shown(item),
+            "input": _input_name(item),
             "input_sha256": picture.sha256,
             **self.outputs.write(item.name, picture.image, prediction),
             "height": indices.shape[0],
             "width": indices.shape[1],
-            "class_shares": outputs.class_shares(indices, classes),
+            "class_shares": outputs.compute_class_shares(indices, classes),
         }
         if item.mask is None:
             return record, np.zeros((classes.num_classes, classes.num_classes), np.int64)
-        own = self._compared(item.mask, indices)
-        return record | {"accuracy": own.accuracy, "miou": own.miou}, own.counts
+        confusion = self._compare(item.mask, indices)
+        return record | {"accuracy": confusion.accuracy, "miou": confusion.miou}, confusion.counts
 
-    def _compared(self, mask: Path, indices: UInt8) -> ConfusionMatrix:
+    def _compare(self, mask: Path, indices: UInt8) -> ConfusionMatrix:
         classes = self.predictor.model.classes
-        own = ConfusionMatrix(classes.num_classes)
-        own.update(torch.from_numpy(indices), torch.from_numpy(read_mask(mask, classes)))
-        return own
+        confusion = ConfusionMatrix(classes.num_classes)
+        confusion.update(torch.from_numpy(indices), torch.from_numpy(read_mask(mask, classes)))
+        return confusion
 
     def finish(self) -> Outcome:
-        """Write predictions.json."""
+        """Write predictions.json and return the result."""
         model = self.predictor.model
         measured = any(item.mask for item in self.items)
         outcome = Outcome(
             written=len(self.records),
-            kept=self.kept,
-            broken=self.broken,
+            reused=self.reused,
+            failed=self.failed,
             accuracy=self.confusion.accuracy if measured else None,
             miou=self.confusion.miou if measured else None,
             iou=dict(zip(model.classes.names, self.confusion.iou(), strict=True)) if measured else {},
@@ -226,19 +230,19 @@ class Job:
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 **totals,
                 "images": [self.records[item.name] for item in self.items if item.name in self.records],
-                "broken": self.broken,
+                "broken": self.failed,
             }
         )
         return outcome
 
 
-def _shown(item: Item) -> str:
-    """What predictions.json calls the input: the name in a data commit, else the path as it was given."""
+def _input_name(item: Item) -> str:
+    """Return the name of the input in predictions.json: that in the data commit, else the path of --input."""
     return str(item.image) if item.mask is None else item.name
 
 
-def origin(predictor: Predictor, lineage: Lineage) -> dict[str, Any]:
-    """Which data, code and run made the predictions, and how."""
+def describe_origin(predictor: Predictor, lineage: Lineage) -> dict[str, Any]:
+    """Return which model, data, code and settings make the predictions, as stored in each record."""
     return {
         "model_version": lineage.version,
         "run_id": lineage.run_id,

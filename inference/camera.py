@@ -1,4 +1,4 @@
-"""A camera: live frames through a model until Ctrl-C; what the network cannot keep up with is dropped. Needs PyAV."""
+"""Predict the frames of a camera until Ctrl-C; frames that the network is too slow for are dropped. Needs PyAV."""
 
 from __future__ import annotations
 
@@ -18,54 +18,58 @@ from core.errors import UsageError
 from core.i18n import tr
 from core.process import handle_first_signal
 from core.reporting import notify
-from inference.batch_job import origin
+from inference.batch_job import describe_origin
 from inference.outputs import lock_output_dir
-from inference.video import Film, write_film
+from inference.video import FrameSource, write_overlay_video
 from segmentation.predictor import Predictor
 from utils.lineage import Lineage
 
-CLOCK = 90_000  # units of a second in which frames are stamped as they arrive, as in most videos
-PATIENCE_S = 10.0  # to wait for a frame
-KINDS = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}  # FFmpeg's names for cameras
+CLOCK_HZ = 90_000  # of the timestamps that frames get on arrival, as in most videos
+FRAME_TIMEOUT_S = 10.0
+DEVICE_FORMATS = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}  # FFmpeg's input formats for cameras
 
 
 @dataclass(frozen=True)
 class Camera:
-    """`name` is that of its outputs; `place` and `kind` are FFmpeg's input and format."""
+    """A camera as FFmpeg opens it; outputs are named after `name`."""
 
     name: str
-    place: str
-    kind: str
+    device: str  # FFmpeg's input
+    format: str  # FFmpeg's input format
 
 
-def camera(which: str) -> Camera:
-    """The camera of that number or path (macOS, Windows: of that number or name). Raises UsageError for none."""
-    kind, place, name = KINDS.get(sys.platform, "v4l2"), which, f"camera{which}"
-    if not which.isdigit():
-        name = "".join(c if c.isalnum() else "_" for c in Path(which).name) or "camera"
-        place = f"video={which}" if kind == "dshow" else which
-    elif kind == "v4l2":
-        place = f"/dev/video{which}"
-    elif kind == "dshow":
-        place = f"video={_windows_camera(int(which))}"
-    return Camera(name, place, kind)
+def find_camera(spec: str) -> Camera:
+    """Return the camera with this number or path (macOS, Windows: number or name).
+
+    Raises UsageError for a number that Windows does not have; other cameras are checked when they are opened.
+    """
+    device_format, device, name = DEVICE_FORMATS.get(sys.platform, "v4l2"), spec, f"camera{spec}"
+    if not spec.isdigit():
+        name = "".join(c if c.isalnum() else "_" for c in Path(spec).name) or "camera"
+        device = f"video={spec}" if device_format == "dshow" else spec
+    elif device_format == "v4l2":
+        device = f"/dev/video{spec}"
+    elif device_format == "dshow":
+        device = f"video={_windows_camera(int(spec))}"
+    return Camera(name, device, device_format)
 
 
 def _windows_camera(number: int) -> str:
+    """Return the name of a DirectShow camera."""
     import av
 
     found = [device for device in av.enumerate_input_devices("dshow") if "video" in device.media_types]
     if number >= len(found):
-        raise UsageError(tr("camera {number}: not there (there are {count})", number=number, count=len(found)))
+        raise UsageError(tr("camera {number}: not found ({count} cameras available)", number=number, count=len(found)))
     return str(found[number].name)
 
 
-class Live:
-    """The frames of an open camera, each stamped as it arrives; of those that nobody took in time only the last is kept."""
+class LiveFrames:
+    """The newest frames of an open camera, with the time of their arrival; `dropped` counts those not taken in time."""
 
-    def __init__(self, clip: Any, seconds: float | None) -> None:
-        self.clip, self.seconds = clip, seconds
-        self.ended = False
+    def __init__(self, container: Any, seconds: float | None) -> None:
+        self.container, self.seconds = container, seconds
+        self.stopped = False
         self.dropped = 0
         self._newest: queue.Queue[Any] = queue.Queue(1)
         self._error: Exception | None = None
@@ -74,89 +78,95 @@ class Live:
     def _read(self) -> None:
         start, last = time.monotonic(), -1
         try:
-            for frame in self.clip.decode(video=0):
-                last = max(last + 1, round((time.monotonic() - start) * CLOCK))
-                frame.pts, frame.time_base = last, Fraction(1, CLOCK)
+            for frame in self.container.decode(video=0):
+                last = max(last + 1, round((time.monotonic() - start) * CLOCK_HZ))
+                frame.pts, frame.time_base = last, Fraction(1, CLOCK_HZ)
                 with contextlib.suppress(queue.Empty):
                     self._newest.get_nowait()
                     self.dropped += 1
                 self._newest.put(frame)
-                if self.ended:
+                if self.stopped:
                     return
-        except Exception as error:  # of FFmpeg: whoever takes the frames raises it
+        except Exception as error:  # raised by `batches`, in the thread that takes the frames
             self._error = error
 
     def batches(self) -> Iterator[list[Any]]:
-        """Frames one by one, each the newest, until the time is over, it is ended, or the camera ends."""
+        """Yield the newest frame, one at a time, until `seconds` are over, `stop` is called, or the camera ends.
+
+        Raises UsageError if no frame arrives in time, and errors of FFmpeg.
+        """
         self._thread.start()
-        begun, first = 0.0, 0
-        heard = time.monotonic()
-        while not self.ended and not (begun and self.seconds and time.monotonic() - begun >= self.seconds):
-            there = self._thread.is_alive()  # asked first: what it has put before its end is then seen
+        first_at, first_pts = 0.0, 0  # of the first frame
+        last_at = time.monotonic()
+        while not self.stopped and not (first_at and self.seconds and time.monotonic() - first_at >= self.seconds):
+            reading = self._thread.is_alive()  # asked first, so that its last frame is not missed
             try:
                 frame = self._newest.get(timeout=0.05)
             except queue.Empty:
-                if not there:
+                if not reading:
                     break
-                if time.monotonic() - heard > PATIENCE_S:
+                if time.monotonic() - last_at > FRAME_TIMEOUT_S:
                     raise UsageError(
-                        tr("{name}: no frame for {patience_s:g} s", name=self.clip.name, patience_s=PATIENCE_S)
+                        tr("{name}: no frame for {seconds:g} s", name=self.container.name, seconds=FRAME_TIMEOUT_S)
                     ) from None
                 continue
-            heard = time.monotonic()
-            if not begun:
-                begun, first = heard, frame.pts
-            frame.pts -= first
+            last_at = time.monotonic()
+            if not first_at:
+                first_at, first_pts = last_at, frame.pts
+            frame.pts -= first_pts
             yield [frame]
         if self._error is not None:
             raise self._error
 
-    def end(self) -> None:
-        """Take no more frames; what is there is written."""
-        self.ended = True
+    def stop(self) -> None:
+        """Take no more frames; those taken are still written."""
+        self.stopped = True
 
     def close(self) -> None:
-        """Let the thread end, and close the camera; not under a thread that a driver holds, which would crash."""
-        self.end()
+        """Wait for the reading thread and close the camera.
+
+        The camera stays open if a driver blocks the thread: closing it would crash the process.
+        """
+        self.stop()
         if self._thread.ident is not None:
-            self._thread.join(PATIENCE_S)
+            self._thread.join(FRAME_TIMEOUT_S)
         if not self._thread.is_alive():
-            self.clip.close()
+            self.container.close()
 
 
 def predict_camera(predictor: Predictor, source: Camera, seconds: float | None, lineage: Lineage, output: Path) -> int:
-    """Predict live frames into <name>_overlay.mp4, with its .json, until Ctrl-C or for some seconds.
+    """Predict a camera into <name>_overlay.mp4 and .json until Ctrl-C or for some seconds; return the exit code.
 
-    Raises UsageError where the camera cannot be had, or gives nothing.
+    Raises UsageError if the camera cannot be opened or sends no frames.
     """
     import av
 
     try:
-        clip = av.open(source.place, format=source.kind, timeout=PATIENCE_S)
+        container = av.open(source.device, format=source.format, timeout=FRAME_TIMEOUT_S)
         with lock_output_dir(output):
-            made = film_camera(predictor, clip, source, seconds, origin(predictor, lineage), output)
-    except (av.error.FFmpegError, ValueError) as error:  # ValueError: FFmpeg was built without this kind
-        raise UsageError(tr("camera {place}: cannot be had ({error})", place=source.place, error=error)) from None
-    notify(tr("predicted {place}: {made}", place=source.place, made=made))
+            video = record_camera(predictor, container, source, seconds, describe_origin(predictor, lineage), output)
+    except (av.error.FFmpegError, ValueError) as error:  # ValueError: FFmpeg was built without this format
+        raise UsageError(tr("camera {device}: cannot be opened ({error})", device=source.device, error=error)) from None
+    notify(tr("predicted {name}: {video}", name=source.device, video=video))
     return 0
 
 
-def film_camera(
-    predictor: Predictor, clip: Any, source: Camera, seconds: float | None, record: dict[str, Any], folder: Path
+def record_camera(
+    predictor: Predictor, container: Any, source: Camera, seconds: float | None, record: dict[str, Any], folder: Path
 ) -> Path:
-    """What `predict_camera` does with an open camera; returns the video."""
-    if not clip.streams.video:
-        raise UsageError(tr("{place}: no video in it", place=source.place))
-    live, began = Live(clip, seconds), datetime.now(UTC).isoformat(timespec="seconds")
-    rate = clip.streams.video[0].average_rate or Fraction(25)
-    film = Film(source.place, live.batches(), rate, Fraction(1, CLOCK))
-    notify(tr("predicting {place} (Ctrl-C ends)", place=source.place))
+    """Predict an open camera and return the path of the video."""
+    if not container.streams.video:
+        raise UsageError(tr("{name}: contains no video stream", name=source.device))
+    live, began = LiveFrames(container, seconds), datetime.now(UTC).isoformat(timespec="seconds")
+    rate = container.streams.video[0].average_rate or Fraction(25)
+    frames = FrameSource(source.device, live.batches(), rate, Fraction(1, CLOCK_HZ))
+    notify(tr("predicting {name} (Ctrl-C to stop)", name=source.device))
 
-    def facts() -> dict[str, Any]:
-        return {**record, "camera": source.kind, "began": began, "dropped_frames": live.dropped}
+    def final_record() -> dict[str, Any]:
+        return {**record, "camera": source.format, "began": began, "dropped_frames": live.dropped}
 
     try:
-        with handle_first_signal(live.end):
-            return write_film(predictor, film, folder / f"{source.name}_overlay.mp4", facts)
+        with handle_first_signal(live.stop):
+            return write_overlay_video(predictor, frames, folder / f"{source.name}_overlay.mp4", final_record)
     finally:
         live.close()

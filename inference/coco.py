@@ -1,4 +1,4 @@
-"""Predictions in COCO's format: one run-length encoded mask for each class of a picture; pycocotools encodes them."""
+"""Predictions in COCO format: one run-length encoded mask for each class of an image, encoded by pycocotools."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dataset.classes import ClassMap
 
 
 def require_pycocotools() -> None:
-    """Raises UsageError where the optional package is missing: before the work, not after it."""
+    """Raise UsageError if the optional package is missing; called before predicting."""
     try:
         import pycocotools.mask  # noqa: F401
     except ImportError:
@@ -24,7 +24,7 @@ def require_pycocotools() -> None:
 
 
 def coco_json(folder: Path, records: Sequence[dict[str, Any]], classes: ClassMap) -> bytes:
-    """A data set file that `pycocotools.coco.COCO` reads; category ids are the class ids of the masks."""
+    """Return a dataset file for `pycocotools.coco.COCO`; category ids are the mask values of the classes."""
     from pycocotools import mask as rle
 
     images: list[dict[str, Any]] = []
@@ -33,8 +33,8 @@ def coco_json(folder: Path, records: Sequence[dict[str, Any]], classes: ClassMap
         images.append(
             {"id": number, "file_name": record["input"], "height": record["height"], "width": record["width"]}
         )
-        with Image.open(folder / record["mask"]) as picture:
-            values = np.asarray(picture)
+        with Image.open(folder / record["mask"]) as mask:
+            values = np.asarray(mask)
         for category in np.unique(values):
             encoded = rle.encode(np.asfortranarray(values == category, np.uint8))
             annotations.append(

@@ -60,7 +60,7 @@ def export(job: Job, kind: str) -> int:
     """Export the model's network, compare it, and commit it to lakeFS."""
     from inference import export as exporting
 
-    exporting.require(f"--export {kind}", exporting.NEEDED[kind])
+    exporting.require_packages(f"--export {kind}", exporting.REQUIRED_PACKAGES[kind])
     import torch
 
     from segmentation.model_file import load_model
@@ -99,7 +99,7 @@ def predict_camera(job: Job) -> int:
     with connect(job.settings) as lake:
         predictor = load_predictor(job, lake)
     show(job.lineage)
-    source = camera.camera(job.options.camera)
+    source = camera.find_camera(job.options.camera)
     return camera.predict_camera(predictor, source, job.options.seconds, job.lineage, job.output)
 
 
@@ -109,10 +109,10 @@ def predict_files(job: Job) -> int:
 
     options = job.options
     _require_extras(options)
-    videos = video.chosen(options.input, job.output)
+    videos = video.select_videos(options.input, job.output)
     if videos and (options.resume or options.extra):
         raise UsageError(tr("--resume and --extra cannot be used with videos"))
-    items = [] if videos else inputs.input_items(options.input)
+    items = [] if videos else inputs.collect_items(options.input)
     with connect(job.settings) as lake:
         predictor = load_predictor(job, lake)
     show(job.lineage)
@@ -167,10 +167,10 @@ def load_predictor(job: Job, lake: LakeFS) -> Predictor:
 
 def onnx_device(settings: Settings) -> torch.device:
     """Return the CPU. Raises UsageError if another device is set, or ONNX Runtime is missing."""
-    from inference.export import require
+    from inference.export import require_packages
     from segmentation.preprocess import choose_device
 
-    require("--engine onnxruntime", ("onnxruntime",))
+    require_packages("--engine onnxruntime", ("onnxruntime",))
     if settings.device not in ("auto", "cpu"):
         raise UsageError(tr("--engine onnxruntime: CPU only (DEVICE={found})", found=settings.device))
     return choose_device("cpu")
@@ -196,9 +196,9 @@ def _predict(job: Job, predictor: Predictor, items: Sequence[Item], split: str |
             )
         )
     notify(tr("predicted {count} images: {output}", count=outcome.written, output=job.output))
-    if outcome.broken:
-        lines = "".join(f"\n  {line}" for line in outcome.broken)
-        raise AppError(tr("{count} images could not be read:", count=len(outcome.broken)) + lines)
+    if outcome.failed:
+        lines = "".join(f"\n  {line}" for line in outcome.failed)
+        raise AppError(tr("{count} images could not be read:", count=len(outcome.failed)) + lines)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""index.html in a folder of predictions: one page to look through them, which needs no server and loads nothing else."""
+"""index.html of an output directory: one page to browse the predictions, without a server or external files."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ TEMPLATE = Path(__file__).with_name("gallery.html")
 
 
 def write_gallery(path: Path, listing: dict[str, Any], classes: ClassMap) -> None:
-    """Write the page for what predictions.json lists: the pictures are loaded as one scrolls to them."""
+    """Write the page for the content of predictions.json; the browser loads images when they are scrolled to."""
     content = {
         "language": current_language(),
         "title": str(listing["model_version"] or tr("run") + f" {listing['run_id']}"),
-        "text": _words(),
+        "text": _texts(),
         "measured": "miou" in listing,
         "origin": {key: value for key, value in listing.items() if key != "images"},
         "classes": [
             {"name": name, "color": f"rgb{color}", "iou": listing.get("iou", {}).get(name)}
             for name, color in zip(classes.names, classes.colors, strict=True)
         ],
-        "pictures": [
+        "images": [
             {
                 "name": record["mask"].removesuffix(".png"),
                 "mask": record["mask"],
@@ -41,15 +41,15 @@ def write_gallery(path: Path, listing: dict[str, Any], classes: ClassMap) -> Non
     write_atomically(path, render(TEMPLATE, data=content).encode())
 
 
-def _words() -> dict[str, str]:
+def _texts() -> dict[str, str]:
     return {
-        "find": tr("find"),
+        "find": tr("search"),
         "show": tr("show"),
-        "order": tr("order"),
+        "order": tr("sort by"),
         "overlay": tr("overlay"),
         "mask": tr("mask"),
         "name": tr("name"),
         "worst": tr("lowest mIoU first"),
-        "most": tr("most"),
-        "origin": tr("where these come from"),
+        "most": tr("largest share of"),
+        "origin": tr("origin of the predictions"),
     }

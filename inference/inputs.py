@@ -1,9 +1,10 @@
-"""What to predict: the pictures of a split of a data commit, or files and folders that a person names."""
+"""Collect the images to predict from the files and directories of --input."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 
@@ -15,56 +16,63 @@ from dataset.layout import is_picture
 from dataset.samples import Item
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
-NOT_IN_NAMES = str.maketrans(":\\", "__")
-LONGEST_NAME, LONGEST_ENDING = (
-    255,
-    "_overlay.jpg",
-)  # bytes, of most file systems; of what a picture's outputs are called
-Found = tuple[Path, Path, str | None]  # a picture's path below what was named, the picture, its fault
+UNPORTABLE_CHARACTERS = str.maketrans(":\\", "__")
+MAX_NAME_BYTES = 255  # of a file name, in most file systems
+LONGEST_SUFFIX = "_overlay.jpg"  # that an output adds to the name of its image
 
 
-def input_items(inputs: Sequence[Path]) -> list[Item]:
-    """Pictures from files and folders (searched below, sub-folders kept in the names). Raises UsageError for none.
+@dataclass(frozen=True)
+class _Found:
+    """A file of --input."""
 
-    A link that a person names is followed; one that lies in a folder may lead anywhere, and is a fault, as is a
-    sub-folder that cannot be read. Videos in a folder are named in a warning.
+    relative: Path  # below the directory that was named
+    path: Path
+    fault: str | None  # why it cannot be predicted
+
+
+def collect_items(inputs: Sequence[Path]) -> list[Item]:
+    """Return the images of files and directories, searched recursively; item names include subdirectories.
+
+    A link that is itself an input is followed; one found in a directory may lead anywhere and becomes a fault, as does
+    a subdirectory that cannot be read. Videos in a directory are skipped with a warning. Raises UsageError if there
+    are no images, or an input does not exist.
     """
-    found: list[Found] = []
+    found: list[_Found] = []
     videos: list[str] = []
     for path in inputs:
         if path.is_dir():
-            below, faults = _below(path)
-            found += [(p.relative_to(path), p, _fault(p)) for p in below if _is_input(p)] + faults
+            below, unreadable = _walk(path)
+            found += [_Found(p.relative_to(path), p, _link_fault(p)) for p in below if _is_input(p)] + unreadable
             videos += [printable(p) for p in below if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file()]
         elif path.is_file():
-            found.append((Path(path.name), path, None))
+            found.append(_Found(Path(path.name), path, None))
         else:
-            raise UsageError(tr("{path}: no such file or folder", path=path))
+            raise UsageError(tr("{path}: no such file or directory", path=path))
     if videos:
         warn(
             tr(
-                "{count} videos in folders are left out, give them as --input in a call of their own: {videos}",
+                "{count} videos in directories are skipped; predict them with --input in a separate call: {videos}",
                 count=len(videos),
                 videos=few(videos),
             )
         )
     if not found:
         where = ", ".join(map(str, inputs))
-        raise UsageError(tr("{where}: no pictures", where=where))
-    names = _unique_names([relative for relative, _, _ in found])
+        raise UsageError(tr("{where}: no images found", where=where))
+    names = _unique_names([file.relative for file in found])
     return [
-        Item(name, path, fault=fault or _unusable(name, path))
-        for name, (_, path, fault) in zip(names, found, strict=True)
+        Item(name, file.path, fault=file.fault or _name_fault(name, file.path))
+        for name, file in zip(names, found, strict=True)
     ]
 
 
-def _below(folder: Path) -> tuple[list[Path], list[Found]]:
-    """All that lies in a folder and below it, sorted, and the sub-folders that cannot be read."""
+def _walk(folder: Path) -> tuple[list[Path], list[_Found]]:
+    """Return all paths below a directory, sorted, and the subdirectories that cannot be read."""
     errors: list[OSError] = []
     tree = os.walk(folder, onerror=errors.append)
-    paths = sorted(Path(where, name) for where, folders, files in tree for name in (*folders, *files))
-    unread = [(Path(str(error.filename)), error.strerror) for error in errors]
-    return paths, [(p.relative_to(folder), p, f"{printable(p)}: {reason}") for p, reason in unread]
+    paths = sorted(Path(parent, name) for parent, folders, files in tree for name in (*folders, *files))
+    unreadable = [(Path(str(error.filename)), error.strerror) for error in errors]
+    return paths, [_Found(p.relative_to(folder), p, f"{printable(p)}: {reason}") for p, reason in unreadable]
 
 
 def _is_input(path: Path) -> bool:
@@ -75,17 +83,20 @@ def _is_input(path: Path) -> bool:
     return is_picture(path.name) and path.is_file()
 
 
-def _fault(path: Path) -> str | None:
-    """Why a file that was found in a folder is not read."""
+def _link_fault(path: Path) -> str | None:
+    """Return the fault of a link that was found in a directory; None for another file."""
     if not path.is_symlink():
         return None
-    where, target = printable(path), printable(path.readlink())
-    return tr("{where}: a link is not followed: give what it names, {target}, as --input", where=where, target=target)
+    return tr(
+        "{path}: links in directories are not followed: name its target {target} with --input",
+        path=printable(path),
+        target=printable(path.readlink()),
+    )
 
 
-def _unusable(name: str, path: Path) -> str | None:
-    """Why no output can be called after this picture, or no listing can name it."""
-    most = LONGEST_NAME - len(LONGEST_ENDING)
+def _name_fault(name: str, path: Path) -> str | None:
+    """Return the fault of a name from which no output name, or no entry of the listing, can be made."""
+    most = MAX_NAME_BYTES - len(LONGEST_SUFFIX)
     try:
         if max(len(part.encode()) for part in name.split("/")) <= most and str(path).encode():
             return None
@@ -96,20 +107,21 @@ def _unusable(name: str, path: Path) -> str | None:
 
 
 def printable(path: Path) -> str:
-    """A path as text for people: bytes that are no UTF-8 as \\x.. ."""
+    r"""Return a path as text for messages: bytes that are not UTF-8 become \x.. ."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _unique_names(paths: Sequence[Path]) -> list[str]:
-    """`a.jpg` beside `a.png` keep their suffixes in the name, a second `a.png` gets a number: none overwrites another.
+    r"""Return output names that differ on every file system, so that no output overwrites another.
 
-    What a path below another folder may not hold everywhere, `:` and `\\`, becomes `_`.
+    `a.jpg` beside `a.png` keep their suffixes, a second `a.png` gets a number. The characters `:` and `\`, which some
+    systems do not allow in a name, become `_`.
     """
-    clean = [Path(path.as_posix().translate(NOT_IN_NAMES)) for path in paths]
+    clean = [Path(path.as_posix().translate(UNPORTABLE_CHARACTERS)) for path in paths]
     stems = [(path.parent / path.stem).as_posix() for path in clean]
     counts: dict[str, int] = {}
     for stem in stems:
-        counts[stem.casefold()] = counts.get(stem.casefold(), 0) + 1  # some file systems take A for a
+        counts[stem.casefold()] = counts.get(stem.casefold(), 0) + 1  # some file systems do not distinguish A and a
     names: list[str] = []
     taken: set[str] = set()
     for path, stem in zip(clean, stems, strict=True):

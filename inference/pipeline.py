@@ -1,4 +1,4 @@
-"""Read, compute and write at once, in threads: nothing waits for a disk, and never more than a few batches are in memory."""
+"""Read, compute and write in parallel threads, with a bounded number of batches in memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from core.errors import UsageError
 
-WAITING = 1  # batches that are read ahead of those being computed
+READ_AHEAD = 1  # batches that are read ahead of those being computed
 T = TypeVar("T")
 D = TypeVar("D")
 R = TypeVar("R")
@@ -19,7 +19,7 @@ W = TypeVar("W")
 
 @dataclass(frozen=True)
 class Stages(Generic[T, D, R, W]):
-    """What is done to an item: `read` it (UsageError: it is broken), `compute` a batch of them, `write` its result."""
+    """Steps for an item: `read` it (raises UsageError if it is unreadable), `compute` a batch, `write` its result."""
 
     read: Callable[[T], D]
     compute: Callable[[list[D]], Sequence[R]]
@@ -33,22 +33,27 @@ def run(
     helpers: int,
     begin: Callable[[], None] | None = None,
 ) -> Iterator[tuple[T, W | UsageError]]:
-    """Yield each item, in order, with what `write` returned, or with the error of `read`; other errors end the run.
+    """Yield each item, in order, with the result of `write`, or with the UsageError of `read`; other errors are raised.
 
-    `streams` threads compute whole batches, each after a call of `begin`; `helpers` threads read and write.
+    `streams` threads compute one batch each, after a call of `begin`; `helpers` threads read and write.
     """
     with ThreadPoolExecutor(helpers) as pool, ThreadPoolExecutor(streams, initializer=begin) as network:
 
         def compute(batch: Sequence[T], reads: list[Future[D]]) -> list[tuple[T, Future[W] | UsageError]]:
-            errors = [read.exception() for read in reads]  # waits for them
-            good = [read.result() for read, error in zip(reads, errors, strict=True) if not _is_broken(error)]
-            results = iter(zip(good, stages.compute(good) if good else [], strict=True))
+            errors = [read.exception() for read in reads]  # waits until they are read
+            # Errors other than UsageError are raised here by result().
+            readable = [
+                read.result() for read, error in zip(reads, errors, strict=True) if not isinstance(error, UsageError)
+            ]
+            results = iter(zip(readable, stages.compute(readable) if readable else [], strict=True))
             return [
                 (item, error if isinstance(error, UsageError) else pool.submit(stages.write, item, *next(results)))
                 for item, error in zip(batch, errors, strict=True)
             ]
 
-        def finished(computed: Future[list[tuple[T, Future[W] | UsageError]]]) -> Iterator[tuple[T, W | UsageError]]:
+        def await_writes(
+            computed: Future[list[tuple[T, Future[W] | UsageError]]],
+        ) -> Iterator[tuple[T, W | UsageError]]:
             for item, outcome in computed.result():
                 yield item, outcome.result() if isinstance(outcome, Future) else outcome
 
@@ -57,14 +62,10 @@ def run(
             for batch in batches:
                 reads = [pool.submit(stages.read, item) for item in batch]
                 window.append(network.submit(compute, batch, reads))
-                if len(window) > streams + WAITING:
-                    yield from finished(window.popleft())
+                if len(window) > streams + READ_AHEAD:
+                    yield from await_writes(window.popleft())
             while window:
-                yield from finished(window.popleft())
+                yield from await_writes(window.popleft())
         finally:
-            for executor in (network, pool):  # an error or Ctrl-C: what has not begun is dropped
+            for executor in (network, pool):  # after an error or Ctrl-C: cancel what has not started
                 executor.shutdown(wait=False, cancel_futures=True)
-
-
-def _is_broken(error: BaseException | None) -> bool:
-    return isinstance(error, UsageError)

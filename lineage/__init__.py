@@ -1,1 +1,1 @@
-"""From any artifact to everything related to it."""
+"""Trace any artifact to everything it was made from."""

@@ -1,9 +1,10 @@
-"""What infer.py leaves on a disk, read again: predictions.json, the record of a video, a mask by the text in its PNG."""
+"""Links of what infer.py wrote to a disk: predictions.json, the record of a video, a mask with its origin as PNG text."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,123 +16,149 @@ from core.errors import AppError, UsageError
 from core.files import safe_join
 from core.hashing import file_sha256
 from core.i18n import tr
-from lineage.links import FIGURES, ORIGIN, Link, differs, figure
-
-LISTING, OF_A_VIDEO = "predictions.json", "_overlay.json"
-OWN_FILES = ("mask", "overlay", "probabilities")  # keys of a record that name files
+from inference.formats import LISTING, OWN_FILES, VIDEO_RECORD_SUFFIX
+from lineage.links import LINEAGE_KEYS, MODEL_METRICS, Facts, Link, format_metric, hash_mismatch
 
 
-def record_of(folder: Path) -> Path | None:
-    """What lists the predictions in a folder; None where nothing does. Raises UsageError for several videos."""
+def find_record(folder: Path) -> Path | None:
+    """Return the file that lists the predictions in a directory, or None. Raises UsageError for several videos."""
     if (folder / LISTING).is_file():
         return folder / LISTING
-    videos = sorted(folder.glob(f"*{OF_A_VIDEO}"))
+    videos = sorted(folder.glob(f"*{VIDEO_RECORD_SUFFIX}"))
     if len(videos) > 1:
         names = ", ".join(path.name for path in videos[:10])
-        raise UsageError(tr("{folder}: name one of its videos: {names}", folder=folder, names=names))
+        raise UsageError(tr("{folder}: contains several videos, name one: {names}", folder=folder, names=names))
     return videos[0] if videos else None
 
 
-def prediction(path: Path) -> Link | None:
-    """A record, or a file that one lists, else a mask by its own text; None for anything else."""
+def prediction_link(path: Path) -> Link | None:
+    """Return the link of a record, of a file that a record lists, or of a mask with PNG text; None for other files.
+
+    Raises AppError for a record or PNG file that cannot be read.
+    """
     path = path.absolute()
-    if path.name == LISTING or path.name.endswith(OF_A_VIDEO):
-        return _recorded(path, path)
-    of_a_video = path.with_name(path.stem.removesuffix(Path(OF_A_VIDEO).stem) + OF_A_VIDEO)
+    if path.name == LISTING or path.name.endswith(VIDEO_RECORD_SUFFIX):
+        return _whole_record_link(path)
+    video_record = path.with_name(path.stem.removesuffix(Path(VIDEO_RECORD_SUFFIX).stem) + VIDEO_RECORD_SUFFIX)
     listings = (folder / LISTING for folder in path.parents)
-    for record in (of_a_video, next(filter(Path.is_file, listings), path)):
-        link = _recorded(path, record) if record != path and record.is_file() else None
+    listing = next(filter(Path.is_file, listings), None)
+    for record in (video_record, listing):
+        link = _listed_file_link(path, record) if record is not None and record.is_file() else None
         if link is not None:
             return link
-    return _by_text(path) if path.suffix.lower() == ".png" else None
+    return _png_text_link(path) if path.suffix.lower() == ".png" else None
 
 
-def _recorded(path: Path, record: Path) -> Link | None:
-    """What a record says of its origin, and whether it and its files are as they were written.
+@dataclass
+class _Record:
+    """A parsed predictions.json, or record of a video."""
 
-    Of a listing only the part about `path`, where that is one of its files; None where it is none of them.
-    """
-    link = Link(tr("prediction"), str(path))
+    path: Path
+    content: dict[str, Any]
+    facts: Facts
+    images: list[dict[str, Any]]  # the records of images; of a video its only one
+    files: dict[str, str | None]  # files of the whole directory, below it -> SHA-256
+
+
+def _read_record(path: Path) -> _Record:
     try:
-        content: dict[str, Any] = dict(json.loads(record.read_text(encoding="utf-8")))
-        link.facts = _facts(content)
-        pictures = [dict(picture) for picture in content["images"]] if "images" in content else [content]
-        files = dict(content.get("files", {}))
+        content: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
+        images = [dict(image) for image in content["images"]] if "images" in content else [content]
+        return _Record(path, content, _record_facts(content), images, dict(content.get("files", {})))
     except (ValueError, KeyError, TypeError) as error:
-        raise AppError(tr("{record}: not a readable record ({error})", record=record, error=error)) from error
-    if path != record:
-        name = path.relative_to(record.parent).as_posix()
-        files = {key: sha256 for key, sha256 in files.items() if key == name}
-        pictures = [picture for picture in pictures if name in map(picture.get, OWN_FILES)]
-        if not pictures and not files:
-            return None
-    link.export = "onnx" if content.get("engine") == "onnxruntime" else None
-    link.faults += _changed(record, checksummed_json.verify_checksum(content))
-    for picture in pictures:
-        files |= {str(picture[key]): picture.get(f"{key}_sha256") for key in OWN_FILES if key in picture}
-    link.faults += _broken(record.parent, files)
+        raise AppError(tr("{record}: not a readable record ({error})", record=path, error=error)) from error
+
+
+def _whole_record_link(path: Path) -> Link:
+    """Return the link of a record; a fault for each file of it that changed."""
+    record = _read_record(path)
+    return _record_link(path, record, record.images, record.files)
+
+
+def _listed_file_link(path: Path, record_path: Path) -> Link | None:
+    """Return the link of one file of a record; None if the record does not list it."""
+    record = _read_record(record_path)
+    name = path.relative_to(record_path.parent).as_posix()
+    files = {key: sha256 for key, sha256 in record.files.items() if key == name}
+    images = [image for image in record.images if name in map(image.get, OWN_FILES)]
+    if not images and not files:
+        return None
+    return _record_link(path, record, images, files)
+
+
+def _record_link(path: Path, record: _Record, images: Sequence[dict[str, Any]], files: dict[str, str | None]) -> Link:
+    link = Link(tr("prediction"), str(path), facts=record.facts)
+    link.export = "onnx" if record.content.get("engine") == "onnxruntime" else None
+    link.faults += _checksum_faults(record)
+    for image in images:
+        files |= {str(image[key]): image.get(f"{key}_sha256") for key in OWN_FILES if key in image}
+    link.faults += _file_faults(record.path.parent, files)
     link.note = tr("{count} files", count=len(files))
-    if content.get("split") is None:  # else the pictures are those of the data
-        broken, gone = _inputs(pictures)
-        link.faults += broken
-        if gone:
-            link.note += tr(", {gone} inputs moved away, not checked", gone=gone)
+    if record.content.get("split") is None:  # else the images are those of the data commit
+        faults, missing = _check_inputs(images)
+        link.faults += faults
+        if missing:
+            link.note += tr(", {missing} input files not found, not checked", missing=missing)
     return link
 
 
-def _facts(content: dict[str, Any]) -> dict[str, str]:
-    """What a record says of the rest of the chain. Raises KeyError and TypeError for what is no record."""
-    facts = {key: str(content[key]) for key in ORIGIN}
+def _record_facts(content: dict[str, Any]) -> Facts:
+    """Return what a record states about the chain. Raises KeyError and TypeError for JSON that is not a record."""
+    facts = {key: str(content[key]) for key in LINEAGE_KEYS}
     if "git_dirty" in content:
         facts["git_dirty"] = str(content["git_dirty"])
     if content.get("model_version"):
         facts["version"] = str(content["model_version"])
-    figures = dict(content.get("model_metrics", {}))
-    return facts | {key: figure(figures[key]) for key in FIGURES if key in figures}
+    metrics = dict(content.get("model_metrics", {}))
+    return facts | {key: format_metric(metrics[key]) for key in MODEL_METRICS if key in metrics}
 
 
-def _changed(record: Path, whole: bool | None) -> Iterator[str]:
-    """What a record's own hash says of it."""
-    if whole is None:  # older code wrote none; a changed name of the entry looks the same
-        yield tr("{record}: has no {key}, so a change would not show", record=record, key=checksummed_json.KEY)
-    elif not whole:
-        yield tr("{record}: changed since it was written", record=record)
+def _checksum_faults(record: _Record) -> Iterator[str]:
+    """Yield what the record's own checksum shows."""
+    intact = checksummed_json.verify_checksum(record.content)
+    if intact is None:  # written by older code, or the name of the entry was changed
+        yield tr("{record}: has no {key}, so changes cannot be detected", record=record.path, key=checksummed_json.KEY)
+    elif not intact:
+        yield tr("{record}: changed since it was written", record=record.path)
 
 
-def _broken(folder: Path, files: dict[str, str | None]) -> Iterator[str]:
-    """What is wrong with files below a folder."""
+def _file_faults(folder: Path, files: dict[str, str | None]) -> Iterator[str]:
+    """Yield the files below a directory that are missing or have another SHA-256."""
     for name, expected in files.items():
         path = safe_join(folder, name)
         found = file_sha256(path) if path.is_file() else tr("missing")
         if found != expected:
-            yield differs(str(path), str(expected), found)
+            yield hash_mismatch(str(path), str(expected), found)
 
 
-def _inputs(pictures: list[dict[str, Any]]) -> tuple[list[str], int]:
-    """What is wrong with the pictures that were predicted, and how many of them are not where they were."""
-    faults, gone = [], 0
-    for picture in pictures:
-        path, expected = Path(str(picture.get("input"))), str(picture.get("input_sha256"))
-        there = next((place for place in (path, ROOT / path) if place.is_file()), None)
-        found = file_sha256(there) if there else expected
-        gone += there is None
-        if found != expected:
-            faults.append(differs(str(there), expected, found))
-    return faults, gone
+def _check_inputs(images: Sequence[dict[str, Any]]) -> tuple[list[str], int]:
+    """Return the input files that changed since they were predicted, and the number of those that are not found."""
+    faults, missing = [], 0
+    for image in images:
+        path, expected = Path(str(image.get("input"))), str(image.get("input_sha256"))
+        existing = next((place for place in (path, ROOT / path) if place.is_file()), None)
+        if existing is None:
+            missing += 1
+        elif (found := file_sha256(existing)) != expected:
+            faults.append(hash_mismatch(str(existing), expected, found))
+    return faults, missing
 
 
-def _by_text(path: Path) -> Link | None:
-    """A mask away from its listing, or of `POST /predict`; None for a PNG without origin. Raises AppError for no PNG."""
+def _png_text_link(path: Path) -> Link | None:
+    """Return the link of a mask apart from its listing, or of `POST /predict`; None for a PNG without lineage text.
+
+    Raises AppError for a file that is not a readable PNG.
+    """
     try:
-        with Image.open(path, formats=["PNG"]) as picture:
-            text = {str(key): str(value) for key, value in picture.info.items()}
-            picture.verify()
+        with Image.open(path, formats=["PNG"]) as image:
+            text = {str(key): str(value) for key, value in image.info.items()}
+            image.verify()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise AppError(tr("{path}: not a readable PNG ({error})", path=path, error=error)) from error
-    if not all(key in text for key in ORIGIN):
+    if not all(key in text for key in LINEAGE_KEYS):
         return None
-    note = tr("by the text in it: its pixels are checked by their CRC alone")
-    link = Link(tr("prediction"), str(path), note, {key: text[key] for key in ORIGIN})
+    note = tr("found by its PNG text; its pixels are only protected by their CRC")
+    link = Link(tr("prediction"), str(path), note, {key: text[key] for key in LINEAGE_KEYS})
     if text.get("model_version", "None") != "None":
         link.facts["version"] = text["model_version"]
     return link

@@ -1,4 +1,4 @@
-"""Two models on the same pictures: tables by class and by picture, and a sheet of the pictures they differ on most."""
+"""Compare two models on the same images: tables by class and image, and a sheet of the images that differ most."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from config import Settings
 from core.console import format_table
 from core.files import atomic_replace, write_atomically
 from core.i18n import tr
-from core.process import keep_freed_memory
 from core.reporting import notify
 from dataset.classes import IGNORE_INDEX, ClassMap, UInt8
 from dataset.images import read_image, read_mask
@@ -32,33 +31,38 @@ from utils.lakefs_utils import LakeFS
 if TYPE_CHECKING:
     from utils.lineage import Lineage
 
-SHOWN = 8  # pictures in the sheet and rows of the table: half where B gains most, half where it loses most
-PANEL = 320  # pixels, widest panel of the sheet
+SHOWN = 8  # images in the sheet and rows of the table: half where B gains most, half where it loses most
+PANEL = 320  # pixels, maximum width of a panel of the sheet
 MARGIN = 18  # pixels above each panel, for its title
-GAINED, LOST = (40, 170, 80), (220, 50, 50)  # B right where A is wrong, and the other way round
+GAINED, LOST = (40, 170, 80), (220, 50, 50)  # RGB: only B is right, only A is right
+DEFAULT_CONFIDENCE = 0.95  # of intervals, where REGISTER_CONFIDENCE=0 disables the check of the gate
 
 
 def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lineage, output: Path) -> None:
-    """Print tables of `first` (A) and `second` (B) on a split of B's data; write a sheet and all figures below `output`."""
+    """Compare `first` (A) and `second` (B) on a split of B's data.
+
+    Report tables, and write a sheet of images (compare.png) and all metrics (compare.json) below `output`.
+    """
     cache, device = settings.cache_dir, choose_device(settings.device)
-    if device.type == "cpu":
-        keep_freed_memory()
     split, items = committed_items(lake, second.data_path, settings.register_split, cache)
-    models = [gate.load(lake, lineage, device, cache) for lineage in (first, second)]
+    models = [gate.download_model(lake, lineage, device, cache) for lineage in (first, second)]
     classes = models[1].classes
     a, b = (evaluation.measure(m, items, classes, device, name) for m, name in zip(models, "AB", strict=True))
     names = [lineage.version or lineage.run_id for lineage in (first, second)]
-    notify(tr("A: {names}, B: {names2}", names=names[0], names2=names[1]))
-    notify(tr("{count} pictures of {split} in {data_path}", count=len(items), split=split, data_path=second.data_path))
+    notify(tr("A: {a}, B: {b}", a=names[0], b=names[1]))
+    notify(tr("{count} images of {split} in {data_path}", count=len(items), split=split, data_path=second.data_path))
     seen = overlap.seen_in_training(lake, first, second.data_path, split, cache)
     if seen:
         notify(
-            tr("A was trained on {count} of them, which flatters it (a promotion leaves these out)", count=len(seen))
+            tr(
+                "A was trained on {count} of them, which favours A (a promotion leaves these images out)",
+                count=len(seen),
+            )
         )
-    print("\n" + class_table(a, b, settings.register_confidence))
+    notify("\n" + class_table(a, b, settings.register_confidence))
     gains = np.array([b.only([i]).figure("miou") - a.only([i]).figure("miou") for i in range(len(items))])
     shown = _most_different(gains)
-    print("\n" + picture_table(a, b, shown))
+    notify("\n" + image_table(a, b, shown))
     folder = output / re.sub(r"[^\w.-]+", "-", f"{names[0]}-{names[1]}")
     sheet = draw_sheet([items[i] for i in shown], models, device, classes, [float(gains[i]) for i in shown])
     with atomic_replace(folder / "compare.png", durable=False) as part:
@@ -68,8 +72,14 @@ def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lin
         "b": _record(second, b),
         "data": str(second.data_path),
         "split": split,
+        "pictures": _image_records(items, a, b, seen),
     }
-    content["pictures"] = [
+    write_atomically(folder / "compare.json", json.dumps(content, ensure_ascii=False, indent=1).encode())
+    notify(tr("images and all metrics: {folder}", folder=folder))
+
+
+def _image_records(items: Sequence[Item], a: Measured, b: Measured, seen: set[str]) -> list[dict[str, Any]]:
+    return [
         {
             "name": item.name,
             "a": a.only([i]).figure("miou"),
@@ -78,40 +88,39 @@ def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lin
         }
         for i, item in enumerate(items)
     ]
-    write_atomically(folder / "compare.json", json.dumps(content, ensure_ascii=False, indent=1).encode())
-    notify(tr("pictures and all figures: {folder}", folder=folder))
 
 
 def class_table(a: Measured, b: Measured, confidence: float) -> str:
-    """IoU of each class, then mIoU and accuracy over the split, with the bootstrap interval of their gain."""
+    """Return a table of IoU of each class, then mIoU and accuracy over the split with the interval of their gain."""
+    confidence = confidence or DEFAULT_CONFIDENCE
     rows = []
-    ours, theirs = b.iou(), a.iou()
+    iou_a, iou_b = a.iou(), b.iou()
     for name in b.classes.names:
-        old, new = theirs[name], ours[name]
+        old, new = iou_a[name], iou_b[name]
         if old is None or new is None:
             rows.append([name, *[tr("absent")] * 2, "", ""])
         else:
             rows.append([name, f"{old:.4f}", f"{new:.4f}", f"{new - old:+.4f}", ""])
-    for figure, name in (("miou", "mIoU"), ("accuracy", tr("accuracy"))):
-        old_total, new_total = a.figure(figure), b.figure(figure)
-        low, high = gate.gain_interval(a, b, figure, confidence or 0.95)
-        few = len(b.pictures) < gate.LEAST_PICTURES
-        interval = tr("too few pictures") if few else f"[{low:+.4f}, {high:+.4f}]"
-        rows.append([name, f"{old_total:.4f}", f"{new_total:.4f}", f"{new_total - old_total:+.4f}", interval])
-    return format_table([tr("class"), "A", "B", "B - A", f"{confidence or 0.95:.0%}"], rows)
+    for metric, name in (("miou", "mIoU"), ("accuracy", tr("accuracy"))):
+        total_a, total_b = a.figure(metric), b.figure(metric)
+        low, high = gate.gain_interval(a, b, metric, confidence)
+        too_few = len(b.pictures) < gate.MIN_IMAGES
+        interval = tr("too few images") if too_few else f"[{low:+.4f}, {high:+.4f}]"
+        rows.append([name, f"{total_a:.4f}", f"{total_b:.4f}", f"{total_b - total_a:+.4f}", interval])
+    return format_table([tr("class"), "A", "B", "B - A", f"{confidence:.0%}"], rows)
 
 
-def picture_table(a: Measured, b: Measured, shown: Sequence[int]) -> str:
-    """mIoU of single pictures."""
+def image_table(a: Measured, b: Measured, shown: Sequence[int]) -> str:
+    """Return a table of the mIoU of single images."""
     rows = []
     for index in shown:
         old, new = a.only([index]).figure("miou"), b.only([index]).figure("miou")
         rows.append([b.pictures[index], f"{old:.4f}", f"{new:.4f}", f"{new - old:+.4f}"])
-    return format_table([tr("pictures that differ most"), "A", "B", "B - A"], rows)
+    return format_table([tr("images that differ most"), "A", "B", "B - A"], rows)
 
 
 def _most_different(gains: np.ndarray[Any, Any]) -> list[int]:
-    """Indices by gain, from where B gains most to where it loses most; the middle is left out."""
+    """Return indices by gain, from B's largest gain to its largest loss, without those in the middle."""
     order = [int(index) for index in np.argsort(-gains, kind="stable")]
     half = SHOWN // 2
     return order if len(order) <= SHOWN else order[:half] + order[-half:]
@@ -133,15 +142,15 @@ def _record(lineage: Lineage, measured: Measured) -> dict[str, Any]:
 def draw_sheet(
     items: Sequence[Item], models: Sequence[Model], device: torch.device, classes: ClassMap, gains: Sequence[float]
 ) -> Image.Image:
-    """A row a picture: itself, label, A, B, and where they differ: green B alone is right, red A alone is."""
+    """Draw a row for each image: the image, mask, A, B, and their difference (green: only B is right, red: only A)."""
     rows = []
     for item, gain in zip(items, gains, strict=True):
-        image, label = read_image(item.image), read_mask(evaluation.mask_of(item), classes)
+        image, mask = read_image(item.image), read_mask(evaluation.mask_of(item), classes)
         a, b = (evaluation.in_classes(model, classes)[predictor.segment(model, [image], device)[0]] for model in models)
-        panels = [image, overlay(image, label, classes), _over(image, a, classes), _over(image, b, classes)]
-        panels.append(_difference(image, label, a, b))
-        titles = [item.name, tr("label"), "A", "B", f"B - A: {gain:+.3f}"]
-        rows.append(_row(panels, titles))
+        panels = [image, overlay(image, mask, classes), _overlay_known(image, a, classes)]
+        panels += [_overlay_known(image, b, classes), _draw_difference(image, mask, a, b)]
+        titles = [item.name, tr("mask"), "A", "B", f"B - A: {gain:+.3f}"]
+        rows.append(_draw_row(panels, titles))
     width, height = max(row.width for row in rows), sum(row.height for row in rows)
     sheet = Image.new("RGB", (width, height), "white")
     top = 0
@@ -151,22 +160,22 @@ def draw_sheet(
     return sheet
 
 
-def _over(image: UInt8, indices: UInt8, classes: ClassMap) -> UInt8:
-    """An overlay in which a class that the data do not know stays uncoloured."""
+def _overlay_known(image: UInt8, indices: UInt8, classes: ClassMap) -> UInt8:
+    """Return an overlay in which classes that the data do not have stay uncoloured."""
     return overlay(image, np.where(indices < classes.num_classes, indices, np.uint8(IGNORE_INDEX)), classes)
 
 
-def _difference(image: UInt8, label: UInt8, a: UInt8, b: UInt8) -> UInt8:
-    """The picture in grey, with the pixels where only one of the two is right."""
+def _draw_difference(image: UInt8, mask: UInt8, a: UInt8, b: UInt8) -> UInt8:
+    """Return the image in grey, (H,W,3) uint8, with the pixels coloured where only one model is right."""
     grey: UInt8 = (image.mean(2, keepdims=True) * 0.5 + 100).astype(np.uint8).repeat(3, axis=2)
-    known = label != IGNORE_INDEX
-    grey[known & (a != label) & (b == label)] = GAINED
-    grey[known & (a == label) & (b != label)] = LOST
+    known = mask != IGNORE_INDEX
+    grey[known & (a != mask) & (b == mask)] = GAINED
+    grey[known & (a == mask) & (b != mask)] = LOST
     return grey
 
 
-def _row(panels: Sequence[UInt8], titles: Sequence[str]) -> Image.Image:
-    """Panels beside each other at one size, each below its title."""
+def _draw_row(panels: Sequence[UInt8], titles: Sequence[str]) -> Image.Image:
+    """Draw panels beside each other at one size, each below its title."""
     height, width = panels[0].shape[:2]
     scale = PANEL / width
     size = (max(1, round(height * scale)), PANEL)

@@ -1,7 +1,7 @@
-"""Is a model good enough to be champion? Measured picture by picture on one split of one data commit, beside the champion.
+"""The promotion gate: measures a candidate and the champion on one split of one data commit, image by image.
 
-The figures in MLflow are not believed: the candidate is measured again, and so is a champion, whose own figures may be
-those of other data. Both models see the same pictures; chance is judged by resampling them.
+Metrics in MLflow are not trusted: the candidate is measured again, and so is the champion, whose own metrics may come
+from other data. Both models see the same images; a bootstrap over the images tells a gain from chance.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from core.errors import UsageError
 from core.i18n import tr
 from core.settings import parse_minimums
-from dataset.samples import committed_items
+from dataset.samples import Item, committed_items
 from registry.overlap import seen_in_training
 from registry.versions import CHALLENGER, CHAMPION
 from segmentation.evaluation import Measured, measure
@@ -31,135 +31,148 @@ if TYPE_CHECKING:
     from utils.lineage import Lineage
 
 RESAMPLES = 2000  # of the bootstrap: the ends of a 95 % interval then vary by about a twentieth of its length
-# Below it, percentile intervals are too short to be believed: for a mean, sqrt(9/10) * 1.96 / 2.26 = 0.82 times Student's
-# interval with 10 pictures, 0.63 times with 5, and one point with 1, which would call every gain proven.
-LEAST_PICTURES = 10
-REPEATED = 0.01  # how far a figure may lie from the run's own: other hardware and precision round differently
+# With fewer images, percentile intervals are too short to be trusted: for a mean, sqrt(9/10) * 1.96 / 2.26 = 0.82 times
+# Student's interval with 10 images, 0.63 times with 5, and one point with 1, which would call every gain significant.
+MIN_IMAGES = 10
+REPRODUCTION_TOLERANCE = 0.01  # of a metric: other hardware and precision round differently
+RUN_METRICS = {"accuracy": "best_val_accuracy", "miou": "best_val_miou"}  # metric of a split -> metric of a run
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate found; `to_tag` is what the registry keeps of it."""
+    """The gate's decision with its reasons; `to_tag` is what the registry stores of it."""
 
     decision: str  # CHAMPION or CHALLENGER
     reasons: tuple[str, ...]
     against: str | None  # version number of the champion that it was compared with
-    record: dict[str, Any]  # figures, data, conditions
-    forced: dict[str, str] | None = None  # who, why and when, where a person decided
+    record: dict[str, Any]  # metrics, data, conditions
+    forced: dict[str, str] | None = None  # who, why and when, if a person decided
 
     def to_tag(self) -> str:
-        """JSON; reasons are cut to what a tag of MLflow holds."""
+        """Return JSON; reasons are shortened to what a tag of MLflow can hold."""
         content = {"decision": self.decision, "against": self.against, **self.record}
         content |= {"forced": self.forced} if self.forced else {}
         return json.dumps({**content, "reasons": [reason[:400] for reason in self.reasons[:12]]}, ensure_ascii=False)
 
 
-# --- measuring ------------------------------------------------------------------------------------------------------
+# --- measuring ---
 
 
-def gain_interval(before: Measured, after: Measured, figure: str, confidence: float) -> tuple[float, float]:
-    """Ends of the percentile bootstrap interval of the gain, over pictures, paired (Efron & Tibshirani 1993, ch. 13).
+def gain_interval(before: Measured, after: Measured, metric: str, confidence: float) -> tuple[float, float]:
+    """Return the ends of the gain's paired percentile bootstrap interval over images (Efron & Tibshirani 1993, ch. 13).
 
-    The same pictures are drawn for both models, from a fixed seed: a second call gives the same interval.
+    The same images are drawn for both models, with a fixed seed: a second call returns the same interval.
     """
     count, random = len(after.pictures), np.random.default_rng(0)
     rows = max(1, 2_000_000 // count)  # of the table of draws that is in memory at once
     gains = []
     for start in range(0, RESAMPLES, rows):
         draws = random.multinomial(count, np.full(count, 1 / count), size=min(rows, RESAMPLES - start))
-        gains.append(after.resampled(figure, draws) - before.resampled(figure, draws))
+        gains.append(after.resampled(metric, draws) - before.resampled(metric, draws))
     low, high = np.quantile(np.concatenate(gains), [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 
-def load(lake: LakeFS, lineage: Lineage, device: torch.device, cache: Path) -> Model:
-    """The model of a run or version, fetched and checked."""
+def download_model(lake: LakeFS, lineage: Lineage, device: torch.device, cache: Path) -> Model:
+    """Download the model of a run or version, verify it and load it."""
     return load_model(lake.verified_file(lineage.model_path, lineage.model_sha256, cache), lineage.model_sha256, device)
 
 
-# --- judging --------------------------------------------------------------------------------------------------------
+# --- judging ---
 
 
 def judge(
     settings: Settings, lake: LakeFS, candidate: Lineage, champion: Lineage | None, device: torch.device, cache: Path
 ) -> Verdict:
-    """Measure the candidate, and the champion where there is one, on the candidate's data, and decide."""
+    """Measure the candidate, and the champion if there is one, on the candidate's data, and decide."""
     data, split = candidate.data_path, settings.register_split
     _, items = committed_items(lake, data, split, cache)
-    model = load(lake, candidate, device, cache)
-    minimum = class_minimum(settings.register_min_class_iou, model.classes.names)  # a wrong name is said at once
+    model = download_model(lake, candidate, device, cache)
+    minimums = class_minimums(settings.register_min_class_iou, model.classes.names)  # first: rejects unknown names
     new = measure(model, items, model.classes, device, tr("candidate"))
-    figure = figure_of(settings.register_metric)
-    record: dict[str, Any] = {"data": str(data), "split": split, "figure": figure, "pictures": len(items)}
-    record |= {"candidate": new.figure(figure), "milliseconds": round(new.milliseconds, 3), "device": device.type}
+    metric = split_metric(settings.register_metric)
     size = lake.verified_file(candidate.model_path, candidate.model_sha256, cache).stat().st_size
-    record["megabytes"] = round(size / 1e6, 3)
+    record: dict[str, Any] = {
+        "data": str(data),
+        "split": split,
+        "figure": metric,
+        "pictures": len(items),
+        "candidate": new.figure(metric),
+        "milliseconds": round(new.milliseconds, 3),
+        "device": device.type,
+        "megabytes": round(size / 1e6, 3),
+    }
     reasons = [
-        *_repeated(settings, candidate, new),
-        *_class_conditions(minimum, new, split),
-        *_conditions(settings, new, size),
+        *_check_reproduction(settings, candidate, new),
+        *_check_classes(minimums, new, split),
+        *_check_limits(settings, new, size),
     ]
     if champion is not None:
-        old = measure(load(lake, champion, device, cache), items, model.classes, device, CHAMPION)
+        old = measure(download_model(lake, champion, device, cache), items, model.classes, device, CHAMPION)
         seen = seen_in_training(lake, champion, data, split, cache)
-        keep = [index for index, item in enumerate(items) if item.name not in seen]
         record |= {"champion_version": champion.version, "seen_by_champion": len(seen)}
-        if keep:
-            found, figures = _against(settings, old.only(keep), new.only(keep), figure)
-            record |= figures
-            reasons += found
-        else:
-            reasons.append(
-                tr(
-                    "the champion was trained on all {count} pictures of {split}: nothing to compare on",
-                    count=len(seen),
-                    split=split,
-                )
-            )
+        found, metrics = _compare_unseen(settings, old, new, items, seen)
+        record |= metrics
+        reasons += found
     number = champion.version.rsplit(" v", 1)[1] if champion and champion.version else None
     return Verdict(CHALLENGER if reasons else CHAMPION, tuple(reasons), number, record)
 
 
-def figure_of(metric: str) -> str:
-    """The figure of a split that a run's metric speaks of."""
-    return "accuracy" if "accuracy" in metric else "miou"
+def split_metric(run_metric: str) -> str:
+    """Return the metric of a split, `miou` or `accuracy`, that belongs to a metric of runs."""
+    return "accuracy" if "accuracy" in run_metric else "miou"
 
 
-def _against(settings: Settings, old: Measured, new: Measured, figure: str) -> tuple[list[str], dict[str, Any]]:
-    """Why the new model is not better than the old one, and the figures of both on these pictures."""
-    before, after, confidence = old.figure(figure), new.figure(figure), settings.register_confidence
-    gain, reasons = after - before, []
-    count = len(new.pictures)
-    figures: dict[str, Any] = {"compared": count, "champion": before, "gain": gain}
+def _compare_unseen(
+    settings: Settings, old: Measured, new: Measured, items: Sequence[Item], seen: set[str]
+) -> tuple[list[str], dict[str, Any]]:
+    """Compare two models on the images that the champion was not trained on; see `_compare`."""
+    keep = [index for index, item in enumerate(items) if item.name not in seen]
+    if keep:
+        return _compare(settings, old.only(keep), new.only(keep))
+    reason = tr(
+        "the champion was trained on all {count} images of {split}: no image is left to compare on",
+        count=len(seen),
+        split=settings.register_split,
+    )
+    return [reason], {}
+
+
+def _compare(settings: Settings, old: Measured, new: Measured) -> tuple[list[str], dict[str, Any]]:
+    """Return why the new model is not better than the old one, and the metrics of both on these images."""
+    metric, confidence, count = split_metric(settings.register_metric), settings.register_confidence, len(new.pictures)
+    before, after = old.figure(metric), new.figure(metric)
+    gain = after - before
+    reasons: list[str] = []
+    metrics: dict[str, Any] = {"compared": count, "champion": before, "gain": gain}
     if not gain > 0 or gain < settings.register_min_gain:
-        needed = max(settings.register_min_gain, 0)
         reasons.append(
             tr(
-                "{figure} {after:.4f}, champion {before:.4f}: gain {gain:+.4f}, needed more than {needed:.4f}",
-                figure=figure,
+                "{metric} {after:.4f}, champion {before:.4f}: gain {gain:+.4f}, needed more than {needed:.4f}",
+                metric=metric,
                 after=after,
                 before=before,
                 gain=gain,
-                needed=needed,
+                needed=max(settings.register_min_gain, 0),
             )
         )
-    if confidence and count < LEAST_PICTURES:
+    if confidence and count < MIN_IMAGES:
         reasons.append(
             tr(
-                "{count} pictures cannot tell a gain from chance: needed {least_pictures} "
-                "(REGISTER_CONFIDENCE=0: not asked for)",
+                "{count} images are too few to tell a gain from chance: at least {minimum} needed "
+                "(REGISTER_CONFIDENCE=0 disables this check)",
                 count=count,
-                least_pictures=LEAST_PICTURES,
+                minimum=MIN_IMAGES,
             )
         )
     elif confidence:
-        low, high = gain_interval(old, new, figure, confidence)
-        figures |= {"interval": [low, high], "confidence": confidence}
+        low, high = gain_interval(old, new, metric, confidence)
+        metrics |= {"interval": [low, high], "confidence": confidence}
         if gain > 0 and not low > 0:
             reasons.append(
                 tr(
                     "the gain {gain:+.4f} may be chance: {confidence:.0%} interval over {count} "
-                    "pictures [{low:+.4f}, {high:+.4f}]",
+                    "images [{low:+.4f}, {high:+.4f}]",
                     gain=gain,
                     confidence=confidence,
                     count=count,
@@ -167,67 +180,71 @@ def _against(settings: Settings, old: Measured, new: Measured, figure: str) -> t
                     high=high,
                 )
             )
-    return reasons, figures
+    return reasons, metrics
 
 
-def _repeated(settings: Settings, candidate: Lineage, new: Measured) -> list[str]:
-    """Whether the run's own figure is found again; it was measured on the validation split."""
-    recorded = {"accuracy": "best_val_accuracy", "miou": "best_val_miou"}
-    figure = figure_of(settings.register_metric)
-    said = candidate.metrics.get(recorded[figure])
-    if settings.register_split != "val" or said is None or abs(said - new.figure(figure)) <= REPEATED:
+def _check_reproduction(settings: Settings, candidate: Lineage, new: Measured) -> list[str]:
+    """Return a reason if the run's own metric, which was measured on the validation split, is not reproduced."""
+    metric = split_metric(settings.register_metric)
+    recorded, measured = candidate.metrics.get(RUN_METRICS[metric]), new.figure(metric)
+    if settings.register_split != "val" or recorded is None or abs(recorded - measured) <= REPRODUCTION_TOLERANCE:
         return []
     return [
         tr(
-            "the run's {recorded} {said:.4f} was not found again: measured {figure:.4f}",
-            recorded=recorded[figure],
-            said=said,
-            figure=new.figure(figure),
+            "the run's {metric} {recorded:.4f} could not be reproduced: measured {measured:.4f}",
+            metric=RUN_METRICS[metric],
+            recorded=recorded,
+            measured=measured,
         )
     ]
 
 
-def _class_conditions(minimum: Mapping[str, float], new: Measured, split: str) -> list[str]:
-    """Which classes are below their minimum, or do not occur: what nobody measured has not passed."""
+def _check_classes(minimums: Mapping[str, float], new: Measured, split: str) -> list[str]:
+    """Return a reason for each class below its minimum, or with a minimum but absent from the split."""
     reasons = []
     for name, iou in new.iou().items():
-        least = minimum.get(name, 0.0)
-        if least and iou is None:
+        minimum = minimums.get(name, 0.0)
+        if minimum and iou is None:
             reasons.append(
                 tr(
-                    "class {name}: does not occur in {split}, so its minimum {least:.4f} cannot "
-                    "be checked ({name}=0: not asked for)",
+                    "class {name}: does not occur in {split}, so its minimum {minimum:.4f} cannot "
+                    "be checked ({name}=0 disables this check)",
                     name=name,
                     split=split,
-                    least=least,
+                    minimum=minimum,
                 )
             )
-        elif iou is not None and iou < least:
-            reasons.append(tr("class {name}: IoU {iou:.4f} < minimum {least:.4f}", name=name, iou=iou, least=least))
+        elif iou is not None and iou < minimum:
+            reasons.append(
+                tr("class {name}: IoU {iou:.4f} < minimum {minimum:.4f}", name=name, iou=iou, minimum=minimum)
+            )
     return reasons
 
 
-def _conditions(settings: Settings, new: Measured, size_bytes: int) -> list[str]:
-    """Which of the other conditions of the settings fail: the file's size, the time a picture takes."""
+def _check_limits(settings: Settings, new: Measured, size_bytes: int) -> list[str]:
+    """Return a reason for each exceeded limit of the settings: size of the model file, time per image."""
     reasons = []
-    most, slowest = settings.register_max_mb, settings.register_max_ms
-    if most is not None and size_bytes > most * 1e6:
+    max_mb, max_ms = settings.register_max_mb, settings.register_max_ms
+    if max_mb is not None and size_bytes > max_mb * 1e6:
         reasons.append(
-            tr("model file {size_bytes:.2f} MB > largest {most:.2f} MB", size_bytes=size_bytes / 1000000.0, most=most)
+            tr("model file {size_mb:.2f} MB > maximum {max_mb:.2f} MB", size_mb=size_bytes / 1e6, max_mb=max_mb)
         )
-    if slowest is not None and new.milliseconds > slowest:
+    if max_ms is not None and new.milliseconds > max_ms:
         reasons.append(
             tr(
-                "{milliseconds:.1f} ms a picture > most {slowest:.1f} ms",
+                "{milliseconds:.1f} ms per image > maximum {max_ms:.1f} ms",
                 milliseconds=new.milliseconds,
-                slowest=slowest,
+                max_ms=max_ms,
             )
         )
     return reasons
 
 
-def class_minimum(text: str | None, names: Sequence[str]) -> Mapping[str, float]:
-    """The setting "0.2", "road=0.5 car=0.3" or both -> the least IoU of each class. Raises UsageError for an unknown one."""
+def class_minimums(text: str | None, names: Sequence[str]) -> Mapping[str, float]:
+    """Return the minimum IoU of each class for "0.2", "road=0.5 car=0.3" or both.
+
+    Raises UsageError for an unknown class.
+    """
     everywhere, single = parse_minimums("REGISTER_MIN_CLASS_IOU", text)
     for name in single:
         if name not in names:

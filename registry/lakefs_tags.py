@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from core.git import without_credentials
 from core.i18n import tr
 from core.reporting import notify
-from registry.versions import Registry, version_lineage
+from registry.versions import LAKEFS_TAG, Registry, version_lineage
 from utils.lakefs_client.refs import TagConflict
 from utils.lakefs_utils import LakeFS
 
@@ -39,7 +39,7 @@ def tag_model_commit(registry: Registry, lake: LakeFS, version: ModelVersion) ->
         taken, tag = tag, f"{tag}-{lineage.model_path.ref[:8]}"
         notify(tr("the lakeFS tag {taken} belongs to another model: used {tag}", taken=taken, tag=tag))
         lake.tag_with_metadata(tag, lineage.model_path, message, metadata)
-    registry.set_tag(version, "lakefs_tag", tag)
+    registry.set_tag(version, LAKEFS_TAG, tag)
 
 
 def tag_name(version: ModelVersion) -> str:

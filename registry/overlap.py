@@ -15,28 +15,29 @@ if TYPE_CHECKING:
 
 
 def seen_in_training(lake: LakeFS, lineage: Lineage, data: LakePath, split: str, cache: Path) -> set[str]:
-    """Names of the pictures of a split that a model was trained on: what is validation in one commit may be training in
-    another. Imported pictures have no SHA-256: these go by the server's checksum, and where that may differ for equal
-    bytes, by their names.
+    """Return the names of a split's images that the model was trained on.
+
+    An image of the validation split of one commit may be in the training split of another. Imported images have no
+    SHA-256: they are compared by the server's checksum and, as that may differ for equal bytes, by name.
     """
     source = lineage.data_path
     if (source.repo, source.path) == (data.repo, data.path) and (
         lake.resolve(source.ref, source.repo) == lake.resolve(data.ref, data.repo)
     ):
         return set()
-    trained = pictures_of(lake, source, "train", cache)
-    known = {mark for file in trained.values() for mark in (file.sha256, file.checksum)} - {None, ""}
+    trained = images_of(lake, source, "train", cache)
+    known = {digest for file in trained.values() for digest in (file.sha256, file.checksum)} - {None, ""}
     seen = set()
-    for name, file in pictures_of(lake, data, split, cache).items():
-        there = trained.get(name)
-        unsure = there is not None and not (there.sha256 and file.sha256)
-        if unsure or file.sha256 in known or file.checksum in known:
+    for name, file in images_of(lake, data, split, cache).items():
+        namesake = trained.get(name)
+        comparable = namesake is None or (namesake.sha256 and file.sha256)
+        if not comparable or file.sha256 in known or file.checksum in known:
             seen.add(name)
     return seen
 
 
-def pictures_of(lake: LakeFS, source: LakePath, split: str, cache: Path) -> dict[str, RemoteFile]:
-    """Name -> picture of one split of a data commit, in both layouts; names as `committed_items` has them."""
+def images_of(lake: LakeFS, source: LakePath, split: str, cache: Path) -> dict[str, RemoteFile]:
+    """Return name -> image of one split of a data commit, in both layouts; names as in `committed_items`."""
     files = {file.path.removeprefix(source.path): file for file in lake.objects(source.ref, source.path, source.repo)}
     flat = any(path.startswith("images/") for path in files)
     images = pictures_below(files, "images/" if flat else f"{split}/images/")

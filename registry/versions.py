@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 CHAMPION = "champion"  # alias of the version in use
 CHALLENGER = "challenger"  # alias of the newest version that did not pass the gate
 STATE, PENDING, DONE = "registration", "pending", "done"  # tag of a version, and its values
+LAKEFS_TAG = "lakefs_tag"  # tag of a version: name of its tag in lakeFS
 GATE = "gate"  # tag of a version: the verdict, as JSON
 REPLACED = "replaced"  # tag of a version: number of the champion that it replaced; empty: there was none
 ROLLED_BACK = "rolled_back"  # tag of a version that a person took out of use: when, who, to which version

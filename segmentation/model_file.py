@@ -21,7 +21,6 @@ from dataset.classes import ClassMap
 from segmentation.networks import build_network
 from segmentation.preprocess import Normalisation
 
-MODEL_FILE, METRICS_FILE = "model.pth", "metrics.json"  # names in models/, locally and in lakeFS
 FORMAT = 1  # raised when a reader of today could misunderstand a file of tomorrow
 
 

@@ -25,8 +25,6 @@ from dataset.classes import UInt8
 if TYPE_CHECKING:
     from segmentation.model_file import Model
 
-MLMODEL = "MLmodel"
-
 
 def mlmodel(run_id: str, model_file: str, model_sha256: str) -> str:
     """The text of the MLmodel file beside a model; equal for equal models, with no time in it."""

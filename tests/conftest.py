@@ -19,7 +19,7 @@ set_language("en")  # and for the modules that do without config.py
 use_reporter(ConsoleReporter())  # what tests read of messages is printed
 
 if TYPE_CHECKING:
-    from tests.life import Life
+    from tests.lifecycle import Lifecycle
     from tests.project import Project
 
 
@@ -39,11 +39,11 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
 
 
 @pytest.fixture(scope="session")
-def life(tmp_path_factory: pytest.TempPathFactory) -> "Life":
+def lifecycle(tmp_path_factory: pytest.TempPathFactory) -> "Lifecycle":
     """A project in which models were registered, refused, promoted and rolled back; a test leaves it as it was."""
-    from tests.life import live
+    from tests.lifecycle import run_lifecycle
 
-    return live(tmp_path_factory.mktemp("life"))
+    return run_lifecycle(tmp_path_factory.mktemp("life"))
 
 
 @pytest.fixture(scope="session")

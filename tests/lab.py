@@ -1,4 +1,4 @@
-"""Runs in MLflow and models in lakeFS of a quality that a test chooses, made in a moment and without training."""
+"""Runs in MLflow and models in lakeFS of a chosen quality, made quickly and without training."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from utils import mlflow_utils
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath, connect
 
-SIDE = 16  # pixels of a picture
-QUALITY = "quality"  # metric in a model's file: share of the rows of each picture that the model gets right
+SIDE = 16  # pixels, height and width of an image
+QUALITY = "quality"  # metric in a model's file: share of the rows of each image that the model predicts correctly
 CPU = torch.device("cpu")
 
 
 def road_and_car(*names: str) -> ClassMap:
-    """Classes 0 and 1, unless other names are given."""
+    """Return classes numbered from 0, `road` and `car` by default."""
     return build_classes((i, name, None, False) for i, name in enumerate(names or ("road", "car")))
 
 
 def segment_by_quality(model: Model, images: Sequence[UInt8], device: torch.device) -> list[UInt8]:
-    """In place of `gate.segment`: the label is the picture's red; below the model's share of rows, `car` and `road` swap."""
+    """Replace `evaluation.segment`: the mask is in the red channel; below the share QUALITY of the rows, classes swap."""
     found = []
     for image in images:
         car, road = model.classes.names.index("car"), model.classes.names.index("road")
@@ -63,25 +63,25 @@ def _png(pixels: UInt8) -> bytes:
 
 @dataclass
 class Lab:
-    """A registry of its own, and a lakeFS repository that tests of a file share."""
+    """A registered model in MLflow and a lakeFS repository, both under new names."""
 
     settings: Settings
     client: MlflowClient
     lake: LakeFS
     folder: Path
-    cars: bool = True  # whether the pictures that are made hold a car
-    made: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)  # name -> picture and mask
+    cars: bool = True  # whether new images contain a car
+    made: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)  # name -> image and mask
 
     @property
     def name(self) -> str:
         return self.settings.registered_model
 
     def data(self, train: Sequence[str], val: Sequence[str], classes: ClassMap | None = None) -> LakePath:
-        """A commit of pictures by these names; a picture of one name has the same bytes in each commit."""
+        """Commit images with these names; an image of one name has the same bytes in each commit."""
         files = {}
         for split, names in (("train", train), ("val", val)):
             for name in names:
-                image, mask = self._picture(name)
+                image, mask = self._image(name)
                 files[f"{split}/images/{name}.png"] = self._file(image)
                 files[f"{split}/masks/{name}.png"] = self._file(mask)
         entries = (classes or road_and_car()).names
@@ -90,7 +90,7 @@ class Lab:
         done = self.lake.publish(files, "data/", "data", {}, mirror=True)
         return LakePath(self.lake.repo, done.commit_id, "data/")
 
-    def _picture(self, name: str) -> tuple[bytes, bytes]:
+    def _image(self, name: str) -> tuple[bytes, bytes]:
         name = composed(name)
         if name not in self.made:
             mask = np.zeros((SIDE, SIDE), np.uint8)
@@ -108,9 +108,9 @@ class Lab:
     def run(
         self, quality: float, data: LakePath, classes: ClassMap | None = None, experiment: str | None = None
     ) -> Run:
-        """A finished run whose model has this quality; its figures are those that the gate finds again.
+        """Create a finished run whose model has this quality, with the metrics that the gate will measure.
 
-        The model lies on the branch of the `experiment`, if it is one.
+        The model is committed to the branch of the `experiment`, if one is named.
         """
         classes = classes or road_and_car()
         metrics = {QUALITY: quality}
@@ -157,7 +157,7 @@ class Lab:
         return " | ".join(json.loads(self.tags(version)["gate"])["reasons"])
 
     def environment(self) -> dict[str, str]:
-        """Of the scripts, for the same servers and names."""
+        """Return environment variables with which the scripts use the same servers and names."""
         s = self.settings
         return {
             "MLFLOW_TRACKING_URI": str(s.mlflow_tracking_uri),
@@ -174,7 +174,7 @@ class Lab:
 
 @contextmanager
 def open_lab(server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
-    """A registry under a new name, in an MLflow beside `folder` that a test file shares."""
+    """Open a lab with new names; its MLflow database lies beside `folder`, so that a test module can share it."""
     monkeypatch.setattr(evaluation, "segment", segment_by_quality)
     name = f"model-{secrets.token_hex(4)}"
     settings = Settings(

@@ -22,7 +22,7 @@ from tests.servers import Server
 from utils.lakefs_client import transfer
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, connect
-from versioning.migrate import DATE, ORIGIN, copy_history
+from versioning.migrate import DATE, EMBEDDED_ID, copy_history
 
 NAMES = ["a.png", "with space.txt", "한글/이름.png", "odd #?%+&=;.bin", "empty", "n" * 200]
 
@@ -83,7 +83,7 @@ def history(lake: LakeFS, ref: str) -> list[tuple[str, str, int, dict[str, str]]
     kept = []
     for commit in lake.log(ref, first_parent=False):
         metadata = dict(commit.metadata or {})
-        name = metadata.pop(ORIGIN, commit.id)
+        name = metadata.pop(EMBEDDED_ID, commit.id)
         metadata.pop(DATE, None)
         kept.append((name, commit.message, len(commit.parents), metadata))
     return sorted(row for row in kept if row[2])  # the first commit is the server's own
@@ -110,7 +110,7 @@ def test_the_whole_history_arrives_once(settings: config.Settings, tmp_path: Pat
         copy_history(settings, str(settings.lakefs_endpoint))
         with connect(settings) as target:
             require_copied(source, target)
-            dates = {c.metadata[ORIGIN]: c.creation_date for c in target.log("by-hand") if len(c.parents) == 1}
+            dates = {c.metadata[EMBEDDED_ID]: c.creation_date for c in target.log("by-hand") if len(c.parents) == 1}
             assert {c.id: c.creation_date for c in source.log("by-hand") if c.id in dates} == dates
             copied = list(target.list_refs("tags", copied=True))
         source.publish(write(tmp_path, {"new": b"new"}), "data/", "more work on the laptop", {}, mirror=False)
@@ -183,7 +183,7 @@ def test_killed_anywhere_it_goes_on(settings: config.Settings, tmp_path: Path, d
         with connect(settings) as target:
             require_copied(source, target)
             origins = [
-                c.metadata.get(ORIGIN) for name, _ in target.list_refs("branches") for c in target.log(name, False)
+                c.metadata.get(EMBEDDED_ID) for name, _ in target.list_refs("branches") for c in target.log(name, False)
             ]
             commits = {c.id for name, _ in target.list_refs("branches") for c in target.log(name, False)}
             assert len({o for o in origins if o}) == len(commits) - 1, "no commit stands twice in the history"

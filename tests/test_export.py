@@ -1,4 +1,4 @@
-"""`infer.py --export` and `--engine onnxruntime`: the same numbers, or nothing was committed."""
+"""`infer.py --export` and `--engine onnxruntime`: equal logits, or nothing is committed."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from utils import mlflow_utils
 pytest.importorskip("onnxruntime")
 
 
-def test_onnx_in_lakefs_predicts_what_torch_does(once_trained: Project, tmp_path: Path) -> None:
+def test_onnx_runtime_predicts_the_same_masks_as_torch(once_trained: Project, tmp_path: Path) -> None:
     draw(tmp_path / "in", 3)
     arguments = ("infer.py", "--input", str(tmp_path / "in"), "--output")
     client, settings = once_trained.mlflow(), Settings()
     origin = mlflow_utils.run_lineage(once_trained.runs()[0])
-    with pytest.raises(UsageError, match=f"has no ONNX file: infer.py --run-id {origin.run_id} --export onnx"):
+    with pytest.raises(UsageError, match=f"has no ONNX file: run infer.py --run-id {origin.run_id} --export onnx"):
         export.fetch_onnx(origin, None, client, settings, tmp_path)  # type: ignore[arg-type]
     done = once_trained.run("infer.py", "--export", "onnx")
     assert done.returncode == 0 and "of the original's" in done.stdout, done.stdout + done.stderr
@@ -39,8 +39,8 @@ def test_onnx_in_lakefs_predicts_what_torch_does(once_trained: Project, tmp_path
     assert place.endswith(f"/exports/{model}/model.onnx")
     file = once_trained.folder / "models/exports" / model / "model.onnx"
     assert file_sha256(file) == run.data.tags["onnx_sha256"]
-    assert str(once_trained.folder).encode() not in file.read_bytes(), "nothing of this machine is in it"
-    file.unlink()  # what is used comes from lakeFS
+    assert str(once_trained.folder).encode() not in file.read_bytes(), "no path of this machine is in it"
+    file.unlink()  # the engine downloads it from lakeFS
     for engine in ("torch", "onnxruntime"):
         made = once_trained.run(*arguments, str(tmp_path / engine), "--engine", engine)
         assert made.returncode == 0, made.stderr
@@ -49,19 +49,19 @@ def test_onnx_in_lakefs_predicts_what_torch_does(once_trained: Project, tmp_path
         with Image.open(tmp_path / "torch" / path.name) as one, Image.open(tmp_path / "onnxruntime" / path.name) as two:
             assert np.array_equal(np.asarray(one), np.asarray(two)), path.name
     mixed = once_trained.run("infer.py", "--export", "onnx", "--tta")
-    assert mixed.returncode == 2 and "--tta does not go with --export" in mixed.stderr
+    assert mixed.returncode == 2 and "--tta cannot be used with --export" in mixed.stderr
     with pytest.raises(UsageError, match="has no ONNX file"):  # a tag that names another model's file
         export.fetch_onnx(replace(origin, model_sha256="0" * 64), None, client, settings, tmp_path)  # type: ignore[arg-type]
 
 
-def test_torchscript_gives_the_same_at_any_size(tmp_path: Path) -> None:
+def test_torchscript_returns_the_same_logits_at_any_size(tmp_path: Path) -> None:
     model = make_model()
     export._to_torchscript(model.network, tmp_path / "model.pt")
-    exported = export._torchscript((tmp_path / "model.pt").read_bytes())
+    exported = export._load_torchscript((tmp_path / "model.pt").read_bytes())
     assert export.largest_difference(model, exported) < 1e-5
 
 
-def test_torchscript_in_lakefs_is_named_by_its_run(once_trained: Project) -> None:
+def test_the_run_names_its_torchscript_export(once_trained: Project) -> None:
     done = once_trained.run("infer.py", "--export", "torchscript")
     assert done.returncode == 0 and "of the original's" in done.stdout, done.stdout + done.stderr
     tags = once_trained.runs()[0].data.tags
@@ -72,14 +72,14 @@ def test_torchscript_in_lakefs_is_named_by_its_run(once_trained: Project) -> Non
     assert torch.jit.load(file)(torch.zeros(1, 3, 70, 50)).shape[2:] == (70, 50)  # type: ignore[no-untyped-call]
 
 
-def test_other_numbers_are_never_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_with_other_logits_is_not_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(model_path=tmp_path / "model.pth")
 
     def attempt() -> None:
-        # neither lakeFS nor MLflow is there: coming as far as to ask them would fail the test
+        # lakeFS and MLflow are None: the test would fail if they were used
         export.export(make_model(), "torchscript", lineage(), None, None, settings)  # type: ignore[arg-type]
 
-    class Off(nn.Module):
+    class WithOffset(nn.Module):
         def __init__(self, network: nn.Module, by: float) -> None:
             super().__init__()
             self.network, self.by = network, by
@@ -89,7 +89,9 @@ def test_other_numbers_are_never_committed(tmp_path: Path, monkeypatch: pytest.M
 
     write = export._to_torchscript
     for by, words in ((2e-4, "0.0002 .*not committed"), (float("nan"), "nan .*not committed")):
-        monkeypatch.setattr(export, "_to_torchscript", lambda network, file, by=by: write(Off(network, by), file))
+        monkeypatch.setattr(
+            export, "_to_torchscript", lambda network, file, by=by: write(WithOffset(network, by), file)
+        )
         with pytest.raises(AppError, match=words):
             attempt()
 
@@ -101,15 +103,15 @@ def test_other_numbers_are_never_committed(tmp_path: Path, monkeypatch: pytest.M
         attempt()
 
 
-def test_every_way_to_predict_has_the_same_miou(once_trained: Project, tmp_path: Path) -> None:
-    """Whole and in tiles, torch and ONNX Runtime: within 1e-3 over labelled pictures that are cut."""
+def test_engines_and_tiling_have_the_same_miou(once_trained: Project, tmp_path: Path) -> None:
+    """Whole and in tiles, torch and ONNX Runtime: within 1e-3 on images with masks that need tiles."""
     from benchmarks.inference import mious
 
     run = once_trained.runs()[0]
     model = once_trained.folder / "models/model.pth"
     assert file_sha256(model) == run.data.tags["model_sha256"]
     loaded = load_model(model, file_sha256(model), torch.device("cpu"))
-    large = tmp_path / "large.pth"  # the same weights, for pictures that have to be cut into tiles
+    large = tmp_path / "large.pth"  # the same weights, for images that have to be cut into tiles
     save_model(large, replace(loaded, input_size=(520, 520), scale=(1.0, 1.0)))
     for kind in ("images", "masks"):
         (tmp_path / "val" / kind).mkdir(parents=True)
@@ -123,6 +125,6 @@ def test_every_way_to_predict_has_the_same_miou(once_trained: Project, tmp_path:
     assert max(found.values()) - min(found.values()) < 1e-3, found
 
 
-def test_a_missing_package_is_named() -> None:
-    with pytest.raises(UsageError, match=r"--export onnx needs more: pip install no_such_package"):
-        export.require("--export onnx", ("json", "no_such_package"))
+def test_missing_packages_are_named() -> None:
+    with pytest.raises(UsageError, match=r"--export onnx needs more packages: pip install no_such_package"):
+        export.require_packages("--export onnx", ("json", "no_such_package"))

@@ -1,4 +1,4 @@
-"""Many pictures through a model: broken ones, interruptions, the same bits twice."""
+"""Batch prediction: unreadable images, interruptions, bit-identical results."""
 
 from __future__ import annotations
 
@@ -51,17 +51,17 @@ def lineage(sha256: str = "a" * 64) -> Lineage:
 
 
 def draw(folder: Path, count: int) -> list[Item]:
-    """Noise of several sizes."""
+    """Write noise images of several sizes and return their items."""
     random = np.random.default_rng(0)
     folder.mkdir(parents=True)
     for i in range(count):
         pixels = random.integers(0, 256, (40 + i % 3 * 16, 60, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{i:03}.png")
-    return inputs.input_items([folder])
+    return inputs.collect_items([folder])
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Everything in a folder of predictions but the time of the call, which the page shows too."""
+    """Return all files of an output directory without the time of the call, which the page contains too."""
     found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     listing = json.loads(found.pop("predictions.json"))
     for key in ("created", "content_sha256"):
@@ -70,20 +70,20 @@ def content(folder: Path) -> dict[str, bytes]:
     return found | {"predictions.json": json.dumps(listing).encode()}
 
 
-def test_two_runs_and_an_interrupted_one_give_the_same_bits(tmp_path: Path) -> None:
+def test_repeated_and_resumed_jobs_are_bit_identical(tmp_path: Path) -> None:
     predictor, items = Predictor(make_model(), CPU), draw(tmp_path / "in", 21)
     for name in ("a", "b"):
         batch_job.predict(predictor, items, tmp_path / name, lineage(), None)
     assert content(tmp_path / "a") == content(tmp_path / "b")
-    cut = batch_job.Job(predictor, items, tmp_path / "b", lineage(), None)
+    job = batch_job.BatchJob(predictor, items, tmp_path / "b", lineage(), None)
     (tmp_path / "b/predictions.json").unlink()
-    lines = [json.dumps(cut.settings)] + [json.dumps(r) for r in _records(tmp_path / "a")[:13]]
+    lines = [json.dumps(job.settings)] + [json.dumps(r) for r in _records(tmp_path / "a")[:13]]
     (tmp_path / "b" / JOURNAL).write_text("\n".join(lines) + '\n{"input": "cut in the mid')
     (tmp_path / "b/003.png").write_bytes(b"changed")  # in the first batch, which is then done again
     for item in items[13:]:
         (tmp_path / "b" / f"{item.name}.png").unlink()
     outcome = batch_job.predict(predictor, items, tmp_path / "b", lineage(), None, resume=True)
-    assert (outcome.written, outcome.kept) == (21, 12)
+    assert (outcome.written, outcome.reused) == (21, 12)
     assert content(tmp_path / "a") == content(tmp_path / "b")
 
 
@@ -91,23 +91,23 @@ def _records(folder: Path) -> list[dict[str, Any]]:
     return list(json.loads((folder / "predictions.json").read_text())["images"])
 
 
-def test_resume_does_only_what_is_new_and_refuses_other_models(tmp_path: Path) -> None:
+def test_resume_predicts_only_new_images_and_rejects_other_models(tmp_path: Path) -> None:
     predictor, items = Predictor(make_model(), CPU), draw(tmp_path / "in", 12)
     batch_job.predict(predictor, items[:8], tmp_path / "out", lineage(), None)
     before = (tmp_path / "out/000.png").stat().st_mtime_ns
     outcome = batch_job.predict(predictor, items, tmp_path / "out", lineage(), None, resume=True)
-    assert (outcome.written, outcome.kept) == (12, 8)
+    assert (outcome.written, outcome.reused) == (12, 8)
     assert (tmp_path / "out/000.png").stat().st_mtime_ns == before
-    with pytest.raises(UsageError, match=r"of another job \(model_sha256: a+, now b+\)"):
+    with pytest.raises(UsageError, match=r"contains another job \(model_sha256: a+, now b+\)"):
         batch_job.predict(predictor, items, tmp_path / "out", lineage("b" * 64), None, resume=True)
     Image.new("RGB", (9, 9)).save(items[2].image)  # a changed input is predicted again
     outcome = batch_job.predict(predictor, items, tmp_path / "out", lineage(), None, resume=True)
-    assert outcome.kept == 11
+    assert outcome.reused == 11
     with Image.open(tmp_path / "out/002.png") as mask:
         assert mask.size == (9, 9)
 
 
-def test_probabilities_areas_coco_and_the_page(tmp_path: Path) -> None:
+def test_extras_and_gallery_match_the_masks(tmp_path: Path) -> None:
     from pycocotools.coco import COCO
 
     predictor, items = Predictor(make_model(), CPU, Method(probabilities=True)), draw(tmp_path / "in", 2)
@@ -123,20 +123,20 @@ def test_probabilities_areas_coco_and_the_page(tmp_path: Path) -> None:
             values = np.asarray(mask)
         with np.load(out / record["probabilities"]) as saved:
             assert saved["classes"].tolist() == ["sky", "road"] and saved["probabilities"].dtype == np.float16
-            assert (saved["probabilities"].argmax(0) * 7 == values).mean() > 0.98, "but for what 16 bits cannot tell"
+            assert (saved["probabilities"].argmax(0) * 7 == values).mean() > 0.98, "except for ties in float16"
         for annotation in coco.loadAnns(coco.getAnnIds(imgIds=[number])):
             assert np.array_equal(coco.annToMask(annotation), values == annotation["category_id"])
         assert f"{record['input']},road,{(values == 7).sum()}," in "\n".join(lines)
     batch_job.predict(predictor, items[2:], out, lineage(), None)
     page = (out / "index.html").read_text()
-    assert page.count("</script>") == 2 and "<b>" not in page, "a name is only a name"
+    assert page.count("</script>") == 2 and "<b>" not in page, "names are escaped"
     data = json.loads(page.split('type="application/json">')[1].split("</script>")[0])
-    assert [picture["name"] for picture in data["pictures"]] == ["</script><b>&"]
-    assert sorted(p.name for p in out.iterdir()) == ["<", "index.html", "predictions.json"], "nothing older is left"
+    assert [image["name"] for image in data["images"]] == ["</script><b>&"]
+    assert sorted(p.name for p in out.iterdir()) == ["<", "index.html", "predictions.json"], "older files are removed"
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
-def test_a_browser_shows_the_page(tmp_path: Path) -> None:
+def test_a_browser_renders_the_gallery(tmp_path: Path) -> None:
     batch_job.predict(Predictor(make_model(), CPU), draw(tmp_path / "in", 2), tmp_path / "out", lineage(), None)
     quiet = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync")
     place = (f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", (tmp_path / "out/index.html").as_uri())
@@ -146,7 +146,7 @@ def test_a_browser_shows_the_page(tmp_path: Path) -> None:
     assert "<h1>m v1</h1>" in done.stdout and "2 / 2" in done.stdout
 
 
-def test_figures_over_labels_are_the_same_after_resuming(tmp_path: Path) -> None:
+def test_metrics_are_the_same_after_resuming(tmp_path: Path) -> None:
     predictor, items = Predictor(make_model(), CPU), draw(tmp_path / "in", 10)
     random = np.random.default_rng(1)
     labelled = []
@@ -158,11 +158,11 @@ def test_figures_over_labels_are_the_same_after_resuming(tmp_path: Path) -> None
         labelled.append(Item(item.name, item.image, mask))
     first = batch_job.predict(predictor, labelled, tmp_path / "out", lineage(), "val")
     again = batch_job.predict(predictor, labelled, tmp_path / "out", lineage(), "val", resume=True)
-    assert again.kept == 10 and first.miou is not None
+    assert again.reused == 10 and first.miou is not None
     assert (again.accuracy, again.miou, again.iou) == (first.accuracy, first.miou, first.iou)
 
 
-def test_the_pipeline_keeps_order_names_the_broken_and_ends_on_other_errors() -> None:
+def test_the_pipeline_keeps_order_yields_usage_errors_and_raises_others() -> None:
     def read(item: int) -> int:
         if item % 5 == 3:
             raise UsageError(f"broken {item}")
@@ -189,7 +189,7 @@ def test_the_pipeline_keeps_order_names_the_broken_and_ends_on_other_errors() ->
         list(pipeline.run(batches, pipeline.Stages(read, fail, write), streams=1, helpers=1))
 
 
-def test_no_more_batches_are_read_ahead_than_said() -> None:
+def test_read_ahead_of_the_pipeline_is_bounded() -> None:
     read: list[int] = []
     done: list[int] = []
     most = 0
@@ -207,22 +207,22 @@ def test_no_more_batches_are_read_ahead_than_said() -> None:
     for item, _ in pipeline.run([[i] for i in range(200)], stages, streams=2, helpers=2):
         done.append(item)
         time.sleep(0.001)
-    assert len(done) == 200 and most <= 2 + pipeline.WAITING + 2
+    assert len(done) == 200 and most <= 2 + pipeline.READ_AHEAD + 2
 
 
-def test_thousands_of_equal_names_stay_apart(tmp_path: Path) -> None:
+def test_thousands_of_equal_names_become_unique(tmp_path: Path) -> None:
     for name in ("x/a.png", "y/a.png", "x/A.jpg", "x/b.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (8, 8)).save(tmp_path / name)
-    names = [item.name for item in inputs.input_items([tmp_path / "x", tmp_path / "y"])]
-    assert len({name.casefold() for name in names}) == 4, "on a file system that takes A for a, too"
+    names = [item.name for item in inputs.collect_items([tmp_path / "x", tmp_path / "y"])]
+    assert len({name.casefold() for name in names}) == 4, "also on a case-insensitive file system"
     start = time.process_time()
-    many = inputs.input_items([tmp_path / "x/b.png"] * 3000)
+    many = inputs.collect_items([tmp_path / "x/b.png"] * 3000)
     assert len({item.name for item in many}) == 3000
     assert time.process_time() - start < 30
 
 
-def test_two_processes_never_write_into_one_folder(once_trained: Project, tmp_path: Path) -> None:
+def test_a_second_process_cannot_write_to_a_locked_directory(once_trained: Project, tmp_path: Path) -> None:
     draw(tmp_path / "in", 2)
     with outputs.lock_output_dir(tmp_path / "out"):
         second = once_trained.run("infer.py", "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"))
@@ -231,7 +231,7 @@ def test_two_processes_never_write_into_one_folder(once_trained: Project, tmp_pa
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_killed_job_goes_on(once_trained: Project, tmp_path: Path) -> None:
+def test_a_killed_job_can_be_resumed(once_trained: Project, tmp_path: Path) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
     draw(folder, 400)
     (folder / "200_broken.png").write_bytes(b"no picture")
@@ -244,11 +244,11 @@ def test_a_killed_job_goes_on(once_trained: Project, tmp_path: Path) -> None:
             time.sleep(0.02)
         returncode, rest = finish(process, signal_number)
         assert returncode == code, rest
-    assert "pictures are done: the same command with --resume goes on" in rest
+    assert "images are done: repeat the command with --resume to continue" in rest
     assert not (out / "predictions.json").exists()
     done = once_trained.run(*arguments, "--resume")
-    assert done.returncode == 1 and "200_broken.png" in done.stderr, "the broken one is named at the end"
-    assert "predicted 400 pictures" in done.stdout
+    assert done.returncode == 1 and "200_broken.png" in done.stderr, "the unreadable image is reported at the end"
+    assert "predicted 400 images" in done.stdout
     whole = once_trained.run("infer.py", "--input", str(folder), "--output", str(tmp_path / "whole"))
     assert whole.returncode == 1
     assert content(out) == content(tmp_path / "whole")

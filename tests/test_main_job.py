@@ -226,7 +226,7 @@ def test_new_pictures_of_any_size(trained: tuple[Project, str], tmp_path: Path) 
         with Image.open(tmp_path / "out" / name) as mask:
             assert mask.size == size
     nothing = project.run("infer.py", "--input", str(tmp_path / "nowhere"))
-    assert nothing.returncode == 2 and "no such file or folder" in nothing.stderr
+    assert nothing.returncode == 2 and "no such file or directory" in nothing.stderr
     over = project.run("infer.py", "--input", str(tmp_path / "in/sub"), "--output", str(tmp_path / "in/sub"))
     assert over.returncode == 2 and "would be overwritten" in over.stderr
 

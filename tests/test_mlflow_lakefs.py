@@ -19,12 +19,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.life import NAME, Life
+from tests.lifecycle import NAME, Lifecycle
 from tests.project import SOURCE
 
 
 @pytest.fixture(scope="module")
-def installed(life: Life, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def installed(lifecycle: Lifecycle, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """An environment in which the project counts as installed: the entry points that `pip install -e .` writes."""
     site = tmp_path_factory.mktemp("site")
     project = tomllib.loads((SOURCE / "pyproject.toml").read_text())["project"]
@@ -34,8 +34,8 @@ def installed(life: Life, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     groups = project["entry-points"].items()
     text = "\n".join(f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in entries.items()) for group, entries in groups)
     (info / "entry_points.txt").write_text(text)
-    folder = life.project.folder
-    return life.project.environment() | {
+    folder = lifecycle.project.folder
+    return lifecycle.project.environment() | {
         "PYTHONPATH": f"{folder}:{site}",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # as an activated environment has it
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
@@ -49,8 +49,8 @@ def python(environment: dict[str, str], code: str, cwd: Path) -> subprocess.Comp
     )
 
 
-def picture(life: Life) -> Path:
-    return min((life.project.folder / "data/images").iterdir())
+def picture(lifecycle: Lifecycle) -> Path:
+    return min((lifecycle.project.folder / "data/images").iterdir())
 
 
 CODE = """
@@ -70,9 +70,9 @@ print(json.dumps({{"files": sorted(os.listdir(folder)), "ids": ids.tolist(), "ma
 """
 
 
-def test_download_load_and_data_set(life: Life, installed: dict[str, str], tmp_path: Path) -> None:
-    run = life.project.mlflow().get_run(life.runs["first"])
-    arguments = (f"models:/{NAME}@champion", str(picture(life)), run.info.run_id)
+def test_download_load_and_data_set(lifecycle: Lifecycle, installed: dict[str, str], tmp_path: Path) -> None:
+    run = lifecycle.project.mlflow().get_run(lifecycle.runs["first"])
+    arguments = (f"models:/{NAME}@champion", str(picture(lifecycle)), run.info.run_id)
     done = python(installed, CODE.format(arguments=arguments), tmp_path)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])
@@ -86,14 +86,16 @@ def test_download_load_and_data_set(life: Life, installed: dict[str, str], tmp_p
         "MLflow's page shows the profile, not a source that it does not know"
     )
     assert {"images", "masks"} <= set(said["loaded"])
-    name = picture(life).stem
-    done = life.project.run("infer.py", "--input", str(picture(life)), "--output", str(tmp_path / "out"))
+    name = picture(lifecycle).stem
+    done = lifecycle.project.run("infer.py", "--input", str(picture(lifecycle)), "--output", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / f"out/{name}.png") as inferred:
         assert np.array_equal(np.asarray(inferred), np.array(said["ids"])), "as infer.py predicts"
 
 
-def test_another_file_than_mlmodel_names_is_not_opened(life: Life, installed: dict[str, str], tmp_path: Path) -> None:
+def test_another_file_than_mlmodel_names_is_not_opened(
+    lifecycle: Lifecycle, installed: dict[str, str], tmp_path: Path
+) -> None:
     from core.errors import AppError
     from segmentation.pyfunc import _load_pyfunc, mlmodel
 
@@ -103,7 +105,7 @@ def test_another_file_than_mlmodel_names_is_not_opened(life: Life, installed: di
         _load_pyfunc(str(tmp_path / "model.pth"))
 
 
-def test_serve(life: Life, installed: dict[str, str], tmp_path: Path) -> None:
+def test_serve(lifecycle: Lifecycle, installed: dict[str, str], tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/{NAME}@champion"]
@@ -113,7 +115,7 @@ def test_serve(life: Life, installed: dict[str, str], tmp_path: Path) -> None:
         env=installed, cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     try:
-        content = base64.b64encode(picture(life).read_bytes()).decode()
+        content = base64.b64encode(picture(lifecycle).read_bytes()).decode()
         body = json.dumps({"dataframe_records": [{"image": content}]}).encode()
         request = urllib.request.Request(
             f"http://127.0.0.1:{port}/invocations", body, {"Content-Type": "application/json"}
@@ -131,5 +133,5 @@ def test_serve(life: Life, installed: dict[str, str], tmp_path: Path) -> None:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(30)
         log.close()
-    with Image.open(io.BytesIO(base64.b64decode(made["mask"]))) as mask, Image.open(picture(life)) as image:
+    with Image.open(io.BytesIO(base64.b64decode(made["mask"]))) as mask, Image.open(picture(lifecycle)) as image:
         assert mask.size == image.size == (made["width"], made["height"])

@@ -1,4 +1,4 @@
-"""What a registry must survive: calls that are cut off or come twice, names that are taken, files that are broken."""
+"""Registration under failures: interrupted or concurrent calls, taken names, corrupt files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def data(lab: Lab) -> LakePath:
 
 
 def register(lab: Lab, quality: float, data: LakePath, force: str | None = None) -> str:
-    """Its version."""
+    """Register a new run and return its version number."""
     run = lab.run(quality, data)
     return str(lab.promotion.register(run, force).version)
 
@@ -55,68 +55,72 @@ def rollback(lab: Lab, to: str | None = None) -> None:
 
 
 def call(lab: Lab, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """register_model.py in this process: the models of a lab are predicted with by `lab.segment_by_quality`."""
+    """Call register_model.py in this process, where `lab.segment_by_quality` replaces inference."""
     for key, value in lab.environment().items():
         monkeypatch.setenv(key, value)
     return register_model.main(list(arguments))
 
 
-def cut_off(lab: Lab, monkeypatch: pytest.MonkeyPatch, quality: float, data: LakePath, step: str = "set_alias") -> str:
-    """A registration that is killed before `step`; its version."""
+def interrupted_registration(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, quality: float, data: LakePath, step: str = "set_alias"
+) -> str:
+    """Interrupt a registration before `step` and return its version number."""
 
-    def cut(*_: object) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Registry, step, cut)
+        patch.setattr(Registry, step, interrupt)
         with pytest.raises(KeyboardInterrupt):
             register(lab, quality, data)
     return str(lab.registry.versions()[0].version)
 
 
-# --- names in lakeFS ------------------------------------------------------------------------------------------------
+# --- names in lakeFS ---
 
 
-def test_rollback_after_the_history_went_to_a_server(
+def test_rollback_works_after_the_history_was_copied_to_a_server(
     lakefs_server: Server, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A copy has new commit ids: what MLflow knows is the old ones."""
+    """A copy has new commit ids, while MLflow has the old ones."""
     with open_lab(lakefs_server, place / secrets.token_hex(4), monkeypatch) as lab:
-        there = dataclasses.replace(lab.settings, lakefs_repo=f"repo-{secrets.token_hex(6)}")
-        here = dataclasses.replace(there, lakefs_endpoint=None)
-        with connect(here, create=True) as embedded:
-            lab.settings, lab.lake = here, embedded
+        remote = dataclasses.replace(lab.settings, lakefs_repo=f"repo-{secrets.token_hex(6)}")
+        local = dataclasses.replace(remote, lakefs_endpoint=None)
+        with connect(local, create=True) as embedded:
+            lab.settings, lab.lake = local, embedded
             data = lab.data(["t"], VAL)
             register(lab, 0.4, data)
             register(lab, 0.9, data)
             assert lab.aliases() == {"champion": "2"}
-        copy_history(there, str(there.lakefs_endpoint))
-        with connect(there) as server:
-            lab.settings, lab.lake = there, server
+        copy_history(remote, str(remote.lakefs_endpoint))
+        with connect(remote) as server:
+            lab.settings, lab.lake = remote, server
             assert lab.tags("1")["lakefs_model_commit"] not in {commit.id for commit in server.log("main")}
             assert call(lab, monkeypatch, "--rollback") == 0
             assert lab.aliases() == {"champion": "1"}
             assert register(lab, 0.95, data) == "3" and lab.aliases() == {"champion": "3"}
 
 
-def test_a_tag_that_another_registry_has_taken(lab: Lab, data: LakePath, capsys: pytest.CaptureFixture[str]) -> None:
-    """A new mlflow.db counts from 1 again, over a lakeFS that has the tags of the old one."""
+def test_a_lakefs_tag_taken_by_another_registry_gets_a_suffix(
+    lab: Lab, data: LakePath, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A new mlflow.db counts versions from 1 again, while lakeFS has the tags of the old one."""
     lab.lake.set_tag(f"model-{lab.name}-v1", data.ref)
     assert register(lab, 0.5, data) == "1"
     tags, version = dict(lab.lake.list_refs("tags")), lab.tags("1")
     assert lab.aliases() == {"champion": "1"} and version["registration"] == "done"
     assert version["lakefs_tag"] == f"model-{lab.name}-v1-{version['lakefs_model_commit'][:8]}"
     assert lab.lake.commit(tags[version["lakefs_tag"]]).parents == [version["lakefs_model_commit"]]
-    assert tags[f"model-{lab.name}-v1"] == data.ref, "the other's stays"
+    assert tags[f"model-{lab.name}-v1"] == data.ref, "the tag of the other registry stays"
     assert f"used {version['lakefs_tag']}" in capsys.readouterr().out
 
 
-def test_what_cannot_be_finished_stands_in_nobodys_way(
+def test_a_registration_that_cannot_be_finished_does_not_block_other_calls(
     lab: Lab, data: LakePath, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     register(lab, 0.3, data)
     register(lab, 0.5, data)
-    assert cut_off(lab, monkeypatch, 0.7, data) == "3"
+    assert interrupted_registration(lab, monkeypatch, 0.7, data) == "3"
     tag_commit = lakefs_tags.tag_model_commit
 
     def refuse(registry: Registry, lake: LakeFS, version: Any) -> None:
@@ -125,7 +129,7 @@ def test_what_cannot_be_finished_stands_in_nobodys_way(
         tag_commit(registry, lake, version)
 
     monkeypatch.setattr(promotion, "tag_model_commit", refuse)
-    assert call(lab, monkeypatch) == 1, "nothing else was to do, and it is not done"
+    assert call(lab, monkeypatch) == 1, "the only work of this call failed"
     assert f"{lab.name} v3 stays unfinished: the server says no" in capsys.readouterr().err
     assert call(lab, monkeypatch, "--rollback") == 0
     assert lab.aliases() == {"champion": "1"}
@@ -134,7 +138,7 @@ def test_what_cannot_be_finished_stands_in_nobodys_way(
     assert lab.aliases()["champion"] == "4" and lab.tags("4")["run_id"] == run.info.run_id
 
 
-def test_a_branch_that_a_kill_left_goes_with_the_next_call(
+def test_the_next_call_deletes_a_branch_left_by_a_kill(
     lab: Lab, data: LakePath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, delete = lab.run(0.5, data), lab.lake.refs.delete_branch
@@ -144,7 +148,7 @@ def test_a_branch_that_a_kill_left_goes_with_the_next_call(
             raise KeyboardInterrupt
         delete(*branch)
 
-    with monkeypatch.context() as patch:  # between the tag and the end of its branch
+    with monkeypatch.context() as patch:  # after tagging, before its branch is deleted
         patch.setattr(lab.lake.refs, "delete_branch", killed)
         with pytest.raises(KeyboardInterrupt):
             lab.promotion.register(run)
@@ -153,7 +157,7 @@ def test_a_branch_that_a_kill_left_goes_with_the_next_call(
     assert [name for name, _ in lab.lake.list_refs("branches")] == ["main"] and lab.aliases() == {"champion": "1"}
 
 
-def test_the_branch_of_an_experiment_is_merged_for_a_champion_only(
+def test_only_the_experiment_branch_of_a_champion_is_merged(
     lab: Lab, data: LakePath, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     better, worse = lab.run(0.9, data, experiment="better"), lab.run(0.3, data, experiment="worse")
@@ -168,18 +172,20 @@ def test_the_branch_of_an_experiment_is_merged_for_a_champion_only(
     assert [name for name, _ in lab.lake.list_refs("branches")] == ["main"]
 
 
-# --- what a call says ---------------------------------------------------------------------------------------------
+# --- exit codes and verdicts ---
 
 
-def test_a_refusal_that_was_cut_off_is_one(lab: Lab, data: LakePath, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_refusal_is_reported_once_by_the_next_call(
+    lab: Lab, data: LakePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
     register(lab, 0.9, data)
-    cut_off(lab, monkeypatch, 0.3, data)
+    interrupted_registration(lab, monkeypatch, 0.3, data)
     assert call(lab, monkeypatch) == 3
     assert lab.aliases() == {"champion": "1", "challenger": "2"}
-    assert call(lab, monkeypatch) == 0, "said once"
+    assert call(lab, monkeypatch) == 0, "reported once"
 
 
-def test_a_verdict_that_was_cut_off_is_not_that_of_the_call_before(
+def test_an_interrupted_judgement_does_not_apply_an_older_verdict(
     lab: Lab, data: LakePath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     register(lab, 0.5, data)
@@ -187,18 +193,18 @@ def test_a_verdict_that_was_cut_off_is_not_that_of_the_call_before(
     (version,) = [Promotion(Registry(lab.client, stricter_size(lab)), lab.lake).register(run)]
     assert lab.aliases() == {"champion": "1", "challenger": "2"}
     gate = json.loads(lab.tags("2")["gate"]) | {"decision": "champion"}
-    lab.client.set_model_version_tag(lab.name, "2", "gate", json.dumps(gate))  # what must not be obeyed
+    lab.client.set_model_version_tag(lab.name, "2", "gate", json.dumps(gate))  # must not be applied
     set_tag = Registry.set_tag
     calls: list[str] = []
 
-    def once(registry: Registry, version: Any, key: str, value: str) -> None:
+    def set_first_tag(registry: Registry, version: Any, key: str, value: str) -> None:
         if calls:
             raise KeyboardInterrupt
         calls.append(key)
         set_tag(registry, version, key, value)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Registry, "set_tag", once)
+        patch.setattr(Registry, "set_tag", set_first_tag)
         with pytest.raises(KeyboardInterrupt):
             Promotion(Registry(lab.client, stricter_size(lab)), lab.lake).register(run)
     lab.promotion.finish_pending()
@@ -209,7 +215,7 @@ def stricter_size(lab: Lab) -> Settings:
     return dataclasses.replace(lab.settings, register_max_mb=1e-6)
 
 
-def test_force_replaces_a_champion_that_cannot_be_read(lab: Lab, data: LakePath) -> None:
+def test_force_replaces_a_champion_whose_file_is_corrupt(lab: Lab, data: LakePath) -> None:
     register(lab, 0.9, data)
     lab.client.set_model_version_tag(lab.name, "1", "model_sha256", "0" * 64)
     with pytest.raises(AppError):
@@ -218,16 +224,16 @@ def test_force_replaces_a_champion_that_cannot_be_read(lab: Lab, data: LakePath)
     assert lab.aliases() == {"champion": "2"} and "no comparison with the champion v1" in lab.reasons("2")
 
 
-# --- one call after the other ---------------------------------------------------------------------------------------
+# --- sequences of calls ---
 
 
-def test_rollback_follows_what_was_replaced(lab: Lab, data: LakePath) -> None:
+def test_rollback_returns_to_the_replaced_champion(lab: Lab, data: LakePath) -> None:
     register(lab, 0.5, data)
     register(lab, 0.3, data)
     register(lab, 0.9, data)
     assert lab.aliases() == {"champion": "3", "challenger": "2"}
     rollback(lab, "2")
-    assert lab.aliases() == {"champion": "2"}, "what is champion is no challenger"
+    assert lab.aliases() == {"champion": "2"}, "a champion is not a challenger"
     rollback(lab)
     assert lab.aliases() == {"champion": "3"} and "rolled_back" not in lab.tags("3")
     assert json.loads(lab.tags("2")["rolled_back"])["to"] == "3"
@@ -237,7 +243,7 @@ def test_rollback_follows_what_was_replaced(lab: Lab, data: LakePath) -> None:
         rollback(lab)
 
 
-def test_what_comes_back_by_force_is_no_longer_rolled_back(
+def test_a_forced_version_is_no_longer_marked_as_rolled_back(
     lab: Lab, data: LakePath, capsys: pytest.CaptureFixture[str]
 ) -> None:
     register(lab, 0.5, data)
@@ -250,9 +256,7 @@ def test_what_comes_back_by_force_is_no_longer_rolled_back(
     assert "rolled back" not in overview(lab.registry)
 
 
-def test_a_version_of_another_model_is_no_champion_of_this_one(
-    lab: Lab, data: LakePath, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rollback_rejects_a_version_of_another_model(lab: Lab, data: LakePath, monkeypatch: pytest.MonkeyPatch) -> None:
     register(lab, 0.5, data)
     mine, lab.settings = lab.settings, dataclasses.replace(lab.settings, registered_model=f"{lab.name}-other")
     register(lab, 0.5, data)
@@ -264,7 +268,7 @@ def test_a_version_of_another_model_is_no_champion_of_this_one(
     assert "rolled_back" not in lab.tags("1")
 
 
-def test_two_calls_at_once_register_a_run_once(lab: Lab, data: LakePath, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_calls_register_a_run_once(lab: Lab, data: LakePath, monkeypatch: pytest.MonkeyPatch) -> None:
     lab.run(0.5, data)
     codes: list[int] = []
     create = Registry.create_version
@@ -272,7 +276,7 @@ def test_two_calls_at_once_register_a_run_once(lab: Lab, data: LakePath, monkeyp
     def slow(*arguments: Any) -> Any:
         if threading.current_thread() is not second:
             second.start()
-            second.join(2)  # with nothing to wait for, it would be done
+            second.join(2)  # without a lock, it would finish here
         return create(*arguments)
 
     second = threading.Thread(target=lambda: codes.append(call(lab, monkeypatch)))
@@ -283,7 +287,7 @@ def test_two_calls_at_once_register_a_run_once(lab: Lab, data: LakePath, monkeyp
     assert [str(version.version) for version in lab.registry.versions()] == ["1"]
 
 
-def test_a_champion_of_another_machine_that_was_later(
+def test_a_champion_set_by_another_machine_meanwhile_wins(
     lab: Lab, data: LakePath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     register(lab, 0.4, data)

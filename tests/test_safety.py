@@ -119,7 +119,7 @@ def test_harmful_pictures_are_listed_and_skipped(tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes((folder / "000.png").read_bytes())
     (folder / "link.png").symlink_to(tmp_path / "secret.png")
     (folder / "linked").symlink_to(tmp_path)
-    items = inputs.input_items([folder])
+    items = inputs.collect_items([folder])
     outcome = batch_job.predict(Predictor(make_model(), CPU), items, out, lineage(), None)
     assert outcome.written == 2
     words = {
@@ -128,10 +128,10 @@ def test_harmful_pictures_are_listed_and_skipped(tmp_path: Path) -> None:
         "bomb.png": "a picture of at most",
         "script.png": "unreadable",
         "empty.jpg": "an empty file",
-        "link.png": "a link is not followed",
-        "linked": "a link is not followed",
+        "link.png": "links in directories are not followed",
+        "linked": "links in directories are not followed",
     }
-    found = {line.split(":")[0].rsplit("/", 1)[1]: line for line in outcome.broken}
+    found = {line.split(":")[0].rsplit("/", 1)[1]: line for line in outcome.failed}
     assert sorted(found) == sorted(words)
     assert all(text in found[name] for name, text in words.items()), found
     assert {p.stem.removesuffix("_overlay") for p in out.iterdir()} == {"000", "001", "predictions", "index"}
@@ -141,7 +141,7 @@ def test_harmful_pictures_are_listed_and_skipped(tmp_path: Path) -> None:
 def test_a_link_that_a_person_names_is_followed(tmp_path: Path) -> None:
     draw(tmp_path / "in", 1)
     (tmp_path / "link.png").symlink_to(tmp_path / "in/000.png")
-    (item,) = inputs.input_items([tmp_path / "link.png"])
+    (item,) = inputs.collect_items([tmp_path / "link.png"])
     assert item.fault is None
 
 
@@ -155,9 +155,9 @@ def test_nothing_is_written_or_removed_outside_the_output_folder(tmp_path: Path)
     with pytest.raises(AppError, match="leaves"):
         batch_job.predict(predictor, climbing, out, lineage(), None)
     (out / "sub").symlink_to(victim)
-    items = inputs.input_items([tmp_path / "in"])
+    items = inputs.collect_items([tmp_path / "in"])
     assert items[0].name == "sub/000"
-    with pytest.raises(AppError, match="a link out of"):
+    with pytest.raises(AppError, match="links to a place outside"):
         batch_job.predict(predictor, items, out, lineage(), None)
     for mask in ("../victim/000.png", "sub/000.png", str(victim / "000.png")):
         listing = {"images": [{"mask": mask, "overlay": mask}]}
@@ -178,7 +178,7 @@ def test_dots_in_a_name_are_only_a_name(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for name in ("a..png", "..b.png"):
         Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "in" / name)
-    items = inputs.input_items([tmp_path / "in" / "a..png", tmp_path / "in" / "..b.png"])
+    items = inputs.collect_items([tmp_path / "in" / "a..png", tmp_path / "in" / "..b.png"])
     outcome = batch_job.predict(Predictor(make_model(), CPU), items, tmp_path / "out", lineage(), None)
     assert outcome.written == 2
     assert all(p.parent == tmp_path / "out" for p in (tmp_path / "out").rglob("*"))
@@ -197,15 +197,15 @@ def test_names_that_no_output_can_have_are_changed_or_listed(tmp_path: Path) -> 
         ("가" * 80).encode() + b".png",
     ):
         Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(pixels)
-    items = inputs.input_items([folder])
+    items = inputs.collect_items([folder])
     outcome = batch_job.predict(Predictor(make_model(), CPU), items, tmp_path / "out", lineage(), None)
     made = {path.stem for path in (tmp_path / "out").glob("*.png")}
     assert made == {"000", "10_30.png", "10_30.png-2", "a_b", "가" * 80}, "each its own"
-    assert len(outcome.broken) == 2
-    assert any(r"\xff\xfe.png: expected a name in UTF-8: rename it" in line for line in outcome.broken)
-    assert any("nnn.png: expected a name of at most 243 bytes: rename it" in line for line in outcome.broken)
+    assert len(outcome.failed) == 2
+    assert any(r"\xff\xfe.png: expected a name in UTF-8: rename it" in line for line in outcome.failed)
+    assert any("nnn.png: expected a name of at most 243 bytes: rename it" in line for line in outcome.failed)
     again = batch_job.predict(Predictor(make_model(), CPU), items, tmp_path / "out", lineage(), None, resume=True)
-    assert (again.kept, len(again.broken)) == (5, 2)
+    assert (again.reused, len(again.failed)) == (5, 2)
 
 
 def test_what_is_left_out_of_a_folder_is_named(
@@ -222,9 +222,9 @@ def test_what_is_left_out_of_a_folder_is_named(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", closed)
-    items = inputs.input_items([tmp_path / "in"])
+    items = inputs.collect_items([tmp_path / "in"])
     assert [item.fault for item in items] == [None, f"{tmp_path}/in/locked: Permission denied"]
-    assert "1 videos in folders are left out" in (said := capsys.readouterr().err) and "in/clip.MP4" in said
+    assert "1 videos in directories are skipped" in (said := capsys.readouterr().err) and "in/clip.MP4" in said
 
 
 def test_figures_that_a_network_cannot_be_fed_with_are_refused(model_file: Path) -> None:

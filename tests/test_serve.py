@@ -1,4 +1,4 @@
-"""`infer.py --serve` as a process, asked as a browser and curl would."""
+"""`infer.py --serve` as a process, with requests as a browser and curl send them."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from PIL import Image
 from tests.project import SIGINT, Project, finish, wait_for_line
 from tests.test_safety import png_of_size
 
-Answer = urllib3.BaseHTTPResponse
+Response = urllib3.BaseHTTPResponse
 
 
 @pytest.fixture(scope="module")
 def url(once_trained: Project) -> Iterator[str]:
-    """The server, with small limits; at the end Ctrl-C must end it, with a request half sent."""
+    """Start the server with small limits; at the end Ctrl-C must stop it in spite of an incomplete request."""
     limits = {"SERVE_MAX_MB": "0.5", "SERVE_MAX_MEGAPIXELS": "1", "SERVE_TIMEOUT_S": "20"}
     server = Project(once_trained.folder, once_trained.env | limits).start("infer.py", "--serve", "--port", "0")
     lines = wait_for_line(server, lambda line: line.startswith("serving at "))
     found = re.search(r"http://127\.0\.0\.1:(\d+)/", lines[-1])
     assert found and not any("warning" in line for line in lines), lines
-    with socket.create_connection(("127.0.0.1", int(found[1]))) as half:
-        half.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999\r\n\r\nhalf")
+    with socket.create_connection(("127.0.0.1", int(found[1]))) as incomplete:
+        incomplete.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999\r\n\r\nhalf")
         yield found[0]
         code, rest = finish(server, SIGINT)
     assert code == 130 and "Traceback" not in rest, rest
 
 
-def post(url: str, data: bytes, **headers: str) -> Answer:
+def post(url: str, data: bytes, **headers: str) -> Response:
     return urllib3.request("POST", f"{url}predict", body=data, headers=headers, retries=False, timeout=60)
 
 
-def test_a_mask_is_that_of_a_folder(url: str, once_trained: Project, tmp_path: Path) -> None:
+def test_the_served_mask_equals_that_of_a_batch_job(url: str, once_trained: Project, tmp_path: Path) -> None:
     picture = next((once_trained.folder / "data/images").iterdir())
     done = once_trained.run("infer.py", "--input", str(picture), "--output", str(tmp_path))
     assert done.returncode == 0, done.stderr
@@ -56,7 +56,7 @@ def test_a_mask_is_that_of_a_folder(url: str, once_trained: Project, tmp_path: P
     assert told["run_id"] == once_trained.runs()[0].info.run_id
 
 
-def test_what_cannot_be_predicted_is_refused(url: str) -> None:
+def test_invalid_requests_are_rejected(url: str) -> None:
     big = io.BytesIO()
     Image.new("1", (1100, 1000)).save(big, "PNG")
     noise = b"x" * 500_001
@@ -72,11 +72,11 @@ def test_what_cannot_be_predicted_is_refused(url: str) -> None:
         answer = post(url, data)
         assert answer.status == status and words in json.loads(answer.data)["error"], (answer.status, answer.data)
     unsized = urllib3.request("POST", f"{url}predict", body=iter([noise[:300_000]] * 2), retries=False)
-    assert unsized.status == 413, "without a length in its header, too"
+    assert unsized.status == 413, "also without Content-Length"
     assert urllib3.request("GET", f"{url}predict", retries=False).status == 405
 
 
-def test_the_page_needs_nothing_from_elsewhere(url: str) -> None:
+def test_the_page_loads_nothing_external_and_checks_the_host(url: str) -> None:
     answer = urllib3.request("GET", url)
     page, policy = answer.data.decode(), answer.headers["content-security-policy"]
     assert not re.search(r"""(src|href)=["']?(https?:)?//|@import|url\(""", page)
@@ -85,10 +85,10 @@ def test_the_page_needs_nothing_from_elsewhere(url: str) -> None:
         (own,) = re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
         assert base64.b64encode(hashlib.sha256(own.encode()).digest()).decode() in policy
     foreign = urllib3.request("GET", url, headers={"Host": "rebound.example"}, retries=False)
-    assert foreign.status == 400, "a name that somebody else's DNS led here"
+    assert foreign.status == 400, "DNS rebinding"
 
 
-def test_any_loopback_address_answers_by_its_own_name(once_trained: Project) -> None:
+def test_other_loopback_addresses_accept_only_their_own_host(once_trained: Project) -> None:
     try:
         socket.create_server(("127.0.0.2", 0)).close()
     except OSError:
@@ -100,17 +100,17 @@ def test_any_loopback_address_answers_by_its_own_name(once_trained: Project) -> 
     assert finish(server, SIGINT)[0] == 130
 
 
-def test_wrong_use_is_one_line(once_trained: Project, url: str) -> None:
+def test_invalid_options_are_usage_errors(once_trained: Project, url: str) -> None:
     port = url.rstrip("/").rsplit(":", 1)[1]
     taken = once_trained.run("infer.py", "--serve", "--port", port)
     assert taken.returncode == 2 and f"cannot listen at 127.0.0.1:{port}" in taken.stderr, taken.stderr
     for arguments, words in (
-        (("--serve", "--resume"), "--resume does not go with --serve"),
-        (("--port", "1"), "--port does not go without --serve"),
-        (("--seconds", "1"), "--seconds does not go without --serve or --camera"),
-        (("--serve", "--seconds", "1"), "--seconds does not go with --serve"),
-        (("--camera", "0", "--resume"), "--resume does not go with --camera"),
-        (("--camera", "0", "--seconds", "0"), "above 0"),
+        (("--serve", "--resume"), "--resume cannot be used with --serve"),
+        (("--port", "1"), "--port cannot be used without --serve"),
+        (("--seconds", "1"), "--seconds cannot be used without --serve or --camera"),
+        (("--serve", "--seconds", "1"), "--seconds cannot be used with --serve"),
+        (("--camera", "0", "--resume"), "--resume cannot be used with --camera"),
+        (("--camera", "0", "--seconds", "0"), "expected more than 0"),
         (("--serve", "--port", "70000"), "0 to 65535"),
     ):
         done = once_trained.run("infer.py", *arguments)

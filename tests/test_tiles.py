@@ -178,7 +178,7 @@ if not forward:  # what ONNX Runtime keeps after a failure differs from run to r
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
 def test_memory_that_is_really_short_means_smaller_tiles_and_batches(engine: str, tmp_path: Path) -> None:
     if engine == "onnxruntime":
-        for package in export.NEEDED["onnx"]:
+        for package in export.REQUIRED_PACKAGES["onnx"]:
             pytest.importorskip(package)
         export._to_onnx(make_model().network, tmp_path / "model.onnx")
     child = [sys.executable, "-c", SMALL_MACHINE, *map(str, tmp_path.iterdir())]

@@ -1,4 +1,4 @@
-"""Video files: as many frames, as long, at the right place."""
+"""Videos and cameras: number, order and time of the overlaid frames."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from tests.test_inference import CPU, lineage, make_model
 av = pytest.importorskip("av")
 
 
-def film(path: Path, count: int, height: int = 48, width: int = 65) -> list[np.ndarray]:
-    """Noise that changes slowly, 10 frames a second, without loss."""
+def write_video(path: Path, count: int, height: int = 48, width: int = 65) -> list[np.ndarray]:
+    """Write lossless noise, 10 frames/s, and return its frames (H,W,3) uint8."""
     random = np.random.default_rng(0)
     frames = [random.integers(0, 256, (height, width, 3), np.uint8) for _ in range(count)]
     with av.open(str(path), "w") as out:
@@ -38,9 +38,9 @@ def film(path: Path, count: int, height: int = 48, width: int = 65) -> list[np.n
     return frames
 
 
-def test_each_frame_is_overlaid_in_its_place(tmp_path: Path) -> None:
-    predictor, frames = Predictor(make_model(), CPU), film(tmp_path / "clip.mp4", 21)
-    origin = batch_job.origin(predictor, lineage())
+def test_each_frame_is_overlaid_at_its_time(tmp_path: Path) -> None:
+    predictor, frames = Predictor(make_model(), CPU), write_video(tmp_path / "clip.mp4", 21)
+    origin = batch_job.describe_origin(predictor, lineage())
     made = video.predict_video(predictor, tmp_path / "clip.mp4", tmp_path / "out", origin)
     with av.open(str(made)) as clip:
         times = [(frame.time, frame.to_ndarray(format="rgb24")) for frame in clip.decode(video=0)]
@@ -56,12 +56,12 @@ def test_each_frame_is_overlaid_in_its_place(tmp_path: Path) -> None:
     assert sum(record["class_shares"].values()) == pytest.approx(1, abs=1e-6)
 
 
-def test_what_is_no_video_is_one_line(tmp_path: Path) -> None:
+def test_unreadable_videos_are_usage_errors(tmp_path: Path) -> None:
     predictor = Predictor(make_model(), CPU)
-    film(tmp_path / "cut.mp4", 3)
+    write_video(tmp_path / "cut.mp4", 3)
     (tmp_path / "cut.mp4").write_bytes((tmp_path / "cut.mp4").read_bytes()[:400])
     (tmp_path / "text.mp4").write_text("no video")
-    film(tmp_path / "real.mp4", 2)
+    write_video(tmp_path / "real.mp4", 2)
     (tmp_path / "list.mp4").write_text(f"ffconcat version 1.0\nfile {tmp_path}/real.mp4\n")
     (tmp_path / "hls.mp4").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nreal.mp4\n#EXT-X-ENDLIST\n")
     for name in ("cut", "text", "list", "hls"):
@@ -70,8 +70,8 @@ def test_what_is_no_video_is_one_line(tmp_path: Path) -> None:
     assert not list((tmp_path / "out").iterdir()), "nothing half written"
 
 
-def test_the_script_names_what_it_cannot_read_and_does_the_rest(once_trained: Project, tmp_path: Path) -> None:
-    film(tmp_path / "clip.mp4", 3)
+def test_the_script_reports_an_unreadable_video_and_predicts_the_others(once_trained: Project, tmp_path: Path) -> None:
+    write_video(tmp_path / "clip.mp4", 3)
     (tmp_path / "text.mp4").write_text("no video")
     names = [str(tmp_path / name) for name in ("text.mp4", "clip.mp4")]
     done = once_trained.run("infer.py", "--input", *names, "--output", str(tmp_path / "out"))
@@ -81,25 +81,25 @@ def test_the_script_names_what_it_cannot_read_and_does_the_rest(once_trained: Pr
     assert record["run_id"] == once_trained.runs()[0].info.run_id
 
 
-def test_nothing_is_overwritten_and_nothing_is_mixed(tmp_path: Path) -> None:
+def test_mixed_inputs_and_overwriting_outputs_are_rejected(tmp_path: Path) -> None:
     for name in ("a.mp4", "a_overlay.mp4", "b/a.mp4", "p.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     a, made, other, picture = (tmp_path / name for name in ("a.mp4", "a_overlay.mp4", "b/a.mp4", "p.png"))
-    assert video.chosen([picture], tmp_path) == [] and video.chosen([a], tmp_path) == [a]
+    assert video.select_videos([picture], tmp_path) == [] and video.select_videos([a], tmp_path) == [a]
     for inputs, words in (
         ([a, made], "would overwrite"),
         ([a, other], "would overwrite"),
-        ([a, picture], r"p\.png: give pictures and videos in two calls"),
+        ([a, picture], r"p\.png: predict images and videos in separate calls"),
         ([tmp_path / "none.mp4"], "no such file"),
     ):
         with pytest.raises(UsageError, match=words):
-            video.chosen(inputs, tmp_path)
+            video.select_videos(inputs, tmp_path)
 
 
-def test_a_camera_is_filmed_with_the_times_at_which_its_frames_came(tmp_path: Path) -> None:
-    """FFmpeg's test picture in real time stands for a camera."""
-    predictor = Slow(make_model(), CPU)
+def test_camera_frames_keep_their_arrival_times(tmp_path: Path) -> None:
+    """FFmpeg's real-time test source replaces a camera."""
+    predictor = SlowPredictor(make_model(), CPU)
     source = camera.Camera("camera0", "testsrc=size=65x48:rate=20,realtime", "lavfi")
     start = time.monotonic()
     camera.predict_camera(predictor, source, 2.0, lineage(), tmp_path)
@@ -113,15 +113,15 @@ def test_a_camera_is_filmed_with_the_times_at_which_its_frames_came(tmp_path: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["camera0_overlay.json", "camera0_overlay.mp4"]
 
 
-class Slow(Predictor):
-    """Cannot keep up with 20 frames a second."""
+class SlowPredictor(Predictor):
+    """Too slow for 20 frames/s."""
 
     def predict(self, pictures: Sequence[Picture]) -> list[Prediction]:
         time.sleep(0.3)
         return super().predict(pictures)
 
 
-def test_ctrl_c_ends_a_film_and_leaves_it_whole(tmp_path: Path) -> None:
+def test_ctrl_c_stops_a_camera_and_leaves_a_complete_video(tmp_path: Path) -> None:
     source = camera.Camera("camera0", "testsrc=size=64x48:rate=20,realtime", "lavfi")
     threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start()
     assert camera.predict_camera(Predictor(make_model(), CPU), source, None, lineage(), tmp_path) == 0
@@ -129,20 +129,20 @@ def test_ctrl_c_ends_a_film_and_leaves_it_whole(tmp_path: Path) -> None:
         assert len(list(clip.decode(video=0))) == json.loads((tmp_path / "camera0_overlay.json").read_text())["frames"]
 
 
-def test_a_camera_that_ends_or_fails_is_no_endless_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_camera_that_ends_or_fails_does_not_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = Predictor(make_model(), CPU)
     source = camera.Camera("c", "testsrc=size=64x48:rate=20:duration=0.3", "lavfi")
     assert camera.predict_camera(predictor, source, None, lineage(), tmp_path) == 0
     for place, kind in (("/dev/video77", "v4l2"), ("0", "no_such_kind"), ("testsrc=nonsense=1", "lavfi")):
-        with pytest.raises(UsageError, match=r"cannot be had \("):
+        with pytest.raises(UsageError, match=r"cannot be opened \("):
             camera.predict_camera(predictor, camera.Camera("c", place, kind), None, lineage(), tmp_path)
-    monkeypatch.setattr(camera, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(camera, "FRAME_TIMEOUT_S", 0.3)
     with pytest.raises(UsageError, match=r"silent: no frame for 0\.3 s"):
-        camera.film_camera(predictor, Silent(), camera.Camera("c", "silent", "lavfi"), None, {}, tmp_path)
+        camera.record_camera(predictor, SilentContainer(), camera.Camera("c", "silent", "lavfi"), None, {}, tmp_path)
 
 
-class Silent:
-    """A camera that opens and never gives a frame."""
+class SilentContainer:
+    """An opened camera that never sends a frame."""
 
     name = "silent"
     streams = SimpleNamespace(video=[SimpleNamespace(average_rate=None)])
@@ -152,17 +152,19 @@ class Silent:
         return iter(())
 
 
-def test_cameras_by_number_and_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    for platform, which, wanted in (
+def test_find_camera_by_number_path_and_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    for platform, spec, wanted in (
         ("linux", "1", camera.Camera("camera1", "/dev/video1", "v4l2")),
         ("linux", "/dev/v4l/by-id/usb.cam", camera.Camera("usb_cam", "/dev/v4l/by-id/usb.cam", "v4l2")),
         ("darwin", "0", camera.Camera("camera0", "0", "avfoundation")),
         ("win32", "Front Cam", camera.Camera("Front_Cam", "video=Front Cam", "dshow")),
     ):
         monkeypatch.setattr(sys, "platform", platform)
-        assert camera.camera(which) == wanted
+        assert camera.find_camera(spec) == wanted
 
 
-def test_the_script_without_a_camera_says_so_in_one_line(once_trained: Project, tmp_path: Path) -> None:
+def test_a_missing_camera_is_a_usage_error(once_trained: Project, tmp_path: Path) -> None:
     done = once_trained.run("infer.py", "--camera", str(tmp_path / "video7"), "--output", str(tmp_path / "out"))
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "video7: cannot be had" in done.stderr, done.stderr
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "video7: cannot be opened" in done.stderr, (
+        done.stderr
+    )

@@ -24,7 +24,7 @@ from core.workers import iterate_successes, parallel
 from utils.lakefs_client.content import LocalFile, RemoteFile, content_type
 from utils.lakefs_utils import LakeFS, connect
 
-ORIGIN = "embedded_commit_id"  # metadata of a copied commit: its id in the embedded store
+EMBEDDED_ID = "embedded_commit_id"  # metadata of a copied commit: its id in the embedded store
 DATE = "embedded_creation_date"  # its creation time there, in seconds since 1970: a merge cannot be given a date
 PRIVATE = re.compile(r"(sync|import|copy)-\S*[0-9a-f]{24}")  # branches of interrupted calls, or of calls in progress
 
@@ -170,14 +170,14 @@ class _Migration:
     def _find_copy(self, work: str, commit: Any, parents: list[str]) -> str | None:
         """Return the copy on the private branch; not an empty second one that a lost response may have added on top."""
         for found in itertools.islice(self.target.log(work), 5):
-            if (found.metadata or {}).get(ORIGIN) == commit.id and list(found.parents) == parents:
+            if (found.metadata or {}).get(EMBEDDED_ID) == commit.id and list(found.parents) == parents:
                 return str(found.id)
         return None
 
     def _metadata(self, commit: Any) -> dict[str, str]:
         """Return the commit's metadata without what the server adds, and with its old id and date."""
         own = {key: value for key, value in (commit.metadata or {}).items() if not key.startswith(".lakefs.")}
-        return {**own, ORIGIN: commit.id, DATE: str(commit.creation_date)}
+        return {**own, EMBEDDED_ID: commit.id, DATE: str(commit.creation_date)}
 
     def _tag(self, name: str, commit_id: str) -> str:
         """Tag the copy with the old id and return its id; another process may have done so with an equal copy."""

@@ -14,7 +14,7 @@ from core.i18n import tr
 from core.reporting import notify
 from dataset.layout import SegmentationData, data_files
 from segmentation import pyfunc
-from segmentation.model_file import METRICS_FILE, MODEL_FILE
+from segmentation.file_names import METRICS_FILE, MLMODEL, MODEL_FILE
 from train.base_train import EpochResult
 from train.tracking.result import DataCommit, Result
 from train.tracking.run_tracker import RunTracker
@@ -82,7 +82,7 @@ class Publication:
         sha256, v = file_sha256(best_file), best.validation
         side_files = {
             METRICS_FILE: json.dumps(self._metrics_report(best, sha256), indent=1),
-            pyfunc.MLMODEL: pyfunc.mlmodel(tracker.run_id, MODEL_FILE, sha256),
+            MLMODEL: pyfunc.mlmodel(tracker.run_id, MODEL_FILE, sha256),
         }
         for name, text in side_files.items():
             write_atomically(tracker.folder / name, text.encode())
@@ -113,7 +113,7 @@ class Publication:
             "lakefs_data_path": str(data.path),
         }
         message = f"model: {tracker.settings.model}, val mIoU {v.miou:.4f}, val accuracy {v.accuracy:.4f}"
-        side_files = {name: tracker.folder / name for name in (METRICS_FILE, pyfunc.MLMODEL)}
+        side_files = {name: tracker.folder / name for name in (METRICS_FILE, MLMODEL)}
         files = {
             MODEL_FILE: LocalFile(best_file, sha256),
             **{name: LocalFile(file, file_sha256(file)) for name, file in side_files.items()},
@@ -157,7 +157,7 @@ class Publication:
 
     def remove_working_files(self, best_file: Path, checkpoint: Path) -> None:
         """Remove what only an interrupted run needs, and release the run's folder."""
-        side_files = (self.tracker.folder / name for name in (METRICS_FILE, pyfunc.MLMODEL))
+        side_files = (self.tracker.folder / name for name in (METRICS_FILE, MLMODEL))
         for file in (best_file, checkpoint, *side_files):
             file.unlink(missing_ok=True)
         self.tracker.release()

@@ -1,0 +1,18 @@
+"""Names that inference stores: files of an output directory, keys of records, exports. Does not load torch."""
+
+LISTING = "predictions.json"  # of an output directory
+VIDEO_RECORD_SUFFIX = "_overlay.json"  # of the record beside the overlay of a video
+OWN_FILES = ("mask", "overlay", "probabilities")  # keys of an image's record that name files
+
+EXPORT_PREFIX = "exports/"  # path in lakeFS and, below models/, locally
+EXPORT_FILES = {"onnx": "model.onnx", "torchscript": "model.pt"}  # kind of an export -> its file
+
+
+def export_path_tag(kind: str) -> str:
+    """Return the tag of a run that holds the lakeFS path of its export."""
+    return f"lakefs_{kind}_path"
+
+
+def export_sha256_tag(kind: str) -> str:
+    """Return the tag of a run, and metadata key of a commit, that holds the SHA-256 of an export."""
+    return f"{kind}_sha256"

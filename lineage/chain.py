@@ -1,0 +1,101 @@
+"""The chain of one run: versions, run, metric history, model file, exports, data and code."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from config import ROOT, Settings
+from core import git
+from core.errors import AppError
+from core.hashing import file_sha256
+from core.i18n import tr
+from lineage.lakefs_links import LakeFSLinks
+from lineage.links import Link, hash_mismatch
+from lineage.mlflow_links import MlflowLinks
+from train.tracking import environment
+from utils import mlflow_utils
+from utils.lakefs_utils import LakeFS, LakePath
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+PATCH = f"{environment.FOLDER}/{environment.PATCH}"  # artifact of a run that trained with uncommitted changes
+PATCH_SHA256_TAG = f"{environment.PATCH_TAG}_sha256"
+
+
+class Chain:
+    """Follows runs to their versions, files, data and code."""
+
+    def __init__(self, settings: Settings, lake: LakeFS, client: MlflowClient) -> None:
+        self.settings, self.client = settings, client
+        self.mlflow, self.lakefs = MlflowLinks(settings, lake, client), LakeFSLinks(lake)
+
+    def links(self, run_id: str, start: list[Link]) -> Iterator[Link]:
+        """Yield the links of a run. For a deleted run, the paths that `start` or a version states are followed."""
+        run_link, run = self.mlflow.run(run_id)
+        versions = list(self.mlflow.versions(run_id))
+        self._check_stated_version(start, versions)
+        with_paths = (link.facts for link in [run_link, *versions, *start] if "lakefs_model_path" in link.facts)
+        known = next(with_paths, {})
+        yield from versions
+        yield run_link
+        if run is not None:
+            yield self.mlflow.metric_history(run)
+        if "lakefs_model_path" in known:
+            yield from self.lakefs.model(LakePath.parse(known["lakefs_model_path"]))
+        tags = dict(run.data.tags) if run is not None else {}
+        yield from self.lakefs.exports(tags, {link.export for link in start})
+        if "lakefs_data_path" in known:
+            yield self.lakefs.data(LakePath.parse(known["lakefs_data_path"]))
+        yield self.code(run_id, known, tags)
+
+    def _check_stated_version(self, start: list[Link], versions: list[Link]) -> None:
+        """Add a fault if a prediction names a version of the settings' model that was not registered from this run."""
+        names = [link.name for link in versions]
+        for link in start:
+            stated = link.facts.get("version", "")
+            if stated not in names and stated.rsplit(" v", 1)[0] == self.settings.registered_model:
+                known = ", ".join(names) or tr("none")
+                link.faults.append(tr("version: says {stated}, but its run has: {known}", stated=stated, known=known))
+
+    def code(self, run_id: str, known: Mapping[str, str], tags: Mapping[str, str]) -> Link:
+        """Return the link of the Git commit, whose objects Git hashes again, and of the run's uncommitted changes."""
+        link = Link(tr("code"), known.get("git_commit", git.NONE))
+        if link.name == git.NONE:
+            link.note = tr("the run had no Git repository")
+            return link
+        problem = git.verify_commit(ROOT, link.name)
+        notes = []
+        if problem:
+            link.faults.append(problem)
+        else:
+            notes += git.list_tags(ROOT, link.name)
+        if known.get("git_dirty") == "true":
+            state, fault = self._read_patch(run_id, tags)
+            notes.append(tr("with uncommitted changes ({state})", state=state))
+            link.faults += [fault] if fault else []
+        link.note = ", ".join(notes)
+        return link
+
+    def _read_patch(self, run_id: str, tags: Mapping[str, str]) -> tuple[str, str | None]:
+        """Return how the uncommitted changes of a run are recorded, and what is wrong with the recorded patch."""
+        state = tags.get(environment.PATCH_TAG, tr("not recorded"))
+        if state != "recorded":
+            return state, None
+        expected, fault = tags.get(PATCH_SHA256_TAG), None
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # for one small file
+        try:
+            with (
+                tempfile.TemporaryDirectory() as folder,
+                mlflow_utils.convert_errors(self.settings, tr("downloading artifacts of the run")),
+            ):
+                found = file_sha256(Path(self.client.download_artifacts(run_id, PATCH, folder)))
+            if expected is not None and found != expected:
+                fault = hash_mismatch(PATCH, expected, found)
+        except (AppError, OSError) as error:
+            fault = f"{PATCH}: {error}"
+        return PATCH if expected else tr("{patch}, its SHA-256 was not recorded", patch=PATCH), fault

@@ -1,0 +1,175 @@
+"""From what a person names - a file, run, version, commit or tag - to the runs whose chain it belongs to."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from config import ROOT, Settings
+from core import git as git_utils
+from core.errors import UsageError
+from core.hashing import file_sha256
+from core.i18n import tr
+from inference.formats import EXPORT_FILES, LISTING, export_sha256_tag
+from lineage import predictions
+from lineage.links import Facts, Link, commit_facts, is_tag_of
+from registry.versions import Registry
+from segmentation.file_names import METRICS_FILE, MLMODEL
+from utils import mlflow_utils
+from utils.lakefs_utils import LakeFS, LakePath
+from versioning.lockfile import Lock, parse_lock
+from versioning.migrate import EMBEDDED_ID
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPORT_OF_TAG = {export_sha256_tag(kind): kind for kind in EXPORT_FILES}
+SHA256_TAGS = ("model_sha256", *EXPORT_OF_TAG)  # tags of runs by which a file is found
+# File name -> fact that its SHA-256 is, for files whose SHA-256 is not the tag of any run.
+FACT_OF_FILE = {
+    **{name: f"{name}_sha256" for name in (METRICS_FILE, MLMODEL)},
+    **{name: export_sha256_tag(kind) for kind, name in EXPORT_FILES.items()},
+}
+TRACEABLE_SUFFIXES = (".png", ".jpg", ".npz", ".csv", ".json", ".mp4", ".pth", ".onnx", ".pt")
+
+
+@dataclass
+class Finder:
+    """Finds the runs that a target belongs to. Each method returns links that lead to them, and run ids, newest first."""
+
+    settings: Settings
+    lake: LakeFS
+    client: MlflowClient
+
+    def find(self, target: str) -> tuple[list[Link], list[str]]:
+        """Find a target of any kind. Raises UsageError for one that does not exist or that no run belongs to."""
+        path = Path(target)
+        if path.is_dir():
+            path = predictions.find_record(path) or path
+        if path.is_file():
+            link = predictions.prediction_link(path)
+            return self.find_file(path) if link is None else ([link], [link.facts["run_id"]])
+        if target.startswith("lakefs://"):
+            lake_path = LakePath.parse(target if target.count("/") > 3 else target + "/")
+            return self.find_commit(lake_path.repo, lake_path.ref)
+        if re.fullmatch(r"[0-9a-f]{32}", target):
+            mlflow_utils.get_run(self.client, self.settings, target)
+            return [], [target]
+        git_commit = git_utils.resolve(ROOT, target)
+        if git_commit:
+            return self.find_git(target, git_commit)
+        registry = Registry(self.client, self.settings)
+        if re.fullmatch(r"[^/]*@[^/]*|[^/@]+/v?\d+|v?\d{1,9}", target) or target in registry.aliases():
+            version = registry.find(registry.qualify(target))
+            return [], [str(version.run_id or version.tags.get("run_id"))]
+        if path.suffix.lower() in TRACEABLE_SUFFIXES or "/" in target or "\\" in target:
+            problem = tr("directory without predictions") if path.is_dir() else tr("no such file")
+            raise UsageError(f"{target}: {problem}")
+        return self.find_commit(self.lake.repo, target)
+
+    def find_file(self, path: Path) -> tuple[list[Link], list[str]]:
+        """Find a model file, an export, metrics.json or MLmodel by its SHA-256, else by the files beside it."""
+        sha256 = file_sha256(path)
+        fact, runs = FACT_OF_FILE.get(path.name, "model_sha256"), list[str]()
+        for tag in SHA256_TAGS:
+            found = self.runs_with_tag(tag, sha256)
+            if found:
+                fact, runs = tag, found
+                break
+        link = Link(tr("file"), str(path), facts={fact: sha256}, export=EXPORT_OF_TAG.get(fact))
+        if not runs:
+            runs = self._runs_of_neighbours(path)
+            link.note = tr("no run has its SHA-256; its run was found by the files beside it")
+        if not runs:
+            raise UsageError(
+                tr(
+                    "{path}: no run has its SHA-256 {sha256}, and no {listing} in a directory above lists it",
+                    path=path,
+                    sha256=sha256,
+                    listing=LISTING,
+                )
+            )
+        return [link], runs
+
+    def _runs_of_neighbours(self, path: Path) -> list[str]:
+        """Return the run of metrics.json beside a file, of lakefs.lock for models/model.pth, or of an export's model."""
+        try:
+            report = json.loads(path.with_name(METRICS_FILE).read_text(encoding="utf-8"))
+            return [str(report["mlflow_run_id"])]
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # no readable metrics.json: try the other ways
+        lock = _read_lock(ROOT, None)
+        if lock and path.resolve() == self.settings.model_path.resolve():
+            return [lock.run_id]
+        model_sha256 = path.absolute().parent.name  # of exports/<SHA-256 of model.pth>/
+        if not re.fullmatch("[0-9a-f]{64}", model_sha256):
+            return []
+        return self.runs_with_tag("model_sha256", model_sha256)
+
+    def find_commit(self, repo: str, ref: str) -> tuple[list[Link], list[str]]:
+        """Find a lakeFS commit of data or of a model; tags and branches resolve to theirs.
+
+        A commit that was copied to another server is also found by its id before the copy.
+        """
+        commit_id = self.lake.resolve(ref, repo)
+        commit = self.lake.commit(commit_id, repo)
+        metadata = dict(commit.metadata or {})
+        link = Link("lakeFS", f"lakefs://{repo}/{commit_id}", note=(commit.message.splitlines() or [""])[0][:60])
+        ids = [commit_id, *([metadata[EMBEDDED_ID]] if EMBEDDED_ID in metadata else [])]
+        found = (self.runs_with_tag(tag, name) for tag in ("lakefs_model_commit", "lakefs_data_commit") for name in ids)
+        runs = next(filter(None, found), [])
+        if not runs and "mlflow_run_id" in metadata:
+            runs = [metadata["mlflow_run_id"]]
+            link.facts = commit_facts(metadata)
+        if not runs:
+            raise UsageError(tr("{name}: no run names this commit, and its metadata name no run", name=link.name))
+        return [link], runs
+
+    def find_git(self, name: str, commit: str) -> tuple[list[Link], list[str]]:
+        """Find a Git tag or commit by its lakefs.lock, else by the runs that were made with that code."""
+        link = Link("Git", name if name == commit else f"{name} ({commit[:12]})")
+        lock = _read_lock(ROOT, commit)
+        runs = self.runs_with_tag("git_commit", commit)
+        if lock is not None and (name in git_utils.list_tags(ROOT) or not runs):
+            link.note, link.facts = "lakefs.lock", _lock_facts(lock)
+            runs = [lock.run_id]
+        if lock is not None:
+            tag = dict(self.lake.list_refs("tags", lock.model.repo)).get(name)
+            if tag is not None and not is_tag_of(self.lake, tag, lock.model):
+                link.faults.append(
+                    tr("the lakeFS tag of this name is {tag}, but lakefs.lock names {ref}", tag=tag, ref=lock.model.ref)
+                )
+        if not runs:
+            raise UsageError(tr("Git {name}: it has no lakefs.lock, and no run was made with it", name=name))
+        return [link], runs
+
+    def runs_with_tag(self, tag: str, value: str) -> list[str]:
+        """Return ids of the runs of all experiments with this tag, newest first."""
+        experiments = [e.experiment_id for e in mlflow_utils.list_experiments(self.client, self.settings)]
+        with mlflow_utils.convert_errors(self.settings, tr("searching runs")):
+            found = self.client.search_runs(
+                experiments, f"tags.{tag} = '{value}'", max_results=1000, order_by=["attributes.start_time DESC"]
+            )
+        return [run.info.run_id for run in found]
+
+
+def _lock_facts(lock: Lock) -> Facts:
+    return {
+        "run_id": lock.run_id,
+        "lakefs_model_path": str(lock.model),
+        "model_sha256": lock.model_sha256,
+        "lakefs_data_path": str(lock.data),
+        "data_manifest_sha256": lock.data_manifest_sha256,
+    }
+
+
+def _read_lock(folder: Path, commit: str | None) -> Lock | None:
+    """Return lakefs.lock of a Git commit, or of the working tree for None; None if it has none."""
+    name = git_utils.LOCK_NAME
+    text = git_utils.show_file(folder, f"{commit}:./{name}") if commit else None
+    if commit is None and (folder / name).is_file():
+        text = (folder / name).read_text(encoding="utf-8")
+    return None if text is None else parse_lock(text, f"{commit or folder}:{name}")

@@ -1,0 +1,158 @@
+"""Links stored in lakeFS: model file, metrics.json, MLmodel, exports and data. All their bytes are hashed again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import urllib3
+
+from core.errors import AppError
+from core.i18n import tr
+from core.reporting import progress
+from core.workers import parallel
+from inference.formats import EXPORT_FILES, export_path_tag, export_sha256_tag
+from lineage.links import MODEL_METRICS, Link, commit_facts, format_metric, hash_mismatch
+from segmentation.file_names import METRICS_FILE, MLMODEL
+from utils.lakefs_utils import LakeFS, LakePath
+from versioning.versions import data_manifest
+
+HEAD_BYTES = 1 << 20  # of a file that are kept, to be parsed as JSON
+
+
+@dataclass
+class LakeFSLinks:
+    """Reads links from one lakeFS server; data that several runs share are read once."""
+
+    lake: LakeFS
+    data_links: dict[str, Link] = field(default_factory=dict)  # data path -> its link
+
+    def _read_file(self, kind: str, path: LakePath) -> tuple[Link, str | None, bytes]:
+        """Read a file from the server: its link, its SHA-256 (None if it cannot be read) and its first bytes."""
+        link, digest, head = Link(kind, str(path), rehashed=True), hashlib.sha256(), b""
+        try:
+            listed = self.lake.objects(path.ref, path.path, path.repo)
+            remote = next((file for file in listed if file.path == path.path), None)
+            if remote is None:
+                raise AppError(tr("not in lakeFS"))
+            for chunk in self.lake.read(path, remote):
+                digest.update(chunk)
+                head = head if len(head) > HEAD_BYTES else head + chunk
+        except (AppError, urllib3.exceptions.HTTPError) as error:
+            link.faults.append(str(error))
+            return link, None, b""
+        found = digest.hexdigest()
+        if remote.sha256 and remote.sha256 != found:
+            link.faults.append(hash_mismatch(path.path, remote.sha256, found))
+        return link, found, head
+
+    def model(self, path: LakePath) -> Iterator[Link]:
+        """Yield the links of the model file with its commit, and of metrics.json and MLmodel beside it."""
+        model, found, _ = self._read_file(tr("model"), path)
+        report, metrics = self._read_json_beside(path, METRICS_FILE)
+        mlmodel, description = self._read_json_beside(path, MLMODEL)
+        if found is not None:
+            metadata = self.lake.commit_metadata(path.ref, path.repo)
+            stated = commit_facts(metadata)
+            if stated.get("model_sha256", found) != found:
+                model.faults.append(hash_mismatch(tr("the commit's metadata"), stated["model_sha256"], found))
+            model.facts = {**stated, "model_sha256": found, "lakefs_model_commit": path.ref}
+            model.facts.pop("lakefs_model_path", None)
+            if not report.faults:
+                model.faults += _metadata_faults(metadata, metrics)
+        if not report.faults:
+            report.facts["run_id"] = str(metrics.get("mlflow_run_id"))
+            report.facts["model_sha256"] = str(metrics.get("model_sha256"))
+            report.facts |= {key: format_metric(metrics.get(key)) for key in (*MODEL_METRICS, "val_loss", "best_epoch")}
+        if not mlmodel.faults:
+            mlmodel.facts["run_id"] = str(description.get("run_id"))
+            mlmodel.facts["model_sha256"] = str(dict(description.get("metadata") or {}).get("model_sha256"))
+        yield from (model, report, mlmodel)
+
+    def _read_json_beside(self, model: LakePath, name: str) -> tuple[Link, dict[str, Any]]:
+        """Read a JSON file beside the model file; empty if it is not readable. MLmodel is YAML written as JSON."""
+        path = replace(model, path=f"{model.path.rpartition('/')[0]}/{name}".lstrip("/"))
+        link, found, content = self._read_file(name, path)
+        if link.faults:
+            return link, {}
+        link.facts[f"{name}_sha256"] = str(found)
+        try:
+            return link, dict(json.loads(content))
+        except (ValueError, TypeError) as error:
+            link.faults.append(tr("not readable ({error})", error=error))
+            return link, {}
+
+    def exports(self, run_tags: Mapping[str, str], used: set[str | None]) -> Iterator[Link]:
+        """Yield the links of the exports that the run's tags name; a fault if one in `used` is not named."""
+        for kind in EXPORT_FILES:
+            uri, sha256 = run_tags.get(export_path_tag(kind)), run_tags.get(export_sha256_tag(kind))
+            if uri is None and sha256 is None and kind not in used:
+                continue
+            if uri is None or sha256 is None:
+                missing = export_path_tag(kind) if uri is None else export_sha256_tag(kind)
+                fault = tr("the run has no tag {tag}: export the model again", tag=missing)
+                yield Link(tr("export"), uri or kind, faults=[fault])
+                continue
+            try:
+                yield self._export(kind, LakePath.parse(uri))
+            except AppError as error:
+                yield Link(tr("export"), uri, faults=[str(error)])
+
+    def _export(self, kind: str, path: LakePath) -> Link:
+        """Return the link of an exported file; its directory is named after the SHA-256 of its model."""
+        link, found, _ = self._read_file(tr("export"), path)
+        if found is None:
+            return link
+        key, model_sha256 = export_sha256_tag(kind), path.path.split("/")[-2:][0]
+        metadata = self.lake.commit_metadata(path.ref, path.repo)
+        # Other metadata: those of a later commit, which contained the file already.
+        if metadata.get("model_sha256") == model_sha256 and key in metadata:
+            link.facts = commit_facts(metadata)
+            if metadata[key] != found:
+                link.faults.append(hash_mismatch(tr("the commit's metadata"), metadata[key], found))
+        link.facts |= {key: found, "model_sha256": model_sha256}
+        return link
+
+    def data(self, path: LakePath) -> Link:
+        """Return the link of a data commit: every file hashed again, and the manifest hash of all of them."""
+        if str(path) not in self.data_links:
+            self.data_links[str(path)] = self._read_data(path)
+        link = self.data_links[str(path)]
+        return replace(link, facts=dict(link.facts), faults=list(link.faults))  # each run may add faults of its own
+
+    def _read_data(self, path: LakePath) -> Link:
+        link = Link(tr("data"), str(path), facts={"lakefs_data_commit": path.ref}, rehashed=True)
+        try:
+            remote = list(self.lake.objects(path.ref, path.path, path.repo))
+        except AppError as error:
+            link.faults.append(str(error))
+            return link
+        results = parallel(lambda file: self.lake.verify_object(path, file), remote)
+        for file, result in progress(results, len(remote), tr("verifying the data"), tr("files")):
+            if result is not None:
+                link.faults.append(f"{file.path}: {result}")
+        link.note = tr("{count} files", count=len(remote))
+        if not remote:
+            link.faults.append(tr("no files in lakeFS"))
+        if all(file.sha256 for file in remote):
+            hashes = {file.path.removeprefix(path.path): str(file.sha256) for file in remote}
+            link.facts["data_manifest_sha256"] = data_manifest(hashes, path.path)
+        return link
+
+
+def _metadata_faults(metadata: Mapping[str, str], metrics: Mapping[str, Any]) -> Iterator[str]:
+    """Yield where the metadata of a model's commit, which have six digits of each metric, contradict metrics.json."""
+    for name in MODEL_METRICS:
+        value = metrics.get(name)
+        wanted = f"{value:.6f}" if isinstance(value, int | float) else "nan"
+        if metadata.get(name, wanted) != wanted:
+            yield tr(
+                "{name}: the commit's metadata say {found}, but {file} says {wanted}",
+                name=name,
+                found=metadata[name],
+                file=METRICS_FILE,
+                wanted=wanted,
+            )
