@@ -45,7 +45,7 @@ def named(endpoint: str) -> dict[str, str]:
     ("name", "value", "rule"),
     [
         ("LAKEFS_REPO", "BAD_NAME", "3 to 63 lower-case letters"),
-        ("LAKEFS_REPO", "-ab", "the first no '-'"),
+        ("LAKEFS_REPO", "-ab", "not starting with '-'"),
         ("LAKEFS_BRANCH", "a/b", "letters, digits"),
         ("LAKEFS_BRANCH", "가", "letters, digits"),
         ("MINIO_BUCKET", "a bucket", "3 to 63 lower-case letters"),
@@ -70,7 +70,7 @@ def test_a_setting_that_cannot_be_is_said_with_its_rule(
 @pytest.mark.parametrize("name", ["lakefs_endpoint", "minio_endpoint"])
 @pytest.mark.parametrize("scheme", ["http://", "ftp://", ""])
 def test_a_password_in_an_endpoint_is_refused_and_not_shown(name: str, scheme: str) -> None:
-    with pytest.raises(UsageError, match=r"no user and password in the address: they belong into [A-Z]+_") as caught:
+    with pytest.raises(UsageError, match=r"no user and password in the URL: put them into [A-Z]+_") as caught:
         config.load_settings(**{name: f"{scheme}user:hunter2@127.0.0.1:8000"})
     assert "hunter2" not in str(caught.value) and "user:" not in str(caught.value)
 
