@@ -24,7 +24,7 @@ from dataset.samples import Item
 from inference import outputs, pipeline
 from inference.outputs import Outputs
 from segmentation.metrics import ConfusionMatrix
-from segmentation.predictor import Picture, Prediction, Predictor
+from segmentation.predictor import InputImage, Prediction, Predictor
 from segmentation.preprocess import EVAL_BATCH
 from utils.lineage import Lineage
 
@@ -172,7 +172,7 @@ class Job:
                     self.confusion.counts += counts
                     outputs.add(journal, self.records[item.name])
 
-    def read(self, item: Item) -> Picture:
+    def read(self, item: Item) -> InputImage:
         """Decode a picture. Raises UsageError that names it."""
         if item.fault:
             raise UsageError(item.fault)
@@ -180,17 +180,17 @@ class Job:
             if (size := item.image.stat().st_size) > LARGEST_FILE:
                 raise InvalidFileError((tr("a file of at most 1 GB"), tr("{size:,} bytes", size=size)))
             data = item.image.read_bytes()
-            return self.predictor.picture(decode_image(data), hashlib.sha256(data).hexdigest())
+            return self.predictor.prepare(decode_image(data), hashlib.sha256(data).hexdigest())
         except (InvalidFileError, OSError) as error:
             raise UsageError(f"{item.image}: {error}") from None
 
-    def write(self, item: Item, picture: Picture, prediction: Prediction) -> tuple[dict[str, Any], Counts]:
+    def write(self, item: Item, picture: InputImage, prediction: Prediction) -> tuple[dict[str, Any], Counts]:
         """Write a picture's files; returns its entry of predictions.json, and the pixel counts where it has a label."""
         classes, indices = self.predictor.model.classes, prediction.indices
         record: dict[str, Any] = {
             "input": _shown(item),
             "input_sha256": picture.sha256,
-            **self.outputs.write(item.name, picture.image, prediction),
+            **self.outputs.write(item.name, picture.pixels, prediction),
             "height": indices.shape[0],
             "width": indices.shape[1],
             "class_shares": outputs.class_shares(indices, classes),

@@ -10,8 +10,8 @@ from pathlib import Path
 from core.errors import UsageError
 from core.i18n import tr
 from core.reporting import warn
-from dataset.classes import few
-from dataset.layout import is_picture
+from dataset.classes import abbreviate
+from dataset.layout import is_image
 from dataset.samples import Item
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
@@ -45,7 +45,7 @@ def input_items(inputs: Sequence[Path]) -> list[Item]:
             tr(
                 "{count} videos in folders are left out, give them as --input in a call of their own: {videos}",
                 count=len(videos),
-                videos=few(videos),
+                videos=abbreviate(videos),
             )
         )
     if not found:
@@ -71,8 +71,8 @@ def _is_input(path: Path) -> bool:
     if path.name.startswith("."):
         return False
     if path.is_symlink():
-        return is_picture(path.name) or path.is_dir()
-    return is_picture(path.name) and path.is_file()
+        return is_image(path.name) or path.is_dir()
+    return is_image(path.name) and path.is_file()
 
 
 def _fault(path: Path) -> str | None:

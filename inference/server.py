@@ -31,7 +31,7 @@ from core.html import render
 from core.i18n import current_language, tr
 from core.reporting import notify, warn
 from dataset.classes import InvalidFileError
-from dataset.images import TooLarge, decode_image
+from dataset.images import ImageTooLargeError, decode_image
 from inference.batch_job import origin
 from inference.outputs import class_shares, mask_png
 from segmentation.predictor import Predictor
@@ -83,7 +83,7 @@ class Service:
         except TimeoutError:
             late = tr("not done within {timeout_s:g} s", timeout_s=self.timeout_s)
             raise HTTPException(503, late) from None
-        except TooLarge as error:
+        except ImageTooLargeError as error:
             raise HTTPException(413, str(error)) from None
         except InvalidFileError as error:
             raise HTTPException(400, str(error)) from None
@@ -120,7 +120,7 @@ class Service:
         """The mask's PNG, and what JSON says of it."""
         image = decode_image(data, self.most_pixels)
         sha256 = hashlib.sha256(data).hexdigest()
-        (prediction,) = self.predictor.predict([self.predictor.picture(image, sha256)])
+        (prediction,) = self.predictor.predict([self.predictor.prepare(image, sha256)])
         mask = mask_png(prediction.indices, self.classes, self.origin)
         height, width = prediction.indices.shape
         shares = class_shares(prediction.indices, self.classes)

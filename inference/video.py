@@ -25,7 +25,7 @@ from inference import pipeline
 from inference.batch_job import origin
 from inference.inputs import VIDEO_SUFFIXES
 from inference.outputs import class_shares, lock_output_dir
-from segmentation.predictor import Picture, Prediction, Predictor
+from segmentation.predictor import InputImage, Prediction, Predictor
 from segmentation.preprocess import EVAL_BATCH
 from utils.lineage import Lineage
 
@@ -132,11 +132,11 @@ def _overlaid(predictor: Predictor, film: Film, part: Path) -> tuple[int, dict[s
     classes, frames = predictor.model.classes, 0
     total = np.zeros(classes.num_classes)
 
-    def read(frame: Any) -> Picture:
-        return predictor.picture(_upright(frame), "")
+    def read(frame: Any) -> InputImage:
+        return predictor.prepare(_upright(frame), "")
 
-    def write(_: Any, picture: Picture, prediction: Prediction) -> tuple[UInt8, dict[str, float]]:
-        return overlay(picture.image, prediction.indices, classes), class_shares(prediction.indices, classes)
+    def write(_: Any, picture: InputImage, prediction: Prediction) -> tuple[UInt8, dict[str, float]]:
+        return overlay(picture.pixels, prediction.indices, classes), class_shares(prediction.indices, classes)
 
     stages = pipeline.Stages(read, predictor.predict, write)
     with (

@@ -24,7 +24,7 @@ from dataset.overlay import overlay, title_font
 from dataset.samples import Item, committed_items
 from registry import gate, overlap
 from segmentation import evaluation, predictor
-from segmentation.evaluation import Measured
+from segmentation.evaluation import EvaluationResult
 from segmentation.model_file import Model
 from segmentation.preprocess import choose_device, resize_image
 from utils.lakefs_utils import LakeFS
@@ -56,7 +56,7 @@ def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lin
             tr("A was trained on {count} of them, which flatters it (a promotion leaves these out)", count=len(seen))
         )
     print("\n" + class_table(a, b, settings.register_confidence))
-    gains = np.array([b.only([i]).figure("miou") - a.only([i]).figure("miou") for i in range(len(items))])
+    gains = np.array([b.only([i]).metric("miou") - a.only([i]).metric("miou") for i in range(len(items))])
     shown = _most_different(gains)
     print("\n" + picture_table(a, b, shown))
     folder = output / re.sub(r"[^\w.-]+", "-", f"{names[0]}-{names[1]}")
@@ -72,8 +72,8 @@ def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lin
     content["pictures"] = [
         {
             "name": item.name,
-            "a": a.only([i]).figure("miou"),
-            "b": b.only([i]).figure("miou"),
+            "a": a.only([i]).metric("miou"),
+            "b": b.only([i]).metric("miou"),
             "seen_by_a": item.name in seen,
         }
         for i, item in enumerate(items)
@@ -82,7 +82,7 @@ def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lin
     notify(tr("pictures and all figures: {folder}", folder=folder))
 
 
-def class_table(a: Measured, b: Measured, confidence: float) -> str:
+def class_table(a: EvaluationResult, b: EvaluationResult, confidence: float) -> str:
     """IoU of each class, then mIoU and accuracy over the split, with the bootstrap interval of their gain."""
     rows = []
     ours, theirs = b.iou(), a.iou()
@@ -93,20 +93,20 @@ def class_table(a: Measured, b: Measured, confidence: float) -> str:
         else:
             rows.append([name, f"{old:.4f}", f"{new:.4f}", f"{new - old:+.4f}", ""])
     for figure, name in (("miou", "mIoU"), ("accuracy", tr("accuracy"))):
-        old_total, new_total = a.figure(figure), b.figure(figure)
+        old_total, new_total = a.metric(figure), b.metric(figure)
         low, high = gate.gain_interval(a, b, figure, confidence or 0.95)
-        few = len(b.pictures) < gate.LEAST_PICTURES
+        few = len(b.images) < gate.LEAST_PICTURES
         interval = tr("too few pictures") if few else f"[{low:+.4f}, {high:+.4f}]"
         rows.append([name, f"{old_total:.4f}", f"{new_total:.4f}", f"{new_total - old_total:+.4f}", interval])
     return format_table([tr("class"), "A", "B", "B - A", f"{confidence or 0.95:.0%}"], rows)
 
 
-def picture_table(a: Measured, b: Measured, shown: Sequence[int]) -> str:
+def picture_table(a: EvaluationResult, b: EvaluationResult, shown: Sequence[int]) -> str:
     """mIoU of single pictures."""
     rows = []
     for index in shown:
-        old, new = a.only([index]).figure("miou"), b.only([index]).figure("miou")
-        rows.append([b.pictures[index], f"{old:.4f}", f"{new:.4f}", f"{new - old:+.4f}"])
+        old, new = a.only([index]).metric("miou"), b.only([index]).metric("miou")
+        rows.append([b.images[index], f"{old:.4f}", f"{new:.4f}", f"{new - old:+.4f}"])
     return format_table([tr("pictures that differ most"), "A", "B", "B - A"], rows)
 
 
@@ -117,14 +117,14 @@ def _most_different(gains: np.ndarray[Any, Any]) -> list[int]:
     return order if len(order) <= SHOWN else order[:half] + order[-half:]
 
 
-def _record(lineage: Lineage, measured: Measured) -> dict[str, Any]:
+def _record(lineage: Lineage, measured: EvaluationResult) -> dict[str, Any]:
     return {
         "version": lineage.version,
         "run_id": lineage.run_id,
         "model": str(lineage.model_path),
         "model_sha256": lineage.model_sha256,
-        "miou": measured.figure("miou"),
-        "accuracy": measured.figure("accuracy"),
+        "miou": measured.metric("miou"),
+        "accuracy": measured.metric("accuracy"),
         "iou": measured.iou(),
         "milliseconds": round(measured.milliseconds, 3),
     }
@@ -136,8 +136,8 @@ def draw_sheet(
     """A row a picture: itself, label, A, B, and where they differ: green B alone is right, red A alone is."""
     rows = []
     for item, gain in zip(items, gains, strict=True):
-        image, label = read_image(item.image), read_mask(evaluation.mask_of(item), classes)
-        a, b = (evaluation.in_classes(model, classes)[predictor.segment(model, [image], device)[0]] for model in models)
+        image, label = read_image(item.image), read_mask(evaluation.require_mask(item), classes)
+        a, b = (evaluation.map_class_indices(model, classes)[predictor.segment(model, [image], device)[0]] for model in models)
         panels = [image, overlay(image, label, classes), _over(image, a, classes), _over(image, b, classes)]
         panels.append(_difference(image, label, a, b))
         titles = [item.name, tr("label"), "A", "B", f"B - A: {gain:+.3f}"]

@@ -22,7 +22,7 @@ from core.settings import parse_minimums
 from dataset.samples import committed_items
 from registry.overlap import seen_in_training
 from registry.versions import CHALLENGER, CHAMPION
-from segmentation.evaluation import Measured, measure
+from segmentation.evaluation import EvaluationResult, measure
 from segmentation.model_file import Model, load_model
 from utils.lakefs_utils import LakeFS
 
@@ -57,12 +57,12 @@ class Verdict:
 # --- measuring ------------------------------------------------------------------------------------------------------
 
 
-def gain_interval(before: Measured, after: Measured, figure: str, confidence: float) -> tuple[float, float]:
+def gain_interval(before: EvaluationResult, after: EvaluationResult, figure: str, confidence: float) -> tuple[float, float]:
     """Ends of the percentile bootstrap interval of the gain, over pictures, paired (Efron & Tibshirani 1993, ch. 13).
 
     The same pictures are drawn for both models, from a fixed seed: a second call gives the same interval.
     """
-    count, random = len(after.pictures), np.random.default_rng(0)
+    count, random = len(after.images), np.random.default_rng(0)
     rows = max(1, 2_000_000 // count)  # of the table of draws that is in memory at once
     gains = []
     for start in range(0, RESAMPLES, rows):
@@ -91,7 +91,7 @@ def judge(
     new = measure(model, items, model.classes, device, tr("candidate"))
     figure = figure_of(settings.register_metric)
     record: dict[str, Any] = {"data": str(data), "split": split, "figure": figure, "pictures": len(items)}
-    record |= {"candidate": new.figure(figure), "milliseconds": round(new.milliseconds, 3), "device": device.type}
+    record |= {"candidate": new.metric(figure), "milliseconds": round(new.milliseconds, 3), "device": device.type}
     size = lake.verified_file(candidate.model_path, candidate.model_sha256, cache).stat().st_size
     record["megabytes"] = round(size / 1e6, 3)
     reasons = [
@@ -125,11 +125,11 @@ def figure_of(metric: str) -> str:
     return "accuracy" if "accuracy" in metric else "miou"
 
 
-def _against(settings: Settings, old: Measured, new: Measured, figure: str) -> tuple[list[str], dict[str, Any]]:
+def _against(settings: Settings, old: EvaluationResult, new: EvaluationResult, figure: str) -> tuple[list[str], dict[str, Any]]:
     """Why the new model is not better than the old one, and the figures of both on these pictures."""
-    before, after, confidence = old.figure(figure), new.figure(figure), settings.register_confidence
+    before, after, confidence = old.metric(figure), new.metric(figure), settings.register_confidence
     gain, reasons = after - before, []
-    count = len(new.pictures)
+    count = len(new.images)
     figures: dict[str, Any] = {"compared": count, "champion": before, "gain": gain}
     if not gain > 0 or gain < settings.register_min_gain:
         needed = max(settings.register_min_gain, 0)
@@ -170,24 +170,24 @@ def _against(settings: Settings, old: Measured, new: Measured, figure: str) -> t
     return reasons, figures
 
 
-def _repeated(settings: Settings, candidate: Lineage, new: Measured) -> list[str]:
+def _repeated(settings: Settings, candidate: Lineage, new: EvaluationResult) -> list[str]:
     """Whether the run's own figure is found again; it was measured on the validation split."""
     recorded = {"accuracy": "best_val_accuracy", "miou": "best_val_miou"}
     figure = figure_of(settings.register_metric)
     said = candidate.metrics.get(recorded[figure])
-    if settings.register_split != "val" or said is None or abs(said - new.figure(figure)) <= REPEATED:
+    if settings.register_split != "val" or said is None or abs(said - new.metric(figure)) <= REPEATED:
         return []
     return [
         tr(
             "the run's {recorded} {said:.4f} was not found again: measured {figure:.4f}",
             recorded=recorded[figure],
             said=said,
-            figure=new.figure(figure),
+            figure=new.metric(figure),
         )
     ]
 
 
-def _class_conditions(minimum: Mapping[str, float], new: Measured, split: str) -> list[str]:
+def _class_conditions(minimum: Mapping[str, float], new: EvaluationResult, split: str) -> list[str]:
     """Which classes are below their minimum, or do not occur: what nobody measured has not passed."""
     reasons = []
     for name, iou in new.iou().items():
@@ -207,7 +207,7 @@ def _class_conditions(minimum: Mapping[str, float], new: Measured, split: str) -
     return reasons
 
 
-def _conditions(settings: Settings, new: Measured, size_bytes: int) -> list[str]:
+def _conditions(settings: Settings, new: EvaluationResult, size_bytes: int) -> list[str]:
     """Which of the other conditions of the settings fail: the file's size, the time a picture takes."""
     reasons = []
     most, slowest = settings.register_max_mb, settings.register_max_ms

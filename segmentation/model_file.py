@@ -39,7 +39,7 @@ class Model:
     scale: tuple[float, float] = (
         1.0,
         1.0,
-    )  # input pixels for each pixel of a typical training picture, down and across
+    )  # input pixels for each pixel of a typical training image, down and across
 
 
 def save_model(path: Path, model: Model) -> None:

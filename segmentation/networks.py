@@ -96,8 +96,8 @@ class Merge(nn.Module):
 class CompactFPN(nn.Module):
     """A residual encoder under a feature pyramid (Lin et al., 2017, arXiv:1612.03144), 1.5 M parameters.
 
-    Less than half of the compact U-Net's cost a picture: the decoder adds instead of concatenating, and depth goes where
-    maps are small. The coarsest map is gated by its own mean, which tells every pixel what the whole picture shows.
+    Less than half of the compact U-Net's cost an image: the decoder adds instead of concatenating, and depth goes where
+    maps are small. The coarsest map is gated by its own mean, which tells every pixel what the whole image shows.
     """
 
     CHANNELS = (16, 32, 64, 128, 192)  # of the maps at stride 2, 4, 8, 16, 32
@@ -129,7 +129,7 @@ class CompactFPN(nn.Module):
 
 
 def _resized(logits: Tensor, images: Tensor) -> Tensor:
-    """Logits at the size of the pictures."""
+    """Logits at the size of the images."""
     return F.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=False)
 
 
@@ -156,7 +156,7 @@ class TorchvisionNetwork(nn.Module):
 
 
 class SmpNetwork(nn.Module):
-    """One of segmentation_models.pytorch; pictures are continued at their lower right edge to the sides that it needs."""
+    """One of segmentation_models.pytorch; images are continued at their lower right edge to the sides that it needs."""
 
     def __init__(self, name: str, num_classes: int, pretrained: bool) -> None:
         super().__init__()
@@ -248,7 +248,7 @@ def published_normalisation(pretrained: bool) -> Normalisation | None:
 
 
 def _with_published_weights(network: TorchvisionNetwork, name: str) -> TorchvisionNetwork:
-    """torchvision's weights (COCO pictures, VOC classes); the last layer is fresh where the number of classes differs."""
+    """torchvision's weights (COCO images, VOC classes); the last layer is fresh where the number of classes differs."""
     from torchvision import models
 
     published = models.get_model_weights(name).DEFAULT.get_state_dict(check_hash=True, weights_only=True)

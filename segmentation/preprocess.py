@@ -1,4 +1,4 @@
-"""From a picture of any size to logits of that size: the one path that training, validation and inference share."""
+"""From an image of any size to logits of that size: the one path that training, validation and inference share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from core.errors import UsageError
 from core.i18n import tr
 from dataset.classes import UInt8
 
-EVAL_BATCH = 8  # pictures at once in validation and inference: one number, so that both give equal figures
+EVAL_BATCH = 8  # images at once in validation and inference: one number, so that both give equal figures
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ def native_logits(
     normalisation: Normalisation,
     device: torch.device,
 ) -> Iterator[Tensor]:
-    """Yield logits (num_classes, height, width) float32 at each picture's own size, from a batch (N,3,H,W) uint8.
+    """Yield logits (num_classes, height, width) float32 at each image's own size, from a batch (N,3,H,W) uint8.
 
-    One picture's at a time: at their own size they are by far the largest thing in memory.
+    One image's at a time: at their own size they are by far the largest thing in memory.
     """
     logits = network(to_input(images, normalisation, device)).float()
     for one, size in zip(logits, sizes, strict=True):

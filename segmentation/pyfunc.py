@@ -65,16 +65,16 @@ def _load_pyfunc(path: str) -> Segmenter:
 
 
 class Segmenter:
-    """Predicts for arrays, and for pictures as bytes or base64 text, as they come by way of JSON."""
+    """Predicts for arrays, and for images as bytes or base64 text, as they come by way of JSON."""
 
     def __init__(self, model: Model, device: Any) -> None:
         self.model, self.device = model, device
 
     def predict(self, data: Any, params: dict[str, Any] | None = None) -> Any:
-        """Class ids of pictures of any size.
+        """Class ids of images of any size.
 
         An array (H,W,3) or (N,H,W,3) of 0..255 gives an array (H,W) or (N,H,W) uint8 of class ids. A data frame or dict with
-        a column `image` of encoded pictures gives a data frame with `mask` (base64 of a palette PNG), `height`, `width`.
+        a column `image` of encoded images gives a data frame with `mask` (base64 of a palette PNG), `height`, `width`.
         Raises UsageError for anything else.
         """
         import pandas as pd  # type: ignore[import-untyped]  # which MLflow brings
@@ -119,10 +119,10 @@ class Segmenter:
         except (binascii.Error, TypeError) as error:
             raise UsageError(tr("not base64: {error}", error=error)) from error
         ids = self._ids(read_image(content))
-        picture = Image.fromarray(ids).convert("P")
-        picture.putpalette(self.model.classes.palette())
+        palette_image = Image.fromarray(ids).convert("P")
+        palette_image.putpalette(self.model.classes.palette())
         buffer = io.BytesIO()
-        picture.save(buffer, "PNG")
+        palette_image.save(buffer, "PNG")
         return {
             "mask": base64.b64encode(buffer.getvalue()).decode(),
             "height": int(ids.shape[0]),

@@ -18,11 +18,12 @@ from PIL import Image
 from core import i18n
 from core.errors import UsageError
 from core.i18n import set_language
-from dataset import validation
-from dataset.layout import SPLITS, data_files, is_empty, linked_folders
+from dataset import faults
+from dataset.faults import DataFaults, Fault
+from dataset.layout import SPLITS, data_files, is_empty, list_linked_directories
 from dataset.splits import extend_split, new_split, write_splits
 from dataset.summary import summary
-from dataset.validation import DataFaults, Fault, check_data
+from dataset.validation import check_data
 
 CAMVID = Path(os.environ.get("CAMVID_DIR") or Path(__file__).resolve().parents[2] / "shared" / "camvid")
 SIZE = (6, 8)  # height, width
@@ -76,7 +77,7 @@ def parted(tmp_path: Path) -> Path:
 def faults_of(root: Path) -> tuple[Fault, ...]:
     with pytest.raises(DataFaults) as caught:
         check_data(root, 0)
-    for fault in caught.value.faults[: validation.MAX_ROWS]:
+    for fault in caught.value.faults[: faults.MAX_ROWS]:
         assert fault.file in str(caught.value)
     assert caught.value.exit_code == 2
     return caught.value.faults
@@ -165,7 +166,7 @@ def test_both_layouts(flat: Path) -> None:
 def test_train_without_val(parted: Path) -> None:
     (parted / "val").rename(parted / "valid")
     file, expected, found = only_fault(parted)
-    assert (file, found) == ("val/images/", "none (folders: train/, valid/)")
+    assert (file, found) == ("val/images/", "none (directories: train/, valid/)")
     assert "use images/ + masks/" in expected
 
 
@@ -178,7 +179,7 @@ def test_truncated_image(flat: Path) -> None:
     path = flat / "images" / "a3.png"
     path.write_bytes(path.read_bytes()[:2000])
     file, expected, found = only_fault(flat)
-    assert (file, expected) == ("images/a3.png", "a whole picture")
+    assert (file, expected) == ("images/a3.png", "a complete image")
     assert found.startswith("unreadable, 2,000 bytes: ")
 
 
@@ -187,15 +188,15 @@ def test_unreadable_and_empty_files(flat: Path, part: str) -> None:
     (flat / part / "a1.png").write_bytes(b"not a picture at all")
     (flat / part / "a2.png").write_bytes(b"")
     first, second = faults_of(flat)
-    assert first == Fault(f"{part}/a1.png", "a whole picture", "unreadable, 20 bytes: cannot identify image file")
-    assert second == Fault(f"{part}/a2.png", "a readable picture", "an empty file (0 bytes)")
+    assert first == Fault(f"{part}/a1.png", "a complete image", "unreadable, 20 bytes: cannot identify image file")
+    assert second == Fault(f"{part}/a2.png", "a readable image", "an empty file (0 bytes)")
 
 
 def test_missing_partners(flat: Path) -> None:
     (flat / "masks" / "a4.png").rename(flat / "masks" / "a4_mask.png")
     (flat / "images" / "a5.png").unlink()
     assert faults_of(flat) == (
-        Fault("images/a4.png", "masks/a4.*", "no partner (a name like it: masks/a4_mask.png)"),
+        Fault("images/a4.png", "masks/a4.*", "no partner (similar name: masks/a4_mask.png)"),
         Fault("masks/a4_mask.png", "images/a4_mask.*", "no partner"),
         Fault("masks/a5.png", "images/a5.*", "no partner"),
     )
@@ -203,7 +204,7 @@ def test_missing_partners(flat: Path) -> None:
 
 def test_sizes_that_differ(flat: Path) -> None:
     put_mask(flat / "masks" / "a0.png", size=(8, 6))
-    assert only_fault(flat) == ("masks/a0.png", "8x6 (as the picture)", "6x8")
+    assert only_fault(flat) == ("masks/a0.png", "8x6 (size of the image)", "6x8")
 
 
 def test_sizes_are_compared_upright(parted: Path) -> None:
@@ -211,7 +212,7 @@ def test_sizes_are_compared_upright(parted: Path) -> None:
     exif[0x0112] = 6  # turn by 90 degrees to see it upright
     pixels = np.arange(48 * 3, dtype=np.uint8).reshape(6, 8, 3)
     Image.fromarray(pixels).save(parted / "train/images/train0.png", exif=exif)
-    assert only_fault(parted) == ("train/masks/train0.png", "6x8 (as the picture)", "8x6")
+    assert only_fault(parted) == ("train/masks/train0.png", "6x8 (size of the image)", "8x6")
     put_mask(parted / "train/masks/train0.png", size=(8, 6))
     assert check_data(parted, 0).pairs[0].height == 8
 
@@ -236,8 +237,8 @@ def test_same_picture_in_two_splits(parted: Path) -> None:
     twin.write_bytes((parted / "train/images/train2.png").read_bytes())
     assert only_fault(parted) == (
         "val/images/val1.png",
-        "a picture of one split only",
-        "the same as train/images/train2.png of train (val)",
+        "an image in one split only",
+        "same content as train/images/train2.png of train (this one: val)",
     )
 
 
@@ -252,8 +253,8 @@ def test_two_files_of_one_name_and_other_files(flat: Path) -> None:
     first, second, third = faults_of(flat)
     assert [first.file, second.file] == ["images/a6.bmp", "images/a6.png"]
     assert first.found == "2: images/a6.bmp, images/a6.png"
-    assert (third.file, third.found) == ("masks/notes.txt", "not a picture")
-    assert third.expected.startswith("a picture (.png .jpg")
+    assert (third.file, third.found) == ("masks/notes.txt", "not an image")
+    assert third.expected.startswith("an image (.png .jpg")
 
 
 def test_links(flat: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -265,10 +266,10 @@ def test_links(flat: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     (flat / "images" / "loop").symlink_to(flat)
     (flat / "images" / "self.png").symlink_to("self.png")
     put_mask(flat / "masks" / "self.png")
-    assert linked_folders(flat) == ["images/loop"]
+    assert list_linked_directories(flat) == ["images/loop"]
     assert not any(name.startswith("images/loop") for name in data_files(flat))
     found = {fault.file: fault.found for fault in faults_of(flat) if fault.expected != "a readable file"}
-    assert found == {"images/loop": "a link to a folder", "images/self.png": "a broken link"}
+    assert found == {"images/loop": "a link to a directory", "images/self.png": "a broken link"}
 
 
 def test_a_linked_layout_folder_is_followed(flat: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -280,7 +281,7 @@ def test_a_linked_layout_folder_is_followed(flat: Path, tmp_path_factory: pytest
 
 
 def test_all_faults_come_at_once_and_the_table_is_capped(flat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation, "MAX_ROWS", 3)
+    monkeypatch.setattr(faults, "MAX_ROWS", 3)
     for number in range(5):
         (flat / "images" / f"a{number}.png").write_bytes(b"broken")
     with pytest.raises(DataFaults) as caught:
@@ -423,7 +424,7 @@ def test_own_split_files(flat: Path) -> None:
         ("val", "a3"),
     ]
     assert data.unlisted == 7
-    assert "left out, as no split file lists them: 7 pictures" in summary(data)
+    assert "not used, because no split file lists them: 7 images" in summary(data)
     assert (flat / "splits" / "val.txt").read_text() == "a3\n"
 
 
@@ -431,11 +432,11 @@ def test_faults_of_own_split_files(flat: Path) -> None:
     own_split(flat, train="a0\ngone\na0\n")
     assert faults_of(flat) == (
         Fault("splits/train.txt", "a name of images/", "'gone' (line 2)"),
-        Fault("splits/train.txt", "each name once", "'a0' (line 3): in train.txt too"),
+        Fault("splits/train.txt", "each name once", "'a0' (line 3): also in train.txt"),
         Fault("splits/val.txt", "at least one name", "no such file"),
     )
     own_split(flat, train="a0\n", val="a0\n")
-    assert Fault("splits/val.txt", "each name once", "'a0' (line 1): in train.txt too") in faults_of(flat)
+    assert Fault("splits/val.txt", "each name once", "'a0' (line 1): also in train.txt") in faults_of(flat)
 
 
 def test_split_file_that_is_not_text(flat: Path) -> None:

@@ -77,7 +77,7 @@ def test_a_data_set_becomes_a_data_folder_that_passes_the_check(
     public.fetch(name, tmp_path, seed=0)
     data = check_data(tmp_path, 0)
     assert {split: len(data.split(split)) for split in counts} == counts and data.classes.names == classes
-    assert not (tmp_path / public.ARCHIVES).exists() and "left out 1 pictures" in capsys.readouterr().out
+    assert not (tmp_path / public.ARCHIVES).exists() and "left out 1 duplicate images" in capsys.readouterr().out
     public.fetch(name, tmp_path, seed=0)  # it is there: nothing to do
     with pytest.raises(UsageError, match="holds other data"):
         public.fetch(next(other for other in public.DATASETS if other != name), tmp_path, seed=0)
@@ -88,7 +88,7 @@ def test_no_network_is_said_and_a_second_call_goes_on(tmp_path: Path, monkeypatc
         raise urllib.error.URLError("no route to host")
 
     monkeypatch.setattr("torchvision.datasets.oxford_iiit_pet.download_and_extract_archive", offline)
-    with pytest.raises(AppError, match=r"cannot download the data set oxford-iiit-pet .*no route to host.*go online"):
+    with pytest.raises(AppError, match=r"cannot download the data set oxford-iiit-pet .*no route to host.*check the network"):
         public.fetch("oxford-iiit-pet", tmp_path, seed=0)
     fake_pets(tmp_path / public.ARCHIVES)
     public.fetch("oxford-iiit-pet", tmp_path, seed=0)

@@ -74,7 +74,7 @@ def test_a_champion_is_measured_again_on_other_data(lab: Lab) -> None:
     old = gate.load(lab.lake, run_lineage(lab.client.get_run(lab.tags("1")["run_id"])), CPU, lab.settings.cache_dir)
     again = evaluation.measure(old, items, classes, CPU)
     keep = [i for i, item in enumerate(items) if item.name != "t0"]
-    assert found["champion"] == pytest.approx(again.only(keep).figure("miou"))
+    assert found["champion"] == pytest.approx(again.only(keep).metric("miou"))
     assert found["champion_version"] == f"{lab.name} v1"
 
 

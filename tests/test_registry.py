@@ -18,7 +18,7 @@ from registry import promotion
 from registry.gate import class_minimum, gain_interval
 from registry.promotion import Promotion
 from registry.versions import Registry
-from segmentation.evaluation import Measured
+from segmentation.evaluation import EvaluationResult
 from tests.life import NAME, REPO, Life
 from utils import local_lakefs, mlflow_utils
 from utils.lakefs_utils import LakeFS
@@ -171,9 +171,9 @@ def test_a_figure_that_is_not_found_again_speaks_against_the_model(life: Life, l
 # --- the gate's arithmetic ------------------------------------------------------------------------------------------
 
 
-def measured(counts: np.ndarray) -> Measured:
+def measured(counts: np.ndarray) -> EvaluationResult:
     classes = ClassMap((0, 1), ("a", "b"), ((0, 0, 0), (1, 1, 1)))
-    return Measured(tuple(map(str, range(len(counts)))), classes, counts.astype(np.int64), 1.0)
+    return EvaluationResult(tuple(map(str, range(len(counts)))), classes, counts.astype(np.int64), 1.0)
 
 
 def test_resampling_gives_the_figures_of_the_confusion_matrix() -> None:
@@ -182,10 +182,10 @@ def test_resampling_gives_the_figures_of_the_confusion_matrix() -> None:
     counts[:, 2] = 0  # the class that stands for what the data do not know is never a label
     model = measured(counts)
     for figure in ("miou", "accuracy"):
-        assert model.resampled(figure, np.ones((1, 7), np.int64))[0] == pytest.approx(model.figure(figure))
+        assert model.resampled(figure, np.ones((1, 7), np.int64))[0] == pytest.approx(model.metric(figure))
         twice = np.array([[2, 0, 1, 0, 0, 0, 4]])
         repeated = measured(np.concatenate([counts[[0, 0, 2]], counts[[6] * 4]]))
-        assert model.resampled(figure, twice)[0] == pytest.approx(repeated.figure(figure))
+        assert model.resampled(figure, twice)[0] == pytest.approx(repeated.metric(figure))
 
 
 def test_the_interval_holds_the_gain_and_tells_chance_from_gain() -> None:
@@ -195,13 +195,13 @@ def test_the_interval_holds_the_gain_and_tells_chance_from_gain() -> None:
     new = old.copy()
     new[:, 0, 0] += 30  # every picture is a little better
     low, high = gain_interval(measured(old), measured(new), "miou", 0.95)
-    gain = measured(new).figure("miou") - measured(old).figure("miou")
+    gain = measured(new).metric("miou") - measured(old).metric("miou")
     assert 0 < low < gain < high
     assert gain_interval(measured(old), measured(new), "miou", 0.95) == (low, high), "the same call, the same interval"
     one = old.copy()
     one[0, 0, 0] += 500  # one picture alone is better
     low, _ = gain_interval(measured(old), measured(one), "miou", 0.95)
-    assert low <= 0 < measured(one).figure("miou") - measured(old).figure("miou")
+    assert low <= 0 < measured(one).metric("miou") - measured(old).metric("miou")
 
 
 def test_minimum_of_classes() -> None:
