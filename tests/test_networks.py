@@ -93,5 +93,5 @@ def test_weights_that_cannot_be_had_are_said(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
-    with pytest.raises(AppError, match=r"cannot fetch the published weights of 'fcn_resnet50' .*no route to host"):
+    with pytest.raises(AppError, match=r"cannot download the published weights of 'fcn_resnet50' .*no route to host"):
         build_network("fcn_resnet50", 2, pretrained=True)
