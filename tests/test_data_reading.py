@@ -1,4 +1,4 @@
-"""Class maps, how pictures and masks of every kind are read, and the generated sample set."""
+"""Class maps, how images and masks of every kind are read, and the generated sample set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures in tiles: equal to the whole, blended where they cannot be, smaller where memory runs out."""
+"""Images in tiles: equal to the whole, blended where they cannot be, smaller where memory runs out."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from segmentation.preprocess import native_logits
 from tests.test_inference import CPU, make_model
 
 
-def lively(name: str, num_classes: int = 3) -> nn.Module:
+def randomized_network(name: str, num_classes: int = 3) -> nn.Module:
     """Weights and statistics that are far from a fresh network's, so that every layer and every gate matters."""
     torch.manual_seed(1)
     network = build_network(name, num_classes).eval()
@@ -47,7 +47,7 @@ def lively(name: str, num_classes: int = 3) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
-    return lively("compact_unet")
+    return randomized_network("compact_unet")
 
 
 def joined(forward: tiling.Forward, image: Tensor, tile: int, margin: int) -> Tensor:
@@ -58,7 +58,7 @@ def joined(forward: tiling.Forward, image: Tensor, tile: int, margin: int) -> Te
     return torch.cat([band for _, band in bands], 1)
 
 
-def test_tiles_equal_the_whole_picture(network: nn.Module) -> None:
+def test_tiles_equal_the_full_image(network: nn.Module) -> None:
     margin = tiling.measure_receptive_field(network, CPU)
     assert margin == 128
     for height, width in ((512, 420), (390, 470), (200, 482)):
@@ -69,7 +69,7 @@ def test_tiles_equal_the_whole_picture(network: nn.Module) -> None:
     assert (joined(network, image, 384, 0) - whole).abs().max() > 1e-3, "without the margin they differ"
 
 
-def test_a_network_without_an_end_is_blended_without_a_jump() -> None:
+def test_network_with_unlimited_receptive_field_is_blended_without_seams() -> None:
     def forward(images: Tensor) -> Tensor:
         """Depends on the whole of what it sees."""
         return F.avg_pool2d(images, 1) + images.mean((2, 3), keepdim=True)
@@ -93,7 +93,7 @@ def noise(height: int, width: int) -> UInt8:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def test_a_picture_of_the_training_is_the_same_whole_and_with_tiles() -> None:
+def test_an_image_of_the_training_is_the_same_whole_and_with_tiles() -> None:
     model = make_model((384, 480))
     image = noise(384, 480)
     results = []
@@ -126,7 +126,7 @@ def test_the_mirror_image_is_averaged() -> None:
     assert found is not None and np.allclose(found, wanted.numpy(), atol=1e-3)
 
 
-def test_out_of_memory_means_smaller_tiles_and_batches(capsys: pytest.CaptureFixture[str]) -> None:
+def test_out_of_memory_causes_smaller_tiles_and_batches(capsys: pytest.CaptureFixture[str]) -> None:
     model, most = make_model(), 130 * 130
 
     def small_machine(images: Tensor) -> Tensor:
@@ -176,7 +176,7 @@ if not forward:  # what ONNX Runtime keeps after a failure differs from run to r
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and RLIMIT_AS")
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
-def test_memory_that_is_really_short_means_smaller_tiles_and_batches(engine: str, tmp_path: Path) -> None:
+def test_real_memory_limit_causes_smaller_tiles_and_batches(engine: str, tmp_path: Path) -> None:
     if engine == "onnxruntime":
         for package in export.NEEDED["onnx"]:
             pytest.importorskip(package)
@@ -190,7 +190,7 @@ def test_memory_that_is_really_short_means_smaller_tiles_and_batches(engine: str
         assert (done.stdout, done.stderr) == ("8\n", "")
 
 
-def test_pictures_at_their_own_size_are_in_memory_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_at_their_own_size_are_in_memory_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their logits are the largest thing by far: a batch of them in each stream was killed for it."""
     held: list[weakref.ref[Tensor]] = []
     most = 0
@@ -214,9 +214,9 @@ def test_pictures_at_their_own_size_are_in_memory_one_by_one(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("name", ["compact_fpn", "lraspp_mobilenet_v3_large"])
-def test_a_network_that_looks_at_the_whole_picture_sees_it_in_each_tile(name: str) -> None:
-    """One with a mean over the picture, and one with nine of which each depends on those before."""
-    network = lively(name)
+def test_a_network_that_looks_at_the_full_image_sees_it_in_each_tile(name: str) -> None:
+    """One with a mean over the image, and one with nine of which each depends on those before."""
+    network = randomized_network(name)
     means = GlobalPoolingOverride(network)
     margin = tiling.measure_receptive_field(means.forward_without_means, CPU, 512)
     tile = 2 * margin + 96
@@ -234,8 +234,8 @@ def test_a_network_that_looks_at_the_whole_picture_sees_it_in_each_tile(name: st
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
 @pytest.mark.parametrize("flip", [False, True])
 def test_the_default_network_in_tiles_is_equal_to_the_whole(flip: bool, engine: str) -> None:
-    """An exported file cannot be told the picture's mean: the network itself computes its tiles."""
-    model = replace(make_model((600, 720)), network=lively("compact_fpn", 2), architecture="compact_fpn")
+    """An exported file cannot be told the image's mean: the network itself computes its tiles."""
+    model = replace(make_model((600, 720)), network=randomized_network("compact_fpn", 2), architecture="compact_fpn")
     image = noise(600, 720) // 2 + np.linspace(0, 127, 720, dtype=np.uint8)[:, None]
     forward = None if engine == "torch" else (lambda images: torch.zeros(len(images), 2, *images.shape[-2:]))
     methods = (Method(flip=flip, probabilities=True), Method(tile=480, flip=flip, probabilities=True))
