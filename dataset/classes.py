@@ -1,4 +1,4 @@
-"""What mask values mean: classes, their names and colours, from classes.json or from the masks themselves."""
+"""Classes of mask values, with names and colours, from classes.json or from the masks themselves."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import numpy.typing as npt
 
 from core.i18n import tr
 
-IGNORE_INDEX = 255  # class index of a pixel left out of every loss and metric
+IGNORE_INDEX = 255  # class index of a pixel that is excluded from every loss and metric
 CLASSES_FILE = "classes.json"
 UInt8 = npt.NDArray[np.uint8]
 
 
 class InvalidFileError(Exception):
-    """What a file should hold and what it holds; `problems` are (expected, found) texts."""
+    """A file with invalid content; `problems` are (expected, found) texts."""
 
     def __init__(self, *problems: tuple[str, str]) -> None:
         super().__init__("; ".join(tr("expected {e}, found {f}", e=e, f=f) for e, f in problems))
@@ -31,7 +31,7 @@ class InvalidFileError(Exception):
 
 @dataclass(frozen=True)
 class ClassMap:
-    """Mask value <-> class index; the index is the position in `ids`. Only learnt classes have an index."""
+    """Mapping of mask value to class index, the position in `ids`. Only classes that are not ignored have an index."""
 
     ids: tuple[int, ...]
     names: tuple[str, ...]
@@ -45,12 +45,12 @@ class ClassMap:
 
     @property
     def known(self) -> tuple[int, ...]:
-        """Every mask value that may occur, sorted."""
+        """All valid mask values, sorted."""
         return tuple(sorted((*self.ids, *self.ignore_ids)))
 
     @functools.cached_property
     def _tables(self) -> tuple[UInt8, npt.NDArray[np.bool_]]:
-        """Value -> index, and value -> known; both have 256 entries."""
+        """Lookup tables value -> index and value -> known, (256,) each."""
         index = np.full(256, IGNORE_INDEX, np.uint8)
         index[list(self.ids)] = np.arange(len(self.ids), dtype=np.uint8)
         known = np.zeros(256, np.bool_)
@@ -58,18 +58,18 @@ class ClassMap:
         return index, known
 
     def encode(self, values: UInt8) -> UInt8:
-        """Mask values (H,W) uint8 -> class indices (H,W) uint8, `IGNORE_INDEX` where ignored.
+        """Return class indices (H,W) uint8 of mask values (H,W) uint8, `IGNORE_INDEX` where ignored.
 
         Raises ValueError that lists the unknown values.
         """
         index, known = self._tables
         if not known[values].all():
             unknown = [int(value) for value in np.unique(values) if not known[value]]
-            raise ValueError(tr("unknown values {unknown}", unknown=few(unknown)))
+            raise ValueError(tr("unknown values {unknown}", unknown=abbreviate(unknown)))
         return index[values]
 
     def decode(self, indices: UInt8) -> UInt8:
-        """Class indices (H,W) uint8 -> mask values (H,W) uint8; `IGNORE_INDEX` -> the first ignored id, or 255.
+        """Return mask values (H,W) uint8 of class indices (H,W) uint8; `IGNORE_INDEX` -> the first ignored id, or 255.
 
         Raises ValueError for an index that no class has.
         """
@@ -81,14 +81,14 @@ class ClassMap:
         return values[indices]
 
     def palette(self) -> bytes:
-        """768 bytes, RGB by mask value, for a palette PNG; values of no class are black."""
+        """Return 768 bytes, RGB by mask value, for a palette PNG; values without a class are black."""
         table = np.zeros((256, 3), np.uint8)
         for value, color in zip(self.ids + self.ignore_ids, self.colors + self.ignore_colors, strict=True):
             table[value] = color
         return table.tobytes()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, ints and strings, to travel inside a model file."""
+        """Return plain lists, ints and strings, to be stored in a model file."""
         return {
             "ids": list(self.ids),
             "names": list(self.names),
@@ -99,7 +99,7 @@ class ClassMap:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ClassMap:
-        """What `to_dict` gave. Raises KeyError for a missing entry, ValueError for lists that do not fit together."""
+        """Return the class map of `to_dict`. Raises KeyError for a missing entry, ValueError for lists of unequal length."""
         made = cls(
             ids=tuple(int(value) for value in values["ids"]),
             names=tuple(str(name) for name in values["names"]),
@@ -113,7 +113,7 @@ class ClassMap:
 
 
 def build_classes(entries: Iterable[tuple[int, str, tuple[int, int, int] | None, bool]]) -> ClassMap:
-    """A class map from (id, name, colour or None, ignored?), ordered by id; missing colours are chosen."""
+    """Return a class map from (id, name, colour or None, ignored?), ordered by id; missing colours are chosen."""
     ordered = sorted(entries, key=lambda entry: entry[0])
     taken = {color for _, _, color, _ in ordered if color is not None}
     colors: list[tuple[int, int, int]] = []
@@ -134,7 +134,7 @@ def build_classes(entries: Iterable[tuple[int, str, tuple[int, int, int] | None,
 
 
 def _free_color(value: int, taken: Collection[tuple[int, int, int]]) -> tuple[int, int, int]:
-    """Black for 0, else a hue by the golden ratio: neighbours differ much, and none is grey.
+    """Return black for 0, else a hue by the golden ratio: neighbouring ids differ strongly, and none is grey.
 
     No greys, so that a colour mask whose channels are all equal is never mistaken for these colours.
     """
@@ -150,9 +150,9 @@ def _free_color(value: int, taken: Collection[tuple[int, int, int]]) -> tuple[in
 
 
 def read_classes(path: Path) -> ClassMap:
-    """The class map of a `classes.json`: a list of {id, name[, color][, ignore]}, or that under "classes".
+    """Return the class map of a `classes.json`: a list of {id, name[, color][, ignore]}, or that under "classes".
 
-    Raises Misfit with everything that is wrong in it.
+    Raises InvalidFileError with all problems of the file.
     """
     problems: list[tuple[str, str]] = []
     try:
@@ -163,7 +163,7 @@ def read_classes(path: Path) -> ClassMap:
         _check_keys(content, ("classes",), "", problems)
         content = content.get("classes")
     if not isinstance(content, list):
-        raise InvalidFileError(*problems, (tr("a list of classes [...]"), _shown(content)))
+        raise InvalidFileError(*problems, (tr("a list of classes [...]"), _format_value(content)))
     entries = [entry for number, item in enumerate(content, 1) if (entry := _class_entry(item, number, problems))]
     for position, label in ((0, "id"), (1, "name")):
         seen: set[object] = set()
@@ -183,22 +183,22 @@ def read_classes(path: Path) -> ClassMap:
 def _class_entry(
     item: Any, number: int, problems: list[tuple[str, str]]
 ) -> tuple[int, str, tuple[int, int, int] | None, bool] | None:
-    """One entry of `classes.json`, or None after its problems are noted."""
+    """Return one entry of `classes.json`; None if it is invalid, with its problems appended to `problems`."""
     before, where = len(problems), tr("class {number}: ", number=number)
     if not isinstance(item, dict):
-        problems.append((f'{where}{{"id": 0, "name": "..."}}', _shown(item)))
+        problems.append((f'{where}{{"id": 0, "name": "..."}}', _format_value(item)))
         return None
     _check_keys(item, ("id", "name", "color", "ignore"), where, problems)
     value, name, color, off = item.get("id"), item.get("name"), item.get("color"), item.get("ignore", False)
     if not _is_byte(value):
-        problems.append((where + tr("id is a whole number from 0 to 255"), _shown(value)))
+        problems.append((where + tr("id is a whole number from 0 to 255"), _format_value(value)))
     if not isinstance(name, str) or not name.strip():
-        problems.append((where + tr("a name that is not empty"), _shown(name)))
+        problems.append((where + tr("a name that is not empty"), _format_value(name)))
     if color is not None and not (isinstance(color, list) and len(color) == 3 and all(map(_is_byte, color))):
         expected = tr("color is [red, green, blue], 0 to 255 each")
-        problems.append((where + expected, _shown(color)))
+        problems.append((where + expected, _format_value(color)))
     if not isinstance(off, bool):
-        problems.append((where + tr("ignore is true or false"), _shown(off)))
+        problems.append((where + tr("ignore is true or false"), _format_value(off)))
     if len(problems) > before:
         return None
     assert isinstance(value, int) and isinstance(name, str)  # for the type checker: tested above
@@ -223,8 +223,8 @@ def _as_color(color: Iterable[int]) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _shown(value: object) -> str:
-    """A JSON value as a person wrote it, short; a missing one is said to be missing."""
+def _format_value(value: object) -> str:
+    """Return a JSON value as it was written, at most 60 characters, or "missing"."""
     if value is None:
         return tr("missing")
     text = json.dumps(value, ensure_ascii=False)
@@ -232,15 +232,15 @@ def _shown(value: object) -> str:
 
 
 def classes_from_values(values: Collection[int]) -> ClassMap:
-    """The classes of masks that come without a `classes.json`, from all values that occur in them.
+    """Return the classes of masks that come without a `classes.json`, from all values that occur in them.
 
     {0, 255} and {0, 1} are background and foreground; 255 beside other values is ignored; the others are class_<id>.
-    Raises Misfit when fewer than two classes or more than 255 are left.
+    Raises InvalidFileError when fewer than two classes or more than 255 are left.
     """
     learnt = sorted(values) if set(values) <= {0, 255} else sorted(set(values) - {255})
     if not 2 <= len(learnt) <= 255:
         expected = tr("2 to 255 class values in all masks together")
-        found = tr("{count}: {learnt}", count=len(learnt), learnt=few(learnt))
+        found = tr("{count}: {learnt}", count=len(learnt), learnt=abbreviate(learnt))
         raise InvalidFileError(
             (tr("{expected} (or {classes_file})", expected=expected, classes_file=CLASSES_FILE), found)
         )
@@ -251,8 +251,8 @@ def classes_from_values(values: Collection[int]) -> ClassMap:
     return build_classes(entries + ignored)
 
 
-def few(values: Iterable[object], limit: int = 8) -> str:
-    """The first few of them, and how many more there are."""
+def abbreviate(values: Iterable[object], limit: int = 8) -> str:
+    """Return the first `limit` values, and how many more there are."""
     listed = [str(value) for value in values]
     more = len(listed) - limit
     return ", ".join(listed[:limit]) + (tr(" and {more} more", more=more) if more > 0 else "")

@@ -1,4 +1,4 @@
-"""What changed between two versions of masks: pixels and pictures of each class."""
+"""Compare two versions of masks: changed pixels and images of each class."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from core.i18n import tr
 from core.reporting import warn
 from dataset.classes import CLASSES_FILE, ClassMap, InvalidFileError, UInt8, read_classes
 from dataset.images import bilevel_high, decode_mask
-from dataset.layout import SPLITS, is_picture
+from dataset.layout import SPLITS, is_image
 
 _MASK = re.compile(rf"(?:(?:{'|'.join(SPLITS)})/)?masks/.+")
 
@@ -26,41 +26,41 @@ def _zeros() -> npt.NDArray[np.int64]:
 
 @dataclass
 class MaskChanges:
-    """By mask value: pixels that became it and ceased to be it, pictures that got it, lost it, and have it changed."""
+    """Changes by mask value, 256 entries each: pixels gained and lost; images that gained, lost or changed the value."""
 
     gained: npt.NDArray[np.int64] = field(default_factory=_zeros)
     lost: npt.NDArray[np.int64] = field(default_factory=_zeros)
-    pictures_gained: npt.NDArray[np.int64] = field(default_factory=_zeros)
-    pictures_lost: npt.NDArray[np.int64] = field(default_factory=_zeros)
-    pictures_changed: npt.NDArray[np.int64] = field(default_factory=_zeros)
+    images_gained: npt.NDArray[np.int64] = field(default_factory=_zeros)
+    images_lost: npt.NDArray[np.int64] = field(default_factory=_zeros)
+    images_changed: npt.NDArray[np.int64] = field(default_factory=_zeros)
 
     def add(self, before: UInt8 | None, after: UInt8 | None) -> None:
-        """One mask (H,W) uint8 on both sides; None where it is not there. Of another size, all its pixels count."""
-        gone, come = _counts(before), _counts(after)
-        self.pictures_gained += (gone == 0) & (come > 0)
-        self.pictures_lost += (gone > 0) & (come == 0)
+        """Add one mask (H,W) uint8 of both versions; None where it does not exist. If the sizes differ, all pixels count."""
+        removed, added = _counts(before), _counts(after)
+        self.images_gained += (removed == 0) & (added > 0)
+        self.images_lost += (removed > 0) & (added == 0)
         if before is not None and after is not None and before.shape == after.shape:
             differs = before != after
-            gone, come = _counts(before[differs]), _counts(after[differs])
-        self.lost += gone
-        self.gained += come
-        self.pictures_changed += (gone > 0) | (come > 0)
+            removed, added = _counts(before[differs]), _counts(after[differs])
+        self.lost += removed
+        self.gained += added
+        self.images_changed += (removed > 0) | (added > 0)
 
     def text(self, classes: ClassMap | None) -> str:
-        """A table with a row for each value that changed."""
+        """Return a table with a row for each value that changed."""
         names = dict(zip(classes.ids, classes.names, strict=True)) if classes else {}
         rows = [
             (
                 str(value),
                 names.get(value, f"class_{value}" if not classes else tr("(ignored)")),
                 f"+{self.gained[value]:,} -{self.lost[value]:,}",
-                f"+{self.pictures_gained[value]} -{self.pictures_lost[value]}",
-                str(self.pictures_changed[value]),
+                f"+{self.images_gained[value]} -{self.images_lost[value]}",
+                str(self.images_changed[value]),
             )
-            for value in np.flatnonzero(self.pictures_changed).tolist()
+            for value in np.flatnonzero(self.images_changed).tolist()
         ]
-        headers = ("id", tr("class"), tr("pixels"), tr("pictures"))
-        return format_table((*headers, tr("pictures changed")), rows)
+        headers = ("id", tr("class"), tr("pixels"), tr("images"))
+        return format_table((*headers, tr("images changed")), rows)
 
 
 def _counts(values: UInt8 | None) -> npt.NDArray[np.int64]:
@@ -68,13 +68,13 @@ def _counts(values: UInt8 | None) -> npt.NDArray[np.int64]:
 
 
 def is_mask(name: str) -> bool:
-    """Whether a path below the data folder is that of a mask, in either layout."""
-    return bool(_MASK.fullmatch(name)) and is_picture(name)
+    """Return whether a path below the data directory is that of a mask, in either layout."""
+    return bool(_MASK.fullmatch(name)) and is_image(name)
 
 
 def compare_masks(before: Path, after: Path, names: Iterable[str]) -> str:
-    """The table for these masks of two data folders; a file that is no mask is named and left out."""
-    sides = [(folder, class_map(folder)) for folder in (before, after)]
+    """Return the table for these masks of two data directories; warn about unreadable files and skip them."""
+    sides = [(folder, read_class_map(folder)) for folder in (before, after)]
     changes = MaskChanges()
     for name in names:
         try:
@@ -84,8 +84,8 @@ def compare_masks(before: Path, after: Path, names: Iterable[str]) -> str:
     return changes.text(sides[1][1] or sides[0][1])
 
 
-def class_map(folder: Path) -> ClassMap | None:
-    """The classes of a folder's classes.json; None where there is none, or none that can be read."""
+def read_class_map(folder: Path) -> ClassMap | None:
+    """Return the classes of a directory's classes.json; None if it is missing or invalid."""
     try:
         return read_classes(folder / CLASSES_FILE) if (folder / CLASSES_FILE).exists() else None
     except InvalidFileError:

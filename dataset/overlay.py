@@ -10,28 +10,28 @@ from PIL import Image, ImageChops
 from dataset.classes import IGNORE_INDEX, ClassMap, UInt8
 
 OVERLAY_SHARE = 0.55  # of the class colour in an overlay
-# Of a collection of fonts matplotlib knows the first by name: that of "Noto Sans CJK" is the Japanese one, which has Korean too.
+# matplotlib lists a font collection under its first name: "Noto Sans CJK" is listed as JP, and contains Korean too.
 KOREAN_FONTS = ("Malgun Gothic", "AppleGothic", "NanumGothic", "Noto Sans CJK KR", "Noto Sans KR", "Noto Sans CJK JP")
 
 
 def overlay(image: UInt8, indices: UInt8, classes: ClassMap) -> UInt8:
-    """The picture (H,W,3) uint8 with the colours of its classes (H,W) uint8 laid over; ignored pixels stay as they are."""
-    # Tables of 256 entries that Pillow applies, a fifth of the time of numpy's: this runs for every prediction.
+    """Return the image (H,W,3) uint8 blended with the colours of its classes (H,W) uint8; ignored pixels are unchanged."""
+    # Pillow's lookup tables of 256 entries take a fifth of numpy's time; this runs for every prediction.
     dimmed = [int(value * (1 - OVERLAY_SHARE)) for value in range(256)]
     colors = np.zeros((256, 3), np.uint8)
     colors[: classes.num_classes] = (np.array(classes.colors) * OVERLAY_SHARE).astype(np.uint8)
     layer = Image.fromarray(indices)
     layer.putpalette(colors.tobytes())
-    picture = Image.fromarray(image)
-    blended = ImageChops.add(picture.point(dimmed * 3), layer.convert("RGB"))
+    base = Image.fromarray(image)
+    blended = ImageChops.add(base.point(dimmed * 3), layer.convert("RGB"))
     ignored = indices == IGNORE_INDEX
     if ignored.any():
-        blended.paste(picture, mask=Image.fromarray(ignored))
+        blended.paste(base, mask=Image.fromarray(ignored))
     return np.asarray(blended)
 
 
 def title_font(size: int) -> Any:
-    """Pillow's font for titles of this size (pixels): a Korean one where it is installed, as names may be Korean."""
+    """Return Pillow's font for titles of this size (pixels): a Korean one if installed, because names may be Korean."""
     from matplotlib import font_manager
     from PIL import ImageFont
 

@@ -1,4 +1,4 @@
-"""train.py --dataset NAME: data sets that people start with, through torchvision, in the layout of this project."""
+"""Download public data sets for train.py --dataset NAME, through torchvision, into the layout of this project."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from dataset.layout import is_empty
 from dataset.splits import new_split, write_splits
 from dataset.synthetic import fill_folder
 
-MARK = ".dataset"  # which one lies in a data folder; hidden, as is the next: no part of the data
-ARCHIVES = ".download"  # what torchvision fetched and unpacked, until all of it is in place
+MARK = ".dataset"  # names the data set in a data directory; hidden, so not part of the data
+ARCHIVES = ".download"  # what torchvision downloaded and unpacked; removed at the end; hidden too
 PET_CLASSES = ((1, "pet"), (2, "background"), (3, "border"))
 VOC_CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
-Triple = tuple[str, Path, Path]  # split, picture, mask
+Triple = tuple[str, Path, Path]  # split, image, mask
 
 
 def fetch(name: str, root: Path, seed: int) -> None:
-    """Bring a data set into an empty folder; one that holds it already is left alone.
+    """Download a data set into an empty directory; do nothing if the directory holds it already.
 
-    Raises UsageError where the folder holds other data, AppError where the download fails.
+    Raises UsageError if the directory holds other data, AppError if the download fails.
     """
     mark = root / MARK
     if mark.exists() and mark.read_text(encoding="utf-8") == name and not is_empty(root):
         return
     if not is_empty(root):
         raise UsageError(
-            tr("{root}: holds other data: give an empty folder by --data-dir, or leave out --dataset", root=root)
+            tr("{root}: holds other data: set --data-dir to an empty directory, or omit --dataset", root=root)
         )
     archives = root / ARCHIVES
     archives.mkdir(parents=True, exist_ok=True)
     notify(tr("downloading the data set {name}", name=name))
     try:
-        triples = without_twins(DATASETS[name](archives, seed))
+        triples = remove_duplicates(DATASETS[name](archives, seed))
     except (OSError, RuntimeError) as error:  # no network, a broken archive, a full disk
         reason = describe_error(error)
         raise AppError(
             tr(
-                "cannot download the data set {name} ({reason}): go online and run again, or first remove {archives}",
+                "cannot download the data set {name} ({reason}): check the network and run again, or delete {archives} first",
                 name=name,
                 reason=reason,
                 archives=archives,
@@ -59,21 +59,20 @@ def fetch(name: str, root: Path, seed: int) -> None:
     shutil.rmtree(archives)
 
 
-def without_twins(triples: Iterable[Triple]) -> list[Triple]:
-    """Each picture once: one that is in two splits would let the network see what it is measured on."""
+def remove_duplicates(triples: Iterable[Triple]) -> list[Triple]:
+    """Return each image once: a duplicate in two splits would leak evaluation images into training."""
     first: dict[str, Triple] = {}
     count = 0
     for triple in triples:
         first.setdefault(file_sha256(triple[1]), triple)
         count += 1
     if len(first) < count:
-        twins = count - len(first)
-        notify(tr("left out {twins} pictures that are there twice", twins=twins))
+        notify(tr("left out {count} duplicate images", count=count - len(first)))
     return list(first.values())
 
 
 def _arrange(staging: Path, name: str, triples: list[Triple], seed: int) -> None:
-    """Pictures, masks, classes.json and splits, as files of their own: the archives are removed."""
+    """Write images, masks, classes.json and splits as copies, because the archives are removed."""
     for part in ("images", "masks"):
         (staging / part).mkdir(parents=True)
     for _, image, mask in progress(triples, len(triples), tr("arranging the data"), tr("pairs")):
@@ -84,20 +83,29 @@ def _arrange(staging: Path, name: str, triples: list[Triple], seed: int) -> None
 
 
 def _torchvision(make: Callable[..., Any], **arguments: Any) -> Any:
-    """The data set from what is there already, else downloaded."""
+    """Return the torchvision data set, downloaded unless it is there already."""
     try:
         return make(**arguments, download=False)
     except RuntimeError:
         return make(**arguments, download=True)
 
 
+def _pet_files(pets: Any) -> list[tuple[Path, Path]]:
+    """Return (image, mask) paths of an OxfordIIITPet.
+
+    Private attributes: torchvision has no public list of these files. Tested up to torchvision 0.29; check them
+    before allowing a newer version.
+    """
+    return list(zip(pets._images, pets._segs, strict=True))
+
+
 def _pet(archives: Path, seed: int) -> Iterator[Triple]:
-    """Oxford-IIIT Pet (Parkhi et al., 2012): its trainval split is parted into train and val, 9 to 1."""
+    """Yield Oxford-IIIT Pet (Parkhi et al., 2012); its trainval split is divided into train and val, 9 to 1."""
     from torchvision.datasets import OxfordIIITPet
 
     for split in ("trainval", "test"):
         pets = _torchvision(OxfordIIITPet, root=archives, split=split, target_types="segmentation")
-        pairs = list(zip(pets._images, pets._segs, strict=True))
+        pairs = _pet_files(pets)
         own = new_split([image.stem for image, _ in pairs], seed)
         for image, mask in pairs:
             held_out = own[image.stem] == "val"
@@ -105,7 +113,7 @@ def _pet(archives: Path, seed: int) -> Iterator[Triple]:
 
 
 def _voc(archives: Path, _seed: int) -> Iterator[Triple]:
-    """Pascal VOC 2012 (Everingham et al., 2015); its test masks are not public."""
+    """Yield Pascal VOC 2012 (Everingham et al., 2015); its test masks are not public."""
     from torchvision.datasets import VOCSegmentation
 
     for split in ("train", "val"):

@@ -9,15 +9,15 @@ from pathlib import Path
 from core.errors import AppError, UsageError
 from core.files import safe_join
 from core.i18n import tr
-from dataset.layout import SPLITS, pictures_below
+from dataset.layout import SPLITS, images_below
 from utils.lakefs_utils import LakeFS, LakePath
 
 
 @dataclass(frozen=True)
 class Item:
-    """A picture to predict: `name` is its output's path without suffix, `mask` its label where there is one.
+    """An image to predict: `name` is the path of its output without suffix, `mask` its label if there is one.
 
-    `fault` says why a picture is not to be read at all.
+    `fault` is the reason why the image must not be read, if there is one.
     """
 
     name: str
@@ -27,30 +27,30 @@ class Item:
 
 
 def committed_items(lake: LakeFS, source: LakePath, split: str | None, cache: Path) -> tuple[str, list[Item]]:
-    """The pictures and masks of one split of a data commit, and its name; unset: test where there is one, else val.
+    """Return the name of one split of a data commit, and its items; without `split`: test if it exists, else val.
 
-    Only that split is downloaded. Raises AppError for a commit or split that is not there.
+    Only that split is downloaded. Raises AppError for a missing commit or split.
     """
     files = [file.path.removeprefix(source.path) for file in lake.committed_objects(source, cache)]
     names = split_names(lake, source, files, cache)
     wanted = split or next((s for s in ("test", "val") if names.get(s)), None)
     if not wanted or not names.get(wanted):
-        there = ", ".join(s for s in SPLITS if names.get(s)) or tr("none")
+        available = ", ".join(s for s in SPLITS if names.get(s)) or tr("none")
         split = split or "test/val"
         raise UsageError(
-            tr("{source}: no split '{split}' (there is: {there})", source=source, split=split, there=there)
+            tr("{source}: no split '{split}' (available: {available})", source=source, split=split, available=available)
         )
     prefix = "" if any(path.startswith("images/") for path in files) else f"{wanted}/"
-    images, masks = (pictures_below(files, f"{prefix}{part}/") for part in ("images", "masks"))
-    lost = [name for name in names[wanted] if name not in images or name not in masks]
-    if lost:
+    images, masks = (images_below(files, f"{prefix}{part}/") for part in ("images", "masks"))
+    unpaired = [name for name in names[wanted] if name not in images or name not in masks]
+    if unpaired:
         raise AppError(
             tr(
-                "{source}: '{lost}' of the split '{wanted}' has no picture or no mask ({count} such names)",
+                "{source}: '{unpaired}' of the split '{wanted}' has no image or no mask ({count} names in total)",
                 source=source,
-                lost=lost[0],
+                unpaired=unpaired[0],
                 wanted=wanted,
-                count=len(lost),
+                count=len(unpaired),
             )
         )
     chosen = {name: (images[name][0], masks[name][0]) for name in sorted(names[wanted])}
@@ -61,9 +61,9 @@ def committed_items(lake: LakeFS, source: LakePath, split: str | None, cache: Pa
 
 
 def split_names(lake: LakeFS, source: LakePath, files: Sequence[str], cache: Path) -> dict[str, list[str]]:
-    """split -> names of its pairs, for both layouts."""
+    """Return split -> names of its pairs, for both layouts."""
     if not any(path.startswith("images/") for path in files):
-        return {split: list(pictures_below(files, f"{split}/images/")) for split in SPLITS}
+        return {split: list(images_below(files, f"{split}/images/")) for split in SPLITS}
     from dataset.splits import read_splits
 
     tree = lake.download(source, cache, lambda path: path.startswith(f"{source.path}splits/"))

@@ -1,4 +1,4 @@
-"""Which pair is for training, validation or test: made once from (seed, name), kept beside the data."""
+"""Assign pairs to training, validation or test: once, from (seed, name), stored beside the data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SPLIT_MARK = "# made by train.py from seed "  # first line of split files that w
 
 @dataclass(frozen=True)
 class SplitFiles:
-    """What `splits/*.txt` say: `lines` are (split, line number, name); `seed` is None for a user's own files."""
+    """Content of `splits/*.txt`: `lines` are (split, line number, name); `seed` is None for a user's own files."""
 
     lines: tuple[tuple[str, int, str], ...]
     present: tuple[str, ...]
@@ -26,11 +26,11 @@ class SplitFiles:
 
 
 def new_split(names: Collection[str], seed: int) -> dict[str, str]:
-    """Name -> split for a first time: 80/10/10 in the order of the hash of (seed, name).
+    """Return name -> split for new data: 80/10/10 in the order of the hash of (seed, name).
 
-    At least one name goes to val, a test split is made from ten names on; it depends on nothing else.
+    At least one name goes to val; with fewer than ten names there is no test split. Nothing else has an influence.
     """
-    ordered = sorted(names, key=lambda name: (_place(seed, name), name))
+    ordered = sorted(names, key=lambda name: (_hash_fraction(seed, name), name))
     tenth = len(ordered) // 10
     val = max(1, tenth)
     parts = ["val"] * val + ["test"] * tenth + ["train"] * (len(ordered) - val - tenth)
@@ -38,24 +38,24 @@ def new_split(names: Collection[str], seed: int) -> dict[str, str]:
 
 
 def extend_split(stored: Mapping[str, str], names: Collection[str], seed: int) -> dict[str, str]:
-    """Name -> split where `stored` names stay where they are and new ones go by their own hash, 80/10/10."""
+    """Return name -> split: `stored` names keep their split, new names are assigned by their hash, 80/10/10."""
     thresholds = ((0.1, "val"), (0.2, "test"), (1.1, "train"))
     return {
-        name: stored.get(name) or next(split for limit, split in thresholds if _place(seed, name) < limit)
+        name: stored.get(name) or next(split for limit, split in thresholds if _hash_fraction(seed, name) < limit)
         for name in names
     }
 
 
-def _place(seed: int, name: str) -> float:
-    """A number in [0, 1) that only (seed, name) decides."""
+def _hash_fraction(seed: int, name: str) -> float:
+    """Return a number in [0, 1) that depends only on (seed, name)."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:6], "big") / 2**48
 
 
 def read_splits(root: Path) -> SplitFiles | None:
-    """`splits/*.txt`, or None where there are none; lines that start with '#' are comments.
+    """Return the content of `splits/*.txt`, or None if there are none; lines that start with '#' are comments.
 
-    Ours without train.txt, which is written last, were interrupted: None, and they are made again.
-    Raises Misfit for a file that is not UTF-8 text.
+    Generated files without train.txt, which is written last, were interrupted: None, so that they are made again.
+    Raises InvalidFileError for a file that is not UTF-8 text.
     """
     lines: list[tuple[str, int, str]] = []
     present, seeds = [], set[int | None]()
@@ -79,7 +79,7 @@ def read_splits(root: Path) -> SplitFiles | None:
 
 
 def write_splits(root: Path, assigned: Mapping[str, str], seed: int) -> None:
-    """Write name -> split to `splits/*.txt`, each file at once, train.txt last. Raises UsageError."""
+    """Write name -> split to `splits/*.txt`, each file atomically, train.txt last. Raises UsageError."""
     folder = root / "splits"
     try:
         folder.mkdir(exist_ok=True)

@@ -6,14 +6,12 @@ from collections import Counter
 
 from core.console import format_table
 from core.i18n import tr
-from dataset.classes import CLASSES_FILE, few
-from dataset.layout import (
-    SegmentationData,
-)
+from dataset.classes import CLASSES_FILE, abbreviate
+from dataset.layout import SegmentationData
 
 
 def summary(data: SegmentationData) -> str:
-    """Layout, counts, sizes and the share of each class by split, as text of several lines."""
+    """Return layout, counts, sizes and the percentage of each class by split, as text of several lines."""
     layout = "images/ + masks/ + splits/" if data.layout == "flat" else "{train,val[,test]}/{images,masks}"
     splits = list(data.pixel_counts)
     counts = ", ".join(f"{split} {len(data.split(split))}" for split in splits)
@@ -21,42 +19,42 @@ def summary(data: SegmentationData) -> str:
     lines = [
         tr("layout: {layout}", layout=layout),
         tr("pairs: {counts} ({count} in all)", counts=counts, count=len(data.pairs)),
-        tr("sizes (width x height): {data}", data=_sizes(data)),
+        tr("sizes (width x height): {data}", data=_format_sizes(data)),
         tr("classes: {num_classes} ({origin})", num_classes=data.classes.num_classes, origin=origin),
     ]
     if data.unlisted:
         count = data.unlisted
-        lines.append(tr("left out, as no split file lists them: {count} pictures", count=count))
-    lines += ["", format_table(("id", tr("class"), *splits), _shares(data)), *_absent(data)]
+        lines.append(tr("not used, because no split file lists them: {count} images", count=count))
+    lines += ["", format_table(("id", tr("class"), *splits), _class_rows(data)), *_absent_classes(data)]
     return "\n".join(lines)
 
 
-def _sizes(data: SegmentationData) -> str:
+def _format_sizes(data: SegmentationData) -> str:
     sizes = Counter((pair.width, pair.height) for pair in data.pairs).most_common()
     shown = [f"{width}x{height}" + (f" ({count})" if len(sizes) > 1 else "") for (width, height), count in sizes]
-    return few(shown, 4)
+    return abbreviate(shown, 4)
 
 
-def _shares(data: SegmentationData) -> list[tuple[str, ...]]:
-    """Rows of (id, name, share in each split): of the labelled pixels, and ignored ones of all pixels."""
+def _class_rows(data: SegmentationData) -> list[tuple[str, ...]]:
+    """Return rows of (id, name, percentage in each split): of the labelled pixels, ignored ones of all pixels."""
     labelled = {split: sum(counts) for split, counts in data.pixel_counts.items()}
     rows: list[tuple[str, ...]] = []
     for index, (value, name) in enumerate(zip(data.classes.ids, data.classes.names, strict=True)):
         shares = (f"{counts[index] / labelled[split]:.2%}" for split, counts in data.pixel_counts.items())
         rows.append((str(value), name, *shares))
     if data.classes.ignore_ids:
-        ids = few(data.classes.ignore_ids, 3)
+        ids = abbreviate(data.classes.ignore_ids, 3)
         off = data.ignored_pixels
         ignored = (f"{off[split] / (off[split] + count):.2%}" for split, count in labelled.items())
         rows.append((ids, tr("(ignored, of all pixels)"), *ignored))
     return rows
 
 
-def _absent(data: SegmentationData) -> list[str]:
-    """One line a split that lacks classes: such a class is left out of that split's mIoU."""
+def _absent_classes(data: SegmentationData) -> list[str]:
+    """Return one line per split that lacks classes: such a class is excluded from that split's mIoU."""
     lines = []
     for split, counts in data.pixel_counts.items():
         names = [name for name, count in zip(data.classes.names, counts, strict=True) if not count]
         if names:
-            lines.append(tr("classes absent from {split}: {names}", split=split, names=few(names)))
+            lines.append(tr("classes absent from {split}: {names}", split=split, names=abbreviate(names)))
     return lines

@@ -1,4 +1,4 @@
-"""The generated sample set: overlapping textured shapes on a noisy background, the same bytes for the same seed."""
+"""Generate sample data: overlapping textured shapes on a noisy background, the same bytes for the same seed."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ Plane = npt.NDArray[np.float64]
 
 
 def generate_sample(root: Path, seed: int, count: int = 500) -> None:
-    """Make `count` pairs of 128x128 pictures with classes.json and an 80/10/10 split below `root`.
+    """Make `count` pairs of 128x128 images with classes.json and an 80/10/10 split below `root`.
 
-    Everything is made in a hidden folder first and then moved; a call after an interruption finishes the work.
+    Everything is made in a hidden directory first and then moved; a call after an interruption finishes the work.
     Raises UsageError when `root` holds other data or cannot be written.
     """
     fill_folder(root, lambda staging: _build(staging, seed, count))
 
 
 def fill_folder(root: Path, build: Callable[[Path], None]) -> None:
-    """Let `build` make a data set in a hidden folder, then move it to `root`; a call after an interruption finishes it.
+    """Let `build` make a data set in a hidden directory, then move it to `root`; a call after an interruption finishes it.
 
     Raises UsageError when `root` holds other data or cannot be written.
     """
@@ -48,7 +48,7 @@ def fill_folder(root: Path, build: Callable[[Path], None]) -> None:
             shutil.rmtree(staging, ignore_errors=True)
             build(staging)
             (staging / "complete").write_text("\n".join(data_files(staging)), encoding="utf-8")
-        _check_strangers(root, staging)
+        _check_other_files(root, staging)
         _move(staging, root)
     except OSError as error:
         reason = error.strerror
@@ -56,12 +56,12 @@ def fill_folder(root: Path, build: Callable[[Path], None]) -> None:
 
 
 def sample_classes() -> ClassMap:
-    """The four classes of the sample set, with their colours."""
+    """Return the four classes of the sample data, with their colours."""
     return build_classes((value, name, COLORS[value], False) for value, name in enumerate(NAMES))
 
 
 def _build(staging: Path, seed: int, count: int) -> None:
-    """Write the whole set."""
+    """Write all pairs, the class list and the split."""
     names = [f"sample_{number:04d}" for number in range(count)]
     for part in ("images", "masks"):
         (staging / part).mkdir(parents=True)
@@ -79,24 +79,24 @@ def _build(staging: Path, seed: int, count: int) -> None:
     write_splits(staging, new_split(names, seed), seed)
 
 
-def _check_strangers(root: Path, staging: Path) -> None:
-    """Somebody's own files may have come in after an interruption: never mix the two."""
+def _check_other_files(root: Path, staging: Path) -> None:
+    """Raise UsageError if other files were added after an interruption: sample data is never mixed with other data."""
     own = set((staging / "complete").read_text(encoding="utf-8").splitlines())
     places = ("images/", "masks/", "splits/")
-    strangers = [name for name in data_files(root) if name not in own and name.startswith(places)]
-    if strangers:
+    others = [name for name in data_files(root) if name not in own and name.startswith(places)]
+    if others:
         raise UsageError(
             tr(
-                "{root}: holds a file that is not of the sample ({strangers}). Delete {staging} to go on",
+                "{root}: holds a file that does not belong to the sample data ({file}): move it, or delete {staging}",
                 root=root,
-                strangers=strangers[0],
+                file=others[0],
                 staging=staging,
             )
         )
 
 
 def _move(staging: Path, root: Path) -> None:
-    """Move what is not moved yet; `complete` goes last, and until then `is_empty` asks for another call."""
+    """Move the remaining files; the marker `complete` is removed last, until then `is_empty` is true and a call resumes."""
     waiting = data_files(staging)
     waiting.pop("complete")
     for name in sorted(waiting, key=lambda name: (name.startswith("splits/"), name)):
@@ -116,7 +116,7 @@ def _png(image: Image.Image) -> bytes:
 
 
 def draw_pair(seed: int, number: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Picture (128,128,3) uint8 and mask (128,128) uint8 of class ids; (seed, number) decides every pixel."""
+    """Return image (128,128,3) uint8 and mask (128,128) uint8 of class ids; every pixel depends only on (seed, number)."""
     rng = np.random.default_rng([seed, number])
     y, x = np.mgrid[0:SIDE, 0:SIDE].astype(np.float64)
     image, mask = _background(rng, y, x), np.zeros((SIDE, SIDE), np.uint8)
@@ -135,7 +135,7 @@ def _color(rng: np.random.Generator) -> Plane:
 
 
 def _background(rng: np.random.Generator, y: Plane, x: Plane) -> Plane:
-    """A gradient between two colours, blotches, and faint waves that are nobody's texture. (128,128,3)."""
+    """Return (128,128,3): a gradient between two colours, blotches, and faint waves that belong to no class."""
     angle = rng.uniform(0, 2 * np.pi)
     ramp = ((np.cos(angle) * x + np.sin(angle) * y) / SIDE + 1.5) / 3
     blotches = np.kron(rng.normal(0, 5, (8, 8)), np.ones((SIDE // 8, SIDE // 8)))
@@ -145,8 +145,8 @@ def _background(rng: np.random.Generator, y: Plane, x: Plane) -> Plane:
     return np.asarray(base + (blotches + waves)[:, :, None], np.float64)
 
 
-def _turned(rng: np.random.Generator, y: Plane, x: Plane) -> tuple[Plane, Plane]:
-    """Coordinates around a random centre, turned by a random angle."""
+def _rotated(rng: np.random.Generator, y: Plane, x: Plane) -> tuple[Plane, Plane]:
+    """Return coordinates around a random centre, rotated by a random angle."""
     center_y, center_x = rng.uniform(0.1 * SIDE, 0.9 * SIDE, 2)
     angle = rng.uniform(0, np.pi)
     dy, dx = y - center_y, x - center_x
@@ -154,8 +154,8 @@ def _turned(rng: np.random.Generator, y: Plane, x: Plane) -> tuple[Plane, Plane]
 
 
 def _shape(rng: np.random.Generator, name: str, y: Plane, x: Plane) -> npt.NDArray[np.bool_]:
-    """Which pixels the shape covers, (128,128)."""
-    v, u = _turned(rng, y, x)
+    """Return which pixels the shape covers, (128,128) bool."""
+    v, u = _rotated(rng, y, x)
     size = rng.uniform(26, 46)
     if name == "disc":
         return np.asarray(u**2 + v**2 < (0.85 * size) ** 2)
@@ -182,8 +182,8 @@ _TEXTURES: dict[int, Callable[[Plane, Plane, float], npt.NDArray[np.bool_]]] = {
 
 
 def _textured(rng: np.random.Generator, texture: int, y: Plane, x: Plane) -> Plane:
-    """A plane of two shades, light and dark, of a random colour in this texture, (128,128,3)."""
-    v, u = _turned(rng, y, x)
+    """Return (128,128,3): light and dark shades of a random colour in this texture."""
+    v, u = _rotated(rng, y, x)
     pattern = _TEXTURES[texture](v, u, rng.uniform(10, 15))
     middle = rng.uniform(60, 195, 3)
     # Either shade may be the pattern; the contrast is what a small network can learn from in 150 steps.

@@ -24,7 +24,7 @@ from dataset.samples import Item
 from inference import outputs, pipeline
 from inference.outputs import OutputDirectory
 from segmentation.metrics import ConfusionMatrix
-from segmentation.predictor import Picture, Prediction, Predictor
+from segmentation.predictor import InputImage, Prediction, Predictor
 from segmentation.preprocess import EVAL_BATCH
 from utils.lineage import Lineage
 
@@ -176,7 +176,7 @@ class BatchJob:
                     self.confusion.counts += counts
                     outputs.append_record(journal, self.records[item.name])
 
-    def read(self, item: Item) -> Picture:
+    def read(self, item: Item) -> InputImage:
         """Decode an image. Raises UsageError that names the file."""
         if item.fault:
             raise UsageError(item.fault)
@@ -184,17 +184,17 @@ class BatchJob:
             if (size := item.image.stat().st_size) > MAX_FILE_BYTES:
                 raise InvalidFileError((tr("a file of at most 1 GB"), tr("{size:,} bytes", size=size)))
             data = item.image.read_bytes()
-            return self.predictor.picture(decode_image(data), hashlib.sha256(data).hexdigest())
+            return self.predictor.prepare(decode_image(data), hashlib.sha256(data).hexdigest())
         except (InvalidFileError, OSError) as error:
             raise UsageError(f"{item.image}: {error}") from None
 
-    def write(self, item: Item, picture: Picture, prediction: Prediction) -> tuple[dict[str, Any], Counts]:
+    def write(self, item: Item, picture: InputImage, prediction: Prediction) -> tuple[dict[str, Any], Counts]:
         """Write an image's files; return its record, and its confusion matrix, zeros for an image without a mask."""
         classes, indices = self.predictor.model.classes, prediction.indices
         record: dict[str, Any] = {
             "input": _input_name(item),
             "input_sha256": picture.sha256,
-            **self.outputs.write(item.name, picture.image, prediction),
+            **self.outputs.write(item.name, picture.pixels, prediction),
             "height": indices.shape[0],
             "width": indices.shape[1],
             "class_shares": outputs.compute_class_shares(indices, classes),

@@ -11,8 +11,8 @@ from pathlib import Path
 from core.errors import UsageError
 from core.i18n import tr
 from core.reporting import warn
-from dataset.classes import few
-from dataset.layout import is_picture
+from dataset.classes import abbreviate
+from dataset.layout import is_image
 from dataset.samples import Item
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
@@ -53,7 +53,7 @@ def collect_items(inputs: Sequence[Path]) -> list[Item]:
             tr(
                 "{count} videos in directories are skipped; predict them with --input in a separate call: {videos}",
                 count=len(videos),
-                videos=few(videos),
+                videos=abbreviate(videos),
             )
         )
     if not found:
@@ -79,8 +79,8 @@ def _is_input(path: Path) -> bool:
     if path.name.startswith("."):
         return False
     if path.is_symlink():
-        return is_picture(path.name) or path.is_dir()
-    return is_picture(path.name) and path.is_file()
+        return is_image(path.name) or path.is_dir()
+    return is_image(path.name) and path.is_file()
 
 
 def _link_fault(path: Path) -> str | None:

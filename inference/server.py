@@ -31,7 +31,7 @@ from core.html import render
 from core.i18n import current_language, tr
 from core.reporting import notify, warn
 from dataset.classes import InvalidFileError
-from dataset.images import TooLarge, decode_image
+from dataset.images import ImageTooLargeError, decode_image
 from inference.batch_job import describe_origin
 from inference.outputs import compute_class_shares, encode_mask
 from segmentation.predictor import Predictor
@@ -83,7 +83,7 @@ class Service:
             mask, record = await asyncio.wait_for(work, self.timeout_s)
         except TimeoutError:
             raise HTTPException(503, tr("not finished within {seconds:g} s", seconds=self.timeout_s)) from None
-        except TooLarge as error:
+        except ImageTooLargeError as error:
             raise HTTPException(413, str(error)) from None
         except InvalidFileError as error:
             raise HTTPException(400, str(error)) from None
@@ -122,7 +122,7 @@ class Service:
         """Return the mask as PNG, and its record for the JSON response."""
         image = decode_image(data, self.max_pixels)
         sha256 = hashlib.sha256(data).hexdigest()
-        (prediction,) = self.predictor.predict([self.predictor.picture(image, sha256)])
+        (prediction,) = self.predictor.predict([self.predictor.prepare(image, sha256)])
         mask = encode_mask(prediction.indices, self.classes, self.origin)
         height, width = prediction.indices.shape
         shares = compute_class_shares(prediction.indices, self.classes)

@@ -25,7 +25,7 @@ from inference import pipeline
 from inference.batch_job import describe_origin
 from inference.inputs import VIDEO_SUFFIXES
 from inference.outputs import compute_class_shares, lock_output_dir
-from segmentation.predictor import Picture, Prediction, Predictor
+from segmentation.predictor import InputImage, Prediction, Predictor
 from segmentation.preprocess import EVAL_BATCH
 from utils.lineage import Lineage
 
@@ -140,11 +140,11 @@ def _encode_overlays(predictor: Predictor, source: FrameSource, part: Path) -> t
     classes, frames = predictor.model.classes, 0
     total = np.zeros(classes.num_classes)
 
-    def read(frame: Any) -> Picture:
-        return predictor.picture(_read_upright(frame), "")
+    def read(frame: Any) -> InputImage:
+        return predictor.prepare(_read_upright(frame), "")
 
-    def write(_: Any, picture: Picture, prediction: Prediction) -> tuple[UInt8, dict[str, float]]:
-        return overlay(picture.image, prediction.indices, classes), compute_class_shares(prediction.indices, classes)
+    def write(_: Any, picture: InputImage, prediction: Prediction) -> tuple[UInt8, dict[str, float]]:
+        return overlay(picture.pixels, prediction.indices, classes), compute_class_shares(prediction.indices, classes)
 
     stages = pipeline.Stages(read, predictor.predict, write)
     with (

@@ -16,6 +16,7 @@ from config import Settings
 from core.console import format_table
 from core.files import atomic_replace, write_atomically
 from core.i18n import tr
+from core.process import keep_freed_memory
 from core.reporting import notify
 from dataset.classes import IGNORE_INDEX, ClassMap, UInt8
 from dataset.images import read_image, read_mask
@@ -23,7 +24,7 @@ from dataset.overlay import overlay, title_font
 from dataset.samples import Item, committed_items
 from registry import gate, overlap
 from segmentation import evaluation, predictor
-from segmentation.evaluation import Measured
+from segmentation.evaluation import EvaluationResult
 from segmentation.model_file import Model
 from segmentation.preprocess import choose_device, resize_image
 from utils.lakefs_utils import LakeFS
@@ -44,6 +45,8 @@ def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lin
     Report tables, and write a sheet of images (compare.png) and all metrics (compare.json) below `output`.
     """
     cache, device = settings.cache_dir, choose_device(settings.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     split, items = committed_items(lake, second.data_path, settings.register_split, cache)
     models = [gate.download_model(lake, lineage, device, cache) for lineage in (first, second)]
     classes = models[1].classes
@@ -60,7 +63,7 @@ def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lin
             )
         )
     notify("\n" + class_table(a, b, settings.register_confidence))
-    gains = np.array([b.only([i]).figure("miou") - a.only([i]).figure("miou") for i in range(len(items))])
+    gains = np.array([b.only([i]).metric("miou") - a.only([i]).metric("miou") for i in range(len(items))])
     shown = _most_different(gains)
     notify("\n" + image_table(a, b, shown))
     folder = output / re.sub(r"[^\w.-]+", "-", f"{names[0]}-{names[1]}")
@@ -78,19 +81,21 @@ def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lin
     notify(tr("images and all metrics: {folder}", folder=folder))
 
 
-def _image_records(items: Sequence[Item], a: Measured, b: Measured, seen: set[str]) -> list[dict[str, Any]]:
+def _image_records(
+    items: Sequence[Item], a: EvaluationResult, b: EvaluationResult, seen: set[str]
+) -> list[dict[str, Any]]:
     return [
         {
             "name": item.name,
-            "a": a.only([i]).figure("miou"),
-            "b": b.only([i]).figure("miou"),
+            "a": a.only([i]).metric("miou"),
+            "b": b.only([i]).metric("miou"),
             "seen_by_a": item.name in seen,
         }
         for i, item in enumerate(items)
     ]
 
 
-def class_table(a: Measured, b: Measured, confidence: float) -> str:
+def class_table(a: EvaluationResult, b: EvaluationResult, confidence: float) -> str:
     """Return a table of IoU of each class, then mIoU and accuracy over the split with the interval of their gain."""
     confidence = confidence or DEFAULT_CONFIDENCE
     rows = []
@@ -102,20 +107,20 @@ def class_table(a: Measured, b: Measured, confidence: float) -> str:
         else:
             rows.append([name, f"{old:.4f}", f"{new:.4f}", f"{new - old:+.4f}", ""])
     for metric, name in (("miou", "mIoU"), ("accuracy", tr("accuracy"))):
-        total_a, total_b = a.figure(metric), b.figure(metric)
+        total_a, total_b = a.metric(metric), b.metric(metric)
         low, high = gate.gain_interval(a, b, metric, confidence)
-        too_few = len(b.pictures) < gate.MIN_IMAGES
+        too_few = len(b.images) < gate.MIN_IMAGES
         interval = tr("too few images") if too_few else f"[{low:+.4f}, {high:+.4f}]"
         rows.append([name, f"{total_a:.4f}", f"{total_b:.4f}", f"{total_b - total_a:+.4f}", interval])
     return format_table([tr("class"), "A", "B", "B - A", f"{confidence:.0%}"], rows)
 
 
-def image_table(a: Measured, b: Measured, shown: Sequence[int]) -> str:
+def image_table(a: EvaluationResult, b: EvaluationResult, shown: Sequence[int]) -> str:
     """Return a table of the mIoU of single images."""
     rows = []
     for index in shown:
-        old, new = a.only([index]).figure("miou"), b.only([index]).figure("miou")
-        rows.append([b.pictures[index], f"{old:.4f}", f"{new:.4f}", f"{new - old:+.4f}"])
+        old, new = a.only([index]).metric("miou"), b.only([index]).metric("miou")
+        rows.append([b.images[index], f"{old:.4f}", f"{new:.4f}", f"{new - old:+.4f}"])
     return format_table([tr("images that differ most"), "A", "B", "B - A"], rows)
 
 
@@ -126,14 +131,14 @@ def _most_different(gains: np.ndarray[Any, Any]) -> list[int]:
     return order if len(order) <= SHOWN else order[:half] + order[-half:]
 
 
-def _record(lineage: Lineage, measured: Measured) -> dict[str, Any]:
+def _record(lineage: Lineage, measured: EvaluationResult) -> dict[str, Any]:
     return {
         "version": lineage.version,
         "run_id": lineage.run_id,
         "model": str(lineage.model_path),
         "model_sha256": lineage.model_sha256,
-        "miou": measured.figure("miou"),
-        "accuracy": measured.figure("accuracy"),
+        "miou": measured.metric("miou"),
+        "accuracy": measured.metric("accuracy"),
         "iou": measured.iou(),
         "milliseconds": round(measured.milliseconds, 3),
     }
@@ -145,8 +150,11 @@ def draw_sheet(
     """Draw a row for each image: the image, mask, A, B, and their difference (green: only B is right, red: only A)."""
     rows = []
     for item, gain in zip(items, gains, strict=True):
-        image, mask = read_image(item.image), read_mask(evaluation.mask_of(item), classes)
-        a, b = (evaluation.in_classes(model, classes)[predictor.segment(model, [image], device)[0]] for model in models)
+        image, mask = read_image(item.image), read_mask(evaluation.require_mask(item), classes)
+        a, b = (
+            evaluation.map_class_indices(model, classes)[predictor.segment(model, [image], device)[0]]
+            for model in models
+        )
         panels = [image, overlay(image, mask, classes), _overlay_known(image, a, classes)]
         panels += [_overlay_known(image, b, classes), _draw_difference(image, mask, a, b)]
         titles = [item.name, tr("mask"), "A", "B", f"B - A: {gain:+.3f}"]

@@ -22,7 +22,7 @@ from core.settings import parse_minimums
 from dataset.samples import Item, committed_items
 from registry.overlap import seen_in_training
 from registry.versions import CHALLENGER, CHAMPION
-from segmentation.evaluation import Measured, measure
+from segmentation.evaluation import EvaluationResult, measure
 from segmentation.model_file import Model, load_model
 from utils.lakefs_utils import LakeFS
 
@@ -58,12 +58,14 @@ class Verdict:
 # --- measuring ---
 
 
-def gain_interval(before: Measured, after: Measured, metric: str, confidence: float) -> tuple[float, float]:
+def gain_interval(
+    before: EvaluationResult, after: EvaluationResult, metric: str, confidence: float
+) -> tuple[float, float]:
     """Return the ends of the gain's paired percentile bootstrap interval over images (Efron & Tibshirani 1993, ch. 13).
 
     The same images are drawn for both models, with a fixed seed: a second call returns the same interval.
     """
-    count, random = len(after.pictures), np.random.default_rng(0)
+    count, random = len(after.images), np.random.default_rng(0)
     rows = max(1, 2_000_000 // count)  # of the table of draws that is in memory at once
     gains = []
     for start in range(0, RESAMPLES, rows):
@@ -97,7 +99,7 @@ def judge(
         "split": split,
         "figure": metric,
         "pictures": len(items),
-        "candidate": new.figure(metric),
+        "candidate": new.metric(metric),
         "milliseconds": round(new.milliseconds, 3),
         "device": device.type,
         "megabytes": round(size / 1e6, 3),
@@ -124,7 +126,7 @@ def split_metric(run_metric: str) -> str:
 
 
 def _compare_unseen(
-    settings: Settings, old: Measured, new: Measured, items: Sequence[Item], seen: set[str]
+    settings: Settings, old: EvaluationResult, new: EvaluationResult, items: Sequence[Item], seen: set[str]
 ) -> tuple[list[str], dict[str, Any]]:
     """Compare two models on the images that the champion was not trained on; see `_compare`."""
     keep = [index for index, item in enumerate(items) if item.name not in seen]
@@ -138,10 +140,10 @@ def _compare_unseen(
     return [reason], {}
 
 
-def _compare(settings: Settings, old: Measured, new: Measured) -> tuple[list[str], dict[str, Any]]:
+def _compare(settings: Settings, old: EvaluationResult, new: EvaluationResult) -> tuple[list[str], dict[str, Any]]:
     """Return why the new model is not better than the old one, and the metrics of both on these images."""
-    metric, confidence, count = split_metric(settings.register_metric), settings.register_confidence, len(new.pictures)
-    before, after = old.figure(metric), new.figure(metric)
+    metric, confidence, count = split_metric(settings.register_metric), settings.register_confidence, len(new.images)
+    before, after = old.metric(metric), new.metric(metric)
     gain = after - before
     reasons: list[str] = []
     metrics: dict[str, Any] = {"compared": count, "champion": before, "gain": gain}
@@ -183,10 +185,10 @@ def _compare(settings: Settings, old: Measured, new: Measured) -> tuple[list[str
     return reasons, metrics
 
 
-def _check_reproduction(settings: Settings, candidate: Lineage, new: Measured) -> list[str]:
+def _check_reproduction(settings: Settings, candidate: Lineage, new: EvaluationResult) -> list[str]:
     """Return a reason if the run's own metric, which was measured on the validation split, is not reproduced."""
     metric = split_metric(settings.register_metric)
-    recorded, measured = candidate.metrics.get(RUN_METRICS[metric]), new.figure(metric)
+    recorded, measured = candidate.metrics.get(RUN_METRICS[metric]), new.metric(metric)
     if settings.register_split != "val" or recorded is None or abs(recorded - measured) <= REPRODUCTION_TOLERANCE:
         return []
     return [
@@ -199,7 +201,7 @@ def _check_reproduction(settings: Settings, candidate: Lineage, new: Measured) -
     ]
 
 
-def _check_classes(minimums: Mapping[str, float], new: Measured, split: str) -> list[str]:
+def _check_classes(minimums: Mapping[str, float], new: EvaluationResult, split: str) -> list[str]:
     """Return a reason for each class below its minimum, or with a minimum but absent from the split."""
     reasons = []
     for name, iou in new.iou().items():
@@ -221,7 +223,7 @@ def _check_classes(minimums: Mapping[str, float], new: Measured, split: str) -> 
     return reasons
 
 
-def _check_limits(settings: Settings, new: Measured, size_bytes: int) -> list[str]:
+def _check_limits(settings: Settings, new: EvaluationResult, size_bytes: int) -> list[str]:
     """Return a reason for each exceeded limit of the settings: size of the model file, time per image."""
     reasons = []
     max_mb, max_ms = settings.register_max_mb, settings.register_max_ms

@@ -27,39 +27,39 @@ Figures = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One model on the pictures of a split.
+class EvaluationResult:
+    """The confusion matrices of one model on the images of a split.
 
-    `counts` is (pictures, classes + 1, classes + 1) int64, rows labels, columns predictions; the last class stands for
-    what the model predicts and the data do not know, and never occurs as a label.
+    `counts` is (images, classes + 1, classes + 1) int64, rows labels, columns predictions; the last class stands for
+    predictions of a class that the data does not have, and never occurs as a label.
     """
 
-    pictures: tuple[str, ...]
+    images: tuple[str, ...]
     classes: ClassMap
     counts: npt.NDArray[np.int64]
-    milliseconds: float  # a picture, in batches, median; on the machine that measured
+    milliseconds: float  # per image, in batches, median; on the machine that measured
 
     @property
     def total(self) -> ConfusionMatrix:
-        """The whole split in one matrix."""
+        """The confusion matrix of the full split."""
         confusion = ConfusionMatrix(self.classes.num_classes + 1)
         confusion.counts += self.counts.sum(0)
         return confusion
 
     def iou(self) -> dict[str, float | None]:
-        """IoU of each class over the split; None where the class is absent."""
+        """Return the IoU of each class over the split; None where the class is absent."""
         return dict(zip(self.classes.names, self.total.iou(), strict=False))
 
-    def figure(self, name: str) -> float:
-        """`miou` or `accuracy` over the split."""
+    def metric(self, name: str) -> float:
+        """Return `miou` or `accuracy` over the split."""
         return self.total.accuracy if name == "accuracy" else self.total.miou
 
-    def only(self, keep: Sequence[int]) -> Measured:
-        """The same for some of the pictures."""
-        return dataclasses.replace(self, pictures=tuple(self.pictures[i] for i in keep), counts=self.counts[list(keep)])
+    def only(self, keep: Sequence[int]) -> EvaluationResult:
+        """Return the result for the images of these indices."""
+        return dataclasses.replace(self, images=tuple(self.images[i] for i in keep), counts=self.counts[list(keep)])
 
     def resampled(self, name: str, weights: npt.NDArray[np.int64]) -> Figures:
-        """`miou` or `accuracy`, (samples,) float64, where row i of `weights` says how often sample i has each picture."""
+        """Return `miou` or `accuracy`, (samples,) float64; row i of `weights` is how often sample i contains each image."""
         hit = weights @ np.diagonal(self.counts, axis1=1, axis2=2)
         labelled, predicted = weights @ self.counts.sum(2), weights @ self.counts.sum(1)
         if name == "accuracy":
@@ -69,41 +69,45 @@ class Measured:
         return np.asarray(iou.sum(1) / np.maximum(present.sum(1), 1), np.float64)
 
 
-def measure(model: Model, items: Sequence[Item], classes: ClassMap, device: torch.device, name: str = "") -> Measured:
-    """Predict pictures that have masks, as inference does, and count their pixels in the classes of `classes`.
+def measure(
+    model: Model, items: Sequence[Item], classes: ClassMap, device: torch.device, name: str = ""
+) -> EvaluationResult:
+    """Predict images that have masks, as inference does, and return their confusion matrices over `classes`.
 
-    Classes of the model are found by name: two data sets may number them differently.
+    Classes of the model are matched by name: two data sets may number them differently.
     """
-    place = in_classes(model, classes)
+    index_map = map_class_indices(model, classes)
     counts: list[npt.NDArray[np.int64]] = []
-    spent: list[float] = []  # seconds a picture
+    seconds: list[float] = []  # seconds per image
     batches = [items[start : start + EVAL_BATCH] for start in range(0, len(items), EVAL_BATCH)]
     for batch in progress(batches, len(batches), tr("measuring {name}", name=name), tr("batches")):
-        pictures = [read_image(item.image) for item in batch]
-        if not spent:
-            segment(model, pictures, device)  # pays for what is set up once, and is not counted
+        images = [read_image(item.image) for item in batch]
+        if not seconds:
+            segment(model, images, device)  # warm-up, not timed
         started = time.perf_counter()
-        predicted = segment(model, pictures, device)
-        spent.append((time.perf_counter() - started) / len(batch))
+        predicted = segment(model, images, device)
+        seconds.append((time.perf_counter() - started) / len(batch))
         for item, indices in zip(batch, predicted, strict=True):
             own = ConfusionMatrix(classes.num_classes + 1)
-            labels = read_mask(mask_of(item), classes)
-            own.update(torch.from_numpy(place[indices]), torch.from_numpy(labels))
+            labels = read_mask(require_mask(item), classes)
+            own.update(torch.from_numpy(index_map[indices]), torch.from_numpy(labels))
             counts.append(own.counts)
-    return Measured(tuple(item.name for item in items), classes, np.stack(counts), float(np.median(spent)) * 1000)
+    return EvaluationResult(
+        tuple(item.name for item in items), classes, np.stack(counts), float(np.median(seconds)) * 1000
+    )
 
 
-def in_classes(model: Model, wanted: ClassMap) -> UInt8:
-    """(256,) uint8: class index of a model -> index of the same name in `wanted`, or the index past its last."""
-    place = np.full(256, wanted.num_classes, np.uint8)
+def map_class_indices(model: Model, wanted: ClassMap) -> UInt8:
+    """Return (256,) uint8: class index of the model -> index of the same name in `wanted`, else wanted.num_classes."""
+    index_map = np.full(256, wanted.num_classes, np.uint8)
     for index, name in enumerate(model.classes.names):
         if name in wanted.names:
-            place[index] = wanted.names.index(name)
-    return place
+            index_map[index] = wanted.names.index(name)
+    return index_map
 
 
-def mask_of(item: Item) -> Path:
-    """The label of a picture. Raises UsageError where it has none."""
+def require_mask(item: Item) -> Path:
+    """Return the mask of an image. Raises UsageError if it has none."""
     if item.mask is None:
         raise UsageError(tr("{image}: no mask to compare with", image=item.image))
     return item.mask

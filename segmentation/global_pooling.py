@@ -1,8 +1,8 @@
-"""What a network averages over the whole picture, kept the same in each of its tiles.
+"""Replace global average poolings by the means of the full image, so that every tile is computed with the same ones.
 
-Squeeze-and-excitation gates and pooled context branches look at the mean of a map. The mean of a tile is another, and with
-it the logits of the whole tile. So the picture's own means are taken first, in a pass over the tiles for each of them,
-and every tile is computed with those.
+Squeeze-and-excitation gates and pooled context branches use the mean of a feature map. The mean over a tile differs from
+the mean over the image, and changes every logit of the tile. The means of the full image are therefore computed first, in
+one pass over the tiles for each pooling, and every tile is then computed with them.
 """
 
 from __future__ import annotations
@@ -16,109 +16,128 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from segmentation.tiling import ALIGN, Forward, starts
+from segmentation.tiling import ALIGN, Forward, tile_starts
 
-ONE = (1, (1, 1))  # output sizes of a global pooling
+GLOBAL_OUTPUT_SIZES = (1, (1, 1))  # of a pooling over the full map
 Means = dict[nn.Module, Tensor]  # of each pooling, (1,C,1,1)
 
 
-class _Reached(Exception):
-    """The next map whose mean is wanted has been computed: the rest of the network need not be."""
+class _StopForward(Exception):
+    """Stop of a forward pass at a pooling whose mean is not known yet.
+
+    PyTorch has no other way to leave a forward pass from a hook. Computing the rest of the network only to discard it
+    would be repeated for every pooling and tile. Raised by `_hook`, caught in `_input_of_next_pool`, nowhere else.
+    """
 
     def __init__(self, pool: nn.Module, features: Tensor) -> None:
+        super().__init__()
         self.pool, self.features = pool, features
 
 
 class GlobalPoolingOverride:
-    """Takes the place of a network's global average poolings; threads may share it.
+    """Replacement of a network's global average poolings by given means; threads may share it.
 
-    Only `nn.AdaptiveAvgPool2d(1)` is known, which is what our networks and torchvision's use. Where there is none, it is
-    false, and nothing is added to a forward pass.
+    Only `nn.AdaptiveAvgPool2d(1)` is supported, which our networks and torchvision's use. Without one, the object is
+    false, and forward passes are unchanged.
     """
 
     def __init__(self, network: nn.Module) -> None:
         self._network, self._local = network, threading.local()
-        self._pools = [m for m in network.modules() if isinstance(m, nn.AdaptiveAvgPool2d) and m.output_size in ONE]
+        self._pools = [
+            module
+            for module in network.modules()
+            if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in GLOBAL_OUTPUT_SIZES
+        ]
         for pool in self._pools:
-            pool.register_forward_hook(self._pooled)
+            pool.register_forward_hook(self._hook)
 
     def __bool__(self) -> bool:
         return bool(self._pools)
 
+    def with_means(self, means: Means, forward: Forward) -> Forward:
+        """Return `forward`, which has to run this network, with its poolings replaced by these means."""
+
+        def forward_with_means(images: Tensor) -> Tensor:
+            with self._overridden(means):
+                return forward(images)
+
+        return forward_with_means
+
+    def forward_without_means(self, images: Tensor) -> Tensor:
+        """Return the network's logits with all means set to 0, to measure the receptive field of everything else."""
+        zeros: Means = {pool: torch.zeros(1, 1, 1, 1, device=images.device) for pool in self._pools}
+        return self.with_means(zeros, self._network)(images)
+
+    def compute_means(self, image: Tensor, tile: int, margin: int) -> Means:
+        """Return the means of an image (3,H,W) float32, normalised, computed in tiles as `tiling.predict_bands` cuts it."""
+        means: Means = {}
+        for _ in self._pools:
+            found = self._compute_next_mean(image, tile, margin, means)
+            if found is None:
+                break
+            pool, mean = found
+            means[pool] = mean
+        return means
+
     @contextmanager
-    def using(self, means: Means) -> Iterator[None]:
-        """Within the block, forward passes of this thread take these means, and stop (`_Reached`) where one is missing."""
+    def _overridden(self, means: Means) -> Iterator[None]:
+        """Use these means in this thread's forward passes within the block; they stop where a mean is missing."""
         self._local.means = means
         try:
             yield
         finally:
             self._local.means = None
 
-    def given(self, means: Means, forward: Forward) -> Forward:
-        """`forward`, a way through the network, with these means."""
-
-        def through(images: Tensor) -> Tensor:
-            with self.using(means):
-                return forward(images)
-
-        return through
-
-    def left_out(self, images: Tensor) -> Tensor:
-        """The network's logits without any of its means: to see what else a pixel reaches."""
-        nothing: Means = {pool: torch.zeros(1, 1, 1, 1, device=images.device) for pool in self._pools}
-        return self.given(nothing, self._network)(images)
-
-    def _pooled(self, pool: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor | None:
+    def _hook(self, pool: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor | None:
         means: Means | None = getattr(self._local, "means", None)
         if means is None:
             return None
         if pool not in means:
-            raise _Reached(pool, inputs[0])
+            raise _StopForward(pool, inputs[0])
         return means[pool].expand_as(output)
 
-    def measured(self, image: Tensor, tile: int, margin: int) -> Means:
-        """The means of a picture (3,H,W) float32, normalised, that is cut as `tiles.tiled` cuts it."""
-        means: Means = {}
-        while len(means) < len(self._pools) and (found := self._next(image, tile, margin, means)):
-            means[found[0]] = found[1]
-        return means
+    def _compute_next_mean(
+        self, image: Tensor, tile: int, margin: int, known: Means
+    ) -> tuple[nn.Module, Tensor] | None:
+        """Return the first pooling without a known mean, and its mean; None where the forward pass reaches no other.
 
-    def _next(self, image: Tensor, tile: int, margin: int, before: Means) -> tuple[nn.Module, Tensor] | None:
-        """The first pooling behind those `before`, and its mean: each cell of the map from the tile that sees around it."""
-        total, cells, reached = torch.zeros((), device=image.device), 0, None
-        rows, columns = owned(image.shape[-2], tile, margin), owned(image.shape[-1], tile, margin)
+        Each cell of the feature map is taken from the tile that it is deepest in.
+        """
+        total, cells, pool = torch.zeros((), device=image.device), 0, None
+        rows = partition_tiles(image.shape[-2], tile, margin)
+        columns = partition_tiles(image.shape[-1], tile, margin)
         for (top, row), (left, column) in itertools.product(rows, columns):
             part = image[None, :, top : top + tile, left : left + tile]
-            reached = self._reached(part.contiguous(memory_format=torch.channels_last), before)
+            reached = self._input_of_next_pool(part.contiguous(memory_format=torch.channels_last), known)
             if reached is None:
                 return None
-            features = reached.features
-            down, across = (_stride(part.shape[i], features.shape[i]) for i in (-2, -1))
-            own = features[..., _cells(row, down), _cells(column, across)]
-            total, cells = total + own.sum((2, 3), keepdim=True), cells + own.shape[-2] * own.shape[-1]
-        return (reached.pool, total / cells) if reached else None
+            pool, features = reached
+            vertical, horizontal = (_stride(part.shape[axis], features.shape[axis]) for axis in (-2, -1))
+            owned = features[..., _to_cells(row, vertical), _to_cells(column, horizontal)]
+            total, cells = total + owned.sum((2, 3), keepdim=True), cells + owned.shape[-2] * owned.shape[-1]
+        return None if pool is None else (pool, total / cells)
 
-    def _reached(self, images: Tensor, before: Means) -> _Reached | None:
+    def _input_of_next_pool(self, images: Tensor, known: Means) -> tuple[nn.Module, Tensor] | None:
+        """Run the network up to the first pooling without a known mean; return that pooling and its input (N,C,h,w)."""
         try:
-            with self.using(before):
-                self._network(images)
-        except _Reached as reached:
-            return reached
+            self.with_means(known, self._network)(images)
+        except _StopForward as stop:
+            return stop.pool, stop.features
         return None
 
 
-def owned(length: int, tile: int, margin: int) -> list[tuple[int, slice]]:
-    """(where a tile begins, the pixels of it that count) so that each pixel counts once, in the tile that it is deepest in."""
-    begins = starts(length, tile, margin)
+def partition_tiles(length: int, tile: int, margin: int) -> list[tuple[int, slice]]:
+    """Return (start of a tile, its pixels that count), so that each pixel counts once, in the tile that it is deepest in."""
+    begins = tile_starts(length, tile, margin)
     cuts = [(begin + before + tile) // 2 // ALIGN * ALIGN for before, begin in itertools.pairwise(begins)]
     edges = zip([0, *cuts], [*cuts, None], begins, strict=True)
     return [(begin, slice(first - begin, None if end is None else end - begin)) for first, end, begin in edges]
 
 
 def _stride(pixels: int, cells: int) -> int:
-    """How many pixels a cell of a map stands for: networks halve, and round up."""
+    """Return how many pixels a cell of a feature map stands for: networks halve, and round up."""
     return int(2 ** round(math.log2(pixels / cells)))
 
 
-def _cells(pixels: slice, stride: int) -> slice:
+def _to_cells(pixels: slice, stride: int) -> slice:
     return slice(pixels.start // stride, None if pixels.stop is None else pixels.stop // stride)

@@ -1,6 +1,6 @@
 """Losses by name, with class weights; pixels of IGNORE_INDEX count in none of them.
 
-Each gives (loss, weight): the mean over a batch, and the summed class weights of its labelled pixels, with which means of
+Each returns (loss, weight): the mean over a batch, and the summed class weights of its labelled pixels, with which means of
 batches of different content are put together. A batch without one labelled pixel has loss 0 and weight 0, not 0/0.
 """
 
@@ -35,12 +35,12 @@ class SegmentationLoss(nn.Module):
 
     def forward(self, outputs: Tensor | tuple[Tensor, Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
         if isinstance(outputs, Tensor):
-            return self.of(outputs, labels)
-        main, weight = self.of(outputs[0], labels)
-        return main + AUXILIARY_SHARE * self.of(outputs[1], labels)[0], weight
+            return self.loss_and_weight(outputs, labels)
+        main, weight = self.loss_and_weight(outputs[0], labels)
+        return main + AUXILIARY_SHARE * self.loss_and_weight(outputs[1], labels)[0], weight
 
-    def of(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean loss of one set of logits, and the weight of its pixels."""
+    def loss_and_weight(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean loss of one set of logits, and the weight of its pixels."""
         labels = labels.long()
         weight = self.table[labels].sum()
         loss = logits.new_zeros(())
@@ -76,7 +76,7 @@ def focal(logits: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
 
 
 def class_weights(wanted: str, pixel_counts: Sequence[int]) -> tuple[Tensor, str]:
-    """Loss weights (num_classes,) float32, mean 1 over the classes that occur, and the reason for them, to be printed.
+    """Return loss weights (num_classes,) float32, mean 1 over the classes that occur, and the reason for them, to be printed.
 
     'none': all equal; 'auto': 1 / ln(1.02 + p) of the share p of each class, so that rare ones are learnt at all; else one
     number for each class. A class that never occurs weighs 0. Raises UsageError.

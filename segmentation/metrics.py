@@ -23,10 +23,10 @@ class ConfusionMatrix:
 
     def update(self, predicted: Tensor, labels: Tensor) -> None:
         """Add pixels: two integer tensors of one shape; labels of IGNORE_INDEX are left out."""
-        n, labels_there = len(self.counts), IGNORE_INDEX + 1
+        n, label_values = len(self.counts), IGNORE_INDEX + 1
         # One row for each value that a label can have: counting them all is faster than picking out the known ones.
-        counts = torch.bincount((labels.long() * n + predicted).flatten(), minlength=labels_there * n)
-        table = counts.view(labels_there, n).cpu().numpy()
+        counts = torch.bincount((labels.long() * n + predicted).flatten(), minlength=label_values * n)
+        table = counts.view(label_values, n).cpu().numpy()
         unknown = np.flatnonzero(table[n:IGNORE_INDEX].any(1)) + n
         if unknown.size:
             raise ValueError(f"labels of no class: {unknown.tolist()}")
@@ -34,12 +34,12 @@ class ConfusionMatrix:
 
     @property
     def accuracy(self) -> float:
-        """Share of labelled pixels that are right; 0.0 where nothing is labelled."""
+        """Fraction of labelled pixels that are correct; 0.0 where nothing is labelled."""
         total = int(self.counts.sum())
         return float(np.trace(self.counts)) / total if total else 0.0
 
     def iou(self) -> list[float | None]:
-        """Intersection over union of each class; None where the class is absent."""
+        """Return the intersection over union of each class; None where the class is absent."""
         hit, labelled = np.diagonal(self.counts), self.counts.sum(1)
         union = labelled + self.counts.sum(0) - hit
         return [float(h / u) if n else None for h, u, n in zip(hit, union, labelled, strict=True)]
@@ -51,5 +51,5 @@ class ConfusionMatrix:
         return float(np.mean(present)) if present else 0.0
 
     def absent(self, names: Sequence[str]) -> list[str]:
-        """Names of the classes without a labelled pixel."""
+        """Return the names of the classes without a labelled pixel."""
         return [name for name, value in zip(names, self.iou(), strict=True) if value is None]

@@ -21,12 +21,13 @@ from dataset.classes import ClassMap
 from segmentation.networks import build_network
 from segmentation.preprocess import Normalisation
 
-FORMAT = 1  # raised when a reader of today could misunderstand a file of tomorrow
+MODEL_FILE, METRICS_FILE = "model.pth", "metrics.json"  # names in models/, locally and in lakeFS
+FORMAT = 1  # increased when older code could misread a newer file
 
 
 @dataclass(frozen=True)
 class Model:
-    """A network in evaluation mode with what it needs; `lineage` and `metrics` say where it comes from."""
+    """A network in evaluation mode with its settings; `lineage` and `metrics` record its origin."""
 
     network: nn.Module
     architecture: str
@@ -35,14 +36,12 @@ class Model:
     normalisation: Normalisation
     metrics: dict[str, float]
     lineage: dict[str, str]
-    scale: tuple[float, float] = (
-        1.0,
-        1.0,
-    )  # input pixels for each pixel of a typical training picture, down and across
+    # Input pixels per pixel of a typical training image: vertical, horizontal.
+    scale: tuple[float, float] = (1.0, 1.0)
 
 
 def save_model(path: Path, model: Model) -> None:
-    """Write plain tensors and values, so that the file loads with `weights_only=True`; a kill leaves the old or the new."""
+    """Write plain tensors and values, so that the file loads with `weights_only=True`; an interruption leaves the old or the new file."""
     content = {
         "format": FORMAT,
         "architecture": model.architecture,
@@ -83,9 +82,9 @@ def _checked_normalisation(content: dict[str, Sequence[float]]) -> Normalisation
 
 
 def _require_plain_archive(data: bytes) -> None:
-    """Raises ValueError for what torch.save does not write: another format, compressed or overlapping entries.
+    """Raise ValueError for archives that torch.save does not write: another format, compressed or overlapping entries.
 
-    torch.load makes room for the sizes that an archive declares before it reads: a small file could ask for terabytes.
+    torch.load allocates the sizes that an archive declares before it reads: a small file could declare terabytes.
     """
     if not data.startswith(b"PK\x03\x04"):
         raise ValueError(tr("not an archive of torch.save"))
@@ -105,11 +104,11 @@ def _require_plain_archive(data: bytes) -> None:
 
 
 def load_model(path: Path, sha256: str, device: torch.device) -> Model:
-    """The model of a file whose SHA-256 (hex) is checked before anything of it is read.
+    """Load a model file, after checking its SHA-256 (hex).
 
-    Raises AppError: another hash, not a model file of this project, or weights that do not fit their network.
+    Raises AppError for another checksum, not a model file of this project, or weights that do not fit their network.
     """
-    data = path.read_bytes()  # once: what was hashed is what is opened
+    data = path.read_bytes()  # read once, so that the checked bytes are the ones that are loaded
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise AppError(
@@ -124,8 +123,7 @@ def load_model(path: Path, sha256: str, device: torch.device) -> Model:
         _require_plain_archive(data)
         content: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         if content["format"] != FORMAT:
-            found = content["format"]
-            raise ValueError(tr("format {found}, expected {format}", found=found, format=FORMAT))
+            raise ValueError(tr("format {found}, expected {format}", found=content["format"], format=FORMAT))
         classes = ClassMap.from_dict(content["classes"])
         network = build_network(content["architecture"], classes.num_classes)
         network.load_state_dict(content["state_dict"])
@@ -142,9 +140,9 @@ def load_model(path: Path, sha256: str, device: torch.device) -> Model:
             normalisation=_checked_normalisation(content["normalisation"]),
             metrics=content["metrics"],
             lineage=content["lineage"],
-            scale=_checked_scale(content.get("scale", (1.0, 1.0))),  # older files have none
+            scale=_checked_scale(content.get("scale", (1.0, 1.0))),  # missing in older files
         )
-    except Exception as error:  # torch raises many kinds for a file that it cannot read; all mean the same here
+    except Exception as error:  # torch raises many types for an unreadable file
         reason = " ".join(str(error).split())[:200]
         raise AppError(
             tr(

@@ -96,8 +96,8 @@ class Merge(nn.Module):
 class CompactFPN(nn.Module):
     """A residual encoder under a feature pyramid (Lin et al., 2017, arXiv:1612.03144), 1.5 M parameters.
 
-    Less than half of the compact U-Net's cost a picture: the decoder adds instead of concatenating, and depth goes where
-    maps are small. The coarsest map is gated by its own mean, which tells every pixel what the whole picture shows.
+    Less than half of the compact U-Net's cost per image: the decoder adds instead of concatenating, and depth goes where
+    maps are small. The coarsest map is gated by its own mean, which tells every pixel what the whole image shows.
     """
 
     CHANNELS = (16, 32, 64, 128, 192)  # of the maps at stride 2, 4, 8, 16, 32
@@ -129,15 +129,15 @@ class CompactFPN(nn.Module):
 
 
 def _resized(logits: Tensor, images: Tensor) -> Tensor:
-    """Logits at the size of the pictures."""
+    """Return the logits resized to the images."""
     return F.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=False)
 
 
-# --- networks of others ---------------------------------------------------------------------------------------------
+# --- networks of libraries ---------------------------------------------------------------------------------------------
 
 
 class TorchvisionNetwork(nn.Module):
-    """One of torchvision's; its auxiliary head works in training only, where it is of use."""
+    """One of torchvision's; its auxiliary head is used in training only."""
 
     def __init__(self, name: str, num_classes: int) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class TorchvisionNetwork(nn.Module):
 
 
 class SmpNetwork(nn.Module):
-    """One of segmentation_models.pytorch; pictures are continued at their lower right edge to the sides that it needs."""
+    """One of segmentation_models.pytorch; images are padded at the bottom and right to sides that it supports."""
 
     def __init__(self, name: str, num_classes: int, pretrained: bool) -> None:
         super().__init__()
@@ -177,7 +177,7 @@ class SmpNetwork(nn.Module):
 
 
 def _smp(name: str) -> tuple[Any, str, str]:
-    """The library, and architecture and encoder of 'smp:unet/resnet34'. Raises UsageError."""
+    """Return the library, architecture and encoder of 'smp:unet/resnet34'. Raises UsageError."""
     try:
         import segmentation_models_pytorch as smp
     except ImportError:
@@ -202,10 +202,9 @@ NETWORKS = (*COMPACT, *TORCHVISION)
 
 
 def build_network(name: str, num_classes: int, pretrained: bool = False) -> nn.Module:
-    """The network of that name, with fresh or published weights.
+    """Return the network of that name, with random or published weights.
 
-    Raises UsageError that lists the known names, or where a network has no published weights; AppError where they cannot
-    be had.
+    Raises UsageError for an unknown name, or if the network has no published weights; AppError if their download fails.
     """
     check_network(name, pretrained)
     if name in COMPACT:
@@ -216,10 +215,10 @@ def build_network(name: str, num_classes: int, pretrained: bool = False) -> nn.M
             return SmpNetwork(name, num_classes, pretrained)
         foreign = TorchvisionNetwork(name, num_classes)
         return _with_published_weights(foreign, name) if pretrained else foreign
-    except OSError as error:  # every way of a download to fail: no network, a broken answer, a full disk
+    except OSError as error:  # any failed download: no network, an incomplete response, a full disk
         raise AppError(
             tr(
-                "cannot fetch the published weights of '{name}' ({error}): go online, or train without --pretrained",
+                "cannot download the published weights of '{name}' ({error}): check the network, or train without --pretrained",
                 name=name,
                 error=describe_error(error),
             )
@@ -227,7 +226,7 @@ def build_network(name: str, num_classes: int, pretrained: bool = False) -> nn.M
 
 
 def check_network(name: str, pretrained: bool) -> None:
-    """Raise UsageError for a name or a wish that cannot be; cheap, so that it can come before anything else."""
+    """Raise UsageError for an unknown name or missing published weights; cheap, so that it can run first."""
     if name.startswith(SMP_PREFIX):
         _smp(name)
     elif name not in NETWORKS:
@@ -243,12 +242,12 @@ def check_network(name: str, pretrained: bool) -> None:
 
 
 def published_normalisation(pretrained: bool) -> Normalisation | None:
-    """What published weights expect of their input; None where it is measured on the data."""
+    """Return the normalisation of published weights; None if it is computed from the data."""
     return IMAGENET if pretrained else None
 
 
 def _with_published_weights(network: TorchvisionNetwork, name: str) -> TorchvisionNetwork:
-    """torchvision's weights (COCO pictures, VOC classes); the last layer is fresh where the number of classes differs."""
+    """Load torchvision's weights (COCO images, VOC classes); layers of another number of classes keep random weights."""
     from torchvision import models
 
     published = models.get_model_weights(name).DEFAULT.get_state_dict(check_hash=True, weights_only=True)
@@ -264,5 +263,5 @@ def _unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     meant = tr(" (did you mean '{near}'?)", near=near[0]) if near else ""
     listed = ", ".join(names)
     return UsageError(
-        tr("unknown {kind} '{name}'{meant}: known are {listed}", kind=kind, name=name, meant=meant, listed=listed)
+        tr("unknown {kind} '{name}'{meant}: available: {listed}", kind=kind, name=name, meant=meant, listed=listed)
     )

@@ -1,4 +1,4 @@
-"""From pictures to class indices with a model: whole or in tiles, mirrored too, on PyTorch or ONNX Runtime."""
+"""Predict class indices of images: resized or in tiles, optionally averaged with the flipped image, in PyTorch or ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -20,22 +20,24 @@ from dataset.classes import UInt8
 from segmentation.global_pooling import GlobalPoolingOverride
 from segmentation.model_file import Model
 from segmentation.preprocess import class_indices, native_logits, resize_image, resize_logits, to_input
-from segmentation.tiling import ALIGN, Forward, largest_margin, reach, tiled
+from segmentation.tiling import ALIGN, Forward, limit_margin, measure_receptive_field, predict_bands
 
-AUTO_TILE = 2048  # pixels a side; `auto` takes pictures whole up to this size
-MOST_LOGITS = 1 << 28  # at native size, in all streams together: 1 GiB of float32
-NO_MEMORY = (
+AUTO_TILE = 2048  # pixels per side; `auto` does not cut images up to this size
+MAX_LOGITS = 1 << 28  # at native size, in all threads together: 1 GiB of float32
+OUT_OF_MEMORY_TEXTS = (
     *("out of memory", "not enough memory", "can't allocate memory"),  # torch's, on MPS, Windows and Linux
     *("could not create a primitive", "failed to allocate memory", "bad_alloc"),  # oneDNN's, ONNX Runtime's, C++'s
 )
-SMALLEST_TILE = 128  # below it, hardly anything of a tile is left between its margins
+SMALLEST_TILE = 128  # pixels; in a smaller tile hardly anything is left between the margins
 
 
 @dataclass(frozen=True)
 class Method:
-    """How a picture becomes classes. `tile`: None resizes it to the model's input, as validation does; a number keeps it
-    at the scale of the training and cuts it into squares of that many pixels, 0 into the largest that fit.
-    `flip`: the mean of the picture and its mirror image. `probabilities`: keep them.
+    """Options of a prediction.
+
+    `tile`: None resizes an image to the model's input size, as validation does; a number keeps it at the scale of the
+    training and cuts it into squares of that many pixels, 0 into the largest that fit in memory.
+    `flip`: average the logits of the image and its left-right mirror image. `probabilities`: return them too.
     """
 
     tile: int | None = None
@@ -44,24 +46,24 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A decoded picture: `image` (H,W,3) uint8, `small` the same at working size, `sha256` (hex) of its file."""
+class InputImage:
+    """A decoded image: `pixels` (H,W,3) uint8, `resized` the same at the network's size, `sha256` (hex) of its file."""
 
-    image: UInt8
-    small: UInt8
+    pixels: UInt8
+    resized: UInt8
     sha256: str
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Class indices (H,W) uint8; probabilities (num_classes,H,W) float16 where they are asked for."""
+    """Class indices (H,W) uint8; probabilities (num_classes,H,W) float16 if requested."""
 
     indices: UInt8
     probabilities: npt.NDArray[np.float16] | None = None
 
 
 class Predictor:
-    """A model on a device; safe to call from several threads. `forward` takes the place of the model's own network."""
+    """A model on a device; safe to call from several threads. `forward` replaces the model's own network."""
 
     def __init__(
         self,
@@ -72,22 +74,26 @@ class Predictor:
         engine: str = "torch",
     ) -> None:
         self.model, self.device, self.method, self.engine = model, device, method or Method(), engine
-        self._one_way = forward or model.network
+        self._plain_forward = forward or model.network
         self.forward: Forward = (
-            functools.partial(_with_mirror_image, self._one_way) if self.method.flip else self._one_way
+            functools.partial(_average_with_flip, self._plain_forward) if self.method.flip else self._plain_forward
         )
         self.cores = torch.get_num_threads()
-        self._tile = self.method.tile or AUTO_TILE  # smaller after the first time that memory runs out
+        self._tile = self.method.tile or AUTO_TILE  # halved when memory runs out
         self._margins: dict[int, int] = {}
-        self._means = GlobalPoolingOverride(model.network) if self.method.tile is not None else None
+        self._pooling = GlobalPoolingOverride(model.network) if self.method.tile is not None else None
         self._lock = threading.Lock()
-        self._native, self._less = 0, threading.Condition()  # logits at native size that streams hold now
+        self._reserved_logits, self._logits_released = (
+            0,
+            threading.Condition(),
+        )  # logits at native size that threads hold now
 
     @contextlib.contextmanager
     def streams(self, batches: int) -> Iterator[tuple[int, Callable[[], None] | None]]:
-        """How many threads shall compute this many batches, and what each must call first.
+        """Yield how many threads should compute this many batches, and what each must call first.
 
-        On a CPU one thread a batch: none of them waits for the slowest part of a batch, as it would in a pool of torch's.
+        On a CPU, one thread per batch and one torch thread each, until the block ends: no thread waits for the slowest
+        part of a batch, as it would in torch's own thread pool.
         """
         if self.device.type != "cpu" or batches < 2:
             yield 1, None
@@ -97,58 +103,60 @@ class Predictor:
         finally:
             torch.set_num_threads(self.cores)
 
-    def picture(self, image: UInt8, sha256: str) -> Picture:
-        """The picture with what the network needs of it, made where there is time: in the threads that read."""
-        return Picture(image, resize_image(image, self.working_size(image.shape[0], image.shape[1])), sha256)
+    def prepare(self, image: UInt8, sha256: str) -> InputImage:
+        """Return the image with its resized copy; meant for the threads that read, which have time for it."""
+        return InputImage(image, resize_image(image, self.working_size(image.shape[0], image.shape[1])), sha256)
 
     def working_size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) at which the network sees a picture of this size."""
+        """Return (height, width) at which the network sees an image of this size."""
         if self.method.tile is None:
             return self.model.input_size
         vertical, horizontal = self.model.scale
         return max(16, round(height * vertical)), max(16, round(width * horizontal))
 
     @torch.inference_mode()
-    def predict(self, pictures: Sequence[Picture]) -> list[Prediction]:
-        """A prediction of each picture, at its own size. Raises AppError where memory is too small for any way."""
+    def predict(self, images: Sequence[InputImage]) -> list[Prediction]:
+        """Return a prediction of each image, at its own size. Raises AppError when memory is too small even for one image."""
         if self.method.tile is not None:
-            return [self._in_tiles(picture) for picture in pictures]
+            return [self._predict_tiled(image) for image in images]
         try:
-            return self._whole(pictures)
+            return self._predict_resized(images)
         except Exception as error:
-            if not _out_of_memory(error):
+            if not _is_out_of_memory(error):
                 raise
         try:
-            return [prediction for picture in pictures for prediction in self._whole([picture])]
+            return [prediction for image in images for prediction in self._predict_resized([image])]
         except Exception as error:
-            raise _too_large(error, "--tile auto") from error
+            raise _memory_error(error, "--tile auto") from error
 
-    def _whole(self, pictures: Sequence[Picture]) -> list[Prediction]:
-        images = torch.from_numpy(np.stack([picture.small for picture in pictures])).permute(0, 3, 1, 2)
-        sizes = [(picture.image.shape[0], picture.image.shape[1]) for picture in pictures]
-        logits = native_logits(self.forward, images, sizes, self.model.normalisation, self.device)
-        found = []
+    def _predict_resized(self, images: Sequence[InputImage]) -> list[Prediction]:
+        batch = torch.from_numpy(np.stack([image.resized for image in images])).permute(0, 3, 1, 2)
+        sizes = [(image.pixels.shape[0], image.pixels.shape[1]) for image in images]
+        logits = native_logits(self.forward, batch, sizes, self.model.normalisation, self.device)
+        predictions = []
         for size in sizes:
-            with self._room(size):
-                found.append(self._prediction(next(logits)))
-        return found
+            with self._reserve_logits(size):
+                predictions.append(self._to_prediction(next(logits)))
+        return predictions
 
     @contextlib.contextmanager
-    def _room(self, size: tuple[int, int]) -> Iterator[None]:
-        """Waits until the logits of a picture of this size fit beside those of the other streams, or are alone."""
+    def _reserve_logits(self, size: tuple[int, int]) -> Iterator[None]:
+        """Wait until the logits of an image of this size fit beside those of the other threads, or no others are held."""
         wanted = size[0] * size[1] * self.model.classes.num_classes
-        with self._less:
-            self._less.wait_for(lambda: not self._native or self._native + wanted <= MOST_LOGITS)
-            self._native += wanted
+        with self._logits_released:
+            self._logits_released.wait_for(
+                lambda: not self._reserved_logits or self._reserved_logits + wanted <= MAX_LOGITS
+            )
+            self._reserved_logits += wanted
         try:
             yield
         finally:
-            with self._less:
-                self._native -= wanted
-                self._less.notify_all()
+            with self._logits_released:
+                self._reserved_logits -= wanted
+                self._logits_released.notify_all()
 
-    def _prediction(self, logits: Tensor) -> Prediction:
-        """logits (num_classes,H,W) float32 at native size."""
+    def _to_prediction(self, logits: Tensor) -> Prediction:
+        """Return the prediction of logits (num_classes,H,W) float32 at native size."""
         indices = class_indices(logits).to(torch.uint8).cpu().numpy()
         if not self.method.probabilities:
             return Prediction(indices)
@@ -156,65 +164,71 @@ class Predictor:
 
     # --- tiles ----------------------------------------------------------------------------------------------------
 
-    def _in_tiles(self, picture: Picture) -> Prediction:
-        """Halves the tile where memory runs out, for this picture and all that follow."""
+    def _predict_tiled(self, image: InputImage) -> Prediction:
+        """Predict in tiles; when memory runs out, halve the tile for this image and all that follow."""
         while True:
             tile = self._tile
             try:
-                return self._in_tiles_of(picture, tile)
+                return self._predict_with_tile(image, tile)
             except Exception as error:
-                if not _out_of_memory(error) or tile // 2 < SMALLEST_TILE:
-                    raise _too_large(error, tr("smaller pictures")) from error
+                if not _is_out_of_memory(error) or tile // 2 < SMALLEST_TILE:
+                    raise _memory_error(error, tr("smaller images")) from error
                 self._tile = min(self._tile, tile // 2)
-                warn(tr("out of memory: tiles of {tile} pixels from here on", tile=self._tile))
+                warn(tr("out of memory: continuing with tiles of {tile} pixels", tile=self._tile))
 
-    def _in_tiles_of(self, picture: Picture, tile: int) -> Prediction:
-        height, width = picture.small.shape[:2]
+    def _predict_with_tile(self, item: InputImage, tile: int) -> Prediction:
+        height, width = item.resized.shape[:2]
         cut = max(height, width) > tile
-        # The last rows of an odd picture would be stretched differently in a tile: it gets even by repeating them.
+        # The last row of an image of odd size would be scaled differently in a tile: repeat it to make the size even.
         odd = ((0, height % 2), (0, width % 2), (0, 0)) if cut else ((0, 0),) * 3
-        even = np.pad(picture.small, odd, "edge")
+        even = np.pad(item.resized, odd, "edge")
         batch = torch.from_numpy(np.ascontiguousarray(even)).permute(2, 0, 1)[None]
         image = to_input(batch, self.model.normalisation, self.device)[0]
-        size = picture.image.shape[0], picture.image.shape[1]
-        joined = self._cut(image, tile) if cut else [(0, self.forward(image[None])[0].float())]
-        bands = (logits[:, : height - top, :width] for top, logits in joined)
+        size = item.pixels.shape[0], item.pixels.shape[1]
+        joined = self._tiled_logits(image, tile) if cut else [(0, self.forward(image[None])[0].float())]
+        bands = (band[:, : height - top, :width] for top, band in joined)
         if (height, width) != size:
-            small = torch.cat(list(bands), 1)
-            with self._room(size):
-                return self._prediction(resize_logits(small, size))
-        parts = [self._prediction(band) for band in bands]
-        kept = [part.probabilities for part in parts if part.probabilities is not None]
-        return Prediction(np.concatenate([part.indices for part in parts]), np.concatenate(kept, 1) if kept else None)
+            logits = torch.cat(list(bands), 1)
+            with self._reserve_logits(size):
+                return self._to_prediction(resize_logits(logits, size))
+        parts = [self._to_prediction(band) for band in bands]
+        probabilities = [part.probabilities for part in parts if part.probabilities is not None]
+        return Prediction(
+            np.concatenate([part.indices for part in parts]),
+            np.concatenate(probabilities, 1) if probabilities else None,
+        )
 
-    def _cut(self, image: Tensor, tile: int) -> Iterator[tuple[int, Tensor]]:
-        """What `tiles.tiled` yields, with the means of the whole picture, and of its mirror image where that is wanted."""
-        bands = self._bands(image, tile)
+    def _tiled_logits(self, image: Tensor, tile: int) -> Iterator[tuple[int, Tensor]]:
+        """Yield the bands of `predict_bands`, averaged with those of the mirror image if `flip`."""
+        bands = self._raw_bands(image, tile)
         if not self.method.flip:
             return bands
-        mirrored = self._bands(image.flip(-1), tile)
+        mirrored = self._raw_bands(image.flip(-1), tile)
         return ((top, (one + other.flip(-1)) / 2) for (top, one), (_, other) in zip(bands, mirrored, strict=True))
 
-    def _bands(self, image: Tensor, tile: int) -> Iterator[tuple[int, Tensor]]:
-        margin = self._margin(tile)
-        if not self._means:
-            return tiled(self._one_way, image, tile, margin)
-        # An exported file takes its means of what it sees: then the network itself computes the tiles.
-        forward = self._one_way if self.engine == "torch" else self.model.network
-        means = self._means.measured(image, tile, margin)
-        return tiled(self._means.given(means, forward), image, tile, margin)
+    def _raw_bands(self, image: Tensor, tile: int) -> Iterator[tuple[int, Tensor]]:
+        """Yield the bands of one image, with the global means of the full image."""
+        margin = self._margin_of(tile)
+        if not self._pooling:
+            return predict_bands(self._plain_forward, image, tile, margin)
+        # An exported model always averages over what it sees: the network itself has to compute the tiles then.
+        forward = self._plain_forward if self.engine == "torch" else self.model.network
+        means = self._pooling.compute_means(image, tile, margin)
+        return predict_bands(self._pooling.with_means(means, forward), image, tile, margin)
 
-    def _margin(self, tile: int) -> int:
-        """How much of a tile's edges is left out; says once where a tile has not enough of it."""
+    def _margin_of(self, tile: int) -> int:
+        """Return how many pixels at a tile's edges are discarded; warn once if the tile is too small for a sufficient margin."""
         with self._lock:
             if tile not in self._margins:
-                wanted = reach(self._means.left_out if self._means else self.model.network, self.device)
-                self._margins[tile] = largest_margin(tile, wanted)
+                wanted = measure_receptive_field(
+                    self._pooling.forward_without_means if self._pooling else self.model.network, self.device
+                )
+                self._margins[tile] = limit_margin(tile, wanted)
                 if self._margins[tile] < wanted:
                     enough = 2 * wanted + 3 * ALIGN
                     warn(
                         tr(
-                            "tiles of {tile} are small for this network: from {enough} on there are no seams",
+                            "tiles of {tile} pixels may show seams with this network: use at least {enough}",
                             tile=tile,
                             enough=enough,
                         )
@@ -222,26 +236,26 @@ class Predictor:
             return self._margins[tile]
 
 
-def _with_mirror_image(forward: Forward, images: Tensor) -> Tensor:
-    """The mean of the logits of images (N,3,H,W) and of their left-right mirror images."""
+def _average_with_flip(forward: Forward, images: Tensor) -> Tensor:
+    """Return the mean of the logits of images (N,3,H,W) and of their left-right mirror images."""
     return (forward(images) + forward(images.flip(-1)).flip(-1)) / 2
 
 
-def _out_of_memory(error: Exception) -> bool:
-    """PyTorch and ONNX Runtime have no type of their own for it, but for CUDA's."""
+def _is_out_of_memory(error: Exception) -> bool:
+    """Return whether memory ran out: only CUDA has an exception type for it, the other backends only a message."""
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return known or any(words in str(error).lower() for words in NO_MEMORY)
+    return known or any(words in str(error).lower() for words in OUT_OF_MEMORY_TEXTS)
 
 
-def _too_large(error: Exception, advice: str) -> Exception:
-    """What to raise for it: the error itself, unless it is about memory."""
-    if not _out_of_memory(error):
+def _memory_error(error: Exception, advice: str) -> Exception:
+    """Return the error to raise: an AppError with this advice if memory ran out, else the error itself."""
+    if not _is_out_of_memory(error):
         return error
     return AppError(tr("out of memory: use {advice}", advice=advice))
 
 
 def segment(model: Model, images: Sequence[UInt8], device: torch.device) -> list[UInt8]:
-    """Class indices (H,W) uint8 of pictures (H,W,3) uint8, each at its own size, as one batch: as infer.py does it."""
+    """Return class indices (H,W) uint8 of images (H,W,3) uint8, each at its own size, as one batch, as infer.py does."""
     predictor = Predictor(model, device)
-    pictures = [predictor.picture(image, "") for image in images]
-    return [prediction.indices for prediction in predictor.predict(pictures)]
+    prepared = [predictor.prepare(image, "") for image in images]
+    return [prediction.indices for prediction in predictor.predict(prepared)]

@@ -1,4 +1,4 @@
-"""From a picture of any size to logits of that size: the one path that training, validation and inference share."""
+"""Turn an image of any size into logits of that size: the path that training, validation and inference share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from core.errors import UsageError
 from core.i18n import tr
 from dataset.classes import UInt8
 
-EVAL_BATCH = 8  # pictures at once in validation and inference: one number, so that both give equal figures
+EVAL_BATCH = 8  # batch size of validation and inference: the same, so that both give equal metrics
 
 
 @dataclass(frozen=True)
@@ -30,21 +30,21 @@ IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # what p
 
 
 def resize_image(image: UInt8, size: tuple[int, int]) -> UInt8:
-    """(H,W,3) uint8 to `size` (height, width), antialiased; unchanged where it fits already."""
+    """Resize (H,W,3) uint8 to `size` (height, width), antialiased; unchanged where it fits already."""
     if image.shape[:2] == size:
         return image
     return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
 def resize_mask(mask: UInt8, size: tuple[int, int]) -> UInt8:
-    """(H,W) uint8 class indices to `size` by the nearest pixel: no class is invented between two others."""
+    """Resize (H,W) uint8 class indices to `size` by the nearest pixel: no class is invented between two others."""
     if mask.shape == size:
         return mask
     return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
 def to_input(images: Tensor, normalisation: Normalisation, device: torch.device) -> Tensor:
-    """(N,3,H,W) uint8 to the network's input: float32, normalised, channels_last, on `device`."""
+    """Convert (N,3,H,W) uint8 to the network's input: float32, normalised, channels_last, on `device`."""
     images = images.to(device, non_blocking=True).to(torch.float32, memory_format=torch.channels_last)
     mean = torch.tensor(normalisation.mean, device=device).view(1, 3, 1, 1) * 255
     std = torch.tensor(normalisation.std, device=device).view(1, 3, 1, 1) * 255
@@ -52,7 +52,7 @@ def to_input(images: Tensor, normalisation: Normalisation, device: torch.device)
 
 
 def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Logits (num_classes,h,w) float32 to `size` (height, width), bilinear; unchanged where they fit already."""
+    """Resize logits (num_classes,h,w) float32 to `size` (height, width), bilinear; unchanged where they fit already."""
     if logits.shape[-2:] == size:
         return logits
     return F.interpolate(logits[None], size, mode="bilinear", align_corners=False)[0]
@@ -65,29 +65,29 @@ def native_logits(
     normalisation: Normalisation,
     device: torch.device,
 ) -> Iterator[Tensor]:
-    """Yield logits (num_classes, height, width) float32 at each picture's own size, from a batch (N,3,H,W) uint8.
+    """Yield logits (num_classes, height, width) float32 at each image's own size, from a batch (N,3,H,W) uint8.
 
-    One picture's at a time: at their own size they are by far the largest thing in memory.
+    One image at a time: logits at native size are by far the largest tensors in memory.
     """
     logits = network(to_input(images, normalisation, device)).float()
-    for one, size in zip(logits, sizes, strict=True):
-        yield resize_logits(one, size)
+    for item, size in zip(logits, sizes, strict=True):
+        yield resize_logits(item, size)
 
 
 def class_indices(logits: Tensor) -> Tensor:
-    """Logits (num_classes,H,W) -> class of each pixel (H,W) int64."""
+    """Return the class of each pixel (H,W) int64 of logits (num_classes,H,W)."""
     return logits.max(0).indices  # argmax over the first dimension takes five times as long on a CPU
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name, ready for work; "auto" takes CUDA, else Apple's MPS, else the CPU.
+    """Return the device of that name, ready for work; "auto" takes CUDA, else Apple's MPS, else the CPU.
 
-    Raises UsageError if it is not there.
+    Raises UsageError if the machine does not have it.
     """
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
-        name = next(candidate for candidate in ("cuda", "mps", "cpu") if there[candidate])
-    if not there[name]:
-        found = ", ".join(device for device, is_there in there.items() if is_there)
-        raise UsageError(tr("DEVICE={name}: not on this machine (there is: {found})", name=name, found=found))
+        name = next(candidate for candidate in ("cuda", "mps", "cpu") if available[candidate])
+    if not available[name]:
+        found = ", ".join(device for device, is_available in available.items() if is_available)
+        raise UsageError(tr("DEVICE={name}: not on this machine (available: {found})", name=name, found=found))
     return torch.device(name)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def mlmodel(run_id: str, model_file: str, model_sha256: str) -> str:
-    """The text of the MLmodel file beside a model; equal for equal models, with no time in it."""
+    """Return the text of the MLmodel file beside a model; equal for equal models, so without a time."""
     from mlflow.version import VERSION
 
     content = {
@@ -43,11 +43,11 @@ def mlmodel(run_id: str, model_file: str, model_sha256: str) -> str:
         "run_id": run_id,
         "metadata": {"model_sha256": model_sha256},
     }
-    return json.dumps(content, indent=1) + "\n"  # which is YAML too
+    return json.dumps(content, indent=1) + "\n"  # JSON is valid YAML
 
 
 def _load_pyfunc(path: str) -> Segmenter:
-    """Called by MLflow with the path of model.pth. Raises AppError where its bytes are not those that MLmodel names."""
+    """Load the model; MLflow calls this with the path of model.pth. Raises AppError if its checksum differs from MLmodel."""
     from mlflow.models import Model as MLflowModel
 
     from config import load_settings
@@ -63,19 +63,19 @@ def _load_pyfunc(path: str) -> Segmenter:
 
 
 class Segmenter:
-    """Predicts for arrays, and for pictures as bytes or base64 text, as they come by way of JSON."""
+    """Predictor of class ids for arrays, and for images as bytes or base64 text (JSON)."""
 
     def __init__(self, model: Model, device: Any) -> None:
         self.model, self.device = model, device
 
     def predict(self, data: Any, params: dict[str, Any] | None = None) -> Any:
-        """Class ids of pictures of any size.
+        """Return class ids of images of any size.
 
         An array (H,W,3) or (N,H,W,3) of 0..255 gives an array (H,W) or (N,H,W) uint8 of class ids. A data frame or dict with
-        a column `image` of encoded pictures gives a data frame with `mask` (base64 of a palette PNG), `height`, `width`.
+        a column `image` of encoded images gives a data frame with `mask` (base64 of a palette PNG), `height`, `width`.
         Raises UsageError for anything else.
         """
-        import pandas as pd  # type: ignore[import-untyped]  # which MLflow brings
+        import pandas as pd  # type: ignore[import-untyped]  # installed with MLflow
 
         if isinstance(data, np.ndarray) and data.dtype != object:
             return self._arrays(data)
@@ -117,10 +117,10 @@ class Segmenter:
         except (binascii.Error, TypeError) as error:
             raise UsageError(tr("not base64: {error}", error=error)) from error
         ids = self._ids(read_image(content))
-        picture = Image.fromarray(ids).convert("P")
-        picture.putpalette(self.model.classes.palette())
+        palette_image = Image.fromarray(ids).convert("P")
+        palette_image.putpalette(self.model.classes.palette())
         buffer = io.BytesIO()
-        picture.save(buffer, "PNG")
+        palette_image.save(buffer, "PNG")
         return {
             "mask": base64.b64encode(buffer.getvalue()).decode(),
             "height": int(ids.shape[0]),

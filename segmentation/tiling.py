@@ -1,8 +1,8 @@
-"""Pictures of any size through a network in tiles, so that the seams do not show: equal to the whole where that fits.
+"""Run a network on images of any size in tiles without visible seams; equal to one pass over the full image.
 
-A tile's logits are wrong where they would have needed pixels beyond its edge. `reach` measures how far that goes; tiles
-overlap by more, and what is wrong is left out. Tiles begin at multiples of ALIGN, where a network that halves its
-input finds the same grid as in the whole picture.
+A tile's logits are wrong where they depend on pixels beyond its edge. `measure_receptive_field` finds how far that
+goes; tiles overlap by more, and the wrong part is discarded. Tiles begin at multiples of ALIGN, where a network that
+halves its input has the same grid as in the full image.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 
 ALIGN = 32  # pixels; the networks of this project halve their input five times at most
-BLEND = 32  # pixels over which one tile fades into the next
+BLEND = 32  # pixels; width of the linear blend between two tiles
 Forward = Callable[[Tensor], Tensor]  # images (N,3,H,W) float32, normalised -> logits (N,num_classes,H,W) float32
 
 
 @torch.inference_mode()
-def reach(forward: Forward, device: torch.device, limit: int = 256) -> int:
-    """How many pixels beyond a cut still change the output, rounded up to ALIGN; `limit` where no end is found.
+def measure_receptive_field(forward: Forward, device: torch.device, limit: int = 256) -> int:
+    """Return how many pixels beyond a cut still change the output, rounded up to ALIGN, at most `limit`.
 
-    NaN left of a cut marks every output that the pixels there reach, through any layer, and the mirror image those on
-    the other side. A strip across the cut is enough to see it. A network that averages over the whole picture has no end.
+    NaN left of a cut marks every output that depends on pixels there, through any layer, and the mirrored strip those
+    on the other side. A strip across the cut is enough. A network that averages over the full image reaches `limit`.
     """
     strips = torch.zeros(2, 3, 2 * ALIGN, 2 * limit, device=device)
     strips[0, ..., :limit] = strips[1, ..., limit:] = float("nan")
@@ -35,8 +35,8 @@ def reach(forward: Forward, device: torch.device, limit: int = 256) -> int:
     return min(limit, -(-farthest // ALIGN) * ALIGN)
 
 
-def starts(length: int, tile: int, margin: int) -> list[int]:
-    """Where tiles of `tile` pixels begin to cover `length`, overlapping by at least 2 x `margin` + BLEND."""
+def tile_starts(length: int, tile: int, margin: int) -> list[int]:
+    """Return where tiles of `tile` pixels begin so that they cover `length`, overlapping by at least 2 x `margin` + BLEND."""
     if length <= tile:
         return [0]
     step = max(ALIGN, (tile - 2 * margin - BLEND) // ALIGN * ALIGN)
@@ -44,14 +44,14 @@ def starts(length: int, tile: int, margin: int) -> list[int]:
     return [i * step for i in range(count)]
 
 
-def largest_margin(tile: int, wanted: int) -> int:
-    """The margin that a tile has room for: at least ALIGN + BLEND of it must be left to move on by."""
+def limit_margin(tile: int, wanted: int) -> int:
+    """Return the wanted margin, reduced so that at least ALIGN + BLEND pixels of a tile remain to advance by."""
     return max(0, min(wanted, (tile - BLEND - ALIGN) // 2))
 
 
 @functools.lru_cache(64)
-def _ramp(length: int, margin: int, first: bool, last: bool) -> Tensor:
-    """Weights (length,) of a tile along one side: 0 in the margins, fading over BLEND; no margin at the picture's edge."""
+def _blend_weights(length: int, margin: int, first: bool, last: bool) -> Tensor:
+    """Return weights (length,) of a tile along one axis: 0 in the margins, then a ramp of BLEND; no margin at the image edge."""
     weights = torch.ones(length)
     fade = torch.linspace(0, 1, BLEND + 2)[1:-1]
     if not first:
@@ -65,20 +65,20 @@ def _ramp(length: int, margin: int, first: bool, last: bool) -> Tensor:
     return weights
 
 
-def tiled(forward: Forward, image: Tensor, tile: int, margin: int) -> Iterator[tuple[int, Tensor]]:
-    """Yield (first row, logits (num_classes,h,W) float32) of the picture's bands from top to bottom.
+def predict_bands(forward: Forward, image: Tensor, tile: int, margin: int) -> Iterator[tuple[int, Tensor]]:
+    """Yield (first row, logits (num_classes,h,W) float32) of the image's bands from top to bottom.
 
     image (3,H,W) float32, normalised. Only one row of tiles is in memory.
     """
     height, width = image.shape[-2:]
-    tops, lefts = starts(height, tile, margin), starts(width, tile, margin)
+    tops, lefts = tile_starts(height, tile, margin), tile_starts(width, tile, margin)
     total: Tensor | None = None
     for i, top in enumerate(tops):
         bottom = min(top + tile, height)
-        vertical = _ramp(bottom - top, margin, i == 0, i == len(tops) - 1)
+        vertical = _blend_weights(bottom - top, margin, i == 0, i == len(tops) - 1)
         for j, left in enumerate(lefts):
             right = min(left + tile, width)
-            weights = vertical[:, None] * _ramp(right - left, margin, j == 0, j == len(lefts) - 1)
+            weights = vertical[:, None] * _blend_weights(right - left, margin, j == 0, j == len(lefts) - 1)
             part = image[None, :, top:bottom, left:right].contiguous(memory_format=torch.channels_last)
             logits = forward(part)[0].float()
             if total is None:

@@ -125,7 +125,7 @@ class Lab:
                 lake.start_experiment(experiment)
             commit = lake.publish({"model.pth": file}, "models/", "model", {}, mirror=False).commit_id
         _, items = committed_items(self.lake, data, "val", self.settings.cache_dir)
-        miou = evaluation.measure(model, items, classes, CPU).figure("miou")
+        miou = evaluation.measure(model, items, classes, CPU).metric("miou")
         run = self.client.create_run(mlflow_utils.get_or_create_experiment(self.client, self.settings)).info.run_id
         model_path = LakePath(self.lake.repo, commit, "models/model.pth")
         for key, value in (("lakefs_model_path", str(model_path)), ("lakefs_data_path", str(data))):

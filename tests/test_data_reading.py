@@ -1,4 +1,4 @@
-"""Class maps, how pictures and masks of every kind are read, and the generated sample set."""
+"""Class maps, how images and masks of every kind are read, and the generated sample set."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_sixteen_bit_grey_is_scaled() -> None:
 @pytest.mark.parametrize("value", [70_000, 200_000, -1])
 def test_more_than_sixteen_bits_are_not_clipped_in_silence(value: int) -> None:
     assert read_image(saved(grey([[0, 65535]], np.int32), "TIFF"))[0, 1, 0] == 255
-    with pytest.raises(UsageError, match=r"expected a picture of 8 or 16 bits, found values -?\d+ to \d+"):
+    with pytest.raises(UsageError, match=r"expected an image of 8 or 16 bits, found values -?\d+ to \d+"):
         read_image(saved(grey([[0, value]], np.int32), "TIFF"))
 
 
@@ -161,9 +161,9 @@ def test_errors_name_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(UsageError, match=r"그림\.png"):
         read_image(path)
     path.write_bytes(saved(Image.new("RGB", (64, 64)))[:60])
-    with pytest.raises(UsageError, match=r"그림\.png: expected a whole picture, found unreadable"):
+    with pytest.raises(UsageError, match=r"그림\.png: expected a complete image, found unreadable"):
         read_image(path)
-    with pytest.raises(UsageError, match=r"picture data: expected a readable picture, found an empty file"):
+    with pytest.raises(UsageError, match=r"image data: expected a readable image, found an empty file"):
         read_image(b"")
     with pytest.raises(UsageError, match="found float pixels"):
         read_image(saved(Image.new("F", (2, 2)), "TIFF"))
@@ -229,7 +229,7 @@ def test_colour_masks_that_do_not_fit() -> None:
     with pytest.raises(UsageError, match=r"colours of classes\.json, found unknown colours #010203"):
         read_mask(saved(Image.fromarray(pixels)), ROAD)
     doubled = build_classes([(0, "a", (1, 2, 3), False), (1, "b", (1, 2, 3), False)])
-    with pytest.raises(UsageError, match=r"colours in classes\.json that differ"):
+    with pytest.raises(UsageError, match=r"a different colour for each class in classes\.json"):
         read_mask(saved(Image.new("RGB", (2, 2), (1, 2, 3))), doubled)
 
 
@@ -334,7 +334,7 @@ def test_sample_never_mixes_with_other_data(tmp_path: Path) -> None:
     staging = tmp_path / SAMPLE_STAGING
     staging.mkdir()
     (staging / "complete").write_text("images/sample_0000.png")
-    with pytest.raises(UsageError, match="not of the sample"):
+    with pytest.raises(UsageError, match="not belong to the sample"):
         generate_sample(tmp_path, 0, 4)
 
 

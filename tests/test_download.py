@@ -16,7 +16,7 @@ from dataset import public
 from dataset.validation import check_data
 
 
-def picture(path: Path, values: list[int] | None = None) -> None:
+def write_image(path: Path, values: list[int] | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if values is None:
         random = np.random.default_rng([*path.name.encode()])  # no two are equal
@@ -42,8 +42,8 @@ def fake_pets(archives: Path) -> None:
     }.items():
         write_lines(base / "annotations" / f"{split}.txt", [f"{name} 1 1 1" for name in names])
         for name in names:
-            picture(base / "images" / f"{name}.jpg")
-            picture(base / "annotations/trimaps" / f"{name}.png", [1, 2, 3])
+            write_image(base / "images" / f"{name}.jpg")
+            write_image(base / "annotations/trimaps" / f"{name}.png", [1, 2, 3])
     shutil.copy(base / "images/Abyssinian_3.jpg", base / "images/twin.jpg")
 
 
@@ -52,8 +52,8 @@ def fake_voc(archives: Path) -> None:
     for split, names in {"train": ["2007_1", "2007_2"], "val": ["2007_3", "twin"]}.items():
         write_lines(base / "ImageSets/Segmentation" / f"{split}.txt", names)
         for name in names:
-            picture(base / "JPEGImages" / f"{name}.jpg")
-            picture(base / "SegmentationClass" / f"{name}.png", [0, 15, 255])
+            write_image(base / "JPEGImages" / f"{name}.jpg")
+            write_image(base / "SegmentationClass" / f"{name}.png", [0, 15, 255])
     shutil.copy(base / "JPEGImages/2007_1.jpg", base / "JPEGImages/twin.jpg")
 
 
@@ -77,25 +77,29 @@ def test_a_data_set_becomes_a_data_folder_that_passes_the_check(
     public.fetch(name, tmp_path, seed=0)
     data = check_data(tmp_path, 0)
     assert {split: len(data.split(split)) for split in counts} == counts and data.classes.names == classes
-    assert not (tmp_path / public.ARCHIVES).exists() and "left out 1 pictures" in capsys.readouterr().out
+    assert not (tmp_path / public.ARCHIVES).exists() and "left out 1 duplicate images" in capsys.readouterr().out
     public.fetch(name, tmp_path, seed=0)  # it is there: nothing to do
     with pytest.raises(UsageError, match="holds other data"):
         public.fetch(next(other for other in public.DATASETS if other != name), tmp_path, seed=0)
 
 
-def test_no_network_is_said_and_a_second_call_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_without_network_fails_and_a_second_call_succeeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def offline(*_: object, **__: object) -> None:
         raise urllib.error.URLError("no route to host")
 
     monkeypatch.setattr("torchvision.datasets.oxford_iiit_pet.download_and_extract_archive", offline)
-    with pytest.raises(AppError, match=r"cannot download the data set oxford-iiit-pet .*no route to host.*go online"):
+    with pytest.raises(
+        AppError, match=r"cannot download the data set oxford-iiit-pet .*no route to host.*check the network"
+    ):
         public.fetch("oxford-iiit-pet", tmp_path, seed=0)
     fake_pets(tmp_path / public.ARCHIVES)
     public.fetch("oxford-iiit-pet", tmp_path, seed=0)
     assert len(check_data(tmp_path, 0).pairs) == 22
 
 
-def test_the_names_of_the_command_line_are_those_of_the_module() -> None:
+def test_command_line_names_equal_the_names_of_the_module() -> None:
     spec = importlib.util.spec_from_file_location("train_script", Path(__file__).parent.parent / "train.py")
     assert spec is not None and spec.loader is not None
     script = importlib.util.module_from_spec(spec)

@@ -76,7 +76,7 @@ def test_the_champion_is_measured_again_on_the_data_of_the_candidate(lab: Lab) -
     )
     again = evaluation.measure(old, items, classes, CPU)
     keep = [i for i, item in enumerate(items) if item.name != "t0"]
-    assert found["champion"] == pytest.approx(again.only(keep).figure("miou"))
+    assert found["champion"] == pytest.approx(again.only(keep).metric("miou"))
     assert found["champion_version"] == f"{lab.name} v1"
 
 

@@ -1,4 +1,4 @@
-"""Every network by the same tester: shapes, gradients, odd sizes, evaluation of one picture; names and published weights."""
+"""Every network by the same tester: shapes, gradients, odd sizes, evaluation of one image; names and published weights."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def check_network_of(name: str) -> None:
     assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in network.parameters())
     with torch.inference_mode():
         alone = network.eval()(images[:1])
-    assert isinstance(alone, torch.Tensor) and alone.shape == (1, 4, *ODD), "one picture, and no auxiliary head"
+    assert isinstance(alone, torch.Tensor) and alone.shape == (1, 4, *ODD), "one image, and no auxiliary head"
 
 
 # The larger ones of torchvision's are the same code with more layers, and would cost CI minutes.
@@ -49,13 +49,13 @@ def test_a_compact_network_has_the_parameters_that_it_claims(name: str, paramete
     assert sum(p.numel() for p in build_network(name, 11).parameters()) == pytest.approx(parameters, rel=0.05)
 
 
-def test_torchvisions_networks_are_all_there() -> None:
+def test_all_networks_of_torchvision_are_available() -> None:
     from torchvision import models
 
     assert sorted(TORCHVISION) == models.list_models(module=models.segmentation)
 
 
-def test_an_unknown_name_lists_the_known() -> None:
+def test_unknown_name_lists_the_available_names() -> None:
     with pytest.raises(UsageError, match=r"unknown model 'compact_unett' \(did you mean 'compact_unet'\?\).*lraspp"):
         build_network("compact_unett", 2)
     pytest.importorskip("segmentation_models_pytorch")
@@ -71,7 +71,7 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         build_network("smp:unet/resnet18", 2)
 
 
-def test_published_weights_are_taken_where_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_weights_are_loaded_where_shapes_match(monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision.models._api import WeightsEnum
 
     name = "lraspp_mobilenet_v3_large"
@@ -84,7 +84,7 @@ def test_published_weights_are_taken_where_they_fit(monkeypatch: pytest.MonkeyPa
     assert all(torch.equal(own[key], published[key]) for key in own if key not in different)
 
 
-def test_weights_that_cannot_be_had_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unavailable_published_weights_raise(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="no weights are published for 'compact_unet'"):
         build_network(next(iter(COMPACT)), 2, pretrained=True)
 
@@ -93,5 +93,5 @@ def test_weights_that_cannot_be_had_are_said(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
-    with pytest.raises(AppError, match=r"cannot fetch the published weights of 'fcn_resnet50' .*no route to host"):
+    with pytest.raises(AppError, match=r"cannot download the published weights of 'fcn_resnet50' .*no route to host"):
         build_network("fcn_resnet50", 2, pretrained=True)

@@ -18,7 +18,7 @@ from registry import promotion
 from registry.gate import class_minimums, gain_interval
 from registry.promotion import Promotion
 from registry.versions import Registry
-from segmentation.evaluation import Measured
+from segmentation.evaluation import EvaluationResult
 from tests.lifecycle import NAME, REPO, Lifecycle
 from utils import local_lakefs, mlflow_utils
 from utils.lakefs_utils import LakeFS
@@ -179,9 +179,9 @@ def test_a_metric_that_cannot_be_reproduced_prevents_promotion(lifecycle: Lifecy
 # --- the gate's arithmetic ---
 
 
-def measured(counts: np.ndarray) -> Measured:
+def measured(counts: np.ndarray) -> EvaluationResult:
     classes = ClassMap((0, 1), ("a", "b"), ((0, 0, 0), (1, 1, 1)))
-    return Measured(tuple(map(str, range(len(counts)))), classes, counts.astype(np.int64), 1.0)
+    return EvaluationResult(tuple(map(str, range(len(counts)))), classes, counts.astype(np.int64), 1.0)
 
 
 def test_resampling_with_equal_weights_equals_the_confusion_matrix() -> None:
@@ -190,10 +190,10 @@ def test_resampling_with_equal_weights_equals_the_confusion_matrix() -> None:
     counts[:, 2] = 0  # the last class, for predictions unknown to the data, is never a label
     model = measured(counts)
     for metric in ("miou", "accuracy"):
-        assert model.resampled(metric, np.ones((1, 7), np.int64))[0] == pytest.approx(model.figure(metric))
+        assert model.resampled(metric, np.ones((1, 7), np.int64))[0] == pytest.approx(model.metric(metric))
         twice = np.array([[2, 0, 1, 0, 0, 0, 4]])
         repeated = measured(np.concatenate([counts[[0, 0, 2]], counts[[6] * 4]]))
-        assert model.resampled(metric, twice)[0] == pytest.approx(repeated.figure(metric))
+        assert model.resampled(metric, twice)[0] == pytest.approx(repeated.metric(metric))
 
 
 def test_the_bootstrap_interval_excludes_zero_only_for_a_consistent_gain() -> None:
@@ -203,7 +203,7 @@ def test_the_bootstrap_interval_excludes_zero_only_for_a_consistent_gain() -> No
     new = old.copy()
     new[:, 0, 0] += 30  # every image is a little better
     low, high = gain_interval(measured(old), measured(new), "miou", 0.95)
-    gain = measured(new).figure("miou") - measured(old).figure("miou")
+    gain = measured(new).metric("miou") - measured(old).metric("miou")
     assert 0 < low < gain < high
     assert gain_interval(measured(old), measured(new), "miou", 0.95) == (low, high), (
         "a second call returns the same interval"
@@ -211,7 +211,7 @@ def test_the_bootstrap_interval_excludes_zero_only_for_a_consistent_gain() -> No
     one = old.copy()
     one[0, 0, 0] += 500  # only one image is better
     low, _ = gain_interval(measured(old), measured(one), "miou", 0.95)
-    assert low <= 0 < measured(one).figure("miou") - measured(old).figure("miou")
+    assert low <= 0 < measured(one).metric("miou") - measured(old).metric("miou")
 
 
 def test_class_minimums_reject_unknown_classes_and_values() -> None:

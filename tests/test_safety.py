@@ -123,9 +123,9 @@ def test_harmful_pictures_are_listed_and_skipped(tmp_path: Path) -> None:
     outcome = batch_job.predict(Predictor(make_model(), CPU), items, out, lineage(), None)
     assert outcome.written == 2
     words = {
-        "huge.png": "a picture of at most",
+        "huge.png": "an image of at most",
         "cut.png": "unreadable",
-        "bomb.png": "a picture of at most",
+        "bomb.png": "an image of at most",
         "script.png": "unreadable",
         "empty.jpg": "an empty file",
         "link.png": "links in directories are not followed",

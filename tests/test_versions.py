@@ -125,7 +125,7 @@ def test_what_changed_in_masks_is_counted(tmp_path: Path) -> None:
     ]
     resized = MaskChanges()
     resized.add(np.zeros((2, 2), np.uint8), np.zeros((3, 3), np.uint8))
-    assert (resized.gained[0], resized.lost[0], resized.pictures_gained[0]) == (9, 4, 0)
+    assert (resized.gained[0], resized.lost[0], resized.images_gained[0]) == (9, 4, 0)
     assert is_mask("masks/a/b.png") and is_mask("val/masks/a.PNG")
     assert not is_mask("images/a.png") and not is_mask("masks/a.txt") and not is_mask("other/masks/a.png")
 

@@ -18,7 +18,7 @@ import pytest
 from core.errors import UsageError
 from dataset.overlay import overlay
 from inference import batch_job, camera, video
-from segmentation.predictor import Picture, Prediction, Predictor
+from segmentation.predictor import InputImage, Prediction, Predictor
 from tests.project import Project
 from tests.test_inference import CPU, lineage, make_model
 
@@ -46,7 +46,7 @@ def test_each_frame_is_overlaid_at_its_time(tmp_path: Path) -> None:
         times = [(frame.time, frame.to_ndarray(format="rgb24")) for frame in clip.decode(video=0)]
     assert [round(time, 3) for time, _ in times] == [round(i / 10, 3) for i in range(21)]
     for number in (0, 10, 20):
-        picture = predictor.picture(frames[number], "")
+        picture = predictor.prepare(frames[number], "")
         wanted = overlay(frames[number], predictor.predict([picture])[0].indices, predictor.model.classes)
         assert times[number][1].shape == (48, 66, 3)
         close = [np.abs(image[:, :65].astype(int) - wanted).mean() for _, image in times]
@@ -116,7 +116,7 @@ def test_camera_frames_keep_their_arrival_times(tmp_path: Path) -> None:
 class SlowPredictor(Predictor):
     """Too slow for 20 frames/s."""
 
-    def predict(self, pictures: Sequence[Picture]) -> list[Prediction]:
+    def predict(self, pictures: Sequence[InputImage]) -> list[Prediction]:
         time.sleep(0.3)
         return super().predict(pictures)
 

@@ -1,0 +1,40 @@
+"""Faults of a data directory: one record for each, and the error that lists them all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from core.console import format_table
+from core.errors import UsageError
+from core.i18n import tr
+from dataset.classes import InvalidFileError
+
+MAX_ROWS = 200  # of the printed table
+
+
+@dataclass(frozen=True, order=True)
+class Fault:
+    """One problem to fix; `file` is the relative '/' path."""
+
+    file: str
+    expected: str
+    found: str
+
+
+class DataFaults(UsageError):
+    """All faults of a data directory; its text is a headline and the table of the faults."""
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        self.faults = tuple(sorted(set(faults)))
+        count, more = len(self.faults), len(self.faults) - MAX_ROWS
+        rows = [(fault.file, fault.expected, fault.found) for fault in self.faults[:MAX_ROWS]]
+        headers = (tr("file"), tr("expected"), tr("found"))
+        head = tr("1 fault in the data") if count == 1 else tr("{count} faults in the data", count=count)
+        rest = tr("\n… and {more} more", more=more) if more > 0 else ""
+        super().__init__(f"{head}\n\n{format_table(headers, rows)}{rest}")
+
+
+def faults_from_error(file: str, error: InvalidFileError) -> list[Fault]:
+    """Return a fault of `file` for each problem of the error."""
+    return [Fault(file, expected, found) for expected, found in error.problems]
