@@ -117,10 +117,9 @@ def build_classes(entries: Iterable[tuple[int, str, tuple[int, int, int] | None,
     ordered = sorted(entries, key=lambda entry: entry[0])
     taken = {color for _, _, color, _ in ordered if color is not None}
     colors: list[tuple[int, int, int]] = []
-    for value, _, color, _ in ordered:
-        if color is None:
-            color = _free_color(value, taken)
-            taken.add(color)
+    for value, _, given, _ in ordered:
+        color = given or _free_color(value, taken)
+        taken.add(color)
         colors.append(color)
     learnt = [(value, name, color) for (value, name, _, off), color in zip(ordered, colors, strict=True) if not off]
     ignored = [(value, color) for (value, _, _, off), color in zip(ordered, colors, strict=True) if off]

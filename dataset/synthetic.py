@@ -164,7 +164,7 @@ def _shape(rng: np.random.Generator, name: str, y: Plane, x: Plane) -> npt.NDArr
     return np.asarray((v > -0.6 * size) & (v + np.sqrt(3) * np.abs(u) < 1.2 * size))
 
 
-def _stripes(v: Plane, u: Plane, period: float) -> npt.NDArray[np.bool_]:
+def _stripes(_v: Plane, u: Plane, period: float) -> npt.NDArray[np.bool_]:
     return np.asarray(np.mod(u, period) < period / 2)
 
 

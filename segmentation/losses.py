@@ -68,7 +68,7 @@ def dice(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def focal(logits: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
-    """Summed class-weighted cross-entropy in which a pixel of probability p counts (1 - p) ** FOCAL_GAMMA."""
+    """Sum the class-weighted cross-entropy in which a pixel of probability p counts (1 - p) ** FOCAL_GAMMA."""
     plain = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none")
     known = labels != IGNORE_INDEX
     weights = class_weights[labels.where(known, 0)] * known
