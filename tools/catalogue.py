@@ -19,7 +19,10 @@ from babel.messages.pofile import read_po, write_po
 ROOT = Path(__file__).resolve().parent.parent
 PO = ROOT / "locale" / "ko" / "LC_MESSAGES" / "messages.po"
 MO = PO.with_suffix(".mo")
-PACKAGES = ("core", "dataset", "inference", "lineage", "registry", "segmentation", "train", "utils", "versioning")
+PACKAGES = (
+    *("core", "dataset", "inference", "lineage", "registry", "segmentation", "tools", "train", "utils"),
+    "versioning",
+)
 METHODS = {".py": "python", ".html": "jinja2"}  # of Babel, by suffix
 
 

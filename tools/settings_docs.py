@@ -15,15 +15,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # run as a script, Python puts only tools/ on the path
 
 from config import SETTINGS, Settings  # noqa: E402
-from core.i18n import current_language, set_language, tr  # noqa: E402
+from core.i18n import current_language, mark, set_language, tr  # noqa: E402
 from core.settings import Setting, default_text, defaults_of  # noqa: E402
 
 DEFAULTS = defaults_of(Settings)
 ENV_EXAMPLE = ".env.example"
-HEADERS = {
-    "en": ("name", "option", "default", "meaning"),
-    "ko": ("이름", "옵션", "기본값", "뜻"),
-}
+HEADERS = (mark("name"), mark("option"), mark("default"), mark("meaning"))
 
 
 def env_lines(handwritten: str) -> list[str]:
@@ -55,7 +52,7 @@ def table_lines(language: str) -> list[str]:
         rows = [_row(name, info) for name, info in SETTINGS.items()]
     finally:
         set_language(previous)
-    return [_markdown_row(cells) for cells in (HEADERS[language], ("---",) * 4, *rows)]
+    return [_markdown_row(cells) for cells in (tuple(tr(name) for name in HEADERS), ("---",) * 4, *rows)]
 
 
 def _row(name: str, info: Setting) -> tuple[str, ...]:
