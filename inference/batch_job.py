@@ -188,13 +188,13 @@ class BatchJob:
         except (InvalidFileError, OSError) as error:
             raise UsageError(f"{item.image}: {error}") from None
 
-    def write(self, item: Item, picture: InputImage, prediction: Prediction) -> tuple[dict[str, Any], Counts]:
+    def write(self, item: Item, image: InputImage, prediction: Prediction) -> tuple[dict[str, Any], Counts]:
         """Write an image's files; return its record, and its confusion matrix, zeros for an image without a mask."""
         classes, indices = self.predictor.model.classes, prediction.indices
         record: dict[str, Any] = {
             "input": _input_name(item),
-            "input_sha256": picture.sha256,
-            **self.outputs.write(item.name, picture.pixels, prediction),
+            "input_sha256": image.sha256,
+            **self.outputs.write(item.name, image.pixels, prediction),
             "height": indices.shape[0],
             "width": indices.shape[1],
             "class_shares": outputs.compute_class_shares(indices, classes),

@@ -143,8 +143,8 @@ def _encode_overlays(predictor: Predictor, source: FrameSource, part: Path) -> t
     def read(frame: Any) -> InputImage:
         return predictor.prepare(_read_upright(frame), "")
 
-    def write(_: Any, picture: InputImage, prediction: Prediction) -> tuple[UInt8, dict[str, float]]:
-        return overlay(picture.pixels, prediction.indices, classes), compute_class_shares(prediction.indices, classes)
+    def write(_: Any, image: InputImage, prediction: Prediction) -> tuple[UInt8, dict[str, float]]:
+        return overlay(image.pixels, prediction.indices, classes), compute_class_shares(prediction.indices, classes)
 
     stages = pipeline.Stages(read, predictor.predict, write)
     with (
