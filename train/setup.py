@@ -80,9 +80,14 @@ class _Decisions:
 
 
 def prepare_training(settings: Settings, data: SegmentationData, smoke: bool = False) -> TrainingSetup:
-    """Decode the images, build network and loss, and decide what the settings leave open. Raises UsageError."""
+    """Decode the images, build network and loss, and decide what the settings leave open. Raises UsageError.
+
+    It seeds torch and, on the CPU, lets the process keep freed memory for the training steps.
+    """
     torch.manual_seed(settings.seed)
     device = _training_device(settings)
+    if device.type == "cpu":
+        keep_freed_memory()
     decisions = _Decisions(device)
     size = decisions.take(tr("input size"), "image_size", auto_settings.working_size(data, settings.image_size))
     crop = settings.crop_size or size
@@ -109,6 +114,7 @@ def prepare_training(settings: Settings, data: SegmentationData, smoke: bool = F
         auto_settings.peak_rate(settings.learning_rate, settings.model, settings.pretrained),
     )
     precision = decisions.take(tr("precision"), "precision", auto_settings.precision(settings.precision, device))
+    _report_network(settings.model, network, data.classes.num_classes, device)
     return TrainingSetup(
         settings=settings,
         smoke=smoke,
@@ -129,6 +135,19 @@ def prepare_training(settings: Settings, data: SegmentationData, smoke: bool = F
     )
 
 
+def _report_network(name: str, network: nn.Module, classes: int, device: torch.device) -> None:
+    parameters = sum(p.numel() for p in network.parameters())
+    notify(
+        tr(
+            "model {model}: {parameters:,} parameters, {classes} classes, device {device}",
+            model=name,
+            parameters=parameters,
+            classes=classes,
+            device=device,
+        )
+    )
+
+
 def _training_device(settings: Settings) -> torch.device:
     device = choose_device(settings.device)
     if settings.sync_batchnorm and device.type != "cuda":
@@ -136,8 +155,6 @@ def _training_device(settings: Settings) -> torch.device:
     if device.type == "cuda" and distributed.world_size() > 1:
         device = torch.device("cuda", distributed.local_rank())
         torch.cuda.set_device(device)
-    if device.type == "cpu":
-        keep_freed_memory()
     return device
 
 
