@@ -1,7 +1,9 @@
 """Fixtures that several test folders share."""
 
 import os
+import secrets
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,8 +21,11 @@ set_language("en")  # and for the modules that do without config.py
 use_reporter(ConsoleReporter())  # what tests read of messages is printed
 
 if TYPE_CHECKING:
+    import config
+    from tests.faults import Faults
     from tests.lifecycle import Lifecycle
     from tests.project import Project
+    from utils.lakefs_utils import LakeFS
 
 
 @pytest.fixture(scope="session", params=["embedded", "real"] if servers.real_available() else ["embedded"])
@@ -68,3 +73,47 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
         return made
 
     monkeypatch.setattr(transfer, "make_pool", pool)
+
+
+@pytest.fixture
+def lake_settings(lakefs_server: Server) -> "config.Settings":
+    """Settings of a new repository on the server."""
+    import config
+
+    return config.load_settings(
+        lakefs_endpoint=lakefs_server.endpoint,
+        lakefs_access_key_id=lakefs_server.access_key_id,
+        lakefs_secret_access_key=lakefs_server.secret_access_key,
+        lakefs_storage_namespace=lakefs_server.storage_namespace,
+        lakefs_repo=f"repo-{secrets.token_hex(6)}",
+        app_lang="en",
+    )
+
+
+@pytest.fixture
+def lake(lake_settings: "config.Settings") -> Iterator["LakeFS"]:
+    """A new repository on the server."""
+    from utils.lakefs_utils import connect
+
+    with connect(lake_settings, create=True) as lake:
+        yield lake
+
+
+@pytest.fixture
+def faulty(lakefs_server: Server, tmp_path: Path) -> Iterator[tuple["LakeFS", "Faults"]]:
+    """A new repository whose server is reached through a proxy that injects faults."""
+    import config
+    from tests.faults import between
+    from utils.lakefs_utils import connect
+
+    with between(lakefs_server.endpoint) as faults:
+        settings = config.load_settings(
+            lakefs_endpoint=faults.endpoint,
+            lakefs_access_key_id=lakefs_server.access_key_id,
+            lakefs_secret_access_key=lakefs_server.secret_access_key,
+            lakefs_storage_namespace=lakefs_server.storage_namespace,
+            lakefs_repo=f"repo-{secrets.token_hex(6)}",
+            lakefs_local_dir=tmp_path / "local",
+        )
+        with connect(settings, create=True) as lake:
+            yield lake, faults

@@ -9,7 +9,7 @@ import pytest
 from core.background import MAX_QUEUED, Background
 
 
-def test_calls_are_made_in_order_and_all_before_finish_returns() -> None:
+def test_calls_run_in_order_before_finish_returns() -> None:
     background, made = Background(), list[int]()
     background.finish()  # nothing was asked for
     for number in range(3 * MAX_QUEUED):
@@ -18,7 +18,7 @@ def test_calls_are_made_in_order_and_all_before_finish_returns() -> None:
     assert made == list(range(3 * MAX_QUEUED))
 
 
-def test_the_first_failure_is_raised_and_nothing_is_done_after_it() -> None:
+def test_first_failure_is_raised_and_later_calls_are_skipped() -> None:
     background, made, go = Background(), list[str](), threading.Event()
 
     def fail() -> None:

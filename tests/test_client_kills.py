@@ -21,7 +21,7 @@ from utils.lakefs_utils import LakeFS, connect
 
 COUNT = 12
 OWNERS = {"upload": Publisher, "commit_staged": Publisher, "merge_into_target": Publisher, "delete_branch": Refs}
-DEEDS = {  # the method, which of its calls, whether the server has done it by then, and how many files have arrived
+STEPS = {  # the method, which of its calls, whether the server has done it by then, and how many files have arrived
     "an upload": ("upload", 5, True, 5),
     "before the commit": ("commit_staged", 1, False, COUNT),
     "after the commit": ("commit_staged", 1, True, COUNT),
@@ -31,8 +31,8 @@ DEEDS = {  # the method, which of its calls, whether the server has done it by t
 }
 NOBODY, ELSEWHERE, SAME_FILE = None, "notes/theirs", "data/0"  # what somebody else pushes before the second call
 CASES = [
-    *((deed, NOBODY) for deed in DEEDS),
-    *((deed, theirs) for deed in ("an upload", "after the commit") for theirs in (ELSEWHERE, SAME_FILE)),
+    *((step, NOBODY) for step in STEPS),
+    *((step, theirs) for step in ("an upload", "after the commit") for theirs in (ELSEWHERE, SAME_FILE)),
 ]
 PROCESSES = multiprocessing.get_context("forkserver")  # one that has no threads: forked at once, with nothing shared
 PROCESSES.set_forkserver_preload(["lakefs_sdk", __name__])
@@ -40,25 +40,25 @@ PROCESSES.set_forkserver_preload(["lakefs_sdk", __name__])
 
 @pytest.fixture(scope="module", params=KINDS)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    mortal = Mortal(request.param, tmp_path_factory.mktemp("lives") / "server")
+    killable = Mortal(request.param, tmp_path_factory.mktemp("lives") / "server")
     try:
-        yield mortal.start()
+        yield killable.start()
     finally:
-        mortal.kill()
+        killable.kill()
 
 
-def publish_and_die(settings: config.Settings, files: dict[str, LocalFile], deed: str) -> None:
+def publish_and_kill_self(settings: config.Settings, files: dict[str, LocalFile], step: str) -> None:
     """Ends at the deed by SIGKILL, in whichever thread does it."""
-    method, number, is_done, _ = DEEDS[deed]
+    method, number, is_done, _ = STEPS[step]
     work, calls = getattr(OWNERS[method], method), iter(range(1, 1000))
 
-    def deadly(self: Any, *arguments: Any) -> Any:
+    def kill_at_call(self: Any, *arguments: Any) -> Any:
         result = work(self, *arguments) if is_done else None
         if next(calls) == number:
             os.kill(os.getpid(), signal.SIGKILL)
         return result if is_done else work(self, *arguments)
 
-    setattr(OWNERS[method], method, deadly)
+    setattr(OWNERS[method], method, kill_at_call)
     with connect(settings) as lake:
         lake.publish(files, "data/", "second", {}, mirror=True)
 
@@ -76,24 +76,24 @@ def push(lake: LakeFS, path: str) -> None:
 
 
 @pytest.mark.parametrize(("deed", "theirs"), CASES)
-def test_a_client_killed_at_any_step_loses_nothing(
-    server: Server, deed: str, theirs: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_publish_resumes_after_a_client_kill_at_any_step(
+    server: Server, step: str, theirs: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = reached(server, server.endpoint, tmp_path)
-    settings = config.load_settings(**vars(settings) | {"lakefs_repo": f"killed-{CASES.index((deed, theirs))}"})
+    settings = config.load_settings(**vars(settings) | {"lakefs_repo": f"killed-{CASES.index((step, theirs))}"})
     before, files = write(tmp_path, COUNT + 1, 100), write(tmp_path, COUNT, 100)  # each replaced, and one removed
     with connect(settings, create=True) as lake:
         lake.publish(before, "data/", "first", {}, mirror=True)
-        child = PROCESSES.Process(target=publish_and_die, args=(settings, files, deed))
+        child = PROCESSES.Process(target=publish_and_kill_self, args=(settings, files, step))
         child.start()
         child.join(60)
         assert child.exitcode == -signal.SIGKILL
-        is_merged = deed in ("after the merge", "before the branch goes")
+        is_merged = step in ("after the merge", "before the branch goes")
         assert held(lake, "main") == hashes(files if is_merged else before)
         assert not staged_on_main(lake)
         (private,) = set(branches(lake)) - {"main"}
         arrived = {name for name, sha256 in held(lake, private).items() if hashes(files).get(name) == sha256}
-        assert len(arrived) >= DEEDS[deed][3]
+        assert len(arrived) >= STEPS[step][3]
         if theirs:
             push(lake, theirs)
 

@@ -38,7 +38,7 @@ WHOLE = [row for row in SERVICES if "image" in row[2]]  # the others add to a se
 
 
 @pytest.mark.parametrize(("file", "name", "service"), WHOLE)
-def test_every_service_is_pinned_checked_local_and_kept(file: str, name: str, service: dict[str, Any]) -> None:
+def test_every_service_is_pinned_health_checked_local_and_persistent(file: str, name: str, service: dict[str, Any]) -> None:
     assert re.fullmatch(r"\$\{[A-Z_]+_IMAGE:-[\w./-]+:(?!latest)[\w.-]+\}", service["image"])
     assert service["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL")
     assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
@@ -48,13 +48,13 @@ def test_every_service_is_pinned_checked_local_and_kept(file: str, name: str, se
     }
 
 
-def test_services_wait_for_the_health_of_others() -> None:
+def test_services_wait_for_healthy_dependencies() -> None:
     for _, _, service in SERVICES:
         for needed, how in service.get("depends_on", {}).items():
             assert how == {"condition": "service_healthy"} and needed in [name for _, name, _ in WHOLE]
 
 
-def test_ports_are_taken_once() -> None:
+def test_ports_are_unique() -> None:
     ports = [port for _, _, service in SERVICES for port in service.get("ports", [])]
     assert len(ports) == len(set(ports))
 
@@ -95,7 +95,7 @@ def make_dotenv(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
-def test_dotenv_is_made_with_random_keys_and_never_overwritten(folder: Path) -> None:
+def test_dotenv_is_created_with_random_keys_and_never_overwritten(folder: Path) -> None:
     text = (folder / ".env").read_text(encoding="utf-8")
     keys = dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
     assert len(keys) == 7 == len(set(keys.values())) and all(len(value) == 32 for value in keys.values())
@@ -124,7 +124,7 @@ def test_compose_accepts_the_files(folder: Path, options: tuple[str, ...]) -> No
 
 
 @pytest.mark.skipif(compose() is None, reason="no Docker Compose")
-def test_compose_says_to_make_dotenv_first(folder: Path) -> None:
+def test_compose_without_dotenv_explains_how_to_create_it(folder: Path) -> None:
     (folder / ".env").unlink()
     done = configured(folder)
     assert done.returncode != 0 and "make .env first, see .env.example" in done.stderr
@@ -139,7 +139,7 @@ def test_compose_says_to_make_dotenv_first(folder: Path) -> None:
         ("Failed to setup DB: password authentication failed", 1, False),
     ],
 )
-def test_lakefs_on_postgres_runs_only_once_it_is_set_up(tmp_path: Path, said: str, code: int, runs: bool) -> None:
+def test_lakefs_on_postgres_starts_only_after_setup(tmp_path: Path, said: str, code: int, runs: bool) -> None:
     program = tmp_path / "lakefs"
     program.write_text(f'#!/bin/sh\ncase "$1" in run) echo running ;; *) echo "{said}"; exit {code} ;; esac\n')
     program.chmod(0o755)
@@ -218,7 +218,7 @@ class Loopback:
 @pytest.mark.skipif(
     not all(map(shutil.which, ("minio", "lakefs", "mlflow"))), reason="not all of minio, lakefs and mlflow installed"
 )
-def test_down_and_up_again_loses_nothing(folder: Path) -> None:
+def test_restart_keeps_all_data(folder: Path) -> None:
     from mlflow import MlflowClient
 
     services = Loopback(folder)

@@ -104,7 +104,7 @@ def require_copied(source: LakeFS, target: LakeFS) -> None:
             assert target.resolve(commit_id) == dict(target.list_refs(kind))[name]
 
 
-def test_the_whole_history_arrives_once(settings: config.Settings, tmp_path: Path) -> None:
+def test_complete_history_is_copied_once(settings: config.Settings, tmp_path: Path) -> None:
     with embedded(settings) as source:
         make_history(source, tmp_path)
         copy_history(settings, str(settings.lakefs_endpoint))
@@ -127,7 +127,7 @@ def test_the_whole_history_arrives_once(settings: config.Settings, tmp_path: Pat
             assert target.head() == theirs
 
 
-def test_repositories_of_the_same_second_share_their_first_commit(
+def test_repositories_created_in_the_same_second_share_their_first_commit(
     settings: config.Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("utils.local_lakefs.store.time", SimpleNamespace(time=lambda: 1.7e9))
@@ -139,7 +139,7 @@ def test_repositories_of_the_same_second_share_their_first_commit(
             require_copied(source, target)
 
 
-def test_a_target_with_another_history_is_refused(settings: config.Settings, tmp_path: Path) -> None:
+def test_target_with_another_history_is_refused(settings: config.Settings, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no embedded store to copy"):
         copy_history(settings, str(settings.lakefs_endpoint))
     with connect(settings, create=True) as target:
@@ -152,7 +152,7 @@ def test_a_target_with_another_history_is_refused(settings: config.Settings, tmp
 
 
 @pytest.fixture
-def dying(settings: config.Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
+def interrupt_after(settings: config.Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
     """The returned function lets this process 'die' right after so many more requests that change the target."""
     left, ask = [0], transfer.TimedPoolManager.urlopen
 
@@ -168,12 +168,12 @@ def dying(settings: config.Settings, monkeypatch: pytest.MonkeyPatch) -> Iterato
     yield lambda count: left.__setitem__(0, count)
 
 
-def test_killed_anywhere_it_goes_on(settings: config.Settings, tmp_path: Path, dying: Callable[[int], None]) -> None:
+def test_copy_resumes_after_an_interruption_at_any_step(settings: config.Settings, tmp_path: Path, interrupt_after: Callable[[int], None]) -> None:
     with embedded(settings) as source:
         make_history(source, tmp_path)
         deaths = 0
         while deaths < 60:
-            dying(2 + deaths % 2)  # so that in the end each kind of request was the last one of a call
+            interrupt_after(2 + deaths % 2)  # so that in the end each kind of request was the last one of a call
             try:
                 copy_history(settings, str(settings.lakefs_endpoint))
                 break
@@ -198,7 +198,7 @@ def one_server(tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
-def test_lock_runs_and_registered_models_are_found_there(one_server: Server, tmp_path: Path) -> None:
+def test_lock_runs_and_registered_models_resolve_on_the_target(one_server: Server, tmp_path: Path) -> None:
     project = make_project(tmp_path / "project", pictures=12)
     for script, *arguments in (
         ("train.py", "--batch-size", "4", "--epochs", "1", "--experiment-branch", "wider"),
@@ -238,7 +238,7 @@ def test_lock_runs_and_registered_models_are_found_there(one_server: Server, tmp
     assert "v0.1-initial" in tags and lock["data"]["commit"] not in tags.split("v0.1-initial")[0]
 
 
-def test_a_server_that_is_down_is_said(settings: config.Settings, tmp_path: Path) -> None:
+def test_unavailable_server_is_reported(settings: config.Settings, tmp_path: Path) -> None:
     with embedded(settings):
         pass
     with pytest.raises(AppError, match="does not answer"):

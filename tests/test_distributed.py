@@ -24,7 +24,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return make_project(tmp_path_factory.mktemp("two"), pictures=50)
 
 
-def test_two_processes_train_as_one(project: Project) -> None:
+def test_two_processes_match_one_process(project: Project) -> None:
     one = project.run("train.py", *TRAINING)
     assert one.returncode == 0, one.stderr
     two = torchrun(project, "train.py", *TRAINING)
@@ -39,14 +39,14 @@ def test_two_processes_train_as_one(project: Project) -> None:
     assert pair["best_val_accuracy"] == pytest.approx(single["best_val_accuracy"], abs=0.15)
 
 
-def test_two_processes_go_by_one_clock(project: Project) -> None:
+def test_two_processes_stop_at_the_same_time_limit(project: Project) -> None:
     done = torchrun(project, "train.py", *TRAINING[2:], "--max-seconds", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     run = project.runs()[0]
     assert run.info.status == "FINISHED" and run.data.metrics["learning_rate"] < 0.001, "at its end"
 
 
-def test_one_that_fails_ends_all_with_one_message(project: Project) -> None:
+def test_failure_of_one_process_ends_all_with_one_message(project: Project) -> None:
     done = torchrun(project, "train.py", "--epochs", "2", "--batch-size", "3")
     assert done.returncode == 1
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]

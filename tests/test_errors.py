@@ -58,7 +58,7 @@ def named(endpoint: str) -> dict[str, str]:
         ("MINIO_ENDPOINT", "127.0.0.1:9000", "http(s)://HOST[:PORT]"),
     ],
 )
-def test_a_setting_that_cannot_be_is_said_with_its_rule(
+def test_invalid_setting_error_states_the_rule(
     name: str, value: str, rule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -69,13 +69,13 @@ def test_a_setting_that_cannot_be_is_said_with_its_rule(
 
 @pytest.mark.parametrize("name", ["lakefs_endpoint", "minio_endpoint"])
 @pytest.mark.parametrize("scheme", ["http://", "ftp://", ""])
-def test_a_password_in_an_endpoint_is_refused_and_not_shown(name: str, scheme: str) -> None:
+def test_password_in_an_endpoint_is_refused_and_not_shown(name: str, scheme: str) -> None:
     with pytest.raises(UsageError, match=r"no user and password in the URL: put them into [A-Z]+_") as caught:
         config.load_settings(**{name: f"{scheme}user:hunter2@127.0.0.1:8000"})
     assert "hunter2" not in str(caught.value) and "user:" not in str(caught.value)
 
 
-def test_a_password_in_mlflows_address_is_never_shown(project: Project) -> None:
+def test_password_in_the_mlflow_address_is_never_shown(project: Project) -> None:
     from mlflow.exceptions import MlflowException
 
     uri = "http://user:hunter2@127.0.0.1:9"
@@ -87,7 +87,7 @@ def test_a_password_in_mlflows_address_is_never_shown(project: Project) -> None:
     assert "MLflow http://127.0.0.1:9: the server does not answer" in said
 
 
-def test_a_server_that_is_down_is_one_line(project: Project, lakefs_server: Server) -> None:
+def test_unavailable_server_is_a_one_line_error(project: Project, lakefs_server: Server) -> None:
     """Retries too are silent: the SDK turns urllib3's warnings on again."""
     before = logging.getLogger("urllib3").level
     LakeFS(DEAD, "key", "secret", "repo", "main")
@@ -108,7 +108,7 @@ def test_a_server_that_is_down_is_one_line(project: Project, lakefs_server: Serv
         assert "has no repository" in said and not faults.answers, "both were tried again, in silence"
 
 
-def test_a_model_and_data_that_were_fetched_need_no_server(once_trained: Project) -> None:
+def test_cached_model_and_data_need_no_server(once_trained: Project) -> None:
     data = once_trained.runs()[0].data.params["lakefs_data_path"]
     picture = str(min((once_trained.folder / "data/images").iterdir()))
     commands = ["infer.py", "--input", picture], ["train.py", "--check-only", "--data-ref", data], ["infer.py"]
@@ -134,7 +134,7 @@ def settings_of(server: Server, **changes: str) -> config.Settings:
     )
 
 
-def test_what_cannot_be_asked_is_wrong_use_and_what_is_no_answer_is_said(lakefs_server: Server) -> None:
+def test_invalid_requests_are_usage_errors_and_invalid_responses_are_reported(lakefs_server: Server) -> None:
     import lakefs_sdk
 
     with connect(settings_of(lakefs_server), create=True) as lake:
@@ -154,7 +154,7 @@ class Page:
     status, reason, headers, data = 200, "OK", {"content-type": "application/json"}, b'{"name": "somebody else"}'
 
 
-def test_a_protected_branch_is_not_a_wrong_key(lakefs_server: Server) -> None:
+def test_protected_branch_is_not_reported_as_a_wrong_key(lakefs_server: Server) -> None:
     from lakefs_sdk.exceptions import ForbiddenException
 
     with connect(settings_of(lakefs_server), create=True) as lake:
@@ -173,7 +173,7 @@ def test_a_protected_branch_is_not_a_wrong_key(lakefs_server: Server) -> None:
                         lake.connection.sdk.objects_api.upload_object(lake.repo, "main", "x", content=b"x")
 
 
-def test_the_embedded_server_as_a_program(tmp_path: Path) -> None:
+def test_embedded_server_command_line(tmp_path: Path) -> None:
     def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "utils.local_lakefs", *arguments]
         return subprocess.run(command, cwd=SOURCE, env=os.environ | env, capture_output=True, text=True, timeout=60)

@@ -22,14 +22,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.mark.parametrize("script", [*SCRIPTS, "lake.py"])
 @pytest.mark.parametrize("language", ["ko", "en"])
-def test_help_is_quick_and_in_both_languages(project: Project, script: str, language: str) -> None:
+def test_help_is_fast_and_in_both_languages(project: Project, script: str, language: str) -> None:
     done = project.run(script, "--help", env={"APP_LANG": language})
     assert done.returncode == 0 and "--debug" in done.stdout
     assert ("오류의 자세한 위치" in done.stdout) == (language == "ko")
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, "lake.py"])
-def test_help_loads_nothing_heavy(script: str) -> None:
+def test_help_imports_no_heavy_package(script: str) -> None:
     code = (
         "import sys, runpy; sys.argv = [sys.argv[1], '--help']\n"
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
@@ -56,7 +56,7 @@ def test_help_loads_nothing_heavy(script: str) -> None:
         (["--device", "cuda"], {}, "DEVICE=cuda: not on this machine"),
     ],
 )
-def test_a_wrong_value_is_named(project: Project, arguments: list[str], env: dict[str, str], text: str) -> None:
+def test_invalid_value_is_named(project: Project, arguments: list[str], env: dict[str, str], text: str) -> None:
     done = project.run("train.py", "--smoke", *arguments, env=env)
     assert done.returncode == 2, done.stdout + done.stderr
     assert text in done.stderr and done.stderr.count("\n") == 1, done.stderr
@@ -74,7 +74,7 @@ def test_a_wrong_value_is_named(project: Project, arguments: list[str], env: dic
         ("EPOCHS=many", "EPOCHS='many': expected a whole number"),
     ],
 )
-def test_a_typing_mistake_in_env_is_found(project: Project, line: str, text: str) -> None:
+def test_misspelled_setting_in_dotenv_is_reported(project: Project, line: str, text: str) -> None:
     (project.folder / ".env").write_text(f"AWS_REGION=eu\nMLFLOW_TRACKING_USERNAME=me\n{line}\n")
     try:
         done = project.run("train.py", "--check-only")
@@ -83,7 +83,7 @@ def test_a_typing_mistake_in_env_is_found(project: Project, line: str, text: str
     assert done.returncode == 2 and text in done.stderr
 
 
-def test_env_gives_settings_and_the_command_line_wins(project: Project) -> None:
+def test_command_line_overrides_dotenv(project: Project) -> None:
     from tests.test_main_job import REPORT
 
     (project.folder / ".env").write_text("APP_LANG=ko\nEPOCHS=1\nMODEL_PATH=models/other.pth\nBATCH_SIZE=\n")
@@ -98,7 +98,7 @@ def test_env_gives_settings_and_the_command_line_wins(project: Project) -> None:
     assert (params["epochs"], params["resolved_batch_size"], params["app_lang"]) == ("2", "16", "ko")
 
 
-def test_check_only_prints_what_there_is_and_touches_nothing(tmp_path: Path) -> None:
+def test_check_only_prints_the_data_and_changes_nothing(tmp_path: Path) -> None:
     project = make_project(tmp_path, pictures=20)
     before = sorted(p for p in project.folder.rglob("*") if ".git/" not in str(p))
     done = project.run("train.py", "--check-only")
@@ -109,7 +109,7 @@ def test_check_only_prints_what_there_is_and_touches_nothing(tmp_path: Path) -> 
     assert nothing.returncode == 2
 
 
-def test_all_faults_come_in_one_table_and_nothing_is_uploaded(tmp_path: Path) -> None:
+def test_all_data_faults_are_listed_and_nothing_is_uploaded(tmp_path: Path) -> None:
     project = make_project(tmp_path, pictures=20)
     images = sorted((project.folder / "data/images").glob("*.png"))
     images[0].write_bytes(images[0].read_bytes()[:300])
@@ -127,7 +127,7 @@ def project_has_runs(project: Project) -> bool:
     return any(client.search_runs([e.experiment_id]) for e in client.search_experiments())
 
 
-def test_an_empty_folder_gets_a_sample_then_what_was_committed(tmp_path: Path) -> None:
+def test_empty_data_directory_gets_a_sample_then_the_committed_data(tmp_path: Path) -> None:
     import shutil
 
     project = make_project(tmp_path, pictures=0)
@@ -143,7 +143,7 @@ def test_an_empty_folder_gets_a_sample_then_what_was_committed(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_named_server_that_is_down_is_an_error(project: Project, script: str) -> None:
+def test_unavailable_mlflow_server_is_an_error(project: Project, script: str) -> None:
     start = time.monotonic()
     done = project.run(script, env={"MLFLOW_TRACKING_URI": "http://me:hidden@127.0.0.1:9", "LAKEFS_ENDPOINT": ""})
     assert done.returncode == 1 and "MLflow http://127.0.0.1:9: the server does not answer" in done.stderr
@@ -151,26 +151,26 @@ def test_a_named_server_that_is_down_is_an_error(project: Project, script: str) 
     assert time.monotonic() - start < 30, "a server that is down is said soon"
 
 
-def test_a_named_lakefs_that_is_down_is_an_error(project: Project) -> None:
+def test_unavailable_lakefs_server_is_an_error(project: Project) -> None:
     keys = {"LAKEFS_ACCESS_KEY_ID": "AKIAEXAMPLE", "LAKEFS_SECRET_ACCESS_KEY": "not-to-be-seen"}
     done = project.run("train.py", "--smoke", env={"LAKEFS_ENDPOINT": "http://127.0.0.1:9", **keys})
     assert done.returncode == 1 and "http://127.0.0.1:9" in done.stderr and "does not answer" in done.stderr
     assert "not-to-be-seen" not in done.stdout + done.stderr
 
 
-def test_debug_shows_where(project: Project) -> None:
+def test_debug_prints_the_traceback(project: Project) -> None:
     done = project.run("train.py", "--debug", "--model", "nope")
     assert done.returncode == 2 and "Traceback" in done.stderr
 
 
-def test_started_from_another_folder_it_finds_the_same_things(project: Project, tmp_path: Path) -> None:
+def test_scripts_work_from_another_directory(project: Project, tmp_path: Path) -> None:
     done = project.run("train.py", "--smoke", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("state", ["none", "no commit", "detached", "dirty", "tag", "remote"])
-def test_every_state_of_git_is_recorded(state: str, tmp_path: Path) -> None:
+def test_every_git_state_is_recorded(state: str, tmp_path: Path) -> None:
     from core.git import read_facts
 
     project = make_project(tmp_path, pictures=0, git=state not in ("none", "no commit"))
@@ -194,7 +194,7 @@ def test_every_state_of_git_is_recorded(state: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("state", ["none", "detached"])
-def test_training_runs_in_any_state_of_git(state: str, tmp_path: Path) -> None:
+def test_training_works_in_any_git_state(state: str, tmp_path: Path) -> None:
     project = make_project(tmp_path, pictures=12, git=state == "detached")
     if state == "detached":
         project.git("checkout", "--quiet", "--detach")

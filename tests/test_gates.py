@@ -74,7 +74,7 @@ def put_model(lake: LakeFS, folder: Path, **changes: object) -> None:
 
 
 @needs_a_server
-def test_whole_data_and_models_pass(lake: LakeFS, tmp_path: Path) -> None:
+def test_valid_data_and_models_pass_the_gate(lake: LakeFS, tmp_path: Path) -> None:
     put_data(lake, tmp_path, {**PAIRS, "classes.json": b"[]", "splits/train.txt": b"a"})
     put_model(lake, tmp_path)
     put_model(lake, tmp_path, passed=False)  # weak, but a result
@@ -91,7 +91,7 @@ def test_whole_data_and_models_pass(lake: LakeFS, tmp_path: Path) -> None:
         {**PAIRS, "images/b.jpeg": b"other folder", "train/masks/b.png": b"other folder"},
     ],
 )
-def test_a_picture_without_its_partner_is_refused(lake: LakeFS, tmp_path: Path, contents: dict[str, bytes]) -> None:
+def test_image_without_mask_is_refused(lake: LakeFS, tmp_path: Path, contents: dict[str, bytes]) -> None:
     put_data(lake, tmp_path, PAIRS)
     head = lake.head()
     with pytest.raises(AppError, match=r"(?s)412 .*without exactly one partner: (images|masks)/"):
@@ -100,7 +100,7 @@ def test_a_picture_without_its_partner_is_refused(lake: LakeFS, tmp_path: Path, 
 
 
 @needs_a_server
-def test_a_pair_that_only_the_merge_would_break_is_refused(lake: LakeFS, tmp_path: Path) -> None:
+def test_pair_broken_only_by_the_merge_is_refused(lake: LakeFS, tmp_path: Path) -> None:
     put_data(lake, tmp_path, PAIRS)
     lake.create_branch("older", lake.head())
     lake.connection.sdk.objects_api.delete_object(lake.repo, "older", "data/masks/a.png")
@@ -112,7 +112,7 @@ def test_a_pair_that_only_the_merge_would_break_is_refused(lake: LakeFS, tmp_pat
 
 @needs_a_server
 @pytest.mark.parametrize("key", ["git_commit", "mlflow_run_id"])
-def test_a_merge_without_its_origin_is_refused(lake: LakeFS, tmp_path: Path, key: str) -> None:
+def test_merge_without_origin_metadata_is_refused(lake: LakeFS, tmp_path: Path, key: str) -> None:
     metadata = {name: value for name, value in LINEAGE.items() if name != key}
     with pytest.raises(AppError, match=f"the commit's metadata lacks {key}"):
         put_data(lake, tmp_path, PAIRS, metadata)
@@ -130,7 +130,7 @@ def test_a_merge_without_its_origin_is_refused(lake: LakeFS, tmp_path: Path, key
         ({"model_sha256": "0" * 64}, "another model file"),
     ],
 )
-def test_figures_that_do_not_fit_the_model_are_refused(
+def test_metrics_that_do_not_match_the_model_are_refused(
     lake: LakeFS, tmp_path: Path, changes: dict[str, object], words: str
 ) -> None:
     with pytest.raises(AppError, match=words):
@@ -142,7 +142,7 @@ def test_figures_that_do_not_fit_the_model_are_refused(
     ("contents", "words"),
     [({"model.pth": b"m"}, "metrics.json is missing"), ({"metrics.json": b"NaN"}, "is not a JSON object")],
 )
-def test_a_model_without_readable_figures_is_refused(
+def test_model_without_readable_metrics_is_refused(
     lake: LakeFS, tmp_path: Path, contents: dict[str, bytes], words: str
 ) -> None:
     with pytest.raises(AppError, match=words):
@@ -150,7 +150,7 @@ def test_a_model_without_readable_figures_is_refused(
 
 
 @needs_a_server
-def test_a_weak_model_is_refused_where_that_is_asked_for(lake: LakeFS, tmp_path: Path) -> None:
+def test_model_below_the_configured_minimum_is_refused(lake: LakeFS, tmp_path: Path) -> None:
     server_setup.install_gate(lake, require_passed=True)
     put_model(lake, tmp_path)
     with pytest.raises(AppError, match="passed is not true"):
@@ -158,7 +158,7 @@ def test_a_weak_model_is_refused_where_that_is_asked_for(lake: LakeFS, tmp_path:
 
 
 @needs_a_server
-def test_main_takes_merges_only(lake: LakeFS, tmp_path: Path) -> None:
+def test_main_accepts_merges_only(lake: LakeFS, tmp_path: Path) -> None:
     file = write(tmp_path, {"a": b"a"})["a"]
     with pytest.raises(AppError, match="403"):
         for _ in range(100):  # the server keeps its settings for up to six seconds
@@ -169,7 +169,7 @@ def test_main_takes_merges_only(lake: LakeFS, tmp_path: Path) -> None:
 
 
 @needs_a_server
-def test_setup_twice_and_training_through_the_gate(server: Server, tmp_path: Path) -> None:
+def test_setup_is_idempotent_and_training_passes_the_gate(server: Server, tmp_path: Path) -> None:
     project = make_project(tmp_path / "project", pictures=30)
     project.env = {
         "LAKEFS_ENDPOINT": server.endpoint,
@@ -193,7 +193,7 @@ def test_setup_twice_and_training_through_the_gate(server: Server, tmp_path: Pat
 
 @pytest.mark.skipif(bool(os.environ.get("LAKEFS_ENDPOINT")), reason="the named server has its first user")
 @needs_a_server
-def test_a_new_server_gets_its_first_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_new_server_gets_its_first_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with servers.real(tmp_path, first_admin=False) as server:
         settings = settings_of(server)
         with connect(settings) as lake, pytest.raises(AppError, match="401"):
@@ -209,7 +209,7 @@ def test_a_new_server_gets_its_first_user(tmp_path: Path, capsys: pytest.Capture
 
 
 @pytest.mark.skipif(shutil.which("lakefs") is None, reason="no lakefs program")
-def test_the_official_quickstart_serves_too(tmp_path: Path) -> None:
+def test_official_quickstart_is_supported(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project", pictures=30)
     with servers.quickstart(tmp_path) as server:
         project.env = {
@@ -224,7 +224,7 @@ def test_the_official_quickstart_serves_too(tmp_path: Path) -> None:
         assert imported.returncode == 2 and "stores its files on 'local': import needs S3" in imported.stderr
 
 
-def test_the_embedded_server_needs_no_setup(tmp_path: Path) -> None:
+def test_embedded_server_needs_no_setup(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project", pictures=0, git=False)
     done = project.run("lake.py", "setup")
     assert done.returncode == 0 and "nothing to do" in done.stdout, done.stderr

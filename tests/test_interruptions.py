@@ -29,7 +29,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 @pytest.mark.parametrize("signal_number", [SIGINT, SIGTERM])
-def test_an_interrupted_run_is_killed_and_leaves_no_model(project: Project, signal_number: int) -> None:
+def test_interrupted_run_is_marked_killed_and_publishes_no_model(project: Project, signal_number: int) -> None:
     process = project.start(*TRAINING)
     wait_for_line(process, lambda line: line.startswith("epoch 2/200"))
     code, output = finish(process, signal_number)
@@ -40,7 +40,7 @@ def test_an_interrupted_run_is_killed_and_leaves_no_model(project: Project, sign
     assert branches == ["main"] and not [path for path in paths if path.startswith("models/")]
 
 
-def test_a_run_that_was_killed_outright_is_closed_by_the_next(project: Project) -> None:
+def test_killed_run_is_closed_by_the_next_run(project: Project) -> None:
     process = project.start(*TRAINING)
     wait_for_line(process, lambda line: line.startswith("epoch 1/200"))
     finish(process, SIGKILL)
@@ -52,7 +52,7 @@ def test_a_run_that_was_killed_outright_is_closed_by_the_next(project: Project) 
     assert project.mlflow().get_run(dead.info.run_id).info.status == "KILLED"
 
 
-def test_killed_while_uploading_the_second_call_goes_on(tmp_path: Path) -> None:
+def test_upload_resumes_after_a_kill(tmp_path: Path) -> None:
     project = make_project(tmp_path, pictures=200)
     process = project.start("train.py", "--smoke")
     wait_for_line(process, lambda line: line.startswith("MLflow run:"))
@@ -65,14 +65,14 @@ def test_killed_while_uploading_the_second_call_goes_on(tmp_path: Path) -> None:
     assert len([path for path in paths if path.startswith("data/")]) == 404 and branches == ["main"]
 
 
-def test_a_failing_run_says_so_in_mlflow(project: Project) -> None:
+def test_failed_run_is_recorded_in_mlflow(project: Project) -> None:
     done = project.run("train.py", "--epochs", "1", "--lr", "1e30")
     assert done.returncode == 1 and "lower LEARNING_RATE" in done.stderr and "Traceback" not in done.stderr
     run = project.runs()[0]
     assert run.info.status == "FAILED" and "LEARNING_RATE" in run.data.tags["error"]
 
 
-def test_two_trainings_at_once(tmp_path: Path) -> None:
+def test_concurrent_trainings_both_succeed(tmp_path: Path) -> None:
     project = make_project(tmp_path, pictures=20)
     processes = [project.start("train.py", "--smoke", "--seed", str(seed)) for seed in (1, 2)]
     results = [finish(process) for process in processes]

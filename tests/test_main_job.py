@@ -44,7 +44,7 @@ def lake(trained: tuple[Project, str]) -> Iterator[LakeFS]:
         yield LakeFS(server.endpoint, *keys, "image-segmentation-local-repo", "main")
 
 
-def test_the_report_has_its_shape_and_follows_everything_else(trained: tuple[Project, str]) -> None:
+def test_report_format_and_position(trained: tuple[Project, str]) -> None:
     project, output = trained
     report = REPORT.search(output)
     assert report is not None, output
@@ -57,7 +57,7 @@ def test_the_report_has_its_shape_and_follows_everything_else(trained: tuple[Pro
     assert (project.folder / "models/git_commit_message.txt").read_text().strip() == report[0]
 
 
-def test_the_tag_command_runs_as_printed_and_the_next_one_goes_up(trained: tuple[Project, str]) -> None:
+def test_printed_tag_command_works_and_the_next_version_is_higher(trained: tuple[Project, str]) -> None:
     from train.release.tags import next_result_tag
 
     project, output = trained
@@ -68,7 +68,7 @@ def test_the_tag_command_runs_as_printed_and_the_next_one_goes_up(trained: tuple
     project.git("tag", "-d", command[1])
 
 
-def test_the_run_names_data_code_and_model(trained: tuple[Project, str], lake: LakeFS) -> None:
+def test_run_records_data_code_and_model(trained: tuple[Project, str], lake: LakeFS) -> None:
     project, _ = trained
     run = project.runs()[0]
     tags, params = run.data.tags, run.data.params
@@ -84,7 +84,7 @@ def test_the_run_names_data_code_and_model(trained: tuple[Project, str], lake: L
     assert dataset.source_type == "lakefs" and params["lakefs_data_path"] in dataset.source
 
 
-def test_every_epoch_has_every_figure(trained: tuple[Project, str]) -> None:
+def test_every_epoch_logs_every_metric(trained: tuple[Project, str]) -> None:
     project, _ = trained
     client, run = project.mlflow(), project.runs()[0]
     names = ["train_loss", "val_loss", "val_accuracy", "val_miou", "images_per_second", "learning_rate"]
@@ -101,7 +101,7 @@ def test_every_epoch_has_every_figure(trained: tuple[Project, str]) -> None:
     assert overlays == {"overlays/epoch-0001.jpg", "overlays/epoch-0002.jpg"}
 
 
-def test_the_run_folder_holds_report_and_tables_and_nothing_that_is_done_with(trained: tuple[Project, str]) -> None:
+def test_run_directory_contains_report_and_tables_only(trained: tuple[Project, str]) -> None:
     import csv
 
     project, _ = trained
@@ -120,7 +120,7 @@ def test_the_run_folder_holds_report_and_tables_and_nothing_that_is_done_with(tr
     assert not re.search(r"""(?:src|href|url)\s*[=(]\s*["']?(?!data:)[a-z]""", page), "nothing comes from elsewhere"
 
 
-def test_the_branch_holds_data_and_model_with_their_origin(trained: tuple[Project, str], lake: LakeFS) -> None:
+def test_branch_contains_data_and_model_with_their_origin(trained: tuple[Project, str], lake: LakeFS) -> None:
     project, _ = trained
     run = project.runs()[0]
     found = {file.path: file.sha256 for file in lake.objects("main", "")}
@@ -142,7 +142,7 @@ def test_the_branch_holds_data_and_model_with_their_origin(trained: tuple[Projec
     assert [branch.id for branch in lake.connection.sdk.branches_api.list_branches(lake.repo).results] == ["main"]
 
 
-def test_the_model_file_is_plain_and_complete(trained: tuple[Project, str]) -> None:
+def test_model_file_is_complete_and_loads_weights_only(trained: tuple[Project, str]) -> None:
     project, _ = trained
     content = torch.load(project.folder / "models/model.pth", weights_only=True)
     run = project.runs()[0]
@@ -213,7 +213,7 @@ def _check_outputs(folder: Path, predictions: dict) -> None:  # type: ignore[typ
             assert overlay.size == (record["width"], record["height"])
 
 
-def test_new_pictures_of_any_size(trained: tuple[Project, str], tmp_path: Path) -> None:
+def test_inference_on_images_of_any_size(trained: tuple[Project, str], tmp_path: Path) -> None:
     project, _ = trained
     (tmp_path / "in/sub").mkdir(parents=True)
     sizes = {"a.png": (37, 90), "a.jpg": (300, 20), "sub/한글 이름.png": (128, 128)}
@@ -231,7 +231,7 @@ def test_new_pictures_of_any_size(trained: tuple[Project, str], tmp_path: Path) 
     assert over.returncode == 2 and "would be overwritten" in over.stderr
 
 
-def test_the_tables_survive_any_answer(trained: tuple[Project, str]) -> None:
+def test_tables_are_valid_for_any_prediction(trained: tuple[Project, str]) -> None:
     project, _ = trained
     ended = project.run("register_model.py", "--manual", "--threshold", "0", answers="")
     assert ended.returncode == 0 and "nothing chosen: nothing registered." in ended.stdout
@@ -249,7 +249,7 @@ def test_the_tables_survive_any_answer(trained: tuple[Project, str]) -> None:
     assert f"MLflow run {run.info.run_id}" in picked.stdout
 
 
-def test_unknown_names_are_wrong_use(trained: tuple[Project, str]) -> None:
+def test_unknown_names_are_usage_errors(trained: tuple[Project, str]) -> None:
     project, _ = trained
     for arguments, text in (
         (["infer.py", "--run-id", "nope"], "no run 'nope' in MLflow"),
@@ -276,7 +276,7 @@ def test_smoke_runs_are_never_registered(trained: tuple[Project, str]) -> None:
     assert done.returncode == 2 and "is --smoke" in done.stderr
 
 
-def test_a_changed_model_file_is_never_opened(trained: tuple[Project, str]) -> None:
+def test_changed_model_file_is_never_opened(trained: tuple[Project, str]) -> None:
     project, _ = trained
     run = next(r for r in project.runs() if r.data.tags["smoke"] == "false")
     project.mlflow().set_tag(run.info.run_id, "model_sha256", "0" * 64)

@@ -29,7 +29,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
-def test_the_pages_of_a_step_serve_the_next_one() -> None:
+def test_freed_memory_pages_are_reused_by_the_next_step() -> None:
     """Else the kernel clears most of the 150,000 pages of each step anew."""
     faults = {}
     for how in ("kept", "default"):

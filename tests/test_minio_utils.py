@@ -33,7 +33,7 @@ def settings(storage: Storage, **changes: str) -> config.Settings:
     return config.load_settings(**{"minio_endpoint": storage.endpoint, **keys, **changes})
 
 
-def test_a_bucket_is_made_once(s3: Storage) -> None:
+def test_bucket_is_created_once(s3: Storage) -> None:
     bucket = f"bucket-{secrets.token_hex(6)}"
     for _ in range(2):
         minio_utils.ensure_bucket(settings(s3), bucket)
@@ -46,14 +46,14 @@ def skip_on_moto(storage: Storage) -> None:
         pytest.skip("moto takes any key and any name")
 
 
-def test_a_wrong_key_is_said(s3: Storage) -> None:
+def test_wrong_key_is_reported(s3: Storage) -> None:
     skip_on_moto(s3)
     with pytest.raises(AppError, match=r"refused .*: check MINIO_ACCESS_KEY"):
         minio_utils.ensure_bucket(settings(s3, minio_secret_key="wrong-wrong"), "bucket")
 
 
 @pytest.mark.parametrize("bucket", ["NO_such_NAME", "a bucket", "ab", "-ab"])
-def test_an_impossible_name_is_said_before_anybody_is_asked(bucket: str) -> None:
+def test_invalid_bucket_name_is_refused_without_a_request(bucket: str) -> None:
     nowhere = settings(Storage("http://127.0.0.1:9", "a", "b"))
     with pytest.raises(UsageError, match=f"bucket name '{bucket}': expected 3 to 63 lower-case letters"):
         minio_utils.ensure_bucket(nowhere, bucket)
@@ -61,7 +61,7 @@ def test_an_impossible_name_is_said_before_anybody_is_asked(bucket: str) -> None
         list(minio_utils.list_objects(nowhere, "a bucket", ""))
 
 
-def test_a_server_that_is_down_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unavailable_server_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(minio_utils, "ATTEMPTS", 1)
     with pytest.raises(AppError, match=r"http://127.0.0.1:9, s3://bucket: the server does not answer"):
         minio_utils.ensure_bucket(settings(Storage("http://127.0.0.1:9", "a", "b")), "bucket")
@@ -79,7 +79,7 @@ def filled(s3: Storage) -> str:
     return bucket
 
 
-def test_listing_and_links(s3: Storage, filled: str) -> None:
+def test_listing_and_presigned_links(s3: Storage, filled: str) -> None:
     assert filled in minio_utils.list_buckets(settings(s3))
     assert len(list(minio_utils.list_objects(settings(s3), filled, "many/"))) == 1001
     assert list(minio_utils.list_objects(settings(s3), filled, "other/")) == [("other/한글 a+b.txt", 7)]
@@ -91,7 +91,7 @@ def test_listing_and_links(s3: Storage, filled: str) -> None:
         minio_utils.make_presigned_link(settings(s3), filled, "other/none")
 
 
-def test_health_tells_what_is_wrong(s3: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_health_reports_the_problem(s3: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     minio_utils.check_health(settings(s3), None)
     with pytest.raises(AppError, match=r"s3://no-such-bucket: does not exist \(NoSuchBucket\)"):
         minio_utils.check_health(settings(s3), "no-such-bucket")
@@ -104,7 +104,7 @@ def test_health_tells_what_is_wrong(s3: Storage, monkeypatch: pytest.MonkeyPatch
             minio_utils.check_health(settings(s3, **keys), "bucket")
 
 
-def test_region_and_address_style_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_region_and_address_style_are_configurable(monkeypatch: pytest.MonkeyPatch) -> None:
     storage = Storage("http://storage.example", "key", "secret")
     monkeypatch.setenv("MINIO_REGION", "ap-northeast-2")
     parameters = {"Bucket": "lake", "Key": "a"}
@@ -119,14 +119,14 @@ def test_region_and_address_style_are_settings(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("uri", ["lake/a", "s3://", "s3:///a", "http://lake/a"])
-def test_what_is_no_s3_path_is_refused(uri: str) -> None:
+def test_invalid_s3_path_is_refused(uri: str) -> None:
     with pytest.raises(UsageError, match="not an S3 path"):
         minio_utils.split_uri(uri)
     with pytest.raises(UsageError, match="not an S3 path"):
         minio_utils.split_uri("s3://lake/", key_needed=True)
 
 
-def test_the_command_line(s3: Storage, filled: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_command_line(s3: Storage, filled: str, capfd: pytest.CaptureFixture[str]) -> None:
     environment = {"MINIO_ENDPOINT": s3.endpoint, "MINIO_ACCESS_KEY": s3.access_key, "MINIO_SECRET_KEY": s3.secret_key}
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("LAKEFS_STORAGE_NAMESPACE", raising=False)
@@ -170,7 +170,7 @@ def import_settings(server: Server) -> config.Settings:
 
 
 @needs_minio
-def test_a_bucket_becomes_a_commit_without_copies(over_minio: Server, tmp_path: Path) -> None:
+def test_import_commits_a_bucket_without_copies(over_minio: Server, tmp_path: Path) -> None:
     chosen, bucket = import_settings(over_minio), f"photos-{secrets.token_hex(6)}"
     minio_utils.ensure_bucket(chosen, bucket)
     s3 = minio_utils.make_client(chosen)
@@ -200,7 +200,7 @@ def test_a_bucket_becomes_a_commit_without_copies(over_minio: Server, tmp_path: 
 
 
 @needs_minio
-def test_two_imports_at_once_do_not_touch_each_other(over_minio: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_imports_do_not_interfere(over_minio: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second took the private branch of the first away, which then failed; what a kill left goes after a day."""
     chosen, bucket = import_settings(over_minio), f"photos-{secrets.token_hex(6)}"
     minio_utils.ensure_bucket(chosen, bucket)
@@ -242,6 +242,6 @@ def test_two_imports_at_once_do_not_touch_each_other(over_minio: Server, monkeyp
 
 
 @needs_minio
-def test_an_empty_prefix_is_said(over_minio: Server) -> None:
+def test_empty_prefix_is_reported(over_minio: Server) -> None:
     with pytest.raises(AppError, match="s3://lake/none/: no objects"):
         bucket_import.import_prefix(import_settings(over_minio), "s3://lake/none", "data/", replace=False)

@@ -70,7 +70,7 @@ print(json.dumps({{"files": sorted(os.listdir(folder)), "ids": ids.tolist(), "ma
 """
 
 
-def test_download_load_and_data_set(lifecycle: Lifecycle, installed: dict[str, str], tmp_path: Path) -> None:
+def test_mlflow_downloads_and_loads_model_and_dataset(lifecycle: Lifecycle, installed: dict[str, str], tmp_path: Path) -> None:
     run = lifecycle.project.mlflow().get_run(lifecycle.runs["first"])
     arguments = (f"models:/{NAME}@champion", str(picture(lifecycle)), run.info.run_id)
     done = python(installed, CODE.format(arguments=arguments), tmp_path)
@@ -93,7 +93,7 @@ def test_download_load_and_data_set(lifecycle: Lifecycle, installed: dict[str, s
         assert np.array_equal(np.asarray(inferred), np.array(said["ids"])), "as infer.py predicts"
 
 
-def test_another_file_than_mlmodel_names_is_not_opened(
+def test_file_that_differs_from_mlmodel_is_not_opened(
     lifecycle: Lifecycle, installed: dict[str, str], tmp_path: Path
 ) -> None:
     from core.errors import AppError
@@ -105,7 +105,7 @@ def test_another_file_than_mlmodel_names_is_not_opened(
         _load_pyfunc(str(tmp_path / "model.pth"))
 
 
-def test_serve(lifecycle: Lifecycle, installed: dict[str, str], tmp_path: Path) -> None:
+def test_mlflow_serves_the_model(lifecycle: Lifecycle, installed: dict[str, str], tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/{NAME}@champion"]

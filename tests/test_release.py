@@ -58,7 +58,7 @@ def result(project: Project, lake: LakeFS, content: bytes, accuracy: float, miou
     return made
 
 
-def test_two_results_and_their_tags(project: Project, lake: LakeFS) -> None:
+def test_results_are_committed_and_tagged(project: Project, lake: LakeFS) -> None:
     parameters = {"epochs": "7", "learning_rate": "None", "resolved_learning_rate": "0.002", "seed": "0"}
     project.git("tag", "-a", "v0.1-initial", "-m", "first data")
     release.require_ready(lake, "auto", project.folder)
@@ -83,7 +83,7 @@ def test_two_results_and_their_tags(project: Project, lake: LakeFS) -> None:
     assert project.git("rev-list", "--count", "HEAD") == "3", "nothing new is no new commit"
 
 
-def test_what_could_not_be_tagged_is_said_before_training(project: Project, lake: LakeFS, tmp_path: Path) -> None:
+def test_invalid_tag_is_refused_before_training(project: Project, lake: LakeFS, tmp_path: Path) -> None:
     lake.set_tag("taken", lake.head())
     project.git("tag", "v1.0-acc85")
     for tag, text in (("v1.0-acc85", "in Git"), ("taken", "in lakeFS"), ("a b", "not a name"), ("a/b", "not a name")):
@@ -108,7 +108,7 @@ def test_nothing_is_pushed(project: Project, lake: LakeFS, tmp_path: Path) -> No
     assert project.git("ls-remote", "origin") == before and project.git("tag", "--list") == "v9.9-acc50"
 
 
-def test_names_go_past_those_of_lakefs(project: Project, lake: LakeFS) -> None:
+def test_tag_names_skip_existing_lakefs_tags(project: Project, lake: LakeFS) -> None:
     """A colleague's tag is in lakeFS before Git has fetched it."""
     lake.set_tag("v1.0-acc80", lake.head())
     first = result(project, lake, b"one", 0.85, 0.5)
@@ -118,7 +118,7 @@ def test_names_go_past_those_of_lakefs(project: Project, lake: LakeFS) -> None:
     assert dict(lake.list_refs("tags"))["v1.1-acc85"] == first.model_path.ref
 
 
-def test_a_colleague_who_is_quicker_and_a_call_that_was_cut_off(
+def test_tag_conflict_and_interrupted_call_are_handled(
     project: Project, lake: LakeFS, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, set_tag = lake.head(), lake.set_tag
@@ -139,7 +139,7 @@ def test_a_colleague_who_is_quicker_and_a_call_that_was_cut_off(
     assert sorted(dict(lake.list_refs("tags"))) == ["v1.0-acc85", "v1.1-acc85"], "the one that was begun, not a third"
 
 
-def test_a_name_that_is_taken_leaves_git_as_it_was(project: Project, lake: LakeFS) -> None:
+def test_existing_tag_name_leaves_git_unchanged(project: Project, lake: LakeFS) -> None:
     lake.set_tag("mine", lake.head())
     before = project.git("rev-parse", "HEAD")
     made = result(project, lake, b"one", 0.85, 0.5)

@@ -28,7 +28,7 @@ def dirty(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, str]:
     return project, project.runs()[0].info.run_id
 
 
-def test_a_run_from_a_dirty_tree_is_reproduced_to_the_bit(dirty: tuple[Project, str]) -> None:
+def test_run_from_a_dirty_tree_is_reproduced_bit_identically(dirty: tuple[Project, str]) -> None:
     project, run_id = dirty
     (project.folder / "train/own.py").write_text("DECAY = 0.0\n")  # the tree of today is another one
     before = project.git("status", "--porcelain")
@@ -39,7 +39,7 @@ def test_a_run_from_a_dirty_tree_is_reproduced_to_the_bit(dirty: tuple[Project, 
     assert len(project.git("worktree", "list").splitlines()) == 1 and len(project.runs()) == 1
 
 
-def test_the_record_holds_code_and_no_secret(dirty: tuple[Project, str], tmp_path: Path) -> None:
+def test_recorded_code_contains_no_secret(dirty: tuple[Project, str], tmp_path: Path) -> None:
     project, run_id = dirty
     client = project.mlflow()
     files = Path(client.download_artifacts(run_id, "code", str(tmp_path)))
@@ -49,7 +49,7 @@ def test_the_record_holds_code_and_no_secret(dirty: tuple[Project, str], tmp_pat
     assert any(row.startswith("torch==") for row in (files / "packages.txt").read_text().splitlines())
 
 
-def test_what_cannot_be_reproduced_says_why(dirty: tuple[Project, str]) -> None:
+def test_run_that_cannot_be_reproduced_is_an_error(dirty: tuple[Project, str]) -> None:
     project, run_id = dirty
     client = project.mlflow()
 
@@ -73,7 +73,7 @@ def test_what_cannot_be_reproduced_says_why(dirty: tuple[Project, str]) -> None:
         client.set_tag(run_id, key, right)
 
 
-def test_changes_come_back_in_a_worktree(tmp_path: Path) -> None:
+def test_uncommitted_changes_are_restored_in_a_worktree(tmp_path: Path) -> None:
     project = Project(tmp_path / "repo")
     project.folder.mkdir()
     sub = project.folder / "sub"

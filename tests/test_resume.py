@@ -77,7 +77,7 @@ def reference(project: Project) -> tuple[str, dict[str, torch.Tensor]]:
 
 
 @pytest.mark.parametrize("seed", range(int(os.environ.get("TEST_KILLS", "1"))))  # half a minute each
-def test_killed_at_random_steps_and_resumed_it_is_equal_to_the_bit(
+def test_resume_after_kills_at_random_steps_is_bit_identical(
     project: Project, reference: tuple[str, dict[str, torch.Tensor]], seed: int
 ) -> None:
     run_id, model = reference
@@ -101,7 +101,7 @@ def test_killed_at_random_steps_and_resumed_it_is_equal_to_the_bit(
     assert nothing.returncode == 2 and "no checkpoint" in nothing.stderr
 
 
-def test_what_would_make_another_run_of_it_is_refused(project: Project) -> None:
+def test_resume_with_different_settings_is_refused(project: Project) -> None:
     process = project.start("train.py", "--epochs", "500", *OPTIONS[2:-2])
     wait_for_line(process, lambda line: line.startswith("epoch 2/500  "), seconds=600)
     run_id = project.runs()[0].info.run_id
@@ -122,7 +122,7 @@ def test_what_would_make_another_run_of_it_is_refused(project: Project) -> None:
     assert broken.returncode == 1 and "not a checkpoint of this project" in broken.stderr
 
 
-def test_no_checkpoint_is_an_error(tmp_path: Path) -> None:
+def test_resume_without_a_checkpoint_is_an_error(tmp_path: Path) -> None:
     project = make_project(tmp_path, pictures=0, git=False)
     done = project.run("train.py", "--resume", "last")
     assert done.returncode == 2 and "--resume last: no checkpoint" in done.stderr
@@ -147,7 +147,7 @@ class Stopping(ModelTrain):
         return super().train_step(epoch, step, batch)
 
 
-def test_every_step_of_a_training_can_be_taken_up(tmp_path: Path) -> None:
+def test_resume_continues_at_every_step(tmp_path: Path) -> None:
     """In one process, so that every step can be tried, and the whole state be compared."""
     generate_sample(tmp_path / "data", seed=0, count=12)
     data = check_data(tmp_path / "data", 0)

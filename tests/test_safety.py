@@ -54,7 +54,7 @@ class Payload:
         return os.mkdir, (str(self.mark),)
 
 
-def test_a_pickle_payload_is_not_executed(model_file: Path, tmp_path: Path) -> None:
+def test_pickle_payload_is_not_executed(model_file: Path, tmp_path: Path) -> None:
     mark = tmp_path / "executed"
     refused(resaved(model_file, metrics=Payload(mark)), "not a model file of this project")
     model_file.write_bytes(pickle.dumps(Payload(mark)))
@@ -64,11 +64,11 @@ def test_a_pickle_payload_is_not_executed(model_file: Path, tmp_path: Path) -> N
     assert mark.exists(), "the payload itself works"
 
 
-def test_a_wrong_hash_is_never_opened(model_file: Path) -> None:
+def test_file_with_a_wrong_hash_is_never_opened(model_file: Path) -> None:
     refused(model_file, f"expected {'0' * 64}, found {file_sha256(model_file)}", "0" * 64)
 
 
-def test_another_architecture_or_other_shapes_are_refused(model_file: Path) -> None:
+def test_wrong_architecture_or_shapes_are_refused(model_file: Path) -> None:
     whole = model_file.read_bytes()
     refused(resaved(model_file, architecture="os.system"), "unknown model 'os.system'")
     model_file.write_bytes(whole)
@@ -81,7 +81,7 @@ def test_another_architecture_or_other_shapes_are_refused(model_file: Path) -> N
     refused(resaved(model_file, state_dict=missing), "head.bias")
 
 
-def test_a_zip_of_death_is_not_unpacked(model_file: Path) -> None:
+def test_zip_bomb_is_not_extracted(model_file: Path) -> None:
     whole = model_file.read_bytes()
     with zipfile.ZipFile(io.BytesIO(whole)) as old, zipfile.ZipFile(model_file, "w", zipfile.ZIP_DEFLATED) as new:
         for entry in old.infolist():
@@ -105,7 +105,7 @@ def png_of_size(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
-def test_harmful_pictures_are_listed_and_skipped(tmp_path: Path) -> None:
+def test_harmful_images_are_listed_and_skipped(tmp_path: Path) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
     draw(folder, 2)
     (folder / "huge.png").write_bytes(png_of_size(100_000, 100_000))
@@ -138,14 +138,14 @@ def test_harmful_pictures_are_listed_and_skipped(tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {"in", "out", "secret.png"}, "nothing was made elsewhere"
 
 
-def test_a_link_that_a_person_names_is_followed(tmp_path: Path) -> None:
+def test_symlink_named_by_the_user_is_followed(tmp_path: Path) -> None:
     draw(tmp_path / "in", 1)
     (tmp_path / "link.png").symlink_to(tmp_path / "in/000.png")
     (item,) = inputs.collect_items([tmp_path / "link.png"])
     assert item.fault is None
 
 
-def test_nothing_is_written_or_removed_outside_the_output_folder(tmp_path: Path) -> None:
+def test_nothing_is_written_or_removed_outside_the_output_directory(tmp_path: Path) -> None:
     predictor, items = Predictor(make_model(), CPU), draw(tmp_path / "in/sub", 1)
     out, victim = tmp_path / "out", tmp_path / "victim"
     for folder in (out, victim):
@@ -174,7 +174,7 @@ def test_nothing_is_written_or_removed_outside_the_output_folder(tmp_path: Path)
     assert (victim / "000.png").read_bytes() == b"precious" and not (out / "sub/000.png").is_symlink()
 
 
-def test_dots_in_a_name_are_only_a_name(tmp_path: Path) -> None:
+def test_dots_in_a_file_name_are_allowed(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for name in ("a..png", "..b.png"):
         Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "in" / name)
@@ -184,7 +184,7 @@ def test_dots_in_a_name_are_only_a_name(tmp_path: Path) -> None:
     assert all(p.parent == tmp_path / "out" for p in (tmp_path / "out").rglob("*"))
 
 
-def test_names_that_no_output_can_have_are_changed_or_listed(tmp_path: Path) -> None:
+def test_invalid_output_names_are_changed_or_listed(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     draw(folder, 1)
     pixels = (folder / "000.png").read_bytes()
@@ -208,7 +208,7 @@ def test_names_that_no_output_can_have_are_changed_or_listed(tmp_path: Path) -> 
     assert (again.reused, len(again.failed)) == (5, 2)
 
 
-def test_what_is_left_out_of_a_folder_is_named(
+def test_skipped_files_of_a_directory_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     draw(tmp_path / "in", 1)
@@ -227,7 +227,7 @@ def test_what_is_left_out_of_a_folder_is_named(
     assert "1 videos in directories are skipped" in (said := capsys.readouterr().err) and "in/clip.MP4" in said
 
 
-def test_figures_that_a_network_cannot_be_fed_with_are_refused(model_file: Path) -> None:
+def test_invalid_preprocessing_values_are_refused(model_file: Path) -> None:
     for values in ({"mean": [0.5], "std": [0.2]}, {"mean": [0.5] * 3, "std": [0.2, 0, 0.2]}, {"mean": [0.5] * 3}):
         refused(
             resaved(model_file, normalisation=values), "not a model file of this project .*(three values each|'std')"

@@ -70,7 +70,7 @@ def die_at(mortal: Mortal, faults: Faults, request: str) -> None:
 
 
 @pytest.mark.parametrize("mortal", KINDS, indirect=True)
-def test_a_server_killed_at_any_step_loses_nothing(mortal: Mortal, tmp_path: Path) -> None:
+def test_publish_resumes_after_a_server_kill_at_any_step(mortal: Mortal, tmp_path: Path) -> None:
     server = mortal.start()
     with between(server.endpoint) as faults:
         settings = reached(server, faults.endpoint, tmp_path)
@@ -100,7 +100,7 @@ def test_a_server_killed_at_any_step_loses_nothing(mortal: Mortal, tmp_path: Pat
 
 
 @pytest.mark.parametrize("mortal", KINDS, indirect=True)
-def test_a_server_that_dies_while_files_are_sent_leaves_the_list_of_them(
+def test_server_kill_during_upload_error_names_every_file(
     mortal: Mortal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, files, real = mortal.start(), write(tmp_path, 3, 100), Publisher.upload
@@ -127,7 +127,7 @@ def fsck(mortal: Mortal) -> str:
 
 @pytest.mark.parametrize("mortal", ["embedded"], indirect=True)
 @pytest.mark.parametrize(("count", "size"), [(1, 1_000_000), (150, 8_000)])
-def test_a_full_disk_of_the_embedded_server(mortal: Mortal, tmp_path: Path, count: int, size: int) -> None:
+def test_publish_succeeds_after_a_full_disk_of_the_embedded_server(mortal: Mortal, tmp_path: Path, count: int, size: int) -> None:
     """A large file has no room in the folder, many small ones have none in the database."""
     server = mortal.start(largest_file=500 * 1024)
     files = write(tmp_path, count, size)

@@ -17,7 +17,7 @@ import config
 from core.errors import AppError, UsageError
 from dataset.mask_diff import MaskChanges, compare_masks, is_mask
 from tests.servers import branches
-from tests.test_lakefs_utils import lake, local, settings
+from tests.publish_helpers import local
 from utils.lakefs_client.queries import Queries
 from utils.lakefs_utils import LakeFS, LakePath, connect
 from versioning.checkout import fill_if_empty
@@ -25,16 +25,15 @@ from versioning.lockfile import Lock, read_lock, write_lock
 from versioning.sync import require_complete
 from versioning.versions import committed_files
 
-__all__ = ["lake", "settings"]  # fixtures
 
 
 def put(lake: LakeFS, folder: Path, prefix: str, contents: dict[str, bytes]) -> str:
     return lake.publish(local(folder, contents), prefix, "message", {}, mirror=False).commit_id
 
 
-def test_an_experiment_is_merged_by_its_commit(lake: LakeFS, settings: config.Settings, tmp_path: Path) -> None:
+def test_experiment_is_merged_by_its_commit(lake: LakeFS, lake_settings: config.Settings, tmp_path: Path) -> None:
     base = put(lake, tmp_path, "data/", {"a": b"1", "b": b"1"})
-    with connect(settings) as experiment:
+    with connect(lake_settings) as experiment:
         experiment.start_experiment("trial")
         put(experiment, tmp_path, "data/", {"a": b"2"})
         commit = put(experiment, tmp_path, "models/", {"model.pth": b"trial"})
@@ -52,7 +51,7 @@ def test_an_experiment_is_merged_by_its_commit(lake: LakeFS, settings: config.Se
     assert held == {"data/a": b"2", "data/b": b"3", "models/model.pth": b"trial"}, "the model that was chosen wins"
     assert lake.merge_commit(commit, "merge", {}) == head, "once more is no error"
 
-    with connect(settings) as experiment:
+    with connect(lake_settings) as experiment:
         experiment.start_experiment("clash")
         clash = put(experiment, tmp_path, "data/", {"a": b"4"})
     put(lake, tmp_path, "data/", {"a": b"5"})
@@ -65,7 +64,7 @@ def test_an_experiment_is_merged_by_its_commit(lake: LakeFS, settings: config.Se
             lake.start_experiment(wrong)
 
 
-def test_versions_are_found_and_undone(lake: LakeFS, tmp_path: Path) -> None:
+def test_versions_are_listed_and_reverted(lake: LakeFS, tmp_path: Path) -> None:
     first = put(lake, tmp_path, "data/", {"a": b"1"})
     second = put(lake, tmp_path, "data/", {"a": b"2", "b": b"2"})
     assert [lake.resolve(ref) for ref in ("main", second, second[:20], "main~1")] == [second, second, second, first]
@@ -91,7 +90,7 @@ def test_versions_are_found_and_undone(lake: LakeFS, tmp_path: Path) -> None:
         assert "404" in str(lake.verify_object(source, dataclasses.replace(file, path="data/nowhere")))
 
 
-def test_a_commit_that_was_fetched_is_not_listed_again(
+def test_cached_commit_is_not_listed_again(
     lake: LakeFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(lake, tmp_path, "data/", {"images/a": b"1", "masks/한글 a": b"22"})
@@ -109,7 +108,7 @@ def test_a_commit_that_was_fetched_is_not_listed_again(
     assert (tree / "data/images/a").read_bytes() == b"1", "a record of what is not there any more is not believed"
 
 
-def test_what_changed_in_masks_is_counted(tmp_path: Path) -> None:
+def test_mask_changes_are_counted(tmp_path: Path) -> None:
     masks = {"before": {"x": [0, 0, 1, 1], "gone": [2, 2]}, "after": {"x": [0, 1, 1, 3], "come": [1, 1, 1]}}
     for side, contents in masks.items():
         (tmp_path / side / "masks").mkdir(parents=True)
@@ -130,7 +129,7 @@ def test_what_changed_in_masks_is_counted(tmp_path: Path) -> None:
     assert not is_mask("images/a.png") and not is_mask("masks/a.txt") and not is_mask("other/masks/a.png")
 
 
-def test_a_lock_comes_back_as_it_was_and_a_damaged_one_is_said(tmp_path: Path) -> None:
+def test_lock_file_round_trip_and_damaged_lock_error(tmp_path: Path) -> None:
     data, model = LakePath("repo", "a" * 64, "data/"), LakePath("repo", "b" * 64, "models/model.pth")
     lock = Lock(data, "c" * 64, model, "d" * 64, "run")
     assert read_lock(tmp_path) is None
@@ -146,11 +145,11 @@ def test_a_lock_comes_back_as_it_was_and_a_damaged_one_is_said(tmp_path: Path) -
             read_lock(tmp_path)
 
 
-def test_an_empty_folder_that_was_half_filled_is_not_taken_for_data(
-    lake: LakeFS, settings: config.Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_partially_filled_directory_is_not_accepted_as_data(
+    lake: LakeFS, lake_settings: config.Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(lake, tmp_path, "data/", {f"images/{number}.png": bytes([number]) for number in range(5)})
-    empty = dataclasses.replace(settings, data_dir=tmp_path / "data", lakefs_local_dir=tmp_path / "local")
+    empty = dataclasses.replace(lake_settings, data_dir=tmp_path / "data", lakefs_local_dir=tmp_path / "local")
     replace, done = os.replace, itertools.count()
 
     def dying(source: Path, target: Path) -> None:

@@ -1,0 +1,48 @@
+"""The report of a training and what must not appear in records."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import config
+from core.git import without_credentials
+from train.release.commit_message import percent, report_block
+from train.tracking.result import Result
+from utils.lakefs_utils import LakePath
+
+
+@settings(max_examples=200)
+@given(st.floats(0, 1))
+def test_percent_never_exceeds_the_measured_value(share: float) -> None:
+    assert percent(share) <= share * 100 + 1e-6 and percent(share) >= int(share * 100)
+    assert [percent(x) for x in (0.85, 0.57, 0.29, 0.999, 1.0, 0.0)] == [85, 57, 29, 99, 100, 0]
+
+
+def test_report_block_matches_the_specification() -> None:
+    commit = "a" * 64
+    result = Result(
+        "run",
+        LakePath("r", "b" * 64, "data/"),
+        "1" * 64,
+        LakePath("r", commit, "models/model.pth"),
+        "0" * 64,
+        0.8567,
+        0.7,
+    )
+    assert report_block(result) == (
+        "=== LakeFS 커밋 완료 ===\n"
+        f"커밋 ID: {commit}\n"
+        "=== Git 커밋 시 추가할 내용 ===\n"
+        "LakeFS 업로드 정보:\n"
+        f"- LakeFS 커밋: {commit}\n"
+        "- 업로드된 파일: models/model.pth\n"
+        "- 모델 성능: accuracy 85%"
+    )
+
+
+def test_credentials_in_urls_are_never_recorded() -> None:
+    assert without_credentials("https://me:pw@host:1/x") == "https://host:1/x"
+    assert without_credentials("git@github.com:a/b.git") == "git@github.com:a/b.git"
+    public = config.load_settings(mlflow_tracking_uri="http://me:pw@host:5000", lakefs_access_key_id="AKIA").public()
+    assert public["mlflow_tracking_uri"] == "http://host:5000" and "AKIA" not in str(public) and "pw" not in str(public)

@@ -1,0 +1,99 @@
+"""Learning rate, batch order, augmentation, weight averaging and automatic settings."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dataset.classes import IGNORE_INDEX
+from segmentation.networks import build_network
+from train import auto_settings
+from train.loading import loader
+from train.loading.augmentation import STRENGTHS, augment
+from train.optim.ema import AveragedWeights
+from train.optim.schedule import learning_rate
+
+CPU = torch.device("cpu")
+
+
+@given(st.integers(2, 5000), st.floats(1e-6, 1))
+def test_learning_rate_rises_then_falls_and_stays_positive(steps: int, peak: float) -> None:
+    rates = [learning_rate((step + 1) / steps, peak) for step in range(steps)]
+    top = rates.index(max(rates))
+    assert all(0 < rate <= peak * (1 + 1e-9) for rate in rates)
+    assert rates[: top + 1] == sorted(rates[: top + 1]) and rates[top:] == sorted(rates[top:], reverse=True)
+    assert learning_rate(0, peak) > 0 and learning_rate(1.1, peak) == rates[-1] == pytest.approx(peak * 0.01)
+
+
+@given(st.integers(1, 200), st.integers(1, 33), st.integers(0, 5), st.integers(0, 5))
+def test_epoch_has_every_image_and_no_batch_of_one(count: int, size: int, seed: int, epoch: int) -> None:
+    batches = loader.epoch_batches(count, size, seed, epoch)
+    shown = [index for batch in batches for index in batch]
+    assert set(shown) == set(range(count)) and batches == loader.epoch_batches(count, size, seed, epoch)
+    assert all(len(batch) > 1 for batch in batches[-1:])
+    if size > 1 and count > 1:
+        assert len(shown) == count, "each once"
+
+
+def test_order_differs_between_epochs_and_global_generator_is_unchanged() -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    assert loader.epoch_batches(50, 8, 0, 0) != loader.epoch_batches(50, 8, 0, 1)
+    images, masks = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4, 8, 8, dtype=torch.uint8)
+    augment(images, masks, STRENGTHS["strong"], (8, 8), np.random.default_rng(0))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("strength", sorted(STRENGTHS))
+@pytest.mark.parametrize("size", [(24, 36), (12, 18), (30, 20)])
+def test_augmentation_keeps_image_and_mask_aligned(strength: str, size: tuple[int, int]) -> None:
+    """Two halves of one class each, drawn in the picture too: after any change the picture still shows the mask."""
+    masks = torch.zeros(32, 24, 36, dtype=torch.uint8)
+    masks[:, :, 20:] = 1
+    masks[:, 18:] = IGNORE_INDEX
+    images = (masks == 1)[:, None].repeat(1, 3, 1, 1).to(torch.uint8) * 200 + 20
+    changed, moved = augment(images, masks, STRENGTHS[strength], size, np.random.default_rng(1))
+    again, _ = augment(images, masks, STRENGTHS[strength], size, np.random.default_rng(1))
+    assert changed.shape == (32, 3, *size) and moved.shape == (32, *size) and moved.dtype == torch.uint8
+    assert torch.equal(changed, again) and set(moved.flatten().tolist()) <= {0, 1, IGNORE_INDEX}
+    for image, mask in zip(changed.mean(1), moved, strict=True):
+        if (mask == 1).any() and (mask == 0).any():
+            middle = (image[mask == 1].mean() + image[mask == 0].mean()) / 2
+            assert ((image > middle) == (mask == 1))[mask != IGNORE_INDEX].float().mean() > 0.9
+    if size == (24, 36):
+        assert torch.equal(moved, masks) == (strength == "none")
+
+
+def test_averaged_weights_follow_over_a_fraction_of_the_steps() -> None:
+    layer = torch.nn.Linear(1, 1, bias=False)
+    network = torch.nn.Sequential(layer, torch.nn.BatchNorm1d(1))
+    average, weight = AveragedWeights(network, fraction=0.1), layer.weight
+    for step in range(1, 201):
+        with torch.no_grad():
+            weight.fill_(float(step))
+        average.update(step)
+        if step == 1:
+            assert float(average.network[0].weight) == 1  # type: ignore[index]
+    assert float(average.network[0].weight) == pytest.approx(200 * 10 / 11, rel=0.01)  # type: ignore[index]
+
+
+def test_automatic_settings_depend_on_data_and_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = build_network("compact_unet", 3)
+    small, large = (auto_settings.batch_size(None, network, size, CPU)[0] for size in ((64, 64), (360, 480)))
+    assert small == 16 and large == 4, "about as many pixels in a step"
+    one = auto_settings.step_memory(network, (64, 64))
+    assert auto_settings.step_memory(network, (128, 128)) == pytest.approx(4 * one, rel=0.1)
+    monkeypatch.setattr(auto_settings, "free_memory", lambda _: 6 * one)
+    batch, reason = auto_settings.batch_size(None, network, (64, 64), CPU)
+    assert batch == 3 and "limited by memory" in reason
+    assert auto_settings.batch_size(7, network, (64, 64), CPU)[0] == 7
+    assert auto_settings.precision("auto", CPU)[0] == torch.float32
+    assert [auto_settings.augmentation("auto", passes)[0] for passes in (1, 29.9, 30)] == ["light", "light", "standard"]
+    assert auto_settings.augmentation("strong", 1) == ("strong", "as set")
+    assert auto_settings.step_seconds(network, 2, (32, 32), CPU) < auto_settings.step_seconds(
+        network, 8, (128, 128), CPU
+    )
+    assert all(p.grad is None for p in network.parameters()), "tried on a copy"
