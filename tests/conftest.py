@@ -100,13 +100,13 @@ def lake(lake_settings: "config.Settings") -> Iterator["LakeFS"]:
 
 
 @pytest.fixture
-def faulty(lakefs_server: Server, tmp_path: Path) -> Iterator[tuple["LakeFS", "Faults"]]:
+def faulty_lake(lakefs_server: Server, tmp_path: Path) -> Iterator[tuple["LakeFS", "Faults"]]:
     """A new repository whose server is reached through a proxy that injects faults."""
     import config
-    from tests.faults import between
+    from tests.faults import fault_proxy
     from utils.lakefs_utils import connect
 
-    with between(lakefs_server.endpoint) as faults:
+    with fault_proxy(lakefs_server.endpoint) as faults:
         settings = config.load_settings(
             lakefs_endpoint=faults.endpoint,
             lakefs_access_key_id=lakefs_server.access_key_id,

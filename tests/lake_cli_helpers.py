@@ -10,7 +10,7 @@ from tests.project import Project
 REPO = "image-segmentation-local-repo"
 
 
-def lake(project: Project, *arguments: str, code: int = 0) -> str:
+def run_lake(project: Project, *arguments: str, code: int = 0) -> str:
     """What `lake.py` printed, on both streams, when it ended with this exit code."""
     done = project.run("lake.py", *arguments)
     assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
@@ -18,23 +18,23 @@ def lake(project: Project, *arguments: str, code: int = 0) -> str:
     return done.stdout + done.stderr
 
 
-def train(project: Project, *arguments: str) -> str:
+def run_train(project: Project, *arguments: str) -> str:
     done = project.run("train.py", "--batch-size", "4", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def data_of(project: Project) -> dict[str, bytes]:
+def read_data(project: Project) -> dict[str, bytes]:
     root = project.folder / "data"
     files = (path for path in root.rglob("*") if path.is_file())
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
 
 
-def paint(project: Project, value: int, pixels: int = 10) -> str:
+def paint_mask(project: Project, value: int, pixels: int = 10) -> str:
     """Give the first mask a square of one class; returns its path below data/."""
     mask = min((project.folder / "data/masks").glob("*.png"))
-    with Image.open(mask) as picture:
-        values, palette = np.array(picture), picture.getpalette()
+    with Image.open(mask) as image:
+        values, palette = np.array(image), image.getpalette()
     values[:pixels, :pixels] = value
     changed = Image.fromarray(values).convert("P")
     changed.putpalette(palette or [])

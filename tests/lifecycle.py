@@ -50,7 +50,7 @@ class Lifecycle:
 
 def run_lifecycle(folder: Path) -> Lifecycle:
     """Train and register, train a worse model (refused) and a better one (promoted), roll back, predict."""
-    lifecycle = Lifecycle(make_project(folder, pictures=44))
+    lifecycle = Lifecycle(make_project(folder, images=44))
     write_splits(folder / "data")
     # Far apart (val mIoU about 0.25, 0.05 and 0.45): rounding of another processor must not change the order.
     lifecycle.train("first", "--epochs", "2", "--lr", "0.003")

@@ -109,7 +109,7 @@ class Project:
         return content
 
 
-def make_project(folder: Path, pictures: int = 30, git: bool = True) -> Project:
+def make_project(folder: Path, images: int = 30, git: bool = True) -> Project:
     """The project's code in `folder`, committed to a Git repository of its own, with a small sample set as its data."""
     folder.mkdir(exist_ok=True)
     for name in ("config.py", "train.py", "register_model.py", "infer.py", "lake.py", ".gitignore"):
@@ -117,8 +117,8 @@ def make_project(folder: Path, pictures: int = 30, git: bool = True) -> Project:
     for name in PACKAGES:
         shutil.copytree(SOURCE / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     project = Project(folder)
-    if pictures:
-        generate_sample(folder / "data", seed=0, count=pictures)
+    if images:
+        generate_sample(folder / "data", seed=0, count=images)
     if git:
         project.git("init", "--quiet", "--initial-branch=main")
         project.git("add", ".")

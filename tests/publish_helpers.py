@@ -11,7 +11,7 @@ from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS
 
 
-def local(folder: Path, contents: dict[str, bytes]) -> dict[str, LocalFile]:
+def write_local_files(folder: Path, contents: dict[str, bytes]) -> dict[str, LocalFile]:
     files = {}
     for number, (name, content) in enumerate(contents.items()):
         path = folder / f"{number}-{secrets.token_hex(4)}"
@@ -24,5 +24,5 @@ def publish(lake: LakeFS, files: dict[str, LocalFile], mirror: bool = True) -> l
     return lake.publish(files, "data/", "message", {"key": "value"}, mirror)
 
 
-def held(lake: LakeFS, ref: str) -> dict[str, str | None]:
+def published_hashes(lake: LakeFS, ref: str) -> dict[str, str | None]:
     return {file.path.removeprefix("data/"): file.sha256 for file in lake.objects(ref, "data/")}

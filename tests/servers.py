@@ -100,7 +100,7 @@ def _lakefs_settings(folder: Path, address: str, access: str, secret: str) -> di
     }
 
 
-class Mortal:
+class KillableServer:
     """A lakeFS server over `folder`, embedded or real, in a process of its own that can be killed and started again.
 
     Real lakeFS keeps its files in the folder: MinIO would not die with it.
@@ -112,7 +112,7 @@ class Mortal:
         self.process: subprocess.Popen[bytes] | None = None
         folder.mkdir(exist_ok=True)
 
-    def start(self, largest_file: int | None = None) -> Server:
+    def start(self, max_file_bytes: int | None = None) -> Server:
         """Run it, and wait until it answers; with `largest_file` (bytes) none of its files can grow further."""
         folder, port = self.folder, self.address.split(":")[1]
         if self.kind == "real":
@@ -121,8 +121,8 @@ class Mortal:
         else:
             command = [sys.executable, "-m", "utils.local_lakefs", "--port", port, "--dir", str(folder / "store")]
             settings, health = {}, "/api/v1/healthcheck"
-        if largest_file:
-            command = ["bash", "-c", f'ulimit -f {largest_file // 1024} && exec "$@"', "limited", *command]
+        if max_file_bytes:
+            command = ["bash", "-c", f'ulimit -f {max_file_bytes // 1024} && exec "$@"', "limited", *command]
         with (folder / "log").open("ab") as log:
             environment = os.environ | settings
             self.process = subprocess.Popen(command, env=environment, cwd=SOURCE, stdout=log, stderr=log)

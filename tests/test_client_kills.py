@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 import config
-from tests.servers import Mortal, Server, branches
-from tests.test_server_deaths import KINDS, hashes, held, reached, write
+from tests.servers import KillableServer, Server, branches
+from tests.test_server_deaths import KINDS, published_hashes, settings_for, sha256s, write_files
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_client.publish import Publisher
 from utils.lakefs_client.refs import Refs
@@ -40,7 +40,7 @@ PROCESSES.set_forkserver_preload(["lakefs_sdk", __name__])
 
 @pytest.fixture(scope="module", params=KINDS)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    killable = Mortal(request.param, tmp_path_factory.mktemp("lives") / "server")
+    killable = KillableServer(request.param, tmp_path_factory.mktemp("lives") / "server")
     try:
         yield killable.start()
     finally:
@@ -75,13 +75,16 @@ def push(lake: LakeFS, path: str) -> None:
     lake.connection.sdk.commits_api.commit(lake.repo, "main", lakefs_sdk.CommitCreation(message="theirs"))
 
 
-@pytest.mark.parametrize(("deed", "theirs"), CASES)
+@pytest.mark.parametrize(("step", "theirs"), CASES)
 def test_publish_resumes_after_a_client_kill_at_any_step(
     server: Server, step: str, theirs: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = reached(server, server.endpoint, tmp_path)
+    settings = settings_for(server, server.endpoint, tmp_path)
     settings = config.load_settings(**vars(settings) | {"lakefs_repo": f"killed-{CASES.index((step, theirs))}"})
-    before, files = write(tmp_path, COUNT + 1, 100), write(tmp_path, COUNT, 100)  # each replaced, and one removed
+    before, files = (
+        write_files(tmp_path, COUNT + 1, 100),
+        write_files(tmp_path, COUNT, 100),
+    )  # each replaced, and one removed
     with connect(settings, create=True) as lake:
         lake.publish(before, "data/", "first", {}, mirror=True)
         child = PROCESSES.Process(target=publish_and_kill_self, args=(settings, files, step))
@@ -89,10 +92,12 @@ def test_publish_resumes_after_a_client_kill_at_any_step(
         child.join(60)
         assert child.exitcode == -signal.SIGKILL
         is_merged = step in ("after the merge", "before the branch goes")
-        assert held(lake, "main") == hashes(files if is_merged else before)
+        assert published_hashes(lake, "main") == sha256s(files if is_merged else before)
         assert not staged_on_main(lake)
         (private,) = set(branches(lake)) - {"main"}
-        arrived = {name for name, sha256 in held(lake, private).items() if hashes(files).get(name) == sha256}
+        arrived = {
+            name for name, sha256 in published_hashes(lake, private).items() if sha256s(files).get(name) == sha256
+        }
         assert len(arrived) >= STEPS[step][3]
         if theirs:
             push(lake, theirs)
@@ -105,7 +110,7 @@ def test_publish_resumes_after_a_client_kill_at_any_step(
 
         monkeypatch.setattr(Publisher, "upload", counted)
         commit = lake.publish(files, "data/", "second", {}, mirror=True).commit_id
-        assert held(lake, commit) == held(lake, "main") == hashes(files)
+        assert published_hashes(lake, commit) == published_hashes(lake, "main") == sha256s(files)
         assert not sent & arrived
         assert not staged_on_main(lake)
         assert branches(lake) == ["main"]

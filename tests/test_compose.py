@@ -38,7 +38,9 @@ WHOLE = [row for row in SERVICES if "image" in row[2]]  # the others add to a se
 
 
 @pytest.mark.parametrize(("file", "name", "service"), WHOLE)
-def test_every_service_is_pinned_health_checked_local_and_persistent(file: str, name: str, service: dict[str, Any]) -> None:
+def test_every_service_is_pinned_health_checked_local_and_persistent(
+    file: str, name: str, service: dict[str, Any]
+) -> None:
     assert re.fullmatch(r"\$\{[A-Z_]+_IMAGE:-[\w./-]+:(?!latest)[\w.-]+\}", service["image"])
     assert service["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL")
     assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))

@@ -44,13 +44,13 @@ def settings(lakefs_server: Server, tmp_path: Path) -> config.Settings:
     return settings_of(lakefs_server, tmp_path / "store", f"repo-{secrets.token_hex(6)}")
 
 
-def embedded(settings: config.Settings) -> Any:
+def connect_embedded(settings: config.Settings) -> Any:
     import dataclasses
 
     return connect(dataclasses.replace(settings, lakefs_endpoint=None), create=True)
 
 
-def write(folder: Path, contents: dict[str, bytes]) -> dict[str, LocalFile]:
+def write_files(folder: Path, contents: dict[str, bytes]) -> dict[str, LocalFile]:
     files = {}
     for name, content in contents.items():
         path = folder / secrets.token_hex(8)
@@ -61,13 +61,13 @@ def write(folder: Path, contents: dict[str, bytes]) -> dict[str, LocalFile]:
 
 def make_history(lake: LakeFS, folder: Path) -> None:
     """Publications, a removal, an experiment merged over a conflict, a revert, foreign objects, tags, an empty commit."""
-    files = write(folder, {name: b"" if name == "empty" else secrets.token_bytes(300) for name in NAMES})
+    files = write_files(folder, {name: b"" if name == "empty" else secrets.token_bytes(300) for name in NAMES})
     first = lake.publish(files, "data/", "first", {"key": "Wert ü"}, mirror=True).commit_id
     lake.set_tag("v0.1-initial", first)
     lake.start_experiment("wider")
-    lake.publish(write(folder, {"model.pth": b"theirs"}), "models/", "model", {}, mirror=False)
+    lake.publish(write_files(folder, {"model.pth": b"theirs"}), "models/", "model", {}, mirror=False)
     theirs, lake.connection.branch = lake.head(), "main"
-    lake.publish(write(folder, {"model.pth": b"ours"}), "models/", "model", {}, mirror=False)
+    lake.publish(write_files(folder, {"model.pth": b"ours"}), "models/", "model", {}, mirror=False)
     lake.merge_commit(theirs, "merge wider", {})
     del files["a.png"]
     second = lake.publish(files, "data/", "one less", {}, mirror=True).commit_id
@@ -89,7 +89,7 @@ def history(lake: LakeFS, ref: str) -> list[tuple[str, str, int, dict[str, str]]
     return sorted(row for row in kept if row[2])  # the first commit is the server's own
 
 
-def held(lake: LakeFS, ref: str) -> list[tuple[str, str | None]]:
+def object_hashes(lake: LakeFS, ref: str) -> list[tuple[str, str | None]]:
     return [(file.path, file.sha256 or file.checksum) for file in lake.objects(ref, "")]
 
 
@@ -100,12 +100,12 @@ def require_copied(source: LakeFS, target: LakeFS) -> None:
     for kind in ("branches", "tags"):
         for name, commit_id in source.list_refs(kind):
             assert history(target, name) == history(source, name), name
-            assert held(target, name) == held(source, name) == held(target, commit_id)
+            assert object_hashes(target, name) == object_hashes(source, name) == object_hashes(target, commit_id)
             assert target.resolve(commit_id) == dict(target.list_refs(kind))[name]
 
 
 def test_complete_history_is_copied_once(settings: config.Settings, tmp_path: Path) -> None:
-    with embedded(settings) as source:
+    with connect_embedded(settings) as source:
         make_history(source, tmp_path)
         copy_history(settings, str(settings.lakefs_endpoint))
         with connect(settings) as target:
@@ -113,14 +113,16 @@ def test_complete_history_is_copied_once(settings: config.Settings, tmp_path: Pa
             dates = {c.metadata[EMBEDDED_ID]: c.creation_date for c in target.log("by-hand") if len(c.parents) == 1}
             assert {c.id: c.creation_date for c in source.log("by-hand") if c.id in dates} == dates
             copied = list(target.list_refs("tags", copied=True))
-        source.publish(write(tmp_path, {"new": b"new"}), "data/", "more work on the laptop", {}, mirror=False)
+        source.publish(write_files(tmp_path, {"new": b"new"}), "data/", "more work on the laptop", {}, mirror=False)
         for _ in range(2):
             copy_history(settings, str(settings.lakefs_endpoint))
         with connect(settings) as target:
             require_copied(source, target)
             assert len(list(target.list_refs("tags", copied=True))) == len(copied) + 2, "a commit and its merge"
-            theirs = target.publish(write(tmp_path, {"theirs": b"x"}), "data/", "theirs", {}, mirror=False).commit_id
-        source.publish(write(tmp_path, {"ours": b"x"}), "data/", "ours", {}, mirror=False)
+            theirs = target.publish(
+                write_files(tmp_path, {"theirs": b"x"}), "data/", "theirs", {}, mirror=False
+            ).commit_id
+        source.publish(write_files(tmp_path, {"ours": b"x"}), "data/", "ours", {}, mirror=False)
         with pytest.raises(UsageError, match="has diverged: main: nothing was copied"):
             copy_history(settings, str(settings.lakefs_endpoint))
         with connect(settings) as target:
@@ -131,8 +133,8 @@ def test_repositories_created_in_the_same_second_share_their_first_commit(
     settings: config.Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("utils.local_lakefs.store.time", SimpleNamespace(time=lambda: 1.7e9))
-    with embedded(settings) as source:
-        source.publish(write(tmp_path, {"x": b"x"}), "data/", "first", {}, mirror=True)
+    with connect_embedded(settings) as source:
+        source.publish(write_files(tmp_path, {"x": b"x"}), "data/", "first", {}, mirror=True)
         for _ in range(2):  # no tag can lead from a commit's id to itself: the second call must know it all the same
             copy_history(settings, str(settings.lakefs_endpoint))
         with connect(settings) as target:
@@ -143,9 +145,9 @@ def test_target_with_another_history_is_refused(settings: config.Settings, tmp_p
     with pytest.raises(UsageError, match="no embedded store to copy"):
         copy_history(settings, str(settings.lakefs_endpoint))
     with connect(settings, create=True) as target:
-        head = target.publish(write(tmp_path, {"x": b"x"}), "data/", "theirs", {}, mirror=True).commit_id
-        with embedded(settings) as source:
-            source.publish(write(tmp_path, {"x": b"y"}), "data/", "ours", {}, mirror=True)
+        head = target.publish(write_files(tmp_path, {"x": b"x"}), "data/", "theirs", {}, mirror=True).commit_id
+        with connect_embedded(settings) as source:
+            source.publish(write_files(tmp_path, {"x": b"y"}), "data/", "ours", {}, mirror=True)
         with pytest.raises(UsageError, match="has another history: nothing was copied"):
             copy_history(settings, str(settings.lakefs_endpoint))
         assert target.head() == head and [name for name, _ in target.list_refs("branches")] == ["main"]
@@ -168,8 +170,10 @@ def interrupt_after(settings: config.Settings, monkeypatch: pytest.MonkeyPatch) 
     yield lambda count: left.__setitem__(0, count)
 
 
-def test_copy_resumes_after_an_interruption_at_any_step(settings: config.Settings, tmp_path: Path, interrupt_after: Callable[[int], None]) -> None:
-    with embedded(settings) as source:
+def test_copy_resumes_after_an_interruption_at_any_step(
+    settings: config.Settings, tmp_path: Path, interrupt_after: Callable[[int], None]
+) -> None:
+    with connect_embedded(settings) as source:
         make_history(source, tmp_path)
         deaths = 0
         while deaths < 60:
@@ -199,7 +203,7 @@ def one_server(tmp_path: Path) -> Iterator[Server]:
 
 
 def test_lock_runs_and_registered_models_resolve_on_the_target(one_server: Server, tmp_path: Path) -> None:
-    project = make_project(tmp_path / "project", pictures=12)
+    project = make_project(tmp_path / "project", images=12)
     for script, *arguments in (
         ("train.py", "--batch-size", "4", "--epochs", "1", "--experiment-branch", "wider"),
         ("register_model.py", "--threshold", "0"),
@@ -239,7 +243,7 @@ def test_lock_runs_and_registered_models_resolve_on_the_target(one_server: Serve
 
 
 def test_unavailable_server_is_reported(settings: config.Settings, tmp_path: Path) -> None:
-    with embedded(settings):
+    with connect_embedded(settings):
         pass
     with pytest.raises(AppError, match="does not answer"):
         copy_history(settings, "http://127.0.0.1:9")

@@ -21,7 +21,7 @@ def torchrun(project: Project, *arguments: str) -> subprocess.CompletedProcess[s
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    return make_project(tmp_path_factory.mktemp("two"), pictures=50)
+    return make_project(tmp_path_factory.mktemp("two"), images=50)
 
 
 def test_two_processes_match_one_process(project: Project) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from core.errors import AppError
 from core.hashing import file_sha256
-from tests.publish_helpers import local, publish
+from tests.publish_helpers import publish, write_local_files
 from utils.lakefs_client import download
 from utils.lakefs_client.queries import Queries
 from utils.lakefs_utils import LakeFS, LakePath
@@ -28,7 +28,7 @@ def test_changed_file_in_the_cache_is_downloaded_again(
     lake: LakeFS, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     contents = {"x": b"content", "y": b"others", "other": b"from elsewhere"}
-    files, cache = local(tmp_path, {name: contents[name] for name in ("x", "y")}), tmp_path / "cache"
+    files, cache = write_local_files(tmp_path, {name: contents[name] for name in ("x", "y")}), tmp_path / "cache"
     publish(lake, files)
     lake.connection.sdk.objects_api.upload_object(
         lake.repo, "main", "data/other", content=b"from elsewhere"
@@ -52,17 +52,17 @@ def test_changed_file_in_the_cache_is_downloaded_again(
 def test_copied_cache_is_verified_once_and_reused(
     lake: LakeFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = LakePath(lake.repo, publish(lake, local(tmp_path, {"x": b"1", "y": b"2"})).commit_id, "data/")
+    source = LakePath(lake.repo, publish(lake, write_local_files(tmp_path, {"x": b"1", "y": b"2"})).commit_id, "data/")
     lake.download(source, tmp_path / "cache")
     shutil.copytree(tmp_path / "cache", tmp_path / "copy")
     monkeypatch.setattr(Queries, "objects", None)  # the server is not asked
     read: list[Path] = []
 
-    def noting(path: Path) -> str:
+    def recorded(path: Path) -> str:
         read.append(path)
         return file_sha256(path)
 
-    monkeypatch.setattr(download, "file_sha256", noting)
+    monkeypatch.setattr(download, "file_sha256", recorded)
     for _ in range(2):
         tree = lake.download(source, tmp_path / "copy")
         assert (tree / "data/x").read_bytes() == b"1" and len(read) == 2
@@ -72,7 +72,7 @@ def test_copied_cache_is_verified_once_and_reused(
 def test_corrupted_model_in_the_cache_is_downloaded_again(
     lake: LakeFS, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    files, cache = local(tmp_path, {"x": b"content"}), tmp_path / "cache"
+    files, cache = write_local_files(tmp_path, {"x": b"content"}), tmp_path / "cache"
     source = LakePath(lake.repo, publish(lake, files).commit_id, "data/x")
     path = lake.verified_file(source, files["x"].sha256, cache)
     before = path.stat()
@@ -86,7 +86,7 @@ def test_corrupted_model_in_the_cache_is_downloaded_again(
 
 def test_damaged_cache_record_is_replaced(lake: LakeFS, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    source = LakePath(lake.repo, publish(lake, local(tmp_path, {"x": b"1"})).commit_id, "data/")
+    source = LakePath(lake.repo, publish(lake, write_local_files(tmp_path, {"x": b"1"})).commit_id, "data/")
     (record,) = (lake.download(source, cache) / ".complete").iterdir()
     good = record.read_bytes()
     for damage in (
@@ -104,7 +104,7 @@ def test_damaged_cache_record_is_replaced(lake: LakeFS, tmp_path: Path) -> None:
 
 
 def test_repeated_partial_download_leaves_no_temporary_files(lake: LakeFS, tmp_path: Path) -> None:
-    files = local(tmp_path, {f"{i}": secrets.token_bytes(10) for i in range(5)})
+    files = write_local_files(tmp_path, {f"{i}": secrets.token_bytes(10) for i in range(5)})
     source = LakePath(lake.repo, publish(lake, files).commit_id, "data/")
     for _ in range(3):
         lake.download(source, tmp_path / "cache", lambda path: path != "data/4")

@@ -13,7 +13,7 @@ import pytest
 
 import config
 from core.errors import AppError, UsageError
-from tests.faults import between
+from tests.faults import fault_proxy
 from tests.project import SOURCE, Project, make_project
 from tests.servers import Server
 from utils.lakefs_utils import LakeFS, connect
@@ -25,10 +25,10 @@ DEAD = "http://127.0.0.1:9"
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    return make_project(tmp_path_factory.mktemp("errors") / "project", pictures=0, git=False)
+    return make_project(tmp_path_factory.mktemp("errors") / "project", images=0, git=False)
 
 
-def failed(project: Project, *command: str, code: int, **env: str) -> str:
+def run_failing(project: Project, *command: str, code: int, **env: str) -> str:
     """The one line of an error."""
     done = project.run(*command, env=env)
     assert done.returncode == code, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
@@ -37,7 +37,7 @@ def failed(project: Project, *command: str, code: int, **env: str) -> str:
     return line
 
 
-def named(endpoint: str) -> dict[str, str]:
+def endpoint_environment(endpoint: str) -> dict[str, str]:
     return {"LAKEFS_ENDPOINT": endpoint, "LAKEFS_ACCESS_KEY_ID": "key", "LAKEFS_SECRET_ACCESS_KEY": "secret"}
 
 
@@ -83,7 +83,7 @@ def test_password_in_the_mlflow_address_is_never_shown(project: Project) -> None
     words = r"\(MLflow http://127.0.0.1:9\): no answer of http://127.0.0.1:9/api"
     with pytest.raises(AppError, match=words), convert_errors(settings, "asking"):
         raise MlflowException(f"no answer of {uri}/api")
-    said = failed(project, "infer.py", code=1, MLFLOW_TRACKING_URI=uri)
+    said = run_failing(project, "infer.py", code=1, MLFLOW_TRACKING_URI=uri)
     assert "MLflow http://127.0.0.1:9: the server does not answer" in said
 
 
@@ -92,35 +92,37 @@ def test_unavailable_server_is_a_one_line_error(project: Project, lakefs_server:
     before = logging.getLogger("urllib3").level
     LakeFS(DEAD, "key", "secret", "repo", "main")
     with pytest.raises(AppError, match="does not answer"):
-        server_setup.create_first_admin(config.load_settings(lakefs_endpoint=DEAD, **keys("key", "secret")))
+        server_setup.create_first_admin(config.load_settings(lakefs_endpoint=DEAD, **credentials("key", "secret")))
     assert logging.getLogger("urllib3").level == before
     for command in ("status", "log", "verify", "trace"):
         arguments = ["main"] if command == "trace" else []
-        assert f"lakeFS {DEAD}" in failed(project, "lake.py", command, *arguments, code=1, **named(DEAD))
-    with between(lakefs_server.endpoint) as faults:
-        faults.match, faults.answers = "config", [503, 503]
-        env = named(faults.endpoint) | {
+        assert f"lakeFS {DEAD}" in run_failing(
+            project, "lake.py", command, *arguments, code=1, **endpoint_environment(DEAD)
+        )
+    with fault_proxy(lakefs_server.endpoint) as faults:
+        faults.match, faults.statuses = "config", [503, 503]
+        env = endpoint_environment(faults.endpoint) | {
             "LAKEFS_ACCESS_KEY_ID": lakefs_server.access_key_id,
             "LAKEFS_SECRET_ACCESS_KEY": lakefs_server.secret_access_key,
             "LAKEFS_REPO": f"no-{secrets.token_hex(6)}",  # other tests may have made the default one
         }
-        said = failed(project, "lake.py", "log", code=2, **env)
-        assert "has no repository" in said and not faults.answers, "both were tried again, in silence"
+        said = run_failing(project, "lake.py", "log", code=2, **env)
+        assert "has no repository" in said and not faults.statuses, "both were tried again, in silence"
 
 
 def test_cached_model_and_data_need_no_server(once_trained: Project) -> None:
     data = once_trained.runs()[0].data.params["lakefs_data_path"]
     picture = str(min((once_trained.folder / "data/images").iterdir()))
     commands = ["infer.py", "--input", picture], ["train.py", "--check-only", "--data-ref", data], ["infer.py"]
-    for env in ({}, named(DEAD)):
+    for env in ({}, endpoint_environment(DEAD)):
         for command in commands:
             done = once_trained.run(*command, env=env)
             assert done.returncode == 0 and ("was not contacted" in done.stdout) == bool(env), done.stdout + done.stderr
-    said = once_trained.run("infer.py", env=named(DEAD) | {"LAKEFS_LOCAL_DIR": "elsewhere"})
+    said = once_trained.run("infer.py", env=endpoint_environment(DEAD) | {"LAKEFS_LOCAL_DIR": "elsewhere"})
     assert said.returncode == 1 and f"lakeFS {DEAD}" in said.stderr and "the server does not answer" in said.stderr
 
 
-def keys(access: str, secret: str) -> dict[str, str]:
+def credentials(access: str, secret: str) -> dict[str, str]:
     return {"lakefs_access_key_id": access, "lakefs_secret_access_key": secret}
 
 
@@ -129,7 +131,7 @@ def settings_of(server: Server, **changes: str) -> config.Settings:
         lakefs_endpoint=server.endpoint,
         lakefs_storage_namespace=server.storage_namespace,
         lakefs_repo=f"repo-{secrets.token_hex(6)}",
-        **keys(server.access_key_id, server.secret_access_key),
+        **credentials(server.access_key_id, server.secret_access_key),
         **changes,
     )
 

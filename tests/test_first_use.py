@@ -17,7 +17,7 @@ SCRIPTS = ("train.py", "register_model.py", "infer.py")
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    return make_project(tmp_path_factory.mktemp("first"), pictures=20)
+    return make_project(tmp_path_factory.mktemp("first"), images=20)
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, "lake.py"])
@@ -99,7 +99,7 @@ def test_command_line_overrides_dotenv(project: Project) -> None:
 
 
 def test_check_only_prints_the_data_and_changes_nothing(tmp_path: Path) -> None:
-    project = make_project(tmp_path, pictures=20)
+    project = make_project(tmp_path, images=20)
     before = sorted(p for p in project.folder.rglob("*") if ".git/" not in str(p))
     done = project.run("train.py", "--check-only")
     assert done.returncode == 0, done.stderr
@@ -110,7 +110,7 @@ def test_check_only_prints_the_data_and_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_all_data_faults_are_listed_and_nothing_is_uploaded(tmp_path: Path) -> None:
-    project = make_project(tmp_path, pictures=20)
+    project = make_project(tmp_path, images=20)
     images = sorted((project.folder / "data/images").glob("*.png"))
     images[0].write_bytes(images[0].read_bytes()[:300])
     Image.new("RGB", (64, 64)).save(images[1])
@@ -119,10 +119,10 @@ def test_all_data_faults_are_listed_and_nothing_is_uploaded(tmp_path: Path) -> N
     assert done.returncode == 2 and "Traceback" not in done.stderr
     for image in images[:3]:
         assert image.name in done.stderr
-    assert not (project.folder / ".lakefs/lakefs.db").exists() or not project_has_runs(project)
+    assert not (project.folder / ".lakefs/lakefs.db").exists() or not has_runs(project)
 
 
-def project_has_runs(project: Project) -> bool:
+def has_runs(project: Project) -> bool:
     client = project.mlflow()
     return any(client.search_runs([e.experiment_id]) for e in client.search_experiments())
 
@@ -130,7 +130,7 @@ def project_has_runs(project: Project) -> bool:
 def test_empty_data_directory_gets_a_sample_then_the_committed_data(tmp_path: Path) -> None:
     import shutil
 
-    project = make_project(tmp_path, pictures=0)
+    project = make_project(tmp_path, images=0)
     first = project.run("train.py", "--smoke")
     assert first.returncode == 0, first.stderr
     assert "generating a sample set" in first.stdout
@@ -173,7 +173,7 @@ def test_scripts_work_from_another_directory(project: Project, tmp_path: Path) -
 def test_every_git_state_is_recorded(state: str, tmp_path: Path) -> None:
     from core.git import read_facts
 
-    project = make_project(tmp_path, pictures=0, git=state not in ("none", "no commit"))
+    project = make_project(tmp_path, images=0, git=state not in ("none", "no commit"))
     if state == "no commit":
         project.git("init", "--quiet", "--initial-branch=main")
     elif state == "detached":
@@ -195,7 +195,7 @@ def test_every_git_state_is_recorded(state: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("state", ["none", "detached"])
 def test_training_works_in_any_git_state(state: str, tmp_path: Path) -> None:
-    project = make_project(tmp_path, pictures=12, git=state == "detached")
+    project = make_project(tmp_path, images=12, git=state == "detached")
     if state == "detached":
         project.git("checkout", "--quiet", "--detach")
     done = project.run("train.py", "--smoke")

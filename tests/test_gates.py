@@ -52,7 +52,7 @@ def lake(server: Server) -> Iterator[LakeFS]:
         yield lake
 
 
-def write(folder: Path, contents: dict[str, bytes]) -> dict[str, LocalFile]:
+def write_files(folder: Path, contents: dict[str, bytes]) -> dict[str, LocalFile]:
     files = {}
     for name, content in contents.items():
         path = folder / secrets.token_hex(8)
@@ -62,14 +62,14 @@ def write(folder: Path, contents: dict[str, bytes]) -> dict[str, LocalFile]:
 
 
 def put_data(lake: LakeFS, folder: Path, contents: dict[str, bytes], metadata: dict[str, str] = LINEAGE) -> None:
-    lake.publish(write(folder, contents), "data/", "data", metadata, mirror=True)
+    lake.publish(write_files(folder, contents), "data/", "data", metadata, mirror=True)
 
 
 def put_model(lake: LakeFS, folder: Path, **changes: object) -> None:
-    model = write(folder, {"model.pth": secrets.token_bytes(100)})
+    model = write_files(folder, {"model.pth": secrets.token_bytes(100)})
     metrics = {"finite": True, "passed": True, "best_val_miou": 0.5, "best_val_accuracy": 1, "mlflow_run_id": "run"}
     text = json.dumps({**metrics, "model_sha256": model["model.pth"].sha256, **changes})
-    files = {**model, **write(folder, {"metrics.json": text.encode()})}
+    files = {**model, **write_files(folder, {"metrics.json": text.encode()})}
     lake.publish(files, "models/", "model", LINEAGE, mirror=False)
 
 
@@ -146,7 +146,7 @@ def test_model_without_readable_metrics_is_refused(
     lake: LakeFS, tmp_path: Path, contents: dict[str, bytes], words: str
 ) -> None:
     with pytest.raises(AppError, match=words):
-        lake.publish(write(tmp_path, contents), "models/", "model", LINEAGE, mirror=False)
+        lake.publish(write_files(tmp_path, contents), "models/", "model", LINEAGE, mirror=False)
 
 
 @needs_a_server
@@ -159,7 +159,7 @@ def test_model_below_the_configured_minimum_is_refused(lake: LakeFS, tmp_path: P
 
 @needs_a_server
 def test_main_accepts_merges_only(lake: LakeFS, tmp_path: Path) -> None:
-    file = write(tmp_path, {"a": b"a"})["a"]
+    file = write_files(tmp_path, {"a": b"a"})["a"]
     with pytest.raises(AppError, match="403"):
         for _ in range(100):  # the server keeps its settings for up to six seconds
             lake.upload("main", "data/notes.txt", file)
@@ -170,7 +170,7 @@ def test_main_accepts_merges_only(lake: LakeFS, tmp_path: Path) -> None:
 
 @needs_a_server
 def test_setup_is_idempotent_and_training_passes_the_gate(server: Server, tmp_path: Path) -> None:
-    project = make_project(tmp_path / "project", pictures=30)
+    project = make_project(tmp_path / "project", images=30)
     project.env = {
         "LAKEFS_ENDPOINT": server.endpoint,
         "LAKEFS_ACCESS_KEY_ID": server.access_key_id,
@@ -210,7 +210,7 @@ def test_new_server_gets_its_first_user(tmp_path: Path, capsys: pytest.CaptureFi
 
 @pytest.mark.skipif(shutil.which("lakefs") is None, reason="no lakefs program")
 def test_official_quickstart_is_supported(tmp_path: Path) -> None:
-    project = make_project(tmp_path / "project", pictures=30)
+    project = make_project(tmp_path / "project", images=30)
     with servers.quickstart(tmp_path) as server:
         project.env = {
             "LAKEFS_ENDPOINT": server.endpoint,
@@ -225,7 +225,7 @@ def test_official_quickstart_is_supported(tmp_path: Path) -> None:
 
 
 def test_embedded_server_needs_no_setup(tmp_path: Path) -> None:
-    project = make_project(tmp_path / "project", pictures=0, git=False)
+    project = make_project(tmp_path / "project", images=0, git=False)
     done = project.run("lake.py", "setup")
     assert done.returncode == 0 and "nothing to do" in done.stdout, done.stderr
     assert not (project.folder / ".lakefs").exists()

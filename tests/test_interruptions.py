@@ -53,7 +53,7 @@ def test_killed_run_is_closed_by_the_next_run(project: Project) -> None:
 
 
 def test_upload_resumes_after_a_kill(tmp_path: Path) -> None:
-    project = make_project(tmp_path, pictures=200)
+    project = make_project(tmp_path, images=200)
     process = project.start("train.py", "--smoke")
     wait_for_line(process, lambda line: line.startswith("MLflow run:"))
     finish(process, SIGKILL)  # right after the upload has begun
@@ -73,7 +73,7 @@ def test_failed_run_is_recorded_in_mlflow(project: Project) -> None:
 
 
 def test_concurrent_trainings_both_succeed(tmp_path: Path) -> None:
-    project = make_project(tmp_path, pictures=20)
+    project = make_project(tmp_path, images=20)
     processes = [project.start("train.py", "--smoke", "--seed", str(seed)) for seed in (1, 2)]
     results = [finish(process) for process in processes]
     assert [code for code, _ in results] == [0, 0], results

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from core.hashing import file_sha256
-from tests.lake_cli_helpers import REPO, commit_id, lake
+from tests.lake_cli_helpers import REPO, commit_id, run_lake
 from tests.project import Project, make_project
 from utils import local_lakefs
 from utils.lakefs_client.content import LocalFile
@@ -18,7 +18,7 @@ from versioning.lockfile import Lock, write_lock
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    return make_project(tmp_path / "project", pictures=12)
+    return make_project(tmp_path / "project", images=12)
 
 
 def corrupt_files(store: Path, *sha256s: str) -> None:
@@ -35,7 +35,7 @@ def corrupt_files(store: Path, *sha256s: str) -> None:
 
 
 def test_verify_checks_the_model_of_the_lock_file(project: Project) -> None:
-    data = commit_id(lake(project, "push"))
+    data = commit_id(run_lake(project, "push"))
     with local_lakefs.start(project.folder / ".lakefs") as server:
         store = LakeFS(server.endpoint, server.access_key_id, server.secret_access_key, REPO, "main")
         file = project.folder / "model.pth"
@@ -44,23 +44,27 @@ def test_verify_checks_the_model_of_the_lock_file(project: Project) -> None:
         model = store.publish({"model.pth": LocalFile(file, sha256)}, "models/", "model", {}, mirror=False).commit_id
     paths = LakePath(REPO, data, "data/"), LakePath(REPO, model, "models/model.pth")
     write_lock(project.folder, Lock(paths[0], "0" * 64, paths[1], sha256, "run"))
-    said = lake(project, "verify", "lock")
-    assert f"{data}: 0 of" in said and f"{model}: 0 of" in said
+    printed = run_lake(project, "verify", "lock")
+    assert f"{data}: 0 of" in printed and f"{model}: 0 of" in printed
     corrupt_files(project.folder / ".lakefs", sha256)
-    said = lake(project, "verify", "lock", code=1)
-    assert f"{data}: 0 of" in said and f"{model}: 1 of" in said and "models/model.pth: expected" in said
+    printed = run_lake(project, "verify", "lock", code=1)
+    assert f"{data}: 0 of" in printed and f"{model}: 1 of" in printed and "models/model.pth: expected" in printed
 
 
 def test_verify_detects_a_changed_byte_in_the_store(project: Project) -> None:
     big = project.folder / "data/notes.bin"
     big.write_bytes(bytes(200_000))
-    commit = commit_id(lake(project, "push"))
-    assert "0 of" in lake(project, "verify", "main")
+    commit = commit_id(run_lake(project, "push"))
+    assert "0 of" in run_lake(project, "verify", "main")
     store = project.folder / ".lakefs"
     content = next(path for path in (store / "content").rglob("*") if path.is_file())
     content.write_bytes(b"\1" + content.read_bytes()[1:])
     with sqlite3.connect(store / "lakefs.db") as db:  # small files lie in the database
         sha256, data = db.execute("SELECT sha256, data FROM blobs WHERE data IS NOT NULL AND size > 500").fetchone()
         db.execute("UPDATE blobs SET data=? WHERE sha256=?", (data[:-1] + bytes([data[-1] ^ 1]), sha256))
-    said = lake(project, "verify", commit, code=1)
-    assert f"{commit}: 2 of" in said and "data/notes.bin: expected" in said and f"expected {sha256}, found" in said
+    printed = run_lake(project, "verify", commit, code=1)
+    assert (
+        f"{commit}: 2 of" in printed
+        and "data/notes.bin: expected" in printed
+        and f"expected {sha256}, found" in printed
+    )

@@ -13,7 +13,7 @@ import pytest
 
 from core.git import read_facts
 from core.hashing import file_sha256
-from tests.lake_cli_helpers import REPO, data_of, lake, paint, train
+from tests.lake_cli_helpers import REPO, paint_mask, read_data, run_lake, run_train
 from tests.project import Project, make_project
 from utils import local_lakefs
 from utils.lakefs_client.content import LocalFile
@@ -22,22 +22,22 @@ from utils.lakefs_utils import LakeFS
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    return make_project(tmp_path / "project", pictures=12)
+    return make_project(tmp_path / "project", images=12)
 
 
 def test_git_commit_restores_its_data_and_model(project: Project) -> None:
     files, models, locks = [], [], []
     for value, tag in ((1, "v1.0-acc1"), (2, "v1.1-acc2")):
-        paint(project, value, 20)
-        output = train(project, "--epochs", "1")
+        paint_mask(project, value, 20)
+        output = run_train(project, "--epochs", "1")
         assert "git add lakefs.lock && git commit -F" in output
         lock = (project.folder / "lakefs.lock").read_text()
         assert lock == json.dumps(json.loads(lock), indent=2, sort_keys=True) + "\n"
         assert read_facts(project.folder).dirty == "false", "the lock is no change of the code"
-        files.append(data_of(project))
+        files.append(read_data(project))
         models.append((project.folder / "models/model.pth").read_bytes())
         locks.append(json.loads(lock))
-        assert "same as the local files" in lake(project, "status")
+        assert "same as the local files" in run_lake(project, "status")
         project.git("add", "lakefs.lock")
         project.git("commit", "--quiet", "-F", "models/git_commit_message.txt")
         project.git("tag", tag)
@@ -46,23 +46,23 @@ def test_git_commit_restores_its_data_and_model(project: Project) -> None:
     assert locks[1]["model"]["sha256"] == run.data.tags["model_sha256"]
 
     project.git("checkout", "--quiet", "v1.0-acc1")
-    said = lake(project, "status", code=1)
-    assert "as on main" in said and said.count("lake.py pull lock restores it") == 2
+    printed = run_lake(project, "status", code=1)
+    assert "as on main" in printed and printed.count("lake.py pull lock restores it") == 2
     (project.folder / "models/model.pth").write_bytes(b"my own")
-    assert "model.pth" in lake(project, "pull", "lock", code=2) and data_of(project) == files[1]
+    assert "model.pth" in run_lake(project, "pull", "lock", code=2) and read_data(project) == files[1]
     (project.folder / "models/model.pth").unlink()
-    lake(project, "pull", "lock")
-    assert data_of(project) == files[0] and (project.folder / "models/model.pth").read_bytes() == models[0]
-    assert "same as the local files" in lake(project, "status"), "newer data on the branch are no disagreement"
+    run_lake(project, "pull", "lock")
+    assert read_data(project) == files[0] and (project.folder / "models/model.pth").read_bytes() == models[0]
+    assert "same as the local files" in run_lake(project, "status"), "newer data on the branch are no disagreement"
 
-    lake(project, "pull", "main")
-    smoke = train(project, "--smoke", "--data-ref", "lock")
+    run_lake(project, "pull", "main")
+    smoke = run_train(project, "--smoke", "--data-ref", "lock")
     tags = project.runs()[0].data.tags
     assert tags["lakefs_data_commit"] == locks[0]["data"]["commit"] and "git add lakefs.lock" not in smoke
-    assert data_of(project) == files[1], "the data folder is left alone"
+    assert read_data(project) == files[1], "the data folder is left alone"
     assert json.loads((project.folder / "lakefs.lock").read_text()) == locks[0], "--smoke writes no lock"
     (project.folder / "lakefs.lock").write_text("<<<<<<< HEAD\n")
-    assert "lakefs.lock: not a valid lock" in lake(project, "status", code=2)
+    assert "lakefs.lock: not a valid lock" in run_lake(project, "status", code=2)
 
 
 @pytest.fixture
@@ -80,15 +80,15 @@ def test_training_on_data_of_another_repository(project: Project, store: LakeFS)
     source = "lakefs://somebody-else/main/data/"
     both = project.run("train.py", "--data-ref", source, "--data-dir", "data")
     assert both.returncode == 2 and "not allowed with" in both.stderr
-    assert "pairs: train" in train(project, "--check-only", "--data-ref", "lakefs://somebody-else/main")
-    train(project, "--epochs", "1", "--data-ref", source)
+    assert "pairs: train" in run_train(project, "--check-only", "--data-ref", "lakefs://somebody-else/main")
+    run_train(project, "--epochs", "1", "--data-ref", source)
     path = project.runs()[0].data.params["lakefs_data_path"]
     assert path == f"lakefs://somebody-else/{their_commit}/data/"
     assert not list(store.objects("main", "data/")), "no data were published"
     lock = json.loads((project.folder / "lakefs.lock").read_text())
     assert (lock["data"]["repository"], lock["model"]["repository"]) == ("somebody-else", REPO)
-    lake(project, "pull", "lock")
-    assert len(data_of(project)) == len(list(store.objects("main", "data/", "somebody-else")))
+    run_lake(project, "pull", "lock")
+    assert len(read_data(project)) == len(list(store.objects("main", "data/", "somebody-else")))
     nowhere = project.run("train.py", "--check-only", "--data-ref", "nowhere")
     assert nowhere.returncode == 2 and "'nowhere' is not a branch, tag or commit" in nowhere.stderr
 
@@ -100,7 +100,7 @@ def test_training_on_data_of_another_repository(project: Project, store: LakeFS)
     broken = project.run("train.py", "--smoke", "--data-ref", source)
     assert broken.returncode == 1 and "remove the cache folder" in broken.stderr and cached.name in broken.stderr
     os.utime(cached)
-    train(project, "--smoke", "--data-ref", source)  # a file that was changed is fetched again
+    run_train(project, "--smoke", "--data-ref", source)  # a file that was changed is fetched again
     assert cached.read_bytes() == content
 
 
@@ -108,21 +108,19 @@ def register(project: Project, run_id: str, *arguments: str) -> subprocess.Compl
     return project.run("register_model.py", "--threshold", "0", "--run-id", run_id, *arguments)
 
 
-def test_experiment_branch_is_merged_when_registered(
-    project: Project, store: LakeFS, tmp_path: Path
-) -> None:
-    lake(project, "push")
+def test_experiment_branch_is_merged_when_registered(project: Project, store: LakeFS, tmp_path: Path) -> None:
+    run_lake(project, "push")
     main = store.head()
     wrong = project.run("train.py", "--smoke", "--experiment-branch", "a/b")
     assert wrong.returncode == 2 and "experiment branch 'a/b'" in wrong.stderr
-    paint(project, 2)
-    train(project, "--epochs", "1", "--experiment-branch", "wider")
+    paint_mask(project, 2)
+    run_train(project, "--epochs", "1", "--experiment-branch", "wider")
     run = project.runs()[0]
     tags = run.data.tags
     assert (tags["lakefs_branch"], tags["lakefs_target_branch"]) == ("wider", "main")
     assert store.head() == main, "the target is left alone"
     assert store.contains("wider", tags["lakefs_model_commit"]) and store.contains("wider", main)
-    assert "is not on branch main" in lake(project, "status", code=1)
+    assert "is not on branch main" in run_lake(project, "status", code=1)
     low = project.run("register_model.py", "--threshold", "0.99", "--run-id", run.info.run_id)
     assert low.returncode == 3 and store.head() == main
 
@@ -144,13 +142,13 @@ def test_experiment_branch_is_merged_when_registered(
     again = register(project, run.info.run_id)
     assert again.returncode == 0 and "already registered" in again.stdout and store.head() == head
     assert "deleted the branch wider" in again.stdout and [name for name, _ in store.list_refs("branches")] == ["main"]
-    assert "same as the local files" in lake(project, "status")
+    assert "same as the local files" in run_lake(project, "status")
 
-    mask = paint(project, 3, 30)
-    train(project, "--epochs", "1", "--experiment-branch", "clash")
+    mask = paint_mask(project, 3, 30)
+    run_train(project, "--epochs", "1", "--experiment-branch", "clash")
     clash = project.runs()[0].info.run_id
-    paint(project, 1, 50)
-    lake(project, "push")
+    paint_mask(project, 1, 50)
+    run_lake(project, "push")
     before = store.head()
     refused = register(project, clash, "--force", "whatever the gate says")
     assert refused.returncode == 1 and f"both sides changed data/{mask}" in refused.stderr, refused.stderr

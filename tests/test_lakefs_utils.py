@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import config
 from core.errors import AppError, UsageError
 from core.files import safe_join
-from tests.publish_helpers import local, publish
+from tests.publish_helpers import publish, write_local_files
 from utils.lakefs_utils import LakeFS, LakePath, connect
 from versioning import sync, versions
 
@@ -88,7 +88,7 @@ def test_unusual_file_names_are_pushed_and_pulled(lake: LakeFS, lake_settings: c
 def test_missing_file_is_an_error(lake: LakeFS, tmp_path: Path) -> None:
     with pytest.raises(AppError, match="no such file on lakeFS"):
         lake.download(LakePath(lake.repo, "main", "nowhere/"), tmp_path)
-    files = local(tmp_path, {"ab": b"1"})
+    files = write_local_files(tmp_path, {"ab": b"1"})
     publish(lake, files)
     with pytest.raises(AppError, match="no such file on lakeFS"):
         lake.download(LakePath(lake.repo, lake.head(), "data/a"), tmp_path / "cache")
@@ -98,10 +98,10 @@ def test_objects_of_other_clients_are_verified_by_md5(lake: LakeFS, tmp_path: Pa
     lake.connection.sdk.objects_api.upload_object(lake.repo, "main", "data/other", content=b"from elsewhere")
     tree = lake.download(LakePath(lake.repo, "main", "data/"), tmp_path)
     assert (tree / "data/other").read_bytes() == b"from elsewhere"
-    same = local(tmp_path, {"other": b"from elsewhere"})
+    same = write_local_files(tmp_path, {"other": b"from elsewhere"})
     lake.connection.sdk.commits_api.commit(lake.repo, "main", sdk.CommitCreation(message="theirs"))
     assert publish(lake, same).uploaded == 0, "what is there already is not sent again"
-    assert publish(lake, local(tmp_path, {"other": b"from_elsewhere"})).uploaded == 1
+    assert publish(lake, write_local_files(tmp_path, {"other": b"from_elsewhere"})).uploaded == 1
 
 
 def test_wrong_keys_and_missing_repository_are_one_line_errors(lake_settings: config.Settings) -> None:

@@ -13,7 +13,7 @@ from tools import catalogue
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    return make_project(tmp_path_factory.mktemp("language"), pictures=0, git=False)
+    return make_project(tmp_path_factory.mktemp("language"), images=0, git=False)
 
 
 def test_catalogue_is_complete_and_compiled() -> None:

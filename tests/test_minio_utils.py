@@ -68,7 +68,7 @@ def test_unavailable_server_is_reported(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.fixture
-def filled(s3: Storage) -> str:
+def filled_bucket(s3: Storage) -> str:
     """A bucket with 1,001 objects, one more than a page of a listing holds."""
     bucket = f"bucket-{secrets.token_hex(6)}"
     minio_utils.ensure_bucket(settings(s3), bucket)
@@ -79,16 +79,16 @@ def filled(s3: Storage) -> str:
     return bucket
 
 
-def test_listing_and_presigned_links(s3: Storage, filled: str) -> None:
-    assert filled in minio_utils.list_buckets(settings(s3))
-    assert len(list(minio_utils.list_objects(settings(s3), filled, "many/"))) == 1001
-    assert list(minio_utils.list_objects(settings(s3), filled, "other/")) == [("other/한글 a+b.txt", 7)]
-    link = minio_utils.make_presigned_link(settings(s3), filled, "other/한글 a+b.txt", 60)
+def test_listing_and_presigned_links(s3: Storage, filled_bucket: str) -> None:
+    assert filled_bucket in minio_utils.list_buckets(settings(s3))
+    assert len(list(minio_utils.list_objects(settings(s3), filled_bucket, "many/"))) == 1001
+    assert list(minio_utils.list_objects(settings(s3), filled_bucket, "other/")) == [("other/한글 a+b.txt", 7)]
+    link = minio_utils.make_presigned_link(settings(s3), filled_bucket, "other/한글 a+b.txt", 60)
     assert "X-Amz-Algorithm=AWS4-HMAC-SHA256" in link and "X-Amz-Expires=60" in link
     with urllib.request.urlopen(link, timeout=30) as answer:
         assert answer.read() == b"content"
     with pytest.raises(AppError, match=r"other/none: does not exist"):
-        minio_utils.make_presigned_link(settings(s3), filled, "other/none")
+        minio_utils.make_presigned_link(settings(s3), filled_bucket, "other/none")
 
 
 def test_health_reports_the_problem(s3: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,22 +126,22 @@ def test_invalid_s3_path_is_refused(uri: str) -> None:
         minio_utils.split_uri("s3://lake/", key_needed=True)
 
 
-def test_command_line(s3: Storage, filled: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_command_line(s3: Storage, filled_bucket: str, capfd: pytest.CaptureFixture[str]) -> None:
     environment = {"MINIO_ENDPOINT": s3.endpoint, "MINIO_ACCESS_KEY": s3.access_key, "MINIO_SECRET_KEY": s3.secret_key}
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("LAKEFS_STORAGE_NAMESPACE", raising=False)
-        for name, value in (environment | {"MINIO_BUCKET": filled}).items():
+        for name, value in (environment | {"MINIO_BUCKET": filled_bucket}).items():
             patch.setenv(name, value)
         assert minio_utils.main(["health"]) == 0
-        assert minio_utils.main(["list", f"s3://{filled}/other/"]) == 0
-        assert minio_utils.main(["link", f"s3://{filled}/many/0000", "--expires", "5"]) == 0
+        assert minio_utils.main(["list", f"s3://{filled_bucket}/other/"]) == 0
+        assert minio_utils.main(["link", f"s3://{filled_bucket}/many/0000", "--expires", "5"]) == 0
         patch.delenv("LAKEFS_ENDPOINT", raising=False)
-        assert minio_utils.main(["import", f"s3://{filled}/many"]) == 2, "an alias of lake.py import"
+        assert minio_utils.main(["import", f"s3://{filled_bucket}/many"]) == 2, "an alias of lake.py import"
         with pytest.raises(UsageError, match="--expires 0"):
-            minio_utils.main(["link", f"s3://{filled}/many/0000", "--expires", "0"])
+            minio_utils.main(["link", f"s3://{filled_bucket}/many/0000", "--expires", "0"])
     shown, errors = capfd.readouterr()
     assert "import needs a real lakeFS" in errors
-    assert f"healthy: {s3.endpoint}, s3://{filled}" in shown
+    assert f"healthy: {s3.endpoint}, s3://{filled_bucket}" in shown
     assert "1 objects, 7 B" in shown and "X-Amz-Expires=5" in shown
 
 

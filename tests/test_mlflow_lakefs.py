@@ -70,7 +70,9 @@ print(json.dumps({{"files": sorted(os.listdir(folder)), "ids": ids.tolist(), "ma
 """
 
 
-def test_mlflow_downloads_and_loads_model_and_dataset(lifecycle: Lifecycle, installed: dict[str, str], tmp_path: Path) -> None:
+def test_mlflow_downloads_and_loads_model_and_dataset(
+    lifecycle: Lifecycle, installed: dict[str, str], tmp_path: Path
+) -> None:
     run = lifecycle.project.mlflow().get_run(lifecycle.runs["first"])
     arguments = (f"models:/{NAME}@champion", str(picture(lifecycle)), run.info.run_id)
     done = python(installed, CODE.format(arguments=arguments), tmp_path)

@@ -12,7 +12,7 @@ from tests.project import make_project
 
 @pytest.mark.skipif(not servers.real_available(), reason="no lakefs program and no LAKEFS_ENDPOINT")
 def test_train_register_infer_against_real_servers(tmp_path: Path) -> None:
-    project = make_project(tmp_path / "project", pictures=30)
+    project = make_project(tmp_path / "project", images=30)
     (tmp_path / "lakefs").mkdir()
     (tmp_path / "mlflow").mkdir()
     with servers.real(tmp_path / "lakefs") as lakefs, servers.mlflow_server(tmp_path / "mlflow") as mlflow:

@@ -58,7 +58,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     project = Project(folder, env={"DEVICE": "cpu"})
     commit = project.git("rev-parse", "HEAD")
     project.git("rm", "--quiet", "-r", ".")
-    make_project(folder, pictures=0, git=False)
+    make_project(folder, images=0, git=False)
     project.git("add", ".")
     project.git("commit", "--quiet", "-m", "upgrade")
     return Recorded(project, commit, json.loads((folder / "lakefs.lock").read_text()))

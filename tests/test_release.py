@@ -24,7 +24,7 @@ REPO = "image-segmentation-local-repo"
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    project = make_project(tmp_path / "project", pictures=0)
+    project = make_project(tmp_path / "project", images=0)
     for key, value in (("user.name", "Test"), ("user.email", "test@example.org")):
         project.git("config", key, value)
     return project
@@ -153,7 +153,7 @@ def test_existing_tag_name_leaves_git_unchanged(project: Project, lake: LakeFS) 
 
 def test_training_commits_and_tags(tmp_path: Path) -> None:
     """The whole way of train.py: v0.1-initial by name, then the next name, past a tag that lakeFS alone has."""
-    project = make_project(tmp_path / "project", pictures=20)
+    project = make_project(tmp_path / "project", images=20)
     for key, value in (("user.name", "Test"), ("user.email", "test@example.org")):
         project.git("config", key, value)
     small = ("--epochs", "1", "--batch-size", "4", "--image-size", "32", "32")

@@ -15,7 +15,7 @@ TRAINING = ("--epochs", "1", "--batch-size", "4", "--image-size", "32", "32", "-
 @pytest.fixture(scope="module")
 def dirty(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, str]:
     """A run from a dirty tree: a changed file, a new one, a secret that must stay where it is."""
-    project = make_project(tmp_path_factory.mktemp("reproduce"), pictures=15)
+    project = make_project(tmp_path_factory.mktemp("reproduce"), images=15)
     model_train = project.folder / "train/model_train.py"
     text = model_train.read_text().replace("WEIGHT_DECAY = 0.01", "from train.own import DECAY as WEIGHT_DECAY")
     assert "train.own" in text

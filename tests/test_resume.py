@@ -29,18 +29,18 @@ EVERY_STEP = {"CHECKPOINT_MINUTES": "0.0000001"}
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = make_project(tmp_path_factory.mktemp("resume"), pictures=25)
+    project = make_project(tmp_path_factory.mktemp("resume"), images=25)
     (project.folder / "tests").mkdir()
-    shutil.copy(SOURCE / "tests/killed.py", project.folder / "tests/killed.py")
+    shutil.copy(SOURCE / "tests/kill_training.py", project.folder / "tests/kill_training.py")
     return project
 
 
-def kill_at(project: Project, place: str, number: int, *arguments: str, **env: str) -> None:
-    done = project.run("-m", "tests.killed", place, str(number), *arguments, env=env)
+def kill_at_call(project: Project, place: str, number: int, *arguments: str, **env: str) -> None:
+    done = project.run("-m", "tests.kill_training", place, str(number), *arguments, env=env)
     assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
 
 
-def figures(project: Project, run_id: str) -> dict[str, list[tuple[int, float]]]:
+def recorded_metrics(project: Project, run_id: str) -> dict[str, list[tuple[int, float]]]:
     """Every metric of a run, but those of the clock, with the steps that it was recorded at."""
     client = project.mlflow()
     names = client.get_run(run_id).data.metrics
@@ -57,14 +57,14 @@ def weights(project: Project) -> dict[str, torch.Tensor]:
     return state
 
 
-def same(a: Any, b: Any) -> bool:
+def is_identical(a: Any, b: Any) -> bool:
     """Equal to the bit, through dictionaries and lists."""
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+        return a.keys() == b.keys() and all(is_identical(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
+        return len(a) == len(b) and all(map(is_identical, a, b))
     return bool(a == b)
 
 
@@ -81,21 +81,23 @@ def test_resume_after_kills_at_random_steps_is_bit_identical(
     project: Project, reference: tuple[str, dict[str, torch.Tensor]], seed: int
 ) -> None:
     run_id, model = reference
-    epochs = len(figures(project, run_id)["val_miou"])
+    epochs = len(recorded_metrics(project, run_id)["val_miou"])
     steps = sorted(random.Random(seed).sample(range(2, 5 * epochs), 2))
     before = len(project.runs())
-    kill_at(project, "train_step", steps[0], *OPTIONS, **EVERY_STEP)
+    kill_at_call(project, "train_step", steps[0], *OPTIONS, **EVERY_STEP)
     run = project.runs()[0]
-    kill_at(project, "train_step", steps[1] - steps[0], "--resume", "last")
-    kill_at(project, "end_epoch", 1, "--resume", str(project.folder / "models" / run.info.run_id))
-    kill_at(project, "publish_model", 1, "--resume", run.info.run_id)
+    kill_at_call(project, "train_step", steps[1] - steps[0], "--resume", "last")
+    kill_at_call(project, "end_epoch", 1, "--resume", str(project.folder / "models" / run.info.run_id))
+    kill_at_call(project, "publish_model", 1, "--resume", run.info.run_id)
     done = project.run("train.py", "--resume", "last")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "=== LakeFS 커밋 완료 ===" in done.stdout
     again = project.mlflow().get_run(run.info.run_id)
     assert again.info.status == "FINISHED" and len(project.runs()) == before + 1, "the same run went on"
-    assert figures(project, run.info.run_id) == figures(project, run_id), "no figure differs, none is there twice"
-    assert same(weights(project), model)
+    assert recorded_metrics(project, run.info.run_id) == recorded_metrics(project, run_id), (
+        "no figure differs, none is there twice"
+    )
+    assert is_identical(weights(project), model)
     assert not list((project.folder / "models" / run.info.run_id).glob("*.pth"))
     nothing = project.run("train.py", "--resume", run.info.run_id)
     assert nothing.returncode == 2 and "no checkpoint" in nothing.stderr
@@ -123,7 +125,7 @@ def test_resume_with_different_settings_is_refused(project: Project) -> None:
 
 
 def test_resume_without_a_checkpoint_is_an_error(tmp_path: Path) -> None:
-    project = make_project(tmp_path, pictures=0, git=False)
+    project = make_project(tmp_path, images=0, git=False)
     done = project.run("train.py", "--resume", "last")
     assert done.returncode == 2 and "--resume last: no checkpoint" in done.stderr
     assert not (project.folder / "mlflow.db").exists()
@@ -132,18 +134,18 @@ def test_resume_without_a_checkpoint_is_an_error(tmp_path: Path) -> None:
             find(tmp_path / "models", which)
 
 
-class Stop(Exception):
+class Interrupted(Exception):
     pass
 
 
-class Stopping(ModelTrain):
+class InterruptibleTraining(ModelTrain):
     """Stops before a given step of all, with the checkpoint of the step before."""
 
     stop_at = 10**9
 
     def train_step(self, epoch: int, step: int, batch: Any) -> int:
         if epoch * self.steps_per_epoch + step == self.stop_at:
-            raise Stop
+            raise Interrupted
         return super().train_step(epoch, step, batch)
 
 
@@ -152,7 +154,7 @@ def test_resume_continues_at_every_step(tmp_path: Path) -> None:
     generate_sample(tmp_path / "data", seed=0, count=12)
     data = check_data(tmp_path / "data", 0)
 
-    def training(name: str) -> Stopping:
+    def training(name: str) -> InterruptibleTraining:
         chosen = config.load_settings(
             model_path=tmp_path / name / "m.pth",
             lakefs_local_dir=tmp_path / "lakefs",
@@ -164,21 +166,21 @@ def test_resume_continues_at_every_step(tmp_path: Path) -> None:
             ema=0.1,
             checkpoint_minutes=1e-9,
         )
-        return Stopping(prepare_training(chosen, data), tmp_path / name)
+        return InterruptibleTraining(prepare_training(chosen, data), tmp_path / name)
 
-    whole = training("whole")
-    whole.fit()
+    uninterrupted = training("whole")
+    uninterrupted.fit()
     clock = ("seconds", "images_per_second")
-    for stop_at in range(2 * whole.steps_per_epoch):
+    for stop_at in range(2 * uninterrupted.steps_per_epoch):
         first = training("cut")
         first.stop_at = stop_at
-        with pytest.raises(Stop):
+        with pytest.raises(Interrupted):
             first.fit()
         second = training("cut")
         second.fit(load_checkpoint(tmp_path / "cut/checkpoint.pth")["state"])
-        states = [one.state() for one in (whole, second)]
+        states = [one.state() for one in (uninterrupted, second)]
         for state in states:
             state.pop("seconds")
             state["history"] = [{k: v for k, v in row.items() if k not in clock} for row in state["history"]]
-        assert same(*states), stop_at
+        assert is_identical(*states), stop_at
         shutil.rmtree(tmp_path / "cut")

@@ -14,8 +14,8 @@ import pytest
 import config
 from core.errors import AppError
 from core.hashing import file_sha256
-from tests.faults import Faults, between
-from tests.servers import SOURCE, Mortal, Server
+from tests.faults import Faults, fault_proxy
+from tests.servers import SOURCE, KillableServer, Server
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_client.publish import Publisher
 from utils.lakefs_utils import LakeFS, LakePath, connect
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("quick_retries")
 KINDS = ["embedded", *(["real"] if shutil.which("lakefs") else [])]
 
 
-def reached(server: Server, endpoint: str, folder: Path) -> config.Settings:
+def settings_for(server: Server, endpoint: str, folder: Path) -> config.Settings:
     return config.load_settings(
         lakefs_endpoint=endpoint,
         lakefs_access_key_id=server.access_key_id,
@@ -34,7 +34,7 @@ def reached(server: Server, endpoint: str, folder: Path) -> config.Settings:
     )
 
 
-def write(folder: Path, count: int, size: int) -> dict[str, LocalFile]:
+def write_files(folder: Path, count: int, size: int) -> dict[str, LocalFile]:
     files = {}
     for number in range(count):
         path = folder / secrets.token_hex(8)
@@ -43,101 +43,103 @@ def write(folder: Path, count: int, size: int) -> dict[str, LocalFile]:
     return files
 
 
-def held(lake: LakeFS, ref: str) -> dict[str, str | None]:
+def published_hashes(lake: LakeFS, ref: str) -> dict[str, str | None]:
     return {file.path.removeprefix("data/"): file.sha256 for file in lake.objects(ref, "data/")}
 
 
-def hashes(files: dict[str, LocalFile]) -> dict[str, str | None]:
+def sha256s(files: dict[str, LocalFile]) -> dict[str, str | None]:
     return {name: file.sha256 for name, file in files.items()}
 
 
 @pytest.fixture
-def mortal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mortal]:
-    server = Mortal(request.param, tmp_path / "server")
+def killable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[KillableServer]:
+    server = KillableServer(request.param, tmp_path / "server")
     yield server
     server.kill()
 
 
 def require_complete(lake: LakeFS, files: dict[str, LocalFile], commits: int) -> None:
     """Main holds exactly the files, by so many commits, and no private branch is left."""
-    assert held(lake, "main") == hashes(files)
+    assert published_hashes(lake, "main") == sha256s(files)
     assert len(list(lake.log("main", first_parent=False))) == commits
     assert [name for name, _ in lake.list_refs("branches")] == ["main"]
 
 
-def die_at(mortal: Mortal, faults: Faults, request: str) -> None:
-    faults.match, faults.deadly = request, [mortal.kill]
+def kill_server_at(killable: KillableServer, faults: Faults, request: str) -> None:
+    faults.match, faults.during_request = request, [killable.kill]
 
 
-@pytest.mark.parametrize("mortal", KINDS, indirect=True)
-def test_publish_resumes_after_a_server_kill_at_any_step(mortal: Mortal, tmp_path: Path) -> None:
-    server = mortal.start()
-    with between(server.endpoint) as faults:
-        settings = reached(server, faults.endpoint, tmp_path)
+@pytest.mark.parametrize("killable", KINDS, indirect=True)
+def test_publish_resumes_after_a_server_kill_at_any_step(killable: KillableServer, tmp_path: Path) -> None:
+    server = killable.start()
+    with fault_proxy(server.endpoint) as faults:
+        settings = settings_for(server, faults.endpoint, tmp_path)
         with connect(settings, create=True) as lake:
             commits, files = 1, dict[str, LocalFile]()
             for step in ("/objects?path", "/commits HTTP", "/merge/"):
-                before, files = files, write(tmp_path, 20, 70_000)
-                die_at(mortal, faults, step)
+                before, files = files, write_files(tmp_path, 20, 70_000)
+                kill_server_at(killable, faults, step)
                 with pytest.raises(AppError):
                     lake.publish(files, "data/", step, {}, mirror=True)
-                assert not faults.deadly, f"nothing asked for {step}"
-                mortal.start()
-                assert held(lake, "main") in (hashes(before), hashes(files))
+                assert not faults.during_request, f"nothing asked for {step}"
+                killable.start()
+                assert published_hashes(lake, "main") in (sha256s(before), sha256s(files))
                 commit = lake.publish(files, "data/", step, {}, mirror=True).commit_id
                 commits += 2
                 require_complete(lake, files, commits)
-            die_at(mortal, faults, f"refs/{commit}/objects?path")
+            kill_server_at(killable, faults, f"refs/{commit}/objects?path")
             with pytest.raises(AppError):
                 lake.download(LakePath(lake.repo, commit, "data/"), tmp_path / "cache")
             assert not list((tmp_path / "cache").rglob("*.part"))
-            mortal.start()
+            killable.start()
             tree = lake.download(LakePath(lake.repo, commit, "data/"), tmp_path / "cache")
-            assert {name: file_sha256(tree / "data" / name) for name in files} == hashes(files)
-    mortal.kill()
-    if mortal.kind == "embedded":
-        assert fsck(mortal) == "no faults\n"
+            assert {name: file_sha256(tree / "data" / name) for name in files} == sha256s(files)
+    killable.kill()
+    if killable.kind == "embedded":
+        assert fsck(killable) == "no faults\n"
 
 
-@pytest.mark.parametrize("mortal", KINDS, indirect=True)
+@pytest.mark.parametrize("killable", KINDS, indirect=True)
 def test_server_kill_during_upload_error_names_every_file(
-    mortal: Mortal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    killable: KillableServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server, files, real = mortal.start(), write(tmp_path, 3, 100), Publisher.upload
+    server, files, real = killable.start(), write_files(tmp_path, 3, 100), Publisher.upload
 
     def dies(self: Publisher, branch: str, path: str, file: LocalFile) -> None:
-        mortal.kill()
+        killable.kill()
         real(self, branch, path, file)
 
-    with connect(reached(server, server.endpoint, tmp_path), create=True) as lake:
+    with connect(settings_for(server, server.endpoint, tmp_path), create=True) as lake:
         with monkeypatch.context() as patch, pytest.raises(AppError) as error:
             patch.setattr(Publisher, "upload", dies)
             lake.publish(files, "data/", "m", {}, mirror=True)
         assert "3 files could not be uploaded" in str(error.value)
         assert all(f"\n  data/{name}: " in str(error.value) for name in files)
-        mortal.start()
+        killable.start()
         lake.publish(files, "data/", "m", {}, mirror=True)
         require_complete(lake, files, 3)
 
 
-def fsck(mortal: Mortal) -> str:
-    command = [sys.executable, "-m", "utils.local_lakefs", "fsck", "--dir", str(mortal.folder / "store")]
+def fsck(killable: KillableServer) -> str:
+    command = [sys.executable, "-m", "utils.local_lakefs", "fsck", "--dir", str(killable.folder / "store")]
     return subprocess.run(command, cwd=SOURCE, capture_output=True, text=True, check=False).stdout
 
 
-@pytest.mark.parametrize("mortal", ["embedded"], indirect=True)
+@pytest.mark.parametrize("killable", ["embedded"], indirect=True)
 @pytest.mark.parametrize(("count", "size"), [(1, 1_000_000), (150, 8_000)])
-def test_publish_succeeds_after_a_full_disk_of_the_embedded_server(mortal: Mortal, tmp_path: Path, count: int, size: int) -> None:
+def test_publish_succeeds_after_a_full_disk_of_the_embedded_server(
+    killable: KillableServer, tmp_path: Path, count: int, size: int
+) -> None:
     """A large file has no room in the folder, many small ones have none in the database."""
-    server = mortal.start(largest_file=500 * 1024)
-    files = write(tmp_path, count, size)
-    with connect(reached(server, server.endpoint, tmp_path), create=True) as lake:
+    server = killable.start(max_file_bytes=500 * 1024)
+    files = write_files(tmp_path, count, size)
+    with connect(settings_for(server, server.endpoint, tmp_path), create=True) as lake:
         with pytest.raises(AppError, match="could not be sent, nothing was committed; run again to go on"):
             lake.publish(files, "data/", "too much", {}, mirror=True)
-        assert held(lake, "main") == {}
-        mortal.kill()
-        mortal.start()
+        assert published_hashes(lake, "main") == {}
+        killable.kill()
+        killable.start()
         lake.publish(files, "data/", "there is room again", {}, mirror=True)
         require_complete(lake, files, 3)
-    mortal.kill()
-    assert fsck(mortal) == "no faults\n" and not list((mortal.folder / "store").rglob("*.part"))
+    killable.kill()
+    assert fsck(killable) == "no faults\n" and not list((killable.folder / "store").rglob("*.part"))

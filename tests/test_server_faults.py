@@ -10,7 +10,7 @@ import pytest
 from core.errors import AppError
 from core.workers import MAX_UNAVAILABLE
 from tests.faults import Faults
-from tests.transfer_helpers import big, held, publish
+from tests.transfer_helpers import publish, published_paths, random_file
 from utils.lakefs_client import content, transfer
 from utils.lakefs_client.content import RemoteFile
 from utils.lakefs_client.http import RetriesExhausted
@@ -21,46 +21,48 @@ pytestmark = pytest.mark.usefixtures("quick_retries")
 
 
 @pytest.fixture
-def lake(faulty: tuple[LakeFS, Faults]) -> LakeFS:
-    return faulty[0]
+def lake(faulty_lake: tuple[LakeFS, Faults]) -> LakeFS:
+    return faulty_lake[0]
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
 @pytest.mark.parametrize("step", ["POST /api/v1/repositories", "/merge/", "/commits", "/objects?path", "GET /api"])
 def test_temporary_server_errors_are_retried(
-    faulty: tuple[LakeFS, Faults], tmp_path: Path, status: int, step: str
+    faulty_lake: tuple[LakeFS, Faults], tmp_path: Path, status: int, step: str
 ) -> None:
-    lake, faults = faulty
-    faults.match, faults.answers = step, [status, status]
-    file = big(tmp_path, 100)
+    lake, faults = faulty_lake
+    faults.match, faults.statuses = step, [status, status]
+    file = random_file(tmp_path, 100)
     commit = publish(lake, file)
-    assert faults.answers == [] and [f.sha256 for f in lake.objects(commit, "")] == [file.sha256]
+    assert faults.statuses == [] and [f.sha256 for f in lake.objects(commit, "")] == [file.sha256]
 
 
 @pytest.mark.parametrize("step", ["/commits", "/merge/", "/objects?path", "POST"])
-def test_publish_succeeds_after_a_lost_response(faulty: tuple[LakeFS, Faults], tmp_path: Path, step: str) -> None:
-    lake, faults = faulty
+def test_publish_succeeds_after_a_lost_response(faulty_lake: tuple[LakeFS, Faults], tmp_path: Path, step: str) -> None:
+    lake, faults = faulty_lake
     before = len(lake.connection.sdk.refs_api.log_commits(lake.repo, "main").results)
-    faults.match, faults.lose_answer = step, 1
-    file = big(tmp_path, 100)
+    faults.match, faults.lost_responses = step, 1
+    file = random_file(tmp_path, 100)
     commit = publish(lake, file)
-    assert faults.lose_answer == 0
+    assert faults.lost_responses == 0
     assert [f.sha256 for f in lake.objects(commit, "")] == [file.sha256] == [f.sha256 for f in lake.objects("main", "")]
     assert len(lake.connection.sdk.refs_api.log_commits(lake.repo, "main").results) == before + 2, (
         "one commit and one merge"
     )
 
 
-def test_tag_branch_and_revert_succeed_after_a_lost_response(faulty: tuple[LakeFS, Faults], tmp_path: Path) -> None:
+def test_tag_branch_and_revert_succeed_after_a_lost_response(
+    faulty_lake: tuple[LakeFS, Faults], tmp_path: Path
+) -> None:
     """Branches, tags and reverts: the second request finds the work of the first one done, which is no error."""
-    lake, faults = faulty
-    first, second = (publish(lake, big(tmp_path, 100)) for _ in range(2))
+    lake, faults = faulty_lake
+    first, second = (publish(lake, random_file(tmp_path, 100)) for _ in range(2))
     source = LakePath(lake.repo, first, "data/x")
 
     def lost(request: str, work: Callable[[], object]) -> None:
-        faults.match, faults.lose_answer = request, 1
+        faults.match, faults.lost_responses = request, 1
         work()
-        assert faults.lose_answer == 0, f"nothing asked for {request}"
+        assert faults.lost_responses == 0, f"nothing asked for {request}"
 
     lost("/tags HTTP", lambda: lake.set_tag("v1", first))
     with pytest.raises(AppError, match="409"):
@@ -88,14 +90,14 @@ def test_tag_on_a_duplicate_commit_is_accepted(lake: LakeFS, tmp_path: Path) -> 
     """As earlier versions of this project left it, after a lost answer."""
     import lakefs_sdk
 
-    first = publish(lake, big(tmp_path, 100))
+    first = publish(lake, random_file(tmp_path, 100))
     lake.create_branch("aside", first)
     empty = lakefs_sdk.CommitCreation(message="m", metadata={"key": "value"}, allow_empty=True)
     made = [lake.connection.sdk.commits_api.commit(lake.repo, "aside", empty).id for _ in range(2)]
     lake.set_tag("model-x-v1", made[1])
     lake.tag_with_metadata("model-x-v1", LakePath(lake.repo, first, "data/x"), "m", {"key": "another server's"})
     assert dict(lake.list_refs("tags")) == {"model-x-v1": made[1]}
-    second = publish(lake, big(tmp_path, 100))
+    second = publish(lake, random_file(tmp_path, 100))
     with pytest.raises(AppError, match="names another commit"):
         lake.tag_with_metadata("model-x-v1", LakePath(lake.repo, second, "data/x"), "m", {})
     lake.set_tag("later", second)
@@ -104,62 +106,62 @@ def test_tag_on_a_duplicate_commit_is_accepted(lake: LakeFS, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("at", [0, 1, 70_000, 199_999])
-def test_upload_survives_a_broken_connection(faulty: tuple[LakeFS, Faults], tmp_path: Path, at: int) -> None:
-    lake, faults = faulty
-    faults.match, faults.cut_up = "POST /api/v1/repositories/" + lake.repo + "/branches/sync", [at, at]
-    file = big(tmp_path, 200_000)
+def test_upload_survives_a_broken_connection(faulty_lake: tuple[LakeFS, Faults], tmp_path: Path, at: int) -> None:
+    lake, faults = faulty_lake
+    faults.match, faults.cut_uploads = "POST /api/v1/repositories/" + lake.repo + "/branches/sync", [at, at]
+    file = random_file(tmp_path, 200_000)
     commit = publish(lake, file)
-    assert faults.cut_up == [] and [f.sha256 for f in lake.objects(commit, "")] == [file.sha256]
+    assert faults.cut_uploads == [] and [f.sha256 for f in lake.objects(commit, "")] == [file.sha256]
 
 
 @pytest.mark.parametrize("at", [[0], [1], [70_000, 5, 0], [199_999]])
 def test_download_resumes_by_range_after_a_broken_connection(
-    faulty: tuple[LakeFS, Faults], tmp_path: Path, at: list[int]
+    faulty_lake: tuple[LakeFS, Faults], tmp_path: Path, at: list[int]
 ) -> None:
-    lake, faults = faulty
+    lake, faults = faulty_lake
     lake.connection.transfer._presign_support = (False, False)  # through the server, where the faults are
-    file = big(tmp_path, 200_000)
+    file = random_file(tmp_path, 200_000)
     source = LakePath(lake.repo, publish(lake, file), "data/x")
-    faults.match, faults.cut_down = "/objects?path", list(at)
+    faults.match, faults.cut_downloads = "/objects?path", list(at)
     path = lake.verified_file(source, file.sha256, tmp_path / "cache")
-    assert path.read_bytes() == file.path.read_bytes() and faults.cut_down == []
+    assert path.read_bytes() == file.path.read_bytes() and faults.cut_downloads == []
     assert not list((tmp_path / "cache").rglob("*.part"))
 
 
-def test_unavailable_server_error_names_every_file(
-    faulty: tuple[LakeFS, Faults], tmp_path: Path
-) -> None:
-    lake, faults = faulty
+def test_unavailable_server_error_names_every_file(faulty_lake: tuple[LakeFS, Faults], tmp_path: Path) -> None:
+    lake, faults = faulty_lake
     head = lake.head()
-    faults.match, faults.answers = "/objects?path", [503] * 100
-    files = {name: big(tmp_path, 10) for name in ("a", "b", "c")}
+    faults.match, faults.statuses = "/objects?path", [503] * 100
+    files = {name: random_file(tmp_path, 10) for name in ("a", "b", "c")}
     with pytest.raises(AppError) as error:
         lake.publish(files, "data/", "m", {}, mirror=True)
     assert all(f"data/{name}: " in str(error.value) for name in files) and "503" in str(error.value)
-    assert lake.head() == head and held(lake) == []
-    faults.answers = []
+    assert lake.head() == head and published_paths(lake) == []
+    faults.statuses = []
     lake.publish(files, "data/", "m", {}, mirror=True)
-    assert held(lake) == ["data/a", "data/b", "data/c"]
+    assert published_paths(lake) == ["data/a", "data/b", "data/c"]
 
 
-def test_non_http_responses_are_retried_then_reported(faulty: tuple[LakeFS, Faults], tmp_path: Path) -> None:
-    lake, faults = faulty
-    faults.rubbish = 100
+def test_non_http_responses_are_retried_then_reported(faulty_lake: tuple[LakeFS, Faults], tmp_path: Path) -> None:
+    lake, faults = faulty_lake
+    faults.invalid_responses = 100
     with pytest.raises(AppError, match="does not answer"):
         lake.head()
-    faults.rubbish = 2
+    faults.invalid_responses = 2
     assert len(lake.head()) == 64, "twice is ridden out"
 
 
 @pytest.mark.parametrize("step", ["/objects?path", "/commits", "/merge/"])
-def test_response_that_is_not_from_lakefs_is_an_error(faulty: tuple[LakeFS, Faults], tmp_path: Path, step: str) -> None:
-    lake, faults = faulty
+def test_response_that_is_not_from_lakefs_is_an_error(
+    faulty_lake: tuple[LakeFS, Faults], tmp_path: Path, step: str
+) -> None:
+    lake, faults = faulty_lake
     head = lake.head()
-    faults.match, faults.answers = step, [201 if step.startswith("/obj") else 200]  # with a body that means nothing
-    file = big(tmp_path, 100)
+    faults.match, faults.statuses = step, [201 if step.startswith("/obj") else 200]  # with a body that means nothing
+    file = random_file(tmp_path, 100)
     with pytest.raises(AppError, match=r"data/x|not a response of lakeFS"):
         publish(lake, file)
-    assert lake.head() == head and held(lake) == []
+    assert lake.head() == head and published_paths(lake) == []
     assert [f.sha256 for f in lake.objects(publish(lake, file), "")] == [file.sha256]
 
 
@@ -173,57 +175,59 @@ def test_server_that_does_not_respond_times_out(monkeypatch: pytest.MonkeyPatch)
             lake.head()
 
 
-def test_transfer_timeouts_are_retried_then_reported(faulty: tuple[LakeFS, Faults], tmp_path: Path) -> None:
-    lake, faults = faulty
+def test_transfer_timeouts_are_retried_then_reported(faulty_lake: tuple[LakeFS, Faults], tmp_path: Path) -> None:
+    lake, faults = faulty_lake
     lake.connection.transfer._presign_support, lake.connection.transfer.http.read_s = (False, False), 0.3
-    file, faults.match = big(tmp_path, 100), "/objects?path"
-    faults.silent = 2
+    file, faults.match = random_file(tmp_path, 100), "/objects?path"
+    faults.unanswered = 2
     source = LakePath(lake.repo, publish(lake, file), "data/")
-    faults.silent = 2
+    faults.unanswered = 2
     lake.download(source, tmp_path / "cache")
-    assert faults.silent == 0
-    faults.silent = 1000
+    assert faults.unanswered == 0
+    faults.unanswered = 1000
     with pytest.raises(AppError, match=r"data/x: .*does not answer \(ProtocolError"):
-        publish(lake, big(tmp_path, 100))
+        publish(lake, random_file(tmp_path, 100))
     with pytest.raises(AppError, match="data/x: connection lost repeatedly: TimeoutError: timed out"):
         lake.download(source, tmp_path / "other")
-    assert faults.silent == 1000 - 2 * 7, "what the wire has tried again is not tried again as a whole"
+    assert faults.unanswered == 1000 - 2 * 7, "what the wire has tried again is not tried again as a whole"
 
 
-def test_remaining_files_are_skipped_when_server_is_unavailable(faulty: tuple[LakeFS, Faults], tmp_path: Path) -> None:
-    lake, faults = faulty
+def test_remaining_files_are_skipped_when_server_is_unavailable(
+    faulty_lake: tuple[LakeFS, Faults], tmp_path: Path
+) -> None:
+    lake, faults = faulty_lake
     lake.connection.workers, lake.connection.transfer._presign_support = 2, (False, False)
-    files = {f"{number:02}": big(tmp_path, 10) for number in range(40)}
+    files = {f"{number:02}": random_file(tmp_path, 10) for number in range(40)}
     commit = lake.publish(files, "data/", "m", {}, mirror=True).commit_id
     tries = 7 * (MAX_UNAVAILABLE + lake.connection.workers - 1)
     for answers, status in (([], 10_000), ([503] * 10_000, 0)):
-        faults.match, faults.rubbish, faults.answers, faults.seen = "/objects?path", status, answers, []
+        faults.match, faults.invalid_responses, faults.statuses, faults.requests = "/objects?path", status, answers, []
         with pytest.raises(
             AppError, match=r"40 files could not be uploaded(.|\n)*more not tried: the server is unavailable"
         ):
             lake.publish(files, "other/", "m", {}, mirror=True)
-        assert sum("POST" in line and "/objects?path" in line for line in faults.seen) <= tries
+        assert sum("POST" in line and "/objects?path" in line for line in faults.requests) <= tries
         with pytest.raises(
             AppError, match=r"40 files could not be downloaded(.|\n)*more not tried: the server is unavailable"
         ):
             lake.download(LakePath(lake.repo, commit, "data/"), tmp_path / "cache")
-        assert sum("GET" in line and "/objects?path" in line for line in faults.seen) <= tries
+        assert sum("GET" in line and "/objects?path" in line for line in faults.requests) <= tries
         with pytest.raises(AppError, match=r"40 files could not be read and were not verified(.|\n)*more not tried"):
             verify(lake, commit)
-    faults.match, faults.rubbish, faults.answers = "", 0, []
+    faults.match, faults.invalid_responses, faults.statuses = "", 0, []
     lake.publish(files, "other/", "m", {}, mirror=True)
     lake.download(LakePath(lake.repo, commit, "data/"), tmp_path / "cache")
 
 
 def test_retry_after_is_limited_to_one_minute(
-    faulty: tuple[LakeFS, Faults], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    faulty_lake: tuple[LakeFS, Faults], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lake, faults = faulty
+    lake, faults = faulty_lake
     slept: list[float] = []
     monkeypatch.setattr("urllib3.util.retry.time.sleep", slept.append)
     for step, seconds in (("/objects?path", "7"), ("/objects?path", "86400"), ("/commits", "7000")):
-        faults.match, faults.answers, faults.retry_after = step, [429], seconds
-        publish(lake, big(tmp_path, 10))
+        faults.match, faults.statuses, faults.retry_after = step, [429], seconds
+        publish(lake, random_file(tmp_path, 10))
     assert [seconds for seconds in slept if seconds] == [7, 60, 60]
 
 

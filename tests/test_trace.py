@@ -31,7 +31,7 @@ def lifecycle(tmp_path_factory: pytest.TempPathFactory) -> Lifecycle:
         pytest.importorskip(package)
     from tests.test_video import write_video
 
-    lifecycle = Lifecycle(make_project(tmp_path_factory.mktemp("traced"), pictures=12))
+    lifecycle = Lifecycle(make_project(tmp_path_factory.mktemp("traced"), images=12))
     project, folder = lifecycle.project, lifecycle.project.folder
     lifecycle.train("clean", "--epochs", "1")
     with (folder / "config.py").open("a") as code:

@@ -20,7 +20,7 @@ from core.hashing import file_sha256
 from tests.faults import Faults
 from tests.project import OWN_NAMES, SOURCE
 from tests.servers import Server
-from tests.transfer_helpers import big, publish
+from tests.transfer_helpers import publish, random_file
 from utils.lakefs_client import content, multipart, transfer
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath
@@ -30,8 +30,8 @@ pytestmark = pytest.mark.usefixtures("quick_retries")
 
 
 @pytest.fixture
-def lake(faulty: tuple[LakeFS, Faults]) -> LakeFS:
-    return faulty[0]
+def lake(faulty_lake: tuple[LakeFS, Faults]) -> LakeFS:
+    return faulty_lake[0]
 
 
 def test_content_types_do_not_depend_on_the_python_version(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +54,7 @@ def test_content_types_do_not_depend_on_the_python_version(monkeypatch: pytest.M
     "size", [0, 1, transfer.SMALL, transfer.SMALL + 1, multipart.MULTIPART, multipart.MULTIPART + 5]
 )
 def test_every_upload_method_stores_the_same_object(lake: LakeFS, tmp_path: Path, size: int) -> None:
-    file = big(tmp_path, size)
+    file = random_file(tmp_path, size)
     commit = publish(lake, file)
     remote = next(lake.objects(commit, "data/x"))
     assert (remote.size_bytes, remote.sha256) == (size, file.sha256)
@@ -64,7 +64,7 @@ def test_every_upload_method_stores_the_same_object(lake: LakeFS, tmp_path: Path
 
 
 def test_cached_commit_needs_no_server_until_a_file_is_truncated(lake: LakeFS, tmp_path: Path) -> None:
-    file = big(tmp_path, 1000)
+    file = random_file(tmp_path, 1000)
     source = LakePath(lake.repo, publish(lake, file), "data/")
     tree = lake.download(source, tmp_path / "cache")
     away = LakeFS("http://127.0.0.1:9", "a", "b", lake.repo, "main")
@@ -77,7 +77,7 @@ def test_cached_commit_needs_no_server_until_a_file_is_truncated(lake: LakeFS, t
 
 @pytest.mark.parametrize("size", [200_000, transfer.SMALL + 200_000])
 def test_full_disk_leaves_no_partial_download(lake: LakeFS, tmp_path: Path, size: int) -> None:
-    file = big(tmp_path, size)
+    file = random_file(tmp_path, size)
     source, cache = LakePath(lake.repo, publish(lake, file), "data/x"), tmp_path / "cache"
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # no file may grow further, as on a full disk
@@ -116,7 +116,7 @@ def wait_for_megabytes(cache: Path, file: LocalFile, count: int) -> Path:
 
 @pytest.mark.parametrize("damage", ["", "a changed byte", "too long", "all there"])
 def test_download_resumes_after_a_kill(lake: LakeFS, lakefs_server: Server, tmp_path: Path, damage: str) -> None:
-    file, cache = big(tmp_path, transfer.SMALL + 3_000_000), tmp_path / "cache"
+    file, cache = random_file(tmp_path, transfer.SMALL + 3_000_000), tmp_path / "cache"
     source = LakePath(lake.repo, publish(lake, file), "data/")
     process = download_slowly(lake, lakefs_server, source, cache)
     part = wait_for_megabytes(cache, file, 3)
@@ -129,11 +129,11 @@ def test_download_resumes_after_a_kill(lake: LakeFS, lakefs_server: Server, tmp_
             stream.write(file.path.read_bytes() + (b"more" if damage == "too long" else b""))
     had, begun, real = part.stat().st_size, list[int](), lake.connection.transfer._read_from
 
-    def noting(repo: str, ref: str, path: str, link: str | None, offset: int) -> Iterator[bytes]:
+    def recorded(repo: str, ref: str, path: str, link: str | None, offset: int) -> Iterator[bytes]:
         begun.append(offset)
         return real(repo, ref, path, link, offset)
 
-    lake.connection.transfer._read_from = noting  # type: ignore[method-assign]
+    lake.connection.transfer._read_from = recorded  # type: ignore[method-assign]
     tree = lake.download(source, cache)
     assert begun == {"": [had], "a changed byte": [had, 0], "too long": [0], "all there": []}[damage]
     assert had > 2 << 20 and file_sha256(tree / "data/x") == file.sha256 and not list(cache.rglob("*.part"))
@@ -141,7 +141,7 @@ def test_download_resumes_after_a_kill(lake: LakeFS, lakefs_server: Server, tmp_
 
 
 def test_concurrent_downloads_of_one_file_do_not_interfere(lake: LakeFS, lakefs_server: Server, tmp_path: Path) -> None:
-    file, cache = big(tmp_path, transfer.SMALL + 3_000_000), tmp_path / "cache"
+    file, cache = random_file(tmp_path, transfer.SMALL + 3_000_000), tmp_path / "cache"
     source = LakePath(lake.repo, publish(lake, file), "data/")
     process = download_slowly(lake, lakefs_server, source, cache)
     wait_for_megabytes(cache, file, 1)
@@ -158,17 +158,17 @@ def test_old_partial_files_are_removed(lake: LakeFS, tmp_path: Path) -> None:
     for path in (old, new):
         path.write_bytes(b"beginning")
     os.utime(old, (1_000_000, 1_000_000))
-    lake.download(LakePath(lake.repo, publish(lake, big(tmp_path, 10)), "data/"), cache)
+    lake.download(LakePath(lake.repo, publish(lake, random_file(tmp_path, 10)), "data/"), cache)
     assert not old.exists() and new.exists()
 
 
 def test_pull_continues_after_a_full_disk(lake: LakeFS, tmp_path: Path) -> None:
     settings = config.load_settings(data_dir=tmp_path / "data", lakefs_local_dir=tmp_path / "local")
-    files = {"large": big(tmp_path, 200_000), "small": big(tmp_path, 100)}
+    files = {"large": random_file(tmp_path, 200_000), "small": random_file(tmp_path, 100)}
     lake.publish(files, "data/", "m", {}, mirror=True)
     sync.pull(settings, lake, "main", force=False)
     before = (settings.data_dir / "large").read_bytes()
-    files = {"large": big(tmp_path, 200_000), "small": big(tmp_path, 100)}
+    files = {"large": random_file(tmp_path, 200_000), "small": random_file(tmp_path, 100)}
     source = LakePath(lake.repo, lake.publish(files, "data/", "m", {}, mirror=True).commit_id, "data/")
     lake.download(source, tmp_path / "local/cache")  # there was room for this
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -16,8 +16,8 @@ from PIL import Image
 import config
 from core.errors import AppError, UsageError
 from dataset.mask_diff import MaskChanges, compare_masks, is_mask
+from tests.publish_helpers import write_local_files
 from tests.servers import branches
-from tests.publish_helpers import local
 from utils.lakefs_client.queries import Queries
 from utils.lakefs_utils import LakeFS, LakePath, connect
 from versioning.checkout import fill_if_empty
@@ -26,9 +26,8 @@ from versioning.sync import require_complete
 from versioning.versions import committed_files
 
 
-
 def put(lake: LakeFS, folder: Path, prefix: str, contents: dict[str, bytes]) -> str:
-    return lake.publish(local(folder, contents), prefix, "message", {}, mirror=False).commit_id
+    return lake.publish(write_local_files(folder, contents), prefix, "message", {}, mirror=False).commit_id
 
 
 def test_experiment_is_merged_by_its_commit(lake: LakeFS, lake_settings: config.Settings, tmp_path: Path) -> None:
@@ -47,8 +46,10 @@ def test_experiment_is_merged_by_its_commit(lake: LakeFS, lake_settings: config.
     assert lake.contains("main", commit) and not lake.contains("main", later)
     assert lake.commit_metadata(head)["key"] == "value"
     tree = lake.download(LakePath(lake.repo, head, ""), tmp_path / "cache")
-    held = {name: (tree / name).read_bytes() for name in ("data/a", "data/b", "models/model.pth")}
-    assert held == {"data/a": b"2", "data/b": b"3", "models/model.pth": b"trial"}, "the model that was chosen wins"
+    published_hashes = {name: (tree / name).read_bytes() for name in ("data/a", "data/b", "models/model.pth")}
+    assert published_hashes == {"data/a": b"2", "data/b": b"3", "models/model.pth": b"trial"}, (
+        "the model that was chosen wins"
+    )
     assert lake.merge_commit(commit, "merge", {}) == head, "once more is no error"
 
     with connect(lake_settings) as experiment:
@@ -73,8 +74,8 @@ def test_versions_are_listed_and_reverted(lake: LakeFS, tmp_path: Path) -> None:
     assert {(d.path, d.type) for d in lake.differences(first, second)} == {("data/a", "changed"), ("data/b", "added")}
     assert [commit.id for commit in lake.log("main")][:2] == [second, first]
     touched = [commit.id for commit in lake.log("main", False, "data/")]  # merges are left out: they bring no file
-    held = {file.sha256 for commit in touched for file in lake.objects(commit, "data/")}
-    assert {file.sha256 for ref in (first, second) for file in lake.objects(ref, "data/")} == held
+    published_hashes = {file.sha256 for commit in touched for file in lake.objects(commit, "data/")}
+    assert {file.sha256 for ref in (first, second) for file in lake.objects(ref, "data/")} == published_hashes
     undone = lake.revert(second, "undo", {"key": "value"})
     assert [file.path for file in lake.objects(undone, "data/")] == ["data/a"]
     assert lake.commit_metadata(undone)["key"] == "value"
@@ -90,9 +91,7 @@ def test_versions_are_listed_and_reverted(lake: LakeFS, tmp_path: Path) -> None:
         assert "404" in str(lake.verify_object(source, dataclasses.replace(file, path="data/nowhere")))
 
 
-def test_cached_commit_is_not_listed_again(
-    lake: LakeFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cached_commit_is_not_listed_again(lake: LakeFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(lake, tmp_path, "data/", {"images/a": b"1", "masks/한글 a": b"22"})
     lake.connection.sdk.objects_api.upload_object(lake.repo, "main", "data/foreign", content=b"3")  # carries no SHA-256
     commit = str(lake.connection.sdk.commits_api.commit(lake.repo, "main", sdk.CommitCreation(message="foreign")).id)

@@ -10,7 +10,7 @@ from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS
 
 
-def big(folder: Path, size: int) -> LocalFile:
+def random_file(folder: Path, size: int) -> LocalFile:
     path = folder / secrets.token_hex(4)
     path.write_bytes(secrets.token_bytes(size))
     return LocalFile(path, file_sha256(path))
@@ -20,9 +20,9 @@ def publish(lake: LakeFS, file: LocalFile) -> str:
     return lake.publish({"x": file}, "data/", "m", {}, mirror=True).commit_id
 
 
-def held(lake: LakeFS) -> list[str]:
+def published_paths(lake: LakeFS) -> list[str]:
     return [file.path for file in lake.objects("main", "")]
 
 
-def offers_parts(lake: LakeFS) -> bool:
+def supports_multipart(lake: LakeFS) -> bool:
     return lake.connection.transfer.presign_support()[1]
