@@ -1,4 +1,4 @@
-"""Fixtures that several test folders share."""
+"""Fixtures shared by all tests."""
 
 import os
 import secrets
@@ -15,10 +15,10 @@ from tests import servers
 from tests.servers import Server, Storage
 from utils.lakefs_client import transfer
 
-os.environ["APP_LANG"] = "en"  # before config.py is loaded: what tests read of messages is English
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # a test file runs on each core: two threads would wait for each other
-set_language("en")  # and for the modules that do without config.py
-use_reporter(ConsoleReporter())  # what tests read of messages is printed
+os.environ["APP_LANG"] = "en"  # before config.py is imported: tests expect English messages
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # each core runs a test file: more threads would compete
+set_language("en")  # and for modules that do not import config.py
+use_reporter(ConsoleReporter())  # tests read the printed messages
 
 if TYPE_CHECKING:
     import config
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session", params=["embedded", "real"] if servers.real_available() else ["embedded"])
 def lakefs_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A lakeFS server; each test that takes it runs on every kind that this machine can start."""
+    """A lakeFS server; its tests run on every kind that this machine can start."""
     start = servers.embedded if request.param == "embedded" else servers.real
     with start(tmp_path_factory.mktemp(request.param)) as server:
         yield server
@@ -38,14 +38,14 @@ def lakefs_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
-    """An S3 server: the one that MINIO_ENDPOINT names, else MinIO where it is installed, else moto."""
+    """An S3 server: the one of MINIO_ENDPOINT, otherwise MinIO if installed, otherwise moto."""
     with servers.s3(tmp_path_factory.mktemp("s3")) as storage:
         yield storage
 
 
 @pytest.fixture(scope="session")
 def lifecycle(tmp_path_factory: pytest.TempPathFactory) -> "Lifecycle":
-    """A project in which models were registered, refused, promoted and rolled back; a test leaves it as it was."""
+    """A project with registered, refused, promoted and rolled back models; tests must not change it."""
     from tests.lifecycle import run_lifecycle
 
     return run_lifecycle(tmp_path_factory.mktemp("life"))
@@ -53,7 +53,7 @@ def lifecycle(tmp_path_factory: pytest.TempPathFactory) -> "Lifecycle":
 
 @pytest.fixture(scope="session")
 def once_trained(tmp_path_factory: pytest.TempPathFactory) -> "Project":
-    """A project whose only run has trained for one epoch; a test leaves data, model and registry as they were."""
+    """A project with one run of one epoch; tests must not change data, model and registry."""
     from tests.project import make_project
 
     project = make_project(tmp_path_factory.mktemp("once_trained"))
@@ -64,7 +64,7 @@ def once_trained(tmp_path_factory: pytest.TempPathFactory) -> "Project":
 
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same retries without the waiting between them."""
+    """The same retries without delays."""
     make = transfer.make_pool
 
     def pool() -> transfer.TimedPoolManager:

@@ -11,7 +11,7 @@ REPO = "image-segmentation-local-repo"
 
 
 def run_lake(project: Project, *arguments: str, code: int = 0) -> str:
-    """What `lake.py` printed, on both streams, when it ended with this exit code."""
+    """Run `lake.py`, check its exit code, and return the output of both streams."""
     done = project.run("lake.py", *arguments)
     assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
     assert "Traceback" not in done.stderr
@@ -31,7 +31,7 @@ def read_data(project: Project) -> dict[str, bytes]:
 
 
 def paint_mask(project: Project, value: int, pixels: int = 10) -> str:
-    """Give the first mask a square of one class; returns its path below data/."""
+    """Draw a square of one class into the first mask; return its path below data/."""
     mask = min((project.folder / "data/masks").glob("*.png"))
     with Image.open(mask) as image:
         values, palette = np.array(image), image.getpalette()

@@ -1,4 +1,4 @@
-"""A copy of the project in a temporary folder, used as a person would: its real scripts, run as processes."""
+"""A copy of the project in a temporary directory whose real scripts run as processes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ OWN_NAMES = ("LAKEFS_", "MINIO_", "MLFLOW_", "REGISTER", "LAKECTL_", "AWS_")
 
 @dataclass
 class Project:
-    """`run` starts a script in `folder`; `env` is added to an environment without this project's names."""
+    """A copy of the project; `env` is added to an environment without the variables of this project."""
 
     folder: Path
     env: dict[str, str] = field(default_factory=dict)
@@ -91,14 +91,14 @@ class Project:
         return done.stdout.strip()
 
     def mlflow(self) -> MlflowClient:
-        """A client of the project's own runs."""
+        """Return an MLflow client for the runs of the project."""
         import mlflow
 
         uri = self.env.get("MLFLOW_TRACKING_URI", f"sqlite:///{self.folder / 'mlflow.db'}")
         return mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
 
     def runs(self) -> list[Any]:
-        """All runs of the default experiment, newest first."""
+        """Return all runs of the default experiment, newest first."""
         client = self.mlflow()
         experiment = client.get_experiment_by_name("Image Segmentation")
         assert experiment is not None
@@ -110,7 +110,7 @@ class Project:
 
 
 def make_project(folder: Path, images: int = 30, git: bool = True) -> Project:
-    """The project's code in `folder`, committed to a Git repository of its own, with a small sample set as its data."""
+    """Copy the project to `folder`, commit it to a new Git repository, and generate a small sample data set."""
     folder.mkdir(exist_ok=True)
     for name in ("config.py", "train.py", "register_model.py", "infer.py", "lake.py", ".gitignore"):
         shutil.copy(SOURCE / name, folder / name)
@@ -127,7 +127,7 @@ def make_project(folder: Path, images: int = 30, git: bool = True) -> Project:
 
 
 def wait_for_line(process: subprocess.Popen[str], wanted: Callable[[str], bool], seconds: float = 120) -> list[str]:
-    """Read a process's output until a line is the wanted one; fails with what was read when it ends or is too slow."""
+    """Read the output of a process until a line is `wanted`; fail with the output on its end or a timeout."""
     lines: list[str] = []
     deadline = time.monotonic() + seconds
     assert process.stdout is not None
@@ -140,7 +140,7 @@ def wait_for_line(process: subprocess.Popen[str], wanted: Callable[[str], bool],
 
 
 def finish(process: subprocess.Popen[str], signal_number: int | None = None) -> tuple[int, str]:
-    """Exit code and remaining output, after an optional signal."""
+    """Return the exit code and the remaining output, after an optional signal."""
     if signal_number is not None:
         process.send_signal(signal_number)
     rest, _ = process.communicate(timeout=120)

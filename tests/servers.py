@@ -1,4 +1,4 @@
-"""Starts the lakeFS servers that tests run against: the embedded one, and a real one where its program is at hand."""
+"""Servers for the tests: the embedded lakeFS server, and real servers where their programs are installed."""
 
 import contextlib
 import json
@@ -22,7 +22,7 @@ SOURCE = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Storage:
-    """An S3 server that answers, with its root keys."""
+    """A running S3 server with its root keys."""
 
     endpoint: str
     access_key: str
@@ -31,22 +31,22 @@ class Storage:
 
 @dataclass(frozen=True)
 class Server:
-    """A lakeFS server that answers; below `storage_namespace` each repository takes a folder of its own."""
+    """A running lakeFS server; each repository uses its own prefix below `storage_namespace`."""
 
     kind: str  # "embedded" or "real"
     endpoint: str  # without /api/v1
     access_key_id: str
     secret_access_key: str
     storage_namespace: str
-    storage: "Storage | None" = None  # the object storage under it, where this module started one
+    storage: "Storage | None" = None  # the object storage behind it, if this module started one
 
     def namespace(self, repository: str) -> str:
-        """A storage namespace nobody has used: lakeFS refuses one that was, even of a deleted repository."""
+        """Return an unused storage namespace: lakeFS refuses used ones, even of deleted repositories."""
         return f"{self.storage_namespace.rstrip('/')}/{repository}/{secrets.token_hex(4)}"
 
 
 def branches(lake: LakeFS) -> list[str]:
-    """The names of all branches, by name."""
+    """Return the names of all branches, sorted."""
     return [name for name, _ in lake.list_refs("branches")]
 
 
@@ -56,7 +56,7 @@ def real_available() -> bool:
 
 @contextlib.contextmanager
 def embedded(folder: Path) -> Iterator[Server]:
-    """The embedded server over `folder`, in this process."""
+    """Run the embedded server on `folder` in this process."""
     from utils import local_lakefs
 
     with local_lakefs.start(folder) as server:
@@ -65,7 +65,7 @@ def embedded(folder: Path) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def real(folder: Path, first_admin: bool = True) -> Iterator[Server]:
-    """The server that LAKEFS_ENDPOINT names, else one over `folder`: on MinIO if that is installed, else on files.
+    """Yield the server of LAKEFS_ENDPOINT, or run one on `folder`: on MinIO if it is installed, otherwise on files.
 
     Without `first_admin` the new server waits for somebody to make its first user.
     """
@@ -101,9 +101,9 @@ def _lakefs_settings(folder: Path, address: str, access: str, secret: str) -> di
 
 
 class KillableServer:
-    """A lakeFS server over `folder`, embedded or real, in a process of its own that can be killed and started again.
+    """A lakeFS server on `folder`, embedded or real, in its own process that can be killed and restarted.
 
-    Real lakeFS keeps its files in the folder: MinIO would not die with it.
+    Real lakeFS stores its objects as local files, because MinIO would survive the kill.
     """
 
     def __init__(self, kind: str, folder: Path) -> None:
@@ -134,7 +134,7 @@ class KillableServer:
         return Server(self.kind, f"http://{self.address}", *keys, "local://tests")
 
     def kill(self) -> None:
-        """SIGKILL: nothing of it runs after this."""
+        """Kill the process by SIGKILL."""
         if self.process:
             self.process.kill()
             self.process.wait()
@@ -142,7 +142,7 @@ class KillableServer:
 
 @contextlib.contextmanager
 def quickstart(folder: Path) -> Iterator[Server]:
-    """What `python -m lakefs.quickstart` starts: files below the home folder, and the key pair that lakeFS publishes."""
+    """Run the server of `python -m lakefs.quickstart`: files in the home directory and the documented key pair."""
     address = f"127.0.0.1:{_free_port()}"
     settings = {"HOME": str(folder), "LAKEFS_LISTEN_ADDRESS": address, "LAKEFS_STATS_ENABLED": "false"}
     with _process(["lakefs", "run", "--quickstart"], settings, f"http://{address}/_health", folder):
@@ -152,8 +152,8 @@ def quickstart(folder: Path) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def minio_server(folder: Path) -> Iterator[Storage]:
-    """A MinIO over `folder`, with the empty bucket "lake"."""
-    (folder / "lake").mkdir(parents=True)  # a folder there is a bucket
+    """Run MinIO on `folder` with the empty bucket "lake"."""
+    (folder / "lake").mkdir(parents=True)  # a directory there is a bucket
     address, user, password = f"127.0.0.1:{_free_port()}", "tests", secrets.token_hex(16)
     command = ["minio", "server", "--address", address, str(folder)]
     settings = {"MINIO_ROOT_USER": user, "MINIO_ROOT_PASSWORD": password}
@@ -183,7 +183,7 @@ def s3(folder: Path) -> Iterator[Storage]:
 
 @contextlib.contextmanager
 def mlflow_server(folder: Path) -> Iterator[str]:
-    """An MLflow server over `folder`; yields its URL."""
+    """Run an MLflow server on `folder`; yield its URL."""
     address, port = "127.0.0.1", _free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", address, "--port", str(port), "--workers", "1"]
     command += [

@@ -1,4 +1,4 @@
-"""Recording beside the training: nothing is lost, nothing is out of order, and what fails is heard of."""
+"""Background logging: no call is lost or reordered, and failures are raised."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from core.background import MAX_QUEUED, Background
 
 def test_calls_run_in_order_before_finish_returns() -> None:
     background, made = Background(), list[int]()
-    background.finish()  # nothing was asked for
+    background.finish()  # no calls were made
     for number in range(3 * MAX_QUEUED):
         background.call(lambda number=number: made.append(number))  # type: ignore[misc]
     background.finish()

@@ -1,4 +1,4 @@
-"""The client of a server that lives on dies by kill -9 in a publication: main is never half, and the next call goes on."""
+"""A client killed (SIGKILL) while publishing: main is never partially updated, and the next call resumes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from utils.lakefs_utils import LakeFS, connect
 
 COUNT = 12
 OWNERS = {"upload": Publisher, "commit_staged": Publisher, "merge_into_target": Publisher, "delete_branch": Refs}
-STEPS = {  # the method, which of its calls, whether the server has done it by then, and how many files have arrived
+STEPS = {  # method, number of the call, whether the server has completed it, number of uploaded files
     "an upload": ("upload", 5, True, 5),
     "before the commit": ("commit_staged", 1, False, COUNT),
     "after the commit": ("commit_staged", 1, True, COUNT),
@@ -29,12 +29,12 @@ STEPS = {  # the method, which of its calls, whether the server has done it by t
     "after the merge": ("merge_into_target", 1, True, COUNT),
     "before the branch goes": ("delete_branch", 1, False, COUNT),
 }
-NOBODY, ELSEWHERE, SAME_FILE = None, "notes/theirs", "data/0"  # what somebody else pushes before the second call
+NOBODY, ELSEWHERE, SAME_FILE = None, "notes/theirs", "data/0"  # what another client pushes before the second call
 CASES = [
     *((step, NOBODY) for step in STEPS),
     *((step, theirs) for step in ("an upload", "after the commit") for theirs in (ELSEWHERE, SAME_FILE)),
 ]
-PROCESSES = multiprocessing.get_context("forkserver")  # one that has no threads: forked at once, with nothing shared
+PROCESSES = multiprocessing.get_context("forkserver")  # forks from a server process that has no threads
 PROCESSES.set_forkserver_preload(["lakefs_sdk", __name__])
 
 
@@ -48,7 +48,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def publish_and_kill_self(settings: config.Settings, files: dict[str, LocalFile], step: str) -> None:
-    """Ends at the deed by SIGKILL, in whichever thread does it."""
+    """Publish, and kill this process (SIGKILL) at the step, in the thread that runs it."""
     method, number, is_done, _ = STEPS[step]
     work, calls = getattr(OWNERS[method], method), iter(range(1, 1000))
 
@@ -68,7 +68,7 @@ def staged_on_main(lake: LakeFS) -> list[str]:
 
 
 def push(lake: LakeFS, path: str) -> None:
-    """Somebody else's commit right on main."""
+    """Commit a file directly to main, as another client."""
     import lakefs_sdk
 
     lake.connection.sdk.objects_api.upload_object(lake.repo, "main", path, content=b"theirs")
@@ -81,10 +81,8 @@ def test_publish_resumes_after_a_client_kill_at_any_step(
 ) -> None:
     settings = settings_for(server, server.endpoint, tmp_path)
     settings = config.load_settings(**vars(settings) | {"lakefs_repo": f"killed-{CASES.index((step, theirs))}"})
-    before, files = (
-        write_files(tmp_path, COUNT + 1, 100),
-        write_files(tmp_path, COUNT, 100),
-    )  # each replaced, and one removed
+    # Each file is replaced, and one is removed.
+    before, files = write_files(tmp_path, COUNT + 1, 100), write_files(tmp_path, COUNT, 100)
     with connect(settings, create=True) as lake:
         lake.publish(before, "data/", "first", {}, mirror=True)
         child = PROCESSES.Process(target=publish_and_kill_self, args=(settings, files, step))

@@ -1,4 +1,4 @@
-"""The Compose files, by the rules that can be read from them: nothing to guess, nothing lost, nothing open to the network.
+"""Rules of the Compose files: pinned versions, persistent data, no ports open to the network.
 
 Where Docker's Compose is installed, it reads them too; no Docker server is needed for that. Where the services' programs
 are installed, they run as the first file says, on this machine.
@@ -34,7 +34,7 @@ from utils.lakefs_utils import LakeFS, LakePath, connect
 FILES = ("docker-compose.yml", "docker-compose.postgres.yml")
 DOCUMENTS: dict[str, Any] = {name: yaml.safe_load((SOURCE / name).read_text()) for name in FILES}
 SERVICES = [(file, name, service) for file in FILES for name, service in DOCUMENTS[file]["services"].items()]
-WHOLE = [row for row in SERVICES if "image" in row[2]]  # the others add to a service of the first file
+WHOLE = [row for row in SERVICES if "image" in row[2]]  # the others extend a service of the first file
 
 
 @pytest.mark.parametrize(("file", "name", "service"), WHOLE)
@@ -77,7 +77,9 @@ def compose() -> list[str] | None:
     for command in (["docker", "compose"], ["docker-compose"]):
         if shutil.which(command[0]):
             done = subprocess.run([*command, "version"], capture_output=True, text=True)
-            if done.returncode == 0 and "Docker Compose version" in done.stdout:  # the first, in Python, says otherwise
+            if (
+                done.returncode == 0 and "Docker Compose version" in done.stdout
+            ):  # the old Python version prints another line
                 return command
     return None
 
@@ -106,7 +108,7 @@ def test_dotenv_is_created_with_random_keys_and_never_overwritten(folder: Path) 
 
 
 def configured(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """What Compose makes of the files; of the environment it gets nothing that they name."""
+    """Return the configuration that Compose reads, without the environment variables that the files use."""
     files = [(folder / name).read_text(encoding="utf-8") for name in (*FILES, ".env.example")]
     named = {name for text in files for name in re.findall(r"[A-Z_]{4,}", text)}
     clean = {name: value for name, value in os.environ.items() if name not in named}
@@ -118,7 +120,7 @@ def configured(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("options", [(), ("--profile", "local-lakefs"), ("-f", FILES[0], "-f", FILES[1])])
 def test_compose_accepts_the_files(folder: Path, options: tuple[str, ...]) -> None:
     done = configured(folder, *options)
-    assert done.returncode == 0 and not done.stderr, done.stderr  # no warning either: of a variable that is not set
+    assert done.returncode == 0 and not done.stderr, done.stderr  # no warning about an unset variable either
     services = json.loads(done.stdout)["services"]
     assert set(services) == {"object-store", "lakefs", "mlflow", *(["postgres"] if "-f" in options else [])}
     assert {port.get("host_ip") for service in services.values() for port in service.get("ports", [])} == {"127.0.0.1"}
@@ -150,10 +152,10 @@ def test_lakefs_on_postgres_starts_only_after_setup(tmp_path: Path, said: str, c
     env = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert (done.returncode == 0) == runs and done.stdout == ("running\n" if runs else "")
-    assert done.stderr == ("" if runs else f"{said}\n")  # and never a key
+    assert done.stderr == ("" if runs else f"{said}\n")  # and no key
 
 
-# What the images add to the file: the program before `command`, and the command where the file has none.
+# Entry points of the images, and their commands where the file has none.
 IMAGES = {"object-store": ["minio"], "lakefs": ["lakefs", "run"], "mlflow": []}
 
 
@@ -169,7 +171,7 @@ class Loopback:
 
     def placed(self, text: str, service: str) -> str:
         """A value of the file with this machine's hosts, ports, folders and keys."""
-        inner = "|".join(self.services)  # become "localhost", to differ from the 127.0.0.1 of what is outside
+        inner = "|".join(self.services)  # replaced by "localhost", to differ from the 127.0.0.1 of external clients
         text = re.sub(rf"\b({inner})(?=:\d)", "localhost", text)
         text = re.sub(r"\b0\.0\.0\.0\b|(?<!\S)(?=:\d)", "127.0.0.1", text)
         text = re.sub(r"(?<=[:=])\d{4}\b", lambda port: self.ports[port[0]], text)
@@ -187,13 +189,15 @@ class Loopback:
                 command = service.get("command", [])
                 command = [*IMAGES[name], *(shlex.split(command) if isinstance(command, str) else command)]
                 environment = {key: self.placed(value, name) for key, value in service["environment"].items()}
-                if name == "lakefs":  # by itself on port 8000 of all hosts
+                if name == "lakefs":  # by default on port 8000 of all interfaces
                     environment["LAKEFS_LISTEN_ADDRESS"] = self.placed(":8000", name)
                 (health,) = re.findall(r"http://127[\w.:/]+", " ".join(service["healthcheck"]["test"]))
                 placed = [self.placed(word, name) for word in command]
                 values = [*placed, *environment.values()]
                 paths = [path for value in values for path in re.findall(r"(?:^|=|sqlite:///)(/\S+)", value)]
-                assert all(Path(path).is_relative_to(self.folder / name) for path in paths), "only a volume is kept"
+                assert all(Path(path).is_relative_to(self.folder / name) for path in paths), (
+                    "only volumes are persistent"
+                )
                 stack.enter_context(servers._process(placed, environment, self.placed(health, name), self.folder))
             yield
 

@@ -1,4 +1,4 @@
-"""lake.py push --to: the embedded store's history on another server, whole, once, and found by its old ids."""
+"""`lake.py push --to`: the complete history of the embedded store on another server, found by its old commit ids."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def make_history(lake: LakeFS, folder: Path) -> None:
 
 
 def history(lake: LakeFS, ref: str) -> list[tuple[str, str, int, dict[str, str]]]:
-    """What a copy must keep of the commits behind a ref, in an order that does not depend on ids and dates."""
+    """Return what a copy must preserve of the commits of a ref, in an order independent of ids and dates."""
     kept = []
     for commit in lake.log(ref, first_parent=False):
         metadata = dict(commit.metadata or {})
@@ -94,7 +94,7 @@ def object_hashes(lake: LakeFS, ref: str) -> list[tuple[str, str | None]]:
 
 
 def require_copied(source: LakeFS, target: LakeFS) -> None:
-    """Every branch, tag and commit of the source is on the target once, and what it held."""
+    """Fail unless every branch, tag and commit of the source exists once on the target, with its content."""
     assert [name for name, _ in target.list_refs("branches")] == [name for name, _ in source.list_refs("branches")]
     assert [name for name, _ in target.list_refs("tags")] == [name for name, _ in source.list_refs("tags")]
     for kind in ("branches", "tags"):
@@ -135,7 +135,7 @@ def test_repositories_created_in_the_same_second_share_their_first_commit(
     monkeypatch.setattr("utils.local_lakefs.store.time", SimpleNamespace(time=lambda: 1.7e9))
     with connect_embedded(settings) as source:
         source.publish(write_files(tmp_path, {"x": b"x"}), "data/", "first", {}, mirror=True)
-        for _ in range(2):  # no tag can lead from a commit's id to itself: the second call must know it all the same
+        for _ in range(2):  # no tag can map a commit id to itself: the second call must recognise it anyway
             copy_history(settings, str(settings.lakefs_endpoint))
         with connect(settings) as target:
             require_copied(source, target)
@@ -155,7 +155,7 @@ def test_target_with_another_history_is_refused(settings: config.Settings, tmp_p
 
 @pytest.fixture
 def interrupt_after(settings: config.Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
-    """The returned function lets this process 'die' right after so many more requests that change the target."""
+    """A function that interrupts this process after the given number of requests that change the target."""
     left, ask = [0], transfer.TimedPoolManager.urlopen
 
     def urlopen(self: transfer.TimedPoolManager, method: str, url: str, **options: Any) -> Any:
@@ -177,7 +177,7 @@ def test_copy_resumes_after_an_interruption_at_any_step(
         make_history(source, tmp_path)
         deaths = 0
         while deaths < 60:
-            interrupt_after(2 + deaths % 2)  # so that in the end each kind of request was the last one of a call
+            interrupt_after(2 + deaths % 2)  # so that each kind of request is interrupted at least once
             try:
                 copy_history(settings, str(settings.lakefs_endpoint))
                 break
@@ -190,12 +190,12 @@ def test_copy_resumes_after_an_interruption_at_any_step(
                 c.metadata.get(EMBEDDED_ID) for name, _ in target.list_refs("branches") for c in target.log(name, False)
             ]
             commits = {c.id for name, _ in target.list_refs("branches") for c in target.log(name, False)}
-            assert len({o for o in origins if o}) == len(commits) - 1, "no commit stands twice in the history"
+            assert len({o for o in origins if o}) == len(commits) - 1, "no commit occurs twice in the history"
 
 
 @pytest.fixture
 def one_server(tmp_path: Path) -> Iterator[Server]:
-    """A real one if there is one: whole trainings on both would say the same twice."""
+    """A real server if available, otherwise the embedded one: one complete training is enough."""
     start = servers.real if servers.real_available() else servers.embedded
     (tmp_path / "server").mkdir()
     with start(tmp_path / "server") as server:
@@ -224,7 +224,7 @@ def test_lock_runs_and_registered_models_resolve_on_the_target(one_server: Serve
     assert pushed.returncode == 0 and "copied to image-segmentation-local-repo" in pushed.stdout, pushed.stderr
     assert one_server.secret_access_key not in pushed.stdout + pushed.stderr
 
-    shutil.rmtree(project.folder / ".lakefs")  # store and cache: all must come from the server
+    shutil.rmtree(project.folder / ".lakefs")  # store and cache: everything must come from the server
     shutil.rmtree(project.folder / "data")
     (project.folder / "models/model.pth").unlink()
     project.env["LAKEFS_ENDPOINT"] = one_server.endpoint

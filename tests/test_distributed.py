@@ -1,4 +1,4 @@
-"""torchrun with two processes on the CPU: the real script gives what one process gives, within noise."""
+"""torchrun with two processes on the CPU: the results match one process within noise."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_two_processes_stop_at_the_same_time_limit(project: Project) -> None:
     done = torchrun(project, "train.py", *TRAINING[2:], "--max-seconds", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     run = project.runs()[0]
-    assert run.info.status == "FINISHED" and run.data.metrics["learning_rate"] < 0.001, "at its end"
+    assert run.info.status == "FINISHED" and run.data.metrics["learning_rate"] < 0.001, "at the end of its schedule"
 
 
 def test_failure_of_one_process_ends_all_with_one_message(project: Project) -> None:

@@ -19,7 +19,7 @@ from utils.lakefs_utils import LakeFS, LakePath
 
 
 def overwrite_in_place(path: Path, content: bytes) -> None:
-    """As an editor does that nothing stops: the file stays the same one, with whatever hard links it has."""
+    """Overwrite a file in place, so that all its hard links change."""
     path.chmod(0o600)
     path.write_bytes(content)
 
@@ -46,7 +46,7 @@ def test_changed_file_in_the_cache_is_downloaded_again(
         assert cached() == contents and f"data/{name}: changed in the cache" in capsys.readouterr().err
     overwrite_in_place(cache / "commits" / lake.repo / commit / "data/y", b"Others")
     lake.download(source, cache, lambda path: path.endswith("x"))
-    assert cached() == contents, "what was changed and not wanted is not left for the next call"
+    assert cached() == contents, "a changed file outside the selection is repaired too"
 
 
 def test_copied_cache_is_verified_once_and_reused(
@@ -55,7 +55,7 @@ def test_copied_cache_is_verified_once_and_reused(
     source = LakePath(lake.repo, publish(lake, write_local_files(tmp_path, {"x": b"1", "y": b"2"})).commit_id, "data/")
     lake.download(source, tmp_path / "cache")
     shutil.copytree(tmp_path / "cache", tmp_path / "copy")
-    monkeypatch.setattr(Queries, "objects", None)  # the server is not asked
+    monkeypatch.setattr(Queries, "objects", None)  # the server must not be contacted
     read: list[Path] = []
 
     def recorded(path: Path) -> str:
@@ -77,7 +77,7 @@ def test_corrupted_model_in_the_cache_is_downloaded_again(
     path = lake.verified_file(source, files["x"].sha256, cache)
     before = path.stat()
     overwrite_in_place(path, b"Content")
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # no stat tells
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # the file status does not show the change
     assert lake.verified_file(source, files["x"].sha256, cache).read_bytes() == b"content"
     assert f"{path}: changed in the cache" in capsys.readouterr().err
     with pytest.raises(AppError, match=f"SHA-256 differs from its record .*cached as {path}"):

@@ -1,4 +1,4 @@
-"""What goes wrong is one line that says what to do, with its exit code, and never a password."""
+"""Errors are one line with a fix and an exit code, and never contain a password."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 def run_failing(project: Project, *command: str, code: int, **env: str) -> str:
-    """The one line of an error."""
+    """Run a command that must fail; return its one line of error output."""
     done = project.run(*command, env=env)
     assert done.returncode == code, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
     (line,) = done.stderr.splitlines()
@@ -104,10 +104,10 @@ def test_unavailable_server_is_a_one_line_error(project: Project, lakefs_server:
         env = endpoint_environment(faults.endpoint) | {
             "LAKEFS_ACCESS_KEY_ID": lakefs_server.access_key_id,
             "LAKEFS_SECRET_ACCESS_KEY": lakefs_server.secret_access_key,
-            "LAKEFS_REPO": f"no-{secrets.token_hex(6)}",  # other tests may have made the default one
+            "LAKEFS_REPO": f"no-{secrets.token_hex(6)}",  # other tests may have created the default repository
         }
         said = run_failing(project, "lake.py", "log", code=2, **env)
-        assert "has no repository" in said and not faults.statuses, "both were tried again, in silence"
+        assert "has no repository" in said and not faults.statuses, "both requests were retried without a message"
 
 
 def test_cached_model_and_data_need_no_server(once_trained: Project) -> None:
@@ -170,7 +170,7 @@ def test_protected_branch_is_not_reported_as_a_wrong_key(lakefs_server: Server) 
         if lakefs_server.kind == "real":
             lake.protect()
             with pytest.raises(AppError, match="403 Forbidden: cannot write to protected branch"):
-                for _ in range(200):  # the rule holds some seconds later
+                for _ in range(200):  # the rule takes effect after some seconds
                     with lake.convert_errors("writing"):
                         lake.connection.sdk.objects_api.upload_object(lake.repo, "main", "x", content=b"x")
 

@@ -1,4 +1,4 @@
-"""What a new user meets: settings, an empty folder, faults in the data, servers that do not answer, any state of Git."""
+"""First use: settings, empty data directory, faults in the data, unavailable servers, any state of Git."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_unavailable_mlflow_server_is_an_error(project: Project, script: str) ->
     done = project.run(script, env={"MLFLOW_TRACKING_URI": "http://me:hidden@127.0.0.1:9", "LAKEFS_ENDPOINT": ""})
     assert done.returncode == 1 and "MLflow http://127.0.0.1:9: the server does not answer" in done.stderr
     assert "hidden" not in done.stdout + done.stderr and "Traceback" not in done.stderr
-    assert time.monotonic() - start < 30, "a server that is down is said soon"
+    assert time.monotonic() - start < 30, "an unavailable server is reported quickly"
 
 
 def test_unavailable_lakefs_server_is_an_error(project: Project) -> None:

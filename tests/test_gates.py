@@ -1,4 +1,4 @@
-"""The quality gate and the branch protection that a real lakeFS holds: what breaks a rule never reaches main."""
+"""The quality gate and the branch protection of a real lakeFS: invalid data and models never reach main."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def settings_of(server: Server) -> config.Settings:
 
 @pytest.fixture
 def lake(server: Server) -> Iterator[LakeFS]:
-    """A repository of its own whose main has the gate and is protected."""
+    """A new repository whose main branch has the gate and is protected."""
     with connect(settings_of(server), create=True) as lake:
         server_setup.install_gate(lake, require_passed=False)
         yield lake
@@ -77,7 +77,7 @@ def put_model(lake: LakeFS, folder: Path, **changes: object) -> None:
 def test_valid_data_and_models_pass_the_gate(lake: LakeFS, tmp_path: Path) -> None:
     put_data(lake, tmp_path, {**PAIRS, "classes.json": b"[]", "splits/train.txt": b"a"})
     put_model(lake, tmp_path)
-    put_model(lake, tmp_path, passed=False)  # weak, but a result
+    put_model(lake, tmp_path, passed=False)  # below the gate, but a valid result
     put_data(lake, tmp_path, {"images/c.webp": b"c", "masks/c.tif": b"c"}, {"git_commit": "0", "import_source": "s3"})
 
 
@@ -105,7 +105,7 @@ def test_pair_broken_only_by_the_merge_is_refused(lake: LakeFS, tmp_path: Path) 
     lake.create_branch("older", lake.head())
     lake.connection.sdk.objects_api.delete_object(lake.repo, "older", "data/masks/a.png")
     lake.publisher.commit_staged("older", "half", LINEAGE)
-    put_data(lake, tmp_path, {**PAIRS, "images/c.png": b"c", "masks/c.png": b"c"})  # main goes on meanwhile
+    put_data(lake, tmp_path, {**PAIRS, "images/c.png": b"c", "masks/c.png": b"c"})  # main changes meanwhile
     with pytest.raises(AppError, match="1 pictures of data/ without exactly one partner: images/a"):
         lake.publisher.merge_into_target("older", "half", LINEAGE)
 
@@ -161,7 +161,7 @@ def test_model_below_the_configured_minimum_is_refused(lake: LakeFS, tmp_path: P
 def test_main_accepts_merges_only(lake: LakeFS, tmp_path: Path) -> None:
     file = write_files(tmp_path, {"a": b"a"})["a"]
     with pytest.raises(AppError, match="403"):
-        for _ in range(100):  # the server keeps its settings for up to six seconds
+        for _ in range(100):  # the server caches its settings for up to six seconds
             lake.upload("main", "data/notes.txt", file)
             time.sleep(0.1)
     with pytest.raises(AppError, match="403"):

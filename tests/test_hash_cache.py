@@ -17,7 +17,7 @@ def test_hash_cache_detects_every_change(tmp_path: Path) -> None:
     path.write_bytes(b"one")
     first = cache.sha256(path)
     path.write_bytes(b"two")
-    assert cache.sha256(path) == file_sha256(path) != first, "same size, same moment: not believed"
+    assert cache.sha256(path) == file_sha256(path) != first, "same size and recent time: not trusted"
     old = time.time() - 3600
     os.utime(path, (old, old))
     second = cache.sha256(path)

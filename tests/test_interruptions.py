@@ -1,4 +1,4 @@
-"""What a run leaves behind when it is stopped, killed, or fails half-way; and that a second call goes on."""
+"""The state after a run is interrupted, killed or fails, and the next run after it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TRAINING = ("train.py", "--epochs", "200", "--batch-size", "4")
 
 
 def branch_paths(project: Project) -> tuple[list[str], list[str]]:
-    """Paths on main, and names of all branches."""
+    """Return the paths on main and the names of all branches."""
     with local_lakefs.start(project.folder / ".lakefs") as server:
         lake = LakeFS(
             server.endpoint, server.access_key_id, server.secret_access_key, "image-segmentation-local-repo", "main"
@@ -56,9 +56,9 @@ def test_upload_resumes_after_a_kill(tmp_path: Path) -> None:
     project = make_project(tmp_path, images=200)
     process = project.start("train.py", "--smoke")
     wait_for_line(process, lambda line: line.startswith("MLflow run:"))
-    finish(process, SIGKILL)  # right after the upload has begun
+    finish(process, SIGKILL)  # right after the upload has started
     paths, _ = branch_paths(project)
-    assert not paths or len(paths) == 404, "all of the data or none of it"
+    assert not paths or len(paths) == 404, "all files or none are published"
     after = project.run("train.py", "--smoke")
     assert after.returncode == 0, after.stderr
     paths, branches = branch_paths(project)

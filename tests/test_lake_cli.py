@@ -20,7 +20,7 @@ def project(tmp_path: Path) -> Project:
 
 @pytest.fixture
 def remote_project(project: Project, lakefs_server: Server) -> Project:
-    """The project on a named server, embedded or real, in a repository of its own."""
+    """The project with its own repository on a separate server, embedded or real."""
     project.env = {
         "LAKEFS_ENDPOINT": lakefs_server.endpoint,
         "LAKEFS_ACCESS_KEY_ID": lakefs_server.access_key_id,
@@ -71,7 +71,7 @@ def test_push_status_diff_tag_pull_revert_and_verify(remote_project: Project) ->
     first_data = read_data(remote_project)
     first = commit_id(run_lake(remote_project, "push", "-m", "first pictures"))
     assert f"as on main, {len(first_data)} files" in run_lake(remote_project, "status")
-    assert f"existing commit {first}" in run_lake(remote_project, "push"), "what is unchanged is not committed again"
+    assert f"existing commit {first}" in run_lake(remote_project, "push"), "unchanged data is not committed again"
 
     gone = max(first_data)
     mask = change_data(remote_project, gone)
@@ -102,7 +102,7 @@ def test_push_status_diff_tag_pull_revert_and_verify(remote_project: Project) ->
     assert {k: v for k, v in read_data(remote_project).items() if k != ".hidden"} == first_data
 
     assert f"reverted {second[:12]} on main" in run_lake(remote_project, "revert", second)
-    assert "as on main" in run_lake(remote_project, "status"), "the branch holds the first pictures again"
+    assert "as on main" in run_lake(remote_project, "status"), "the branch contains the first images again"
     assert "cannot be reverted" in run_lake(remote_project, "revert", second, code=1)
     (remote_project.folder / "data" / gone).unlink()
     paint_mask(remote_project, 1)
@@ -114,7 +114,7 @@ def test_push_status_diff_tag_pull_revert_and_verify(remote_project: Project) ->
 
 
 def test_concurrent_pushes_both_succeed(remote_project: Project, tmp_path: Path) -> None:
-    """Both change one mask, and each adds a file: both end well, and each is told a commit of exactly its own files."""
+    """Both change one mask and add a file: both succeed, and each prints a commit of exactly its own files."""
     run_lake(remote_project, "push")
     other = Project(tmp_path / "other", remote_project.env)
     shutil.copytree(remote_project.folder, other.folder)
@@ -139,7 +139,7 @@ def test_concurrent_pushes_both_succeed(remote_project: Project, tmp_path: Path)
 
 
 def test_cached_commits_need_no_server(remote_project: Project) -> None:
-    """A full commit id means one thing for ever; what is not in the cache is an error where the server is down."""
+    """A full commit id is immutable; data missing from the cache is an error while the server is unavailable."""
     first_data = read_data(remote_project)
     first = commit_id(run_lake(remote_project, "push"))
     paint_mask(remote_project, 3)
@@ -164,7 +164,7 @@ def test_cached_commits_need_no_server(remote_project: Project) -> None:
         assert "the server does not answer" in run_lake(remote_project, "pull", ref, code=1)
     paint_mask(remote_project, 1)
     assert "the server does not answer" in run_lake(remote_project, "pull", second, code=1), (
-        "this mask may be of any commit"
+        "this mask may belong to any commit"
     )
     run_lake(remote_project, "pull", second, "--force")
     cached = next((remote_project.folder / ".lakefs/cache/commits" / repo / first / "data/masks").iterdir())

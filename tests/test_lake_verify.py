@@ -22,7 +22,7 @@ def project(tmp_path: Path) -> Project:
 
 
 def corrupt_files(store: Path, *sha256s: str) -> None:
-    """Change a byte of contents in the embedded store."""
+    """Change the first byte of stored contents in the embedded store."""
     for sha256 in sha256s:
         content = store / "content" / sha256
         if content.exists():
@@ -59,7 +59,7 @@ def test_verify_detects_a_changed_byte_in_the_store(project: Project) -> None:
     store = project.folder / ".lakefs"
     content = next(path for path in (store / "content").rglob("*") if path.is_file())
     content.write_bytes(b"\1" + content.read_bytes()[1:])
-    with sqlite3.connect(store / "lakefs.db") as db:  # small files lie in the database
+    with sqlite3.connect(store / "lakefs.db") as db:  # small files are stored in the database
         sha256, data = db.execute("SELECT sha256, data FROM blobs WHERE data IS NOT NULL AND size > 500").fetchone()
         db.execute("UPDATE blobs SET data=? WHERE sha256=?", (data[:-1] + bytes([data[-1] ^ 1]), sha256))
     printed = run_lake(project, "verify", commit, code=1)

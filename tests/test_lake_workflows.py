@@ -33,7 +33,7 @@ def test_git_commit_restores_its_data_and_model(project: Project) -> None:
         assert "git add lakefs.lock && git commit -F" in output
         lock = (project.folder / "lakefs.lock").read_text()
         assert lock == json.dumps(json.loads(lock), indent=2, sort_keys=True) + "\n"
-        assert read_facts(project.folder).dirty == "false", "the lock is no change of the code"
+        assert read_facts(project.folder).dirty == "false", "the lock file does not count as a code change"
         files.append(read_data(project))
         models.append((project.folder / "models/model.pth").read_bytes())
         locks.append(json.loads(lock))
@@ -53,13 +53,13 @@ def test_git_commit_restores_its_data_and_model(project: Project) -> None:
     (project.folder / "models/model.pth").unlink()
     run_lake(project, "pull", "lock")
     assert read_data(project) == files[0] and (project.folder / "models/model.pth").read_bytes() == models[0]
-    assert "same as the local files" in run_lake(project, "status"), "newer data on the branch are no disagreement"
+    assert "same as the local files" in run_lake(project, "status"), "newer data on the branch is not a difference"
 
     run_lake(project, "pull", "main")
     smoke = run_train(project, "--smoke", "--data-ref", "lock")
     tags = project.runs()[0].data.tags
     assert tags["lakefs_data_commit"] == locks[0]["data"]["commit"] and "git add lakefs.lock" not in smoke
-    assert read_data(project) == files[1], "the data folder is left alone"
+    assert read_data(project) == files[1], "the data directory is unchanged"
     assert json.loads((project.folder / "lakefs.lock").read_text()) == locks[0], "--smoke writes no lock"
     (project.folder / "lakefs.lock").write_text("<<<<<<< HEAD\n")
     assert "lakefs.lock: not a valid lock" in run_lake(project, "status", code=2)
@@ -67,7 +67,7 @@ def test_git_commit_restores_its_data_and_model(project: Project) -> None:
 
 @pytest.fixture
 def store(project: Project) -> Iterator[LakeFS]:
-    """The project's embedded store, seen from outside."""
+    """A client of the project's embedded store."""
     with local_lakefs.start(project.folder / ".lakefs") as server:
         yield LakeFS(server.endpoint, server.access_key_id, server.secret_access_key, REPO, "main")
 
@@ -84,7 +84,7 @@ def test_training_on_data_of_another_repository(project: Project, store: LakeFS)
     run_train(project, "--epochs", "1", "--data-ref", source)
     path = project.runs()[0].data.params["lakefs_data_path"]
     assert path == f"lakefs://somebody-else/{their_commit}/data/"
-    assert not list(store.objects("main", "data/")), "no data were published"
+    assert not list(store.objects("main", "data/")), "no data was published"
     lock = json.loads((project.folder / "lakefs.lock").read_text())
     assert (lock["data"]["repository"], lock["model"]["repository"]) == ("somebody-else", REPO)
     run_lake(project, "pull", "lock")
@@ -96,11 +96,13 @@ def test_training_on_data_of_another_repository(project: Project, store: LakeFS)
     content, before = cached.read_bytes(), cached.stat()
     cached.chmod(0o600)
     cached.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    os.utime(cached, ns=(before.st_atime_ns, before.st_mtime_ns))  # a disk that loses bits: no stat tells
+    os.utime(
+        cached, ns=(before.st_atime_ns, before.st_mtime_ns)
+    )  # disk corruption: the file status does not show the change
     broken = project.run("train.py", "--smoke", "--data-ref", source)
     assert broken.returncode == 1 and "remove the cache folder" in broken.stderr and cached.name in broken.stderr
     os.utime(cached)
-    run_train(project, "--smoke", "--data-ref", source)  # a file that was changed is fetched again
+    run_train(project, "--smoke", "--data-ref", source)  # a changed file is downloaded again
     assert cached.read_bytes() == content
 
 
@@ -118,7 +120,7 @@ def test_experiment_branch_is_merged_when_registered(project: Project, store: La
     run = project.runs()[0]
     tags = run.data.tags
     assert (tags["lakefs_branch"], tags["lakefs_target_branch"]) == ("wider", "main")
-    assert store.head() == main, "the target is left alone"
+    assert store.head() == main, "the target is unchanged"
     assert store.contains("wider", tags["lakefs_model_commit"]) and store.contains("wider", main)
     assert "is not on branch main" in run_lake(project, "status", code=1)
     low = project.run("register_model.py", "--threshold", "0.99", "--run-id", run.info.run_id)

@@ -59,7 +59,7 @@ def test_endless_listing_is_an_error(lake: LakeFS, monkeypatch: pytest.MonkeyPat
             list(listing)
 
 
-# What people call their files: Korean of 73 to 85 characters has up to 255 bytes, all that a file system allows.
+# Korean names of 73 to 85 characters have up to 255 bytes, the limit of most file systems.
 HARD_NAMES = [
     *("가" * length + ".png" for length in (73, 80, 83)),
     "나" * 85,
@@ -100,7 +100,7 @@ def test_objects_of_other_clients_are_verified_by_md5(lake: LakeFS, tmp_path: Pa
     assert (tree / "data/other").read_bytes() == b"from elsewhere"
     same = write_local_files(tmp_path, {"other": b"from elsewhere"})
     lake.connection.sdk.commits_api.commit(lake.repo, "main", sdk.CommitCreation(message="theirs"))
-    assert publish(lake, same).uploaded == 0, "what is there already is not sent again"
+    assert publish(lake, same).uploaded == 0, "existing files are not uploaded again"
     assert publish(lake, write_local_files(tmp_path, {"other": b"from_elsewhere"})).uploaded == 1
 
 

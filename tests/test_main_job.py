@@ -1,4 +1,4 @@
-"""The whole job as a person does it: train, register, predict, with the real scripts and nothing but the laptop."""
+"""The complete workflow with the real scripts on one machine: train, register, predict."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project,
 
 @pytest.fixture
 def lake(trained: tuple[Project, str]) -> Iterator[LakeFS]:
-    """The project's embedded store, seen from outside."""
+    """A client of the project's embedded store."""
     with local_lakefs.start(trained[0].folder / ".lakefs") as server:
         keys = server.access_key_id, server.secret_access_key
         yield LakeFS(server.endpoint, *keys, "image-segmentation-local-repo", "main")
@@ -117,7 +117,9 @@ def test_run_directory_contains_report_and_tables_only(trained: tuple[Project, s
     assert [row["iou"] for row in classes] == [best[f"iou/{row['class']}"] for row in classes]
     page = (folder / "report.html").read_text()
     assert run.info.run_id in page and run.data.params["lakefs_model_path"] in page
-    assert not re.search(r"""(?:src|href|url)\s*[=(]\s*["']?(?!data:)[a-z]""", page), "nothing comes from elsewhere"
+    assert not re.search(r"""(?:src|href|url)\s*[=(]\s*["']?(?!data:)[a-z]""", page), (
+        "the page loads no external resource"
+    )
 
 
 def test_branch_contains_data_and_model_with_their_origin(trained: tuple[Project, str], lake: LakeFS) -> None:
@@ -198,7 +200,7 @@ def test_register_then_infer(trained: tuple[Project, str]) -> None:
     assert default.returncode == 0 and "input: test split" in default.stdout
     left = {p.name for p in (project.folder / "data/predictions").iterdir()}
     listed = {r[key] for r in project.predictions()["images"] for key in ("mask", "overlay")}
-    assert left == listed | {"predictions.json", "index.html"}, "what the call before had written is gone"
+    assert left == listed | {"predictions.json", "index.html"}, "outputs of the previous call are removed"
 
 
 def _check_outputs(folder: Path, predictions: dict) -> None:  # type: ignore[type-arg]
@@ -221,7 +223,7 @@ def test_inference_on_images_of_any_size(trained: tuple[Project, str], tmp_path:
         Image.new("RGB", size, (200, 30, 30)).save(tmp_path / "in" / name)
     (tmp_path / "in/broken.png").write_bytes(b"not a picture")
     done = project.run("infer.py", "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"))
-    assert done.returncode == 1 and "broken.png" in done.stderr, "one broken picture is named, the others are done"
+    assert done.returncode == 1 and "broken.png" in done.stderr, "the damaged image is named, the others are predicted"
     for name, size in {"a.png.png": (37, 90), "a.jpg.png": (300, 20), "sub/한글 이름.png": (128, 128)}.items():
         with Image.open(tmp_path / "out" / name) as mask:
             assert mask.size == size

@@ -1,4 +1,4 @@
-"""What the process does with memory that it has freed."""
+"""Reuse of freed memory by the process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
 def test_freed_memory_pages_are_reused_by_the_next_step() -> None:
-    """Else the kernel clears most of the 150,000 pages of each step anew."""
+    """Otherwise the kernel clears most of the 150,000 pages again in each step."""
     faults = {}
     for how in ("kept", "default"):
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Object storage: buckets, health, listings, links, and import into lakeFS without copies."""
+"""Object storage: buckets, health, listings, presigned links, and import into lakeFS without copies."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_unavailable_server_is_reported(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.fixture
 def filled_bucket(s3: Storage) -> str:
-    """A bucket with 1,001 objects, one more than a page of a listing holds."""
+    """A bucket with 1,001 objects, one more than a listing page."""
     bucket = f"bucket-{secrets.token_hex(6)}"
     minio_utils.ensure_bucket(settings(s3), bucket)
     client = minio_utils.make_client(settings(s3))
@@ -176,7 +176,7 @@ def test_import_commits_a_bucket_without_copies(over_minio: Server, tmp_path: Pa
     s3 = minio_utils.make_client(chosen)
     for key in ("set/images/a.png", "set/masks/a.png", "settle/b.png"):
         s3.put_object(Bucket=bucket, Key=key, Body=key.encode())
-    for again in (False, True):  # the second call finds nothing to do
+    for again in (False, True):  # the second call changes nothing
         bucket_import.import_prefix(chosen, f"s3://{bucket}/set", "data", replace=again)
     with connect(chosen) as lake:
         server_setup.install_gate(lake, require_passed=False)
@@ -190,7 +190,7 @@ def test_import_commits_a_bucket_without_copies(over_minio: Server, tmp_path: Pa
         with pytest.raises(UsageError, match=r"already holds files: --replace"):
             bucket_import.import_prefix(chosen, f"s3://{bucket}/set", "data/", replace=False)
         s3.delete_object(Bucket=bucket, Key="set/masks/a.png")
-        with pytest.raises(AppError, match="without exactly one partner"):  # the gate holds for imports too
+        with pytest.raises(AppError, match="without exactly one partner"):  # the gate applies to imports too
             bucket_import.import_prefix(chosen, f"s3://{bucket}/set", "data/", replace=True)
         s3.put_object(Bucket=bucket, Key="set/masks/a.png", Body=b"new mask")
         bucket_import.import_prefix(chosen, f"s3://{bucket}/set", "data/", replace=True)
@@ -233,7 +233,7 @@ def test_concurrent_imports_do_not_interfere(over_minio: Server, monkeypatch: py
             with pytest.raises(KeyboardInterrupt):
                 bucket_import.import_prefix(chosen, f"s3://{bucket}/set", "more", replace=False)
         bucket_import.import_prefix(chosen, f"s3://{bucket}/set", "more", replace=False)
-        assert len(branches(lake)) == 2, "it may be that of a call that is going on"
+        assert len(branches(lake)) == 2, "the branch may belong to a call in progress"
         now = time.time()
         with monkeypatch.context() as patch:
             patch.setattr(time, "time", lambda: now + ABANDONED_S + 60)

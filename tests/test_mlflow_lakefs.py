@@ -1,4 +1,4 @@
-"""lakeFS as MLflow's users see it: download, load, serve and data set, by MLflow's own calls in other processes."""
+"""lakeFS URIs in MLflow: download, load, serve and data sets, by MLflow's own calls in other processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.project import SOURCE
 
 @pytest.fixture(scope="module")
 def installed(lifecycle: Lifecycle, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An environment in which the project counts as installed: the entry points that `pip install -e .` writes."""
+    """An environment with the entry points that `pip install -e .` writes."""
     site = tmp_path_factory.mktemp("site")
     project = tomllib.loads((SOURCE / "pyproject.toml").read_text())["project"]
     info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
@@ -37,7 +37,7 @@ def installed(lifecycle: Lifecycle, tmp_path_factory: pytest.TempPathFactory) ->
     folder = lifecycle.project.folder
     return lifecycle.project.environment() | {
         "PYTHONPATH": f"{folder}:{site}",
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # as an activated environment has it
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # as in an activated environment
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
         "DEVICE": "cpu",
     }

@@ -49,7 +49,7 @@ def test_model_file_rebuilds_its_model_without_options(tmp_path: Path) -> None:
 
 
 class Payload:
-    """Would make a file if it were unpickled."""
+    """Payload that creates a file when unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

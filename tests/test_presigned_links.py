@@ -32,7 +32,7 @@ def lake(faulty_lake: tuple[LakeFS, Faults]) -> LakeFS:
 def storage(
     lake: LakeFS, lakefs_server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Faults]:
-    """Faults between the client and the object storage behind lakeFS, where the way does lead there by links."""
+    """Faults between the client and the object storage behind lakeFS, if the server offers presigned links."""
     if not supports_multipart(lake) or lakefs_server.storage is None:
         pytest.skip("this server offers no presigned links")
     endpoint, request = lakefs_server.storage.endpoint, HttpClient.request
@@ -43,7 +43,7 @@ def storage(
 
         monkeypatch.setattr(HttpClient, "request", request_via_faults)
         yield faults
-    assert "are unreachable" not in capsys.readouterr().err, "nothing went around by lakeFS"
+    assert "are unreachable" not in capsys.readouterr().err, "no transfer fell back to lakeFS"
 
 
 @pytest.mark.parametrize("size", [transfer.SMALL + 10, multipart.MULTIPART + 10])
@@ -110,7 +110,7 @@ def test_concurrent_parts_are_limited(lake: LakeFS, tmp_path: Path, monkeypatch:
 def test_abandoned_multipart_upload_is_aborted(
     lake: LakeFS, lakefs_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    """By a later upload: after an hour of one to the same path, after twenty of one to any."""
+    """By a later upload: one to the same path after an hour, one to any path after twenty hours."""
     if not supports_multipart(lake) or lakefs_server.storage is None:
         pytest.skip("this server offers no multipart uploads")
     import boto3
@@ -170,7 +170,7 @@ def test_multipart_upload_resumes_after_a_kill(lake: LakeFS, tmp_path: Path, mon
 
     monkeypatch.setattr(multipart.MultipartUpload, "_upload_part", recorded)
     commit = publish(lake, file)
-    assert sent == [1, 2, 3, 4, 5], "what had arrived is not sent again"
+    assert sent == [1, 2, 3, 4, 5], "uploaded files are not sent again"
     path = lake.verified_file(LakePath(lake.repo, commit, "data/x"), file.sha256, tmp_path / "cache")
     assert file_sha256(path) == file.sha256
     assert lake.connection.journals is not None and not list(lake.connection.journals.iterdir())
@@ -198,7 +198,7 @@ def test_unreachable_presigned_links_warn_once_and_fall_back_to_lakefs(
 
 
 def expire_link(link: str) -> str:
-    """The link as if it had been signed a century ago."""
+    """Return the link as if it had been signed a century ago."""
     assert "X-Amz-Date=20" in link
     return link.replace("X-Amz-Date=20", "X-Amz-Date=19")
 
@@ -206,7 +206,7 @@ def expire_link(link: str) -> str:
 def test_upload_falls_back_when_the_presigned_link_expired(
     lake: LakeFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The storage refuses it, or hangs up while the file is still being sent: either way the file arrives."""
+    """The storage refuses it or closes the connection during the upload: the file is uploaded in both cases."""
     if not supports_multipart(lake):
         pytest.skip("this server offers no presigned links")
     from lakefs_sdk.api import experimental_api, staging_api

@@ -28,7 +28,7 @@ NAMES = [
     "empty",
     "deep/" * 20 + "x",
     "n" * 200,
-    "/".join(["가" * 66] * 5) + "x",  # with data/ before it 1,000 bytes; lakeFS takes 1,024
+    "/".join(["가" * 66] * 5) + "x",  # 1,000 bytes with data/; lakeFS allows 1,024
 ]
 
 
@@ -55,7 +55,7 @@ def test_only_changed_files_are_uploaded(lake: LakeFS, tmp_path: Path) -> None:
     second = publish(lake, files)
     assert (second.uploaded, second.removed) == (2, 1)
     assert published_hashes(lake, second.commit_id) == {name: file.sha256 for name, file in files.items()}
-    assert len(published_hashes(lake, first.commit_id)) == 5, "an older commit stays as it was"
+    assert len(published_hashes(lake, first.commit_id)) == 5, "an older commit is unchanged"
     kept = publish(lake, write_local_files(tmp_path, {"0.png": b"only this"}), mirror=False)
     assert (kept.uploaded, kept.removed, len(published_hashes(lake, "main"))) == (1, 0, 5)
 
@@ -73,7 +73,7 @@ def test_commit_reuse_depends_on_content_not_metadata(lake: LakeFS, tmp_path: Pa
     only_x = {"x": both["x"]}
     publish(lake, both)
     said = publish(lake, write_local_files(tmp_path, {"x": b"3"}) | {"y": both["y"]})
-    again = publish(lake, only_x, mirror=False)  # its metadata name x alone, but y is there too
+    again = publish(lake, only_x, mirror=False)  # its metadata names x only, but y exists too
     assert len(published_hashes(lake, again.commit_id)) == 2 and said.commit_id != again.commit_id
     lake.connection.sdk.objects_api.delete_object(lake.repo, "main", "data/y")
     lake.connection.sdk.commits_api.commit(lake.repo, "main", sdk.CommitCreation(message="by hand"))
@@ -118,7 +118,7 @@ def test_publish_resumes_after_a_kill(lake: LakeFS, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(Publisher, "upload", interrupted)
     with pytest.raises(KeyboardInterrupt):
         publish(lake, files)
-    assert published_hashes(lake, "main") == {}, "nothing half done shows on main"
+    assert published_hashes(lake, "main") == {}, "main contains no partial publication"
     again: list[str] = []
 
     def recorded(self: Publisher, branch: str, path: str, file: LocalFile) -> None:
@@ -127,12 +127,12 @@ def test_publish_resumes_after_a_kill(lake: LakeFS, tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(Publisher, "upload", recorded)
     done = publish(lake, files)
-    assert sorted(again) == sorted({f"data/{name}" for name in files} - set(sent)), "what had arrived is not sent again"
+    assert sorted(again) == sorted({f"data/{name}" for name in files} - set(sent)), "uploaded files are not sent again"
     assert len(published_hashes(lake, done.commit_id)) == 20 and branches(lake) == ["main"]
 
 
 def publish_and_interrupt_before(step: str, lake: LakeFS, files: dict[str, LocalFile], mirror: bool = True) -> None:
-    """Publish, and end right before `step`, as by kill -9."""
+    """Publish, and interrupt right before the method `step`."""
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -143,7 +143,7 @@ def publish_and_interrupt_before(step: str, lake: LakeFS, files: dict[str, Local
 
 
 def record_uploads(patch: pytest.MonkeyPatch) -> list[str]:
-    """The paths that are sent from now on."""
+    """Return a list that collects the paths of all later uploads."""
     upload, sent = Publisher.upload, list[str]()
 
     def recorded(self: Publisher, branch: str, path: str, file: LocalFile) -> None:
@@ -159,7 +159,7 @@ def record_uploads(patch: pytest.MonkeyPatch) -> list[str]:
 def test_resumed_publish_starts_from_the_current_target(
     lake: LakeFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, mirror: bool
 ) -> None:
-    """A colleague has removed a file that was there, changed one and added one meanwhile."""
+    """Another client has removed, changed and added a file meanwhile."""
     base = write_local_files(tmp_path, {"q": b"q", "other": b"1"})
     publish(lake, base)
     mine = {"q": base["q"], **write_local_files(tmp_path, {"new": b"new", "both": b"mine"})}
@@ -170,7 +170,7 @@ def test_resumed_publish_starts_from_the_current_target(
     done = publish(lake, mine, mirror)
     wanted = {name: file.sha256 for name, file in (mine if mirror else {**theirs, **mine}).items()}
     assert published_hashes(lake, done.commit_id) == published_hashes(lake, "main") == wanted
-    assert sent == ["data/q"], "what had arrived is not sent again"
+    assert sent == ["data/q"], "uploaded files are not sent again"
     assert branches(lake) == ["main"]
 
 
@@ -281,7 +281,7 @@ def test_concurrent_publish_of_different_files(lake_settings: config.Settings, t
     with connect(lake_settings) as lake:
         for commit, files in results:
             assert published_hashes(lake, commit) == {name: file.sha256 for name, file in files.items()}, (
-                "each has a commit of its own"
+                "each publication has its own commit"
             )
         reachable = {
             commit.id for commit in lake.connection.sdk.refs_api.log_commits(lake.repo, "main", amount=1000).results

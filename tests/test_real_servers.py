@@ -23,7 +23,7 @@ def test_train_register_infer_against_real_servers(tmp_path: Path) -> None:
             "LAKEFS_STORAGE_NAMESPACE": lakefs.storage_namespace,
             "MLFLOW_TRACKING_URI": mlflow,
         }
-        if lakefs.storage:  # the bucket is made by the scripts
+        if lakefs.storage:  # the scripts create the bucket
             project.env |= {
                 "LAKEFS_STORAGE_NAMESPACE": "",
                 "MINIO_BUCKET": "made-by-train",

@@ -39,7 +39,7 @@ def lake(tmp_path: Path) -> Iterator[LakeFS]:
 
 
 def result(project: Project, lake: LakeFS, content: bytes, accuracy: float, miou: float) -> Result:
-    """A published model with its lock, as train.py leaves it."""
+    """Publish a model and write its lock file, as train.py does."""
     file = project.folder / "models/model.pth"
     file.parent.mkdir(exist_ok=True)
     file.write_bytes(content)
@@ -80,7 +80,7 @@ def test_results_are_committed_and_tagged(project: Project, lake: LakeFS) -> Non
     message = project.git("tag", "--list", "--format=%(contents)", "v1.1-acc90")
     assert "since v1.0-acc85: accuracy +5%p, mIoU +0.112" in message
     release.release(lake, second, None, parameters, project.folder)
-    assert project.git("rev-list", "--count", "HEAD") == "3", "nothing new is no new commit"
+    assert project.git("rev-list", "--count", "HEAD") == "3", "an unchanged lock creates no new commit"
 
 
 def test_invalid_tag_is_refused_before_training(project: Project, lake: LakeFS, tmp_path: Path) -> None:
@@ -133,10 +133,12 @@ def test_tag_conflict_and_interrupted_call_are_handled(
         patch.setattr(lake, "set_tag", overtaken)
         release.release(lake, first, "auto", {}, project.folder)
     assert project.git("tag", "--list") == "v1.1-acc85"
-    project.git("tag", "-d", "v1.1-acc85")  # as if killed between the two tags
+    project.git("tag", "-d", "v1.1-acc85")  # as after a kill between the two tags
     release.release(lake, first, "auto", {}, project.folder)
     assert project.git("tag", "--list") == "v1.1-acc85"
-    assert sorted(dict(lake.list_refs("tags"))) == ["v1.0-acc85", "v1.1-acc85"], "the one that was begun, not a third"
+    assert sorted(dict(lake.list_refs("tags"))) == ["v1.0-acc85", "v1.1-acc85"], (
+        "the interrupted tag is completed, no third one is created"
+    )
 
 
 def test_existing_tag_name_leaves_git_unchanged(project: Project, lake: LakeFS) -> None:
@@ -148,11 +150,11 @@ def test_existing_tag_name_leaves_git_unchanged(project: Project, lake: LakeFS) 
     assert project.git("rev-parse", "HEAD") == before and project.git("tag", "--list") == ""
     lake.set_tag("theirs", made.model_path.ref)
     release.release(lake, made, "theirs", {}, project.folder)
-    assert project.git("tag", "--list") == "theirs", "a tag on the same commit is done"
+    assert project.git("tag", "--list") == "theirs", "a tag on the same commit is accepted"
 
 
 def test_training_commits_and_tags(tmp_path: Path) -> None:
-    """The whole way of train.py: v0.1-initial by name, then the next name, past a tag that lakeFS alone has."""
+    """With train.py: v0.1-initial by name, then the next automatic name, skipping a tag that exists only in lakeFS."""
     project = make_project(tmp_path / "project", images=20)
     for key, value in (("user.name", "Test"), ("user.email", "test@example.org")):
         project.git("config", key, value)
@@ -172,7 +174,7 @@ def test_training_commits_and_tags(tmp_path: Path) -> None:
     second = project.run("train.py", *small, "--seed", "1", "--git-tag")
     assert second.returncode == 0, second.stdout + second.stderr
     (tag,) = project.git("tag", "--list", "v1*").splitlines()
-    assert tag.startswith("v1.1-acc") and f'git tag -a "{tag}"' in second.stdout, "as the report says"
+    assert tag.startswith("v1.1-acc") and f'git tag -a "{tag}"' in second.stdout, "as printed in the report"
     assert "since v0.1-initial: accuracy " in project.git("tag", "--list", "--format=%(contents)", tag)
     tags = project.run("lake.py", "tag").stdout
     assert tag in tags and project.runs()[0].data.tags["lakefs_model_commit"][:12] in tags
@@ -182,4 +184,4 @@ def test_training_commits_and_tags(tmp_path: Path) -> None:
     third = project.run("train.py", *small, "--seed", "2", "--git-commit")
     assert third.returncode == 1 and "not today" in third.stderr
     folder = project.folder / "models" / project.runs()[0].info.run_id
-    assert not (folder / "checkpoint.pth").exists() and not (folder / ".lock").exists(), "the run itself is whole"
+    assert not (folder / "checkpoint.pth").exists() and not (folder / ".lock").exists(), "the run itself is complete"

@@ -1,4 +1,4 @@
-"""What a run records of its code, and --reproduce, which trains it again from that."""
+"""The recorded code of a run, and `--reproduce`, which trains it again from that record."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def dirty(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, str]:
 
 def test_run_from_a_dirty_tree_is_reproduced_bit_identically(dirty: tuple[Project, str]) -> None:
     project, run_id = dirty
-    (project.folder / "train/own.py").write_text("DECAY = 0.0\n")  # the tree of today is another one
+    (project.folder / "train/own.py").write_text("DECAY = 0.0\n")  # the current working tree differs
     before = project.git("status", "--porcelain")
     done = project.run("train.py", "--reproduce", run_id)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all metrics are bit-identical." in done.stdout and "environment: the same" in done.stdout
-    assert project.git("status", "--porcelain") == before, "the tree is left as it was"
+    assert project.git("status", "--porcelain") == before, "the working tree is unchanged"
     assert len(project.git("worktree", "list").splitlines()) == 1 and len(project.runs()) == 1
 
 
@@ -82,7 +82,7 @@ def test_uncommitted_changes_are_restored_in_a_worktree(tmp_path: Path) -> None:
         (sub / name).write_text(f"{name}\n")
     (sub / "picture.bin").write_bytes(bytes(range(256)))
     project.git("init", "--quiet")
-    assert code_changes(project.folder) is None, "nothing to differ from"
+    assert code_changes(project.folder) is None, "no commit to compare with"
     project.git("add", ".")
     project.git("commit", "--quiet", "-m", "first")
     commit = project.git("rev-parse", "HEAD")

@@ -1,4 +1,4 @@
-"""A run that is killed at any moment goes on as if nothing had been: to the bit, in the same MLflow run."""
+"""Resuming an interrupted run: bit-identical to an uninterrupted one, in the same MLflow run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from train.model_train import ModelTrain
 from train.resume import find
 from train.setup import prepare_training
 
-# Five steps an epoch; the learning rate is so high that the figures go up and down and PATIENCE counts.
+# Five steps per epoch; the learning rate is so high that the metrics oscillate and PATIENCE takes effect.
 OPTIONS = ("--epochs", "6", "--batch-size", "4", "--image-size", "32", "32", "--lr", "0.05", "--patience", "2")
 EVERY_STEP = {"CHECKPOINT_MINUTES": "0.0000001"}
 
@@ -41,7 +41,7 @@ def kill_at_call(project: Project, place: str, number: int, *arguments: str, **e
 
 
 def recorded_metrics(project: Project, run_id: str) -> dict[str, list[tuple[int, float]]]:
-    """Every metric of a run, but those of the clock, with the steps that it was recorded at."""
+    """Return every metric of a run except timings, with its steps."""
     client = project.mlflow()
     names = client.get_run(run_id).data.metrics
     return {
@@ -58,7 +58,7 @@ def weights(project: Project) -> dict[str, torch.Tensor]:
 
 
 def is_identical(a: Any, b: Any) -> bool:
-    """Equal to the bit, through dictionaries and lists."""
+    """Return whether two nested values are bit-identical."""
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
@@ -70,13 +70,13 @@ def is_identical(a: Any, b: Any) -> bool:
 
 @pytest.fixture(scope="module")
 def reference(project: Project) -> tuple[str, dict[str, torch.Tensor]]:
-    """An uninterrupted run: its id and its model."""
+    """Id and weights of an uninterrupted run."""
     done = project.run("train.py", *OPTIONS)
     assert done.returncode == 0, done.stdout + done.stderr
     return project.runs()[0].info.run_id, weights(project)
 
 
-@pytest.mark.parametrize("seed", range(int(os.environ.get("TEST_KILLS", "1"))))  # half a minute each
+@pytest.mark.parametrize("seed", range(int(os.environ.get("TEST_KILLS", "1"))))  # about 30 seconds each
 def test_resume_after_kills_at_random_steps_is_bit_identical(
     project: Project, reference: tuple[str, dict[str, torch.Tensor]], seed: int
 ) -> None:
@@ -93,9 +93,9 @@ def test_resume_after_kills_at_random_steps_is_bit_identical(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "=== LakeFS 커밋 완료 ===" in done.stdout
     again = project.mlflow().get_run(run.info.run_id)
-    assert again.info.status == "FINISHED" and len(project.runs()) == before + 1, "the same run went on"
+    assert again.info.status == "FINISHED" and len(project.runs()) == before + 1, "the same run was resumed"
     assert recorded_metrics(project, run.info.run_id) == recorded_metrics(project, run_id), (
-        "no figure differs, none is there twice"
+        "no metric differs or is logged twice"
     )
     assert is_identical(weights(project), model)
     assert not list((project.folder / "models" / run.info.run_id).glob("*.pth"))
@@ -139,7 +139,7 @@ class Interrupted(Exception):
 
 
 class InterruptibleTraining(ModelTrain):
-    """Stops before a given step of all, with the checkpoint of the step before."""
+    """A training that stops before step `stop_at`, with the checkpoint of the previous step."""
 
     stop_at = 10**9
 
@@ -150,7 +150,7 @@ class InterruptibleTraining(ModelTrain):
 
 
 def test_resume_continues_at_every_step(tmp_path: Path) -> None:
-    """In one process, so that every step can be tried, and the whole state be compared."""
+    """Runs in one process, so that every step is tested and the complete state is compared."""
     generate_sample(tmp_path / "data", seed=0, count=12)
     data = check_data(tmp_path / "data", 0)
 

@@ -1,4 +1,4 @@
-"""Files that mean harm: each is a clear error, nothing of it is executed, nothing is written outside the output folder."""
+"""Malicious files: a clear error, no code executed, nothing written outside the output directory."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def resaved(path: Path, **changes: Any) -> Path:
 
 
 class Payload:
-    """Unpickled by the ordinary way, it makes a file."""
+    """Payload that creates a file when unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -87,7 +87,7 @@ def test_zip_bomb_is_not_extracted(model_file: Path) -> None:
         for entry in old.infolist():
             new.writestr(entry.filename, bytes(1 << 24) if entry.filename.endswith("/data/0") else old.read(entry))
     refused(model_file, "compressed")
-    huge = bytearray(whole)  # the directory at the end says 4 GB of a small entry
+    huge = bytearray(whole)  # the central directory declares 4 GB for a small entry
     last = huge.rindex(b"PK\x01\x02")
     huge[last + 20 : last + 28] = struct.pack("<II", 0xFFFFFFF0, 0xFFFFFFF0)
     model_file.write_bytes(huge)
@@ -95,7 +95,7 @@ def test_zip_bomb_is_not_extracted(model_file: Path) -> None:
 
 
 def png_of_size(width: int, height: int) -> bytes:
-    """A PNG whose header declares a size and whose content is nothing like it."""
+    """Return a PNG whose header declares a size that its content does not have."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -135,7 +135,7 @@ def test_harmful_images_are_listed_and_skipped(tmp_path: Path) -> None:
     assert sorted(found) == sorted(words)
     assert all(text in found[name] for name, text in words.items()), found
     assert {p.stem.removesuffix("_overlay") for p in out.iterdir()} == {"000", "001", "predictions", "index"}
-    assert {p.name for p in tmp_path.iterdir()} == {"in", "out", "secret.png"}, "nothing was made elsewhere"
+    assert {p.name for p in tmp_path.iterdir()} == {"in", "out", "secret.png"}, "nothing was created elsewhere"
 
 
 def test_symlink_named_by_the_user_is_followed(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_nothing_is_written_or_removed_outside_the_output_directory(tmp_path: Pa
     (out / "sub").unlink()
     (out / "predictions.json").unlink(missing_ok=True)
     (out / "sub").mkdir()
-    (out / "sub/000.png").symlink_to(victim / "000.png")  # replaced, not written through
+    (out / "sub/000.png").symlink_to(victim / "000.png")  # replaced, not followed
     batch_job.predict(predictor, items, out, lineage(), None)
     assert (victim / "000.png").read_bytes() == b"precious" and not (out / "sub/000.png").is_symlink()
 
@@ -200,7 +200,7 @@ def test_invalid_output_names_are_changed_or_listed(tmp_path: Path) -> None:
     items = inputs.collect_items([folder])
     outcome = batch_job.predict(Predictor(make_model(), CPU), items, tmp_path / "out", lineage(), None)
     made = {path.stem for path in (tmp_path / "out").glob("*.png")}
-    assert made == {"000", "10_30.png", "10_30.png-2", "a_b", "가" * 80}, "each its own"
+    assert made == {"000", "10_30.png", "10_30.png-2", "a_b", "가" * 80}, "each has its own name"
     assert len(outcome.failed) == 2
     assert any(r"\xff\xfe.png: expected a name in UTF-8: rename it" in line for line in outcome.failed)
     assert any("nnn.png: expected a name of at most 243 bytes: rename it" in line for line in outcome.failed)
@@ -216,7 +216,7 @@ def test_skipped_files_of_a_directory_are_named(
     (tmp_path / "in/clip.MP4").write_bytes(b"")
     scandir = os.scandir
 
-    def closed(path: Any = ".") -> Any:  # for root, nothing is
+    def closed(path: Any = ".") -> Any:  # root can read everything
         if str(path).endswith("locked"):
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)

@@ -50,7 +50,7 @@ def test_order_differs_between_epochs_and_global_generator_is_unchanged() -> Non
 @pytest.mark.parametrize("strength", sorted(STRENGTHS))
 @pytest.mark.parametrize("size", [(24, 36), (12, 18), (30, 20)])
 def test_augmentation_keeps_image_and_mask_aligned(strength: str, size: tuple[int, int]) -> None:
-    """Two halves of one class each, drawn in the picture too: after any change the picture still shows the mask."""
+    """The image shows the two classes of the mask, and must still match it after augmentation."""
     masks = torch.zeros(32, 24, 36, dtype=torch.uint8)
     masks[:, :, 20:] = 1
     masks[:, 18:] = IGNORE_INDEX
@@ -83,7 +83,7 @@ def test_averaged_weights_follow_over_a_fraction_of_the_steps() -> None:
 def test_automatic_settings_depend_on_data_and_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     network = build_network("compact_unet", 3)
     small, large = (auto_settings.batch_size(None, network, size, CPU)[0] for size in ((64, 64), (360, 480)))
-    assert small == 16 and large == 4, "about as many pixels in a step"
+    assert small == 16 and large == 4, "about the same number of pixels per step"
     one = auto_settings.step_memory(network, (64, 64))
     assert auto_settings.step_memory(network, (128, 128)) == pytest.approx(4 * one, rel=0.1)
     monkeypatch.setattr(auto_settings, "free_memory", lambda _: 6 * one)
@@ -96,4 +96,4 @@ def test_automatic_settings_depend_on_data_and_machine(monkeypatch: pytest.Monke
     assert auto_settings.step_seconds(network, 2, (32, 32), CPU) < auto_settings.step_seconds(
         network, 8, (128, 128), CPU
     )
-    assert all(p.grad is None for p in network.parameters()), "tried on a copy"
+    assert all(p.grad is None for p in network.parameters()), "measured on a copy"

@@ -1,4 +1,4 @@
-"""The server dies by kill -9, or its disk is full, in the middle of the work: nothing lost, nothing half there."""
+"""A server killed (SIGKILL) or with a full disk during a publication: no data lost, no partial update."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def killable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Killabl
 
 
 def require_complete(lake: LakeFS, files: dict[str, LocalFile], commits: int) -> None:
-    """Main holds exactly the files, by so many commits, and no private branch is left."""
+    """Fail unless main contains exactly the files after `commits` commits and no private branch is left."""
     assert published_hashes(lake, "main") == sha256s(files)
     assert len(list(lake.log("main", first_parent=False))) == commits
     assert [name for name, _ in lake.list_refs("branches")] == ["main"]
@@ -130,7 +130,7 @@ def fsck(killable: KillableServer) -> str:
 def test_publish_succeeds_after_a_full_disk_of_the_embedded_server(
     killable: KillableServer, tmp_path: Path, count: int, size: int
 ) -> None:
-    """A large file has no room in the folder, many small ones have none in the database."""
+    """A large file exceeds the limit in the directory, many small ones exceed it in the database."""
     server = killable.start(max_file_bytes=500 * 1024)
     files = write_files(tmp_path, count, size)
     with connect(settings_for(server, server.endpoint, tmp_path), create=True) as lake:

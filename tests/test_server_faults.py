@@ -54,7 +54,7 @@ def test_publish_succeeds_after_a_lost_response(faulty_lake: tuple[LakeFS, Fault
 def test_tag_branch_and_revert_succeed_after_a_lost_response(
     faulty_lake: tuple[LakeFS, Faults], tmp_path: Path
 ) -> None:
-    """Branches, tags and reverts: the second request finds the work of the first one done, which is no error."""
+    """Branches, tags and reverts: the retry finds the first request completed, which is not an error."""
     lake, faults = faulty_lake
     first, second = (publish(lake, random_file(tmp_path, 100)) for _ in range(2))
     source = LakePath(lake.repo, first, "data/x")
@@ -87,7 +87,7 @@ def test_tag_branch_and_revert_succeed_after_a_lost_response(
 
 
 def test_tag_on_a_duplicate_commit_is_accepted(lake: LakeFS, tmp_path: Path) -> None:
-    """As earlier versions of this project left it, after a lost answer."""
+    """Earlier versions of this project created such commits after a lost response."""
     import lakefs_sdk
 
     first = publish(lake, random_file(tmp_path, 100))
@@ -119,7 +119,7 @@ def test_download_resumes_by_range_after_a_broken_connection(
     faulty_lake: tuple[LakeFS, Faults], tmp_path: Path, at: list[int]
 ) -> None:
     lake, faults = faulty_lake
-    lake.connection.transfer._presign_support = (False, False)  # through the server, where the faults are
+    lake.connection.transfer._presign_support = (False, False)  # through the server, where the faults are injected
     file = random_file(tmp_path, 200_000)
     source = LakePath(lake.repo, publish(lake, file), "data/x")
     faults.match, faults.cut_downloads = "/objects?path", list(at)
@@ -148,7 +148,7 @@ def test_non_http_responses_are_retried_then_reported(faulty_lake: tuple[LakeFS,
     with pytest.raises(AppError, match="does not answer"):
         lake.head()
     faults.invalid_responses = 2
-    assert len(lake.head()) == 64, "twice is ridden out"
+    assert len(lake.head()) == 64, "two invalid responses are retried"
 
 
 @pytest.mark.parametrize("step", ["/objects?path", "/commits", "/merge/"])
@@ -157,7 +157,7 @@ def test_response_that_is_not_from_lakefs_is_an_error(
 ) -> None:
     lake, faults = faulty_lake
     head = lake.head()
-    faults.match, faults.statuses = step, [201 if step.startswith("/obj") else 200]  # with a body that means nothing
+    faults.match, faults.statuses = step, [201 if step.startswith("/obj") else 200]  # with a meaningless body
     file = random_file(tmp_path, 100)
     with pytest.raises(AppError, match=r"data/x|not a response of lakeFS"):
         publish(lake, file)
@@ -189,7 +189,7 @@ def test_transfer_timeouts_are_retried_then_reported(faulty_lake: tuple[LakeFS, 
         publish(lake, random_file(tmp_path, 100))
     with pytest.raises(AppError, match="data/x: connection lost repeatedly: TimeoutError: timed out"):
         lake.download(source, tmp_path / "other")
-    assert faults.unanswered == 1000 - 2 * 7, "what the wire has tried again is not tried again as a whole"
+    assert faults.unanswered == 1000 - 2 * 7, "requests retried by the HTTP pool are not retried again as a file"
 
 
 def test_remaining_files_are_skipped_when_server_is_unavailable(

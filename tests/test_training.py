@@ -38,7 +38,7 @@ def train(sample: Path, folder: Path, **changes: object) -> ModelTrain:
 
 @pytest.mark.parametrize("batch_size", [1, 9, 64])
 def test_training_is_bit_identical_with_any_last_batch(sample: Path, tmp_path: Path, batch_size: int) -> None:
-    """Ten training pictures: batches of 9 leave one over, batches of one are shown twice."""
+    """Ten training images: batches of 9 leave one over, which joins the last batch."""
     weights = []
     for _ in range(2):
         training = train(sample, tmp_path, batch_size=batch_size, image_size=(32, 32))
@@ -61,7 +61,7 @@ def test_decoded_images_are_shared_verified_and_bounded(
     assert made.history[0].validation == read.history[0].validation
     files = {file: file.read_bytes() for file in folder.glob("*.pictures")}
     assert len(files) == 2 and len({file.stat().st_ino for file in files}) == 2
-    for pair in data.pairs:  # a second run has no need of the files themselves
+    for pair in data.pairs:  # a second run does not need the image files
         pair.image.rename(pair.image.with_suffix(".kept"))
     again = prepare_training(made.settings, data)
     pairs = ((again.train_images, read.setup.train_images), (again.val_images, read.setup.val_images))
@@ -84,7 +84,7 @@ def test_decoded_images_are_shared_verified_and_bounded(
     room = sum(map(len, files.values())) / 1e9
     train(sample, tmp_path, picture_cache_gb=room, image_size=(31, 32), lakefs_local_dir=tmp_path / "lake")
     left = list(folder.glob("*.pictures"))
-    assert len(left) == 2 and not files.keys() & set(left), "the older ones had to go"
+    assert len(left) == 2 and not files.keys() & set(left), "the older caches were evicted"
 
 
 def test_image_changed_after_the_check_stops_the_run(sample: Path, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_image_changed_after_the_check_stops_the_run(sample: Path, tmp_path: Pat
 def test_time_limited_training_ends_on_time_at_the_minimum_learning_rate(
     sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = itertools.count(0, 0.125)  # seconds, at each look at it
+    clock = itertools.count(0, 0.125)  # seconds per call
     ticking = SimpleNamespace(perf_counter=lambda: next(clock), monotonic=time.monotonic)
     monkeypatch.setattr(base_train, "time", ticking)
     training = train(sample, tmp_path, image_size=(32, 32), max_seconds=1.5, batch_size=4)

@@ -35,7 +35,7 @@ def lake(faulty_lake: tuple[LakeFS, Faults]) -> LakeFS:
 
 
 def test_content_types_do_not_depend_on_the_python_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python 3.13 knows .webp, 3.11 does not: the same file would be another object."""
+    """Python 3.13 knows .webp, 3.11 does not: the same file would become a different object."""
     monkeypatch.setitem(mimetypes._types_map_default, ".webp", "image/webp")  # type: ignore[attr-defined]
     names = ("a/b.PNG", "x.jpg", "x.jpeg", "x.json", "x.txt", "x.csv", "x.tif", "x.webp", "model.pth", "none")
     assert [content.content_type(name) for name in names] == [
@@ -71,7 +71,7 @@ def test_cached_commit_needs_no_server_until_a_file_is_truncated(lake: LakeFS, t
     assert away.download(source, tmp_path / "cache") == tree
     path = tree / "data/x"
     path.unlink()
-    path.write_bytes(b"cut")  # not through the hard link: the content-addressed copy stays whole
+    path.write_bytes(b"cut")  # not through the hard link: the content-addressed copy stays intact
     assert lake.download(source, tmp_path / "cache") == tree and file_sha256(path) == file.sha256
 
 
@@ -80,7 +80,7 @@ def test_full_disk_leaves_no_partial_download(lake: LakeFS, tmp_path: Path, size
     file = random_file(tmp_path, size)
     source, cache = LakePath(lake.repo, publish(lake, file), "data/x"), tmp_path / "cache"
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # no file may grow further, as on a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # limits the file size, as on a full disk
     try:
         with pytest.raises(
             AppError, match=r"1 files could not be downloaded; run again to continue:\n  data/x: .*too large"
@@ -93,7 +93,7 @@ def test_full_disk_leaves_no_partial_download(lake: LakeFS, tmp_path: Path, size
 
 
 def download_slowly(lake: LakeFS, server: Server, source: LakePath, cache: Path) -> subprocess.Popen[bytes]:
-    """A process that downloads a megabyte each 0.1 s."""
+    """Start a process that downloads one megabyte per 0.1 s."""
     program = (
         "import sys, time\nfrom pathlib import Path\nfrom utils.lakefs_client import transfer\n"
         "from utils.lakefs_utils import LakeFS, LakePath\n"
@@ -170,7 +170,7 @@ def test_pull_continues_after_a_full_disk(lake: LakeFS, tmp_path: Path) -> None:
     before = (settings.data_dir / "large").read_bytes()
     files = {"large": random_file(tmp_path, 200_000), "small": random_file(tmp_path, 100)}
     source = LakePath(lake.repo, lake.publish(files, "data/", "m", {}, mirror=True).commit_id, "data/")
-    lake.download(source, tmp_path / "local/cache")  # there was room for this
+    lake.download(source, tmp_path / "local/cache")  # before the limit is set
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
     try:
@@ -197,12 +197,12 @@ def test_object_path_outside_the_directory_is_refused(lake: LakeFS, tmp_path: Pa
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
 @pytest.mark.parametrize("named", [False, True])
 def test_large_file_transfer_uses_bounded_memory(lakefs_server: Server, tmp_path: Path, named: bool) -> None:
-    """The embedded server inside the process, or one that is named; the file is a hole, which costs no disk at first.
+    """The embedded server inside the process, or a separate one; the file is sparse and needs no disk space at first.
 
-    TEST_LARGE_MB=1024 takes a gigabyte, for about half a minute; what memory is allowed is less than either size.
+    TEST_LARGE_MB=1024 transfers a gigabyte in about 30 seconds; the memory limit is below both sizes.
     """
     if not named and lakefs_server.kind == "real":
-        pytest.skip("the embedded server was asked already")
+        pytest.skip("the embedded server was tested already")
     megabytes = os.environ.get("TEST_LARGE_MB", "256")
     program = (
         "import re, sys\nfrom pathlib import Path\nimport config\nfrom core.hashing import file_sha256\n"
@@ -217,7 +217,7 @@ def test_large_file_transfer_uses_bounded_memory(lakefs_server: Server, tmp_path
         "    commit = lake.publish({'x': local}, 'data/', 'm', {}, mirror=True).commit_id\n"
         "    tree = lake.download(LakePath(lake.repo, commit, 'data/x'), root / 'cache')\n"
         "assert (tree / 'data/x').stat().st_size == int(sys.argv[2]) << 20\n"
-        # Its own peak: ru_maxrss begins at that of the tests' process, which started this one.
+        # Peak of this process only: ru_maxrss starts at the value of the parent process.
         "print(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])\n"
     )
     clean = {key: value for key, value in os.environ.items() if not key.startswith(OWN_NAMES)}

@@ -50,7 +50,7 @@ def test_experiment_is_merged_by_its_commit(lake: LakeFS, lake_settings: config.
     assert published_hashes == {"data/a": b"2", "data/b": b"3", "models/model.pth": b"trial"}, (
         "the model that was chosen wins"
     )
-    assert lake.merge_commit(commit, "merge", {}) == head, "once more is no error"
+    assert lake.merge_commit(commit, "merge", {}) == head, "a repeated merge is not an error"
 
     with connect(lake_settings) as experiment:
         experiment.start_experiment("clash")
@@ -73,7 +73,7 @@ def test_versions_are_listed_and_reverted(lake: LakeFS, tmp_path: Path) -> None:
     assert lake.resolve("v1") == first and list(lake.list_refs("tags")) == [("v1", first)]
     assert {(d.path, d.type) for d in lake.differences(first, second)} == {("data/a", "changed"), ("data/b", "added")}
     assert [commit.id for commit in lake.log("main")][:2] == [second, first]
-    touched = [commit.id for commit in lake.log("main", False, "data/")]  # merges are left out: they bring no file
+    touched = [commit.id for commit in lake.log("main", False, "data/")]  # merges are excluded: they change no file
     published_hashes = {file.sha256 for commit in touched for file in lake.objects(commit, "data/")}
     assert {file.sha256 for ref in (first, second) for file in lake.objects(ref, "data/")} == published_hashes
     undone = lake.revert(second, "undo", {"key": "value"})
@@ -93,7 +93,7 @@ def test_versions_are_listed_and_reverted(lake: LakeFS, tmp_path: Path) -> None:
 
 def test_cached_commit_is_not_listed_again(lake: LakeFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(lake, tmp_path, "data/", {"images/a": b"1", "masks/한글 a": b"22"})
-    lake.connection.sdk.objects_api.upload_object(lake.repo, "main", "data/foreign", content=b"3")  # carries no SHA-256
+    lake.connection.sdk.objects_api.upload_object(lake.repo, "main", "data/foreign", content=b"3")  # has no SHA-256
     commit = str(lake.connection.sdk.commits_api.commit(lake.repo, "main", sdk.CommitCreation(message="foreign")).id)
     source, cache = LakePath(lake.repo, commit, "data/"), tmp_path / "cache"
     listed = committed_files(lake, source, tmp_path / "other cache")
@@ -104,7 +104,7 @@ def test_cached_commit_is_not_listed_again(lake: LakeFS, tmp_path: Path, monkeyp
         assert listed["masks/한글 a"] == hashlib.sha256(b"22").hexdigest()
     (tree / "data/images/a").unlink()
     lake.download(source, cache)
-    assert (tree / "data/images/a").read_bytes() == b"1", "a record of what is not there any more is not believed"
+    assert (tree / "data/images/a").read_bytes() == b"1", "a record of missing files is not trusted"
 
 
 def test_mask_changes_are_counted(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tests.servers import SOURCE
 
 
 def test_interrupted_process_exits_without_waiting_for_workers(tmp_path: Path) -> None:
-    """In a process of its own, whose end would wait too."""
+    """Runs in a subprocess, whose exit could wait for the workers too."""
     program = (
         "import os, signal, threading, time\nfrom core.workers import parallel\n"
         "threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
@@ -37,7 +37,7 @@ def test_workers_stop_when_cancelled() -> None:
         if number == 0:
             raise KeyboardInterrupt
         try:
-            for _ in parallel(inner, range(2), 2):  # as the parts of a file
+            for _ in parallel(inner, range(2), 2):  # like the parts of a file
                 pass
         finally:
             ended.append(number)
@@ -50,12 +50,12 @@ def test_workers_stop_when_cancelled() -> None:
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         list(parallel(work, [1, 2, 0], 3))
-    assert sorted(ended) == [1, 2] and time.monotonic() - start < 8, "it would take 10 seconds to its end"
+    assert sorted(ended) == [1, 2] and time.monotonic() - start < 8, "the uncancelled work takes 10 seconds"
 
 
 def test_remaining_work_is_skipped_when_server_is_unavailable() -> None:
     def work(number: int) -> int:
-        if number in (3, 5) or number >= 8:  # 3 and 5 alone are no reason to stop
+        if number in (3, 5) or number >= 8:  # isolated failures (3, 5) do not stop the work
             raise AppError(f"no {number}") from ServerUnavailable()
         return number
 
@@ -78,7 +78,7 @@ def test_parallel_limits_read_ahead_and_returns_every_result() -> None:
 
     results = parallel(lambda n: n if n % 7 else 1 // 0, source(), workers=2)
     first = next(results)
-    assert taken <= 8, "the source is not read ahead of the work"
+    assert taken <= 8, "the source is not read far ahead of the work"
     found = dict([first, *results])
     assert sorted(found) == list(range(200))
     assert all(isinstance(found[n], ZeroDivisionError) if n % 7 == 0 else found[n] == n for n in found)
