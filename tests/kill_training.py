@@ -1,6 +1,6 @@
-"""Run train.py and kill this very process (SIGKILL) in the middle of a step: python -m tests.kill_training PLACE NUMBER arguments...
+"""Run train.py and kill its process (SIGKILL) during a step: python -m tests.kill_training METHOD NUMBER arguments...
 
-PLACE is a method of MlflowTrain or Publication; the process ends in its NUMBER-th call, when the call's work is done but not yet counted.
+METHOD is a method of MlflowTrain or Publication; the process is killed when call NUMBER has done its work but not returned.
 """
 
 from __future__ import annotations

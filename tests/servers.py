@@ -113,7 +113,7 @@ class KillableServer:
         folder.mkdir(exist_ok=True)
 
     def start(self, max_file_bytes: int | None = None) -> Server:
-        """Run it, and wait until it answers; with `largest_file` (bytes) none of its files can grow further."""
+        """Run it and wait until it is available; `max_file_bytes` limits the size of each of its files."""
         folder, port = self.folder, self.address.split(":")[1]
         if self.kind == "real":
             settings = _lakefs_settings(folder, self.address, self.access, self.secret) | _local_blocks(folder)

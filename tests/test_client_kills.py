@@ -40,7 +40,7 @@ PROCESSES.set_forkserver_preload(["lakefs_sdk", __name__])
 
 @pytest.fixture(scope="module", params=KINDS)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    killable = KillableServer(request.param, tmp_path_factory.mktemp("lives") / "server")
+    killable = KillableServer(request.param, tmp_path_factory.mktemp("kills") / "server")
     try:
         yield killable.start()
     finally:

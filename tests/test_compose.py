@@ -34,10 +34,10 @@ from utils.lakefs_utils import LakeFS, LakePath, connect
 FILES = ("docker-compose.yml", "docker-compose.postgres.yml")
 DOCUMENTS: dict[str, Any] = {name: yaml.safe_load((SOURCE / name).read_text()) for name in FILES}
 SERVICES = [(file, name, service) for file in FILES for name, service in DOCUMENTS[file]["services"].items()]
-WHOLE = [row for row in SERVICES if "image" in row[2]]  # the others extend a service of the first file
+COMPLETE_SERVICES = [row for row in SERVICES if "image" in row[2]]  # the others extend a service of the first file
 
 
-@pytest.mark.parametrize(("file", "name", "service"), WHOLE)
+@pytest.mark.parametrize(("file", "name", "service"), COMPLETE_SERVICES)
 def test_every_service_is_pinned_health_checked_local_and_persistent(
     file: str, name: str, service: dict[str, Any]
 ) -> None:
@@ -53,7 +53,7 @@ def test_every_service_is_pinned_health_checked_local_and_persistent(
 def test_services_wait_for_healthy_dependencies() -> None:
     for _, _, service in SERVICES:
         for needed, how in service.get("depends_on", {}).items():
-            assert how == {"condition": "service_healthy"} and needed in [name for _, name, _ in WHOLE]
+            assert how == {"condition": "service_healthy"} and needed in [name for _, name, _ in COMPLETE_SERVICES]
 
 
 def test_ports_are_unique() -> None:
@@ -136,23 +136,23 @@ def test_compose_without_dotenv_explains_how_to_create_it(folder: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("sh") is None, reason="no shell")
 @pytest.mark.parametrize(
-    ("said", "code", "runs"),
+    ("output", "code", "runs"),
     [
         ("credentials:\n  access_key_id: KEY\n  secret_access_key: KEY", 0, True),
         ("Setup is already complete.", 1, True),
         ("Failed to setup DB: password authentication failed", 1, False),
     ],
 )
-def test_lakefs_on_postgres_starts_only_after_setup(tmp_path: Path, said: str, code: int, runs: bool) -> None:
+def test_lakefs_on_postgres_starts_only_after_setup(tmp_path: Path, output: str, code: int, runs: bool) -> None:
     program = tmp_path / "lakefs"
-    program.write_text(f'#!/bin/sh\ncase "$1" in run) echo running ;; *) echo "{said}"; exit {code} ;; esac\n')
+    program.write_text(f'#!/bin/sh\ncase "$1" in run) echo running ;; *) echo "{output}"; exit {code} ;; esac\n')
     program.chmod(0o755)
     service = DOCUMENTS["docker-compose.postgres.yml"]["services"]["lakefs"]
     command = [*service["entrypoint"], *(line.replace("$$", "$") for line in service["command"])]
     env = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert (done.returncode == 0) == runs and done.stdout == ("running\n" if runs else "")
-    assert done.stderr == ("" if runs else f"{said}\n")  # and no key
+    assert done.stderr == ("" if runs else f"{output}\n")  # and no key
 
 
 # Entry points of the images, and their commands where the file has none.
@@ -239,7 +239,7 @@ def test_restart_keeps_all_data(folder: Path) -> None:
             commit = lake.publish(files, "data/", "m", {}, mirror=True).commit_id
         run = runs.create_run(runs.create_experiment("kept")).info.run_id
         runs.log_metric(run, "miou", 0.5)
-        runs.log_text(run, "a picture", "picture.txt")
+        runs.log_text(run, "an artifact", "artifact.txt")
     with services.up():
         with services.lake("after") as lake:
             assert lake.head() == commit
@@ -250,4 +250,4 @@ def test_restart_keeps_all_data(folder: Path) -> None:
             assert lake.publish(files, "data/", "m", {}, mirror=True).uploaded == 0
         found = runs.get_run(run)
         assert runs.get_experiment(found.info.experiment_id).name == "kept" and found.data.metrics == {"miou": 0.5}
-        assert Path(runs.download_artifacts(run, "picture.txt", str(folder))).read_text() == "a picture"
+        assert Path(runs.download_artifacts(run, "artifact.txt", str(folder))).read_text() == "an artifact"

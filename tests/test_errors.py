@@ -83,8 +83,8 @@ def test_password_in_the_mlflow_address_is_never_shown(project: Project) -> None
     words = r"\(MLflow http://127.0.0.1:9\): no answer of http://127.0.0.1:9/api"
     with pytest.raises(AppError, match=words), convert_errors(settings, "asking"):
         raise MlflowException(f"no answer of {uri}/api")
-    said = run_failing(project, "infer.py", code=1, MLFLOW_TRACKING_URI=uri)
-    assert "MLflow http://127.0.0.1:9: the server does not answer" in said
+    reported = run_failing(project, "infer.py", code=1, MLFLOW_TRACKING_URI=uri)
+    assert "MLflow http://127.0.0.1:9: the server does not answer" in reported
 
 
 def test_unavailable_server_is_a_one_line_error(project: Project, lakefs_server: Server) -> None:
@@ -106,20 +106,24 @@ def test_unavailable_server_is_a_one_line_error(project: Project, lakefs_server:
             "LAKEFS_SECRET_ACCESS_KEY": lakefs_server.secret_access_key,
             "LAKEFS_REPO": f"no-{secrets.token_hex(6)}",  # other tests may have created the default repository
         }
-        said = run_failing(project, "lake.py", "log", code=2, **env)
-        assert "has no repository" in said and not faults.statuses, "both requests were retried without a message"
+        reported = run_failing(project, "lake.py", "log", code=2, **env)
+        assert "has no repository" in reported and not faults.statuses, "both requests were retried without a message"
 
 
 def test_cached_model_and_data_need_no_server(once_trained: Project) -> None:
     data = once_trained.runs()[0].data.params["lakefs_data_path"]
-    picture = str(min((once_trained.folder / "data/images").iterdir()))
-    commands = ["infer.py", "--input", picture], ["train.py", "--check-only", "--data-ref", data], ["infer.py"]
+    image = str(min((once_trained.folder / "data/images").iterdir()))
+    commands = ["infer.py", "--input", image], ["train.py", "--check-only", "--data-ref", data], ["infer.py"]
     for env in ({}, endpoint_environment(DEAD)):
         for command in commands:
             done = once_trained.run(*command, env=env)
             assert done.returncode == 0 and ("was not contacted" in done.stdout) == bool(env), done.stdout + done.stderr
-    said = once_trained.run("infer.py", env=endpoint_environment(DEAD) | {"LAKEFS_LOCAL_DIR": "elsewhere"})
-    assert said.returncode == 1 and f"lakeFS {DEAD}" in said.stderr and "the server does not answer" in said.stderr
+    reported = once_trained.run("infer.py", env=endpoint_environment(DEAD) | {"LAKEFS_LOCAL_DIR": "elsewhere"})
+    assert (
+        reported.returncode == 1
+        and f"lakeFS {DEAD}" in reported.stderr
+        and "the server does not answer" in reported.stderr
+    )
 
 
 def credentials(access: str, secret: str) -> dict[str, str]:

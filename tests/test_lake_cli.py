@@ -69,7 +69,7 @@ def test_push_status_diff_tag_pull_revert_and_verify(remote_project: Project) ->
     for command in (["tag"], ["tag", "-d", "v1"], ["branches"]):
         assert "no such repository: train.py or lake.py push creates it" in run_lake(remote_project, *command, code=2)
     first_data = read_data(remote_project)
-    first = commit_id(run_lake(remote_project, "push", "-m", "first pictures"))
+    first = commit_id(run_lake(remote_project, "push", "-m", "first images"))
     assert f"as on main, {len(first_data)} files" in run_lake(remote_project, "status")
     assert f"existing commit {first}" in run_lake(remote_project, "push"), "unchanged data is not committed again"
 

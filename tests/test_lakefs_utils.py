@@ -39,10 +39,10 @@ from versioning import sync, versions
 def test_invalid_listing_response_is_an_error(lake: LakeFS, monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
     answers = itertools.repeat(answer, 3)
 
-    def given(*_: object, **__: object) -> SimpleNamespace:
+    def fake_listing(*_: object, **__: object) -> SimpleNamespace:
         return SimpleNamespace(raw_data=next(answers))
 
-    monkeypatch.setattr(type(lake.connection.sdk.objects_api), "list_objects_with_http_info", given)
+    monkeypatch.setattr(type(lake.connection.sdk.objects_api), "list_objects_with_http_info", fake_listing)
     with pytest.raises(AppError, match=r"listing main/.*not a response of lakeFS: check LAKEFS_ENDPOINT"):
         list(lake.objects("main", ""))
 

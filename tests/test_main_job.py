@@ -221,7 +221,7 @@ def test_inference_on_images_of_any_size(trained: tuple[Project, str], tmp_path:
     sizes = {"a.png": (37, 90), "a.jpg": (300, 20), "sub/한글 이름.png": (128, 128)}
     for name, size in sizes.items():
         Image.new("RGB", size, (200, 30, 30)).save(tmp_path / "in" / name)
-    (tmp_path / "in/broken.png").write_bytes(b"not a picture")
+    (tmp_path / "in/broken.png").write_bytes(b"not an image")
     done = project.run("infer.py", "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"))
     assert done.returncode == 1 and "broken.png" in done.stderr, "the damaged image is named, the others are predicted"
     for name, size in {"a.png.png": (37, 90), "a.jpg.png": (300, 20), "sub/한글 이름.png": (128, 128)}.items():

@@ -49,7 +49,7 @@ def python(environment: dict[str, str], code: str, cwd: Path) -> subprocess.Comp
     )
 
 
-def picture(lifecycle: Lifecycle) -> Path:
+def first_image(lifecycle: Lifecycle) -> Path:
     return min((lifecycle.project.folder / "data/images").iterdir())
 
 
@@ -57,12 +57,12 @@ CODE = """
 import base64, json, os
 import mlflow, numpy as np, pandas as pd
 from PIL import Image
-uri, picture, run_id = {arguments!r}
+uri, image_path, run_id = {arguments!r}
 folder = mlflow.artifacts.download_artifacts(uri)
 model = mlflow.pyfunc.load_model(uri)
-image = np.asarray(Image.open(picture).convert("RGB"))
+image = np.asarray(Image.open(image_path).convert("RGB"))
 ids = model.predict(image)
-frame = model.predict(pd.DataFrame({{"image": [base64.b64encode(open(picture, "rb").read()).decode()]}}))
+frame = model.predict(pd.DataFrame({{"image": [base64.b64encode(open(image_path, "rb").read()).decode()]}}))
 run = mlflow.MlflowClient().get_run(run_id)
 source = mlflow.data.get_source(run.inputs.dataset_inputs[0].dataset)
 print(json.dumps({{"files": sorted(os.listdir(folder)), "ids": ids.tolist(), "mask": frame["mask"][0],
@@ -74,25 +74,25 @@ def test_mlflow_downloads_and_loads_model_and_dataset(
     lifecycle: Lifecycle, installed: dict[str, str], tmp_path: Path
 ) -> None:
     run = lifecycle.project.mlflow().get_run(lifecycle.runs["first"])
-    arguments = (f"models:/{NAME}@champion", str(picture(lifecycle)), run.info.run_id)
+    arguments = (f"models:/{NAME}@champion", str(first_image(lifecycle)), run.info.run_id)
     done = python(installed, CODE.format(arguments=arguments), tmp_path)
     assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout.splitlines()[-1])
-    assert {"MLmodel", "metrics.json", "model.pth"} <= set(said["files"])
-    with Image.open(io.BytesIO(base64.b64decode(said["mask"]))) as made:
-        assert made.mode == "P" and np.array_equal(np.asarray(made), np.array(said["ids"]))
-    assert said["source"]["uri"] == run.data.params["lakefs_data_path"]
+    reported = json.loads(done.stdout.splitlines()[-1])
+    assert {"MLmodel", "metrics.json", "model.pth"} <= set(reported["files"])
+    with Image.open(io.BytesIO(base64.b64decode(reported["mask"]))) as made:
+        assert made.mode == "P" and np.array_equal(np.asarray(made), np.array(reported["ids"]))
+    assert reported["source"]["uri"] == run.data.params["lakefs_data_path"]
     assert run.inputs is not None
     shown = json.loads(run.inputs.dataset_inputs[0].dataset.profile or "{}")
-    assert shown["source"] == said["source"]["uri"], (
+    assert shown["source"] == reported["source"]["uri"], (
         "MLflow's page shows the profile, not a source that it does not know"
     )
-    assert {"images", "masks"} <= set(said["loaded"])
-    name = picture(lifecycle).stem
-    done = lifecycle.project.run("infer.py", "--input", str(picture(lifecycle)), "--output", str(tmp_path / "out"))
+    assert {"images", "masks"} <= set(reported["loaded"])
+    name = first_image(lifecycle).stem
+    done = lifecycle.project.run("infer.py", "--input", str(first_image(lifecycle)), "--output", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / f"out/{name}.png") as inferred:
-        assert np.array_equal(np.asarray(inferred), np.array(said["ids"])), "as infer.py predicts"
+        assert np.array_equal(np.asarray(inferred), np.array(reported["ids"])), "as infer.py predicts"
 
 
 def test_file_that_differs_from_mlmodel_is_not_opened(
@@ -117,7 +117,7 @@ def test_mlflow_serves_the_model(lifecycle: Lifecycle, installed: dict[str, str]
         env=installed, cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     try:
-        content = base64.b64encode(picture(lifecycle).read_bytes()).decode()
+        content = base64.b64encode(first_image(lifecycle).read_bytes()).decode()
         body = json.dumps({"dataframe_records": [{"image": content}]}).encode()
         request = urllib.request.Request(
             f"http://127.0.0.1:{port}/invocations", body, {"Content-Type": "application/json"}
@@ -135,5 +135,5 @@ def test_mlflow_serves_the_model(lifecycle: Lifecycle, installed: dict[str, str]
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(30)
         log.close()
-    with Image.open(io.BytesIO(base64.b64decode(made["mask"]))) as mask, Image.open(picture(lifecycle)) as image:
+    with Image.open(io.BytesIO(base64.b64decode(made["mask"]))) as mask, Image.open(first_image(lifecycle)) as image:
         assert mask.size == image.size == (made["width"], made["height"])

@@ -62,8 +62,8 @@ def test_file_that_is_not_a_model_is_refused_without_executing_it(tmp_path: Path
     path, trap = tmp_path / "model.pth", tmp_path / "executed"
     contents = [b"", b"junk", pickle.dumps(Payload(trap))]
     save_model(path, make_model())
-    whole = path.read_bytes()
-    contents += [whole[: len(whole) // 2], whole[:2000] + b"\0" * 500 + whole[2500:]]
+    valid = path.read_bytes()
+    contents += [valid[: len(valid) // 2], valid[:2000] + b"\0" * 500 + valid[2500:]]
     for content in contents:
         path.write_bytes(content)
         with pytest.raises(AppError, match="not a model file of this project"):

@@ -211,10 +211,14 @@ def test_upload_falls_back_when_the_presigned_link_expired(
         pytest.skip("this server offers no presigned links")
     from lakefs_sdk.api import experimental_api, staging_api
 
-    whole, part, first = staging_api.StagingApi.get_physical_address, experimental_api.ExperimentalApi.upload_part, [1]
+    get_address, part, first = (
+        staging_api.StagingApi.get_physical_address,
+        experimental_api.ExperimentalApi.upload_part,
+        [1],
+    )
 
     def stale(self: object, *arguments: object, **options: object) -> object:
-        location = whole(self, *arguments, **options)
+        location = get_address(self, *arguments, **options)
         location.presigned_url = expire_link(location.presigned_url)
         return location
 

@@ -72,9 +72,9 @@ def test_commit_reuse_depends_on_content_not_metadata(lake: LakeFS, tmp_path: Pa
     both = write_local_files(tmp_path, {"x": b"1", "y": b"2"})
     only_x = {"x": both["x"]}
     publish(lake, both)
-    said = publish(lake, write_local_files(tmp_path, {"x": b"3"}) | {"y": both["y"]})
+    reported = publish(lake, write_local_files(tmp_path, {"x": b"3"}) | {"y": both["y"]})
     again = publish(lake, only_x, mirror=False)  # its metadata names x only, but y exists too
-    assert len(published_hashes(lake, again.commit_id)) == 2 and said.commit_id != again.commit_id
+    assert len(published_hashes(lake, again.commit_id)) == 2 and reported.commit_id != again.commit_id
     lake.connection.sdk.objects_api.delete_object(lake.repo, "main", "data/y")
     lake.connection.sdk.commits_api.commit(lake.repo, "main", sdk.CommitCreation(message="by hand"))
     assert published_hashes(lake, publish(lake, only_x).commit_id) == {"x": both["x"].sha256}

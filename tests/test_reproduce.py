@@ -80,7 +80,7 @@ def test_uncommitted_changes_are_restored_in_a_worktree(tmp_path: Path) -> None:
     sub.mkdir()
     for name in ("kept.py", "changed.py", "gone.py"):
         (sub / name).write_text(f"{name}\n")
-    (sub / "picture.bin").write_bytes(bytes(range(256)))
+    (sub / "image.bin").write_bytes(bytes(range(256)))
     project.git("init", "--quiet")
     assert code_changes(project.folder) is None, "no commit to compare with"
     project.git("add", ".")
@@ -89,7 +89,7 @@ def test_uncommitted_changes_are_restored_in_a_worktree(tmp_path: Path) -> None:
     assert code_changes(sub) == b""
     (sub / "changed.py").write_text("other\n")
     (sub / "gone.py").unlink()
-    (sub / "picture.bin").write_bytes(bytes(range(255, -1, -1)))
+    (sub / "image.bin").write_bytes(bytes(range(255, -1, -1)))
     (sub / "새 파일.py").write_text("new\n")
     for name in (".env", ".env.local", "server.key", "notes.md"):
         (sub / name).write_text("secret\n")
@@ -98,7 +98,7 @@ def test_uncommitted_changes_are_restored_in_a_worktree(tmp_path: Path) -> None:
     assert patch is not None and b"secret" not in patch
     assert project.git("status", "--porcelain") == staged
     with worktree(sub, commit, patch) as copy:
-        assert {file.name for file in copy.iterdir()} == {"kept.py", "changed.py", "picture.bin", "새 파일.py"}
+        assert {file.name for file in copy.iterdir()} == {"kept.py", "changed.py", "image.bin", "새 파일.py"}
         assert (copy / "changed.py").read_text() == "other\n"
-        assert (copy / "picture.bin").read_bytes() == bytes(range(255, -1, -1))
+        assert (copy / "image.bin").read_bytes() == bytes(range(255, -1, -1))
     assert len(project.git("worktree", "list").splitlines()) == 1

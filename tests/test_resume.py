@@ -168,7 +168,7 @@ def test_resume_continues_at_every_step(tmp_path: Path) -> None:
         )
         return InterruptibleTraining(prepare_training(chosen, data), tmp_path / name)
 
-    uninterrupted = training("whole")
+    uninterrupted = training("uninterrupted")
     uninterrupted.fit()
     clock = ("seconds", "images_per_second")
     for stop_at in range(2 * uninterrupted.steps_per_epoch):

@@ -69,25 +69,25 @@ def test_file_with_a_wrong_hash_is_never_opened(model_file: Path) -> None:
 
 
 def test_wrong_architecture_or_shapes_are_refused(model_file: Path) -> None:
-    whole = model_file.read_bytes()
+    valid_model = model_file.read_bytes()
     refused(resaved(model_file, architecture="os.system"), "unknown model 'os.system'")
-    model_file.write_bytes(whole)
+    model_file.write_bytes(valid_model)
     weights = torch.load(model_file, weights_only=True)["state_dict"]
     refused(resaved(model_file, state_dict=weights | {"head.weight": torch.zeros(99, 24, 1, 1)}), "size mismatch")
-    model_file.write_bytes(whole)
+    model_file.write_bytes(valid_model)
     refused(resaved(model_file, input_size=[1 << 20, 1 << 20]), "sides of 16 to 8192 pixels")
-    model_file.write_bytes(whole)
+    model_file.write_bytes(valid_model)
     missing = {name: value for name, value in weights.items() if name != "head.bias"}
     refused(resaved(model_file, state_dict=missing), "head.bias")
 
 
 def test_zip_bomb_is_not_extracted(model_file: Path) -> None:
-    whole = model_file.read_bytes()
-    with zipfile.ZipFile(io.BytesIO(whole)) as old, zipfile.ZipFile(model_file, "w", zipfile.ZIP_DEFLATED) as new:
+    valid_model = model_file.read_bytes()
+    with zipfile.ZipFile(io.BytesIO(valid_model)) as old, zipfile.ZipFile(model_file, "w", zipfile.ZIP_DEFLATED) as new:
         for entry in old.infolist():
             new.writestr(entry.filename, bytes(1 << 24) if entry.filename.endswith("/data/0") else old.read(entry))
     refused(model_file, "compressed")
-    huge = bytearray(whole)  # the central directory declares 4 GB for a small entry
+    huge = bytearray(valid_model)  # the central directory declares 4 GB for a small entry
     last = huge.rindex(b"PK\x01\x02")
     huge[last + 20 : last + 28] = struct.pack("<II", 0xFFFFFFF0, 0xFFFFFFF0)
     model_file.write_bytes(huge)
@@ -224,7 +224,7 @@ def test_skipped_files_of_a_directory_are_named(
     monkeypatch.setattr(os, "scandir", closed)
     items = inputs.collect_items([tmp_path / "in"])
     assert [item.fault for item in items] == [None, f"{tmp_path}/in/locked: Permission denied"]
-    assert "1 videos in directories are skipped" in (said := capsys.readouterr().err) and "in/clip.MP4" in said
+    assert "1 videos in directories are skipped" in (warning := capsys.readouterr().err) and "in/clip.MP4" in warning
 
 
 def test_invalid_preprocessing_values_are_refused(model_file: Path) -> None:

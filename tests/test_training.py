@@ -71,10 +71,10 @@ def test_decoded_images_are_shared_verified_and_bounded(
 
     for pair in data.pairs:
         pair.image.with_suffix(".kept").rename(pair.image)
-    damaged, whole = files
+    damaged, truncated = files
     damaged.write_bytes(b"x" + files[damaged][1:])
-    whole.write_bytes(files[whole][:-1])
-    (folder / f".{whole.name}.0.part").write_bytes(b"of a killed process")
+    truncated.write_bytes(files[truncated][:-1])
+    (folder / f".{truncated.name}.0.part").write_bytes(b"of a killed process")
     capsys.readouterr()
     prepare_training(made.settings, data)
     assert capsys.readouterr().out.count("damaged: decoding again") == 2
