@@ -134,7 +134,7 @@ def test_publish_succeeds_after_a_full_disk_of_the_embedded_server(
     server = killable.start(max_file_bytes=500 * 1024)
     files = write_files(tmp_path, count, size)
     with connect(settings_for(server, server.endpoint, tmp_path), create=True) as lake:
-        with pytest.raises(AppError, match="could not be sent, nothing was committed; run again to go on"):
+        with pytest.raises(AppError, match="could not be uploaded, nothing was committed; run again to continue"):
             lake.publish(files, "data/", "too much", {}, mirror=True)
         assert published_hashes(lake, "main") == {}
         killable.kill()
