@@ -50,5 +50,5 @@ def test_failure_of_one_process_ends_all_with_one_message(project: Project) -> N
     done = torchrun(project, "train.py", "--epochs", "2", "--batch-size", "3")
     assert done.returncode == 1
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert errors == ["error: BATCH_SIZE=3: 2 processes need at least 4; it counts the pictures of all"]
+    assert errors == ["error: BATCH_SIZE=3: 2 processes need at least 4; it is the sum over all processes"]
     assert project.runs()[0].info.status == "FAILED" and "BATCH_SIZE=3" in project.runs()[0].data.tags["error"]
