@@ -100,7 +100,7 @@ def test_training_on_data_of_another_repository(project: Project, store: LakeFS)
         cached, ns=(before.st_atime_ns, before.st_mtime_ns)
     )  # disk corruption: the file status does not show the change
     broken = project.run("train.py", "--smoke", "--data-ref", source)
-    assert broken.returncode == 1 and "remove the cache folder" in broken.stderr and cached.name in broken.stderr
+    assert broken.returncode == 1 and "remove the cache directory" in broken.stderr and cached.name in broken.stderr
     os.utime(cached)
     run_train(project, "--smoke", "--data-ref", source)  # a changed file is downloaded again
     assert cached.read_bytes() == content
