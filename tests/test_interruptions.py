@@ -48,7 +48,7 @@ def test_killed_run_is_closed_by_the_next_run(project: Project) -> None:
     assert dead.info.status == "RUNNING"
     after = project.run("train.py", "--smoke")
     assert after.returncode == 0, after.stderr
-    assert f"an earlier run, {dead.info.run_id}, was cut off: closed as KILLED" in after.stdout
+    assert f"an earlier run, {dead.info.run_id}, was interrupted: closed as KILLED" in after.stdout
     assert project.mlflow().get_run(dead.info.run_id).info.status == "KILLED"
 
 

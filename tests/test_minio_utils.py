@@ -187,7 +187,7 @@ def test_import_commits_a_bucket_without_copies(over_minio: Server, tmp_path: Pa
         assert physical == f"s3://{bucket}/set/images/a.png"
         source = LakePath(lake.repo, lake.head(), "data/images/a.png")
         assert safe_join(lake.download(source, tmp_path), source.path).read_bytes() == b"set/images/a.png"
-        with pytest.raises(UsageError, match=r"already holds files: --replace"):
+        with pytest.raises(UsageError, match=r"already has files: use --replace"):
             bucket_import.import_prefix(chosen, f"s3://{bucket}/set", "data/", replace=False)
         s3.delete_object(Bucket=bucket, Key="set/masks/a.png")
         with pytest.raises(AppError, match="without exactly one partner"):  # the gate applies to imports too

@@ -86,7 +86,12 @@ def test_results_are_committed_and_tagged(project: Project, lake: LakeFS) -> Non
 def test_invalid_tag_is_refused_before_training(project: Project, lake: LakeFS, tmp_path: Path) -> None:
     lake.set_tag("taken", lake.head())
     project.git("tag", "v1.0-acc85")
-    for tag, text in (("v1.0-acc85", "in Git"), ("taken", "in lakeFS"), ("a b", "not a name"), ("a/b", "not a name")):
+    for tag, text in (
+        ("v1.0-acc85", "in Git"),
+        ("taken", "in lakeFS"),
+        ("a b", "not a valid tag name"),
+        ("a/b", "not a name"),
+    ):
         with pytest.raises(UsageError, match=text):
             release.require_ready(lake, tag, project.folder)
     (project.folder / "new.py").write_text("# not committed")
