@@ -180,7 +180,7 @@ def test_setup_is_idempotent_and_training_passes_the_gate(server: Server, tmp_pa
     }
     first, second = (project.run("lake.py", "setup") for _ in range(2))
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
-    assert "installed the quality gate" in first.stdout and "only merges change it" in first.stdout
+    assert "installed the quality gate" in first.stdout and "only merges can change it" in first.stdout
     assert second.stdout.count("already") == 3
     trained = project.run("train.py", "--smoke")
     assert trained.returncode == 0, trained.stdout + trained.stderr
@@ -203,7 +203,7 @@ def test_new_server_gets_its_first_user(tmp_path: Path, capsys: pytest.CaptureFi
         with connect(settings, create=True) as lake:
             assert len(lake.head()) == 64
     shown = capsys.readouterr().out
-    assert "created the first user, admin" in shown and "first user: done already" in shown
+    assert "created the first user, admin" in shown and "first user: exists already" in shown
     with pytest.raises(AppError, match="does not answer"):
         server_setup.create_first_admin(settings)
 

@@ -90,7 +90,7 @@ def test_invalid_tag_is_refused_before_training(project: Project, lake: LakeFS, 
         ("v1.0-acc85", "in Git"),
         ("taken", "in lakeFS"),
         ("a b", "not a valid tag name"),
-        ("a/b", "not a name"),
+        ("a/b", "not a valid tag name"),
     ):
         with pytest.raises(UsageError, match=text):
             release.require_ready(lake, tag, project.folder)
