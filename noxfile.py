@@ -6,23 +6,14 @@ for each of them. `.ci/run` and `.pre-commit-config.yaml` run the same commands.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nox
 
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["lint", "types", "docs", "tests"]
 
-PACKAGES = (
-    "core",
-    "dataset",
-    "inference",
-    "lineage",
-    "registry",
-    "segmentation",
-    "tools",
-    "train",
-    "utils",
-    "versioning",
-)
+PACKAGES = sorted(marker.parent.name for marker in Path(__file__).resolve().parent.glob("*/py.typed"))
 SCRIPTS = ("train.py", "register_model.py", "infer.py", "lake.py")
 
 

@@ -28,7 +28,12 @@ class BelowThreshold(AppError):
     exit_code = EXIT_BELOW_THRESHOLD
 
 
+def one_line(message: object, limit: int | None = None) -> str:
+    """Return the text of an error or of a program's message on one line, at most `limit` characters of it."""
+    return " ".join(str(message).split())[:limit]
+
+
 def describe_error(error: BaseException) -> str:
     """Return the error's message on one line, prefixed with its type if it is not an AppError."""
-    text = " ".join(str(error).split())
+    text = one_line(error)
     return text if isinstance(error, AppError) else f"{type(error).__name__}: {text}"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+from core.errors import one_line
 from core.i18n import tr
 
 NONE = "none"  # recorded for a missing value: no Git, no repository, no commit yet, detached HEAD
@@ -93,7 +94,7 @@ def _run_checked(folder: Path, *arguments: str, content: bytes = b"") -> None:
     """Run a Git command with this standard input. Raises OSError with the error message of Git."""
     done = subprocess.run(["git", *arguments], cwd=folder, input=content, capture_output=True)
     if done.returncode != 0:
-        message = " ".join(done.stderr.decode(errors="replace").split())[:400]
+        message = one_line(done.stderr.decode(errors="replace"), 400)
         raise OSError(f"git {arguments[0]}: {message}")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from core.errors import one_line
 from core.i18n import tr
 
 IGNORE_INDEX = 255  # class index of a pixel that is excluded from every loss and metric
@@ -157,7 +158,7 @@ def read_classes(path: Path) -> ClassMap:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise InvalidFileError((tr("readable JSON (UTF-8)"), " ".join(str(error).split()))) from None
+        raise InvalidFileError((tr("readable JSON (UTF-8)"), one_line(error))) from None
     if isinstance(content, dict):
         _check_keys(content, ("classes",), "", problems)
         content = content.get("classes")

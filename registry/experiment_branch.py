@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from core.errors import AppError, UsageError
+from core.errors import AppError
 from core.i18n import tr
 from core.reporting import notify
 from utils import mlflow_utils
 from utils.lakefs_utils import LakeFS
+from utils.lineage import require_repository
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -31,14 +32,7 @@ def merge_experiment(lake: LakeFS, run: Run) -> None:
         return
     lineage = mlflow_utils.run_lineage(run)
     source = lineage.model_path
-    if source.repo != lake.repo:
-        raise UsageError(
-            tr(
-                "run {run_id} belongs to repository {repo}; set LAKEFS_REPO={repo}",
-                run_id=lineage.run_id,
-                repo=source.repo,
-            )
-        )
+    require_repository(lake.repo, lineage.run_id, source.repo)
     if not lake.contains(lake.branch, source.ref):
         metadata = {"mlflow_run_id": lineage.run_id, "model_sha256": lineage.model_sha256, "experiment_branch": branch}
         git = {key: value for key, value in run.data.tags.items() if key.startswith("git_")}

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from core.errors import AppError
+from core.errors import AppError, one_line
 from core.files import write_atomically
 from core.i18n import tr
 from dataset.classes import ClassMap
@@ -143,7 +143,7 @@ def load_model(path: Path, sha256: str, device: torch.device) -> Model:
             scale=_checked_scale(content.get("scale", (1.0, 1.0))),  # missing in older files
         )
     except Exception as error:  # torch raises many types for an unreadable file
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise AppError(
             tr(
                 "{path}: not a model file of this project ({error_type}: {reason})",

@@ -1,7 +1,6 @@
 """Fixtures shared by all tests."""
 
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +25,13 @@ if TYPE_CHECKING:
     from tests.lifecycle import Lifecycle
     from tests.project import Project
     from utils.lakefs_utils import LakeFS
+
+
+@pytest.fixture(autouse=True)
+def english() -> Iterator[None]:
+    """Return to English after a test that sets another language."""
+    yield
+    set_language("en")
 
 
 @pytest.fixture(scope="session", params=["embedded", "real"] if servers.real_available() else ["embedded"])
@@ -63,6 +69,14 @@ def once_trained(tmp_path_factory: pytest.TempPathFactory) -> "Project":
 
 
 @pytest.fixture
+def flat(tmp_path: Path) -> Path:
+    """A data directory with ten valid pairs in images/ and masks/."""
+    from tests.data_directories import make_flat
+
+    return make_flat(tmp_path)
+
+
+@pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same retries without delays."""
     make = transfer.make_pool
@@ -80,14 +94,7 @@ def lake_settings(lakefs_server: Server) -> "config.Settings":
     """Settings of a new repository on the server."""
     import config
 
-    return config.load_settings(
-        lakefs_endpoint=lakefs_server.endpoint,
-        lakefs_access_key_id=lakefs_server.access_key_id,
-        lakefs_secret_access_key=lakefs_server.secret_access_key,
-        lakefs_storage_namespace=lakefs_server.storage_namespace,
-        lakefs_repo=f"repo-{secrets.token_hex(6)}",
-        app_lang="en",
-    )
+    return config.load_settings(**lakefs_server.settings(app_lang="en"))
 
 
 @pytest.fixture
@@ -107,13 +114,7 @@ def faulty_lake(lakefs_server: Server, tmp_path: Path) -> Iterator[tuple["LakeFS
     from utils.lakefs_utils import connect
 
     with fault_proxy(lakefs_server.endpoint) as faults:
-        settings = config.load_settings(
-            lakefs_endpoint=faults.endpoint,
-            lakefs_access_key_id=lakefs_server.access_key_id,
-            lakefs_secret_access_key=lakefs_server.secret_access_key,
-            lakefs_storage_namespace=lakefs_server.storage_namespace,
-            lakefs_repo=f"repo-{secrets.token_hex(6)}",
-            lakefs_local_dir=tmp_path / "local",
-        )
+        changes = {"lakefs_endpoint": faults.endpoint, "lakefs_local_dir": tmp_path / "local"}
+        settings = config.load_settings(**lakefs_server.settings(**changes))
         with connect(settings, create=True) as lake:
             yield lake, faults

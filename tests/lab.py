@@ -182,12 +182,7 @@ def open_lab(server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> I
         mlflow_experiment=name,
         registered_model=name,
         register_threshold=0.0,
-        lakefs_endpoint=server.endpoint,
-        lakefs_access_key_id=server.access_key_id,
-        lakefs_secret_access_key=server.secret_access_key,
-        lakefs_storage_namespace=server.storage_namespace,
-        lakefs_repo=f"repo-{secrets.token_hex(6)}",
-        lakefs_local_dir=folder / ".lakefs",
+        **server.settings(lakefs_local_dir=folder / ".lakefs"),
         model_path=folder / "models/model.pth",
         device="cpu",
     )

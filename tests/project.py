@@ -20,19 +20,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 SOURCE = Path(__file__).resolve().parent.parent
-PACKAGES = (
-    "core",
-    "dataset",
-    "inference",
-    "lineage",
-    "registry",
-    "segmentation",
-    "train",
-    "utils",
-    "versioning",
-    "locale",
-    "_lakefs_actions",
-)
+COPIED = (*(marker.parent.name for marker in SOURCE.glob("*/py.typed")), "locale", "_lakefs_actions")
 OWN_NAMES = ("LAKEFS_", "MINIO_", "MLFLOW_", "REGISTER", "LAKECTL_", "AWS_")
 
 
@@ -114,7 +102,7 @@ def make_project(folder: Path, images: int = 30, git: bool = True) -> Project:
     folder.mkdir(exist_ok=True)
     for name in ("config.py", "train.py", "register_model.py", "infer.py", "lake.py", ".gitignore"):
         shutil.copy(SOURCE / name, folder / name)
-    for name in PACKAGES:
+    for name in COPIED:
         shutil.copytree(SOURCE / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     project = Project(folder)
     if images:

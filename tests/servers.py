@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from utils.lakefs_utils import LakeFS
 
@@ -39,6 +40,17 @@ class Server:
     secret_access_key: str
     storage_namespace: str
     storage: "Storage | None" = None  # the object storage behind it, if this module started one
+
+    def settings(self, **changes: Any) -> dict[str, Any]:
+        """Return the settings that connect to this server, with the name of a new repository."""
+        return {
+            "lakefs_endpoint": self.endpoint,
+            "lakefs_access_key_id": self.access_key_id,
+            "lakefs_secret_access_key": self.secret_access_key,
+            "lakefs_storage_namespace": self.storage_namespace,
+            "lakefs_repo": f"repo-{secrets.token_hex(6)}",
+            **changes,
+        }
 
     def namespace(self, repository: str) -> str:
         """Return an unused storage namespace: lakeFS refuses used ones, even of deleted repositories."""

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 import config
+from tests.publish_helpers import published_hashes
 from tests.servers import KillableServer, Server, branches
-from tests.test_server_deaths import KINDS, published_hashes, settings_for, sha256s, write_files
+from tests.test_server_deaths import KINDS, settings_for, sha256s, write_files
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_client.publish import Publisher
 from utils.lakefs_client.refs import Refs

@@ -15,12 +15,11 @@ import pytest
 
 import config
 from core.errors import AppError, UsageError
-from core.hashing import file_sha256
 from tests import servers
 from tests.project import make_project
+from tests.publish_helpers import write_local_files
 from tests.servers import Server
 from utils.lakefs_client import transfer
-from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, connect
 from versioning.migrate import DATE, EMBEDDED_ID, copy_history
 
@@ -28,15 +27,7 @@ NAMES = ["a.png", "with space.txt", "한글/이름.png", "odd #?%+&=;.bin", "emp
 
 
 def settings_of(server: Server, store: Path, repo: str) -> config.Settings:
-    return config.load_settings(
-        lakefs_endpoint=server.endpoint,
-        lakefs_access_key_id=server.access_key_id,
-        lakefs_secret_access_key=server.secret_access_key,
-        lakefs_storage_namespace=server.storage_namespace,
-        lakefs_repo=repo,
-        lakefs_local_dir=store,
-        app_lang="en",
-    )
+    return config.load_settings(**server.settings(lakefs_repo=repo, lakefs_local_dir=store, app_lang="en"))
 
 
 @pytest.fixture
@@ -50,24 +41,15 @@ def connect_embedded(settings: config.Settings) -> Any:
     return connect(dataclasses.replace(settings, lakefs_endpoint=None), create=True)
 
 
-def write_files(folder: Path, contents: dict[str, bytes]) -> dict[str, LocalFile]:
-    files = {}
-    for name, content in contents.items():
-        path = folder / secrets.token_hex(8)
-        path.write_bytes(content)
-        files[name] = LocalFile(path, file_sha256(path))
-    return files
-
-
 def make_history(lake: LakeFS, folder: Path) -> None:
     """Publications, a removal, an experiment merged over a conflict, a revert, foreign objects, tags, an empty commit."""
-    files = write_files(folder, {name: b"" if name == "empty" else secrets.token_bytes(300) for name in NAMES})
+    files = write_local_files(folder, {name: b"" if name == "empty" else secrets.token_bytes(300) for name in NAMES})
     first = lake.publish(files, "data/", "first", {"key": "Wert ü"}, mirror=True).commit_id
     lake.set_tag("v0.1-initial", first)
     lake.start_experiment("wider")
-    lake.publish(write_files(folder, {"model.pth": b"theirs"}), "models/", "model", {}, mirror=False)
+    lake.publish(write_local_files(folder, {"model.pth": b"theirs"}), "models/", "model", {}, mirror=False)
     theirs, lake.connection.branch = lake.head(), "main"
-    lake.publish(write_files(folder, {"model.pth": b"ours"}), "models/", "model", {}, mirror=False)
+    lake.publish(write_local_files(folder, {"model.pth": b"ours"}), "models/", "model", {}, mirror=False)
     lake.merge_commit(theirs, "merge wider", {})
     del files["a.png"]
     second = lake.publish(files, "data/", "one less", {}, mirror=True).commit_id
@@ -113,16 +95,18 @@ def test_complete_history_is_copied_once(settings: config.Settings, tmp_path: Pa
             dates = {c.metadata[EMBEDDED_ID]: c.creation_date for c in target.log("by-hand") if len(c.parents) == 1}
             assert {c.id: c.creation_date for c in source.log("by-hand") if c.id in dates} == dates
             copied = list(target.list_refs("tags", copied=True))
-        source.publish(write_files(tmp_path, {"new": b"new"}), "data/", "more work on the laptop", {}, mirror=False)
+        source.publish(
+            write_local_files(tmp_path, {"new": b"new"}), "data/", "more work on the laptop", {}, mirror=False
+        )
         for _ in range(2):
             copy_history(settings, str(settings.lakefs_endpoint))
         with connect(settings) as target:
             require_copied(source, target)
             assert len(list(target.list_refs("tags", copied=True))) == len(copied) + 2, "a commit and its merge"
             theirs = target.publish(
-                write_files(tmp_path, {"theirs": b"x"}), "data/", "theirs", {}, mirror=False
+                write_local_files(tmp_path, {"theirs": b"x"}), "data/", "theirs", {}, mirror=False
             ).commit_id
-        source.publish(write_files(tmp_path, {"ours": b"x"}), "data/", "ours", {}, mirror=False)
+        source.publish(write_local_files(tmp_path, {"ours": b"x"}), "data/", "ours", {}, mirror=False)
         with pytest.raises(UsageError, match="has diverged: main: nothing was copied"):
             copy_history(settings, str(settings.lakefs_endpoint))
         with connect(settings) as target:
@@ -134,7 +118,7 @@ def test_repositories_created_in_the_same_second_share_their_first_commit(
 ) -> None:
     monkeypatch.setattr("utils.local_lakefs.store.time", SimpleNamespace(time=lambda: 1.7e9))
     with connect_embedded(settings) as source:
-        source.publish(write_files(tmp_path, {"x": b"x"}), "data/", "first", {}, mirror=True)
+        source.publish(write_local_files(tmp_path, {"x": b"x"}), "data/", "first", {}, mirror=True)
         for _ in range(2):  # no tag can map a commit id to itself: the second call must recognise it anyway
             copy_history(settings, str(settings.lakefs_endpoint))
         with connect(settings) as target:
@@ -145,9 +129,9 @@ def test_target_with_another_history_is_refused(settings: config.Settings, tmp_p
     with pytest.raises(UsageError, match="no embedded store to copy"):
         copy_history(settings, str(settings.lakefs_endpoint))
     with connect(settings, create=True) as target:
-        head = target.publish(write_files(tmp_path, {"x": b"x"}), "data/", "theirs", {}, mirror=True).commit_id
+        head = target.publish(write_local_files(tmp_path, {"x": b"x"}), "data/", "theirs", {}, mirror=True).commit_id
         with connect_embedded(settings) as source:
-            source.publish(write_files(tmp_path, {"x": b"y"}), "data/", "ours", {}, mirror=True)
+            source.publish(write_local_files(tmp_path, {"x": b"y"}), "data/", "ours", {}, mirror=True)
         with pytest.raises(UsageError, match="has another history: nothing was copied"):
             copy_history(settings, str(settings.lakefs_endpoint))
         assert target.head() == head and [name for name, _ in target.list_refs("branches")] == ["main"]

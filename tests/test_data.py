@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from core import i18n
 from core.i18n import set_language
 from dataset import faults
 from dataset.faults import DataFaults, Fault
@@ -21,7 +19,6 @@ from dataset.validation import check_data
 from tests.data_directories import (
     SIZE,
     faults_of,
-    make_flat,
     make_split,
     only_fault,
     put_image,
@@ -31,19 +28,6 @@ from tests.data_directories import (
 )
 
 CAMVID = Path(os.environ.get("CAMVID_DIR") or Path(__file__).resolve().parents[2] / "shared" / "camvid")
-
-
-@pytest.fixture(autouse=True)
-def english() -> Iterator[None]:
-    before = i18n._language
-    set_language("en")
-    yield
-    set_language(before)
-
-
-@pytest.fixture
-def flat(tmp_path: Path) -> Path:
-    return make_flat(tmp_path)
 
 
 @pytest.fixture

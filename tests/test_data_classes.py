@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from core import i18n
-from core.i18n import set_language
 from dataset.faults import Fault
 from dataset.validation import check_data
 from tests.data_directories import (
     SIZE,
     faults_of,
-    make_flat,
     only_fault,
     put_image,
     put_mask,
     put_pair,
     write_classes,
 )
-
-
-@pytest.fixture(autouse=True)
-def english() -> Iterator[None]:
-    before = i18n._language
-    set_language("en")
-    yield
-    set_language(before)
-
-
-@pytest.fixture
-def flat(tmp_path: Path) -> Path:
-    return make_flat(tmp_path)
 
 
 def test_class_list_under_the_key_classes_is_read(flat: Path) -> None:

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from core import i18n
 from core.errors import UsageError
-from core.i18n import set_language
 from dataset import synthetic
 from dataset.classes import IGNORE_INDEX, ClassMap, build_classes, classes_from_values
 from dataset.images import read_image, read_mask
@@ -30,14 +27,6 @@ from dataset.validation import check_data
 
 ROOT = Path(__file__).resolve().parents[1]
 ROAD = build_classes([(0, "sky", (10, 20, 30), False), (7, "road", (200, 0, 0), False), (9, "off", (0, 0, 0), True)])
-
-
-@pytest.fixture(autouse=True)
-def english() -> Iterator[None]:
-    before = i18n._language
-    set_language("en")
-    yield
-    set_language(before)
 
 
 def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core import i18n
 from core.errors import UsageError
-from core.i18n import set_language
 from dataset.faults import Fault
 from dataset.layout import SPLITS
 from dataset.splits import extend_split, new_split, write_splits
@@ -19,24 +16,10 @@ from dataset.summary import summary
 from dataset.validation import check_data
 from tests.data_directories import (
     faults_of,
-    make_flat,
     only_fault,
     put_image,
     put_pair,
 )
-
-
-@pytest.fixture(autouse=True)
-def english() -> Iterator[None]:
-    before = i18n._language
-    set_language("en")
-    yield
-    set_language(before)
-
-
-@pytest.fixture
-def flat(tmp_path: Path) -> Path:
-    return make_flat(tmp_path)
 
 
 def write_user_split(root: Path, **splits: str) -> None:

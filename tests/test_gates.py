@@ -14,11 +14,10 @@ import pytest
 
 import config
 from core.errors import AppError
-from core.hashing import file_sha256
 from tests import servers
 from tests.project import make_project
+from tests.publish_helpers import write_local_files
 from tests.servers import Server
-from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, connect
 from versioning import server_setup
 
@@ -34,14 +33,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def settings_of(server: Server) -> config.Settings:
-    return config.load_settings(
-        lakefs_endpoint=server.endpoint,
-        lakefs_access_key_id=server.access_key_id,
-        lakefs_secret_access_key=server.secret_access_key,
-        lakefs_storage_namespace=server.storage_namespace,
-        lakefs_repo=f"repo-{secrets.token_hex(6)}",
-        app_lang="en",
-    )
+    return config.load_settings(**server.settings(app_lang="en"))
 
 
 @pytest.fixture
@@ -52,24 +44,15 @@ def lake(server: Server) -> Iterator[LakeFS]:
         yield lake
 
 
-def write_files(folder: Path, contents: dict[str, bytes]) -> dict[str, LocalFile]:
-    files = {}
-    for name, content in contents.items():
-        path = folder / secrets.token_hex(8)
-        path.write_bytes(content)
-        files[name] = LocalFile(path, file_sha256(path))
-    return files
-
-
 def put_data(lake: LakeFS, folder: Path, contents: dict[str, bytes], metadata: dict[str, str] = LINEAGE) -> None:
-    lake.publish(write_files(folder, contents), "data/", "data", metadata, mirror=True)
+    lake.publish(write_local_files(folder, contents), "data/", "data", metadata, mirror=True)
 
 
 def put_model(lake: LakeFS, folder: Path, **changes: object) -> None:
-    model = write_files(folder, {"model.pth": secrets.token_bytes(100)})
+    model = write_local_files(folder, {"model.pth": secrets.token_bytes(100)})
     metrics = {"finite": True, "passed": True, "best_val_miou": 0.5, "best_val_accuracy": 1, "mlflow_run_id": "run"}
     text = json.dumps({**metrics, "model_sha256": model["model.pth"].sha256, **changes})
-    files = {**model, **write_files(folder, {"metrics.json": text.encode()})}
+    files = {**model, **write_local_files(folder, {"metrics.json": text.encode()})}
     lake.publish(files, "models/", "model", LINEAGE, mirror=False)
 
 
@@ -146,7 +129,7 @@ def test_model_without_readable_metrics_is_refused(
     lake: LakeFS, tmp_path: Path, contents: dict[str, bytes], words: str
 ) -> None:
     with pytest.raises(AppError, match=words):
-        lake.publish(write_files(tmp_path, contents), "models/", "model", LINEAGE, mirror=False)
+        lake.publish(write_local_files(tmp_path, contents), "models/", "model", LINEAGE, mirror=False)
 
 
 @needs_a_server
@@ -159,7 +142,7 @@ def test_model_below_the_configured_minimum_is_refused(lake: LakeFS, tmp_path: P
 
 @needs_a_server
 def test_main_accepts_merges_only(lake: LakeFS, tmp_path: Path) -> None:
-    file = write_files(tmp_path, {"a": b"a"})["a"]
+    file = write_local_files(tmp_path, {"a": b"a"})["a"]
     with pytest.raises(AppError, match="403"):
         for _ in range(100):  # the server caches its settings for up to six seconds
             lake.upload("main", "data/notes.txt", file)

@@ -159,14 +159,7 @@ needs_minio = pytest.mark.skipif(
 
 def import_settings(server: Server) -> config.Settings:
     assert server.storage
-    return settings(
-        server.storage,
-        lakefs_endpoint=server.endpoint,
-        lakefs_access_key_id=server.access_key_id,
-        lakefs_secret_access_key=server.secret_access_key,
-        lakefs_storage_namespace=server.storage_namespace,
-        lakefs_repo=f"repo-{secrets.token_hex(6)}",
-    )
+    return settings(server.storage, **server.settings())
 
 
 @needs_minio

@@ -15,6 +15,7 @@ import config
 from core.errors import AppError
 from core.hashing import file_sha256
 from tests.faults import Faults, fault_proxy
+from tests.publish_helpers import published_hashes, write_local_files
 from tests.servers import SOURCE, KillableServer, Server
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_client.publish import Publisher
@@ -35,16 +36,7 @@ def settings_for(server: Server, endpoint: str, folder: Path) -> config.Settings
 
 
 def write_files(folder: Path, count: int, size: int) -> dict[str, LocalFile]:
-    files = {}
-    for number in range(count):
-        path = folder / secrets.token_hex(8)
-        path.write_bytes(secrets.token_bytes(size))
-        files[str(number)] = LocalFile(path, file_sha256(path))
-    return files
-
-
-def published_hashes(lake: LakeFS, ref: str) -> dict[str, str | None]:
-    return {file.path.removeprefix("data/"): file.sha256 for file in lake.objects(ref, "data/")}
+    return write_local_files(folder, {str(number): secrets.token_bytes(size) for number in range(count)})
 
 
 def sha256s(files: dict[str, LocalFile]) -> dict[str, str | None]:

@@ -19,17 +19,14 @@ from babel.messages.pofile import read_po, write_po
 ROOT = Path(__file__).resolve().parent.parent
 PO = ROOT / "locale" / "ko" / "LC_MESSAGES" / "messages.po"
 MO = PO.with_suffix(".mo")
-PACKAGES = (
-    *("core", "dataset", "inference", "lineage", "registry", "segmentation", "tools", "train", "utils"),
-    "versioning",
-)
+PACKAGES = sorted(marker.parent for marker in ROOT.glob("*/py.typed"))
 METHODS = {".py": "python", ".html": "jinja2"}  # of Babel, by suffix
 
 
 def extracted() -> set[str]:
     """Return the messages that Python code and Jinja2 templates mark with `tr` or `mark`."""
     found: set[str] = set()
-    for path in [*ROOT.glob("*.py"), *(p for name in PACKAGES for p in (ROOT / name).rglob("*.*"))]:
+    for path in [*ROOT.glob("*.py"), *(p for package in PACKAGES for p in package.rglob("*.*"))]:
         method = METHODS.get(path.suffix)
         if method is not None:
             with path.open("rb") as stream:

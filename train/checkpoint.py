@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from core.errors import AppError
+from core.errors import AppError, one_line
 from core.files import atomic_replace
 from core.i18n import tr
 
@@ -35,7 +35,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
                 )
             )
     except Exception as error:  # torch raises many types for a file that it cannot read; all mean the same here
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise AppError(
             tr(
                 "{path}: not a checkpoint of this project ({error_type}: {reason})",

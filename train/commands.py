@@ -125,9 +125,7 @@ def train(settings: Settings, given: dict[str, Any], options: argparse.Namespace
             if releasing:
                 parameters = client.get_run(result.run_id).data.params
                 publish.release(lake, result, options.git_tag, parameters)
-        except (
-            AppError
-        ):  # the run is complete, and a refused release can be done by hand; after a kill, --resume does it
+        except AppError:  # the run is complete: a refused release can be done by hand; after a kill, --resume does it
             publication.remove_working_files(training.best_file, training.checkpoint_file)
             raise
     publication.remove_working_files(training.best_file, training.checkpoint_file)

@@ -13,6 +13,7 @@ from core.git import GitFacts
 from core.i18n import tr
 from core.reporting import notify, warn
 from utils.lakefs_utils import LakePath
+from utils.lineage import require_repository
 
 CHECKPOINT_FILE = "checkpoint.pth"  # in models/<run id>/
 LAST = "last"
@@ -119,14 +120,7 @@ def settings_of(record: RunRecord, now: Settings, given: dict[str, Any]) -> Sett
     kept = [f"{name.upper()}={value}" for name, value in record.settings.items() if value != known[name]]
     if kept:
         notify(tr("settings of the run: {kept}", kept=" ".join(kept)))
-    if record.repo != now.lakefs_repo:
-        raise UsageError(
-            tr(
-                "run {run_id} belongs to repository {repo}; set LAKEFS_REPO={repo}",
-                run_id=record.run_id,
-                repo=record.repo,
-            )
-        )
+    require_repository(now.lakefs_repo, record.run_id, record.repo)
     return dataclasses.replace(now, **record.settings, lakefs_branch=record.target_branch or record.branch)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from core.errors import UsageError
+from core.i18n import tr
 from utils.lakefs_utils import LakePath
 
 
@@ -18,3 +20,11 @@ class Lineage:
     data_path: LakePath
     git_commit: str
     metrics: dict[str, float]
+
+
+def require_repository(configured: str, run_id: str, recorded: str) -> None:
+    """Raise UsageError if a run's commits are in another lakeFS repository than the configured one."""
+    if recorded != configured:
+        raise UsageError(
+            tr("run {run_id} belongs to repository {repo}; set LAKEFS_REPO={repo}", run_id=run_id, repo=recorded)
+        )

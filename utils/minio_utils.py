@@ -19,7 +19,7 @@ from typing import Any
 
 from config import BUCKET, BUCKET_RULE, ROOT, Settings, load_settings
 from core.console import add_common_options, format_size
-from core.errors import AppError, UsageError
+from core.errors import AppError, UsageError, one_line
 from core.i18n import tr
 from core.process import run_script
 from core.reporting import notify
@@ -72,7 +72,7 @@ def _convert_errors(settings: Settings, what: str) -> Iterator[None]:
             text = tr("refused ({code}): check MINIO_ACCESS_KEY, MINIO_SECRET_KEY and the bucket's name", code=code)
         raise AppError(f"{where}: {text}") from error
     except ParamValidationError as error:  # raised by botocore before it contacts the server
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise UsageError(tr("{where}: invalid name ({reason})", where=where, reason=reason)) from error
     except BotoCoreError as error:
         raise AppError(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from config import ROOT, Settings
-from core.errors import AppError, UsageError
+from core.errors import AppError, UsageError, one_line
 from core.git import without_credentials
 from core.i18n import tr
 from core.locks import file_lock
@@ -49,7 +49,7 @@ def convert_errors(settings: Settings, what: str) -> Iterator[None]:
 
 def _message(settings: Settings, error: Exception) -> str:
     """Return the message of MLflow on one line, without the user and password of the server's URL."""
-    text = " ".join(str(error).split())
+    text = one_line(error)
     user, at, _ = urlsplit(tracking_uri(settings)).netloc.rpartition("@")
     return (text.replace(user + at, "") if at else text)[:400]
 

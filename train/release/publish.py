@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from config import ROOT
 from core import git
-from core.errors import AppError, UsageError
+from core.errors import AppError, UsageError, one_line
 from core.i18n import tr
 from core.reporting import notify
 from train.release import tags
@@ -132,7 +132,7 @@ def _git(folder: Path, *arguments: str) -> str:
     """Return the output of Git. Raises AppError with its message."""
     done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, errors="replace")
     if done.returncode:
-        words = " ".join((done.stderr or done.stdout).split())
+        words = one_line(done.stderr or done.stdout)
         raise AppError(
             tr(
                 "git {command}: {message} (train.py prints the commands for doing it by hand)",

@@ -13,7 +13,7 @@ from typing import Any
 
 import urllib3
 
-from core.errors import AppError, UsageError
+from core.errors import AppError, UsageError, one_line
 from core.i18n import tr
 from utils.lakefs_client import transfer
 
@@ -118,7 +118,7 @@ class Connection:
                 message = tr("check LAKEFS_ACCESS_KEY_ID and LAKEFS_SECRET_ACCESS_KEY")
             raise AppError(f"{what} ({where}): {error.status} {error.reason or ''}: {message}") from error
         except ValidationError as error:  # of the request: an invalid response raises InvalidResponse
-            raise UsageError(f"{what} ({where}): {' '.join(str(error).split())[:200]}") from error
+            raise UsageError(f"{what} ({where}): {one_line(error, 200)}") from error
         except (ValueError, AttributeError, KeyError) as error:
             # No JSON, other fields, or an unexpected status: the page of a proxy, or another program.
             raise AppError(
@@ -126,7 +126,7 @@ class Connection:
                     "{what} ({where}): not a response of lakeFS: check LAKEFS_ENDPOINT ({error})",
                     what=what,
                     where=where,
-                    error=" ".join(str(error).split())[:200],
+                    error=one_line(error, 200),
                 )
             ) from error
         except urllib3.exceptions.HTTPError as error:
@@ -180,6 +180,6 @@ def make_configuration(api: str, **keys: str) -> Any:
 def server_message(error: Any) -> str:
     """Return the server's message in an ApiException, on one line."""
     try:
-        return " ".join(str(json.loads(error.body)["message"]).split())
+        return one_line(json.loads(error.body)["message"])
     except (TypeError, ValueError, KeyError):
-        return " ".join(str(error.body or error.reason or error).split())[:300]
+        return one_line(error.body or error.reason or error, 300)
