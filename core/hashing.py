@@ -1,4 +1,4 @@
-"""SHA-256 of files, with a cache by path, size and modification time."""
+"""Hashes of files: SHA-256, with a cache by path, size and modification time, and MD5."""
 
 from __future__ import annotations
 
@@ -22,6 +22,12 @@ def file_sha256(path: Path) -> str:
         while block := stream.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def file_md5(path: Path) -> str:
+    """Return the MD5 (hex) of a file: lakeFS knows only that of objects which other clients wrote."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "md5").hexdigest()
 
 
 def stat_key(status: os.stat_result) -> str:

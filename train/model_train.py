@@ -55,9 +55,7 @@ class ModelTrain(BaseTrain):
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=setup.precision == torch.float16)
         self.order: list[list[int]] = []  # the batches of the current epoch
-        # Sums stay on the device: reading a number in each step would make a GPU wait for the CPU.
-        self.loss_sum, self.loss_weight = torch.zeros(2, device=self.device).unbind()
-        self.first_nonfinite_step = torch.tensor(math.inf, device=self.device)
+        self.reset_running_loss()
         self.confusion: ConfusionMatrix | None = None  # of the last validation
         self.scores: Tensor | None = None  # mIoU of each validation image, (N,) float64
         self.best_confusion: ConfusionMatrix | None = None
@@ -94,6 +92,7 @@ class ModelTrain(BaseTrain):
 
     def reset_running_loss(self) -> None:
         """Start the sums of an epoch."""
+        # They stay on the device: reading a number in each step would make a GPU wait for the CPU.
         self.loss_sum, self.loss_weight = torch.zeros(2, device=self.device).unbind()
         self.first_nonfinite_step = torch.tensor(math.inf, device=self.device)
 

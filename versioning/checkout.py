@@ -11,17 +11,17 @@ from dataset.summary import summary
 from dataset.synthetic import generate_sample
 from dataset.validation import check_data
 from utils.lakefs_utils import LakeFS, LakePath
+from versioning.sync import download_data, require_complete
+from versioning.versions import DATA_PREFIX, find_data
 
 
 def fill_if_empty(settings: Settings, lake: LakeFS) -> None:
     """Fill an empty data directory from the branch, or with the sample set, and report it."""
-    from versioning.sync import download_data
-
     root = settings.data_dir
     if not is_empty(root):
         return
     head = lake.head()
-    if next(lake.objects(head, "data/"), None) is None:
+    if next(lake.objects(head, DATA_PREFIX), None) is None:
         notify(
             tr(
                 "{root} is empty and lakeFS has no data: generating a sample set (seed {seed})",
@@ -31,16 +31,13 @@ def fill_if_empty(settings: Settings, lake: LakeFS) -> None:
         )
         generate_sample(root, settings.seed)
         return
-    source = LakePath(lake.repo, head, "data/")
+    source = LakePath(lake.repo, head, DATA_PREFIX)
     notify(tr("{root} is empty: downloading {source}", root=root, source=source))
     download_data(settings, lake, source)
 
 
 def checked_data(settings: Settings, lake: LakeFS, data_ref: str | None) -> tuple[LakePath | None, SegmentationData]:
     """Return the checked data to train on: that of a commit, with its path, or that of the data directory."""
-    from versioning.sync import require_complete
-    from versioning.versions import find_data
-
     cache = settings.cache_dir
     pinned = find_data(lake, data_ref, cache) if data_ref else None
     if pinned is None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.errors import UsageError
+from core.errors import UsageError, describe_error
 from core.files import write_atomically
 from core.git import LOCK_NAME
 from core.i18n import tr
@@ -77,13 +77,12 @@ def parse_lock(text: str, where: str) -> Lock:
 
 
 def _not_a_lock(where: str, error: Exception) -> UsageError:
-    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
     return UsageError(
         tr(
             "{where}: not a valid lock ({reason}): restore it by 'git checkout -- {lock_name}', or "
             "remove it and run train.py",
             where=where,
-            reason=reason,
+            reason=describe_error(error),
             lock_name=LOCK_NAME,
         )
     )

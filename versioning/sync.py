@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +12,7 @@ from config import ROOT, Settings
 from core.errors import AppError, UsageError
 from core.files import atomic_replace, remove_partial_files, safe_join, write_atomically
 from core.git import LOCK_NAME, read_facts
-from core.hashing import file_sha256
+from core.hashing import file_md5, file_sha256
 from core.i18n import tr
 from core.reporting import notify, progress
 from core.workers import iterate_successes, parallel
@@ -140,7 +139,7 @@ def _uncommitted(
         left = {name: file for name, file in left.items() if file.sha256 not in known}
         others = {file.checksum for file in remote if not file.sha256}
         if others:
-            left = {name: file for name, file in left.items() if _file_md5(file.path) not in others}
+            left = {name: file for name, file in left.items() if file_md5(file.path) not in others}
     return sorted(left)
 
 
@@ -175,11 +174,6 @@ def _objects_if_any(lake: LakeFS, version: LakePath) -> Iterable[RemoteFile]:
     except UsageError:
         return []
     return lake.objects(version.ref, version.path, version.repo)
-
-
-def _file_md5(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "md5").hexdigest()
 
 
 def _refuse_data_loss(folder: Path, names: list[str]) -> None:

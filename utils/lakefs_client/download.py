@@ -13,7 +13,7 @@ import urllib3
 
 from core.errors import AppError
 from core.files import link_or_copy, remove_stale_partial_files, safe_join, write_atomically
-from core.hashing import file_sha256, stat_key
+from core.hashing import file_md5, file_sha256, stat_key
 from core.i18n import tr
 from core.reporting import progress, warn
 from core.workers import is_unavailable, iterate_successes, parallel
@@ -195,8 +195,7 @@ def _has_content(path: Path, file: RemoteFile) -> bool:
     """Return whether a file has the content of its object, by SHA-256 or, for an object of another client, MD5."""
     if file.sha256:
         return file_sha256(path) == file.sha256
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "md5").hexdigest() == file.checksum
+    return file_md5(path) == file.checksum
 
 
 def _drop(source: LakePath, cache: Path, files: list[Path]) -> None:

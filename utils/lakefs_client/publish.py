@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from core.errors import AppError
+from core.hashing import file_md5
 from core.i18n import tr
 from core.reporting import progress
 from core.workers import iterate_successes, parallel
@@ -255,5 +256,4 @@ def _same_content(remote: RemoteFile, file: LocalFile) -> bool:
     """Compare by the SHA-256 that was published with it; objects of other clients or an import have only the MD5."""
     if remote.sha256 is not None or not file.path.exists() or remote.size_bytes != file.path.stat().st_size:
         return remote.sha256 == file.sha256
-    with file.path.open("rb") as stream:
-        return remote.checksum == hashlib.file_digest(stream, "md5").hexdigest()
+    return remote.checksum == file_md5(file.path)
