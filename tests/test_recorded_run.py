@@ -53,7 +53,9 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     """Unpack the folder, and commit the code of now on top of the recorded commit, as an upgrade would."""
     folder = tmp_path_factory.mktemp("recorded")
     with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(folder, filter="data")
+        # Python 3.11 has filters only from 3.11.4 on, and no argument for them before.
+        archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
+        archive.extractall(folder)
     move_database(folder)
     project = Project(folder, env={"DEVICE": "cpu"})
     commit = project.git("rev-parse", "HEAD")
