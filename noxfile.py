@@ -44,6 +44,6 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests and print the line coverage; `nox -s tests -- tests/test_data.py` runs a part of them."""
+    """Run the tests and print the line coverage; `nox -s tests -- tests/dataset/test_data.py` runs a part of them."""
     session.run("python", "-m", "pytest", "--cov", "--cov-report=", *session.posargs)
     session.run("python", "-m", "coverage", "report", "--skip-covered", "--sort=cover")

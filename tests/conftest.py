@@ -10,8 +10,8 @@ import pytest
 from core.console import ConsoleReporter
 from core.i18n import set_language
 from core.reporting import use_reporter
-from tests import servers
-from tests.servers import Server, Storage
+from tests.support import servers
+from tests.support.servers import Server, Storage
 from utils.lakefs_client import transfer
 
 os.environ["APP_LANG"] = "en"  # before config.py is imported: tests expect English messages
@@ -21,9 +21,9 @@ use_reporter(ConsoleReporter())  # tests read the printed messages
 
 if TYPE_CHECKING:
     import config
-    from tests.faults import Faults
-    from tests.lifecycle import Lifecycle
-    from tests.project import Project
+    from tests.support.faults import Faults
+    from tests.support.lifecycle import Lifecycle
+    from tests.support.project import Project
     from utils.lakefs_utils import LakeFS
 
 
@@ -52,7 +52,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
 @pytest.fixture(scope="session")
 def lifecycle(tmp_path_factory: pytest.TempPathFactory) -> "Lifecycle":
     """A project with registered, refused, promoted and rolled back models; tests must not change it."""
-    from tests.lifecycle import run_lifecycle
+    from tests.support.lifecycle import run_lifecycle
 
     return run_lifecycle(tmp_path_factory.mktemp("life"))
 
@@ -60,7 +60,7 @@ def lifecycle(tmp_path_factory: pytest.TempPathFactory) -> "Lifecycle":
 @pytest.fixture(scope="session")
 def once_trained(tmp_path_factory: pytest.TempPathFactory) -> "Project":
     """A project with one run of one epoch; tests must not change data, model and registry."""
-    from tests.project import make_project
+    from tests.support.project import make_project
 
     project = make_project(tmp_path_factory.mktemp("once_trained"))
     done = project.run("train.py", "--epochs", "1", "--batch-size", "5", "--image-size", "64", "64")
@@ -71,7 +71,7 @@ def once_trained(tmp_path_factory: pytest.TempPathFactory) -> "Project":
 @pytest.fixture
 def flat(tmp_path: Path) -> Path:
     """A data directory with ten valid pairs in images/ and masks/."""
-    from tests.data_directories import make_flat
+    from tests.support.data_directories import make_flat
 
     return make_flat(tmp_path)
 
@@ -110,7 +110,7 @@ def lake(lake_settings: "config.Settings") -> Iterator["LakeFS"]:
 def faulty_lake(lakefs_server: Server, tmp_path: Path) -> Iterator[tuple["LakeFS", "Faults"]]:
     """A new repository whose server is reached through a proxy that injects faults."""
     import config
-    from tests.faults import fault_proxy
+    from tests.support.faults import fault_proxy
     from utils.lakefs_utils import connect
 
     with fault_proxy(lakefs_server.endpoint) as faults:

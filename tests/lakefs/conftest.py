@@ -9,7 +9,7 @@ import pytest
 import urllib3
 from lakefs_sdk.client import LakeFSClient
 
-from tests.servers import Server
+from tests.support.servers import Server
 
 
 @dataclass

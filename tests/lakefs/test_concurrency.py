@@ -16,7 +16,7 @@ import pytest
 import urllib3
 
 from tests.lakefs.conftest import Repo, open_repo
-from tests.servers import Server
+from tests.support.servers import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 

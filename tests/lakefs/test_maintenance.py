@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import servers
 from tests.lakefs.conftest import Repo, open_repo
+from tests.support import servers
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from lakefs_sdk import ResetCreation, exceptions
 
 from tests.lakefs.conftest import Repo, open_repo
-from tests.servers import Server
+from tests.support.servers import Server
 
 Tree = dict[str, str]
 PATHS = st.sampled_from(["a", "a/", "a/b", "a/b/c", "a.b", "b", "한글/1", "z z"])

@@ -1,0 +1,54 @@
+"""The console's language and the message catalogue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from core import i18n
+from tests.support.project import Project, make_project
+from tools import catalogue
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return make_project(tmp_path_factory.mktemp("language"), images=0, git=False)
+
+
+def test_catalogue_is_complete_and_compiled() -> None:
+    assert catalogue.problems() == []
+
+
+@pytest.mark.parametrize(
+    ("environment", "is_korean"),
+    [
+        ({"LANG": "ko_KR.UTF-8"}, True),
+        ({"LANG": "C"}, False),
+        ({"LANG": "de_DE.UTF-8"}, False),
+        ({"LANG": "en_US.UTF-8", "LC_MESSAGES": "ko_KR.UTF-8"}, True),
+        ({"LANG": "ko_KR.UTF-8", "LC_ALL": "C.UTF-8"}, False),
+        ({"LANG": "ko_KR.UTF-8", "APP_LANG": "en"}, False),
+        ({"LANG": "C", "APP_LANG": "ko"}, True),
+        ({}, False),
+    ],
+)
+def test_language_follows_app_lang_then_the_locale(
+    project: Project, environment: dict[str, str | None], is_korean: bool
+) -> None:
+    unset: dict[str, str | None] = dict.fromkeys(("APP_LANG", "LC_ALL", "LC_MESSAGES", "LANG"))
+    done = project.run("lake.py", "--help", env=unset | environment | {"PYTHONIOENCODING": "utf-8"})
+    assert done.returncode == 0, done.stderr
+    assert ("오류의 자세한 위치" in done.stdout) == is_korean
+
+
+def test_missing_catalogue_is_an_error(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(i18n, "CATALOGUES", tmp_path)
+    monkeypatch.setattr(i18n, "_language", "ko")
+    i18n._catalogue.cache_clear()
+    with pytest.raises(FileNotFoundError):
+        i18n.tr("file")
+
+
+def test_fields_of_a_message_are_not_formatted_again() -> None:
+    assert i18n.tr("no such file: {path}", path="{0.__class__}") == "no such file: {0.__class__}"

@@ -1,0 +1,227 @@
+"""What the gate compares: enough images, the same for both models, none that the champion was trained on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import secrets
+import time
+import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import lakefs_sdk as sdk
+import numpy as np
+import pytest
+import torch
+
+from config import Settings
+from core.errors import UsageError
+from dataset.classes import ClassMap, UInt8
+from dataset.samples import committed_items
+from registry import gate, overlap
+from registry.compare import compare_models
+from registry.promotion import Promotion
+from registry.versions import Registry
+from segmentation import evaluation
+from segmentation.model_file import Model
+from tests.support.lab import CPU, Lab, open_lab, road_and_car, segment_by_quality
+from tests.support.servers import Server
+from utils.lakefs_utils import LakePath
+from utils.mlflow_utils import run_lineage
+
+VAL = [f"v{i}" for i in range(12)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("judging")
+
+
+@pytest.fixture
+def lab(lakefs_server: Server, place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    with open_lab(lakefs_server, place / secrets.token_hex(4), monkeypatch) as lab:
+        yield lab
+
+
+def register(lab: Lab, quality: float, data: LakePath, classes: ClassMap | None = None, **settings: object) -> str:
+    """Register a new run and return its version number."""
+    strict = dataclasses.replace(lab.settings, **settings)  # type: ignore[arg-type]
+    run = lab.run(quality, data, classes)
+    return str(Promotion(Registry(lab.client, strict), lab.lake).register(run).version)
+
+
+def gate_record(lab: Lab, version: str) -> dict[str, object]:
+    content: dict[str, object] = json.loads(lab.tags(version)["gate"])
+    return content
+
+
+# --- which images -----------------------------------------------------------------------------------------------
+
+
+def test_the_champion_is_measured_again_on_the_data_of_the_candidate(lab: Lab) -> None:
+    """The second commit has another class order, a new class and an image that the champion was trained on."""
+    first = lab.data(["t0", "t1"], VAL)
+    register(lab, 0.5, first)
+    classes = road_and_car("car", "sky", "road")
+    # The same images: where a mask said 0 for road, it now says 0 for car.
+    second = lab.data(["t2"], [*VAL[:10], "t0", "new"], classes)
+    assert register(lab, 0.9, second, classes) == "2"
+    found = gate_record(lab, "2")
+    assert found["data"] == str(second) and found["pictures"] == 12
+    assert (found["seen_by_champion"], found["compared"]) == (1, 11), "t0 is in the training split of the champion"
+    _, items = committed_items(lab.lake, second, "val", lab.settings.cache_dir)
+    old = gate.download_model(
+        lab.lake, run_lineage(lab.client.get_run(lab.tags("1")["run_id"])), CPU, lab.settings.cache_dir
+    )
+    again = evaluation.measure(old, items, classes, CPU)
+    keep = [i for i, item in enumerate(items) if item.name != "t0"]
+    assert found["champion"] == pytest.approx(again.only(keep).metric("miou"))
+    assert found["champion_version"] == f"{lab.name} v1"
+
+
+def test_no_promotion_if_the_champion_was_trained_on_all_images(lab: Lab) -> None:
+    register(lab, 0.5, lab.data(VAL, ["v"]))
+    assert register(lab, 0.9, lab.data(["t"], VAL)) == "2"
+    assert lab.aliases() == {"champion": "1", "challenger": "2"}
+    assert "the champion was trained on all 12 images of val" in lab.reasons("2")
+
+
+def test_decomposed_korean_names_of_macos_match_composed_ones(lab: Lab) -> None:
+    """macOS writes names in Unicode's decomposed form; lists of splits are read in the composed one."""
+    name = unicodedata.normalize("NFC", "사진")
+    first = lab.data([unicodedata.normalize("NFD", name)], VAL)
+    register(lab, 0.5, first)
+    register(lab, 0.9, lab.data(["t"], [*VAL, name]))
+    assert (gate_record(lab, "2")["seen_by_champion"], gate_record(lab, "2")["compared"]) == (1, 12)
+
+
+def test_imported_images_are_recognised_by_checksum_or_name(lab: Lab) -> None:
+    """An import by reference stores no SHA-256 in lakeFS."""
+    first = lab.data(["t0", "t1"], VAL)
+    bare = without_hashes(lab, first)
+    assert {file.sha256 for file in lab.lake.objects(bare.ref, "data/train/images/")} == {None}
+    run = dataclasses.replace(run_lineage(lab.run(0.5, first)), data_path=bare)
+    lab.made["renamed"] = lab.made["t0"]
+    again = lab.data(["t"], [*VAL, "renamed", "t1", "new"])
+    seen = overlap.seen_in_training(lab.lake, run, again, "val", lab.settings.cache_dir)
+    assert seen == {"renamed", "t1"}
+
+
+def without_hashes(lab: Lab, data: LakePath) -> LakePath:
+    """Commit the same files as another client would, without SHA-256 metadata."""
+    branch = f"bare-{secrets.token_hex(4)}"
+    lab.lake.create_branch(branch, data.ref)
+    cache = lab.lake.download(data, lab.settings.cache_dir)
+    for file in list(lab.lake.objects(data.ref, "data/train/")):
+        content = (cache / file.path).read_bytes()
+        lab.lake.connection.sdk.objects_api.delete_object(lab.lake.repo, branch, file.path)
+        lab.lake.connection.sdk.objects_api.upload_object(lab.lake.repo, branch, file.path, content=content)
+    commit = lab.lake.connection.sdk.commits_api.commit(lab.lake.repo, branch, sdk.CommitCreation(message="bare"))
+    return LakePath(data.repo, commit.id, data.path)
+
+
+# --- how many, how fast, which classes ---
+
+
+@pytest.mark.parametrize("count", [1, 3, gate.MIN_IMAGES - 1])
+def test_too_few_images_prevent_promotion(lab: Lab, count: int) -> None:
+    data = lab.data(["t"], VAL[:count])
+    register(lab, 0.3, data)
+    register(lab, 0.9, data)
+    assert lab.aliases() == {"champion": "1", "challenger": "2"} and "interval" not in gate_record(lab, "2")
+    assert f"{count} images are too few to tell a gain from chance: at least 10 needed" in lab.reasons("2")
+    register(lab, 0.9, data, register_confidence=0.0)
+    assert lab.aliases()["champion"] == "3", "REGISTER_CONFIDENCE=0 disables the check"
+
+
+def test_the_measured_time_excludes_the_first_warm_up_batch(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def cold(model: Model, images: Sequence[UInt8], device: torch.device) -> list[UInt8]:
+        if not calls:
+            time.sleep(2)
+        calls.append(len(images))
+        return segment_by_quality(model, images, device)
+
+    run = run_lineage(lab.run(0.5, lab.data(["t"], VAL[:2])))
+    cache = lab.settings.cache_dir
+    _, items = committed_items(lab.lake, run.data_path, "val", cache)
+    model = gate.download_model(lab.lake, run, CPU, cache)
+    monkeypatch.setattr(evaluation, "segment", cold)
+    assert evaluation.measure(model, items, model.classes, CPU).milliseconds < 500
+
+
+def test_class_minimums_are_checked_before_measuring(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.cars = False
+    data = lab.data(["t"], VAL)
+    register(lab, 1.0, data, register_min_class_iou="0.2")
+    assert lab.aliases() == {"challenger": "1"} and "class car: does not occur in val" in lab.reasons("1")
+    register(lab, 1.0, data, register_min_class_iou="0.2 car=0")
+    assert lab.aliases()["champion"] == "2"
+
+    def never(*_: object) -> object:
+        raise AssertionError("measured before the class name was checked")
+
+    run = lab.run(1.0, data)
+    monkeypatch.setattr(gate, "measure", never)
+    wrong = dataclasses.replace(lab.settings, register_min_class_iou="raod=0.5")
+    with pytest.raises(UsageError, match=r"unknown class 'raod' \(classes: road\)"):
+        Promotion(Registry(lab.client, wrong), lab.lake).register(run)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("register_max_ms", value) for value in (-5.0, 0.0, float("nan"))),
+        ("register_max_mb", float("nan")),
+        *(("register_threshold", value) for value in (float("nan"), 7.0, -0.1)),
+        *(("register_min_gain", value) for value in (float("inf"), float("nan"), -0.1)),
+        *(("registered_model", value) for value in ("", "a/b", "a@b", "a:b", " a")),
+        *(("register_metric", value) for value in ("val_loss", "", "best_val_miou ")),
+        *(("register_min_class_iou", value) for value in ("2", "x", "road=", "=0.5", "road=nan")),
+    ],
+)
+def test_invalid_settings_are_rejected(name: str, value: object) -> None:
+    with pytest.raises(UsageError, match=f"{name.upper()}=.*: expected "):
+        Settings(**{name: value})  # type: ignore[arg-type]
+
+
+def test_valid_settings_are_accepted() -> None:
+    for name in ("seg.v2", "분할 모델", "a", "it's"):
+        Settings(registered_model=name, register_metric="val_accuracy", register_min_class_iou=", 0.2 car=0,road=1 ")
+
+
+# --- comparing ---
+
+
+def test_compare_reports_all_metrics_and_images_seen_in_training(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    classes = road_and_car("road", "car", "sky")
+    a = run_lineage(lab.run(0.75, lab.data(["t0"], VAL)))
+    b = run_lineage(lab.run(0.5, lab.data(["t1"], ["t0", *VAL[:10]], classes), classes))
+    compare_models(lab.settings, lab.lake, a, b, lab.folder / "compare")
+    shown = capsys.readouterr().out
+    rows = {line.split()[0]: line.split()[1:] for line in shown.splitlines() if line.strip()}
+    assert rows["road"] == ["0.6000", "0.3333", "-0.2667"] == rows["car"], "right in 3 of 4 rows, and in half"
+    assert rows["sky"] == ["absent", "absent"]
+    assert rows["mIoU"] == ["0.6000", "0.3333", "-0.2667", "[-0.2667,", "-0.2667]"]
+    assert rows["accuracy"][:3] == ["0.7500", "0.5000", "-0.2500"]
+    assert rows["t0"] == ["0.6000", "0.3333", "-0.2667"] and not {"v3", "v4", "v5"} & set(rows), "8 of 11"
+    assert "A was trained on 1 of them, which favours A" in shown
+    (folder,) = (lab.folder / "compare").iterdir()
+    content = json.loads((folder / "compare.json").read_text())
+    assert content["a"]["miou"] == pytest.approx(0.6) and content["b"]["miou"] == pytest.approx(1 / 3)
+    assert content["b"]["iou"] == {"road": pytest.approx(1 / 3), "car": pytest.approx(1 / 3), "sky": None}
+    assert [row["name"] for row in content["pictures"] if row["seen_by_a"]] == ["t0"]
+    assert len(content["pictures"]) == 11 and content["data"] == str(b.data_path)
+    assert [row["a"] for row in content["pictures"]] == pytest.approx([0.6] * 11)
+    compare_models(lab.settings, lab.lake, b, b, lab.folder / "same")
+    assert "favours" not in capsys.readouterr().out
+
+
+def test_compare_reports_no_interval_for_too_few_images(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    data = lab.data(["t"], VAL[:2])
+    a, b = (run_lineage(lab.run(quality, data)) for quality in (0.3, 0.9))
+    compare_models(lab.settings, lab.lake, a, b, lab.folder / "compare")
+    assert capsys.readouterr().out.count("too few images") == 2
+    assert np.isfinite(json.loads(next((lab.folder / "compare").glob("*/compare.json")).read_text())["a"]["miou"])

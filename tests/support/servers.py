@@ -1,0 +1,260 @@
+"""Servers for the tests: the embedded lakeFS server, and real servers where their programs are installed."""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.lakefs_utils import LakeFS
+
+SOURCE = Path(__file__).resolve().parents[2]
+KINDS = ["embedded", *(["real"] if shutil.which("lakefs") else [])]
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A running S3 server with its root keys."""
+
+    endpoint: str
+    access_key: str
+    secret_key: str
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running lakeFS server; each repository uses its own prefix below `storage_namespace`."""
+
+    kind: str  # "embedded" or "real"
+    endpoint: str  # without /api/v1
+    access_key_id: str
+    secret_access_key: str
+    storage_namespace: str
+    storage: "Storage | None" = None  # the object storage behind it, if this module started one
+
+    def settings(self, **changes: Any) -> dict[str, Any]:
+        """Return the settings that connect to this server, with the name of a new repository."""
+        return {
+            "lakefs_endpoint": self.endpoint,
+            "lakefs_access_key_id": self.access_key_id,
+            "lakefs_secret_access_key": self.secret_access_key,
+            "lakefs_storage_namespace": self.storage_namespace,
+            "lakefs_repo": f"repo-{secrets.token_hex(6)}",
+            **changes,
+        }
+
+    def namespace(self, repository: str) -> str:
+        """Return an unused storage namespace: lakeFS refuses used ones, even of deleted repositories."""
+        return f"{self.storage_namespace.rstrip('/')}/{repository}/{secrets.token_hex(4)}"
+
+
+def branches(lake: LakeFS) -> list[str]:
+    """Return the names of all branches, sorted."""
+    return [name for name, _ in lake.list_refs("branches")]
+
+
+def real_available() -> bool:
+    return bool(os.environ.get("LAKEFS_ENDPOINT")) or shutil.which("lakefs") is not None
+
+
+@contextlib.contextmanager
+def embedded(folder: Path) -> Iterator[Server]:
+    """Run the embedded server on `folder` in this process."""
+    from utils import local_lakefs
+
+    with local_lakefs.start(folder) as server:
+        yield Server("embedded", server.endpoint, server.access_key_id, server.secret_access_key, "local://tests")
+
+
+@contextlib.contextmanager
+def real(folder: Path, first_admin: bool = True) -> Iterator[Server]:
+    """Yield the server of LAKEFS_ENDPOINT, or run one on `folder`: on MinIO if it is installed, otherwise on files.
+
+    Without `first_admin` the new server waits for somebody to make its first user.
+    """
+    env = os.environ
+    if env.get("LAKEFS_ENDPOINT"):
+        keys = env["LAKEFS_ACCESS_KEY_ID"], env["LAKEFS_SECRET_ACCESS_KEY"]
+        yield Server("real", env["LAKEFS_ENDPOINT"].rstrip("/"), *keys, env["LAKEFS_STORAGE_NAMESPACE"])
+        return
+    with contextlib.ExitStack() as stack:
+        minio = stack.enter_context(minio_server(folder / "minio")) if shutil.which("minio") else None
+        storage = _s3_blocks(minio) if minio else _local_blocks(folder)
+        namespace = "s3://lake" if minio else "local://lake"
+        address, access, secret = f"127.0.0.1:{_free_port()}", "AKIA" + secrets.token_hex(8), secrets.token_hex(20)
+        settings = _lakefs_settings(folder, address, access, secret)
+        if not first_admin:
+            settings["LAKEFS_INSTALLATION_USER_NAME"] = ""
+        stack.enter_context(_process(["lakefs", "run"], settings | storage, f"http://{address}/_health", folder))
+        yield Server("real", f"http://{address}", access, secret, namespace, minio)
+
+
+def _lakefs_settings(folder: Path, address: str, access: str, secret: str) -> dict[str, str]:
+    return {
+        "LAKEFS_LISTEN_ADDRESS": address,
+        "LAKEFS_DATABASE_TYPE": "local",
+        "LAKEFS_DATABASE_LOCAL_PATH": str(folder / "kv"),
+        "LAKEFS_STATS_ENABLED": "false",
+        "LAKEFS_LOGGING_LEVEL": "WARN",
+        "LAKEFS_AUTH_ENCRYPT_SECRET_KEY": secret,
+        "LAKEFS_INSTALLATION_USER_NAME": "admin",
+        "LAKEFS_INSTALLATION_ACCESS_KEY_ID": access,
+        "LAKEFS_INSTALLATION_SECRET_ACCESS_KEY": secret,
+    }
+
+
+class KillableServer:
+    """A lakeFS server on `folder`, embedded or real, in its own process that can be killed and restarted.
+
+    Real lakeFS stores its objects as local files, because MinIO would survive the kill.
+    """
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        self.kind, self.folder = kind, folder
+        self.address, self.access, self.secret = f"127.0.0.1:{_free_port()}", "AKIA" + secrets.token_hex(8), "s" * 40
+        self.process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(exist_ok=True)
+
+    def start(self, max_file_bytes: int | None = None) -> Server:
+        """Run it and wait until it is available; `max_file_bytes` limits the size of each of its files."""
+        folder, port = self.folder, self.address.split(":")[1]
+        if self.kind == "real":
+            settings = _lakefs_settings(folder, self.address, self.access, self.secret) | _local_blocks(folder)
+            command, health = ["lakefs", "run"], "/_health"
+        else:
+            command = [sys.executable, "-m", "utils.local_lakefs", "--port", port, "--dir", str(folder / "store")]
+            settings, health = {}, "/api/v1/healthcheck"
+        if max_file_bytes:
+            command = ["bash", "-c", f'ulimit -f {max_file_bytes // 1024} && exec "$@"', "limited", *command]
+        with (folder / "log").open("ab") as log:
+            environment = os.environ | settings
+            self.process = subprocess.Popen(command, env=environment, cwd=SOURCE, stdout=log, stderr=log)
+        _wait_until_up(self.process, f"http://{self.address}{health}", folder / "log")
+        keys = self.access, self.secret
+        if self.kind == "embedded":
+            stored = json.loads((folder / "store/credentials.json").read_text())
+            keys = stored["access_key_id"], stored["secret_access_key"]
+        return Server(self.kind, f"http://{self.address}", *keys, "local://tests")
+
+    def kill(self) -> None:
+        """Kill the process by SIGKILL."""
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+
+
+@contextlib.contextmanager
+def quickstart(folder: Path) -> Iterator[Server]:
+    """Run the server of `python -m lakefs.quickstart`: files in the home directory and the documented key pair."""
+    address = f"127.0.0.1:{_free_port()}"
+    settings = {"HOME": str(folder), "LAKEFS_LISTEN_ADDRESS": address, "LAKEFS_STATS_ENABLED": "false"}
+    with _process(["lakefs", "run", "--quickstart"], settings, f"http://{address}/_health", folder):
+        key, secret = "AKIAIOSFOLQUICKSTART", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
+        yield Server("real", f"http://{address}", key, secret, "local://")
+
+
+@contextlib.contextmanager
+def minio_server(folder: Path) -> Iterator[Storage]:
+    """Run MinIO on `folder` with the empty bucket "lake"."""
+    (folder / "lake").mkdir(parents=True)  # a directory there is a bucket
+    address, user, password = f"127.0.0.1:{_free_port()}", "tests", secrets.token_hex(16)
+    command = ["minio", "server", "--address", address, str(folder)]
+    settings = {"MINIO_ROOT_USER": user, "MINIO_ROOT_PASSWORD": password}
+    with _process(command, settings, f"http://{address}/minio/health/live", folder.parent):
+        yield Storage(f"http://{address}", user, password)
+
+
+@contextlib.contextmanager
+def s3(folder: Path) -> Iterator[Storage]:
+    """The server MINIO_ENDPOINT names, else MinIO where it is installed, else moto."""
+    env = os.environ
+    if env.get("MINIO_ENDPOINT"):
+        yield Storage(env["MINIO_ENDPOINT"], env["MINIO_ACCESS_KEY"], env["MINIO_SECRET_KEY"])
+    elif shutil.which("minio"):
+        with minio_server(folder / "minio") as storage:
+            yield storage
+    else:
+        from moto.server import ThreadedMotoServer
+
+        server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+        server.start()
+        try:
+            yield Storage("http://{}:{}".format(*server.get_host_and_port()), "tests", "tests")
+        finally:
+            server.stop()
+
+
+@contextlib.contextmanager
+def mlflow_server(folder: Path) -> Iterator[str]:
+    """Run an MLflow server on `folder`; yield its URL."""
+    address, port = "127.0.0.1", _free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", address, "--port", str(port), "--workers", "1"]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{folder}/mlflow.db",
+        "--artifacts-destination",
+        f"{folder}/artifacts",
+    ]
+    with _process(command, {}, f"http://{address}:{port}/health", folder):
+        yield f"http://{address}:{port}"
+
+
+def _s3_blocks(minio: Storage) -> dict[str, str]:
+    return {
+        "LAKEFS_BLOCKSTORE_TYPE": "s3",
+        "LAKEFS_BLOCKSTORE_S3_FORCE_PATH_STYLE": "true",
+        "LAKEFS_BLOCKSTORE_S3_ENDPOINT": minio.endpoint,
+        "LAKEFS_BLOCKSTORE_S3_DISCOVER_BUCKET_REGION": "false",
+        "LAKEFS_BLOCKSTORE_S3_REGION": "us-east-1",
+        "LAKEFS_BLOCKSTORE_S3_CREDENTIALS_ACCESS_KEY_ID": minio.access_key,
+        "LAKEFS_BLOCKSTORE_S3_CREDENTIALS_SECRET_ACCESS_KEY": minio.secret_key,
+    }
+
+
+def _local_blocks(folder: Path) -> dict[str, str]:
+    return {"LAKEFS_BLOCKSTORE_TYPE": "local", "LAKEFS_BLOCKSTORE_LOCAL_PATH": str(folder / "blocks")}
+
+
+@contextlib.contextmanager
+def _process(command: list[str], settings: dict[str, str], health_url: str, folder: Path) -> Iterator[None]:
+    """Runs `command` until the block ends, and enters it once `health_url` answers (60 seconds at most)."""
+    log = folder / f"{Path(command[0]).name}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, env=os.environ | settings, cwd=folder, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        _wait_until_up(process, health_url, log)
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_until_up(process: "subprocess.Popen[bytes]", health_url: str, log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(urllib.error.URLError, ConnectionError):
+            urllib.request.urlopen(health_url, timeout=5).close()
+            return
+        time.sleep(0.1)
+    raise RuntimeError(f"{process.args!r} does not answer at {health_url}:\n{log.read_text(errors='replace')[-2000:]}")
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])

@@ -1,0 +1,54 @@
+"""torchrun with two processes on the CPU: the results match one process within noise."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.project import Project, make_project
+
+TRAINING = ("--epochs", "3", "--batch-size", "8", "--image-size", "64", "64", "--lr", "0.003")
+
+
+def torchrun(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", *arguments]
+    return subprocess.run(
+        command, cwd=project.folder, env=project.environment(), capture_output=True, text=True, timeout=600
+    )
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return make_project(tmp_path_factory.mktemp("two"), images=50)
+
+
+def test_two_processes_match_one_process(project: Project) -> None:
+    one = project.run("train.py", *TRAINING)
+    assert one.returncode == 0, one.stderr
+    two = torchrun(project, "train.py", *TRAINING)
+    assert two.returncode == 0, two.stdout + two.stderr
+    runs = project.runs()
+    assert len(runs) == 2 and all(run.info.status == "FINISHED" for run in runs), "one process opened one run"
+    assert [run.data.params["processes"] for run in runs] == ["2", "1"]
+    assert two.stdout.count("epoch 3/3  ") == 1 and two.stdout.count("=== LakeFS 커밋 완료 ===") == 1
+    pair, single = runs[0].data.metrics, runs[1].data.metrics
+    assert pair["learning_rate"] == single["learning_rate"], "the same steps"
+    assert pair["train_loss"] == pytest.approx(single["train_loss"], rel=0.25)
+    assert pair["best_val_accuracy"] == pytest.approx(single["best_val_accuracy"], abs=0.15)
+
+
+def test_two_processes_stop_at_the_same_time_limit(project: Project) -> None:
+    done = torchrun(project, "train.py", *TRAINING[2:], "--max-seconds", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = project.runs()[0]
+    assert run.info.status == "FINISHED" and run.data.metrics["learning_rate"] < 0.001, "at the end of its schedule"
+
+
+def test_failure_of_one_process_ends_all_with_one_message(project: Project) -> None:
+    done = torchrun(project, "train.py", "--epochs", "2", "--batch-size", "3")
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert errors == ["error: BATCH_SIZE=3: 2 processes need at least 4; it is the sum over all processes"]
+    assert project.runs()[0].info.status == "FAILED" and "BATCH_SIZE=3" in project.runs()[0].data.tags["error"]
