@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from core.process import keep_freed_memory
 from dataset.classes import IGNORE_INDEX, ClassMap
-from dataset.images import read_image, read_mask
-from dataset.layout import Pair
+from dataset.data import Pair
+from dataset.decoding.image import read_image
+from dataset.decoding.mask import read_mask
 from dataset.validation import check_data
 from segmentation.losses import SegmentationLoss, class_weights
 from segmentation.metrics import ConfusionMatrix

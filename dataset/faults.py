@@ -1,4 +1,4 @@
-"""Faults of a data directory: one record for each, and the error that lists them all."""
+"""What a data check finds: faults, which stop the training, warnings, and files that are left out."""
 
 from __future__ import annotations
 
@@ -20,6 +20,22 @@ class Fault:
     file: str
     expected: str
     found: str
+
+
+@dataclass(frozen=True, order=True)
+class DataWarning:
+    """Something that makes a result less trustworthy; it is printed, recorded with the run and stored with the model."""
+
+    kind: str  # a fixed identifier such as 'absent-class', for programs
+    text: str  # one sentence for people
+
+
+@dataclass(frozen=True, order=True)
+class LeftOut:
+    """A file of the data directory that is not part of the data set; `file` is the relative '/' path."""
+
+    file: str
+    reason: str
 
 
 class DataFaults(UsageError):

@@ -14,8 +14,8 @@ from core.console import format_table
 from core.i18n import tr
 from core.reporting import warn
 from dataset.classes import CLASSES_FILE, ClassMap, InvalidFileError, UInt8, read_classes
-from dataset.images import bilevel_high, decode_mask
-from dataset.layout import SPLITS, is_image
+from dataset.decoding.mask import bilevel_high, decode_mask
+from dataset.directory import SPLITS, is_image
 
 _MASK = re.compile(rf"(?:(?:{'|'.join(SPLITS)})/)?masks/.+")
 

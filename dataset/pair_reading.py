@@ -13,8 +13,9 @@ import numpy as np
 
 from core.i18n import tr
 from dataset.classes import ClassMap, InvalidFileError
+from dataset.decoding.image import decode_image
+from dataset.decoding.mask import decode_mask
 from dataset.faults import Fault, faults_from_error
-from dataset.images import decode_image, decode_mask
 from dataset.pairing import Candidate
 
 _WINDOW = 256  # pairs in flight, so that memory does not grow with their number

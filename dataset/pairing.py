@@ -8,9 +8,10 @@ from pathlib import Path
 
 from core.i18n import tr
 from dataset.classes import InvalidFileError, abbreviate
+from dataset.directory import SPLITS, is_image
 from dataset.faults import MAX_ROWS, Fault, faults_from_error
-from dataset.layout import SPLITS, images_below, is_image
-from dataset.splits import SplitFiles, extend_split, new_split, read_splits
+from dataset.layout import images_below
+from dataset.splitting.splits import SplitFiles, extend_split, new_split, read_splits
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from core.hashing import file_sha256
 from core.i18n import tr
 from core.reporting import notify, progress
 from dataset.classes import CLASSES_FILE
-from dataset.layout import is_empty
-from dataset.splits import new_split, write_splits
+from dataset.directory import is_empty
+from dataset.splitting.splits import new_split, write_splits
 from dataset.synthetic import fill_folder
 
 MARK = ".dataset"  # names the data set in a data directory; hidden, so not part of the data

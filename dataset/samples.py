@@ -9,7 +9,8 @@ from pathlib import Path
 from core.errors import AppError, UsageError
 from core.files import safe_join
 from core.i18n import tr
-from dataset.layout import SPLITS, images_below
+from dataset.directory import SPLITS
+from dataset.layout import images_below
 from utils.lakefs_utils import LakeFS, LakePath
 
 
@@ -64,7 +65,7 @@ def split_names(lake: LakeFS, source: LakePath, files: Sequence[str], cache: Pat
     """Return split -> names of its pairs, for both layouts."""
     if not any(path.startswith("images/") for path in files):
         return {split: list(images_below(files, f"{split}/images/")) for split in SPLITS}
-    from dataset.splits import read_splits
+    from dataset.splitting.splits import read_splits
 
     tree = lake.download(source, cache, lambda path: path.startswith(f"{source.path}splits/"))
     splits = read_splits(safe_join(tree, source.path))

@@ -7,7 +7,7 @@ from collections import Counter
 from core.console import format_table
 from core.i18n import tr
 from dataset.classes import CLASSES_FILE, abbreviate
-from dataset.layout import SegmentationData
+from dataset.data import SegmentationData
 
 
 def summary(data: SegmentationData) -> str:

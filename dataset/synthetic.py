@@ -17,8 +17,8 @@ from core.errors import UsageError
 from core.i18n import tr
 from core.reporting import progress
 from dataset.classes import CLASSES_FILE, ClassMap, build_classes
-from dataset.layout import SAMPLE_STAGING, data_files, is_empty
-from dataset.splits import new_split, write_splits
+from dataset.directory import SAMPLE_STAGING, data_files, is_empty
+from dataset.splitting.splits import new_split, write_splits
 
 SIDE = 128  # pixels
 NAMES = ("background", "disc", "rectangle", "triangle")

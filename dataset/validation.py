@@ -9,22 +9,14 @@ from pathlib import Path
 from core.i18n import tr
 from core.reporting import progress
 from dataset.classes import CLASSES_FILE, ClassMap, InvalidFileError, abbreviate, classes_from_values, read_classes
+from dataset.data import Pair, SegmentationData
+from dataset.decoding.mask import bilevel_high
+from dataset.directory import IMAGE_SUFFIXES, LOSSY_SUFFIXES, SPLITS, data_files, is_image, list_linked_directories
 from dataset.faults import DataFaults, Fault, faults_from_error
-from dataset.images import bilevel_high
-from dataset.layout import (
-    IMAGE_SUFFIXES,
-    LOSSY_SUFFIXES,
-    SPLITS,
-    Pair,
-    SegmentationData,
-    data_files,
-    detect_layouts,
-    is_image,
-    list_linked_directories,
-)
+from dataset.layout import detect_layouts
 from dataset.pair_reading import PairContent, read_pairs
 from dataset.pairing import Candidate, find_pairs, layout_prefixes
-from dataset.splits import write_splits
+from dataset.splitting.splits import write_splits
 
 MAX_VALUES = 64  # distinct values in one mask that still look like classes
 

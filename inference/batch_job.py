@@ -19,7 +19,8 @@ from core.i18n import tr
 from core.reporting import notify, progress, warn
 from core.workers import parallel
 from dataset.classes import InvalidFileError, UInt8
-from dataset.images import decode_image, read_mask
+from dataset.decoding.image import decode_image
+from dataset.decoding.mask import read_mask
 from dataset.samples import Item
 from inference import outputs, pipeline
 from inference.outputs import OutputDirectory

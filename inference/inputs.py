@@ -12,7 +12,7 @@ from core.errors import UsageError
 from core.i18n import tr
 from core.reporting import warn
 from dataset.classes import abbreviate
-from dataset.layout import is_image
+from dataset.directory import is_image
 from dataset.samples import Item
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")

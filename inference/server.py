@@ -31,7 +31,8 @@ from core.html import render
 from core.i18n import current_language, tr
 from core.reporting import notify, warn
 from dataset.classes import InvalidFileError
-from dataset.images import ImageTooLargeError, decode_image
+from dataset.decoding.files import ImageTooLargeError
+from dataset.decoding.image import decode_image
 from inference.batch_job import describe_origin
 from inference.outputs import compute_class_shares, encode_mask
 from segmentation.predictor import Predictor

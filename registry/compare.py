@@ -19,7 +19,8 @@ from core.i18n import tr
 from core.process import keep_freed_memory
 from core.reporting import notify
 from dataset.classes import IGNORE_INDEX, ClassMap, UInt8
-from dataset.images import read_image, read_mask
+from dataset.decoding.image import read_image
+from dataset.decoding.mask import read_mask
 from dataset.overlay import overlay, title_font
 from dataset.samples import Item, committed_items
 from registry import gate, overlap

@@ -16,7 +16,8 @@ from core.errors import UsageError
 from core.i18n import tr
 from core.reporting import progress
 from dataset.classes import ClassMap, UInt8
-from dataset.images import read_image, read_mask
+from dataset.decoding.image import read_image
+from dataset.decoding.mask import read_mask
 from dataset.samples import Item
 from segmentation.metrics import ConfusionMatrix
 from segmentation.model_file import Model

@@ -110,7 +110,7 @@ class Segmenter:
         return self.model.classes.decode(segment(self.model, [image], self.device)[0])
 
     def _encoded(self, value: Any) -> dict[str, Any]:
-        from dataset.images import read_image
+        from dataset.decoding.image import read_image
 
         try:
             content = base64.b64decode(value, validate=True) if isinstance(value, str) else bytes(value)

@@ -12,7 +12,7 @@ from torch import nn
 
 from core.console import format_size
 from core.i18n import tr
-from dataset.layout import SegmentationData
+from dataset.data import SegmentationData
 from segmentation.networks import COMPACT
 
 LARGEST_SIDE = 512  # pixels; larger images are scaled down unless IMAGE_SIZE is set

@@ -19,7 +19,7 @@ from train.parallel import distributed
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from dataset.layout import SegmentationData
+    from dataset.data import SegmentationData
     from train.mlflow_train import MlflowTrain
     from train.resume import Interrupted
     from train.tracking.publication import Publication

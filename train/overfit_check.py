@@ -12,7 +12,7 @@ from config import Settings
 from core.errors import AppError, UsageError
 from core.i18n import tr
 from core.reporting import notify
-from dataset.layout import SegmentationData
+from dataset.data import SegmentationData
 from train.model_train import ModelTrain
 from train.setup import prepare_training
 

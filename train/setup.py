@@ -13,7 +13,7 @@ from core.errors import UsageError
 from core.i18n import tr
 from core.process import keep_freed_memory
 from core.reporting import notify
-from dataset.layout import SegmentationData
+from dataset.data import SegmentationData
 from segmentation.losses import SegmentationLoss, class_weights
 from segmentation.networks import build_network, published_normalisation
 from segmentation.preprocess import Normalisation, choose_device

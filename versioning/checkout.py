@@ -6,7 +6,8 @@ from config import Settings
 from core.files import safe_join
 from core.i18n import tr
 from core.reporting import notify
-from dataset.layout import SegmentationData, is_empty
+from dataset.data import SegmentationData
+from dataset.directory import is_empty
 from dataset.summary import summary
 from dataset.synthetic import generate_sample
 from dataset.validation import check_data

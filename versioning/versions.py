@@ -14,7 +14,7 @@ from core.hashing import HashCache, file_sha256
 from core.i18n import tr
 from core.reporting import progress
 from core.workers import iterate_successes, parallel
-from dataset.layout import CLUTTER, OUTPUT_FOLDER, data_files
+from dataset.directory import CLUTTER, OUTPUT_FOLDER, data_files
 from utils.lakefs_client.content import LocalFile, RemoteFile
 from utils.lakefs_client.queries import COMMIT_ID
 from utils.lakefs_utils import LakeFS, LakePath, manifest_sha256
@@ -125,7 +125,7 @@ def committed_files(lake: LakeFS, source: LakePath, cache: Path) -> dict[str, st
 
 
 def _is_data(name: str) -> bool:
-    """Return whether a path of a commit counts as data in a directory too: see `dataset.layout.data_files`."""
+    """Return whether a path of a commit counts as data in a directory too: see `dataset.directory.data_files`."""
     parts = name.split("/")
     hidden = any(part.startswith(".") or part.lower() in CLUTTER for part in parts)
     return bool(name) and not hidden and parts[0] != OUTPUT_FOLDER

@@ -12,8 +12,8 @@ from PIL import Image
 
 from core.i18n import set_language
 from dataset import faults
+from dataset.directory import SPLITS, data_files, is_empty, list_linked_directories
 from dataset.faults import DataFaults, Fault
-from dataset.layout import SPLITS, data_files, is_empty, list_linked_directories
 from dataset.summary import summary
 from dataset.validation import check_data
 from tests.support.data_directories import (

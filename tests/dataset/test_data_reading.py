@@ -20,8 +20,9 @@ from PIL import Image
 from core.errors import UsageError
 from dataset import synthetic
 from dataset.classes import IGNORE_INDEX, ClassMap, build_classes, classes_from_values
-from dataset.images import read_image, read_mask
-from dataset.layout import SAMPLE_STAGING, data_files, is_empty
+from dataset.decoding.image import read_image
+from dataset.decoding.mask import read_mask
+from dataset.directory import SAMPLE_STAGING, data_files, is_empty
 from dataset.synthetic import draw_pair, generate_sample
 from dataset.validation import check_data
 

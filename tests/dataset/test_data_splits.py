@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import UsageError
+from dataset.directory import SPLITS
 from dataset.faults import Fault
-from dataset.layout import SPLITS
-from dataset.splits import extend_split, new_split, write_splits
+from dataset.splitting.splits import extend_split, new_split, write_splits
 from dataset.summary import summary
 from dataset.validation import check_data
 from tests.support.data_directories import (
@@ -104,7 +104,7 @@ def test_split_in_a_read_only_directory_raises_a_usage_error(flat: Path, monkeyp
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("dataset.layout.os.replace", refuse)  # the mode bits do not hold back root
+    monkeypatch.setattr("dataset.splitting.splits.os.replace", refuse)  # the mode bits do not hold back root
     with pytest.raises(UsageError, match="cannot store the split"):
         check_data(flat, 0)
 

@@ -20,7 +20,7 @@ from PIL import Image
 from config import Settings
 from core.hashing import file_sha256
 from dataset.classes import ClassMap, UInt8, build_classes
-from dataset.layout import composed
+from dataset.directory import composed
 from dataset.samples import committed_items
 from registry.promotion import Promotion
 from registry.versions import Registry

@@ -23,10 +23,11 @@ from core.files import atomic_replace
 from core.i18n import tr
 from core.locks import file_lock
 from core.reporting import notify, progress
-from dataset import classes, images
+from dataset import classes, decoding
 from dataset.classes import ClassMap, UInt8
-from dataset.images import read_image, read_mask
-from dataset.layout import Pair
+from dataset.data import Pair
+from dataset.decoding.image import read_image
+from dataset.decoding.mask import read_mask
 from segmentation import preprocess
 from segmentation.preprocess import resize_image, resize_mask
 
@@ -61,7 +62,9 @@ class Split:
         """Return a hash of everything that decides the content."""
         import PIL
 
-        code = [Path(str(module.__file__)).read_bytes() for module in (classes, images, preprocess)]
+        decoders = sorted(Path(str(decoding.__file__)).parent.glob("*.py"))
+        modules = [Path(str(module.__file__)) for module in (classes, preprocess)]
+        code = [path.read_bytes() for path in (*modules, *decoders)]
         parts = {
             "code": [hashlib.sha256(text).hexdigest() for text in (*code, Path(__file__).read_bytes())],
             "decoder": PIL.__version__,

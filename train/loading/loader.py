@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dataset.classes import ClassMap, UInt8
-from dataset.layout import Pair
+from dataset.data import Pair
 from segmentation.preprocess import Normalisation
 from train.loading.decoded_cache import Decoded, Split, prepare_files
 from train.parallel import distributed

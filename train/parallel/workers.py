@@ -9,7 +9,7 @@ from typing import Any
 from config import Settings
 from core.errors import UsageError
 from core.i18n import tr
-from dataset.layout import SegmentationData
+from dataset.data import SegmentationData
 from train.model_train import ModelTrain
 from train.parallel import distributed
 from train.setup import prepare_training

@@ -12,7 +12,8 @@ from core.files import link_or_copy, write_atomically
 from core.hashing import file_sha256
 from core.i18n import tr
 from core.reporting import notify
-from dataset.layout import SegmentationData, data_files
+from dataset.data import SegmentationData
+from dataset.directory import data_files
 from segmentation import pyfunc
 from segmentation.file_names import METRICS_FILE, MLMODEL, MODEL_FILE
 from train.base_train import EpochResult

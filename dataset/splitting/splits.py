@@ -11,7 +11,7 @@ from pathlib import Path
 from core.errors import UsageError
 from core.i18n import tr
 from dataset.classes import InvalidFileError
-from dataset.layout import SPLITS, composed
+from dataset.directory import SPLITS, composed
 
 SPLIT_MARK = "# made by train.py from seed "  # first line of split files that we may extend
 

@@ -1,0 +1,48 @@
+"""Checked data of a directory: the pairs, their classes, and what the check found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dataset.classes import ClassMap
+from dataset.directory import data_files
+from dataset.faults import DataWarning, LeftOut
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One image and its mask; `name` is the path below images/ without its suffix, '/' between directories."""
+
+    name: str
+    split: str
+    image: Path
+    mask: Path
+    image_sha256: str
+    mask_sha256: str
+    height: int  # pixels, upright
+    width: int
+
+
+@dataclass(frozen=True)
+class SegmentationData:
+    """Checked data of a directory; made by `dataset.validation.check_data`."""
+
+    root: Path
+    pairs: tuple[Pair, ...]  # by split (train, val, test), then by name
+    classes: ClassMap
+    pixel_counts: dict[str, tuple[int, ...]]  # split -> pixels of each class index
+    ignored_pixels: dict[str, int]  # split -> ignored pixels
+    layout: str = "flat"  # 'flat': images/ + masks/, 'split': train/images, ...
+    unlisted: int = 0  # images that the user's own split files leave out
+    class_file: bool = False  # whether `classes.json` gave the classes
+    warnings: tuple[DataWarning, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+
+    def split(self, name: str) -> tuple[Pair, ...]:
+        """Return the pairs of 'train', 'val' or 'test', by name."""
+        return tuple(pair for pair in self.pairs if pair.split == name)
+
+    def files(self) -> dict[str, Path]:
+        """Return every file to version, by its '/' path below the root."""
+        return data_files(self.root)

@@ -1,0 +1,1 @@
+"""Decode image and mask files of any bit depth, palette, transparency and orientation."""

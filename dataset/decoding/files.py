@@ -1,0 +1,70 @@
+"""Open an image file whatever its suffix; damaged files and decompression bombs are named errors."""
+
+from __future__ import annotations
+
+import io
+import struct
+import sys
+import warnings
+import zlib
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from core.errors import UsageError
+from core.i18n import tr
+from dataset.classes import InvalidFileError
+
+DECODE_ERRORS = (
+    *(OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError, OverflowError, MemoryError),
+    *(struct.error, zlib.error),  # Pillow's plugins let all of these through for a damaged file
+)
+
+# Whatever the suffix: Pillow also supports formats that run other programs (EPS) or whose decoders are rarely tested.
+# JPEG includes MPO, which has no separate opener in Pillow.
+FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM")
+
+# Between one and two times its limit Pillow only warns: large images are accepted, decompression bombs raise an error.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+class ImageTooLargeError(InvalidFileError):
+    """An image with more pixels than the limit; none of them has been decoded."""
+
+
+def open_image(data: bytes, max_pixels: int | None = None) -> Image.Image:
+    """Decode the first frame, rotated by its EXIF orientation. Raises InvalidFileError, ImageTooLargeError."""
+    limit = min(max_pixels or sys.maxsize, 2 * (Image.MAX_IMAGE_PIXELS or 0))
+    if not data:
+        raise InvalidFileError((tr("a readable image"), tr("an empty file (0 bytes)")))
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if image.width * image.height > limit:
+            raise Image.DecompressionBombError
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+    except Image.DecompressionBombError:
+        expected = tr("an image of at most {limit:,} pixels", limit=limit)
+        raise ImageTooLargeError((expected, tr("a larger one (cut it into tiles)"))) from None
+    except DECODE_ERRORS as error:
+        raise unreadable(data, error) from None
+    return image
+
+
+def unreadable(data: bytes, error: Exception) -> InvalidFileError:
+    """Return the error of bytes that the decoder refused."""
+    # Pillow prints the address of the buffer, which does not help the user.
+    reason = " ".join(str(error).split("<_io.")[0].split())
+    found = tr("unreadable, {count:,} bytes: {reason}", count=len(data), reason=reason)
+    return InvalidFileError((tr("a complete image"), found))
+
+
+def read_bytes(source: Path | bytes) -> bytes:
+    """Return the bytes of a file, or these bytes."""
+    return source if isinstance(source, bytes) else source.read_bytes()
+
+
+def error_with_name(source: Path | bytes, error: Exception) -> UsageError:
+    """Return an error that names the file."""
+    name = tr("image data") if isinstance(source, bytes) else source
+    return UsageError(f"{name}: {error}")

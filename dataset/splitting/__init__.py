@@ -1,0 +1,1 @@
+"""Assign pairs to training, validation and test."""
