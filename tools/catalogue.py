@@ -6,14 +6,13 @@ python tools/catalogue.py check      # exit code 1 if the catalogue is incomplet
 
 from __future__ import annotations
 
-import io
 import string
 import sys
 from pathlib import Path
 
 from babel.messages.catalog import Catalog
 from babel.messages.extract import extract
-from babel.messages.mofile import write_mo
+from babel.messages.mofile import read_mo, write_mo
 from babel.messages.pofile import read_po, write_po
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,11 +39,15 @@ def read_catalogue() -> Catalog:
         return read_po(stream, locale="ko")
 
 
-def compiled(catalogue: Catalog) -> bytes:
-    """Return the content of the .mo file."""
-    buffer = io.BytesIO()
-    write_mo(buffer, catalogue)
-    return buffer.getvalue()
+def texts(catalogue: Catalog) -> dict[str, str]:
+    """Return message -> translation; the header, which names the version of Babel, is not part of it."""
+    return {str(message.id): str(message.string or "") for message in catalogue if message.id}
+
+
+def read_compiled() -> dict[str, str]:
+    """Return message -> translation of the .mo file, which the scripts read."""
+    with MO.open("rb") as stream:
+        return texts(read_mo(stream))
 
 
 def fields(text: str) -> set[str]:
@@ -55,7 +58,7 @@ def fields(text: str) -> set[str]:
 def problems() -> list[str]:
     """Return what is wrong with the catalogue, one line each."""
     catalogue, source = read_catalogue(), extracted()
-    known = {str(message.id): str(message.string or "") for message in catalogue if message.id}
+    known = texts(catalogue)
     lines = [f"not in the catalogue: {message!r}" for message in sorted(source - known.keys())]
     lines += [f"not used any more: {message!r}" for message in sorted(known.keys() - source)]
     for message, text in sorted(known.items()):
@@ -64,7 +67,7 @@ def problems() -> list[str]:
         elif fields(text) != fields(message):
             lines.append(f"placeholders differ: {message!r} and {text!r}")
     lines += [f"marked as fuzzy: {message.id!r}" for message in catalogue if message.id and message.fuzzy]
-    if not MO.is_file() or MO.read_bytes() != compiled(catalogue):
+    if not MO.is_file() or read_compiled() != known:
         lines.append(f"{MO.relative_to(ROOT)} is out of date: python tools/catalogue.py update")
     return lines
 
@@ -78,7 +81,8 @@ def update() -> None:
         new.add(message, known.string if known else "")
     with PO.open("wb") as stream:
         write_po(stream, new, width=0, sort_output=True, omit_header=False, no_location=True)
-    MO.write_bytes(compiled(read_catalogue()))
+    with MO.open("wb") as stream:
+        write_mo(stream, read_catalogue())
 
 
 def main(arguments: list[str]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from babel.messages.mofile import write_mo
 
 from core import i18n
 from tests.support.project import Project, make_project
@@ -18,6 +19,27 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 def test_catalogue_is_complete_and_compiled() -> None:
     assert catalogue.problems() == []
+
+
+def test_compiled_catalogue_of_another_babel_version_is_current(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = catalogue.MO.read_bytes()
+    assert b"Generated-By: Babel " in compiled
+    monkeypatch.setattr(catalogue, "MO", tmp_path / "messages.mo")
+    catalogue.MO.write_bytes(compiled.replace(b"Generated-By: Babel ", b"Generated-By: Other "))
+    assert catalogue.problems() == []
+
+
+def test_compiled_catalogue_with_an_old_text_is_out_of_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = catalogue.read_catalogue()
+    next(message for message in old if message.id).string = "예전 문장"
+    monkeypatch.setattr(catalogue, "MO", tmp_path / "messages.mo")
+    monkeypatch.setattr(catalogue, "ROOT", tmp_path)
+    with catalogue.MO.open("wb") as stream:
+        write_mo(stream, old)
+    monkeypatch.setattr(catalogue, "extracted", lambda: set(catalogue.texts(old)))
+    assert [line.split(" is ")[1] for line in catalogue.problems()] == ["out of date: python tools/catalogue.py update"]
 
 
 @pytest.mark.parametrize(
