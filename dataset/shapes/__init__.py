@@ -1,0 +1,1 @@
+"""Shapes of annotation formats as pixels, and pixels as shapes: polygons, run lengths, contours."""
