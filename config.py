@@ -16,7 +16,16 @@ from typing import Any
 from core.dotenv_file import check_known_keys, read_dotenv
 from core.git import without_credentials
 from core.i18n import LANGUAGES, language_of_locale, mark, set_language
-from core.settings import parse_minimums, parse_value, require_keys, setting, table_of, types_of, validate
+from core.settings import (
+    parse_minimums,
+    parse_value,
+    require_keys,
+    runtime_setting,
+    setting,
+    table_of,
+    types_of,
+    validate,
+)
 
 ROOT = Path(__file__).resolve().parent
 # Rules of lakeFS for repositories and branches, of S3 for buckets, of MLflow for registered models.
@@ -27,7 +36,6 @@ BRANCH_RULE = mark("letters, digits, '_' and '-', not starting with '-'")
 MODEL_RULE = mark("a name without '/', '@', ':'")  # NAME/VERSION and NAME@ALIAS name a version of it
 METRIC_RULE = mark("…miou or …accuracy, of which higher is better")  # the two that the gate measures again
 FROM_DATA, UNLIMITED = mark("from the data"), mark("no limit")
-RUNTIME = {"runtime_only": True}
 
 
 @dataclass(frozen=True)
@@ -35,140 +43,118 @@ class Settings:
     """Names are those of the environment, in lower case; core/settings.py explains the facts of a setting."""
 
     # --- data versions ---
-    lakefs_endpoint: str | None = setting(
+    lakefs_endpoint: str | None = runtime_setting(
         None,
         mark("URL of a lakeFS server, such as http://127.0.0.1:8000"),
         unset=mark("an embedded server over LAKEFS_LOCAL_DIR"),
-        **RUNTIME,
     )
-    lakefs_access_key_id: str | None = setting(None, mark("required with LAKEFS_ENDPOINT"), secret=True, **RUNTIME)
-    lakefs_secret_access_key: str | None = setting(None, mark("required with LAKEFS_ENDPOINT"), secret=True, **RUNTIME)
-    lakefs_repo: str = setting(
+    lakefs_access_key_id: str | None = runtime_setting(None, mark("required with LAKEFS_ENDPOINT"), secret=True)
+    lakefs_secret_access_key: str | None = runtime_setting(None, mark("required with LAKEFS_ENDPOINT"), secret=True)
+    lakefs_repo: str = runtime_setting(
         "image-segmentation-local-repo",
         mark("lakeFS repository; created if missing"),
         pattern=r"[a-z0-9][a-z0-9-]{2,62}",
         rule=REPOSITORY_RULE,
-        **RUNTIME,
     )
-    lakefs_branch: str = setting(
+    lakefs_branch: str = runtime_setting(
         "main",
         mark("branch that results are merged into; nothing is staged on it"),
         pattern=r"\w[-\w]*",
         rule=BRANCH_RULE,
-        **RUNTIME,
     )
-    lakefs_storage_namespace: str | None = setting(
+    lakefs_storage_namespace: str | None = runtime_setting(
         None,
         mark("place of a new repository, such as s3://lake"),
         unset=mark("s3://MINIO_BUCKET, or the embedded store"),
-        **RUNTIME,
     )
-    lakefs_local_dir: Path = setting(
-        Path(".lakefs"), mark("embedded store, and cache of downloads and decoded images"), **RUNTIME
+    lakefs_local_dir: Path = runtime_setting(
+        Path(".lakefs"), mark("embedded store, and cache of downloads and decoded images")
     )
 
     # --- object storage under lakeFS: MinIO or any S3 ---
-    minio_endpoint: str | None = setting(
-        None, mark("URL of MinIO or any S3 store"), unset=mark("no bucket is created"), **RUNTIME
+    minio_endpoint: str | None = runtime_setting(
+        None, mark("URL of MinIO or any S3 store"), unset=mark("no bucket is created")
     )
-    minio_region: str = setting("us-east-1", mark("region of the store; signatures contain it"), **RUNTIME)
-    minio_path_style: bool = setting(
-        True, mark("true: http://host/bucket/key; false: http://bucket.host/key, as on AWS"), **RUNTIME
+    minio_region: str = runtime_setting("us-east-1", mark("region of the store; signatures contain it"))
+    minio_path_style: bool = runtime_setting(
+        True, mark("true: http://host/bucket/key; false: http://bucket.host/key, as on AWS")
     )
-    minio_access_key: str | None = setting(None, mark("required with MINIO_ENDPOINT"), secret=True, **RUNTIME)
-    minio_secret_key: str | None = setting(None, mark("required with MINIO_ENDPOINT"), secret=True, **RUNTIME)
-    minio_bucket: str | None = setting(
-        None,
-        mark("bucket of a new repository if LAKEFS_STORAGE_NAMESPACE is unset"),
-        pattern=BUCKET,
-        rule=BUCKET_RULE,
-        **RUNTIME,
+    minio_access_key: str | None = runtime_setting(None, mark("required with MINIO_ENDPOINT"), secret=True)
+    minio_secret_key: str | None = runtime_setting(None, mark("required with MINIO_ENDPOINT"), secret=True)
+    minio_bucket: str | None = runtime_setting(
+        None, mark("bucket of a new repository if LAKEFS_STORAGE_NAMESPACE is unset"), pattern=BUCKET, rule=BUCKET_RULE
     )
 
     # --- experiments and the registry ---
-    mlflow_tracking_uri: str | None = setting(
-        None, mark("URL of an MLflow server"), unset=mark("SQLite in mlflow.db"), **RUNTIME
+    mlflow_tracking_uri: str | None = runtime_setting(
+        None, mark("URL of an MLflow server"), unset=mark("SQLite in mlflow.db")
     )
-    mlflow_experiment: str = setting("Image Segmentation", mark("MLflow experiment"), **RUNTIME)
-    registered_model: str = setting(
+    mlflow_experiment: str = runtime_setting("Image Segmentation", mark("MLflow experiment"))
+    registered_model: str = runtime_setting(
         "image-segmentation",
         mark("name of the registered model"),
         pattern=r"(?!\.+$)[^\s/@:]([^/@:]*[^\s/@:])?",
         rule=MODEL_RULE,
-        **RUNTIME,
     )
-    register_metric: str = setting(
+    register_metric: str = runtime_setting(
         "best_val_miou",
         mark("metric that decides on registration; higher is better"),
         option="--metric",
         metavar="NAME",
         pattern=r"(?s).*(miou|accuracy)",
         rule=METRIC_RULE,
-        **RUNTIME,
     )
-    register_threshold: float = setting(
+    register_threshold: float = runtime_setting(
         0.3,
         mark("smallest value that is registered; 0 registers every finished run"),
         option="--threshold",
         metavar="X",
         minimum=0,
         maximum=1,
-        **RUNTIME,
     )
-    register_split: str = setting(
+    register_split: str = runtime_setting(
         "val",
         mark("split that decides between a new model and the champion; test is the fairer if there is one"),
         choices=("val", "test"),
-        **RUNTIME,
     )
-    register_min_gain: float = setting(
-        0.0, mark("smallest gain over the champion"), option="--min-gain", metavar="X", minimum=0, maximum=1, **RUNTIME
+    register_min_gain: float = runtime_setting(
+        0.0, mark("smallest gain over the champion"), option="--min-gain", metavar="X", minimum=0, maximum=1
     )
-    register_confidence: float = setting(
+    register_confidence: float = runtime_setting(
         0.95,
         mark("confidence of the gain's bootstrap interval, which must lie above 0; 0: not required"),
         minimum=0,
         below=1,
-        **RUNTIME,
     )
-    register_min_class_iou: str | None = setting(
+    register_min_class_iou: str | None = runtime_setting(
         None,
         mark("minimum IoU of the classes: 0.2, road=0.5 car=0.3, or both; an absent class fails unless it has =0"),
         unset=mark("no minimum"),
-        **RUNTIME,
     )
-    register_max_mb: float | None = setting(
-        None, mark("largest model file in 10^6 bytes"), unset=UNLIMITED, above=0, **RUNTIME
+    register_max_mb: float | None = runtime_setting(
+        None, mark("largest model file in 10^6 bytes"), unset=UNLIMITED, above=0
     )
-    register_max_ms: float | None = setting(
-        None,
-        mark("longest prediction time of an image in ms, on the machine that registers"),
-        unset=UNLIMITED,
-        above=0,
-        **RUNTIME,
+    register_max_ms: float | None = runtime_setting(
+        None, mark("longest prediction time of an image in ms, on the machine that registers"), unset=UNLIMITED, above=0
     )
 
     # --- infer.py --serve ---
-    serve_max_mb: float = setting(20.0, mark("largest image file of --serve in 10^6 bytes"), above=0, **RUNTIME)
-    serve_max_megapixels: float = setting(
-        25.0,
-        mark("largest image of --serve in 10^6 pixels; each takes 4 bytes of memory per class"),
-        above=0,
-        **RUNTIME,
+    serve_max_mb: float = runtime_setting(20.0, mark("largest image file of --serve in 10^6 bytes"), above=0)
+    serve_max_megapixels: float = runtime_setting(
+        25.0, mark("largest image of --serve in 10^6 pixels; each takes 4 bytes of memory per class"), above=0
     )
-    serve_timeout_s: float = setting(
-        30.0, mark("time limit of --serve for an upload, and for a prediction, in seconds"), above=0, **RUNTIME
+    serve_timeout_s: float = runtime_setting(
+        30.0, mark("time limit of --serve for an upload, and for a prediction, in seconds"), above=0
     )
 
     # --- files ---
-    data_dir: Path = setting(
+    data_dir: Path = runtime_setting(
         Path("data"),
         mark("directory with images/ and masks/, or {train,val[,test]}/{images,masks}"),
         option="--data-dir",
         metavar="DIR",
-        **RUNTIME,
     )
-    model_path: Path = setting(Path("models/model.pth"), mark("where the model of the best epoch is saved"), **RUNTIME)
+    model_path: Path = runtime_setting(Path("models/model.pth"), mark("where the model of the best epoch is saved"))
 
     # --- training ---
     epochs: int = setting(10, mark("number of epochs"), option="--epochs", metavar="N", minimum=1)
@@ -203,6 +189,9 @@ class Settings:
         metavar=("H", "W"),
         minimum=16,
         maximum=8192,
+    )
+    raw_orientation: bool = setting(
+        False, mark("read images and masks as stored, without their EXIF orientation"), option="--raw-orientation"
     )
     model: str = setting("compact_fpn", mark("network; see segmentation/networks.py"), option="--model", metavar="NAME")
     pretrained: bool = setting(False, mark("start from published weights"), option="--pretrained")
@@ -242,26 +231,23 @@ class Settings:
     seed: int = setting(
         0, mark("random seed of weights, order, augmentation and a new split"), option="--seed", metavar="N", minimum=0
     )
-    device: str = setting(
+    device: str = runtime_setting(
         "auto",
         mark("device; auto: CUDA, else Apple's MPS, else the CPU"),
         option="--device",
         choices=("auto", "cpu", "cuda", "mps"),
-        **RUNTIME,
     )
-    num_workers: int = setting(
+    num_workers: int = runtime_setting(
         0,
         mark("processes that read images which the cache has no room for; 0: the training process reads"),
         option="--workers",
         metavar="N",
         minimum=0,
-        **RUNTIME,
     )
-    picture_cache_gb: float = setting(
+    picture_cache_gb: float = runtime_setting(
         20.0,
         mark("10^9 bytes of decoded images kept under LAKEFS_LOCAL_DIR, oldest removed first; 0: no cache"),
         minimum=0,
-        **RUNTIME,
     )
     sync_batchnorm: bool = setting(False, mark("synchronize batch normalization between the GPUs of torchrun"))
     patience: int = setting(
@@ -271,11 +257,11 @@ class Settings:
         metavar="N",
         minimum=0,
     )
-    checkpoint_minutes: float = setting(
-        10.0, mark("minutes between checkpoints within an epoch; 0: only after each epoch"), minimum=0, **RUNTIME
+    checkpoint_minutes: float = runtime_setting(
+        10.0, mark("minutes between checkpoints within an epoch; 0: only after each epoch"), minimum=0
     )
-    app_lang: str | None = setting(
-        None, mark("language of the console"), unset=mark("from the locale"), choices=LANGUAGES, **RUNTIME
+    app_lang: str | None = runtime_setting(
+        None, mark("language of the console"), unset=mark("from the locale"), choices=LANGUAGES
     )
 
     def __post_init__(self) -> None:

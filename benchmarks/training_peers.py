@@ -22,6 +22,7 @@ from dataset.classes import IGNORE_INDEX, ClassMap
 from dataset.data import Pair
 from dataset.decoding.image import read_image
 from dataset.decoding.mask import read_mask
+from dataset.decoding.options import DEFAULT_READING
 from dataset.validation import check_data
 from segmentation.losses import SegmentationLoss, class_weights
 from segmentation.metrics import ConfusionMatrix
@@ -63,7 +64,7 @@ class Folder(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         pair = self.pairs[index]
-        mask = torch.from_numpy(read_mask(pair.mask.read_bytes(), self.classes).copy())
+        mask = torch.from_numpy(read_mask(pair.mask.read_bytes(), self.classes, DEFAULT_READING).copy())
         image: tuple[Tensor, Tensor] = self.change(
             self.tv.Image(Image.open(pair.image).convert("RGB")), self.tv.Mask(mask)
         )
@@ -113,10 +114,10 @@ def measure(network: nn.Module, pairs: tuple[Pair, ...], classes: ClassMap) -> C
     """Figures over a split at native size, for a network that sees PEER_SIZE."""
     confusion = ConfusionMatrix(classes.num_classes)
     for pair in pairs:
-        image = torch.from_numpy(read_image(pair.image).copy()).permute(2, 0, 1)[None]
+        image = torch.from_numpy(read_image(pair.image, DEFAULT_READING).copy()).permute(2, 0, 1)[None]
         small = F.interpolate(image.float(), PEER_SIZE, mode="bilinear", antialias=True)
         logits = F.interpolate(network(to_input(small, IMAGENET, CPU)), image.shape[-2:], mode="bilinear")
-        confusion.update(logits[0].argmax(0), torch.from_numpy(read_mask(pair.mask, classes).copy()))
+        confusion.update(logits[0].argmax(0), torch.from_numpy(read_mask(pair.mask, classes, DEFAULT_READING).copy()))
     return confusion
 
 

@@ -53,6 +53,11 @@ def setting(default: Any, help: str, **facts: Any) -> Any:
     return dataclasses.field(default=default, repr=not info.secret, metadata={_KEY: info})
 
 
+def runtime_setting(default: Any, help: str, **facts: Any) -> Any:
+    """Return the field of a setting that does not change the trained model."""
+    return setting(default, help, runtime_only=True, **facts)
+
+
 def table_of(cls: type) -> dict[str, Setting]:
     """Return field name -> facts, in the order of definition."""
     return {field.name: field.metadata[_KEY] for field in dataclasses.fields(cls)}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataset.classes import ClassMap
+from dataset.decoding.options import DEFAULT_READING, ReadOptions
 from dataset.directory import data_files
 from dataset.faults import DataWarning, LeftOut
 
@@ -20,7 +21,7 @@ class Pair:
     mask: Path
     image_sha256: str
     mask_sha256: str
-    height: int  # pixels, upright
+    height: int  # pixels, as `SegmentationData.reading` orients them
     width: int
 
 
@@ -33,6 +34,7 @@ class SegmentationData:
     classes: ClassMap
     pixel_counts: dict[str, tuple[int, ...]]  # split -> pixels of each class index
     ignored_pixels: dict[str, int]  # split -> ignored pixels
+    reading: ReadOptions = DEFAULT_READING  # how every consumer must read the files
     layout: str = "flat"  # 'flat': images/ + masks/, 'split': train/images, ...
     unlisted: int = 0  # images that the user's own split files leave out
     class_file: bool = False  # whether `classes.json` gave the classes

@@ -15,6 +15,7 @@ from core.i18n import tr
 from core.reporting import warn
 from dataset.classes import CLASSES_FILE, ClassMap, InvalidFileError, UInt8, read_classes
 from dataset.decoding.mask import bilevel_high, decode_mask
+from dataset.decoding.options import DEFAULT_READING
 from dataset.directory import SPLITS, is_image
 
 _MASK = re.compile(rf"(?:(?:{'|'.join(SPLITS)})/)?masks/.+")
@@ -95,5 +96,5 @@ def read_class_map(folder: Path) -> ClassMap | None:
 def _read(path: Path, classes: ClassMap | None) -> UInt8 | None:
     if not path.exists():
         return None
-    values, bilevel = decode_mask(path.read_bytes(), classes)
+    values, bilevel = decode_mask(path.read_bytes(), classes, DEFAULT_READING)
     return values * np.uint8(bilevel_high(classes.known if classes else ())) if bilevel else values

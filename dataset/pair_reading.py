@@ -15,6 +15,7 @@ from core.i18n import tr
 from dataset.classes import ClassMap, InvalidFileError
 from dataset.decoding.image import decode_image
 from dataset.decoding.mask import decode_mask
+from dataset.decoding.options import ReadOptions
 from dataset.faults import Fault, faults_from_error
 from dataset.pairing import Candidate
 
@@ -36,16 +37,18 @@ class PairContent:
 
 
 def read_pairs(
-    files: Mapping[str, Path], candidates: list[Candidate], classes: ClassMap | None
+    files: Mapping[str, Path], candidates: list[Candidate], classes: ClassMap | None, options: ReadOptions
 ) -> Iterator[PairContent]:
     """Yield the content of every pair, in order. Decoding and hashing release the GIL, so threads help."""
     with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1)) as pool:
         for start in range(0, len(candidates), _WINDOW):
             window = candidates[start : start + _WINDOW]
-            yield from pool.map(lambda candidate: _read_pair(files, candidate, classes), window)
+            yield from pool.map(lambda candidate: _read_pair(files, candidate, classes, options), window)
 
 
-def _read_pair(files: Mapping[str, Path], candidate: Candidate, classes: ClassMap | None) -> PairContent:
+def _read_pair(
+    files: Mapping[str, Path], candidate: Candidate, classes: ClassMap | None, options: ReadOptions
+) -> PairContent:
     """Read each file once: its bytes give the checksum and the pixels."""
     faults: list[Fault] = []
     image_size = mask_size = values = None
@@ -55,10 +58,10 @@ def _read_pair(files: Mapping[str, Path], candidate: Candidate, classes: ClassMa
             data = files[path].read_bytes()
             checksums[path] = hashlib.sha256(data).hexdigest()
             if path == candidate.image:
-                height, width, _ = decode_image(data).shape
+                height, width, _ = decode_image(data, options).shape
                 image_size = height, width
             else:
-                raw, bilevel = decode_mask(data, classes)
+                raw, bilevel = decode_mask(data, classes, options)
                 height, width = raw.shape
                 mask_size = height, width
                 counts = np.bincount(raw.ravel(), minlength=256)

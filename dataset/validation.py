@@ -12,18 +12,21 @@ from dataset.checks.inspection import Inspection
 from dataset.checks.mask_values import check_values, infer_classes
 from dataset.classes import CLASSES_FILE
 from dataset.data import SegmentationData
+from dataset.decoding.options import DEFAULT_READING, ReadOptions
 from dataset.directory import data_files
 from dataset.pair_reading import read_pairs
 from dataset.pairing import find_pairs
 from dataset.splitting.splits import write_splits
 
 
-def check_data(root: Path, seed: int, make_split: bool = True) -> SegmentationData:
+def check_data(
+    root: Path, seed: int, make_split: bool = True, reading: ReadOptions = DEFAULT_READING
+) -> SegmentationData:
     """Read and check every pair below `root` once; store a split that was made here if `make_split`.
 
     Raises DataFaults with all faults at once, and UsageError where a file or directory cannot be used at all.
     """
-    inspection = inspect_data(root, seed)
+    inspection = inspect_data(root, seed, reading)
     data = inspection.data()
     assignment = inspection.pairing.assignment if inspection.pairing is not None else None
     if assignment is not None and assignment.seed is not None and make_split:
@@ -31,12 +34,12 @@ def check_data(root: Path, seed: int, make_split: bool = True) -> SegmentationDa
     return data
 
 
-def inspect_data(root: Path, seed: int) -> Inspection:
+def inspect_data(root: Path, seed: int, reading: ReadOptions = DEFAULT_READING) -> Inspection:
     """Read and check every pair below `root` once; return what is known, with all faults, warnings and files left out.
 
     Raises UsageError where a file or directory cannot be used at all.
     """
-    inspection = Inspection(root, data_files(root))
+    inspection = Inspection(root, data_files(root), reading)
     files = inspection.files
     inspection.layout, faults = find_layout(root, files)
     inspection.add(faults)
@@ -48,8 +51,8 @@ def inspect_data(root: Path, seed: int) -> Inspection:
     inspection.pairing = find_pairs(root, files, inspection.layout, seed)
     inspection.add(inspection.pairing.faults)
     candidates = inspection.pairing.candidates
-    reading = read_pairs(files, candidates, listed_classes)
-    inspection.contents = list(progress(reading, len(candidates), tr("checking data"), tr("pairs")))
+    contents = read_pairs(files, candidates, listed_classes, reading)
+    inspection.contents = list(progress(contents, len(candidates), tr("checking data"), tr("pairs")))
     for content in inspection.contents:
         inspection.add(content.faults)
     inspection.classes = listed_classes

@@ -21,6 +21,7 @@ from core.workers import parallel
 from dataset.classes import InvalidFileError, UInt8
 from dataset.decoding.image import decode_image
 from dataset.decoding.mask import read_mask
+from dataset.decoding.options import DEFAULT_READING
 from dataset.samples import Item
 from inference import outputs, pipeline
 from inference.outputs import OutputDirectory
@@ -151,7 +152,7 @@ class BatchJob:
         classes = self.predictor.model.classes
         if item.mask is None:
             return np.zeros((classes.num_classes, classes.num_classes), np.int64)
-        return self._compare(item.mask, read_mask(files["mask"], classes)).counts
+        return self._compare(item.mask, read_mask(files["mask"], classes, DEFAULT_READING)).counts
 
     # --- predicting ---
 
@@ -185,7 +186,8 @@ class BatchJob:
             if (size := item.image.stat().st_size) > MAX_FILE_BYTES:
                 raise InvalidFileError((tr("a file of at most 1 GB"), tr("{size:,} bytes", size=size)))
             data = item.image.read_bytes()
-            return self.predictor.prepare(decode_image(data), hashlib.sha256(data).hexdigest())
+            image = decode_image(data, self.predictor.model.reading)
+            return self.predictor.prepare(image, hashlib.sha256(data).hexdigest())
         except (InvalidFileError, OSError) as error:
             raise UsageError(f"{item.image}: {error}") from None
 
@@ -208,7 +210,9 @@ class BatchJob:
     def _compare(self, mask: Path, indices: UInt8) -> ConfusionMatrix:
         classes = self.predictor.model.classes
         confusion = ConfusionMatrix(classes.num_classes)
-        confusion.update(torch.from_numpy(indices), torch.from_numpy(read_mask(mask, classes)))
+        confusion.update(
+            torch.from_numpy(indices), torch.from_numpy(read_mask(mask, classes, self.predictor.model.reading))
+        )
         return confusion
 
     def finish(self) -> Outcome:

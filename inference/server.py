@@ -121,7 +121,7 @@ class Service:
 
     def _predict(self, data: bytes) -> tuple[bytes, dict[str, Any]]:
         """Return the mask as PNG, and its record for the JSON response."""
-        image = decode_image(data, self.max_pixels)
+        image = decode_image(data, self.predictor.model.reading, self.max_pixels)
         sha256 = hashlib.sha256(data).hexdigest()
         (prediction,) = self.predictor.predict([self.predictor.prepare(image, sha256)])
         mask = encode_mask(prediction.indices, self.classes, self.origin)

@@ -21,6 +21,8 @@ from core.reporting import notify
 from dataset.classes import IGNORE_INDEX, ClassMap, UInt8
 from dataset.decoding.image import read_image
 from dataset.decoding.mask import read_mask
+from dataset.decoding.options import ReadOptions
+from dataset.decoding.orientation import reorient
 from dataset.overlay import overlay, title_font
 from dataset.samples import Item, committed_items
 from registry import gate, overlap
@@ -50,8 +52,8 @@ def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lin
         keep_freed_memory()
     split, items = committed_items(lake, second.data_path, settings.register_split, cache)
     models = [gate.download_model(lake, lineage, device, cache) for lineage in (first, second)]
-    classes = models[1].classes
-    a, b = (evaluation.measure(m, items, classes, device, name) for m, name in zip(models, "AB", strict=True))
+    classes, reading = models[1].classes, models[1].reading
+    a, b = (evaluation.measure(m, items, classes, device, name, reading) for m, name in zip(models, "AB", strict=True))
     names = [lineage.version or lineage.run_id for lineage in (first, second)]
     notify(tr("A: {a}, B: {b}", a=names[0], b=names[1]))
     notify(tr("{count} images of {split} in {data_path}", count=len(items), split=split, data_path=second.data_path))
@@ -151,11 +153,9 @@ def draw_sheet(
     """Draw a row for each image: the image, mask, A, B, and their difference (green: only B is right, red: only A)."""
     rows = []
     for item, gain in zip(items, gains, strict=True):
-        image, mask = read_image(item.image), read_mask(evaluation.require_mask(item), classes)
-        a, b = (
-            evaluation.map_class_indices(model, classes)[predictor.segment(model, [image], device)[0]]
-            for model in models
-        )
+        reading = models[1].reading
+        image, mask = read_image(item.image, reading), read_mask(evaluation.require_mask(item), classes, reading)
+        a, b = (_predict(item, model, classes, device, reading) for model in models)
         panels = [image, overlay(image, mask, classes), _overlay_known(image, a, classes)]
         panels += [_overlay_known(image, b, classes), _draw_difference(image, mask, a, b)]
         titles = [item.name, tr("mask"), "A", "B", f"B - A: {gain:+.3f}"]
@@ -167,6 +167,13 @@ def draw_sheet(
         sheet.paste(row, (0, top))
         top += row.height
     return sheet
+
+
+def _predict(item: Item, model: Model, classes: ClassMap, device: torch.device, reading: ReadOptions) -> UInt8:
+    """Return the indices (H,W) uint8 in `classes` that a model predicts, oriented as an image that `reading` reads."""
+    (indices,) = predictor.segment(model, [read_image(item.image, model.reading)], device)
+    found = evaluation.map_class_indices(model, classes)[indices]
+    return reorient(found, item.image.read_bytes(), model.reading, reading)
 
 
 def _overlay_known(image: UInt8, indices: UInt8, classes: ClassMap) -> UInt8:

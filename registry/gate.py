@@ -110,7 +110,8 @@ def judge(
         *_check_limits(settings, new, size),
     ]
     if champion is not None:
-        old = measure(download_model(lake, champion, device, cache), items, model.classes, device, CHAMPION)
+        current = download_model(lake, champion, device, cache)
+        old = measure(current, items, model.classes, device, CHAMPION, model.reading)
         seen = seen_in_training(lake, champion, data, split, cache)
         record |= {"champion_version": champion.version, "seen_by_champion": len(seen)}
         found, metrics = _compare_unseen(settings, old, new, items, seen)

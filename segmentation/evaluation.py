@@ -18,6 +18,8 @@ from core.reporting import progress
 from dataset.classes import ClassMap, UInt8
 from dataset.decoding.image import read_image
 from dataset.decoding.mask import read_mask
+from dataset.decoding.options import ReadOptions
+from dataset.decoding.orientation import reorient
 from dataset.samples import Item
 from segmentation.metrics import ConfusionMatrix
 from segmentation.model_file import Model
@@ -71,18 +73,24 @@ class EvaluationResult:
 
 
 def measure(
-    model: Model, items: Sequence[Item], classes: ClassMap, device: torch.device, name: str = ""
+    model: Model,
+    items: Sequence[Item],
+    classes: ClassMap,
+    device: torch.device,
+    name: str = "",
+    labels: ReadOptions | None = None,
 ) -> EvaluationResult:
     """Predict images that have masks, as inference does, and return their confusion matrices over `classes`.
 
-    Classes of the model are matched by name: two data sets may number them differently.
+    Classes of the model are matched by name: two data sets may number them differently. `labels` are the options that
+    fit the masks, where those are of another model's data.
     """
-    index_map = map_class_indices(model, classes)
+    index_map, labels = map_class_indices(model, classes), labels or model.reading
     counts: list[npt.NDArray[np.int64]] = []
     seconds: list[float] = []  # seconds per image
     batches = [items[start : start + EVAL_BATCH] for start in range(0, len(items), EVAL_BATCH)]
     for batch in progress(batches, len(batches), tr("measuring {name}", name=name), tr("batches")):
-        images = [read_image(item.image) for item in batch]
+        images = [read_image(item.image, model.reading) for item in batch]
         if not seconds:
             segment(model, images, device)  # warm-up, not timed
         started = time.perf_counter()
@@ -90,8 +98,9 @@ def measure(
         seconds.append((time.perf_counter() - started) / len(batch))
         for item, indices in zip(batch, predicted, strict=True):
             own = ConfusionMatrix(classes.num_classes + 1)
-            labels = read_mask(require_mask(item), classes)
-            own.update(torch.from_numpy(index_map[indices]), torch.from_numpy(labels))
+            mask = read_mask(require_mask(item), classes, labels)
+            found = reorient(index_map[indices], item.image.read_bytes(), model.reading, labels)
+            own.update(torch.from_numpy(found), torch.from_numpy(mask))
             counts.append(own.counts)
     return EvaluationResult(
         tuple(item.name for item in items), classes, np.stack(counts), float(np.median(seconds)) * 1000

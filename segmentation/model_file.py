@@ -18,11 +18,13 @@ from core.errors import AppError, one_line
 from core.files import write_atomically
 from core.i18n import tr
 from dataset.classes import ClassMap
+from dataset.decoding.options import DEFAULT_READING, ReadOptions
 from segmentation.networks import build_network
 from segmentation.preprocess import Normalisation
 
 MODEL_FILE, METRICS_FILE = "model.pth", "metrics.json"  # names in models/, locally and in lakeFS
-FORMAT = 1  # increased when older code could misread a newer file
+FORMAT = 1  # of models that read images by the default options
+READING_FORMAT = 2  # of other ones, which older code would read wrongly
 
 
 @dataclass(frozen=True)
@@ -38,17 +40,20 @@ class Model:
     lineage: dict[str, str]
     # Input pixels per pixel of a typical training image: vertical, horizontal.
     scale: tuple[float, float] = (1.0, 1.0)
+    reading: ReadOptions = DEFAULT_READING
 
 
 def save_model(path: Path, model: Model) -> None:
     """Write plain tensors and values, so that the file loads with `weights_only=True`; an interruption leaves the old or the new file."""
+    reading = model.reading.to_dict()
     content = {
-        "format": FORMAT,
+        "format": READING_FORMAT if reading else FORMAT,
         "architecture": model.architecture,
         "state_dict": {name: value.detach().cpu().contiguous() for name, value in model.network.state_dict().items()},
         "classes": model.classes.to_dict(),
         "input_size": list(model.input_size),
         "scale": list(model.scale),
+        "reading": reading,
         "normalisation": {"mean": list(model.normalisation.mean), "std": list(model.normalisation.std)},
         "metrics": model.metrics,
         "lineage": model.lineage,
@@ -122,8 +127,10 @@ def load_model(path: Path, sha256: str, device: torch.device) -> Model:
     try:
         _require_plain_archive(data)
         content: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        if content["format"] != FORMAT:
-            raise ValueError(tr("format {found}, expected {format}", found=content["format"], format=FORMAT))
+        if content["format"] not in (FORMAT, READING_FORMAT):
+            raise ValueError(
+                tr("format {found}, expected {format}", found=content["format"], format=f"{FORMAT}, {READING_FORMAT}")
+            )
         classes = ClassMap.from_dict(content["classes"])
         network = build_network(content["architecture"], classes.num_classes)
         network.load_state_dict(content["state_dict"])
@@ -141,6 +148,7 @@ def load_model(path: Path, sha256: str, device: torch.device) -> Model:
             metrics=content["metrics"],
             lineage=content["lineage"],
             scale=_checked_scale(content.get("scale", (1.0, 1.0))),  # missing in older files
+            reading=ReadOptions.from_dict(content.get("reading", {})),
         )
     except Exception as error:  # torch raises many types for an unreadable file
         reason = one_line(error, 200)

@@ -116,7 +116,7 @@ class Segmenter:
             content = base64.b64decode(value, validate=True) if isinstance(value, str) else bytes(value)
         except (binascii.Error, TypeError) as error:
             raise UsageError(tr("not base64: {error}", error=error)) from error
-        ids = self._ids(read_image(content))
+        ids = self._ids(read_image(content, self.model.reading))
         palette_image = Image.fromarray(ids).convert("P")
         palette_image.putpalette(self.model.classes.palette())
         buffer = io.BytesIO()

@@ -78,12 +78,14 @@ def download(settings: Settings, options: argparse.Namespace) -> None:
 
 def check(settings: Settings, data_ref: str | None) -> None:
     """Check the data and report a summary; writes nothing, and needs no server unless the data is there."""
+    from dataset.decoding.options import options_of
     from dataset.summary import summary
     from dataset.validation import check_data
     from versioning.checkout import checked_data
 
     if data_ref is None:
-        notify(summary(check_data(settings.data_dir, settings.seed, make_split=False)))
+        data = check_data(settings.data_dir, settings.seed, make_split=False, reading=options_of(settings))
+        notify(summary(data))
         return
     from utils.lakefs_utils import connect
 

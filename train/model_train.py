@@ -189,6 +189,7 @@ class ModelTrain(BaseTrain):
             metrics=metrics,
             lineage=self.lineage,
             scale=auto_settings.working_scale(setup.data, setup.size),
+            reading=setup.data.reading,
         )
 
     def save_best(self, result: EpochResult) -> None:

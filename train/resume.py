@@ -12,6 +12,7 @@ from core.errors import AppError, UsageError
 from core.git import GitFacts
 from core.i18n import tr
 from core.reporting import notify, warn
+from core.settings import defaults_of
 from utils.lakefs_utils import LakePath
 from utils.lineage import require_repository
 
@@ -103,10 +104,12 @@ def settings_of(record: RunRecord, now: Settings, given: dict[str, Any]) -> Sett
     More epochs are not an exception, as the learning-rate schedule spans all of them.
     """
     known = now.reproducible_settings()
+    # Without settings that did not exist when the run was recorded: their defaults are what the code did then.
+    recorded = {name: value for name, value in defaults_of(Settings).items() if name in known} | record.settings
     faults = [
-        tr("{name}: run {recorded}, now {given}", name=name.upper(), recorded=record.settings[name], given=given[name])
-        for name in given.keys() & record.settings.keys()
-        if given[name] != record.settings[name]
+        tr("{name}: run {recorded}, now {given}", name=name.upper(), recorded=recorded[name], given=given[name])
+        for name in given.keys() & recorded.keys()
+        if given[name] != recorded[name]
     ]
     faults += [tr("{name}: unknown setting", name=name.upper()) for name in record.settings.keys() - known.keys()]
     if faults:
@@ -117,11 +120,11 @@ def settings_of(record: RunRecord, now: Settings, given: dict[str, Any]) -> Sett
             )
             + "\n  ".join(sorted(faults))
         )
-    kept = [f"{name.upper()}={value}" for name, value in record.settings.items() if value != known[name]]
+    kept = [f"{name.upper()}={value}" for name, value in recorded.items() if value != known[name]]
     if kept:
         notify(tr("settings of the run: {kept}", kept=" ".join(kept)))
     require_repository(now.lakefs_repo, record.run_id, record.repo)
-    return dataclasses.replace(now, **record.settings, lakefs_branch=record.target_branch or record.branch)
+    return dataclasses.replace(now, **recorded, lakefs_branch=record.target_branch or record.branch)
 
 
 def warn_of_other_code(record: RunRecord, now: GitFacts, processes: int) -> None:

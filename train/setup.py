@@ -91,8 +91,8 @@ def prepare_training(settings: Settings, data: SegmentationData, smoke: bool = F
     decisions = _Decisions(device)
     size = decisions.take(tr("input size"), "image_size", auto_settings.working_size(data, settings.image_size))
     crop = settings.crop_size or size
-    train_images = loader.SegmentationDataset(data.split("train"), data.classes, size, native=False)
-    val_images = loader.SegmentationDataset(data.split("val"), data.classes, size, native=True)
+    train_images = loader.SegmentationDataset(data.split("train"), data.classes, size, False, data.reading)
+    val_images = loader.SegmentationDataset(data.split("val"), data.classes, size, True, data.reading)
     loader.attach_decoded_cache(settings.decoded_dir, settings.picture_cache_gb * 1e9, train_images, val_images)
     normalisation = published_normalisation(settings.pretrained) or loader.measure_normalisation(train_images)
     weights, reason = class_weights(settings.class_weights, data.pixel_counts["train"])

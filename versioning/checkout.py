@@ -7,6 +7,7 @@ from core.files import safe_join
 from core.i18n import tr
 from core.reporting import notify
 from dataset.data import SegmentationData
+from dataset.decoding.options import options_of
 from dataset.directory import is_empty
 from dataset.summary import summary
 from dataset.synthetic import generate_sample
@@ -39,14 +40,14 @@ def fill_if_empty(settings: Settings, lake: LakeFS) -> None:
 
 def checked_data(settings: Settings, lake: LakeFS, data_ref: str | None) -> tuple[LakePath | None, SegmentationData]:
     """Return the checked data to train on: that of a commit, with its path, or that of the data directory."""
-    cache = settings.cache_dir
+    cache, reading = settings.cache_dir, options_of(settings)
     pinned = find_data(lake, data_ref, cache) if data_ref else None
     if pinned is None:
         require_complete(settings.data_dir)
         fill_if_empty(settings, lake)
-        data = check_data(settings.data_dir, settings.seed)
+        data = check_data(settings.data_dir, settings.seed, reading=reading)
     else:  # no split is written into the cache: it is in the commit, or determined by the seed
         folder = safe_join(lake.download(pinned, cache), pinned.path)
-        data = check_data(folder, settings.seed, make_split=False)
+        data = check_data(folder, settings.seed, make_split=False, reading=reading)
     notify(summary(data))
     return pinned, data

@@ -10,6 +10,7 @@ from pathlib import Path
 from dataset.checks.mask_values import count_values
 from dataset.classes import CLASSES_FILE, ClassMap
 from dataset.data import Pair, SegmentationData
+from dataset.decoding.options import DEFAULT_READING, ReadOptions
 from dataset.directory import SPLITS
 from dataset.faults import DataFaults, DataWarning, Fault, LeftOut
 from dataset.pair_reading import PairContent
@@ -22,6 +23,7 @@ class Inspection:
 
     root: Path
     files: dict[str, Path]  # relative '/' path -> path
+    reading: ReadOptions = DEFAULT_READING
     layout: str | None = None
     pairing: Pairing | None = None
     contents: list[PairContent] = field(default_factory=list)
@@ -68,6 +70,7 @@ class Inspection:
             classes=classes,
             pixel_counts={split: tuple(counted[value] for value in classes.ids) for split, counted in counts.items()},
             ignored_pixels={split: sum(counted[v] for v in classes.ignore_ids) for split, counted in counts.items()},
+            reading=self.reading,
             layout=self.layout,
             unlisted=assignment.unlisted if assignment is not None else 0,
             class_file=CLASSES_FILE in self.files,

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from core.errors import UsageError
 from core.i18n import tr
 from dataset.classes import InvalidFileError
+from dataset.decoding.options import ReadOptions
 
 DECODE_ERRORS = (
     *(OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError, OverflowError, MemoryError),
@@ -32,8 +33,8 @@ class ImageTooLargeError(InvalidFileError):
     """An image with more pixels than the limit; none of them has been decoded."""
 
 
-def open_image(data: bytes, max_pixels: int | None = None) -> Image.Image:
-    """Decode the first frame, rotated by its EXIF orientation. Raises InvalidFileError, ImageTooLargeError."""
+def open_image(data: bytes, options: ReadOptions, max_pixels: int | None = None) -> Image.Image:
+    """Decode the first frame, upright unless `raw_orientation`. Raises InvalidFileError, ImageTooLargeError."""
     limit = min(max_pixels or sys.maxsize, 2 * (Image.MAX_IMAGE_PIXELS or 0))
     if not data:
         raise InvalidFileError((tr("a readable image"), tr("an empty file (0 bytes)")))
@@ -42,7 +43,8 @@ def open_image(data: bytes, max_pixels: int | None = None) -> Image.Image:
         if image.width * image.height > limit:
             raise Image.DecompressionBombError
         image.load()
-        ImageOps.exif_transpose(image, in_place=True)
+        if not options.raw_orientation:
+            ImageOps.exif_transpose(image, in_place=True)
     except Image.DecompressionBombError:
         expected = tr("an image of at most {limit:,} pixels", limit=limit)
         raise ImageTooLargeError((expected, tr("a larger one (cut it into tiles)"))) from None

@@ -10,14 +10,15 @@ from PIL import Image
 from core.i18n import tr
 from dataset.classes import InvalidFileError, UInt8
 from dataset.decoding.files import DECODE_ERRORS, error_with_name, open_image, read_bytes, unreadable
+from dataset.decoding.options import ReadOptions
 
 
-def decode_image(data: bytes, max_pixels: int | None = None) -> UInt8:
-    """Return an image's bytes as (H,W,3) uint8 RGB, upright; the first of several frames.
+def decode_image(data: bytes, options: ReadOptions, max_pixels: int | None = None) -> UInt8:
+    """Return an image's bytes as (H,W,3) uint8 RGB, upright unless `raw_orientation`; the first of several frames.
 
     16-bit grey is scaled to 8 bits, transparent parts become black. Raises InvalidFileError, ImageTooLargeError.
     """
-    with open_image(data, max_pixels) as image:
+    with open_image(data, options, max_pixels) as image:
         if image.mode.startswith("I"):
             deep = np.asarray(image).astype(np.int64)
             low, high = int(deep.min()), int(deep.max())
@@ -38,9 +39,9 @@ def decode_image(data: bytes, max_pixels: int | None = None) -> UInt8:
             raise unreadable(data, error) from None
 
 
-def read_image(source: Path | bytes) -> UInt8:
-    """Return an image as (H,W,3) uint8 RGB, upright by its EXIF orientation. Raises UsageError naming the file."""
+def read_image(source: Path | bytes, options: ReadOptions) -> UInt8:
+    """Return an image as (H,W,3) uint8 RGB, as `decode_image` does. Raises UsageError naming the file."""
     try:
-        return decode_image(read_bytes(source))
+        return decode_image(read_bytes(source), options)
     except (InvalidFileError, OSError) as error:
         raise error_with_name(source, error) from None

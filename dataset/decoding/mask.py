@@ -10,14 +10,15 @@ import numpy as np
 from core.i18n import tr
 from dataset.classes import ClassMap, InvalidFileError, UInt8, abbreviate
 from dataset.decoding.files import error_with_name, open_image, read_bytes
+from dataset.decoding.options import ReadOptions
 
 
-def decode_mask(data: bytes, classes: ClassMap | None) -> tuple[UInt8, bool]:
+def decode_mask(data: bytes, classes: ClassMap | None, options: ReadOptions) -> tuple[UInt8, bool]:
     """Return a mask's bytes as (H,W) uint8 raw values, and whether it has one bit per pixel (values 0 and 1).
 
     Colour masks are read through the colours of `classes`. Raises InvalidFileError.
     """
-    with open_image(data) as image:
+    with open_image(data, options) as image:
         pixels = np.array(image)
         if image.mode == "1":
             return pixels.astype(np.uint8), True
@@ -71,10 +72,10 @@ def _values_of_colors(pixels: UInt8, classes: ClassMap | None) -> UInt8:
     raise _not_eight_bit(found)
 
 
-def read_mask(source: Path | bytes, classes: ClassMap) -> UInt8:
+def read_mask(source: Path | bytes, classes: ClassMap, options: ReadOptions) -> UInt8:
     """Return a mask as (H,W) uint8 class indices, `IGNORE_INDEX` where ignored. Raises UsageError naming the file."""
     try:
-        values, bilevel = decode_mask(read_bytes(source), classes)
+        values, bilevel = decode_mask(read_bytes(source), classes, options)
         return classes.encode(values * np.uint8(bilevel_high(classes.known)) if bilevel else values)
     except (InvalidFileError, OSError, ValueError) as error:
         raise error_with_name(source, error) from None

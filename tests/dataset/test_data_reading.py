@@ -19,15 +19,24 @@ from PIL import Image
 
 from core.errors import UsageError
 from dataset import synthetic
-from dataset.classes import IGNORE_INDEX, ClassMap, build_classes, classes_from_values
-from dataset.decoding.image import read_image
-from dataset.decoding.mask import read_mask
+from dataset.classes import IGNORE_INDEX, ClassMap, UInt8, build_classes, classes_from_values
+from dataset.decoding import image as image_reading
+from dataset.decoding import mask as mask_reading
+from dataset.decoding.options import DEFAULT_READING
 from dataset.directory import SAMPLE_STAGING, data_files, is_empty
 from dataset.synthetic import draw_pair, generate_sample
 from dataset.validation import check_data
 
 ROOT = Path(__file__).resolve().parents[2]
 ROAD = build_classes([(0, "sky", (10, 20, 30), False), (7, "road", (200, 0, 0), False), (9, "off", (0, 0, 0), True)])
+
+
+def read_image(source: Path | bytes) -> UInt8:
+    return image_reading.read_image(source, DEFAULT_READING)
+
+
+def read_mask(source: Path | bytes, classes: ClassMap) -> UInt8:
+    return mask_reading.read_mask(source, classes, DEFAULT_READING)
 
 
 def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:

@@ -73,7 +73,7 @@ def test_file_that_is_not_a_model_is_refused_without_executing_it(tmp_path: Path
         load_model(path, file_sha256(path), CPU)
     assert not trap.exists()
     torch.save({"format": 99}, path)
-    with pytest.raises(AppError, match="format 99, expected 1"):
+    with pytest.raises(AppError, match="format 99, expected 1, 2"):
         load_model(path, file_sha256(path), CPU)
     with pytest.raises(AppError, match="SHA-256 differs"):
         load_model(path, "0" * 64, CPU)

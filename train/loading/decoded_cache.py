@@ -28,6 +28,7 @@ from dataset.classes import ClassMap, UInt8
 from dataset.data import Pair
 from dataset.decoding.image import read_image
 from dataset.decoding.mask import read_mask
+from dataset.decoding.options import ReadOptions
 from segmentation import preprocess
 from segmentation.preprocess import resize_image, resize_mask
 
@@ -46,6 +47,7 @@ class Split:
     classes: ClassMap
     size: tuple[int, int]  # height and width in pixels
     native: bool
+    reading: ReadOptions
 
     def offsets(self) -> list[int]:
         """Return the offset of each pair in the file, and last the number of bytes of all pairs."""
@@ -70,6 +72,7 @@ class Split:
             "decoder": PIL.__version__,
             "size": self.size,
             "native": self.native,
+            "reading": self.reading.to_dict(),
             "classes": self.classes.to_dict(),
             "files": [(pair.image_sha256, pair.mask_sha256) for pair in self.pairs],
         }
@@ -82,8 +85,9 @@ class Split:
         UsageError if they differ.
         """
         pair = self.pairs[index]
-        mask = read_mask(_read_verified(pair.mask, pair.mask_sha256), self.classes)
-        image = resize_image(read_image(_read_verified(pair.image, pair.image_sha256)), self.size)
+        mask = read_mask(_read_verified(pair.mask, pair.mask_sha256), self.classes, self.reading)
+        image = read_image(_read_verified(pair.image, pair.image_sha256), self.reading)
+        image = resize_image(image, self.size)
         small = resize_mask(mask, self.size)
         return image, small, mask if self.native else small
 

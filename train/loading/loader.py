@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dataset.classes import ClassMap, UInt8
 from dataset.data import Pair
+from dataset.decoding.options import ReadOptions
 from segmentation.preprocess import Normalisation
 from train.loading.decoded_cache import Decoded, Split, prepare_files
 from train.parallel import distributed
@@ -26,8 +27,10 @@ class SegmentationDataset(Dataset[Sample]):
     verified against its commit, until `attach_decoded_cache` has put them into the cache.
     """
 
-    def __init__(self, pairs: Sequence[Pair], classes: ClassMap, size: tuple[int, int], native: bool) -> None:
-        self.pairs, self.split = pairs, Split(pairs, classes, size, native)
+    def __init__(
+        self, pairs: Sequence[Pair], classes: ClassMap, size: tuple[int, int], native: bool, reading: ReadOptions
+    ) -> None:
+        self.pairs, self.split = pairs, Split(pairs, classes, size, native, reading)
         self.decoded: Decoded | None = None
 
     def __len__(self) -> int:

@@ -1,0 +1,130 @@
+"""The options of reading: EXIF orientation, in the data check, in the model file and in every consumer of a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from config import Settings
+from core.errors import AppError, UsageError
+from core.git import GitFacts
+from core.hashing import file_sha256
+from dataset.classes import UInt8
+from dataset.decoding.image import read_image
+from dataset.decoding.mask import read_mask
+from dataset.decoding.options import DEFAULT_READING, ReadOptions, options_of
+from dataset.decoding.orientation import exif_orientation, to_stored, to_upright
+from dataset.samples import Item
+from dataset.validation import check_data
+from segmentation.evaluation import measure
+from segmentation.model_file import load_model, save_model
+from segmentation.predictor import segment
+from segmentation.pyfunc import Segmenter
+from tests.support.models import CLASSES, CPU, make_model
+from train.resume import RunRecord, settings_of
+from utils.lakefs_utils import LakePath
+
+RAW = ReadOptions(raw_orientation=True)
+ORIENTATION = 0x0112
+
+
+def encoded(pixels: UInt8, orientation: int, kind: str = "PNG") -> bytes:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, exif=exif)
+    return buffer.getvalue()
+
+
+def noise(height: int, width: int) -> UInt8:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pixels_are_turned_as_viewers_turn_them_unless_raw(orientation: int) -> None:
+    stored = noise(3, 4)
+    data = encoded(stored, orientation)
+    with Image.open(io.BytesIO(data)) as image:
+        upright = np.asarray(ImageOps.exif_transpose(image))
+    assert np.array_equal(read_image(data, DEFAULT_READING), upright)
+    assert np.array_equal(read_image(data, RAW), stored)
+    assert exif_orientation(data) == orientation
+    assert np.array_equal(to_upright(stored, orientation), upright)
+    assert np.array_equal(to_stored(upright, orientation), stored)
+
+
+def test_setting_decides_how_a_data_directory_is_read(tmp_path: Path) -> None:
+    for name in "abc":
+        for part in ("images", "masks"):
+            (tmp_path / part).mkdir(exist_ok=True)
+        (tmp_path / f"images/{name}.jpg").write_bytes(encoded(noise(8, 12) + np.uint8(ord(name)), 6, "JPEG"))
+        Image.fromarray(np.tile(np.array([0, 1], np.uint8), (8, 6))).save(tmp_path / f"masks/{name}.png")
+    options = options_of(Settings(raw_orientation=True))
+    data = check_data(tmp_path, 0, reading=options)
+    assert (data.reading, data.pairs[0].height, data.pairs[0].width) == (RAW, 8, 12)
+
+
+def test_model_file_keeps_how_its_images_were_read(tmp_path: Path) -> None:
+    save_model(tmp_path / "model.pth", dataclasses.replace(make_model(), reading=RAW))
+    content = torch.load(tmp_path / "model.pth", weights_only=True)
+    assert content["format"] == 2, "code that does not know the options must refuse the file"
+    assert load_model(tmp_path / "model.pth", file_sha256(tmp_path / "model.pth"), CPU).reading == RAW
+
+
+def test_model_files_without_reading_options_get_the_defaults(tmp_path: Path) -> None:
+    save_model(tmp_path / "model.pth", make_model())
+    content = torch.load(tmp_path / "model.pth", weights_only=True)
+    assert content["format"] == 1
+    del content["reading"]
+    torch.save(content, tmp_path / "old.pth")
+    assert load_model(tmp_path / "old.pth", file_sha256(tmp_path / "old.pth"), CPU).reading == DEFAULT_READING
+
+
+@pytest.mark.parametrize("reading", [{"gamma": 2.2}, {"raw_orientation": "yes"}])
+def test_unknown_reading_options_of_a_model_file_are_refused(tmp_path: Path, reading: dict[str, object]) -> None:
+    save_model(tmp_path / "model.pth", make_model())
+    content = torch.load(tmp_path / "model.pth", weights_only=True) | {"reading": reading}
+    torch.save(content, tmp_path / "model.pth")
+    with pytest.raises(AppError, match="not a model file"):
+        load_model(tmp_path / "model.pth", file_sha256(tmp_path / "model.pth"), CPU)
+
+
+def test_served_model_reads_images_as_it_was_trained() -> None:
+    stored = noise(48, 80)
+    model = dataclasses.replace(make_model(), reading=RAW)
+    table = Segmenter(model, CPU).predict({"image": [encoded(stored, 6)]})
+    assert (table["height"][0], table["width"][0]) == (48, 80)
+
+
+@pytest.mark.parametrize("own, labels", [(DEFAULT_READING, RAW), (RAW, DEFAULT_READING)])
+def test_model_is_measured_on_masks_that_lie_the_other_way(
+    tmp_path: Path, own: ReadOptions, labels: ReadOptions
+) -> None:
+    """A champion that reads upright images is compared on data whose masks lie as the pixels are stored."""
+    model = dataclasses.replace(make_model(), reading=own)
+    data = encoded(noise(48, 80), 6)
+    (tmp_path / "a.png").write_bytes(data)
+    (prediction,) = segment(model, [read_image(data, own)], CPU)
+    turned = to_stored(prediction, 6) if labels.raw_orientation else to_upright(prediction, 6)
+    Image.fromarray(CLASSES.decode(turned)).save(tmp_path / "mask.png")
+    item = Item("a", tmp_path / "a.png", tmp_path / "mask.png")
+    assert measure(model, [item], CLASSES, CPU, labels=labels).metric("accuracy") == 1.0
+    assert read_mask(tmp_path / "mask.png", CLASSES, labels).shape == turned.shape
+
+
+def test_resumed_run_of_older_code_keeps_reading_as_it_did() -> None:
+    """Its record does not have the setting: what the environment says now must not change the run."""
+    now = Settings(raw_orientation=True)
+    recorded = {k: v for k, v in now.reproducible_settings().items() if k != "raw_orientation"}
+    data = LakePath(now.lakefs_repo, "1" * 64, "data/")
+    code = GitFacts("1" * 40, "main", "", "false")
+    record = RunRecord("run", recorded, False, data, now.lakefs_repo, "main", None, code, {}, 1)
+    assert settings_of(record, now, {}).raw_orientation is False
+    with pytest.raises(UsageError, match="RAW_ORIENTATION: run False, now True"):
+        settings_of(record, now, {"raw_orientation": True})
