@@ -60,11 +60,11 @@ def predict(
     An image that cannot be read is reported and skipped. Predictions that an earlier call listed there are removed
     first, so that a directory never mixes two models. With `resume`, those that are intact and from the same model and
     settings are reused, and only the others are predicted. Raises UsageError if the earlier job differs, if another
-    process writes there, or if an output would overwrite an input.
+    process writes there, or if an output would replace a file that infer.py did not write.
     """
     job = BatchJob(predictor, items, output, lineage, split, extras)
-    job.outputs.reject_inputs((item.image, item.name) for item in items if not item.fault)
     with outputs.lock_output_dir(output):
+        job.outputs.reject_foreign_files(item.name for item in items if not item.fault)
         return _predict(job, resume)
 
 

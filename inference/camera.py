@@ -152,7 +152,7 @@ def predict_camera(predictor: Predictor, source: Camera, seconds: float | None, 
 
 
 def record_camera(
-    predictor: Predictor, container: Any, source: Camera, seconds: float | None, record: dict[str, Any], folder: Path
+    predictor: Predictor, container: Any, source: Camera, seconds: float | None, origin: dict[str, Any], folder: Path
 ) -> Path:
     """Predict an open camera and return the path of the video."""
     if not container.streams.video:
@@ -163,10 +163,10 @@ def record_camera(
     notify(tr("predicting {name} (Ctrl-C to stop)", name=source.device))
 
     def final_record() -> dict[str, Any]:
-        return {**record, "camera": source.format, "began": began, "dropped_frames": live.dropped}
+        return {"camera": source.format, "began": began, "dropped_frames": live.dropped}
 
     try:
         with handle_first_signal(live.stop):
-            return write_overlay_video(predictor, frames, folder / f"{source.name}_overlay.mp4", final_record)
+            return write_overlay_video(predictor, frames, folder / f"{source.name}_overlay.mp4", origin, final_record)
     finally:
         live.close()

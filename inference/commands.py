@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from config import Settings
+from config import ROOT, Settings
 from core.errors import AppError, UsageError
 from core.i18n import tr
 from core.process import keep_freed_memory
 from core.reporting import notify
+from dataset.directory import OUTPUT_FOLDER
+from inference import ownership
 from utils.lakefs_utils import connect
 from utils.lineage import Lineage
 
@@ -38,13 +40,14 @@ class Job:
 
     @property
     def output(self) -> Path:
-        """Directory that results are written to."""
-        return Path(self.options.output or self.settings.data_dir / "predictions")
+        """Directory that results are written to; by default that of the project, wherever its data is."""
+        return Path(self.options.output or ROOT / "data" / OUTPUT_FOLDER)
 
 
 def run(job: Job) -> int:
     """Do what the options ask; return the exit code."""
     options = job.options
+    ownership.reject_data_directory(job.output, job.settings.data_dir)
     if options.export:
         return export(job, options.export)
     if options.serve:

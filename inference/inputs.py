@@ -10,10 +10,12 @@ from pathlib import Path
 
 from core.errors import UsageError
 from core.i18n import tr
-from core.reporting import warn
+from core.reporting import notify, warn
 from dataset.classes import abbreviate
 from dataset.directory import is_image
 from dataset.samples import Item
+from inference import ownership
+from inference.formats import LISTING
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 UNPORTABLE_CHARACTERS = str.maketrans(":\\", "__")
@@ -33,18 +35,24 @@ class _Found:
 def collect_items(inputs: Sequence[Path]) -> list[Item]:
     """Return the images of files and directories, searched recursively; item names include subdirectories.
 
-    A link that is itself an input is followed; one found in a directory may lead anywhere and becomes a fault, as does
-    a subdirectory that cannot be read. Videos in a directory are skipped with a warning. Raises UsageError if there
-    are no images, or an input does not exist.
+    Links to regular files are followed; a broken one and one to a directory, which may form a loop, become faults, as
+    does a subdirectory that cannot be read. Files that infer.py wrote are excluded, and videos in a directory are
+    skipped with a warning. Raises UsageError if there are no images, or an input does not exist.
     """
     found: list[_Found] = []
     videos: list[str] = []
+    predictions = 0
     for path in inputs:
         if path.is_dir():
             below, unreadable = _walk(path)
-            found += [_Found(p.relative_to(path), p, _link_fault(p)) for p in below if _is_input(p)] + unreadable
+            candidates = [p for p in below if _is_input(p)]
+            own = _find_own_outputs(candidates)
+            found += [_Found(p.relative_to(path), p, _link_fault(p)) for p in candidates if p not in own] + unreadable
+            predictions += len(own)
             videos += [printable(p) for p in below if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file()]
         elif path.is_file():
+            if ownership.is_prediction(path):
+                raise UsageError(tr("{path}: a prediction that infer.py wrote, not an image to predict", path=path))
             found.append(_Found(Path(path.name), path, None))
         else:
             raise UsageError(tr("{path}: no such file or directory", path=path))
@@ -56,6 +64,8 @@ def collect_items(inputs: Sequence[Path]) -> list[Item]:
                 videos=abbreviate(videos),
             )
         )
+    if predictions:
+        notify(tr("{count} files that infer.py wrote are not predicted again", count=predictions))
     if not found:
         where = ", ".join(map(str, inputs))
         raise UsageError(tr("{where}: no images found", where=where))
@@ -84,14 +94,23 @@ def _is_input(path: Path) -> bool:
 
 
 def _link_fault(path: Path) -> str | None:
-    """Return the fault of a link that was found in a directory; None for another file."""
-    if not path.is_symlink():
+    """Return the fault of a link that leads to no regular file; None for another file."""
+    if not path.is_symlink() or path.is_file():
         return None
-    return tr(
-        "{path}: links in directories are not followed: name its target {target} with --input",
-        path=printable(path),
-        target=printable(path.readlink()),
-    )
+    target = printable(path.readlink())
+    if path.is_dir():
+        rule = tr("links to directories are not followed: name its target {target} with --input", target=target)
+    else:
+        rule = tr("a broken link to {target}: restore the target, or remove the link", target=target)
+    return f"{printable(path)}: {rule}"
+
+
+def _find_own_outputs(paths: Sequence[Path]) -> set[Path]:
+    """Return those of these files that infer.py wrote: by their own mark, or by the listing of their directory."""
+    parents = {parent for path in paths for parent in path.parents}
+    roots = [parent for parent in parents if (parent / LISTING).is_file()]
+    listed = {root / name for root in roots for name in ownership.listed_files(root)}
+    return {path for path in paths if path in listed or ownership.is_prediction(path)}
 
 
 def _name_fault(name: str, path: Path) -> str | None:

@@ -25,8 +25,9 @@ from core.i18n import tr
 from core.locks import lock_or_fail
 from dataset.classes import ClassMap, UInt8
 from dataset.overlay import overlay
+from inference import ownership
 from inference.coco import coco_json
-from inference.formats import LISTING, OWN_FILES
+from inference.formats import LISTING
 from inference.gallery import write_gallery
 from segmentation.predictor import Prediction
 
@@ -99,11 +100,12 @@ class OutputDirectory:
         blended = Image.fromarray(overlay(image, indices, self.classes))
         content = {
             "mask": encode_mask(indices, self.classes, self.origin),
-            "overlay": _encode(blended, "JPEG", quality=90),
+            "overlay": _encode(blended, "JPEG", quality=90, comment=origin_comment(self.origin)),
         }
         if prediction.probabilities is not None and "probabilities" in names:
             buffer = io.BytesIO()
-            np.savez_compressed(buffer, probabilities=prediction.probabilities, classes=np.array(self.classes.names))
+            names_array, origin = np.array(self.classes.names), np.array(origin_comment(self.origin))
+            np.savez_compressed(buffer, probabilities=prediction.probabilities, classes=names_array, origin=origin)
             content["probabilities"] = buffer.getvalue()
         for key, data in content.items():
             self._write_file(names[key], data)
@@ -113,13 +115,34 @@ class OutputDirectory:
         with atomic_replace(self.path_of(relative), durable=False) as part:
             part.write_bytes(content)
 
-    def reject_inputs(self, inputs: Iterable[tuple[Path, str]]) -> None:
-        """Raise UsageError if the output of one of these (image, name) would overwrite one of the images."""
-        pairs = [(path.resolve(), name) for path, name in inputs]
-        input_paths = {path for path, _ in pairs}
-        for path, name in pairs:
-            if any(safe_join(self.folder, other).resolve() in input_paths for other in self.file_names(name).values()):
-                raise UsageError(tr("{path}: this input would be overwritten: choose another --output", path=path))
+    def reject_foreign_files(self, names: Iterable[str]) -> None:
+        """Raise UsageError if outputs of these images would replace, or lie beside, images that infer.py did not write."""
+        targets = [file for name in names for file in self.file_names(name).values()]
+        for name in targets:
+            self.path_of(name)  # raises for a path outside
+        listed = self._listed()
+        # With a journal, the call that made it has checked the summaries; it may have been killed while writing them.
+        summaries = [] if (self.folder / JOURNAL).exists() else self._summaries()
+        ownership.reject_replacing(self.folder, [*targets, *summaries], listed)
+        ownership.reject_other_images(self.folder, targets, listed)
+
+    def _summaries(self) -> list[str]:
+        """Return the files of the whole directory that this job writes besides the listing."""
+        by_extra = {"areas": AREAS, "coco": COCO}
+        return [GALLERY, *(name for extra, name in by_extra.items() if extra in self.extras)]
+
+    def _listed(self) -> dict[str, str]:
+        """Return the files of an earlier job and their SHA-256, by relative path.
+
+        The gallery of a listed job is taken for ours: galleries of earlier versions have no mark.
+        """
+        content, records = self.read_finished()
+        listed = {str(name): str(sha256) for name, sha256 in content.get("files", {}).items()}
+        for record in records:
+            listed |= ownership.record_files(record)
+        if records and (self.folder / GALLERY).is_file():
+            listed[GALLERY] = file_sha256(self.folder / GALLERY)
+        return listed
 
     def _areas(self, records: Iterable[dict[str, Any]]) -> str:
         """Return CSV with a row for each image and class: pixels and share."""
@@ -163,14 +186,12 @@ class OutputDirectory:
         )
 
     def remove_listed(self) -> None:
-        """Remove the files that earlier jobs listed; other files in the directory are not touched."""
-        _, records = self.read_finished()
-        for record in records:
-            for key in OWN_FILES:
-                if key in record:
-                    self.path_of(str(record[key])).unlink(missing_ok=True)
-        summaries = (AREAS, COCO, GALLERY) if records else ()
-        for name in (LISTING, JOURNAL, *summaries):
+        """Remove the files that earlier jobs listed; other and changed files in the directory are not touched."""
+        for name, sha256 in self._listed().items():
+            path = self.path_of(name)
+            if ownership.may_replace(path, sha256):
+                path.unlink(missing_ok=True)
+        for name in (LISTING, JOURNAL):
             (self.folder / name).unlink(missing_ok=True)
 
     def open_journal(self, job: dict[str, Any], records: Sequence[dict[str, Any]]) -> IO[str]:
@@ -188,7 +209,7 @@ class OutputDirectory:
             write_atomically(self.folder / AREAS, self._areas(content["images"]).encode("utf-8-sig"))  # for Excel
         if "coco" in self.extras:
             write_atomically(self.folder / COCO, coco_json(self.folder, content["images"], self.classes))
-        made = [name for extra, name in (("areas", AREAS), ("coco", COCO)) if extra in self.extras]
+        made = [name for name in self._summaries() if name != GALLERY]
         content = {**content, "files": {name: file_sha256(self.folder / name) for name in made}}
         write_atomically(
             self.folder / LISTING, json.dumps(with_checksum(content), ensure_ascii=False, indent=1).encode()
@@ -205,6 +226,11 @@ def encode_mask(indices: UInt8, classes: ClassMap, origin: Mapping[str, Any]) ->
     image.putpalette(classes.palette())
     # Level 3 takes a third of the default level's time; the files are 20 % larger.
     return _encode(image, "PNG", pnginfo=text, compress_level=3)
+
+
+def origin_comment(origin: Mapping[str, Any]) -> str:
+    """Return the origin of an output as ASCII JSON, for formats that store one comment; see inference/ownership.py."""
+    return json.dumps({key: str(origin[key]) for key in PNG_TEXT_KEYS})
 
 
 def compute_class_shares(indices: UInt8, classes: ClassMap) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -21,10 +21,10 @@ from core.i18n import tr
 from core.reporting import notify, progress
 from dataset.classes import UInt8
 from dataset.overlay import overlay
-from inference import pipeline
+from inference import ownership, pipeline
 from inference.batch_job import describe_origin
 from inference.inputs import VIDEO_SUFFIXES
-from inference.outputs import compute_class_shares, lock_output_dir
+from inference.outputs import compute_class_shares, lock_output_dir, origin_comment
 from segmentation.predictor import InputImage, Prediction, Predictor
 from segmentation.preprocess import EVAL_BATCH
 from utils.lineage import Lineage
@@ -94,8 +94,8 @@ def predict_videos(predictor: Predictor, videos: Sequence[Path], lineage: Lineag
     return 0
 
 
-def predict_video(predictor: Predictor, source: Path, folder: Path, record: dict[str, Any]) -> Path:
-    """Write <name>_overlay.mp4, and `record` with the class shares as <name>_overlay.json; return the video.
+def predict_video(predictor: Predictor, source: Path, folder: Path, origin: Mapping[str, Any]) -> Path:
+    """Write <name>_overlay.mp4, and `origin` with the class shares as <name>_overlay.json; return the video.
 
     Audio is dropped. A kill leaves either the old or the new files. Raises UsageError for a file that is not a
     complete video.
@@ -112,28 +112,37 @@ def predict_video(predictor: Predictor, source: Path, folder: Path, record: dict
             stream.thread_type = "AUTO"
             rate, base = stream.average_rate or Fraction(25), stream.time_base or Fraction(1, 90_000)
             frames = FrameSource(str(source), _batches(container, stream), rate, base, stream.frames or None)
-            return write_overlay_video(
-                predictor, frames, video, lambda: {**record, "input_sha256": file_sha256(source)}
-            )
+            return write_overlay_video(predictor, frames, video, origin, lambda: {"input_sha256": file_sha256(source)})
     except av.error.FFmpegError as error:
         raise UsageError(tr("{source}: unreadable video ({error})", source=source, error=error)) from None
 
 
 def write_overlay_video(
-    predictor: Predictor, source: FrameSource, video: Path, record: Callable[[], dict[str, Any]]
+    predictor: Predictor,
+    source: FrameSource,
+    video: Path,
+    origin: Mapping[str, Any],
+    record: Callable[[], dict[str, Any]],
 ) -> Path:
-    """Predict all frames into `video`, and write its record as JSON beside it; `record()` is called at the end."""
+    """Predict all frames into `video`, and write its record as JSON beside it; `record` is completed at the end.
+
+    Raises UsageError if one of the two exists and was not written by infer.py.
+    """
+    record_file = video.with_suffix(".json")
+    names = (video.name, record_file.name)
+    ownership.reject_replacing(video.parent, names, ownership.video_files(record_file))
     with atomic_replace(video) as part:
-        frames, shares = _encode_overlays(predictor, source, part)
-    content = {**record(), "input": source.name, "frames": frames, "class_shares": shares}
+        frames, shares = _encode_overlays(predictor, source, part, origin_comment(origin))
+        record_file.unlink(missing_ok=True)  # a kill leaves no record of another video: the comment shows whose it is
+    content = {**origin, **record(), "input": source.name, "frames": frames, "class_shares": shares}
     content |= {"overlay": video.name, "overlay_sha256": file_sha256(video)}
-    write_atomically(
-        video.with_suffix(".json"), json.dumps(with_checksum(content), ensure_ascii=False, indent=1).encode()
-    )
+    write_atomically(record_file, json.dumps(with_checksum(content), ensure_ascii=False, indent=1).encode())
     return video
 
 
-def _encode_overlays(predictor: Predictor, source: FrameSource, part: Path) -> tuple[int, dict[str, float]]:
+def _encode_overlays(
+    predictor: Predictor, source: FrameSource, part: Path, comment: str
+) -> tuple[int, dict[str, float]]:
     """Encode the overlays of all frames; return their number and the mean class shares. Raises UsageError."""
     import av
 
@@ -151,6 +160,7 @@ def _encode_overlays(predictor: Predictor, source: FrameSource, part: Path) -> t
         av.open(str(part), "w", format="mp4") as out,
         predictor.streams(source.count or EVAL_BATCH * 2) as (streams, begin),
     ):
+        out.metadata["comment"] = comment
         encoder: Any = None
         results = pipeline.run(source.batches, stages, streams, predictor.cores, begin)
         for frame, outcome in progress(results, source.count, tr("predict"), tr("frames")):

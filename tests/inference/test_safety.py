@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from core.errors import AppError
+from core.errors import AppError, UsageError
 from core.hashing import file_sha256
 from core.i18n import set_language
 from dataset import samples
@@ -105,8 +105,7 @@ def test_harmful_images_are_listed_and_skipped(tmp_path: Path) -> None:
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(executed) (w) file closefile\n"
     )
     (folder / "empty.jpg").write_bytes(b"")
-    (tmp_path / "secret.png").write_bytes((folder / "000.png").read_bytes())
-    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    (folder / "broken_link.png").symlink_to(tmp_path / "nowhere.png")
     (folder / "linked").symlink_to(tmp_path)
     items = inputs.collect_items([folder])
     outcome = batch_job.predict(Predictor(make_model(), CPU), items, out, lineage(), None)
@@ -117,14 +116,14 @@ def test_harmful_images_are_listed_and_skipped(tmp_path: Path) -> None:
         "bomb.png": "an image of at most",
         "script.png": "unreadable",
         "empty.jpg": "an empty file",
-        "link.png": "links in directories are not followed",
-        "linked": "links in directories are not followed",
+        "broken_link.png": "a broken link to",
+        "linked": "links to directories are not followed",
     }
     found = {line.split(":")[0].rsplit("/", 1)[1]: line for line in outcome.failed}
     assert sorted(found) == sorted(words)
     assert all(text in found[name] for name, text in words.items()), found
     assert {p.stem.removesuffix("_overlay") for p in out.iterdir()} == {"000", "001", "predictions", "index"}
-    assert {p.name for p in tmp_path.iterdir()} == {"in", "out", "secret.png"}, "nothing was created elsewhere"
+    assert {p.name for p in tmp_path.iterdir()} == {"in", "out"}, "nothing was created elsewhere"
 
 
 def test_symlink_named_by_the_user_is_followed(tmp_path: Path) -> None:
@@ -158,9 +157,10 @@ def test_nothing_is_written_or_removed_outside_the_output_directory(tmp_path: Pa
     (out / "sub").unlink()
     (out / "predictions.json").unlink(missing_ok=True)
     (out / "sub").mkdir()
-    (out / "sub/000.png").symlink_to(victim / "000.png")  # replaced, not followed
-    batch_job.predict(predictor, items, out, lineage(), None)
-    assert (victim / "000.png").read_bytes() == b"precious" and not (out / "sub/000.png").is_symlink()
+    (out / "sub/000.png").symlink_to(victim / "000.png")
+    with pytest.raises(UsageError, match="files would be replaced"):
+        batch_job.predict(predictor, items, out, lineage(), None)
+    assert (victim / "000.png").read_bytes() == b"precious"
 
 
 def test_dots_in_a_file_name_are_allowed(tmp_path: Path) -> None:

@@ -126,7 +126,9 @@ def test_a_camera_that_ends_or_fails_does_not_block(tmp_path: Path, monkeypatch:
             camera.predict_camera(predictor, camera.Camera("c", place, kind), None, lineage(), tmp_path)
     monkeypatch.setattr(camera, "FRAME_TIMEOUT_S", 0.3)
     with pytest.raises(UsageError, match=r"silent: no frame for 0\.3 s"):
-        camera.record_camera(predictor, SilentContainer(), camera.Camera("c", "silent", "lavfi"), None, {}, tmp_path)
+        origin = batch_job.describe_origin(predictor, lineage())
+        silent = camera.Camera("silent", "silent", "lavfi")
+        camera.record_camera(predictor, SilentContainer(), silent, None, origin, tmp_path)
 
 
 class SilentContainer:
