@@ -150,10 +150,10 @@ class Finder:
         """Return ids of the runs of all experiments with this tag, newest first."""
         experiments = [e.experiment_id for e in mlflow_utils.list_experiments(self.client, self.settings)]
         with mlflow_utils.convert_errors(self.settings, tr("searching runs")):
-            found = self.client.search_runs(
-                experiments, f"tags.{tag} = '{value}'", max_results=1000, order_by=["attributes.start_time DESC"]
+            found = mlflow_utils.search_runs(
+                self.client, experiments, f"tags.{tag} = '{value}'", ["attributes.start_time DESC"]
             )
-        return [run.info.run_id for run in found]
+            return [run.info.run_id for run in found]
 
 
 def _lock_facts(lock: Lock) -> Facts:

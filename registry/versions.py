@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from config import Settings
 from core.errors import AppError, UsageError
@@ -85,21 +85,22 @@ class Registry:
     def model_names(self) -> list[str]:
         """Return the names of all registered models."""
         with mlflow_utils.convert_errors(self.settings, tr("listing registered models")):
-            return [model.name for model in self.client.search_registered_models(max_results=1000)]
+            models = mlflow_utils.all_pages(
+                lambda token: self.client.search_registered_models(max_results=mlflow_utils.PAGE, page_token=token)
+            )
+            return [model.name for model in models]
 
     def versions(self, name: str | None = None) -> list[ModelVersion]:
         """Return all versions of a registered model, newest first; an unknown name has none."""
         name = name or self.name
-        found: list[ModelVersion] = []
-        token: str | None = None
-        quoted = name.replace("'", "\\'")
+        condition = "name = '{}'".format(name.replace("'", "\\'"))
         with mlflow_utils.convert_errors(self.settings, tr("registered model '{name}'", name=name)):
-            while True:
-                page: Any = self.client.search_model_versions(f"name = '{quoted}'", max_results=1000, page_token=token)
-                found += page
-                token = page.token
-                if not token:
-                    return sorted(found, key=lambda version: -int(version.version))
+            found = mlflow_utils.all_pages(
+                lambda token: self.client.search_model_versions(
+                    condition, max_results=mlflow_utils.PAGE, page_token=token
+                )
+            )
+            return sorted(found, key=lambda version: -int(version.version))
 
     def aliases(self, name: str | None = None) -> dict[str, str]:
         """Return alias -> version number of a registered model; listings of versions may leave aliases out."""

@@ -6,10 +6,10 @@ import contextlib
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from config import ROOT, Settings
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Run
 
+PAGE = 1000  # entries of one page of a listing, at most; MLflow allows no more for most listings
 HEALTH_S = 5.0  # seconds that a configured server may take to answer before it counts as down
 
 
@@ -134,10 +135,33 @@ def get_or_create_experiment(client: MlflowClient, settings: Settings) -> str:
         return str(created.experiment_id)
 
 
+def all_pages(list_page: Callable[[str | None], Any]) -> Iterator[Any]:
+    """Yield the entries of every page of a listing; `list_page` returns the page of a token, None for the first."""
+    token: str | None = None
+    while True:
+        page = list_page(token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def search_runs(
+    client: MlflowClient, experiments: Sequence[str], condition: str, order_by: Sequence[str] | None = None
+) -> Iterator[Run]:
+    """Yield the runs of these experiments that meet the condition (MLflow's search syntax), page by page."""
+    order = list(order_by) if order_by else None
+    return all_pages(
+        lambda token: client.search_runs(
+            list(experiments), condition, max_results=PAGE, order_by=order, page_token=token
+        )
+    )
+
+
 def list_experiments(client: MlflowClient, settings: Settings) -> list[Experiment]:
     """Return all active experiments, newest first."""
     with convert_errors(settings, tr("listing experiments")):
-        return list(client.search_experiments(max_results=1000))
+        return list(all_pages(lambda token: client.search_experiments(max_results=PAGE, page_token=token)))
 
 
 def find_finished_runs(client: MlflowClient, settings: Settings, experiment: str, metric: str) -> list[Run]:
@@ -145,17 +169,9 @@ def find_finished_runs(client: MlflowClient, settings: Settings, experiment: str
 
     Runs with `--smoke` are excluded: their metrics are those of two batches.
     """
-    runs: list[Run] = []
-    token: str | None = None
     with convert_errors(settings, tr("searching runs")):
-        while True:
-            page = client.search_runs(
-                [experiment], "attributes.status = 'FINISHED'", max_results=1000, page_token=token
-            )
-            runs += [run for run in page if _is_registrable(run, metric)]
-            token = page.token
-            if not token:
-                break
+        found = search_runs(client, [experiment], "attributes.status = 'FINISHED'")
+        runs = [run for run in found if _is_registrable(run, metric)]
     return sorted(runs, key=lambda run: (-run.data.metrics[metric], -run.info.start_time))
 
 

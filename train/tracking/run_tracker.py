@@ -199,7 +199,8 @@ class RunTracker:
         """Close runs of this host whose process is gone (kill -9, power cut): MLflow would show them as RUNNING forever."""
         wanted = f"attributes.status = 'RUNNING' and tags.host = '{socket.gethostname()}'"
         with self._recording(tr("opening the run")):
-            for run in self.client.search_runs([self.experiment_id], wanted, max_results=100):
+            # A list first: closing runs changes what the next page would hold.
+            for run in list(mlflow_utils.search_runs(self.client, [self.experiment_id], wanted)):
                 pid = run.data.tags.get("pid", "")
                 if pid.isdigit() and not _is_alive(int(pid)):
                     self._close_dead_run(str(run.info.run_id))
