@@ -7,6 +7,7 @@ python lake.py pull main~1                         # an older version into the d
 python lake.py pull lock                           # data and model of this Git commit
 python lake.py diff main~1 main                    # paths, and what changed per class
 python lake.py import s3://photos/2026/ --to data/  # objects of a bucket into lakeFS: references, no copies
+python lake.py import-labels export/ --to data/    # an export of CVAT, VOC, COCO, ... into the data directory
 python lake.py setup                               # a new server: first user, repository, quality gate, protection
 
 REF: a branch, tag, commit id or its beginning, main~1, lakefs://REPOSITORY/REF/data/, or the word lock (lakefs.lock)
@@ -15,6 +16,7 @@ REF: a branch, tag, commit id or its beginning, main~1, lakefs://REPOSITORY/REF/
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from config import Settings, load_settings
 from core.console import add_common_options
@@ -67,6 +69,13 @@ def add_data_commands(commands: _Commands) -> None:
     pull = commands.add("pull", tr("replace the data directory by a version"), on_data=True)
     pull.add_argument("ref", metavar="REF")
     pull.add_argument("--force", action="store_true", help=tr("discard files that are in no commit"))
+    labels = commands.add("import-labels", tr("convert an export of an annotation tool into a data directory"))
+    labels.add_argument("source", metavar="SOURCE", type=Path, help=tr("directory of the export"))
+    labels.add_argument(
+        "--to", dest="target", type=Path, metavar="DIR", help=tr("empty data directory (default: DATA_DIR)")
+    )
+    labels.add_argument("--format", metavar="NAME", help=tr("format of the export (default: detected)"))
+    labels.add_argument("--strict", action="store_true", help=tr("refuse overlapping annotations"))
     commands.add("status", tr("compare the data directory, the branch and lakefs.lock"), on_data=True)
 
 
@@ -121,6 +130,11 @@ def main(arguments: list[str]) -> int:
         from lineage.trace import trace_command
 
         return trace_command(settings, options.target)
+    if options.command == "import-labels":
+        from versioning.label_import import import_labels
+
+        import_labels(options.source, options.target or settings.data_dir, options.format, options.strict)
+        return 0
     from versioning.commands import run
 
     return run(settings, options)

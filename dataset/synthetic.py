@@ -80,14 +80,14 @@ def _build(staging: Path, seed: int, count: int) -> None:
 
 
 def _check_other_files(root: Path, staging: Path) -> None:
-    """Raise UsageError if other files were added after an interruption: sample data is never mixed with other data."""
+    """Raise UsageError if other files were added after an interruption: what is moved here is never mixed with other data."""
     own = set((staging / "complete").read_text(encoding="utf-8").splitlines())
     places = ("images/", "masks/", "splits/")
     others = [name for name in data_files(root) if name not in own and name.startswith(places)]
     if others:
         raise UsageError(
             tr(
-                "{root}: holds a file that does not belong to the sample data ({file}): move it, or delete {staging}",
+                "{root}: holds a file that does not belong to the interrupted data ({file}): move it, or delete {staging}",
                 root=root,
                 file=others[0],
                 staging=staging,

@@ -1,0 +1,1 @@
+"""Formats whose masks are images: every pixel keeps its class."""

@@ -1,0 +1,354 @@
+"""lake.py import-labels: the framework, and the formats of CVAT and Pascal VOC."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import lake
+from core.errors import UsageError
+from dataset.classes import UInt8
+from dataset.data import SegmentationData
+from dataset.faults import DataFaults, Fault
+from dataset.formats.raster.voc import VOC_2012, voc_color
+from dataset.formats.record import source_metadata
+from dataset.splitting.splits import read_splits
+from dataset.validation import check_data
+from tests.support.annotation_exports import (
+    COLORS,
+    NAMES,
+    SIZE,
+    Labelled,
+    draw_labelled,
+    paint,
+    palette_of,
+    save_png,
+    write_cvat,
+    write_lists,
+    write_voc,
+)
+
+VOC_PALETTE = palette_of([voc_color(index) for index in range(21)])
+SPLITS = ("train", "train", "train", "val", "test")
+
+
+def run_import(source: Path, target: Path, *options: str) -> int:
+    return lake.main(["import-labels", str(source), "--to", str(target), *options])
+
+
+def faults_of_import(source: Path, target: Path) -> tuple[Fault, ...]:
+    """Return the faults of a refused import, which leaves nothing behind."""
+    with pytest.raises(DataFaults) as caught:
+        run_import(source, target)
+    assert not target.exists() or not list(target.rglob("*"))
+    return caught.value.faults
+
+
+def only_fault(source: Path, target: Path) -> Fault:
+    (fault,) = faults_of_import(source, target)
+    return fault
+
+
+def mask_ids(root: Path, name: str) -> UInt8:
+    with Image.open(root / "masks" / f"{name}.png") as image:
+        assert image.mode == "P"
+        return np.asarray(image)
+
+
+def check_imported(root: Path, items: Sequence[Labelled]) -> SegmentationData:
+    """Check that images, ids and splits are those of `items`; return the checked data."""
+    for item in items:
+        image = root / "images" / f"{item.name}{item.image.suffix}"
+        assert image.read_bytes() == item.image.read_bytes()
+        assert np.array_equal(mask_ids(root, item.name), item.ids)
+    data = check_data(root, 0)
+    if any(item.split for item in items):
+        assert {pair.name: pair.split for pair in data.pairs} == {item.name: item.split for item in items}
+    return data
+
+
+@pytest.fixture
+def items(tmp_path: Path) -> list[Labelled]:
+    return draw_labelled(tmp_path / "drawn", SPLITS)
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+# --- CVAT ------------------------------------------------------------------------------------------------------------
+
+
+def test_cvat_export_keeps_classes_colours_splits_and_pixels(
+    tmp_path: Path, items: list[Labelled], target: Path
+) -> None:
+    assert run_import(write_cvat(tmp_path / "export", items), target) == 0
+    classes = check_imported(target, items).classes
+    assert (classes.ids, classes.names, classes.colors) == ((0, 1, 2), NAMES, COLORS)
+    assert not classes.ignore_ids  # no pixel has the border's colour
+
+
+def test_cvat_export_without_splits_is_divided_by_train(tmp_path: Path, target: Path) -> None:
+    items = draw_labelled(tmp_path / "drawn", [None] * 10)
+    run_import(write_cvat(tmp_path / "export", items), target)
+    assert read_splits(target) is None
+    check_imported(target, items)
+
+
+def test_palette_masks_of_cvat_are_read_by_colour(tmp_path: Path, items: list[Labelled], target: Path) -> None:
+    source = write_cvat(tmp_path / "export", items)
+    swapped = palette_of([COLORS[2], COLORS[0], COLORS[1]])
+    for item in items:
+        save_png(source / "SegmentationClass" / f"{item.name}.png", (item.ids + 1) % 3, swapped)
+    run_import(source, target)
+    check_imported(target, items)
+
+
+def test_grey_masks_of_cvat_are_read_by_value(tmp_path: Path, items: list[Labelled], target: Path) -> None:
+    source = write_cvat(tmp_path / "export", items)
+    for item in items:
+        save_png(source / "SegmentationClass" / f"{item.name}.png", item.ids)
+    run_import(source, target)
+    check_imported(target, items)
+
+
+def test_grey_mask_with_two_meanings_is_refused(tmp_path: Path, target: Path) -> None:
+    items = [Labelled("p00", None, draw_labelled(tmp_path / "drawn", [None])[0].image, np.zeros(SIZE, np.uint8))]
+    source = write_cvat(tmp_path / "export", items, NAMES, (COLORS[1], COLORS[0], COLORS[2]))
+    save_png(source / "SegmentationClass/p00.png", np.zeros(SIZE, np.uint8))
+    assert "different meanings" in only_fault(source, target).found
+
+
+def test_ignored_names_and_border_are_not_learned(tmp_path: Path, target: Path) -> None:
+    items = draw_labelled(tmp_path / "drawn", SPLITS, border=True)
+    run_import(write_cvat(tmp_path / "export", items, ("road", "car", "Void")), target)
+    classes = check_imported(target, items).classes
+    assert (classes.ids, classes.names, classes.ignore_ids) == ((0, 1), ("road", "car"), (2, 255))
+
+
+def test_cvat_label_names_may_contain_colons(tmp_path: Path, items: list[Labelled], target: Path) -> None:
+    names = ("background", "sign: stop", "car")
+    run_import(write_cvat(tmp_path / "export", items, names), target)
+    assert check_imported(target, items).classes.names == names
+
+
+@pytest.mark.parametrize(
+    ("labelmap", "found"),
+    [
+        ("a:0,0,0::\nb:250,50,83::\nc:250,50,83::\n", "(250, 50, 83): 'b' and 'c'"),
+        ("a:0,0,0::\na:250,50,83::\nc:51,221,255::\n", "'a' x2"),
+        ("a:0,0,0::\nb:250,50::\n", "'b:250,50::' (line 2)"),
+        ("a:0,0,256::\n", "'a:0,0,256::' (line 1)"),
+        ("# nothing\n", "0"),
+    ],
+)
+def test_contradictory_labelmap_is_refused(
+    tmp_path: Path, items: list[Labelled], target: Path, labelmap: str, found: str
+) -> None:
+    source = write_cvat(tmp_path / "export", items)
+    (source / "labelmap.txt").write_text(labelmap)
+    fault = only_fault(source, target)
+    assert (fault.file, fault.found) == ("labelmap.txt", found)
+
+
+def test_images_may_be_in_another_directory(tmp_path: Path, items: list[Labelled], target: Path) -> None:
+    source = write_cvat(tmp_path / "export", items)
+    (source / "JPEGImages").rename(source / "frames")
+    run_import(source, target)
+    check_imported(target, items)
+
+
+def test_export_without_images_is_one_fault(tmp_path: Path, items: list[Labelled], target: Path) -> None:
+    source = write_cvat(tmp_path / "export", items)
+    shutil.rmtree(source / "JPEGImages")
+    fault = only_fault(source, target)
+    assert fault.file == "JPEGImages/" and "Save images" in fault.expected
+
+
+# --- VOC -------------------------------------------------------------------------------------------------------------
+
+
+def test_voc_export_keeps_ignored_border_and_announces_the_names(
+    tmp_path: Path, target: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    items = draw_labelled(tmp_path / "drawn", SPLITS, border=True)
+    source = write_voc(tmp_path / "VOCdevkit/VOC2012", items, VOC_PALETTE)
+    (source / "ImageSets/Segmentation/trainval.txt").write_text("p00\np01\np02\np03\n")
+    run_import(tmp_path / "VOCdevkit", target)
+    data = check_imported(target, items)
+    assert data.classes.names == VOC_2012 and data.classes.ignore_ids == (255,)
+    assert data.classes.colors[15] == (192, 128, 128) and data.classes.ignore_colors == ((224, 224, 192),)
+    assert "VOC 2012 are assumed" in capsys.readouterr().err
+
+
+def test_voc_export_of_labelme_has_its_own_names(tmp_path: Path, target: Path) -> None:
+    items = draw_labelled(tmp_path / "drawn", SPLITS)
+    source = write_voc(tmp_path / "export", items, VOC_PALETTE, ("__ignore__", "_background_", "cat", "dog"))
+    run_import(source, target)
+    assert check_imported(target, items).classes.names == ("_background_", "cat", "dog")
+
+
+def test_voc_masks_with_other_values_are_refused(tmp_path: Path, items: list[Labelled], target: Path) -> None:
+    source = write_voc(tmp_path / "export", items, VOC_PALETTE)
+    save_png(source / "SegmentationClass/p01.png", np.full(SIZE, 21, np.uint8))
+    fault = only_fault(source, target)
+    assert fault.file == "SegmentationClass/p01.png" and "(21, 21, 21)" in fault.found
+
+
+def test_challenge_test_images_without_masks_are_left_out(
+    tmp_path: Path, items: list[Labelled], target: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_voc(tmp_path / "export", items, VOC_PALETTE)
+    (source / "SegmentationClass/p04.png").unlink()
+    run_import(source, target)
+    check_imported(target, items[:4])
+    assert "left out (no mask): JPEGImages/p04.png" in capsys.readouterr().out
+
+
+def test_masks_that_no_list_names_are_left_out(
+    tmp_path: Path, items: list[Labelled], target: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_voc(tmp_path / "export", items, VOC_PALETTE)
+    (source / "ImageSets/Segmentation/test.txt").unlink()
+    run_import(source, target)
+    check_imported(target, items[:4])
+    assert "in no list of ImageSets/Segmentation/" in capsys.readouterr().out
+
+
+# --- contradictions --------------------------------------------------------------------------------------------------
+
+
+def test_image_in_two_splits_is_refused(tmp_path: Path, items: list[Labelled], target: Path) -> None:
+    source = write_cvat(tmp_path / "export", items)
+    write_lists(source, [*items, Labelled("p00", "val", items[0].image, items[0].ids)])
+    fault = only_fault(source, target)
+    assert fault.file == "ImageSets/Segmentation/val.txt" and "'p00'" in fault.found and "train" in fault.found
+
+
+def test_missing_files_and_other_sizes_are_named_together(tmp_path: Path, items: list[Labelled], target: Path) -> None:
+    source = write_cvat(tmp_path / "export", items)
+    (source / "SegmentationClass/p00.png").unlink()
+    (source / "JPEGImages/p01.png").unlink()
+    shutil.copyfile(source / "SegmentationClass/p02.png", source / "SegmentationClass/extra.png")
+    files = [fault.file for fault in faults_of_import(source, target)]
+    assert files == ["JPEGImages/p01.*", "SegmentationClass/extra.png", "SegmentationClass/p00.*"]
+
+
+def test_mask_of_another_size_and_unknown_colour_are_named_together(
+    tmp_path: Path, items: list[Labelled], target: Path
+) -> None:
+    source = write_cvat(tmp_path / "export", items)
+    palette = palette_of(COLORS)
+    save_png(source / "SegmentationClass/p00.png", paint(np.zeros((4, 8), np.uint8), palette))
+    save_png(source / "SegmentationClass/p01.png", paint(items[1].ids, palette) + np.uint8(1))
+    (source / "SegmentationClass/p02.png").write_bytes(b"no image")
+    size, color, unreadable = faults_of_import(source, target)
+    assert (size.file, size.expected, size.found) == ("SegmentationClass/p00.png", "8x6 (size of the image)", "8x4")
+    assert color.file == "SegmentationClass/p01.png" and "(1, 1, 1)" in color.found
+    assert unreadable.file == "SegmentationClass/p02.png"
+
+
+def test_linked_files_outside_of_the_export_are_refused(tmp_path: Path, items: list[Labelled], target: Path) -> None:
+    source = write_cvat(tmp_path / "export", items)
+    image = source / "JPEGImages/p00.png"
+    image.unlink()
+    image.symlink_to(items[0].image)
+    fault = only_fault(source, target)
+    assert (fault.file, fault.found) == ("JPEGImages/p00.png", "a link to a file outside of it")
+
+
+def test_listed_path_outside_of_the_export_is_refused(tmp_path: Path, items: list[Labelled], target: Path) -> None:
+    source = write_cvat(tmp_path / "export", items)
+    (source / "ImageSets/Segmentation/train.txt").write_text("../../drawn/p00\n")
+    faults = faults_of_import(source, target)
+    assert [fault.found for fault in faults] == ["'../../drawn/p00': no such files"]
+
+
+# --- directories -----------------------------------------------------------------------------------------------------
+
+
+def test_target_with_data_is_refused(tmp_path: Path, items: list[Labelled], target: Path) -> None:
+    source = write_cvat(tmp_path / "export", items)
+    target.mkdir()
+    (target / ".gitkeep").touch()
+    run_import(source, target)
+    before = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
+    with pytest.raises(UsageError, match="holds data already"):
+        run_import(source, target)
+    assert {path: path.read_bytes() for path in target.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(("inner", "outer"), [("data", "data"), ("data/export", "data"), ("export", "export/data")])
+def test_export_and_target_inside_each_other_are_refused(
+    tmp_path: Path, items: list[Labelled], inner: str, outer: str
+) -> None:
+    write_cvat(tmp_path / inner, items)
+    with pytest.raises(UsageError, match="must be outside of"):
+        run_import(tmp_path / inner, tmp_path / outer)
+
+
+def test_missing_source_archive_and_unknown_format_are_named(tmp_path: Path, target: Path) -> None:
+    with pytest.raises(UsageError, match="found nothing"):
+        run_import(tmp_path / "nothing", target)
+    (tmp_path / "export.zip").touch()
+    with pytest.raises(UsageError, match="unpack the archive"):
+        run_import(tmp_path / "export.zip", target)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/readme.txt").touch()
+    assert "Pascal VOC" in only_fault(tmp_path / "notes", target).expected
+    with pytest.raises(UsageError, match="unknown format 'x'"):
+        run_import(tmp_path / "notes", target, "--format", "x")
+
+
+def test_interrupted_import_is_completed_only_by_the_same_export(
+    tmp_path: Path, items: list[Labelled], target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_cvat(tmp_path / "export", items)
+    other = write_voc(tmp_path / "other", items, VOC_PALETTE)
+    replaced: list[object] = []
+
+    def interrupted(old: object, new: object) -> None:
+        replaced.append(new)
+        if len(replaced) == 4:
+            raise KeyboardInterrupt
+        shutil.move(str(old), str(new))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_import(source, target)
+    with pytest.raises(UsageError, match="interrupted"):
+        run_import(other, target)
+    run_import(source, target)
+    check_imported(target, items)
+
+
+# --- record ----------------------------------------------------------------------------------------------------------
+
+
+def test_record_names_format_and_hash_of_the_export(tmp_path: Path, items: list[Labelled], target: Path) -> None:
+    source = write_cvat(tmp_path / "export", items)
+    run_import(source, target)
+    first = source_metadata(target)
+    assert first["label_format"] == "cvat" and len(first["label_source_sha256"]) == 64
+    run_import(source, tmp_path / "same")
+    assert source_metadata(tmp_path / "same") == first
+    (source / "notes.txt").touch()
+    run_import(source, tmp_path / "changed")
+    assert source_metadata(tmp_path / "changed")["label_source_sha256"] != first["label_source_sha256"]
+
+
+def test_damaged_record_is_an_error(target: Path) -> None:
+    target.mkdir()
+    assert source_metadata(target) == {}
+    (target / "label_source.json").write_text(json.dumps({"format": "cvat"}))
+    with pytest.raises(UsageError, match="not the record of an import"):
+        source_metadata(target)

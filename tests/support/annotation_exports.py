@@ -1,0 +1,117 @@
+"""Write exports of annotation tools, from pairs in memory or of a data directory: for tests and for round trips."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dataset.classes import UInt8
+from dataset.data import SegmentationData
+from dataset.decoding.mask import decode_mask
+from dataset.decoding.options import DEFAULT_READING
+from dataset.formats.raster.voc import BORDER_COLOR
+from tests.support.data_directories import put_image
+
+SIZE = (6, 8)  # height, width
+COLORS = ((0, 0, 0), (250, 50, 83), (51, 221, 255))
+NAMES = ("background", "road", "car")
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """An image file with its class ids (H,W) uint8; 255 is ignored."""
+
+    name: str
+    split: str | None
+    image: Path
+    ids: UInt8
+
+
+def draw_labelled(folder: Path, splits: Sequence[str | None], border: bool = False) -> list[Labelled]:
+    """Write one noise image for each entry of `splits` into `folder`, and return them with random ids 0 to 2."""
+    rng = np.random.default_rng(0)
+    made = []
+    for number, split in enumerate(splits):
+        ids = rng.integers(0, 3, SIZE, np.uint8)
+        if border:
+            ids[0] = 255
+        made.append(Labelled(f"p{number:02d}", split, put_image(folder / f"p{number:02d}.png", number, SIZE), ids))
+    return made
+
+
+def labelled_pairs(data: SegmentationData) -> list[Labelled]:
+    """Return the pairs of a checked data directory with the ids of their masks."""
+    return [
+        Labelled(pair.name, pair.split, pair.image, decode_mask(pair.mask.read_bytes(), data.classes, DEFAULT_READING)[0])
+        for pair in data.pairs
+    ]
+
+
+def copy_image(labelled: Labelled, target: Path) -> None:
+    """Copy the image to `target`, which gets the suffix of the image."""
+    path = target.with_name(target.name + labelled.image.suffix)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(labelled.image, path)
+
+
+def save_png(path: Path, pixels: UInt8, palette: bytes | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(pixels)
+    if palette is not None:
+        image.putpalette(palette)
+    image.save(path)
+
+
+def paint(ids: UInt8, palette: bytes) -> UInt8:
+    """Return the colours (H,W,3) uint8 of class ids (H,W)."""
+    return np.frombuffer(palette, np.uint8).reshape(256, 3)[ids]
+
+
+def palette_of(colors: Sequence[tuple[int, int, int]], border: tuple[int, int, int] = BORDER_COLOR) -> bytes:
+    """Return a palette with these colours from 0 on, and the border's at 255."""
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(colors)] = colors
+    table[255] = border
+    return table.tobytes()
+
+
+def write_lists(root: Path, items: Sequence[Labelled]) -> None:
+    """Write ImageSets/Segmentation/*.txt; names without a split are in default.txt."""
+    folder = root / "ImageSets/Segmentation"
+    folder.mkdir(parents=True, exist_ok=True)
+    for split in {item.split for item in items}:
+        names = [f"{item.name}\n" for item in items if item.split == split]
+        (folder / f"{split or 'default'}.txt").write_text("".join(names))
+
+
+def write_cvat(
+    root: Path,
+    items: Sequence[Labelled],
+    names: Sequence[str] = NAMES,
+    colors: Sequence[tuple[int, int, int]] = COLORS,
+) -> Path:
+    """Write CVAT's "Segmentation mask 1.1": masks in RGB colours, labelmap.txt with the classes in the order of ids."""
+    palette = palette_of(colors)
+    for item in items:
+        copy_image(item, root / "JPEGImages" / item.name)
+        save_png(root / "SegmentationClass" / f"{item.name}.png", paint(item.ids, palette))
+    write_lists(root, items)
+    rows = [f"{name}:{red},{green},{blue}::\n" for name, (red, green, blue) in zip(names, colors, strict=True)]
+    (root / "labelmap.txt").write_text("# label:color_rgb:parts:actions\n" + "".join(rows))
+    return root
+
+
+def write_voc(root: Path, items: Sequence[Labelled], palette: bytes, names: Sequence[str] | None = None) -> Path:
+    """Write the VOC layout: palette PNG with 255 for the border; with `names` class_names.txt as labelme2voc does."""
+    for item in items:
+        copy_image(item, root / "JPEGImages" / item.name)
+        save_png(root / "SegmentationClass" / f"{item.name}.png", item.ids, palette)
+    write_lists(root, items)
+    if names is not None:
+        (root / "class_names.txt").write_text("".join(f"{name}\n" for name in names))
+    return root
