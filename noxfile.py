@@ -29,8 +29,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types in strict mode."""
-    session.run("mypy", "config.py", "noxfile.py", *PACKAGES, "tests")
-    session.run("mypy", "benchmarks")
+    session.run("mypy", "config.py", "noxfile.py", *PACKAGES, "tests", "benchmarks")
     for script in SCRIPTS:  # one call each: beside the package train/, train.py is a second module of that name
         session.run("mypy", script)
 

@@ -1,4 +1,4 @@
-"""How versioning grows with the number of objects: time per object, peak memory of client and server, size on disk.
+"""Measure how versioning grows with the number of objects: time per object, peak memory of client and server, size on disk.
 
     python benchmarks/growth.py 1000 10000 100000        # the embedded server, in a process of its own
     python benchmarks/growth.py 1000 10000 30000 --real  # the server that LAKEFS_ENDPOINT names
@@ -40,7 +40,7 @@ def make_files(folder: Path, count: int) -> None:
 
 
 def client(folder: Path) -> None:
-    """What one client does and uses, as a line of JSON."""
+    """Publish, change, publish and list as one client; print times and peak memory as a line of JSON."""
     found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.bin")}
     files = {name: LocalFile(path, file_sha256(path)) for name, path in found.items()}
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -61,7 +61,7 @@ def client(folder: Path) -> None:
 
 
 def server_memory(pid: int) -> int:
-    """Peak resident memory of a process in bytes (Linux)."""
+    """Return the peak resident memory of a process in bytes (Linux)."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
@@ -69,7 +69,7 @@ def server_memory(pid: int) -> int:
 
 
 def disk_usage(folders: list[Path]) -> int:
-    """Bytes that the files below the folders take, as `du` counts: lakeFS's local database has holes in its files."""
+    """Return the bytes that the files below the folders take, as `du` counts: lakeFS's local database has holes in its files."""
     total = 0
     for folder in folders:
         for parent, _, names in os.walk(folder):
@@ -80,7 +80,7 @@ def disk_usage(folders: list[Path]) -> int:
 
 
 def start_embedded(folder: Path) -> tuple[subprocess.Popen[str], dict[str, str]]:
-    """The embedded server in a process of its own, and the settings that reach it."""
+    """Start the embedded server in a separate process; yield the settings that reach it."""
     command = [sys.executable, "-m", "utils.local_lakefs", "--port", "0", "--dir", str(folder)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

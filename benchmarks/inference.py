@@ -1,11 +1,11 @@
-"""Inference against what the machine could do: a folder of pictures from reading to writing, and one picture by the script.
+"""Compare inference with the limit of the machine: a directory of images from reading to writing, and one image.
 
-    python benchmarks/inference.py folder PICTURES MODEL.pth [--count 1000]   # e.g. CamVid's 360x480 PNG files
+    python benchmarks/inference.py folder IMAGES MODEL.pth [--count 1000]   # e.g. CamVid's 360x480 PNG files
     python benchmarks/inference.py agreement FOLDER MODEL.pth --tiles 352     # FOLDER/images, FOLDER/masks
-    python benchmarks/inference.py one PICTURE MODEL.pth                      # in a project that has a trained run
+    python benchmarks/inference.py one IMAGE MODEL.pth                        # in a project that has a trained run
 
 `folder`: the limit is the CPU time of reading, network and writing, each measured by itself on one thread, divided by
-the cores. It is measured anew in every round, before the pipeline and the plain loop: the same machine is a quarter
+the cores. It is measured again in every round, before the pipeline and the plain loop: the same machine is a quarter
 faster in one minute than in another. The median of the rounds is shown with the least and the largest. Where other
 programs run too, compare the CPU seconds: the wall clock is theirs as well.
 """
@@ -35,32 +35,32 @@ from core.hashing import file_sha256
 from core.i18n import set_language
 from core.process import keep_freed_memory
 
-SAMPLE = 128  # pictures for the parts, measured one by one
+SAMPLE = 128  # images for the stages, measured one by one
 
 
 def cpu_seconds() -> float:
-    """Of this process and of its children that have ended."""
+    """Return the CPU seconds of this process and of its children that have ended."""
     own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
 
 @contextlib.contextmanager
 def measured(rows: list[list[Any]], name: str, count: int) -> Iterator[None]:
-    """Adds a row: name, CPU milliseconds and wall milliseconds a picture."""
+    """Append a row: name, CPU milliseconds and wall milliseconds per image."""
     cpu, wall = cpu_seconds(), time.monotonic()
     yield
     rows.append([name, (cpu_seconds() - cpu) / count * 1000, (time.monotonic() - wall) / count * 1000])
 
 
 def make_job(predictor: Any, folder: Path, output: Path) -> Any:
-    """What infer.py makes of a folder of pictures."""
+    """Return the job that infer.py makes of a directory of images."""
     from inference import batch_job, inputs
 
-    return batch_job.BatchJob(predictor, inputs.collect_items([folder]), output, nobody(), None)
+    return batch_job.BatchJob(predictor, inputs.collect_items([folder]), output, unknown_lineage(), None)
 
 
-def nobody() -> Any:
-    """A lineage for figures that nobody traces."""
+def unknown_lineage() -> Any:
+    """Return a lineage for measurements that nobody traces."""
     from utils.lakefs_utils import LakePath
     from utils.lineage import Lineage
 
@@ -68,8 +68,8 @@ def nobody() -> Any:
     return Lineage("run", None, model, "0" * 64, data, "none", {})
 
 
-def parts(predictor: Any, folder: Path, output: Path, rows: list[list[Any]]) -> None:
-    """Reading, network and writing by themselves, on one thread each."""
+def stages(predictor: Any, folder: Path, output: Path, rows: list[list[Any]]) -> None:
+    """Measure reading, network and writing by themselves, on one thread each."""
     import torch
 
     from segmentation.preprocess import EVAL_BATCH
@@ -81,18 +81,18 @@ def parts(predictor: Any, folder: Path, output: Path, rows: list[list[Any]]) -> 
     cores = torch.get_num_threads()
     torch.set_num_threads(1)
     with measured(rows, "read", count):
-        pictures = [job.read(item) for item in items]
-    predictor.predict(pictures[:EVAL_BATCH])
+        images = [job.read(item) for item in items]
+    predictor.predict(images[:EVAL_BATCH])
     with measured(rows, "network", count):
-        found = [i for at in range(0, count, EVAL_BATCH) for i in predictor.predict(pictures[at : at + EVAL_BATCH])]
+        found = [i for at in range(0, count, EVAL_BATCH) for i in predictor.predict(images[at : at + EVAL_BATCH])]
     with measured(rows, "write", count):
-        for item, picture, indices in zip(items, pictures, found, strict=True):
-            job.write(item, picture, indices)
+        for item, image, indices in zip(items, images, found, strict=True):
+            job.write(item, image, indices)
     torch.set_num_threads(cores)
 
 
 def pipeline(predictor: Any, folder: Path, output: Path, rows: list[list[Any]]) -> None:
-    """The whole job, as infer.py does it."""
+    """Measure the whole job, as infer.py does it."""
     output.mkdir()
     job = make_job(predictor, folder, output)
     with measured(rows, "pipeline", len(job.items)):
@@ -101,7 +101,7 @@ def pipeline(predictor: Any, folder: Path, output: Path, rows: list[list[Any]]) 
 
 
 def plain_loop(predictor: Any, folder: Path, output: Path, rows: list[list[Any]]) -> None:
-    """What one writes first: picture after picture, with the defaults of Pillow and PyTorch; the same files come out."""
+    """Measure the simplest loop, image by image with the defaults of Pillow and PyTorch; it writes the same files."""
     import numpy as np
     import torch
     from PIL import Image
@@ -124,7 +124,7 @@ def plain_loop(predictor: Any, folder: Path, output: Path, rows: list[list[Any]]
 
 
 def folder(options: argparse.Namespace) -> None:
-    """Copies of the pictures, `count` in all, through the pipeline and through a plain loop."""
+    """Predict `count` copies of the images by the pipeline and by a plain loop."""
     from segmentation.model_file import load_model
     from segmentation.predictor import Predictor
     from segmentation.preprocess import choose_device
@@ -133,24 +133,24 @@ def folder(options: argparse.Namespace) -> None:
     keep_freed_memory()
     predictor = Predictor(load_model(options.model, file_sha256(options.model), cpu), cpu)
     with tempfile.TemporaryDirectory() as name:
-        pictures = Path(name, "in")
-        pictures.mkdir()
-        sources = sorted(path for path in options.pictures.iterdir() if path.is_file())
+        images = Path(name, "in")
+        images.mkdir()
+        sources = sorted(path for path in options.images.iterdir() if path.is_file())
         for i in range(options.count):
-            shutil.copy(sources[i % len(sources)], pictures / f"{i:05}{sources[i % len(sources)].suffix}")
+            shutil.copy(sources[i % len(sources)], images / f"{i:05}{sources[i % len(sources)].suffix}")
         rows: list[list[Any]] = []
         for turn in range(options.rounds):
-            for step in (parts, pipeline, plain_loop):
+            for step in (stages, pipeline, plain_loop):
                 # Nothing is removed before the end: ext4 writes small files more slowly after that.
-                step(predictor, pictures, Path(name, f"{step.__name__}{turn}"), rows)
+                step(predictor, images, Path(name, f"{step.__name__}{turn}"), rows)
     by_name: dict[str, list[tuple[float, float]]] = {}
     for step_name, cpu_ms, wall_ms in rows:
         by_name.setdefault(step_name, []).append((cpu_ms, wall_ms))
     shown = [[name, *(spread([pair[k] for pair in pairs], 1) for k in (0, 1))] for name, pairs in by_name.items()]
-    print(format_table([f"{options.count} pictures", "CPU ms a picture", "wall ms a picture"], shown))
+    print(format_table([f"{options.count} images", "CPU ms per image", "wall ms per image"], shown))
     one_by_one = zip(*(by_name[part] for part in ("read", "network", "write")), strict=True)
     limits = [sum(cpu_ms for cpu_ms, _ in part) / predictor.cores for part in one_by_one]
-    print(f"limit on {predictor.cores} cores: {spread(limits, 1)} ms a picture")
+    print(f"limit on {predictor.cores} cores: {spread(limits, 1)} ms per image")
     for what, k in (("CPU", 0), ("wall", 1)):
         share = predictor.cores if k == 0 else 1
         ours, plain = ([pair[k] for pair in by_name[name]] for name in ("pipeline", "plain loop"))
@@ -160,13 +160,13 @@ def folder(options: argparse.Namespace) -> None:
 
 
 def spread(values: list[float], digits: int = 2) -> str:
-    """The median, and of several values the least and the largest."""
+    """Return the median, and of several values also the smallest and the largest."""
     ends = f" ({min(values):.{digits}f}-{max(values):.{digits}f})" if len(values) > 1 else ""
     return f"{statistics.median(values):.{digits}f}{ends}"
 
 
 def mious(folder: Path, model: Path, tiles: list[int]) -> dict[str, float]:
-    """mIoU over `folder`/images and its masks: whole and in tiles, with torch and, where it is there, ONNX Runtime."""
+    """Return the mIoU over `folder`/images: whole and in tiles, with torch and, if installed, ONNX Runtime."""
     import torch
 
     from dataset.samples import Item
@@ -189,14 +189,14 @@ def mious(folder: Path, model: Path, tiles: list[int]) -> dict[str, float]:
             for tile in (None, *tiles):
                 predictor = Predictor(loaded, cpu, Method(tile), forward, engine)
                 out = Path(name, f"{engine}{tile}")
-                outcome = batch_job.predict(predictor, items, out, nobody(), "val")
+                outcome = batch_job.predict(predictor, items, out, unknown_lineage(), "val")
                 assert outcome.miou is not None and not outcome.failed, outcome.failed
                 found[f"{engine}, {'whole' if tile is None else f'tiles of {tile}'}"] = outcome.miou
     return found
 
 
 def agreement(options: argparse.Namespace) -> None:
-    """Print the mIoU of each way, and how far they are apart."""
+    """Print the mIoU of each way, and the largest difference."""
     found = mious(options.folder, options.model, options.tiles)
     print(format_table(["", "mIoU"], [[name, f"{value:.5f}"] for name, value in found.items()]))
     print(f"largest difference {max(found.values()) - min(found.values()):.5f} (wanted: at most 0.001)")
@@ -210,16 +210,16 @@ from PIL import Image
 from segmentation.model_file import load_model
 from segmentation.preprocess import native_logits, resize_image
 from core.hashing import file_sha256
-picture, path, cpu = np.array(Image.open(sys.argv[1]).convert("RGB")), Path(sys.argv[2]), torch.device("cpu")
+image, path, cpu = np.array(Image.open(sys.argv[1]).convert("RGB")), Path(sys.argv[2]), torch.device("cpu")
 model = load_model(path, file_sha256(path), cpu)
-batch = torch.from_numpy(resize_image(picture, model.input_size).copy()).permute(2, 0, 1)[None]
+batch = torch.from_numpy(resize_image(image, model.input_size).copy()).permute(2, 0, 1)[None]
 with torch.inference_mode():
-    next(native_logits(model.network, batch, [picture.shape[:2]], model.normalisation, cpu)).argmax(0)
+    next(native_logits(model.network, batch, [image.shape[:2]], model.normalisation, cpu)).argmax(0)
 """
 
 
 def timed(command: list[str], runs: int) -> tuple[float, float]:
-    """The least CPU seconds and the least wall seconds of some runs."""
+    """Return the smallest CPU seconds and the smallest wall seconds of several runs."""
     figures = []
     for _ in range(runs):
         cpu, wall = cpu_seconds(), time.monotonic()
@@ -231,11 +231,11 @@ def timed(command: list[str], runs: int) -> tuple[float, float]:
 
 
 def one(options: argparse.Namespace) -> None:
-    """infer.py with one picture against importing the libraries, loading the model and running it; each script's --help."""
+    """Compare infer.py on one image with importing the libraries, loading the model and running it; time each --help."""
     with tempfile.TemporaryDirectory() as out:
-        picture, model = str(options.picture.resolve()), str(options.model.resolve())
-        bare = timed([sys.executable, "-c", BARE, picture, model], options.runs)
-        script = timed([sys.executable, "infer.py", "--input", picture, "--output", out], options.runs)
+        image, model = str(options.image.resolve()), str(options.model.resolve())
+        bare = timed([sys.executable, "-c", BARE, image, model], options.runs)
+        script = timed([sys.executable, "infer.py", "--input", image, "--output", out], options.runs)
     rows = [
         ["imports, load, run", *bare],
         ["infer.py --input", *script],
@@ -247,11 +247,11 @@ def one(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Run the part that the command line names."""
+    """Run the measurement that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="folder|one|agreement")
     many = commands.add_parser("folder")
-    many.add_argument("pictures", type=Path)
+    many.add_argument("images", type=Path)
     many.add_argument("model", type=Path)
     many.add_argument("--count", type=int, default=1000)
     many.add_argument("--rounds", type=int, default=3)
@@ -262,7 +262,7 @@ def main() -> None:
     same.add_argument("--tiles", nargs="+", type=int, default=[0], metavar="N", help="0: as large as memory allows")
     same.set_defaults(call=agreement)
     single = commands.add_parser("one")
-    single.add_argument("picture", type=Path)
+    single.add_argument("image", type=Path)
     single.add_argument("model", type=Path)
     single.add_argument("--runs", type=int, default=5)
     single.set_defaults(call=one)

@@ -1,19 +1,19 @@
-"""Training, ours beside what users would pick instead, on the same machine in one run.
+"""Compare our training with the alternatives that users would choose, on the same machine in one run.
 
     python benchmarks/training.py accuracy path/to/data --seconds 480 --seeds 0 1 2
     python benchmarks/training.py speed path/to/data --seconds 60
 
 The folder holds {train,val}/{images,masks} with class ids as pixel values, and classes.json (CamVid has that shape).
 
-accuracy: val mIoU and accuracy at native size after so many seconds of training from scratch. Ours is the real train.py,
-once a seed; the peers are torchvision's LR-ASPP by the recipe of its references (SGD, poly) and, where it is installed,
+accuracy: val mIoU and accuracy at native size after a number of seconds of training from scratch. Ours is the real
+train.py, once per seed; the peers are torchvision's LR-ASPP by the recipe of its references (SGD, poly) and, where it is installed,
 a U-Net-ResNet18 of segmentation_models.pytorch (Adam, poly), both with random crops, flips and one worker.
 
 speed: images/s of bare steps on tensors in memory, of our whole loop (data, tracking, progress), and of a plain
-loop over the folder with the same augmentation and 0, 1 and 2 workers; and where the time of ours goes. CPU seconds per
-image, over all threads of the process, change less than images/s where other programs run beside.
+loop over the folder with the same augmentation and 0, 1 and 2 workers; and how the time of our loop is
+divided. CPU seconds per image, over all threads of the process, vary less than images/s if other programs run.
 
-Every measurement is a process of its own, one after another. A busy machine gives figures of a busy machine.
+Every measurement is a process of its own, one after another. Stop other programs first.
 """
 
 from __future__ import annotations
@@ -36,9 +36,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 
-from training_peers import PEER_SIZE, Figures, bare, peer, plain
-
 import config
+from benchmarks.training_peers import PEER_SIZE, Figures, bare, peer, plain
 from core import git as git_utils
 from core.background import Background
 from core.console import format_table
@@ -54,7 +53,7 @@ from utils.lakefs_utils import connect
 
 @contextlib.contextmanager
 def own_servers() -> Iterator[dict[str, str]]:
-    """An environment in which the scripts keep everything in a temporary folder."""
+    """Return an environment in which the scripts keep everything in a temporary directory."""
     with tempfile.TemporaryDirectory() as folder:
         clean = {
             key: value for key, value in os.environ.items() if not key.startswith(("LAKEFS_", "MINIO_", "MLFLOW_"))
@@ -68,7 +67,7 @@ def own_servers() -> Iterator[dict[str, str]]:
 
 
 def ours(data: Path, seconds: float, seed: int, size: list[int], extra: list[str]) -> Figures:
-    """train.py as a user calls it; figures of the model that it published."""
+    """Run train.py as a user calls it; return the metrics of the published model."""
     with own_servers() as environment:
         command = [sys.executable, str(Path(__file__).resolve()), "published", str(data)]
         command += ["--seconds", str(seconds), "--seeds", str(seed), "--size", *map(str, size)]
@@ -77,7 +76,7 @@ def ours(data: Path, seconds: float, seed: int, size: list[int], extra: list[str
 
 
 def published(options: argparse.Namespace) -> Figures:
-    """In a child: the training of train.py, with clocks at its hooks."""
+    """Train as train.py does, with clocks at its hooks; runs in a child process."""
     settings = config.load_settings(
         data_dir=options.data, max_seconds=options.seconds, seed=options.seeds[0], image_size=tuple(options.size)
     )
@@ -103,7 +102,7 @@ Clock = dict[str, list[float]]  # what -> [seconds that passed, CPU seconds of a
 
 @contextlib.contextmanager
 def clocked(clock: Clock) -> Iterator[None]:
-    """Within the block, the hooks of MlflowTrain add their seconds to `clock`; nothing else is different.
+    """Let the hooks of MlflowTrain add their seconds to `clock` within the block; nothing else is different.
 
     "tracking" is what the training waits for; BESIDE is the CPU time of the background thread.
     """
@@ -157,7 +156,7 @@ def clocked(clock: Clock) -> Iterator[None]:
 
 
 def child(command: list[str], environment: dict[str, str] | None = None) -> Figures:
-    """What a measuring process prints on its last line."""
+    """Return what a measuring process prints on its last line."""
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     figures: Figures = json.loads(done.stdout.splitlines()[-1])
     return figures
@@ -212,14 +211,14 @@ def speed(options: argparse.Namespace) -> None:
 
 
 def rates(found: Figures, base: Figures) -> list[str]:
-    """Both figures of a loop, each with what the bare steps would be of it."""
+    """Return both figures of a loop, each with its ratio to the bare steps."""
     speed, cpu = found["images_per_second"], found["cpu_per_image"]
     shown = [f"{1000 * cpu:.1f}", f"{base['cpu_per_image'] / cpu:.3f}"] if cpu else ["", ""]
     return [f"{speed:.2f}", f"{speed / base['images_per_second']:.3f}", *shown]
 
 
 def shares_of(name: str, parts: Clock) -> list[list[str]]:
-    """Where the time went, in seconds, as a share of everything, and as a share of the training alone."""
+    """Return the seconds of each activity, their fraction of the whole, and their fraction of the training."""
     seconds = {part: passed for part, (passed, _) in parts.items()}
     training = seconds.pop("training")
     seconds["progress and the rest"] = training - seconds["data"] - seconds["steps"]

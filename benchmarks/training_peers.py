@@ -1,4 +1,4 @@
-"""The loops that benchmarks/training.py compares with: torchvision's and SMP's recipes, bare steps, a plain folder loop."""
+"""Provide the loops that benchmarks/training.py compares with: torchvision's and SMP's recipes, bare steps, a plain folder loop."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Figures = dict[str, Any]
 
 
 class Folder(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
-    """Pictures read from their files each time, as torchvision's reference scripts do; `crops` as its presets have them."""
+    """Images read from their files each time, as torchvision's reference scripts do; `crops` as its presets have them."""
 
     def __init__(self, pairs: tuple[Pair, ...], classes: ClassMap, size: tuple[int, int], crops: bool) -> None:
         from torchvision import tv_tensors
@@ -72,7 +72,7 @@ class Folder(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 
 
 def peer(options: argparse.Namespace) -> Figures:
-    """In a child: another project's network and recipe for `seconds` of training, then its figures at native size."""
+    """Train another project's network by its recipe for `seconds`, then measure it at native size; in a child process."""
     torch.manual_seed(options.seeds[0])
     data = check_data(options.data, 0, make_split=False)
     network = build_network(options.network, data.classes.num_classes).train()
@@ -80,9 +80,9 @@ def peer(options: argparse.Namespace) -> Figures:
         optimizer: torch.optim.Optimizer = torch.optim.Adam(network.parameters(), 1e-3)
     else:
         optimizer = torch.optim.SGD(network.parameters(), 0.02, momentum=0.9, weight_decay=1e-6)
-    pictures = Folder(data.split("train"), data.classes, PEER_SIZE, crops=True)
+    dataset = Folder(data.split("train"), data.classes, PEER_SIZE, crops=True)
     loader = torch.utils.data.DataLoader(
-        pictures, PEER_BATCH, shuffle=True, drop_last=True, num_workers=1, persistent_workers=True
+        dataset, PEER_BATCH, shuffle=True, drop_last=True, num_workers=1, persistent_workers=True
     )
     peak, start, images, share = optimizer.param_groups[0]["lr"], time.perf_counter(), 0, 0.0
     while share < 1:
@@ -102,7 +102,7 @@ def peer(options: argparse.Namespace) -> Figures:
 
 
 def step(network: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, labels: Tensor) -> None:
-    """Forward, backward, optimiser."""
+    """Do one training step: forward, backward, optimizer."""
     loss = F.cross_entropy(network(inputs), labels, ignore_index=IGNORE_INDEX)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -111,7 +111,7 @@ def step(network: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, l
 
 @torch.inference_mode()
 def measure(network: nn.Module, pairs: tuple[Pair, ...], classes: ClassMap) -> ConfusionMatrix:
-    """Figures over a split at native size, for a network that sees PEER_SIZE."""
+    """Return the metrics of a split at native size, for a network whose input has PEER_SIZE."""
     confusion = ConfusionMatrix(classes.num_classes)
     for pair in pairs:
         image = torch.from_numpy(read_image(pair.image, DEFAULT_READING).copy()).permute(2, 0, 1)[None]
@@ -125,7 +125,7 @@ def measure(network: nn.Module, pairs: tuple[Pair, ...], classes: ClassMap) -> C
 
 
 def bare(options: argparse.Namespace) -> Figures:
-    """In a child: the steps alone, on tensors in memory, with the loss that our training has."""
+    """Time the steps alone, on tensors in memory, with the loss of our training; in a child process."""
     keep_freed_memory()
     torch.manual_seed(0)
     data = check_data(options.data, 0, make_split=False)
@@ -147,14 +147,14 @@ def bare(options: argparse.Namespace) -> Figures:
 
 
 def plain(options: argparse.Namespace) -> Figures:
-    """In a child: a loop over the folder as in torchvision's references, with the augmentation that ours has here."""
+    """Time a loop over the folder as in torchvision's references, with the augmentation of ours; in a child process."""
     torch.manual_seed(0)
     data = check_data(options.data, 0, make_split=False)
     network = build_network(options.network, data.classes.num_classes).train()
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
-    pictures = Folder(data.split("train"), data.classes, tuple(options.size), crops=False)
+    dataset = Folder(data.split("train"), data.classes, tuple(options.size), crops=False)
     loader = torch.utils.data.DataLoader(
-        pictures, options.batch, shuffle=True, drop_last=True, num_workers=options.workers,
+        dataset, options.batch, shuffle=True, drop_last=True, num_workers=options.workers,
         persistent_workers=options.workers > 0,
     )  # fmt: skip
 

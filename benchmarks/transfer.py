@@ -1,10 +1,10 @@
-"""Versioning a folder, ours beside what users would pick instead, in one run: medians, and ratios with their spread.
+"""Compare versioning a folder with the alternatives that users would choose, in one run: medians, ratios, spread.
 
     python benchmarks/transfer.py path/to/folder --rounds 3 --dvc path/to/dvc
 
 Needs a lakeFS server over S3 with the settings of README.md in the environment (LAKEFS_*, MINIO_*), `lakectl` on the
-PATH, and DVC (with its S3 extra) in an environment of its own. What is not there is left out. Each round runs every
-peer once, in turn, so that a machine whose speed drifts drifts for all. A ratio below 1 means that ours is faster.
+PATH, and DVC (with its S3 extra) in a separate environment. Missing peers are left out. Each round runs every peer
+once, in turn, so that a drift of the machine's speed affects all. A ratio below 1 means that ours is faster.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def quiet(*command: str, cwd: Path | None = None, env: dict[str, str] | None = N
 
 
 def ours(times: Times, folder: Path, scratch: Path, embedded: bool) -> None:
-    """The calls that train.py and infer.py make: hashing, private branch, commit and merge are all in it."""
+    """Time the calls that train.py and infer.py make: hashing, private branch, commit and merge included."""
     label = "ours, embedded" if embedded else "ours"
     settings = config.load_settings(
         data_dir=folder, lakefs_repo=f"b-{uuid.uuid4().hex[:10]}", lakefs_local_dir=scratch / "local"
@@ -102,7 +102,7 @@ def change_one(folder: Path) -> None:
 
 
 def push_commands(times: Times, folder: Path, scratch: Path) -> None:
-    """Whole commands, the interpreter's start included."""
+    """Time whole commands, the start of the interpreter included."""
     data = shutil.copytree(folder, scratch / "data")
     keys = {
         "DATA_DIR": str(data),

@@ -117,8 +117,8 @@ def test_engines_and_tiling_have_the_same_miou(once_trained: Project, tmp_path: 
     for kind in ("images", "masks"):
         (tmp_path / "val" / kind).mkdir(parents=True)
         for path in sorted((once_trained.folder / "data" / kind).iterdir())[:2]:
-            with Image.open(path) as picture:
-                picture.resize((520, 520), Image.Resampling.NEAREST).save(tmp_path / "val" / kind / path.name)
+            with Image.open(path) as image:
+                image.resize((520, 520), Image.Resampling.NEAREST).save(tmp_path / "val" / kind / path.name)
     found = mious(tmp_path / "val", large, [416])
     assert list(found) == [
         f"{engine}, {way}" for engine in ("torch", "onnxruntime") for way in ("whole", "tiles of 416")

@@ -198,7 +198,7 @@ def test_a_second_process_cannot_write_to_a_locked_directory(once_trained: Proje
 def test_a_killed_job_can_be_resumed(once_trained: Project, tmp_path: Path) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
     draw(folder, 400)
-    (folder / "200_broken.png").write_bytes(b"no picture")
+    (folder / "200_broken.png").write_bytes(b"no image")
     arguments = ("infer.py", "--input", str(folder), "--output", str(out))
     for signal_number, code in ((SIGKILL, -SIGKILL), (SIGTERM, 130)):
         process = once_trained.start(*arguments, *(["--resume"] if signal_number == SIGTERM else []))

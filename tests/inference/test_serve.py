@@ -41,15 +41,15 @@ def post(url: str, data: bytes, **headers: str) -> Response:
 
 
 def test_the_served_mask_equals_that_of_a_batch_job(url: str, once_trained: Project, tmp_path: Path) -> None:
-    picture = next((once_trained.folder / "data/images").iterdir())
-    done = once_trained.run("infer.py", "--input", str(picture), "--output", str(tmp_path))
+    image = next((once_trained.folder / "data/images").iterdir())
+    done = once_trained.run("infer.py", "--input", str(image), "--output", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    wanted = (tmp_path / f"{picture.stem}.png").read_bytes()
-    answer = post(url, picture.read_bytes())
+    wanted = (tmp_path / f"{image.stem}.png").read_bytes()
+    answer = post(url, image.read_bytes())
     assert (answer.status, answer.headers["content-type"]) == (200, "image/png")
     assert answer.data == wanted, "values, colours and origin"
     record = json.loads((tmp_path / "predictions.json").read_text())["images"][0]
-    told = json.loads(post(url, picture.read_bytes(), Accept="application/json").data)
+    told = json.loads(post(url, image.read_bytes(), Accept="application/json").data)
     assert base64.b64decode(told["mask_png_base64"]) == wanted
     assert told["class_shares"] == record["class_shares"] and told["input_sha256"] == record["input_sha256"]
     assert told["mask_sha256"] == hashlib.sha256(wanted).hexdigest()
@@ -62,7 +62,7 @@ def test_invalid_requests_are_rejected(url: str) -> None:
     noise = b"x" * 500_001
     cases = [
         (b"", 400, "an empty file"),
-        (b"no picture", 400, "unreadable"),
+        (b"no image", 400, "unreadable"),
         (png_of_size(500, 500), 400, "unreadable"),
         (big.getvalue(), 413, "at most 1,000,000 pixels"),
         (png_of_size(100_000, 100_000), 413, "at most 1,000,000 pixels"),

@@ -34,8 +34,8 @@ def test_each_frame_is_overlaid_at_its_time(tmp_path: Path) -> None:
         times = [(frame.time, frame.to_ndarray(format="rgb24")) for frame in clip.decode(video=0)]
     assert [round(time, 3) for time, _ in times] == [round(i / 10, 3) for i in range(21)]
     for number in (0, 10, 20):
-        picture = predictor.prepare(frames[number], "")
-        wanted = overlay(frames[number], predictor.predict([picture])[0].indices, predictor.model.classes)
+        image = predictor.prepare(frames[number], "")
+        wanted = overlay(frames[number], predictor.predict([image])[0].indices, predictor.model.classes)
         assert times[number][1].shape == (48, 66, 3)
         close = [np.abs(image[:, :65].astype(int) - wanted).mean() for _, image in times]
         assert int(np.argmin(close)) == number
@@ -73,12 +73,12 @@ def test_mixed_inputs_and_overwriting_outputs_are_rejected(tmp_path: Path) -> No
     for name in ("a.mp4", "a_overlay.mp4", "b/a.mp4", "p.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    a, made, other, picture = (tmp_path / name for name in ("a.mp4", "a_overlay.mp4", "b/a.mp4", "p.png"))
-    assert video.select_videos([picture], tmp_path) == [] and video.select_videos([a], tmp_path) == [a]
+    a, made, other, image = (tmp_path / name for name in ("a.mp4", "a_overlay.mp4", "b/a.mp4", "p.png"))
+    assert video.select_videos([image], tmp_path) == [] and video.select_videos([a], tmp_path) == [a]
     for inputs, words in (
         ([a, made], "would overwrite"),
         ([a, other], "would overwrite"),
-        ([a, picture], r"p\.png: predict images and videos in separate calls"),
+        ([a, image], r"p\.png: predict images and videos in separate calls"),
         ([tmp_path / "none.mp4"], "no such file"),
     ):
         with pytest.raises(UsageError, match=words):
@@ -104,9 +104,9 @@ def test_camera_frames_keep_their_arrival_times(tmp_path: Path) -> None:
 class SlowPredictor(Predictor):
     """Too slow for 20 frames/s."""
 
-    def predict(self, pictures: Sequence[InputImage]) -> list[Prediction]:
+    def predict(self, images: Sequence[InputImage]) -> list[Prediction]:
         time.sleep(0.3)
-        return super().predict(pictures)
+        return super().predict(images)
 
 
 def test_ctrl_c_stops_a_camera_and_leaves_a_complete_video(tmp_path: Path) -> None:

@@ -106,9 +106,9 @@ def test_tiles_keep_the_scale_of_the_training(tmp_path: Path) -> None:
     save_model(tmp_path / "m.pth", replace(make_model(), scale=(0.5, 0.25)))
     model = load_model(tmp_path / "m.pth", file_sha256(tmp_path / "m.pth"), CPU)
     predictor = Predictor(model, CPU, Method(tile=128))
-    picture = predictor.prepare(noise(301, 400), "")
-    assert picture.resized.shape == (150, 100, 3)
-    assert predictor.predict([picture])[0].indices.shape == (301, 400)
+    image = predictor.prepare(noise(301, 400), "")
+    assert image.resized.shape == (150, 100, 3)
+    assert predictor.predict([image])[0].indices.shape == (301, 400)
 
 
 def test_the_mirror_image_is_averaged() -> None:

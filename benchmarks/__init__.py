@@ -1,0 +1,1 @@
+"""Measurements of the project beside its alternatives; each module is a script."""
