@@ -9,6 +9,7 @@ from dataset.classes import ClassMap
 from dataset.decoding.options import DEFAULT_READING, ReadOptions
 from dataset.directory import data_files
 from dataset.faults import DataWarning, LeftOut
+from dataset.splitting.groups import Groups
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Pair:
     mask_sha256: str
     height: int  # pixels, as `SegmentationData.reading` orients them
     width: int
+    group: str | None = None  # of the images that depend on each other: a film or a part of it, a patient, a site
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class SegmentationData:
     class_file: bool = False  # whether `classes.json` gave the classes
     warnings: tuple[DataWarning, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    groups: Groups | None = None  # which images belong together, and by which rule
 
     def split(self, name: str) -> tuple[Pair, ...]:
         """Return the pairs of 'train', 'val' or 'test', by name."""

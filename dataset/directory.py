@@ -10,6 +10,7 @@ from pathlib import Path
 from core.errors import UsageError
 from dataset.classes import CLASSES_FILE
 
+GROUPS_FILE = "groups.csv"  # the user's own list of which images belong together
 SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 LOSSY_SUFFIXES = (".jpg", ".jpeg")  # lossy compression changes the values of a mask

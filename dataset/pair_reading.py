@@ -6,18 +6,19 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from core.i18n import tr
-from dataset.classes import ClassMap, InvalidFileError
+from dataset.classes import ClassMap, InvalidFileError, UInt8
 from dataset.decoding.image import decode_image
 from dataset.decoding.mask import decode_mask
 from dataset.decoding.options import ReadOptions
 from dataset.faults import Fault, faults_from_error
 from dataset.pairing import Candidate
+from dataset.splitting.thumbnails import make_thumbnail
 
 _WINDOW = 256  # pairs in flight, so that memory does not grow with their number
 
@@ -34,6 +35,7 @@ class PairContent:
     values: dict[int, int] | None = None  # raw mask value -> pixels
     bilevel: bool = False
     faults: tuple[Fault, ...] = ()
+    thumbnail: UInt8 | None = field(default=None, compare=False)  # (32,32) grey
 
 
 def read_pairs(
@@ -51,15 +53,15 @@ def _read_pair(
 ) -> PairContent:
     """Read each file once: its bytes give the checksum and the pixels."""
     faults: list[Fault] = []
-    image_size = mask_size = values = None
+    image_size = mask_size = values = thumbnail = None
     bilevel, checksums = False, {candidate.image: "", candidate.mask: ""}
     for path in (candidate.image, candidate.mask):
         try:
             data = files[path].read_bytes()
             checksums[path] = hashlib.sha256(data).hexdigest()
             if path == candidate.image:
-                height, width, _ = decode_image(data, options).shape
-                image_size = height, width
+                image = decode_image(data, options)
+                image_size, thumbnail = (image.shape[0], image.shape[1]), make_thumbnail(image)
             else:
                 raw, bilevel = decode_mask(data, classes, options)
                 height, width = raw.shape
@@ -75,4 +77,6 @@ def _read_pair(
         expected = tr("{width}x{height} (size of the image)", width=width, height=height)
         faults.append(Fault(candidate.mask, expected, f"{mask_width}x{mask_height}"))
     image_sha256, mask_sha256 = checksums[candidate.image], checksums[candidate.mask]
-    return PairContent(candidate, image_sha256, mask_sha256, image_size, mask_size, values, bilevel, tuple(faults))
+    return PairContent(
+        candidate, image_sha256, mask_sha256, image_size, mask_size, values, bilevel, tuple(faults), thumbnail
+    )

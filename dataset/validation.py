@@ -8,6 +8,7 @@ from core.i18n import tr
 from core.reporting import progress
 from dataset.checks.duplicates import check_duplicates
 from dataset.checks.files import check_files, find_layout, read_class_file
+from dataset.checks.groups import assign_pairs, find_groups
 from dataset.checks.inspection import Inspection
 from dataset.checks.mask_values import check_values, infer_classes
 from dataset.classes import CLASSES_FILE
@@ -28,9 +29,8 @@ def check_data(
     """
     inspection = inspect_data(root, seed, reading)
     data = inspection.data()
-    assignment = inspection.pairing.assignment if inspection.pairing is not None else None
-    if assignment is not None and assignment.seed is not None and make_split:
-        write_splits(root, assignment.splits, assignment.seed)
+    if inspection.assignment is not None and make_split:
+        write_splits(root, inspection.assignment.splits, inspection.assignment.seed)
     return data
 
 
@@ -48,7 +48,7 @@ def inspect_data(root: Path, seed: int, reading: ReadOptions = DEFAULT_READING) 
     inspection.add(check_files(root, files, inspection.layout))
     listed_classes, faults = read_class_file(files)
     inspection.add(faults)
-    inspection.pairing = find_pairs(root, files, inspection.layout, seed)
+    inspection.pairing = find_pairs(root, files, inspection.layout)
     inspection.add(inspection.pairing.faults)
     candidates = inspection.pairing.candidates
     contents = read_pairs(files, candidates, listed_classes, reading)
@@ -62,5 +62,7 @@ def inspect_data(root: Path, seed: int, reading: ReadOptions = DEFAULT_READING) 
     if inspection.classes is not None:
         for content in inspection.contents:
             inspection.add(check_values(content, inspection.classes))
+    find_groups(inspection, pattern=None)
+    assign_pairs(inspection, seed)
     inspection.add(check_duplicates(inspection.contents))
     return inspection

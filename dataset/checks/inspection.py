@@ -15,6 +15,8 @@ from dataset.directory import SPLITS
 from dataset.faults import DataFaults, DataWarning, Fault, LeftOut
 from dataset.pair_reading import PairContent
 from dataset.pairing import Pairing
+from dataset.splitting.assignment import Assignment
+from dataset.splitting.groups import Groups
 
 
 @dataclass
@@ -31,6 +33,8 @@ class Inspection:
     faults: list[Fault] = field(default_factory=list)
     warnings: list[DataWarning] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
+    groups: Groups | None = None
+    assignment: Assignment | None = None  # of splits that this project made
 
     def add(self, findings: Iterable[Fault | DataWarning | LeftOut]) -> None:
         """Record the findings of a check."""
@@ -61,9 +65,10 @@ class Inspection:
             item = content.candidate
             image, mask = self.files[item.image], self.files[item.mask]
             checksums = content.image_sha256, content.mask_sha256
-            pairs.append(Pair(item.name, item.split, image, mask, *checksums, *content.image_size))
+            group = self.groups.group_of(item.split, item.name) if self.groups is not None else None
+            pairs.append(Pair(item.name, item.split, image, mask, *checksums, *content.image_size, group))
         counts, classes = self.class_counts(), self.classes
-        assignment = self.pairing.assignment
+        plan = self.pairing.plan
         return SegmentationData(
             root=self.root,
             pairs=tuple(pairs),
@@ -72,8 +77,9 @@ class Inspection:
             ignored_pixels={split: sum(counted[v] for v in classes.ignore_ids) for split, counted in counts.items()},
             reading=self.reading,
             layout=self.layout,
-            unlisted=assignment.unlisted if assignment is not None else 0,
+            unlisted=plan.unlisted if plan is not None else 0,
             class_file=CLASSES_FILE in self.files,
             warnings=tuple(self.warnings),
             left_out=tuple(self.left_out),
+            groups=self.groups,
         )

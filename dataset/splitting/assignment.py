@@ -1,0 +1,91 @@
+"""Assign the pairs of the flat layout to splits: by the user's own split files, else by groups, once and for all."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.i18n import tr
+from dataset.classes import InvalidFileError
+from dataset.faults import Fault, faults_from_error
+from dataset.splitting.group_file import resolve_name
+from dataset.splitting.splits import SplitFiles, extend_split, new_split, read_splits
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """What is known of the splits before the files are read.
+
+    `splits` has the names to read; their split is '' where it is still to be assigned, because the user has no split
+    files. `unlisted` counts the images that the user's own files leave out. `stored` is our own earlier split.
+    """
+
+    splits: dict[str, str]
+    faults: tuple[Fault, ...] = ()
+    unlisted: int = 0
+    stored: SplitFiles | None = None
+    own: bool = True  # whether the split is made and stored by this project
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The split of each name, made by this project and to be stored with `seed`; `faults` of what cannot be split."""
+
+    splits: dict[str, str]
+    seed: int
+    faults: tuple[Fault, ...] = ()
+
+
+def plan_splits(root: Path, images: Collection[str], masks: Collection[str]) -> SplitPlan:
+    """Return the splits of the user's own files, or that the splits are to be assigned, after the files were read."""
+    names = {*images, *masks}
+    try:
+        stored = read_splits(root)
+    except InvalidFileError as error:
+        return SplitPlan({}, tuple(faults_from_error("splits/", error)), own=False)
+    if stored is not None and stored.seed is None:
+        return _plan_by_user_files(stored, images, names)
+    return SplitPlan(dict.fromkeys(names, ""), stored=stored)
+
+
+def assign_splits(plan: SplitPlan, seed: int) -> Assignment:
+    """Return the split of every name of a plan without user files: stored names keep theirs, others get a new one."""
+    names, stored = plan.splits.keys(), plan.stored
+    if stored is None or stored.seed is None:
+        splits = new_split(names, seed)
+    else:
+        seed = stored.seed
+        splits = extend_split({name: split for split, _, name in stored.lines}, names, seed)
+    faults = []
+    for split in ("train", "val"):
+        if split not in splits.values():
+            file = "images/" if stored is None else f"splits/{split}.txt"
+            found = tr("{count} in all, 0 in {split}", count=len(names), split=split)
+            if stored is not None:
+                found += tr(" (delete splits/ to split again)")
+            faults.append(Fault(file, tr("at least 2 pairs (1 train, 1 val)"), found))
+    return Assignment(splits, seed, tuple(faults))
+
+
+def _plan_by_user_files(stored: SplitFiles, images: Iterable[str], names: Collection[str]) -> SplitPlan:
+    """Assign names as the user's own files say, with a fault for each invalid line."""
+    splits: dict[str, str] = {}
+    faults = []
+    for split, number, line in stored.lines:
+        name, file = resolve_name(line, names), f"splits/{split}.txt"
+        where = tr("line {number}", number=number)
+        if name not in names:
+            faults.append(Fault(file, tr("a name of images/"), f"'{line}' ({where})"))
+        elif name in splits:
+            other = f"{splits[name]}.txt"
+            found = tr("'{name}' ({where}): also in {other}", name=name, where=where, other=other)
+            faults.append(Fault(file, tr("each name once"), found))
+        else:
+            splits[name] = split
+    for split in ("train", "val"):
+        if split not in splits.values():
+            found = tr("empty") if split in stored.present else tr("no such file")
+            faults.append(Fault(f"splits/{split}.txt", tr("at least one name"), found))
+    unlisted = len([name for name in images if name not in splits])
+    return SplitPlan(splits, tuple(faults), unlisted, own=False)

@@ -1,0 +1,63 @@
+"""Read groups.csv: the user's own list of which images belong together."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Collection
+from pathlib import Path
+
+from core.i18n import tr
+from dataset.classes import abbreviate
+from dataset.directory import GROUPS_FILE, SPLITS, composed, is_image
+from dataset.faults import Fault
+
+
+def read_group_file(path: Path, names: Collection[str]) -> tuple[dict[str, str], list[Fault]]:
+    """Return name -> group, and a fault for each line that is wrong and for the names that are missing.
+
+    The columns are 'name' (or 'file') and 'group', separated by commas, semicolons or tabs.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        return {}, [Fault(GROUPS_FILE, tr("UTF-8 text"), str(error))]
+    header = text.partition("\n")[0]
+    delimiter = next((mark for mark in (",", ";", "\t") if mark in header), ",")
+    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
+    columns = {column.strip().lower(): column for column in reader.fieldnames or [] if column}
+    key = columns.get("name", columns.get("file"))
+    if key is None or "group" not in columns:
+        found = abbreviate(columns) if columns else tr("empty")
+        return {}, [Fault(GROUPS_FILE, tr("columns 'name' (or 'file') and 'group'"), found)]
+    groups: dict[str, str] = {}
+    faults = []
+    for row in reader:
+        line = composed((row[key] or "").strip().replace("\\", "/"))
+        group, name = (row[columns["group"]] or "").strip(), resolve_name(line, names)
+        where = tr("line {number}", number=reader.line_num)
+        if name not in names:
+            faults.append(Fault(GROUPS_FILE, tr("a name of images/"), f"'{line}' ({where})"))
+        elif not group:
+            faults.append(Fault(GROUPS_FILE, tr("a group for each name"), f"'{name}' ({where})"))
+        elif groups.setdefault(name, group) != group:
+            found = tr("'{name}' ({where}): also in {other}", name=name, where=where, other=groups[name])
+            faults.append(Fault(GROUPS_FILE, tr("each name once"), found))
+    missing = sorted(set(names) - set(groups))
+    if missing and not faults:
+        found = tr("{count} missing: {names}", count=len(missing), names=abbreviate(missing, 4))
+        faults.append(Fault(GROUPS_FILE, tr("a line for each image"), found))
+    return groups, faults
+
+
+def resolve_name(line: str, names: Collection[str]) -> str:
+    """Return a pair's name for a line of a list: suffixes, and directories of the layout in front, are common."""
+    prefixes = ("", "images/", *(f"{split}/images/" for split in SPLITS), *(f"{split}/" for split in SPLITS))
+    for prefix in prefixes:
+        if not line.startswith(prefix):
+            continue
+        name = line.removeprefix(prefix)
+        for candidate in (name, name.rpartition(".")[0] if is_image(name) else name):
+            if candidate in names:
+                return candidate
+    return line
