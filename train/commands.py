@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 
 def run(options: argparse.Namespace) -> int:
     """Do what the options ask; return the exit code. Under torchrun, every process calls this."""
+    single = "--overfit" if options.overfit is not None else "--reproduce" if options.reproduce else None
+    if single and distributed.world_size() > 1:
+        if not distributed.is_main():
+            return 2  # the main process reports it
+        raise UsageError(tr("{option} uses one process: start train.py without torchrun", option=single))
     try:
         with distributed.process_group():
             return _run_main_process(options) if distributed.is_main() else _run_other_process(options)
@@ -41,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _run_other_process(options: argparse.Namespace) -> int:
     """In a torchrun process that is not the main one: train with it."""
-    if not options.check_only and not options.reproduce:
+    if not options.check_only:
         from train.parallel.workers import run_worker
 
         run_worker(load_settings(**given_options(options, Settings)))

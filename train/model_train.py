@@ -23,7 +23,7 @@ from train.checkpoint import save_checkpoint
 from train.loading import loader
 from train.loading.augmentation import STRENGTHS, augment
 from train.optim.ema import AveragedWeights
-from train.optim.schedule import learning_rate
+from train.optim.schedule import batches_of_step, learning_rate
 from train.parallel import distributed
 from train.reports.history import HISTORY_FILE, write_history
 from train.resume import CHECKPOINT_FILE
@@ -114,7 +114,8 @@ class ModelTrain(BaseTrain):
         with torch.autocast(self.device.type, setup.precision, enabled=setup.precision != torch.float32):
             outputs = self.parallel(inputs)
         part, mean, weight = _all_reduce_loss(*setup.criterion(_float(outputs), masks))
-        self.scaler.scale(part / self.settings.accumulate).backward()  # type: ignore[no-untyped-call]
+        batches = batches_of_step(step, self.steps_per_epoch, self.settings.accumulate)
+        self.scaler.scale(part / batches).backward()  # type: ignore[no-untyped-call]
         if (step + 1) % self.settings.accumulate == 0 or step + 1 == self.steps_per_epoch:
             self.optimizer_step(done)
         self.accumulate_loss(mean, weight, step)

@@ -47,7 +47,9 @@ def draw_labelled(folder: Path, splits: Sequence[str | None], border: bool = Fal
 def labelled_pairs(data: SegmentationData) -> list[Labelled]:
     """Return the pairs of a checked data directory with the ids of their masks."""
     return [
-        Labelled(pair.name, pair.split, pair.image, decode_mask(pair.mask.read_bytes(), data.classes, DEFAULT_READING)[0])
+        Labelled(
+            pair.name, pair.split, pair.image, decode_mask(pair.mask.read_bytes(), data.classes, DEFAULT_READING)[0]
+        )
         for pair in data.pairs
     ]
 

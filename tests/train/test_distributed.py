@@ -52,3 +52,10 @@ def test_failure_of_one_process_ends_all_with_one_message(project: Project) -> N
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert errors == ["error: BATCH_SIZE=3: 2 processes need at least 4; it is the sum over all processes"]
     assert project.runs()[0].info.status == "FAILED" and "BATCH_SIZE=3" in project.runs()[0].data.tags["error"]
+
+
+@pytest.mark.parametrize("option", [("--overfit", "4"), ("--reproduce", "0123")])
+def test_checks_of_one_process_refuse_torchrun(project: Project, option: tuple[str, str]) -> None:
+    done = torchrun(project, "train.py", *option)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert errors == [f"error: {option[0]} uses one process: start train.py without torchrun"]

@@ -14,7 +14,7 @@ from train import auto_settings
 from train.loading import loader
 from train.loading.augmentation import STRENGTHS, augment
 from train.optim.ema import AveragedWeights
-from train.optim.schedule import learning_rate
+from train.optim.schedule import batches_of_step, learning_rate
 
 CPU = torch.device("cpu")
 
@@ -26,6 +26,13 @@ def test_learning_rate_rises_then_falls_and_stays_positive(steps: int, peak: flo
     assert all(0 < rate <= peak * (1 + 1e-9) for rate in rates)
     assert rates[: top + 1] == sorted(rates[: top + 1]) and rates[top:] == sorted(rates[top:], reverse=True)
     assert learning_rate(0, peak) > 0 and learning_rate(1.1, peak) == rates[-1] == pytest.approx(peak * 0.01)
+
+
+@given(st.integers(1, 60), st.integers(1, 9))
+def test_each_optimizer_step_weighs_its_batches_to_one(batches: int, accumulate: int) -> None:
+    weights = [1 / batches_of_step(batch, batches, accumulate) for batch in range(batches)]
+    for start in range(0, batches, accumulate):
+        assert sum(weights[start : start + accumulate]) == pytest.approx(1), "also the last, shorter one"
 
 
 @given(st.integers(1, 200), st.integers(1, 33), st.integers(0, 5), st.integers(0, 5))

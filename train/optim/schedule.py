@@ -17,3 +17,12 @@ def learning_rate(fraction: float, peak: float) -> float:
         return peak * max(fraction, FLOOR * WARMUP) / WARMUP
     falling = min(1.0, (fraction - WARMUP) / (1 - WARMUP))
     return peak * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * falling)))
+
+
+def batches_of_step(batch: int, batches: int, accumulate: int) -> int:
+    """Return how many batches share the optimizer step of this one; the last step of an epoch may have fewer.
+
+    `batch` counts from 0, `batches` is the number in an epoch.
+    """
+    first = batch - batch % accumulate
+    return min(accumulate, batches - first)
