@@ -24,8 +24,7 @@ def import_labels(path: Path, target: Path, format_name: str | None, strict: boo
     _check_apart(path, target)
     if not is_empty(target):
         raise UsageError(tr("{target}: holds data already: set --to to an empty directory", target=target))
-    source = open_source(path)
-    known = require_format(source, format_name)
+    known, source = require_format(open_source(path), format_name)
     notify(tr("{path}: {title}", path=source.root, title=known.title))
     export = known.read(source, ImportOptions(strict))
     record = ImportRecord(known.name, source.sha256(), export.metadata)

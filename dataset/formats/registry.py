@@ -11,8 +11,8 @@ from core.i18n import tr
 from dataset.classes import abbreviate
 from dataset.faults import DataFaults, Fault
 from dataset.formats.export import Export, ImportOptions
-from dataset.formats.raster import cvat, voc
-from dataset.formats.source import Source, descend
+from dataset.formats.raster import camvid, cityscapes, cvat, nnunet, voc
+from dataset.formats.source import Source, levels
 
 
 @dataclass(frozen=True)
@@ -33,32 +33,44 @@ class Format:
 FORMATS = (
     Format("cvat", "CVAT 'Segmentation mask 1.1'", cvat.detect, cvat.read),
     Format("voc", "Pascal VOC", voc.detect, voc.read),
+    Format("camvid", "Kaggle CamVid (class_dict.csv)", camvid.detect, camvid.read),
+    Format("cityscapes", "Cityscapes", cityscapes.detect, cityscapes.read),
+    Format("nnunet", "nnU-Net (2-D images)", nnunet.detect, nnunet.read),
 )
 
 
-def detect_format(source: Source) -> Format | None:
-    """Return the format of an export, None for an unknown one."""
-    return next((known for known in FORMATS if known.detect(source)), None)
+def detect_format(source: Source, name: str | None = None) -> tuple[Format, Source] | None:
+    """Return the format of an export, and the directory in which it starts; None for an unknown one.
+
+    With `name`, only that format is looked for.
+    """
+    return next(
+        (
+            (known, level)
+            for level in levels(source)
+            for known in FORMATS
+            if name in (None, known.name) and known.detect(level)
+        ),
+        None,
+    )
 
 
-def require_format(source: Source, name: str | None) -> Format:
-    """Return the format of this name, without one the detected format. Raises UsageError, DataFaults."""
-    if name is not None:
-        named = next((known for known in FORMATS if known.name == name), None)
-        if named is None:
-            available = ", ".join(known.name for known in FORMATS)
-            raise UsageError(tr("unknown format '{name}' (available: {available})", name=name, available=available))
-        return named
-    found = detect_format(source)
+def require_format(source: Source, name: str | None) -> tuple[Format, Source]:
+    """Return the format of an export, and the directory in which it starts. Raises UsageError, DataFaults."""
+    if name is not None and name not in {known.name for known in FORMATS}:
+        available = ", ".join(known.name for known in FORMATS)
+        raise UsageError(tr("unknown format '{name}' (available: {available})", name=name, available=available))
+    found = detect_format(source, name)
     if found is None:
-        expected = tr("an export in one of the formats {titles}", titles=", ".join(known.title for known in FORMATS))
+        titles = ", ".join(known.title for known in FORMATS if name in (None, known.name))
+        expected = tr("an export in one of the formats {titles}", titles=titles)
         raise DataFaults([Fault(f"{source.root.name}/", expected, abbreviate(source.files, 3) or tr("no files"))])
     return found
 
 
 def describe_export(root: Path, files: Mapping[str, Path]) -> tuple[str, str] | None:
     """Return the title of the format that a data directory is in, and the command that imports it; None if unknown."""
-    found = detect_format(descend(Source(root, files)))
+    found = detect_format(Source(root, files))
     if found is None:
         return None
-    return found.title, f"python lake.py import-labels {root} --to data/"
+    return found[0].title, f"python lake.py import-labels {root} --to data/"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,12 +91,16 @@ def open_source(root: Path) -> Source:
             faults.append(Fault(name, tr("a file inside the export"), tr("a link to a file outside of it")))
     if faults:
         raise DataFaults(faults)
-    return descend(Source(root, files))
+    return Source(root, files)
 
 
-def descend(source: Source) -> Source:
-    """Return the export below directories that are the only entry of their parent, as unpacked archives have them."""
+def levels(source: Source) -> Iterator[Source]:
+    """Yield the export, and the directories inside of it that are the only entry of their parent.
+
+    Unpacked archives often have such directories.
+    """
+    yield source
     root, files = source.root, dict(source.files)
     while len(tops := {name.partition("/")[0] for name in files}) == 1 and all("/" in name for name in files):
         root, files = root / tops.pop(), {name.partition("/")[2]: path for name, path in files.items()}
-    return Source(root, files)
+        yield Source(root, files)

@@ -5,22 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-import lake
 from core.errors import UsageError
-from dataset.classes import UInt8
-from dataset.data import SegmentationData
-from dataset.faults import DataFaults, Fault
 from dataset.formats.raster.voc import VOC_2012, voc_color
 from dataset.formats.record import source_metadata
 from dataset.splitting.splits import read_splits
-from dataset.validation import check_data
 from tests.support.annotation_exports import (
     COLORS,
     NAMES,
@@ -34,44 +27,10 @@ from tests.support.annotation_exports import (
     write_lists,
     write_voc,
 )
+from tests.support.label_imports import check_imported, faults_of_import, only_fault, run_import
 
 VOC_PALETTE = palette_of([voc_color(index) for index in range(21)])
 SPLITS = ("train", "train", "train", "val", "test")
-
-
-def run_import(source: Path, target: Path, *options: str) -> int:
-    return lake.main(["import-labels", str(source), "--to", str(target), *options])
-
-
-def faults_of_import(source: Path, target: Path) -> tuple[Fault, ...]:
-    """Return the faults of a refused import, which leaves nothing behind."""
-    with pytest.raises(DataFaults) as caught:
-        run_import(source, target)
-    assert not target.exists() or not list(target.rglob("*"))
-    return caught.value.faults
-
-
-def only_fault(source: Path, target: Path) -> Fault:
-    (fault,) = faults_of_import(source, target)
-    return fault
-
-
-def mask_ids(root: Path, name: str) -> UInt8:
-    with Image.open(root / "masks" / f"{name}.png") as image:
-        assert image.mode == "P"
-        return np.asarray(image)
-
-
-def check_imported(root: Path, items: Sequence[Labelled]) -> SegmentationData:
-    """Check that images, ids and splits are those of `items`; return the checked data."""
-    for item in items:
-        image = root / "images" / f"{item.name}{item.image.suffix}"
-        assert image.read_bytes() == item.image.read_bytes()
-        assert np.array_equal(mask_ids(root, item.name), item.ids)
-    data = check_data(root, 0)
-    if any(item.split for item in items):
-        assert {pair.name: pair.split for pair in data.pairs} == {item.name: item.split for item in items}
-    return data
 
 
 @pytest.fixture
@@ -239,7 +198,7 @@ def test_missing_files_and_other_sizes_are_named_together(tmp_path: Path, items:
     (source / "JPEGImages/p01.png").unlink()
     shutil.copyfile(source / "SegmentationClass/p02.png", source / "SegmentationClass/extra.png")
     files = [fault.file for fault in faults_of_import(source, target)]
-    assert files == ["JPEGImages/p01.*", "SegmentationClass/extra.png", "SegmentationClass/p00.*"]
+    assert files == ["JPEGImages/p00.png", "SegmentationClass/extra.png", "SegmentationClass/p01.png"]
 
 
 def test_mask_of_another_size_and_unknown_colour_are_named_together(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -116,4 +117,46 @@ def write_voc(root: Path, items: Sequence[Labelled], palette: bytes, names: Sequ
     write_lists(root, items)
     if names is not None:
         (root / "class_names.txt").write_text("".join(f"{name}\n" for name in names))
+    return root
+
+
+def write_kaggle_camvid(
+    root: Path,
+    items: Sequence[Labelled],
+    names: Sequence[str] = NAMES,
+    colors: Sequence[tuple[int, int, int]] = COLORS,
+) -> Path:
+    """Write Kaggle's CamVid: SPLIT/NAME.png, SPLIT_labels/NAME_L.png in colours, class_dict.csv."""
+    palette = palette_of(colors)
+    for item in items:
+        copy_image(item, root / f"{item.split}" / item.name)
+        save_png(root / f"{item.split}_labels" / f"{item.name}_L.png", paint(item.ids, palette))
+    rows = [f"{name},{red},{green},{blue}\n" for name, (red, green, blue) in zip(names, colors, strict=True)]
+    (root / "class_dict.csv").write_text("name,r,g,b\n" + "".join(rows))
+    return root
+
+
+def write_cityscapes(root: Path, items: Sequence[Labelled], kind: str = "labelIds") -> Path:
+    """Write leftImg8bit/ and gtFine/ of one city per split; `ids` are those of the kind of mask (not `color`)."""
+    for item in items:
+        frame = f"{item.split}/city{item.split}/{item.name}"
+        copy_image(item, root / "leftImg8bit" / f"{frame}_leftImg8bit")
+        save_png(root / "gtFine" / f"{frame}_gtFine_{kind}.png", item.ids)
+        (root / "gtFine" / f"{frame}_gtFine_polygons.json").write_text("{}")
+    return root
+
+
+def write_nnunet(root: Path, items: Sequence[Labelled], labels: dict[str, object], channels: int = 1) -> Path:
+    """Write nnU-Net's raw data: dataset.json, imagesTr/NAME_0000.png, labelsTr/NAME.png; split "test" into ...Ts/."""
+    for item in items:
+        part = "Ts" if item.split == "test" else "Tr"
+        copy_image(item, root / f"images{part}" / f"{item.name}_0000")
+        save_png(root / f"labels{part}" / f"{item.name}.png", item.ids)
+    content = {
+        "channel_names": {str(channel): f"channel {channel}" for channel in range(channels)},
+        "labels": labels,
+        "numTraining": sum(item.split != "test" for item in items),
+        "file_ending": ".png",
+    }
+    (root / "dataset.json").write_text(json.dumps(content))
     return root

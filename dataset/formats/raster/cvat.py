@@ -13,7 +13,9 @@ from dataset.formats.raster.voc_layout import mask_directory, read_items
 from dataset.formats.source import Source
 
 LABELMAP = "labelmap.txt"
-_ROW = re.compile(r"(.+?):\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*:[^:]*:[^:]*")  # label:color_rgb:parts:actions
+_ROW = re.compile(
+    r"(.+?):\s*([0-9]{1,3})\s*,\s*([0-9]{1,3})\s*,\s*([0-9]{1,3})\s*:[^:]*:[^:]*"
+)  # label:color_rgb:parts:actions
 
 
 def detect(source: Source) -> bool:

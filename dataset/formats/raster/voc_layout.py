@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from core.i18n import tr
-from dataset.classes import abbreviate
 from dataset.directory import composed, is_image
 from dataset.faults import DataFaults, Fault, LeftOut
 from dataset.formats.export import ExportItem
 from dataset.formats.raster.colors import Rgb, read_coded_mask
+from dataset.formats.raster.pairs import check_pair, leave_out
 from dataset.formats.source import Source
 from dataset.layout import images_below
 
@@ -45,10 +45,12 @@ def read_items(source: Source, ids: Mapping[Rgb, int]) -> tuple[tuple[ExportItem
     left_out: list[LeftOut] = []
     for name, split in sorted(listed.items()):
         if split in unlabelled:
-            left_out += [LeftOut(path, tr("no mask")) for path in images.get(name, [])]
+            left_out += leave_out(images.get(name, []), tr("no mask"))
             continue
         pair = images.get(name, []), masks.get(name, [])
-        found = _check_pair(name, folder, *pair)
+        found = check_pair(*pair)
+        if not any(pair):
+            found = [Fault(LISTS, tr("names of images and masks"), tr("'{name}': no such files", name=name))]
         faults += found
         if not found:
             image, mask = pair[0][0], pair[1][0]
@@ -56,11 +58,11 @@ def read_items(source: Source, ids: Mapping[Rgb, int]) -> tuple[tuple[ExportItem
             items.append(ExportItem(name, split, image, decode, mask))
     for name in sorted(masks.keys() - listed.keys()):
         if name in images:
-            left_out += [LeftOut(path, tr("in no list of {lists}", lists=LISTS)) for path in masks[name]]
+            left_out += leave_out(masks[name], tr("in no list of {lists}", lists=LISTS))
         else:
-            faults += [Fault(path, tr("an image of this name"), tr("none")) for path in masks[name]]
-    unused = sorted(images.keys() - listed.keys() - masks.keys())
-    left_out += [LeftOut(path, tr("no mask")) for name in unused for path in images[name]]
+            faults += check_pair([], masks[name])
+    for name in sorted(images.keys() - listed.keys() - masks.keys()):
+        left_out += leave_out(images[name], tr("no mask"))
     if not images:
         expected = tr("the images (in CVAT: export with 'Save images', or copy them here)")
         faults = [Fault("JPEGImages/", expected, tr("none"))]
@@ -114,16 +116,3 @@ def _splits_without_masks(splits: Mapping[str, str | None], masks: Mapping[str, 
     """Return "test" if none of its images has a mask: those of a challenge are not public."""
     test = [name for name, split in splits.items() if split == "test"]
     return {"test"} if test and not any(name in masks for name in test) else set()
-
-
-def _check_pair(name: str, folder: str, images: list[str], masks: list[str]) -> list[Fault]:
-    """Return faults unless a name has exactly one image and one mask."""
-    if not images and not masks:
-        return [Fault(LISTS, tr("names of images and masks"), tr("'{name}': no such files", name=name))]
-    faults = []
-    for directory, paths in (("JPEGImages/", images), (folder, masks)):
-        if len(paths) != 1:
-            several = tr("{count}: {paths}", count=len(paths), paths=abbreviate(paths, 4))
-            found = several if paths else tr("no such file")
-            faults.append(Fault(f"{directory}{name}.*", tr("one file of this name"), found))
-    return faults

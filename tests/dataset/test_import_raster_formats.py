@@ -1,0 +1,227 @@
+"""lake.py import-labels: Kaggle CamVid, Cityscapes and nnU-Net."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataset.faults import DataFaults
+from dataset.formats.raster.cityscapes import LABELS
+from dataset.validation import check_data
+from tests.support.annotation_exports import (
+    COLORS,
+    NAMES,
+    SIZE,
+    Labelled,
+    draw_labelled,
+    paint,
+    palette_of,
+    save_png,
+    write_cityscapes,
+    write_kaggle_camvid,
+    write_nnunet,
+)
+from tests.support.label_imports import check_imported, faults_of_import, mask_ids, only_fault, run_import
+
+SPLITS = ("train", "train", "val", "test")
+LABELS_OF_NNUNET: dict[str, object] = {"background": 0, "road": 1, "car": 2}
+
+
+@pytest.fixture
+def items(tmp_path: Path) -> list[Labelled]:
+    return draw_labelled(tmp_path / "drawn", SPLITS)
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+# --- Kaggle CamVid ---------------------------------------------------------------------------------------------------
+
+
+def test_camvid_keeps_classes_colours_splits_and_pixels(tmp_path: Path, items: list[Labelled], target: Path) -> None:
+    run_import(write_kaggle_camvid(tmp_path / "export/CamVid", items).parent, target)
+    classes = check_imported(target, items).classes
+    assert (classes.ids, classes.names, classes.colors) == ((0, 1, 2), NAMES, COLORS)
+
+
+def test_void_of_camvid_is_ignored(tmp_path: Path, items: list[Labelled], target: Path) -> None:
+    run_import(write_kaggle_camvid(tmp_path / "export", items, ("Void", "Road", "Car")), target)
+    classes = check_imported(target, items).classes
+    assert (classes.names, classes.ids, classes.ignore_ids) == (("Road", "Car"), (1, 2), (0,))
+
+
+def test_test_images_without_masks_are_left_out(
+    tmp_path: Path, items: list[Labelled], target: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_kaggle_camvid(tmp_path / "export", items)
+    shutil.rmtree(source / "test_labels")
+    run_import(source, target)
+    check_imported(target, items[:3])
+    assert "left out (no mask): test/p03.png" in capsys.readouterr().out
+
+
+def test_equal_names_get_their_split_in_front_and_copies_are_named(
+    tmp_path: Path, items: list[Labelled], target: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = replace(items[0], split="val")
+    run_import(write_kaggle_camvid(tmp_path / "export", [items[0], items[1], copy]), target)
+    assert "val/p00 = train/p00" in capsys.readouterr().err
+    assert np.array_equal(mask_ids(target, "val/p00"), copy.ids)
+    assert (target / "splits/train.txt").read_text() == "train/p00\ntrain/p01\n"
+    with pytest.raises(DataFaults, match="same content as"):
+        check_data(target, 0)
+
+
+def test_camvid_without_partners_is_refused(tmp_path: Path, items: list[Labelled], target: Path) -> None:
+    source = write_kaggle_camvid(tmp_path / "export", items)
+    (source / "train/p00.png").unlink()
+    (source / "train_labels/p01_L.png").unlink()
+    assert [fault.file for fault in faults_of_import(source, target)] == ["train/p01.png", "train_labels/p00_L.png"]
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("name,r,g\na,0,0\n", "name, r, g"),
+        ("name,r,g,b\na,0,0,0\nb,250,50\n", "'b,250,50' (line 3)"),
+        ("name,r,g,b\na,0,0,-1\n", "'a,0,0,-1' (line 2)"),
+        ("name,r,g,b\na,0,0,0\nb,0,0,0\n", "(0, 0, 0): 'a' and 'b'"),
+        ("", "no header"),
+    ],
+)
+def test_contradictory_class_file_is_refused(
+    tmp_path: Path, items: list[Labelled], target: Path, content: str, found: str
+) -> None:
+    source = write_kaggle_camvid(tmp_path / "export", items)
+    (source / "class_dict.csv").write_text(content)
+    fault = only_fault(source, target)
+    assert (fault.file, fault.found) == ("class_dict.csv", found)
+
+
+# --- Cityscapes ------------------------------------------------------------------------------------------------------
+
+
+def with_ids(items: list[Labelled], *values: int) -> list[Labelled]:
+    return [replace(item, ids=np.array(values, np.uint8)[item.ids]) for item in items]
+
+
+def test_label_ids_of_cityscapes_keep_the_official_classes(tmp_path: Path, items: list[Labelled], target: Path) -> None:
+    labelled = with_ids(items, 0, 7, 26)
+    run_import(write_cityscapes(tmp_path / "export", labelled), target)
+    classes = check_imported(target, labelled).classes
+    assert classes.ids == tuple(value for _, value, counts, _ in LABELS if counts) and classes.num_classes == 19
+    assert (classes.names[0], classes.colors[0], classes.ignore_ids) == ("road", (128, 64, 128), (0,))
+
+
+def test_train_ids_of_cityscapes_are_numbered_in_order(tmp_path: Path, items: list[Labelled], target: Path) -> None:
+    labelled = with_ids(items, 255, 0, 13)
+    run_import(write_cityscapes(tmp_path / "export", labelled, "labelTrainIds"), target)
+    classes = check_imported(target, labelled).classes
+    assert (classes.ids, classes.names[13], classes.ignore_ids) == (tuple(range(19)), "car", (255,))
+
+
+def test_colour_masks_of_cityscapes_become_label_ids(
+    tmp_path: Path, items: list[Labelled], target: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_cityscapes(tmp_path / "export", items, "color")
+    palette = palette_of([(0, 0, 0), (128, 64, 128), (153, 153, 153)])
+    for path in source.rglob("*_color.png"):
+        item = next(item for item in items if path.name.startswith(item.name))
+        save_png(path, np.dstack([paint(item.ids, palette), np.full(SIZE, 255, np.uint8)]))
+    run_import(source, target)
+    check_imported(target, with_ids(items, 0, 7, 17))
+    assert "black is read as 'unlabeled'" in capsys.readouterr().err
+
+
+def test_masks_of_the_hidden_test_split_are_left_out(
+    tmp_path: Path, items: list[Labelled], target: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labelled = [*with_ids(items[:3], 0, 7, 26), replace(items[3], ids=np.full(SIZE, 3, np.uint8))]
+    run_import(write_cityscapes(tmp_path / "export", labelled), target)
+    check_imported(target, labelled[:3])
+    assert "left out (every pixel is ignored): gtFine/test/" in capsys.readouterr().out
+
+
+def test_cityscapes_without_its_second_archive_is_refused(tmp_path: Path, items: list[Labelled], target: Path) -> None:
+    source = write_cityscapes(tmp_path / "export", with_ids(items, 0, 7, 26))
+    shutil.rmtree(source / "gtFine")
+    assert "gtFine_trainvaltest.zip" in only_fault(source, target).expected
+
+
+# --- nnU-Net ---------------------------------------------------------------------------------------------------------
+
+
+def test_nnunet_keeps_classes_and_pixels(tmp_path: Path, target: Path) -> None:
+    items = draw_labelled(tmp_path / "drawn", [None] * 10)
+    run_import(write_nnunet(tmp_path / "export", items, LABELS_OF_NNUNET), target)
+    assert check_imported(target, items).classes.names == NAMES
+
+
+def test_nnunet_of_version_1_and_ignore_label(tmp_path: Path, target: Path) -> None:
+    items = draw_labelled(tmp_path / "drawn", [None] * 10)
+    source = write_nnunet(tmp_path / "export", items, {"0": "background", "1": "road", "2": "ignore"})
+    content = json.loads((source / "dataset.json").read_text())
+    content["modality"] = content.pop("channel_names")
+    (source / "dataset.json").write_text(json.dumps(content))
+    run_import(source, target)
+    classes = check_imported(target, items).classes
+    assert (classes.names, classes.ignore_ids) == (("background", "road"), (2,))
+
+
+def test_test_images_of_nnunet_count_only_with_masks(
+    tmp_path: Path, items: list[Labelled], target: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labelled = [replace(item, split="test" if item.split == "test" else "train") for item in items]
+    source = write_nnunet(tmp_path / "export", labelled, LABELS_OF_NNUNET)
+    run_import(source, target)
+    assert (target / "splits/test.txt").read_text() == "p03\n"
+    assert "no val split" in capsys.readouterr().err
+    shutil.rmtree(source / "labelsTs")
+    run_import(source, tmp_path / "other")
+    assert not (tmp_path / "other/splits").exists()
+    assert "left out (no mask): imagesTs/p03_0000.png" in capsys.readouterr().out
+
+
+def test_three_channel_files_become_one_rgb_image(tmp_path: Path, target: Path) -> None:
+    items = draw_labelled(tmp_path / "drawn", [None] * 10)
+    source = write_nnunet(tmp_path / "export", items, LABELS_OF_NNUNET, channels=3)
+    for item in items:
+        with Image.open(item.image) as image:
+            for channel, plane in enumerate(image.split()):
+                plane.save(source / "imagesTr" / f"{item.name}_{channel:04d}.png")
+    run_import(source, target)
+    for item in items:
+        with Image.open(item.image) as image, Image.open(target / "images" / f"{item.name}.png") as merged:
+            assert np.array_equal(np.asarray(image), np.asarray(merged))
+
+
+@pytest.mark.parametrize(
+    ("change", "file", "found"),
+    [
+        ({"labels": {"background": 0, "whole": [1, 2]}}, "dataset.json", "'whole': [1, 2]"),
+        ({"labels": {"background": 0, "road": 1, "car": 1}}, "dataset.json", "1: 'road', 'car'"),
+        ({"labels": None}, "dataset.json", "None"),
+        ({"numTraining": 5}, "dataset.json", "4"),
+        ({"file_ending": ".nii.gz"}, "imagesTr/", ".nii.gz"),
+        ({"channel_names": {"0": "a", "1": "b"}}, "imagesTr/p01_*", "imagesTr/p01_0000.png, imagesTr/p01_0003.png"),
+    ],
+)
+def test_contradictory_dataset_json_is_refused(
+    tmp_path: Path, target: Path, change: dict[str, object], file: str, found: str
+) -> None:
+    items = draw_labelled(tmp_path / "drawn", [None] * 4)
+    source = write_nnunet(tmp_path / "export", items, LABELS_OF_NNUNET)
+    if "channel_names" in change:
+        shutil.copyfile(source / "imagesTr/p01_0000.png", source / "imagesTr/p01_0003.png")
+    content = json.loads((source / "dataset.json").read_text()) | change
+    (source / "dataset.json").write_text(json.dumps(content))
+    fault = only_fault(source, target)
+    assert (fault.file, fault.found) == (file, found)
