@@ -16,6 +16,7 @@ from core.hashing import file_md5, file_sha256
 from core.i18n import tr
 from core.reporting import notify, progress
 from core.workers import iterate_successes, parallel
+from dataset.formats.record import source_metadata
 from utils.lakefs_client.content import LocalFile, RemoteFile
 from utils.lakefs_utils import LakeFS, LakePath, PublishResult
 from versioning.lockfile import Lock, read_lock
@@ -42,8 +43,8 @@ def push(settings: Settings, lake: LakeFS, message: str | None, keep_remote: boo
     files = local_files(settings)
     if not files:
         raise UsageError(tr("{data_dir}: no files to push", data_dir=settings.data_dir))
-    facts = read_facts(ROOT).metadata()
-    done = lake.publish(files, DATA_PREFIX, message or f"data: {len(files)} files", facts, mirror=not keep_remote)
+    metadata = {**read_facts(ROOT).metadata(), **source_metadata(settings.data_dir)}
+    done = lake.publish(files, DATA_PREFIX, message or f"data: {len(files)} files", metadata, mirror=not keep_remote)
     report_published(done, len(files))
 
 

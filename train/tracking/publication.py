@@ -14,6 +14,7 @@ from core.i18n import tr
 from core.reporting import notify
 from dataset.data import SegmentationData
 from dataset.directory import data_files
+from dataset.formats.record import source_metadata
 from segmentation import pyfunc
 from segmentation.file_names import METRICS_FILE, MLMODEL, MODEL_FILE
 from train.base_train import EpochResult
@@ -53,7 +54,8 @@ class Publication:
     def _publish_data(self, files: dict[str, LocalFile]) -> LakePath:
         counts = ", ".join(f"{split} {len(self.data.split(split))}" for split in self.data.pixel_counts)
         message = f"data: {len(files)} files ({counts})"
-        done = self.lake.publish(files, DATA_PREFIX, message, self.tracker.commit_metadata(), mirror=True)
+        metadata = {**self.tracker.commit_metadata(), **source_metadata(self.data.root)}
+        done = self.lake.publish(files, DATA_PREFIX, message, metadata, mirror=True)
         report_published(done, len(files))
         return LakePath(self.lake.repo, done.commit_id, DATA_PREFIX)
 
