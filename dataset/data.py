@@ -36,8 +36,8 @@ class SegmentationData:
     classes: ClassMap
     pixel_counts: dict[str, tuple[int, ...]]  # split -> pixels of each class index
     ignored_pixels: dict[str, int]  # split -> ignored pixels
+    layout: str  # the directories in one line, and how their names differ from the project's own
     reading: ReadOptions = DEFAULT_READING  # how every consumer must read the files
-    layout: str = "flat"  # 'flat': images/ + masks/, 'split': train/images, ...
     unlisted: int = 0  # images that the user's own split files leave out
     class_file: bool = False  # whether `classes.json` gave the classes
     warnings: tuple[DataWarning, ...] = ()

@@ -4,29 +4,37 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from core.errors import UsageError
 from dataset.classes import CLASSES_FILE
+from dataset.layout.vocabulary import read_directory_name
 
 GROUPS_FILE = "groups.csv"  # the user's own list of which images belong together
 SPLITS = ("train", "val", "test")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
-LOSSY_SUFFIXES = (".jpg", ".jpeg")  # lossy compression changes the values of a mask
+IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif"),
+    *(".jfif", ".jpe", ".dib", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
+LOSSY_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".jpe")  # lossy compression changes the values of a mask
 OUTPUT_FOLDER = "predictions"  # predictions may be stored beside the data; never part of it
 SAMPLE_STAGING = ".sample"  # where dataset/synthetic.py builds the sample data; hidden, so never part of the data
-PARTS = ("images", "masks")
-# Links to directories are followed only here: they are deliberate, and cannot form a loop.
-_LAYOUT_FOLDERS = {*PARTS, *SPLITS, *(f"{split}/{part}" for split in SPLITS for part in PARTS)}
-CLUTTER = ("thumbs.db", "desktop.ini")
+
+# Files and directories that operating systems, file managers, network storage and editors leave behind; lower case.
+_CLUTTER_NAMES = {
+    *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r"),
+    *("__macosx", "$recycle.bin", "recycler", "system volume information", "lost+found"),
+    *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot"),
+}
+_CLUTTER_ENDINGS = ("zone.identifier", ":smartscreen", ":com.dropbox.attributes", ":com.dropbox.attrs", "~")
 
 
 def data_files(root: Path) -> dict[str, Path]:
     """Return relative '/' path -> path of every file of the data directory, sorted.
 
-    Hidden files and directories, files of file managers (Thumbs.db) and `predictions/` are excluded. Linked files are
-    included, linked directories only in the places of the layout (`list_linked_directories` returns the others).
+    Clutter (`is_data_name`) and `predictions/` are excluded. Linked files are included, linked directories only in the
+    places of a layout (`list_linked_directories` returns the others).
     """
     return dict(sorted(_walk(root)))
 
@@ -46,13 +54,13 @@ def _walk(folder: Path, prefix: str = "", links: bool = False) -> Iterator[tuple
         raise UsageError(f"{folder}: {error.strerror}") from None
     for entry in entries:
         name = prefix + entry.name
-        if entry.name.startswith(".") or entry.name.lower() in CLUTTER or name == OUTPUT_FOLDER:
+        if is_clutter(entry.name) or name == OUTPUT_FOLDER:
             continue
         linked = entry.is_symlink()
         if not (Path(entry.path).is_dir() if linked else entry.is_dir()):  # a link to itself makes entry.is_dir() raise
             if not links:
                 yield name, Path(entry.path)
-        elif not linked or name in _LAYOUT_FOLDERS:
+        elif not linked or _is_layout_directory(name):
             yield from _walk(Path(entry.path), name + "/", links)
         elif links:
             yield name, Path(entry.path)
@@ -65,8 +73,37 @@ def is_empty(root: Path) -> bool:
     """
     if (root / SAMPLE_STAGING / "complete").exists():
         return True
-    own = tuple(f"{folder}/" for folder in (*PARTS, *SPLITS, "splits"))
-    return not any(name == CLASSES_FILE or is_image(name) or name.startswith(own) for name, _ in _walk(root))
+    return not any(
+        name == CLASSES_FILE
+        or is_image(name)
+        or name.startswith("splits/")
+        or ("/" in name and _is_layout_directory(name.split("/")[0]))
+        for name, _ in _walk(root)
+    )
+
+
+def is_clutter(name: str) -> bool:
+    """Return whether a file or directory of this name, without its path, is never data: hidden, or left by a system."""
+    lower = name.lower()
+    return name.startswith((".", "~$")) or lower in _CLUTTER_NAMES or lower.endswith(_CLUTTER_ENDINGS)
+
+
+def is_data_name(path: str) -> bool:
+    """Return whether a relative '/' path is that of data, as `data_files` lists it."""
+    parts = path.split("/")
+    return bool(path) and parts[0] != OUTPUT_FOLDER and not any(map(is_clutter, parts))
+
+
+def _is_layout_directory(path: str) -> bool:
+    """Return whether a directory is a place of images, masks or a split, where a link is deliberate.
+
+    At most two names of a path have such a meaning, so that links cannot form a loop.
+    """
+    meanings = [read_directory_name(name) for name in path.split("/")]
+    known = [bool(meaning.role or meaning.split) for meaning in meanings]
+    roles = sum(bool(meaning.role) for meaning in meanings)
+    splits = sum(bool(meaning.split) for meaning in meanings)
+    return known[-1] and roles <= 1 and splits <= 1
 
 
 def is_image(name: str) -> bool:
@@ -77,3 +114,15 @@ def is_image(name: str) -> bool:
 def composed(name: str) -> str:
     """Return the name in Unicode's composed form (NFC)."""
     return unicodedata.normalize("NFC", name)
+
+
+def images_below(files: Iterable[str], prefix: str) -> dict[str, list[str]]:
+    """Return name -> relative paths of the images below `prefix` ('images/'); more than one path is a fault.
+
+    Names are in Unicode's composed form: macOS writes Korean file names in the other one.
+    """
+    found: dict[str, list[str]] = {}
+    for path in files:
+        if path.startswith(prefix) and is_image(path):
+            found.setdefault(composed(path[len(prefix) : path.rindex(".")]), []).append(path)
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +15,6 @@ from core.reporting import warn
 from dataset.classes import CLASSES_FILE, ClassMap, InvalidFileError, UInt8, read_classes
 from dataset.decoding.mask import bilevel_high, decode_mask
 from dataset.decoding.options import DEFAULT_READING
-from dataset.directory import SPLITS, is_image
-
-_MASK = re.compile(rf"(?:(?:{'|'.join(SPLITS)})/)?masks/.+")
 
 
 def _zeros() -> npt.NDArray[np.int64]:
@@ -68,14 +64,11 @@ def _counts(values: UInt8 | None) -> npt.NDArray[np.int64]:
     return _zeros() if values is None else np.bincount(values.ravel(), minlength=256).astype(np.int64)
 
 
-def is_mask(name: str) -> bool:
-    """Return whether a path below the data directory is that of a mask, in either layout."""
-    return bool(_MASK.fullmatch(name)) and is_image(name)
-
-
-def compare_masks(before: Path, after: Path, names: Iterable[str]) -> str:
+def compare_masks(
+    before: Path, after: Path, names: Iterable[str], class_files: tuple[str, str] = (CLASSES_FILE, CLASSES_FILE)
+) -> str:
     """Return the table for these masks of two data directories; warn about unreadable files and skip them."""
-    sides = [(folder, read_class_map(folder)) for folder in (before, after)]
+    sides = [(folder, read_class_map(folder / file)) for folder, file in zip((before, after), class_files, strict=True)]
     changes = MaskChanges()
     for name in names:
         try:
@@ -85,10 +78,10 @@ def compare_masks(before: Path, after: Path, names: Iterable[str]) -> str:
     return changes.text(sides[1][1] or sides[0][1])
 
 
-def read_class_map(folder: Path) -> ClassMap | None:
-    """Return the classes of a directory's classes.json; None if it is missing or invalid."""
+def read_class_map(file: Path) -> ClassMap | None:
+    """Return the classes of a classes.json; None if it is missing or invalid."""
     try:
-        return read_classes(folder / CLASSES_FILE) if (folder / CLASSES_FILE).exists() else None
+        return read_classes(file) if file.exists() else None
     except InvalidFileError:
         return None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from core.i18n import tr
 from dataset.classes import abbreviate
 from dataset.directory import SPLITS
 from dataset.faults import MAX_ROWS, Fault
-from dataset.layout import images_below
+from dataset.layout.layout import SPLIT, Layout, PlaceFiles
 from dataset.splitting.assignment import SplitPlan, plan_splits
 
 
@@ -38,43 +38,68 @@ def order_of(candidate: Candidate) -> tuple[int, str]:
     return ("", *SPLITS).index(candidate.split), candidate.name
 
 
-def layout_prefixes(layout: str) -> dict[str, str]:
-    """Return directory prefix -> split; the flat layout has one directory, and its splits are assigned later."""
-    return {"": ""} if layout == "flat" else {f"{split}/": split for split in SPLITS}
-
-
-def find_pairs(root: Path, files: Collection[str], layout: str) -> Pairing:
-    """Return the pairs among these relative paths, with faults for missing partners, duplicate names and split files."""
+def find_pairs(root: Path, layout: Layout) -> Pairing:
+    """Return the pairs of a layout, with faults for missing partners, names that are not unique, and split files."""
     candidates: list[Candidate] = []
     faults: list[Fault] = []
     plan: SplitPlan | None = None
-    for prefix, split in layout_prefixes(layout).items():
-        images, masks = (images_below(files, f"{prefix}{part}/") for part in ("images", "masks"))
-        if split:
-            splits = dict.fromkeys({*images, *masks}, split)
+    for part in layout.parts:
+        faults += _check_conflicts(part)
+        missing = _check_directories(part)
+        if missing:
+            faults += missing
+            continue
+        images, masks = part.images, part.masks
+        if part.place.split:
+            splits = dict.fromkeys({*images, *masks}, part.place.split)
         else:
-            plan = plan_splits(root, images, masks)
+            plan = plan_splits(root / layout.splits_root, images, masks)
             splits = plan.splits
             faults += plan.faults
         for name in sorted(splits):
+            faults += _check_name(name, part, suggest=len(faults) < MAX_ROWS)
             image, mask = images.get(name, []), masks.get(name, [])
-            # Comparing every name for every fault would take long: no suggestions beyond the printed rows.
-            suggest = len(faults) < MAX_ROWS
-            found = [
-                *_check_unique(
-                    image, mask, f"{prefix}images/{name}", _similar(name, images, masks) if suggest else None
-                ),
-                *_check_unique(
-                    mask, image, f"{prefix}masks/{name}", _similar(name, masks, images) if suggest else None
-                ),
-            ]
-            faults += found
             if len(image) == len(mask) == 1:
                 candidates.append(Candidate(name, splits[name], image[0], mask[0]))
     candidates.sort(key=order_of)
-    if layout == "split":
-        faults += _check_required_splits(files)
+    if layout.kind == SPLIT:
+        faults += _check_required_splits(layout)
     return Pairing(candidates, faults, plan)
+
+
+def _check_conflicts(part: PlaceFiles) -> list[Fault]:
+    """Return a fault for each file of which more than one partner could be meant."""
+    expected = tr("one image and one mask of this name")
+    return [
+        Fault(path, expected, tr("{count}: {paths}", count=len(paths), paths=abbreviate(paths, 4)))
+        for paths in part.conflicts
+        for path in paths
+    ]
+
+
+def _check_directories(part: PlaceFiles) -> list[Fault]:
+    """Return a fault if there are only images, or only masks: one for all files."""
+    sides = ((part.images, part.masks, part.place.masks), (part.masks, part.images, part.place.images))
+    for files, partners, directory in sides:
+        if files and not partners and not part.conflicts:
+            example = next(iter(files.values()))[0]
+            expected = tr("one file for each of {count} files such as {example}", count=len(files), example=example)
+            return [Fault(directory, expected, tr("no image files"))]
+    return []
+
+
+def _check_name(name: str, part: PlaceFiles, suggest: bool) -> list[Fault]:
+    """Return faults unless a name has exactly one image and one mask.
+
+    Comparing every name for every fault would take long: no suggestions without `suggest`.
+    """
+    images, masks = part.images, part.masks
+    image, mask = images.get(name, []), masks.get(name, [])
+    similar = [_similar(name, *sides) if suggest else None for sides in ((images, masks), (masks, images))]
+    return [
+        *_check_unique(image, mask, f"{part.place.images}{name}", similar[0]),
+        *_check_unique(mask, image, f"{part.place.masks}{name}", similar[1]),
+    ]
 
 
 def _similar(name: str, files: Mapping[str, list[str]], partners: Mapping[str, list[str]]) -> str | None:
@@ -97,14 +122,13 @@ def _check_unique(paths: list[str], partner: list[str], expected: str, similar: 
     return [Fault(path, tr("one file of this name"), found) for path in paths]
 
 
-def _check_required_splits(files: Collection[str]) -> list[Fault]:
-    """Return a fault for each of train/ and val/ without images: in this layout, nothing else decides the splits."""
+def _check_required_splits(layout: Layout) -> list[Fault]:
+    """Return a fault for each of train and val without images: in this layout, nothing else decides the splits."""
     faults = []
     for split in ("train", "val"):
-        if any(name.startswith(f"{split}/images/") for name in files):
+        if layout.images(split):
             continue
         expected = tr("images (move some here from train/, or use images/ + masks/, which is split automatically)")
-        directories = sorted({name.split("/")[0] + "/" for name in files if "/" in name})
-        found = tr("none (directories: {directories})", directories=abbreviate(directories))
-        faults.append(Fault(f"{split}/images/", expected, found))
+        found = tr("none (directories: {directories})", directories=abbreviate(layout.directories()))
+        faults.append(Fault(f"{layout.prefix}{split}/images/", expected, found))
     return faults

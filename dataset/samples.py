@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import AppError, UsageError
 from core.files import safe_join
 from core.i18n import tr
-from dataset.directory import SPLITS
-from dataset.layout import images_below
+from dataset.directory import SPLITS, is_data_name
+from dataset.layout.layout import SPLIT, Layout
+from dataset.layout.resolve import resolve_layout
 from utils.lakefs_utils import LakeFS, LakePath
 
 
@@ -33,7 +34,8 @@ def committed_items(lake: LakeFS, source: LakePath, split: str | None, cache: Pa
     Only that split is downloaded. Raises AppError for a missing commit or split.
     """
     files = [file.path.removeprefix(source.path) for file in lake.committed_objects(source, cache)]
-    names = split_names(lake, source, files, cache)
+    layout = committed_layout(source, files)
+    names = split_names(lake, source, layout, cache)
     wanted = split or next((s for s in ("test", "val") if names.get(s)), None)
     if not wanted or not names.get(wanted):
         available = ", ".join(s for s in SPLITS if names.get(s)) or tr("none")
@@ -41,8 +43,7 @@ def committed_items(lake: LakeFS, source: LakePath, split: str | None, cache: Pa
         raise UsageError(
             tr("{source}: no split '{split}' (available: {available})", source=source, split=split, available=available)
         )
-    prefix = "" if any(path.startswith("images/") for path in files) else f"{wanted}/"
-    images, masks = (images_below(files, f"{prefix}{part}/") for part in ("images", "masks"))
+    images, masks = layout.images(wanted), layout.masks(wanted)
     unpaired = [name for name in names[wanted] if name not in images or name not in masks]
     if unpaired:
         raise AppError(
@@ -61,12 +62,18 @@ def committed_items(lake: LakeFS, source: LakePath, split: str | None, cache: Pa
     return wanted, [Item(name, safe_join(root, image), safe_join(root, mask)) for name, (image, mask) in chosen.items()]
 
 
-def split_names(lake: LakeFS, source: LakePath, files: Sequence[str], cache: Path) -> dict[str, list[str]]:
-    """Return split -> names of its pairs, for both layouts."""
-    if not any(path.startswith("images/") for path in files):
-        return {split: list(images_below(files, f"{split}/images/")) for split in SPLITS}
+def committed_layout(source: LakePath, files: Iterable[str]) -> Layout:
+    """Return the layout of a data commit from the paths of its files below `source`. Raises DataFaults."""
+    return resolve_layout([name for name in files if is_data_name(name)], source.path.rstrip("/"), committed=True)
+
+
+def split_names(lake: LakeFS, source: LakePath, layout: Layout, cache: Path) -> dict[str, list[str]]:
+    """Return split -> names of its pairs."""
+    if layout.kind == SPLIT:
+        return {split: list(layout.images(split)) for split in SPLITS}
     from dataset.splitting.splits import read_splits
 
-    tree = lake.download(source, cache, lambda path: path.startswith(f"{source.path}splits/"))
-    splits = read_splits(safe_join(tree, source.path))
+    folder = f"{source.path}{layout.splits_root}"
+    tree = lake.download(source, cache, lambda path: path.startswith(f"{folder}splits/"))
+    splits = read_splits(safe_join(tree, folder))
     return {split: [name for s, _, name in splits.lines if s == split] if splits else [] for split in SPLITS}

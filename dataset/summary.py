@@ -12,12 +12,11 @@ from dataset.data import SegmentationData
 
 def summary(data: SegmentationData) -> str:
     """Return layout, counts, sizes and the percentage of each class by split, as text of several lines."""
-    layout = "images/ + masks/ + splits/" if data.layout == "flat" else "{train,val[,test]}/{images,masks}"
     splits = list(data.pixel_counts)
     counts = ", ".join(f"{split} {len(data.split(split))}" for split in splits)
     origin = CLASSES_FILE if data.class_file else tr("values of the masks")
     lines = [
-        tr("layout: {layout}", layout=layout),
+        tr("layout: {layout}", layout=data.layout),
         tr("pairs: {counts} ({count} in all)", counts=counts, count=len(data.pairs)),
         tr("sizes (width x height): {data}", data=_format_sizes(data)),
         tr("classes: {num_classes} ({origin})", num_classes=data.classes.num_classes, origin=origin),

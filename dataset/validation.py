@@ -11,7 +11,6 @@ from dataset.checks.files import check_files, find_layout, read_class_file
 from dataset.checks.groups import assign_pairs, find_groups
 from dataset.checks.inspection import Inspection
 from dataset.checks.mask_values import check_values, infer_classes
-from dataset.classes import CLASSES_FILE
 from dataset.data import SegmentationData
 from dataset.decoding.options import DEFAULT_READING, ReadOptions
 from dataset.directory import data_files
@@ -30,7 +29,8 @@ def check_data(
     inspection = inspect_data(root, seed, reading)
     data = inspection.data()
     if inspection.assignment is not None and make_split:
-        write_splits(root, inspection.assignment.splits, inspection.assignment.seed)
+        assert inspection.layout is not None  # else there is no assignment
+        write_splits(root / inspection.layout.splits_root, inspection.assignment.splits, inspection.assignment.seed)
     return data
 
 
@@ -46,9 +46,9 @@ def inspect_data(root: Path, seed: int, reading: ReadOptions = DEFAULT_READING) 
     if inspection.layout is None:
         return inspection
     inspection.add(check_files(root, files, inspection.layout))
-    listed_classes, faults = read_class_file(files)
+    listed_classes, faults = read_class_file(files, inspection.layout)
     inspection.add(faults)
-    inspection.pairing = find_pairs(root, files, inspection.layout)
+    inspection.pairing = find_pairs(root, inspection.layout)
     inspection.add(inspection.pairing.faults)
     candidates = inspection.pairing.candidates
     contents = read_pairs(files, candidates, listed_classes, reading)
@@ -56,7 +56,7 @@ def inspect_data(root: Path, seed: int, reading: ReadOptions = DEFAULT_READING) 
     for content in inspection.contents:
         inspection.add(content.faults)
     inspection.classes = listed_classes
-    if CLASSES_FILE not in files:
+    if inspection.layout.class_file not in files:
         inspection.classes, faults = infer_classes(inspection.contents)
         inspection.add(faults)
     if inspection.classes is not None:

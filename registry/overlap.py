@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dataset.layout import images_below
-from dataset.samples import split_names
+from dataset.samples import committed_layout, split_names
 from utils.lakefs_client.content import RemoteFile
 from utils.lakefs_utils import LakeFS, LakePath
 
@@ -37,9 +36,9 @@ def seen_in_training(lake: LakeFS, lineage: Lineage, data: LakePath, split: str,
 
 
 def images_of(lake: LakeFS, source: LakePath, split: str, cache: Path) -> dict[str, RemoteFile]:
-    """Return name -> image of one split of a data commit, in both layouts; names as in `committed_items`."""
+    """Return name -> image of one split of a data commit; names as in `committed_items`."""
     files = {file.path.removeprefix(source.path): file for file in lake.objects(source.ref, source.path, source.repo)}
-    flat = any(path.startswith("images/") for path in files)
-    images = images_below(files, "images/" if flat else f"{split}/images/")
-    names = split_names(lake, source, list(files), cache)[split]
+    layout = committed_layout(source, files)
+    images = layout.images(split)
+    names = split_names(lake, source, layout, cache)[split]
     return {name: files[images[name][0]] for name in names if name in images}

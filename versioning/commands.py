@@ -18,12 +18,16 @@ from core.git import read_facts
 from core.i18n import tr
 from core.reporting import notify
 from dataset.classes import CLASSES_FILE
-from dataset.mask_diff import compare_masks, is_mask
+from dataset.directory import is_image
+from dataset.faults import DataFaults
+from dataset.mask_diff import compare_masks
+from dataset.samples import committed_layout
 from utils.lakefs_utils import connect
 from versioning import status, sync
 from versioning.versions import find_data
 
 if TYPE_CHECKING:
+    from dataset.layout.layout import Layout
     from utils.lakefs_utils import LakeFS, LakePath
 
 # What real lakeFS and the embedded server both accept, without the characters that have a meaning in REF.
@@ -92,23 +96,35 @@ def diff(lake: LakeFS, settings: Settings, left_ref: str, right_ref: str) -> Non
     if left.repo != right.repo:
         raise UsageError(tr("different repositories: {left}, {right}", left=left, right=right))
     kinds = {"added": tr("added"), "removed": tr("removed"), "changed": tr("changed")}
-    masks: list[str] = []
+    images: list[str] = []
     counts: Counter[str] = Counter(dict.fromkeys(kinds, 0))
     for change in lake.differences(left.ref, right.ref, repo=left.repo):
         counts[change.type] += 1
         notify(f"{kinds[change.type]:8} {change.path}")
         name = change.path.removeprefix(left.path)
-        if change.path.startswith(left.path) and is_mask(name):
-            masks.append(name)
+        if change.path.startswith(left.path) and is_image(name):
+            images.append(name)
     notify(", ".join(f"{kinds[kind]} {count}" for kind, count in counts.items()))
+    layouts = [_layout_of(lake, side) for side in (left, right)] if images else []
+    masks = [name for name in images if any(layout.is_mask(name) for layout in layouts if layout)]
     if masks:
-        trees = [_mask_tree(lake, settings, side, masks) for side in (left, right)]
-        notify("\n" + compare_masks(trees[0], trees[1], masks))
+        files = [layout.class_file if layout else CLASSES_FILE for layout in layouts]
+        trees = [_download(lake, settings, *side, masks) for side in zip((left, right), files, strict=True)]
+        notify("\n" + compare_masks(trees[0], trees[1], masks, (files[0], files[1])))
 
 
-def _mask_tree(lake: LakeFS, settings: Settings, side: LakePath, masks: list[str]) -> Path:
+def _layout_of(lake: LakeFS, side: LakePath) -> Layout | None:
+    """Return the layout of a version's data; None if it has no data, or more than one layout."""
+    files = (file.path.removeprefix(side.path) for file in lake.objects(side.ref, side.path, side.repo))
+    try:
+        return committed_layout(side, files)
+    except DataFaults:
+        return None
+
+
+def _download(lake: LakeFS, settings: Settings, side: LakePath, class_file: str, masks: list[str]) -> Path:
     """Download the masks of a version; return its directory, which lacks those that the version does not have."""
-    wanted = {side.path + name for name in [*masks, CLASSES_FILE]}
+    wanted = {side.path + name for name in [*masks, class_file]}
     if any(True for _ in lake.objects(side.ref, side.path, side.repo)):
         lake.download(side, settings.cache_dir, wanted.__contains__)
     return safe_join(settings.cache_dir / "commits" / side.repo / side.ref, side.path)

@@ -14,7 +14,7 @@ from core.hashing import HashCache, file_sha256
 from core.i18n import tr
 from core.reporting import progress
 from core.workers import iterate_successes, parallel
-from dataset.directory import CLUTTER, OUTPUT_FOLDER, data_files
+from dataset.directory import data_files, is_data_name
 from utils.lakefs_client.content import LocalFile, RemoteFile
 from utils.lakefs_client.queries import COMMIT_ID
 from utils.lakefs_utils import LakeFS, LakePath, manifest_sha256
@@ -113,7 +113,7 @@ def committed_files(lake: LakeFS, source: LakePath, cache: Path) -> dict[str, st
     unhashed: list[str] = []
     for file in lake.committed_objects(source, cache):
         name = file.path.removeprefix(source.path)
-        if not _is_data(name):
+        if not is_data_name(name):
             continue
         found[name] = file.sha256 or ""
         if not file.sha256:
@@ -122,13 +122,6 @@ def committed_files(lake: LakeFS, source: LakePath, cache: Path) -> dict[str, st
         tree = lake.download(source, cache, {source.path + name for name in unhashed}.__contains__)
         found |= {name: file_sha256(safe_join(tree, source.path + name)) for name in unhashed}
     return found
-
-
-def _is_data(name: str) -> bool:
-    """Return whether a path of a commit counts as data in a directory too: see `dataset.directory.data_files`."""
-    parts = name.split("/")
-    hidden = any(part.startswith(".") or part.lower() in CLUTTER for part in parts)
-    return bool(name) and not hidden and parts[0] != OUTPUT_FOLDER
 
 
 def compare(have: Mapping[str, str], wanted: Mapping[str, str]) -> Changes:

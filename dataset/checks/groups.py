@@ -20,8 +20,9 @@ def find_groups(inspection: Inspection, pattern: str | None) -> None:
     candidates = [content.candidate for content in contents]
     thumbnails = {content.candidate: content.thumbnail for content in contents if content.thumbnail is not None}
     listed: dict[str, str] | None = None
-    if GROUPS_FILE in files and pattern is None:
-        listed, faults = read_group_file(files[GROUPS_FILE], {candidate.name for candidate in candidates})
+    group_file = inspection.layout.group_file if inspection.layout is not None else GROUPS_FILE
+    if group_file in files and pattern is None:
+        listed, faults = read_group_file(files[group_file], {candidate.name for candidate in candidates})
         inspection.add(faults)
     inspection.groups = _detect(candidates, thumbnails, pattern, listed)
 

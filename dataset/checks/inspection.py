@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dataset.checks.mask_values import count_values
-from dataset.classes import CLASSES_FILE, ClassMap
+from dataset.classes import ClassMap
 from dataset.data import Pair, SegmentationData
 from dataset.decoding.options import DEFAULT_READING, ReadOptions
 from dataset.directory import SPLITS
 from dataset.faults import DataFaults, DataWarning, Fault, LeftOut
+from dataset.layout.layout import Layout
 from dataset.pair_reading import PairContent
 from dataset.pairing import Pairing
 from dataset.splitting.assignment import Assignment
@@ -26,7 +27,7 @@ class Inspection:
     root: Path
     files: dict[str, Path]  # relative '/' path -> path
     reading: ReadOptions = DEFAULT_READING
-    layout: str | None = None
+    layout: Layout | None = None
     pairing: Pairing | None = None
     contents: list[PairContent] = field(default_factory=list)
     classes: ClassMap | None = None
@@ -76,9 +77,9 @@ class Inspection:
             pixel_counts={split: tuple(counted[value] for value in classes.ids) for split, counted in counts.items()},
             ignored_pixels={split: sum(counted[v] for v in classes.ignore_ids) for split, counted in counts.items()},
             reading=self.reading,
-            layout=self.layout,
+            layout=self.layout.describe(),
             unlisted=plan.unlisted if plan is not None else 0,
-            class_file=CLASSES_FILE in self.files,
+            class_file=self.layout.class_file in self.files,
             warnings=tuple(self.warnings),
             left_out=tuple(self.left_out),
             groups=self.groups,

@@ -108,9 +108,9 @@ def test_both_layouts_at_once_are_a_fault(flat: Path) -> None:
 
 
 def test_train_without_val_is_a_fault(parted: Path) -> None:
-    (parted / "val").rename(parted / "valid")
+    (parted / "val").rename(parted / "holdout")
     file, expected, found = only_fault(parted)
-    assert (file, found) == ("val/images/", "none (directories: train/, valid/)")
+    assert (file, found) == ("val/images/", "none (directories: train/images/, train/masks/)")
     assert "use images/ + masks/" in expected
 
 
@@ -134,11 +134,11 @@ def test_unreadable_and_empty_files_are_faults(flat: Path, part: str) -> None:
 
 
 def test_missing_partners_are_faults_with_similar_names(flat: Path) -> None:
-    (flat / "masks" / "a4.png").rename(flat / "masks" / "a4_mask.png")
+    (flat / "masks" / "a4.png").rename(flat / "masks" / "a44.png")
     (flat / "images" / "a5.png").unlink()
     assert faults_of(flat) == (
-        Fault("images/a4.png", "masks/a4.*", "no partner (similar name: masks/a4_mask.png)"),
-        Fault("masks/a4_mask.png", "images/a4_mask.*", "no partner"),
+        Fault("images/a4.png", "masks/a4.*", "no partner (similar name: masks/a44.png)"),
+        Fault("masks/a44.png", "images/a44.*", "no partner"),
         Fault("masks/a5.png", "images/a5.*", "no partner"),
     )
 

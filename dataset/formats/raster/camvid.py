@@ -10,13 +10,12 @@ from collections.abc import Callable
 
 from core.i18n import tr
 from dataset.classes import UInt8
-from dataset.directory import is_image
+from dataset.directory import images_below, is_image
 from dataset.faults import DataFaults, Fault, LeftOut
 from dataset.formats.export import Export, ExportClass, ExportItem, ImportOptions
 from dataset.formats.raster.colors import Rgb, check_color_list, classes_by_order, read_coded_mask
 from dataset.formats.raster.pairs import leave_out, match_pairs
 from dataset.formats.source import Source
-from dataset.layout import images_below
 
 CLASS_FILE = "class_dict.csv"
 COLUMNS = ("name", "r", "g", "b")

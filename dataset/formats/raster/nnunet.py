@@ -16,13 +16,12 @@ from core.i18n import tr
 from dataset.classes import InvalidFileError, UInt8, abbreviate
 from dataset.decoding.files import open_image
 from dataset.decoding.options import DEFAULT_READING
-from dataset.directory import IMAGE_SUFFIXES
+from dataset.directory import IMAGE_SUFFIXES, images_below
 from dataset.faults import DataFaults, Fault, LeftOut
 from dataset.formats.export import IGNORED_NAMES, Export, ExportClass, ExportItem, ImportOptions
 from dataset.formats.raster.colors import read_ids
 from dataset.formats.raster.pairs import leave_out, match_pairs
 from dataset.formats.source import Source
-from dataset.layout import images_below
 
 DATASET_FILE = "dataset.json"
 PARTS = (("imagesTr/", "labelsTr/", "train"), ("imagesTs/", "labelsTs/", "test"))

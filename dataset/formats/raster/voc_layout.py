@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from core.i18n import tr
-from dataset.directory import composed, is_image
+from dataset.directory import composed, images_below, is_image
 from dataset.faults import DataFaults, Fault, LeftOut
 from dataset.formats.export import ExportItem
 from dataset.formats.raster.colors import Rgb, read_coded_mask
 from dataset.formats.raster.pairs import check_pair, leave_out
 from dataset.formats.source import Source
-from dataset.layout import images_below
 
 MASK_DIRECTORIES = ("SegmentationClass/", "SegmentationClassPNG/")
 IMAGE_DIRECTORIES = ("JPEGImages/", "images/")

@@ -1,0 +1,94 @@
+"""Names that people give to the directories of images, masks and splits, and to masks."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+IMAGES, MASKS = "images", "masks"
+
+# Compared in lower case, without "_", "-", "." and spaces. _lakefs_actions/quality_gate.yaml has the same names.
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+ROLE_NAMES = {
+    IMAGES: ("images", "image", "imgs", "img", "imgdir", "imagedir", "imagesdir", "jpegimages"),
+    MASKS: (
+        *("masks", "mask", "labels", "label", "annotations", "annotation", "anns", "ann", "annots", "annot"),
+        *("maskdir", "masksdir", "labeldir", "labelsdir", "anndir", "segmentations", "segmentation", "segs", "seg"),
+    ),
+}
+# Names that often mean something else: they count only where none of the names above exists.
+WEAK_ROLE_NAMES = {
+    IMAGES: ("photos", "photo", "pictures", "picture", "frames", "inputs", "input"),
+    MASKS: ("gt", "gts", "groundtruth", "groundtruths", "targets", "target"),
+}
+
+MASK_WORDS = (
+    *("mask", "masks", "label", "labels", "labelids", "labeltrainids", "trainid", "trainids", "train_id", "l"),
+    *("gt", "groundtruth", "ground_truth", "gtfine_labelids", "gtfine_labeltrainids", "gtcoarse_labelids"),
+    *("seg", "segm", "segs", "segmentation", "segmentation_mask", "annotation", "annotations", "anno", "annot", "ann"),
+    *("target", "manual1", "matte", "lbl", "lab", "binary_mask", "seg_mask"),
+)
+IMAGE_WORDS = (*("leftimg8bit", "image", "img", "rgb", "photo", "input", "sat", "original", "orig", "training"),)
+_SEPARATOR = r"[_\-. ]+"
+
+
+@dataclass(frozen=True)
+class DirectoryName:
+    """What the name of a directory means; `role` is IMAGES or MASKS, `split` a split, and '' stands for neither."""
+
+    role: str = ""
+    split: str = ""
+    weak: bool = False  # the name often means something else
+
+
+def read_directory_name(name: str) -> DirectoryName:
+    """Return the meaning of a directory's name: 'Imgs', 'valid', 'train_masks'; of an unknown one, no role and no split."""
+    plain = re.sub(_SEPARATOR, "", name).casefold()
+    if plain in _ROLES:
+        return _ROLES[plain]
+    for word, split in _SPLITS.items():
+        for rest in (plain.removeprefix(word), plain.removesuffix(word)):
+            if rest != plain and (not rest or rest in _ROLES):
+                role = _ROLES.get(rest, DirectoryName())
+                return DirectoryName(role.role, split, role.weak)
+    return DirectoryName()
+
+
+_ROLES = {
+    name: DirectoryName(role=role, weak=weak)
+    for names, weak in ((ROLE_NAMES, False), (WEAK_ROLE_NAMES, True))
+    for role, known in names.items()
+    for name in known
+}
+_SPLITS = {
+    word: split
+    for word, split in sorted(
+        ((word, split) for split, words in SPLIT_NAMES.items() for word in words), key=lambda item: -len(item[0])
+    )
+}
+
+
+def _word_pattern(words: tuple[str, ...]) -> re.Pattern[str]:
+    """Return a pattern of names with one of the words at the end, or at the beginning."""
+    choice = "|".join(sorted((word.replace("_", _SEPARATOR) for word in words), key=len, reverse=True))
+    return re.compile(
+        rf"(?P<head>.+?)(?P<after>{_SEPARATOR}(?:{choice}))|(?P<before>(?:{choice}){_SEPARATOR})(?P<tail>.+)",
+        re.IGNORECASE,
+    )
+
+
+WORDS = {IMAGES: _word_pattern(IMAGE_WORDS), MASKS: _word_pattern(MASK_WORDS)}
+
+
+def split_word(stem: str, role: str) -> tuple[str, str, str] | None:
+    """Return (before, base, after) of a file's stem where it has a word of its role: ('', 'a', '_mask'), else None."""
+    match = WORDS[role].fullmatch(stem)
+    if match is None:
+        return None
+    if match["after"]:
+        return "", match["head"], match["after"]
+    return match["before"], match["tail"], ""

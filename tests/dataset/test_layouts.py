@@ -1,0 +1,206 @@
+"""Layouts that differ in names: directories, splits, nested directories, masks; and layouts with two readings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dataset.data import SegmentationData
+from dataset.faults import DataFaults
+from dataset.layout.matching import match_names
+from dataset.layout.resolve import resolve_layout
+from dataset.summary import summary
+from dataset.validation import check_data
+from tests.support.data_directories import faults_of, only_fault, put_image, put_mask, write_classes
+
+
+def put_files(root: Path, images: str, masks: str, count: int = 4) -> None:
+    """Write pairs; in the patterns, # stands for the number of the pair."""
+    for number in range(count):
+        put_image(root / images.replace("#", str(number)))
+        put_mask(root / masks.replace("#", str(number)))
+
+
+def names_by_split(data: SegmentationData) -> dict[str, list[str]]:
+    return {split: [pair.name for pair in data.split(split)] for split in data.pixel_counts}
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        ("imgs/#.jpg", "masks/#_mask.gif"),  # Carvana, milesial/Pytorch-UNet
+        ("images/#.jpg", "masks/#_mask.gif"),
+        ("Images/#.png", "Labels/#.png"),
+        ("IMAGE/#.png", "annotations/#.png"),
+        ("JPEGImages/#.jpg", "Masks/#.png"),
+        ("photos/#.jpg", "ground truth/#.png"),
+        ("data/export/images/#.png", "data/export/masks/#.png"),
+        ("segmentation/images/#.png", "segmentation/masks/#.png"),
+        ("images/images/#.png", "masks/masks/#.png"),
+        ("images/#.png", "masks/#_L.png"),
+        ("images/#.jpg", "masks/#.jpg.png"),
+        ("images/#.jpg", "masks/#-Mask.png"),
+        ("images/#.jpg", "masks/#_GT.png"),
+        ("images/#.jpg", "masks/#_seg.png"),
+        ("images/#.jpg", "masks/mask_#.png"),
+        ("images/image_#.jpg", "masks/label_#.png"),
+        ("images/a_#_leftImg8bit.png", "masks/a_#_gtFine_labelIds.png"),
+        ("images/#_sat.jpg", "masks/#_mask.png"),  # DeepGlobe
+        ("images/#_training.tif", "masks/#_manual1.gif"),  # DRIVE
+        ("images/IMG_#.JPG", "masks/img_#.PNG"),
+        ("images/IMG_#.JPG", "masks/img_#_MASK.PNG"),
+        ("images/cam/x #.jpg", "masks/cam/x #_roadlines.png"),  # a word that only these masks have
+        ("images/#_nadir.jpg", "masks/#_mask.png"),
+    ],
+)
+def test_names_that_differ_are_accepted_and_reported(tmp_path: Path, images: str, masks: str) -> None:
+    put_files(tmp_path, images, masks)
+    data = check_data(tmp_path, 0)
+    assert {pair.image: pair.mask for pair in data.pairs} == {
+        tmp_path / images.replace("#", str(number)): tmp_path / masks.replace("#", str(number)) for number in range(4)
+    }
+    (line,) = [line for line in summary(data).splitlines() if line.startswith("layout: ")]
+    assert line != "layout: images/ + masks/ + splits/"
+    assert (tmp_path / "splits" / "train.txt").exists()
+    assert check_data(tmp_path, 1).pairs == data.pairs, "the stored names are found again"
+
+
+def test_pairs_have_the_names_of_their_images(tmp_path: Path) -> None:
+    put_files(tmp_path, "export/imgs/sub/#_leftImg8bit.png", "export/labels/sub/#_gtFine_labelIds.png")
+    data = check_data(tmp_path, 0)
+    assert {pair.name for pair in data.pairs} == {f"sub/{number}_leftImg8bit" for number in range(4)}
+    assert data.layout == (
+        "export/imgs/ + export/labels/ + splits/ (mask NAME_gtFine_labelIds belongs to image NAME_leftImg8bit)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        ("images/{}/#.png", "masks/{}/#.png"),  # YOLO, mmsegmentation
+        ("img_dir/{}/#.png", "ann_dir/{}/#.png"),
+        ("{}/images/#.png", "{}/masks/#.png"),
+        ("{}/Imgs/#.jpg", "{}/labels/#_mask.png"),
+        ("{}_images/#.jpg", "{}_masks/#.png"),
+        ("images-{}/#.jpg", "annot-{}/#.png"),
+        ("{}/#.png", "{}annot/#.png"),  # SegNet
+        ("{}/#.jpg", "{}/masks/#.png"),
+        ("unpacked/dataset/images/{}/#.png", "unpacked/dataset/masks/{}/#.png"),
+    ],
+)
+@pytest.mark.parametrize(
+    "words", [("train", "val", "test"), ("Training", "valid", "testing"), ("TRAIN", "validation", "Test")]
+)
+def test_directories_of_splits_are_used_as_the_split(
+    tmp_path: Path, images: str, masks: str, words: tuple[str, str, str]
+) -> None:
+    for count, word in zip((4, 3, 2), words, strict=True):
+        put_files(tmp_path, images.format(word), masks.format(word), count)
+    data = check_data(tmp_path, 0)
+    assert names_by_split(data) == {"train": list("0123"), "val": list("012"), "test": list("01")}
+    assert not list(tmp_path.rglob("splits")), "nothing is left to assign"
+    assert check_data(tmp_path, 5).pairs == data.pairs
+
+
+def test_stored_split_of_a_flat_directory_wins_over_its_subdirectories(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        put_files(tmp_path, f"images/{split}/{split}#.png", f"masks/{split}/{split}#.png")
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits/train.txt").write_text("# made by train.py from seed 0\ntrain/train0\nval/val0\n")
+    (tmp_path / "splits/val.txt").write_text("# made by train.py from seed 0\ntrain/train1\n")
+    data = check_data(tmp_path, 0)
+    assert ("train/train1", "val") in [(pair.name, pair.split) for pair in data.pairs]
+    assert ("val/val0", "train") in [(pair.name, pair.split) for pair in data.pairs]
+
+
+def test_subdirectories_that_are_not_all_splits_are_part_of_the_names(tmp_path: Path) -> None:
+    for kind in ("bus", "train", "tram"):
+        put_files(tmp_path, f"images/{kind}/#.png", f"masks/{kind}/#.png")
+    assert "train/0" in [pair.name for pair in check_data(tmp_path, 0).pairs]
+
+
+@pytest.mark.parametrize(
+    "extra",
+    ["imgs/0.png", "Images/0.png", "labels/0.png", "train/images/0.png", "other/images/0.png"],
+)
+def test_more_than_one_reading_is_a_fault(tmp_path: Path, extra: str) -> None:
+    put_files(tmp_path, "images/#.png", "masks/#.png")
+    put_image(tmp_path / extra)
+    if extra.startswith("other"):
+        assert len(check_data(tmp_path, 0).pairs) == 4, "images/ + masks/ are complete"
+        return
+    assert len(faults_of(tmp_path)) <= 2
+
+
+def test_two_nested_data_sets_are_a_fault(tmp_path: Path) -> None:
+    for parent in ("first", "second"):
+        put_files(tmp_path, f"{parent}/images/#.png", f"{parent}/masks/#.png")
+    assert [fault.file for fault in faults_of(tmp_path)] == ["first/", "second/"]
+
+
+def test_files_beside_the_directories_of_splits_are_a_fault(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        put_files(tmp_path, f"images/{split}/#.png", f"masks/{split}/#.png")
+    put_files(tmp_path, "images/loose.png", "masks/loose.png", 1)
+    file, expected, found = only_fault(tmp_path)
+    assert (file, expected) == ("images/", "every file in train/, val/")
+    assert found == "2 files elsewhere: images/loose.png, masks/loose.png"
+
+
+def test_two_masks_or_two_images_of_a_name_are_a_fault(tmp_path: Path) -> None:
+    put_files(tmp_path, "images/#.jpg", "masks/#.png")
+    put_mask(tmp_path / "masks/0_mask.png")
+    put_files(tmp_path, "images/x_#.jpg", "masks/x_#_mask.png", 2)
+    put_image(tmp_path / "images/X_0.jpg")
+    found = {fault.file: fault.found for fault in faults_of(tmp_path)}
+    assert found["masks/0_mask.png"] == found["masks/0.png"] == "3: images/0.jpg, masks/0.png, masks/0_mask.png"
+    assert found["images/X_0.jpg"] == "3: images/X_0.jpg, images/x_0.jpg, masks/x_0_mask.png"
+
+
+def test_equal_names_win_over_names_with_words() -> None:
+    names = ["scene", "scene_L", "scene_mask", "Scene_R"]
+    assert match_names(names, names).pairs == {name: name for name in names}
+    assert match_names(["x", "x_L"], ["X", "X_L"]).pairs == {"X": "x", "X_L": "x_L"}
+    assert match_names(["1", "2"], ["1_2", "2_2"]).pairs == {}, "a number is not a word"
+    assert match_names(["a_left", "b_left"], ["a_right", "b_right"]).pairs == {}, "two unknown words are a guess"
+
+
+def test_images_without_any_mask_are_one_fault(tmp_path: Path) -> None:
+    for number in range(3):
+        put_image(tmp_path / f"images/{number}.png")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/instances.json").write_text("{}")
+    file, expected, found = only_fault(tmp_path)
+    assert (file, found) == ("masks/", "no image files")
+    assert expected == "one file for each of 3 files such as images/0.png"
+
+
+def test_nested_data_has_its_class_list_and_splits_beside_it(tmp_path: Path) -> None:
+    put_files(tmp_path, "export/images/#.png", "export/masks/#.png")
+    write_classes(tmp_path / "export", [{"id": 0, "name": "sky"}, {"id": 1, "name": "road"}])
+    (tmp_path / "export/splits").mkdir()
+    (tmp_path / "export/splits/train.txt").write_text("0\n1\n")
+    (tmp_path / "export/splits/val.txt").write_text("2\n")
+    data = check_data(tmp_path, 0)
+    assert data.classes.names == ("sky", "road") and names_by_split(data) == {"train": ["0", "1"], "val": ["2"]}
+    write_classes(tmp_path, [{"id": 0, "name": "other"}])
+    assert only_fault(tmp_path)[:2] == ("classes.json", "one of this name")
+
+
+def test_own_names_of_a_commit_win_over_others() -> None:
+    files = ["images/a.png", "masks/a.png", "imgs/a.png", "valid/images/b.png", "valid/masks/b.png"]
+    with pytest.raises(DataFaults):
+        resolve_layout(files)
+    layout = resolve_layout(files, committed=True)
+    assert layout.images("train") == {"a": ["images/a.png"]}
+    assert layout.is_mask("masks/a.png") and not layout.is_mask("valid/masks/b.png")
+    assert not layout.is_mask("images/a.png") and not layout.is_mask("masks/a.txt")
+
+
+def test_layout_of_real_size_is_resolved_in_one_pass() -> None:
+    names = [f"scene {number // 100}/{number:06}" for number in range(5_000)]
+    files = [path for name in names for path in (f"imgs/{name}.jpg", f"gt/{name}_x.png")]
+    layout = resolve_layout(files)
+    assert len(layout.images("train")) == len(layout.masks("train")) == 5_000
+    assert layout.masks("val")["scene 3/000300"] == ["gt/scene 3/000300_x.png"]
