@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from core.dotenv_file import check_known_keys, read_dotenv
+from core.files import resolve
 from core.git import without_credentials
 from core.i18n import LANGUAGES, language_of_locale, mark, set_language
 from core.settings import (
@@ -263,6 +264,7 @@ class Settings:
     app_lang: str | None = runtime_setting(
         None, mark("language of the console"), unset=mark("from the locale"), choices=LANGUAGES
     )
+    explicit: frozenset[str] = dataclasses.field(default=frozenset(), repr=False, compare=False)  # names that were set
 
     def __post_init__(self) -> None:
         """Refuse values that parse but make no sense, naming key, value and rule."""
@@ -283,12 +285,11 @@ class Settings:
 
     def reproducible_settings(self) -> dict[str, Any]:
         """Return the settings that decide what is learned."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if not SETTINGS[k].runtime_only}
+        return {k: getattr(self, k) for k, info in SETTINGS.items() if not info.runtime_only}
 
     def public(self) -> dict[str, str]:
         """Return all settings except secrets as text, for the record of a run."""
-        values = dataclasses.asdict(self)
-        return {k: without_credentials(str(v)) for k, v in values.items() if not SETTINGS[k].secret}
+        return {k: without_credentials(str(getattr(self, k))) for k, info in SETTINGS.items() if not info.secret}
 
     def secrets(self) -> list[str]:
         """Return the values of all keys that are set."""
@@ -301,10 +302,7 @@ TRAINING_OPTIONS = [name for name in list(SETTINGS)[list(SETTINGS).index("epochs
 # Names of other programs in a shared .env (docker-compose.yml reads the same file).
 _STORE_KEYS = "ROOT_ IMAGE BROWSER SERVER_"
 _SERVER_KEYS = "INSTALLATION_ DATABASE_ BLOCKSTORE_ AUTH_ LOGGING_ STATS_ LISTEN_ IMAGE"
-FOREIGN_PREFIXES = (
-    *(f"LAKEFS_{name}" for name in _SERVER_KEYS.split()),
-    *(f"MINIO_{name}" for name in _STORE_KEYS.split()),
-)
+FOREIGN_PREFIXES = (*(f"LAKEFS_{k}" for k in _SERVER_KEYS.split()), *(f"MINIO_{k}" for k in _STORE_KEYS.split()))
 OWN_PREFIXES = ("LAKEFS_", "MINIO_", "REGISTER", "SERVE_")
 
 
@@ -322,10 +320,10 @@ def load_settings(**overrides: Any) -> Settings:
             values[name] = overrides[name]
         elif text:
             values[name] = parse_value(name.upper(), text.strip(), hint)
-    settings = Settings(**values)
+    settings = Settings(**values, explicit=frozenset(values))
     set_language(settings.app_lang or language_of_locale())
     absolute: dict[str, Any] = {
-        name: (ROOT / getattr(settings, name) if overrides.get(name) is None else Path(overrides[name])).resolve()
+        name: resolve(ROOT / getattr(settings, name) if overrides.get(name) is None else Path(overrides[name]))
         for name, hint in FIELDS.items()
         if hint is Path
     }

@@ -2,6 +2,7 @@
 
 python train.py                                    # the whole job; an empty data/ gets a sample set
 python train.py --check-only                       # only check the data
+python train.py --sample --data-dir ../sample      # make a sample set in a new directory, and train on it
 python train.py --data-dir ../photos --epochs 30 --image-size 180 240
 python train.py --smoke                            # two batches of everything, end to end
 python train.py --data-ref lock                    # the data of lakefs.lock, whatever is in data/
@@ -40,6 +41,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--dataset", choices=DATASETS, help=tr("download this public data set into the empty data directory")
     )
+    parser.add_argument(
+        "--sample",
+        action="store_true",
+        help=tr("make the sample set in the data directory, which must be empty or new"),
+    )
     parser.add_argument("--experiment-branch", metavar="NAME", help=tr("keep the result on this lakeFS branch"))
     add_setting_options(parser, Settings, TRAINING_OPTIONS)
     parser.add_argument("--resume", metavar="last|RUN_ID|PATH", help=tr("resume an interrupted run"))
@@ -62,6 +68,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     add_common_options(parser)
     options = parser.parse_args(arguments)
+    if options.sample and (options.dataset or options.check_only):
+        other = "--dataset" if options.dataset else "--check-only"
+        parser.error(tr("--sample: not allowed with {option}", option=other))
     if options.smoke and (options.git_commit or options.git_tag):
         parser.error(tr("--smoke: not allowed with --git-commit and --git-tag"))
     return options

@@ -35,6 +35,16 @@ def safe_join(folder: Path, relative: str) -> Path:
     return folder.joinpath(*parts)
 
 
+def broken_link(path: Path) -> Path | None:
+    """Return the link to nothing that a path is, or leads through; None if there is none."""
+    return next((part for part in (path, *path.parents) if part.is_symlink() and not part.exists()), None)
+
+
+def resolve(path: Path) -> Path:
+    """Return the absolute path without links; with a broken link, the path as it is, so that nothing is made behind it."""
+    return path.resolve() if broken_link(path) is None else path.absolute()
+
+
 def _shorten(name: str) -> str:
     """Return the first 100 bytes of a name: file systems allow 255 bytes, and a suffix must fit."""
     return os.fsencode(name)[:100].decode(errors="ignore")

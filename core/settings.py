@@ -59,18 +59,19 @@ def runtime_setting(default: Any, help: str, **facts: Any) -> Any:
 
 
 def table_of(cls: type) -> dict[str, Setting]:
-    """Return field name -> facts, in the order of definition."""
-    return {field.name: field.metadata[_KEY] for field in dataclasses.fields(cls)}
+    """Return setting -> facts, in the order of definition; other fields are not settings."""
+    return {field.name: field.metadata[_KEY] for field in dataclasses.fields(cls) if _KEY in field.metadata}
 
 
 def defaults_of(cls: type) -> dict[str, Any]:
-    """Return field name -> default."""
-    return {field.name: field.default for field in dataclasses.fields(cls)}
+    """Return setting -> default."""
+    return {field.name: field.default for field in dataclasses.fields(cls) if _KEY in field.metadata}
 
 
 def types_of(cls: type) -> dict[str, Any]:
-    """Return field name -> type, without None."""
-    return {name: _without_none(hint) for name, hint in typing.get_type_hints(cls).items()}
+    """Return setting -> type, without None."""
+    hints = typing.get_type_hints(cls)
+    return {name: _without_none(hints[name]) for name in table_of(cls)}
 
 
 def _without_none(hint: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ IMAGE_SUFFIXES = (
 LOSSY_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".jpe")  # lossy compression changes the values of a mask
 OUTPUT_FOLDER = "predictions"  # predictions may be stored beside the data; never part of it
 SAMPLE_STAGING = ".sample"  # where dataset/synthetic.py builds the sample data; hidden, so never part of the data
+_TEXTS = r"(readme|licen[cs]e)(\.[^/]*)?|[^/]*\.(md|txt)"  # at the top of the directory
 
 # Files and directories that operating systems, file managers, network storage and editors leave behind; lower case.
 _CLUTTER_NAMES = {
@@ -66,12 +68,22 @@ def _walk(folder: Path, prefix: str = "", links: bool = False) -> Iterator[tuple
             yield name, Path(entry.path)
 
 
+def move_is_pending(root: Path) -> bool:
+    """Return whether complete sample data was being moved into place when its process ended."""
+    return (root / SAMPLE_STAGING / "complete").exists()
+
+
+def holds_only_texts(root: Path) -> bool:
+    """Return whether there is nothing but texts about the directory, such as README.md: no data, and no lost data either."""
+    return all(re.fullmatch(_TEXTS, name, re.IGNORECASE) for name, _ in _walk(root))
+
+
 def is_empty(root: Path) -> bool:
     """Return whether sample data may be made here: no image, no class list, nothing in the layout's directories.
 
     Also true while complete sample data is being moved into place: the next call has to finish the move.
     """
-    if (root / SAMPLE_STAGING / "complete").exists():
+    if move_is_pending(root):
         return True
     return not any(
         name == CLASSES_FILE

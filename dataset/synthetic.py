@@ -17,16 +17,17 @@ from core.errors import UsageError
 from core.i18n import tr
 from core.reporting import progress
 from dataset.classes import CLASSES_FILE, ClassMap, build_classes
-from dataset.directory import SAMPLE_STAGING, data_files, is_empty
+from dataset.directory import SAMPLE_STAGING, SPLITS, data_files, is_empty, move_is_pending
 from dataset.splitting.splits import new_split, write_splits
 
 SIDE = 128  # pixels
+COUNT = 500  # pairs
 NAMES = ("background", "disc", "rectangle", "triangle")
 COLORS = ((0, 0, 0), (230, 75, 60), (60, 160, 230), (245, 200, 60))
 Plane = npt.NDArray[np.float64]
 
 
-def generate_sample(root: Path, seed: int, count: int = 500) -> None:
+def generate_sample(root: Path, seed: int, count: int = COUNT) -> None:
     """Make `count` pairs of 128x128 images with classes.json and an 80/10/10 split below `root`.
 
     Everything is made in a hidden directory first and then moved; a call after an interruption finishes the work.
@@ -44,7 +45,7 @@ def fill_folder(root: Path, build: Callable[[Path], None]) -> None:
         raise UsageError(tr("{root}: holds data already", root=root))
     try:
         staging = root / SAMPLE_STAGING
-        if not (staging / "complete").exists():
+        if not move_is_pending(root):
             shutil.rmtree(staging, ignore_errors=True)
             build(staging)
             (staging / "complete").write_text("\n".join(data_files(staging)), encoding="utf-8")
@@ -55,6 +56,21 @@ def fill_folder(root: Path, build: Callable[[Path], None]) -> None:
         raise UsageError(tr("{root}: cannot store the data ({reason})", root=root, reason=reason)) from None
 
 
+def holds_sample(root: Path, seed: int) -> bool:
+    """Return whether `root` has the files of `generate_sample`, of this seed."""
+    names = _pair_names(COUNT)
+    expected = {f"{part}/{name}.png" for name in names for part in ("images", "masks")}
+    expected |= {CLASSES_FILE, *(f"splits/{split}.txt" for split in SPLITS)}
+    files = data_files(root)
+    if files.keys() != expected:
+        return False
+    return files[f"images/{names[0]}.png"].read_bytes() == _png(Image.fromarray(draw_pair(seed, 0)[0]))
+
+
+def _pair_names(count: int) -> list[str]:
+    return [f"sample_{number:04d}" for number in range(count)]
+
+
 def sample_classes() -> ClassMap:
     """Return the four classes of the sample data, with their colours."""
     return build_classes((value, name, COLORS[value], False) for value, name in enumerate(NAMES))
@@ -62,7 +78,7 @@ def sample_classes() -> ClassMap:
 
 def _build(staging: Path, seed: int, count: int) -> None:
     """Write all pairs, the class list and the split."""
-    names = [f"sample_{number:04d}" for number in range(count)]
+    names = _pair_names(count)
     for part in ("images", "masks"):
         (staging / part).mkdir(parents=True)
     palette = sample_classes().palette()

@@ -56,12 +56,11 @@ def _run_other_process(options: argparse.Namespace) -> int:
 def _run_main_process(options: argparse.Namespace) -> int:
     given = given_options(options, Settings)
     settings = load_settings(**given)
-    if options.dataset:
-        download(settings, options)
+    prepare_directory(settings, options)
     if options.check_only:
         check(settings, options.data_ref)
     elif options.overfit is not None:
-        overfit(settings, options.data_ref, options.overfit)
+        overfit(settings, options)
     elif options.reproduce:
         from train.reproduce import TOLERANCE, reproduce
 
@@ -71,14 +70,26 @@ def _run_main_process(options: argparse.Namespace) -> int:
     return 0
 
 
-def download(settings: Settings, options: argparse.Namespace) -> None:
-    """Download the public data set of --dataset, unless the data directory has it."""
-    from dataset import public
+def prepare_directory(settings: Settings, options: argparse.Namespace) -> None:
+    """Check that the data directory can be used, before anything else; download the public data set of --dataset.
 
+    Raises UsageError for one that was named and has no data, unless an option fills it or the data comes from a commit.
+    """
+    from versioning.data_directory import require_data, require_place
+
+    filler = "--dataset" if options.dataset else "--sample" if options.sample else None
     other = next((name for name in ("data_ref", "resume", "reproduce") if getattr(options, name)), None)
+    if filler is None:
+        return None if other else require_data(settings)
     if other is not None:
-        raise UsageError(tr("--{option} determines the data: leave out --dataset", option=other.replace("_", "-")))
-    public.fetch(options.dataset, settings.data_dir, settings.seed)
+        option = other.replace("_", "-")
+        raise UsageError(tr("--{option} determines the data: leave out {filler}", option=option, filler=filler))
+    require_place(settings)
+    if options.dataset:
+        from dataset import public
+
+        public.fetch(options.dataset, settings.data_dir, settings.seed)
+    return None
 
 
 def check(settings: Settings, data_ref: str | None) -> None:
@@ -98,15 +109,15 @@ def check(settings: Settings, data_ref: str | None) -> None:
         checked_data(settings, lake, data_ref)
 
 
-def overfit(settings: Settings, data_ref: str | None, count: int) -> None:
+def overfit(settings: Settings, options: argparse.Namespace) -> None:
     """Check that the model can overfit a few images; records nothing."""
     from train.overfit_check import overfit_check
     from utils.lakefs_utils import connect
     from versioning.checkout import checked_data
 
-    with connect(settings, create=not data_ref) as lake:
-        _, data = checked_data(settings, lake, data_ref)
-    overfit_check(settings, data, count)
+    with connect(settings) as lake:
+        _, data = checked_data(settings, lake, options.data_ref, options.sample)
+    overfit_check(settings, data, options.overfit)
 
 
 def train(settings: Settings, given: dict[str, Any], options: argparse.Namespace) -> None:
@@ -121,7 +132,7 @@ def train(settings: Settings, given: dict[str, Any], options: argparse.Namespace
         settings, interrupted = interrupted_run(settings, given, options)
     check_network(settings.model, settings.pretrained)  # before anything is uploaded
     releasing = options.git_commit or options.git_tag
-    with connect(settings, create=not options.data_ref or bool(options.git_tag)) as lake:
+    with connect(settings, create=bool(options.git_tag)) as lake:
         if releasing:
             publish.require_ready(lake, options.git_tag)
         client = mlflow_utils.connect(settings)
@@ -185,11 +196,15 @@ def train_and_publish(
 
 def _new_job(settings: Settings, lake: LakeFS, options: argparse.Namespace) -> Job:
     from train.tracking.run_tracker import RunFacts
-    from versioning.checkout import checked_data
+    from versioning.checkout import checked_data, warn_of_unreachable_lock
 
-    pinned, data = checked_data(settings, lake, options.data_ref)
-    if pinned:  # reading cached data needs no repository; publishing the model does: fail before training
-        lake.ensure_repository(settings)
+    if (
+        not options.data_ref
+    ):  # a server that is down is reported before the data is read; that of a commit may be cached
+        lake.check()
+    pinned, data = checked_data(settings, lake, options.data_ref, options.sample)
+    lake.ensure_repository(settings)  # not before: faulty data creates nothing
+    warn_of_unreachable_lock(lake)
     if options.experiment_branch:
         lake.start_experiment(options.experiment_branch)
     target = settings.lakefs_branch if options.experiment_branch else None
@@ -250,7 +265,7 @@ def report(settings: Settings, lake: LakeFS, result: Result, smoke: bool) -> Non
     from core.files import write_atomically
     from train.release.commit_message import report_block, tag_command
     from train.release.publish import next_tag
-    from versioning.lockfile import Lock, write_lock
+    from versioning.lockfile import EMBEDDED, Lock, write_lock
 
     block = report_block(result)
     message_file = settings.model_path.parent / "git_commit_message.txt"
@@ -260,7 +275,10 @@ def report(settings: Settings, lake: LakeFS, result: Result, smoke: bool) -> Non
     if smoke:  # two batches make no result to return to
         notify(tr("(as a file: git commit -F {message_file})", message_file=message_file))
         return
-    lock = Lock(result.data_path, result.data_manifest_sha256, result.model_path, result.model_sha256, result.run_id)
+    server = settings.lakefs_endpoint or EMBEDDED
+    lock = Lock(
+        result.data_path, result.data_manifest_sha256, result.model_path, result.model_sha256, result.run_id, server
+    )
     notify(
         tr(
             "(to commit with it: git add {name} && git commit -F {message_file})",

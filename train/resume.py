@@ -82,8 +82,10 @@ def _checkpoint_file(models: Path, which: str) -> Path:
     checkpoints = sorted(models.glob(f"*/{CHECKPOINT_FILE}"), key=lambda file: file.stat().st_mtime)
     if which == LAST and checkpoints:
         return checkpoints[-1]
-    path = Path(which)
-    for file in (path, path / CHECKPOINT_FILE, models / path.name / CHECKPOINT_FILE):
+    places = [Path(which), Path(which, CHECKPOINT_FILE)]
+    if Path(which).name == which:  # a run id: the last part of a mistyped path must not name another run
+        places.append(models / which / CHECKPOINT_FILE)
+    for file in places:
         if which != LAST and file.is_file():
             return file
     known = ", ".join(file.parent.name for file in reversed(checkpoints[-5:])) or tr("none")

@@ -45,6 +45,7 @@ class LakeFS:
         journals: Path | None = None,
     ) -> None:
         """Prepare the client; see `Connection`."""
+        self.store = f"lakeFS {endpoint}"  # where the data is, for messages
         self.connection = connection = Connection(
             endpoint, access_key_id, secret_access_key, repo, branch, workers, journals
         )
@@ -57,6 +58,7 @@ class LakeFS:
         self.default_branch = queries.default_branch
         self.resolve = queries.resolve
         self.list_refs = queries.list_refs
+        self.has_repository = queries.has_repository
         self.has_branch = queries.has_branch
         self.contains = queries.contains
         self.commit = queries.commit
@@ -139,6 +141,8 @@ def connect(settings: Settings, create: bool = False, branch: str | None = None)
             WORKERS if settings.lakefs_endpoint else EMBEDDED_WORKERS,
             settings.cache_dir / "uploads",
         )
+        if not settings.lakefs_endpoint:
+            lake.store = tr("the embedded store {path}", path=settings.lakefs_local_dir)
         stack.callback(lake.close)
         if create:
             lake.ensure_repository(settings)

@@ -2,49 +2,104 @@
 
 from __future__ import annotations
 
-from config import Settings
+from config import ROOT, Settings
+from core.errors import UsageError
 from core.files import safe_join
 from core.i18n import tr
-from core.reporting import notify
+from core.reporting import notify, warn
 from dataset.data import SegmentationData
 from dataset.decoding.options import options_of
-from dataset.directory import is_empty
+from dataset.directory import data_files, holds_only_texts, move_is_pending
 from dataset.summary import summary
-from dataset.synthetic import generate_sample
+from dataset.synthetic import generate_sample, holds_sample
 from dataset.validation import check_data
 from utils.lakefs_utils import LakeFS, LakePath
+from versioning.data_directory import is_default
+from versioning.lockfile import is_reachable, read_lock, unreachable_data
 from versioning.sync import download_data, require_complete
 from versioning.versions import DATA_PREFIX, find_data
 
 
-def fill_if_empty(settings: Settings, lake: LakeFS) -> None:
-    """Fill an empty data directory from the branch, or with the sample set, and report it."""
+def fill_if_empty(settings: Settings, lake: LakeFS, sample: bool = False) -> None:
+    """Fill the data directory and report it, if `sample` asks for the sample set or the default directory is empty.
+
+    The default directory is filled from the branch, and with the sample set only if there is no data anywhere. Raises
+    UsageError for a sample set where other data is.
+    """
     root = settings.data_dir
-    if not is_empty(root):
+    if move_is_pending(root):  # of sample data: an earlier call was asked for it
+        generate_sample(root, settings.seed)
+    if sample:
+        _make_requested_sample(settings, lake)
+    elif is_default(settings) and holds_only_texts(root):
+        _fill_default(settings, lake)
+
+
+def warn_of_unreachable_lock(lake: LakeFS) -> None:
+    """Warn if lakefs.lock names data of another store: training replaces it, and perhaps LAKEFS_ENDPOINT is missing."""
+    lock = read_lock(ROOT)
+    if lock is not None and not is_reachable(lake, lock):
+        warn(str(unreachable_data(lock, lake)))
+
+
+def _make_requested_sample(settings: Settings, lake: LakeFS) -> None:
+    """Make the sample set of --sample, unless the directory holds it."""
+    root = settings.data_dir
+    if holds_sample(root, settings.seed):
         return
-    head = lake.head()
-    if next(lake.objects(head, DATA_PREFIX), None) is None:
-        notify(
+    if data_files(root):
+        raise UsageError(tr("{root}: holds data already: --sample needs an empty directory", root=root))
+    lake.ensure_repository(settings)
+    if _has_data(lake, lake.head()):
+        raise UsageError(
             tr(
-                "{root} is empty and lakeFS has no data: generating a sample set (seed {seed})",
-                root=root,
-                seed=settings.seed,
+                "--sample: branch {branch} of {repo} has data, which the sample set would replace: lake.py pull {branch} "
+                "downloads it; for the sample set set LAKEFS_REPO to a new name",
+                branch=lake.branch,
+                repo=lake.repo,
             )
         )
-        generate_sample(root, settings.seed)
+    generate_sample(root, settings.seed)
+
+
+def _fill_default(settings: Settings, lake: LakeFS) -> None:
+    """Fill the empty default directory from the branch; with the sample set if neither branch nor lock has data."""
+    root, lock = settings.data_dir, read_lock(ROOT)
+    if lock is None:
+        lake.ensure_repository(settings)
+    elif not lake.has_repository():
+        raise unreachable_data(lock, lake)
+    head = lake.head()
+    if _has_data(lake, head):
+        source = LakePath(lake.repo, head, DATA_PREFIX)
+        notify(tr("{root} is empty: downloading {source}", root=root, source=source))
+        download_data(settings, lake, source)
         return
-    source = LakePath(lake.repo, head, DATA_PREFIX)
-    notify(tr("{root} is empty: downloading {source}", root=root, source=source))
-    download_data(settings, lake, source)
+    if lock is not None:
+        raise unreachable_data(lock, lake)
+    notify(
+        tr(
+            "{root} is empty and lakeFS has no data: generating a sample set (seed {seed})",
+            root=root,
+            seed=settings.seed,
+        )
+    )
+    generate_sample(root, settings.seed)
 
 
-def checked_data(settings: Settings, lake: LakeFS, data_ref: str | None) -> tuple[LakePath | None, SegmentationData]:
+def _has_data(lake: LakeFS, head: str) -> bool:
+    return next(iter(lake.objects(head, DATA_PREFIX)), None) is not None
+
+
+def checked_data(
+    settings: Settings, lake: LakeFS, data_ref: str | None, sample: bool = False
+) -> tuple[LakePath | None, SegmentationData]:
     """Return the checked data to train on: that of a commit, with its path, or that of the data directory."""
     cache, reading = settings.cache_dir, options_of(settings)
     pinned = find_data(lake, data_ref, cache) if data_ref else None
     if pinned is None:
         require_complete(settings.data_dir)
-        fill_if_empty(settings, lake)
+        fill_if_empty(settings, lake, sample)
         data = check_data(settings.data_dir, settings.seed, reading=reading)
     else:  # no split is written into the cache: it is in the commit, or determined by the seed
         folder = safe_join(lake.download(pinned, cache), pinned.path)

@@ -18,12 +18,13 @@ from core.git import read_facts
 from core.i18n import tr
 from core.reporting import notify
 from dataset.classes import CLASSES_FILE
-from dataset.directory import is_image
+from dataset.directory import data_files, is_image
 from dataset.faults import DataFaults
 from dataset.mask_diff import compare_masks
 from dataset.samples import committed_layout
 from utils.lakefs_utils import connect
 from versioning import status, sync
+from versioning.data_directory import require_data, require_directory, require_place
 from versioning.versions import find_data
 
 if TYPE_CHECKING:
@@ -50,8 +51,21 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     if options.command == "push" and options.to:
         migrate(settings, options)
         return 0
+    _require_directory(settings, options.command)
     with connect(settings, create=options.command == "push") as lake:
         return _run_connected(settings, lake, options)
+
+
+def _require_directory(settings: Settings, command: str) -> None:
+    """Raise UsageError for a data directory that the command cannot use, before any server or store is involved."""
+    if command == "pull":
+        require_place(settings)
+    elif command == "push":
+        require_data(settings)
+        if not data_files(settings.data_dir):
+            raise UsageError(tr("{data_dir}: no files to push", data_dir=settings.data_dir))
+    elif command == "status":
+        require_directory(settings)
 
 
 def _run_connected(settings: Settings, lake: LakeFS, options: argparse.Namespace) -> int:

@@ -15,7 +15,9 @@ from core.errors import UsageError, describe_error
 from core.files import write_atomically
 from core.git import LOCK_NAME
 from core.i18n import tr
-from utils.lakefs_utils import LakePath
+from utils.lakefs_utils import LakeFS, LakePath
+
+EMBEDDED = "embedded"  # the server of a lock whose data is in the embedded store of the clone that trained
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Lock:
     model: LakePath
     model_sha256: str
     run_id: str
+    server: str = ""  # URL of the lakeFS server, or EMBEDDED; unknown in files of older versions
 
     def text(self) -> str:
         """Return JSON with sorted keys and a final newline: equal content gives an equal file, and diffs are readable."""
@@ -35,6 +38,7 @@ class Lock:
             "model": {**_shown(self.model), "sha256": self.model_sha256},
             "mlflow_run_id": self.run_id,
             "version": 1,
+            **({"server": self.server} if self.server else {}),
         }
         return json.dumps(content, indent=2, sort_keys=True) + "\n"
 
@@ -71,6 +75,7 @@ def parse_lock(text: str, where: str) -> Lock:
             model=_path(model),
             model_sha256=_hex(model["sha256"]),
             run_id=str(content["mlflow_run_id"]),
+            server=str(content.get("server", "")),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise _not_a_lock(where, error) from error
@@ -99,6 +104,43 @@ def require_lock(folder: Path) -> Lock:
             )
         )
     return lock
+
+
+def is_reachable(lake: LakeFS, lock: Lock) -> bool:
+    """Return whether the server has the data commit of the lock."""
+    try:
+        lake.resolve(lock.data.ref, lock.data.repo)
+    except UsageError:
+        return False
+    return True
+
+
+def unreachable_data(lock: Lock, lake: LakeFS) -> UsageError:
+    """Return the error for a lock whose data is in another store than the configured one: where it is, what to set."""
+    on_server = tr("set LAKEFS_ENDPOINT, LAKEFS_ACCESS_KEY_ID and LAKEFS_SECRET_ACCESS_KEY")
+    in_clone = tr(
+        "set LAKEFS_LOCAL_DIR to the .lakefs directory of the clone that trained it, or run lake.py push --to URL there "
+        "and set LAKEFS_ENDPOINT"
+    )
+    if lock.server == EMBEDDED:
+        where = tr("it is in the embedded store of another clone: {fix}", fix=in_clone)
+    elif lock.server:
+        where = tr("it is on lakeFS {server}: {fix}", server=lock.server, fix=on_server)
+    else:
+        where = tr(
+            "it is on a lakeFS server ({on_server}) or in the embedded store of another clone ({in_clone})",
+            on_server=on_server,
+            in_clone=in_clone,
+        )
+    return UsageError(
+        tr(
+            "{lock_name}: {data} is not in {store}: {where}",
+            lock_name=LOCK_NAME,
+            data=lock.data,
+            store=lake.store,
+            where=where,
+        )
+    )
 
 
 def _shown(path: LakePath) -> dict[str, str]:

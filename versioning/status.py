@@ -13,7 +13,7 @@ from core.reporting import notify, progress
 from core.workers import iterate_successes, parallel
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath
-from versioning.lockfile import Lock, read_lock, require_lock
+from versioning.lockfile import Lock, is_reachable, read_lock, require_lock, unreachable_data
 from versioning.sync import require_complete
 from versioning.versions import LOCK, committed_files, compare, data_manifest, find_data, hashes_of, local_files
 
@@ -25,6 +25,9 @@ def status(settings: Settings, lake: LakeFS) -> bool:
     reported but is not a disagreement: after `git checkout` of an old tag the three still fit together.
     """
     require_complete(settings.data_dir)
+    lock = read_lock(ROOT)
+    if lock is not None and not lake.has_repository():
+        raise unreachable_data(lock, lake)
     head = find_data(lake, lake.branch)
     files = local_files(settings)
     changes = compare(hashes_of(files), committed_files(lake, head, settings.cache_dir))
@@ -34,7 +37,6 @@ def status(settings: Settings, lake: LakeFS) -> bool:
         notify("\n".join(changes.lines(20)))
     else:
         notify(tr("data: same as on {branch}, {count} files", branch=lake.branch, count=len(files)))
-    lock = read_lock(ROOT)
     if lock is None:
         notify(tr("{lock_name}: none (train.py writes it)", lock_name=LOCK_NAME))
         return not changes
@@ -73,7 +75,10 @@ def _lock_against_files(settings: Settings, lock: Lock, files: Mapping[str, Loca
 
 
 def _lock_against_branch(lake: LakeFS, lock: Lock) -> Iterator[str]:
-    """Yield the commits of the lock that the target branch does not contain."""
+    """Yield the commits of the lock that the target branch does not contain, or where its data is if not here."""
+    if not is_reachable(lake, lock):
+        yield str(unreachable_data(lock, lake)).removeprefix(f"{LOCK_NAME}: ")
+        return
     for kind, path in ((tr("data"), lock.data), (tr("model"), lock.model)):
         if path.repo != lake.repo or not lake.contains(lake.branch, path.ref):
             yield tr(

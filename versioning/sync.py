@@ -41,8 +41,6 @@ def push(settings: Settings, lake: LakeFS, message: str | None, keep_remote: boo
     """Commit the data directory to the target branch, without a data check, and report the commit."""
     require_complete(settings.data_dir)
     files = local_files(settings)
-    if not files:
-        raise UsageError(tr("{data_dir}: no files to push", data_dir=settings.data_dir))
     metadata = {**read_facts(ROOT).metadata(), **source_metadata(settings.data_dir)}
     done = lake.publish(files, DATA_PREFIX, message or f"data: {len(files)} files", metadata, mirror=not keep_remote)
     report_published(done, len(files))

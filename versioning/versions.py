@@ -18,7 +18,7 @@ from dataset.directory import data_files, is_data_name
 from utils.lakefs_client.content import LocalFile, RemoteFile
 from utils.lakefs_client.queries import COMMIT_ID
 from utils.lakefs_utils import LakeFS, LakePath, manifest_sha256
-from versioning.lockfile import require_lock
+from versioning.lockfile import is_reachable, require_lock, unreachable_data
 
 DATA_PREFIX, MODEL_PREFIX = "data/", "models/"
 LOCK = "lock"  # the REF that stands for the versions of lakefs.lock
@@ -60,11 +60,14 @@ def find_data(lake: LakeFS, ref: str, cache: Path | None = None) -> LakePath:
     """Return the data of REF with its full commit id: `lock`, branch, tag, commit, `main~1`, lakefs://repo/ref[/dir/].
 
     The server is not asked about a full commit id whose data is completely in `cache`. Raises UsageError for a REF that
-    does not exist.
+    does not exist, and for a lock whose data is elsewhere.
     """
-    path = _parse_ref(lake, ref)
+    lock = require_lock(ROOT) if ref == LOCK else None
+    path = lock.data if lock else _parse_ref(lake, ref)
     if cache and COMMIT_ID.fullmatch(path.ref) and cached_files(lake, path, cache) is not None:
         return path
+    if lock and not is_reachable(lake, lock):
+        raise unreachable_data(lock, lake)
     return LakePath(path.repo, lake.resolve(path.ref, path.repo), path.path)
 
 
@@ -76,8 +79,6 @@ def cached_files(lake: LakeFS, source: LakePath, cache: Path) -> list[RemoteFile
 
 def _parse_ref(lake: LakeFS, ref: str) -> LakePath:
     """Parse REF without looking it up. Raises UsageError for an invalid one."""
-    if ref == LOCK:
-        return require_lock(ROOT).data
     if "://" not in ref:
         return LakePath(lake.repo, ref, DATA_PREFIX)
     match = re.fullmatch(r"lakefs://([^/]+)/([^/]+)/?(.*)", ref)

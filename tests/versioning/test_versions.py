@@ -147,6 +147,7 @@ def test_partially_filled_directory_is_not_accepted_as_data(
 ) -> None:
     put(lake, tmp_path, "data/", {f"images/{number}.png": bytes([number]) for number in range(5)})
     empty = dataclasses.replace(lake_settings, data_dir=tmp_path / "data", lakefs_local_dir=tmp_path / "local")
+    monkeypatch.setattr("versioning.data_directory.ROOT", tmp_path)  # the default directory, which is filled
     replace, done = os.replace, itertools.count()
 
     def dying(source: Path, target: Path) -> None:

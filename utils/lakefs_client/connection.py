@@ -13,7 +13,9 @@ from typing import Any
 
 import urllib3
 
+from config import ROOT
 from core.errors import AppError, UsageError, one_line
+from core.git import LOCK_NAME
 from core.i18n import tr
 from utils.lakefs_client import transfer
 
@@ -108,11 +110,7 @@ class Connection:
             message = server_message(error)
             if error.status == 404 and "repository not found" in message:
                 raise UsageError(
-                    tr(
-                        "{what} ({where}): no such repository: train.py or lake.py push creates it",
-                        what=what,
-                        where=where,
-                    )
+                    tr("{what} ({where}): no such repository: {fix}", what=what, where=where, fix=missing_store_fix())
                 ) from error
             if error.status == 401:  # a 403 has its own reason: a protected branch, or a missing permission
                 message = tr("check LAKEFS_ACCESS_KEY_ID and LAKEFS_SECRET_ACCESS_KEY")
@@ -140,6 +138,16 @@ class Connection:
                     error_type=type(cause).__name__,
                 )
             ) from error
+
+
+def missing_store_fix(recorded: bool = False) -> str:
+    """Return what to do about a missing repository; data that is `recorded`, or that the lock names, is elsewhere."""
+    if recorded or (ROOT / LOCK_NAME).exists():
+        return tr(
+            "its data is in another store: set LAKEFS_ENDPOINT and its keys to the server that has it, or "
+            "LAKEFS_LOCAL_DIR to the .lakefs directory of the clone that committed it"
+        )
+    return tr("train.py or lake.py push creates it")
 
 
 class InvalidResponse(ValueError):

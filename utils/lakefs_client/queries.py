@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from core.errors import UsageError
 from core.i18n import tr
-from utils.lakefs_client.connection import Connection, server_message
+from utils.lakefs_client.connection import Connection, missing_store_fix, server_message
 from utils.lakefs_client.content import RemoteFile
 
 COMMIT_ID = SHA256 = re.compile("[0-9a-f]{64}")
@@ -50,9 +50,10 @@ class Queries:
                 if "repository not found" in server_message(error):
                     raise UsageError(
                         tr(
-                            "lakeFS {endpoint} has no repository '{repo}': train.py or lake.py push creates it",
+                            "lakeFS {endpoint} has no repository '{repo}': {fix}",
                             endpoint=self.connection.endpoint,
                             repo=repo or self.connection.repo,
+                            fix=missing_store_fix(bool(COMMIT_ID.fullmatch(ref))),
                         )
                     ) from error
         names = [name for name, _ in [*self.list_refs("branches", repo), *self.list_refs("tags", repo)]]
@@ -79,6 +80,17 @@ class Queries:
         for ref in self._pages(tr("listing {kind}", kind=kind), lambda after: _models(request(after=after))):
             if copied or not COMMIT_ID.fullmatch(ref.id):
                 yield str(ref.id), str(ref.commit_id)
+
+    def has_repository(self, repo: str | None = None) -> bool:
+        """Return whether a repository exists on the server."""
+        from lakefs_sdk.exceptions import NotFoundException
+
+        with self.connection.convert_errors(tr("the repository")):
+            try:
+                self.connection.sdk.repositories_api.get_repository(repo or self.connection.repo)
+            except NotFoundException:
+                return False
+            return True
 
     def has_branch(self, name: str) -> bool:
         """Return whether a branch exists."""

@@ -1,0 +1,70 @@
+"""The data directory as the user named it: a mistyped or unmounted one is an error, never a reason to fill it."""
+
+from __future__ import annotations
+
+from config import ROOT, Settings
+from core.errors import UsageError
+from core.files import broken_link
+from core.i18n import tr
+from dataset.directory import data_files, move_is_pending
+
+DEFAULT = "data"
+
+
+def is_default(settings: Settings) -> bool:
+    """Return whether nobody named the directory: neither an option, the environment or `.env`, nor a link at its place."""
+    return "data_dir" not in settings.explicit and settings.data_dir == ROOT / DEFAULT
+
+
+def require_place(settings: Settings) -> None:
+    """Raise UsageError if no data directory can be at its place: there is a file, or a link to nothing."""
+    root = settings.data_dir
+    link = broken_link(root)
+    if link is not None:
+        raise UsageError(
+            tr(
+                "{path}: the link {link} leads to {target}, which does not exist: mount or create it, or correct "
+                "--data-dir or DATA_DIR",
+                path=root,
+                link=link,
+                target=link.readlink(),
+            )
+        )
+    other = next((path for path in (root, *root.parents) if path.exists() and not path.is_dir()), None)
+    if other is not None:
+        raise UsageError(
+            tr(
+                "{path}: expected a directory, but {other} is a file: correct --data-dir or DATA_DIR",
+                path=root,
+                other=other,
+            )
+        )
+
+
+def require_directory(settings: Settings) -> None:
+    """Raise UsageError if the data directory was named and does not exist, or cannot exist at its place."""
+    require_place(settings)
+    if not is_default(settings) and not settings.data_dir.exists():
+        raise UsageError(
+            tr(
+                "{path}: no such directory: correct --data-dir or DATA_DIR. To make a new one: lake.py pull {branch} "
+                "downloads the data of the branch into it, train.py --sample makes a sample set",
+                path=settings.data_dir,
+                branch=settings.lakefs_branch,
+            )
+        )
+
+
+def require_data(settings: Settings) -> None:
+    """Raise UsageError also if the data directory was named and holds no file, like an unmounted disk."""
+    require_directory(settings)
+    root = settings.data_dir
+    if not is_default(settings) and not data_files(root) and not move_is_pending(root):
+        raise UsageError(
+            tr(
+                "{path}: the directory is empty: mount its disk, or correct --data-dir or DATA_DIR. To fill it: lake.py "
+                "pull {branch} downloads the data of the branch into it, train.py --sample makes a sample set",
+                path=root,
+                branch=settings.lakefs_branch,
+            )
+        )
