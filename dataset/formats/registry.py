@@ -11,6 +11,7 @@ from core.i18n import tr
 from dataset.classes import abbreviate
 from dataset.faults import DataFaults, Fault
 from dataset.formats.export import Export, ImportOptions
+from dataset.formats.polygon import coco, label_studio, labelme, roboflow, supervisely, yolo
 from dataset.formats.raster import camvid, cityscapes, cvat, nnunet, voc
 from dataset.formats.source import Source, levels
 
@@ -36,6 +37,12 @@ FORMATS = (
     Format("camvid", "Kaggle CamVid (class_dict.csv)", camvid.detect, camvid.read),
     Format("cityscapes", "Cityscapes", cityscapes.detect, cityscapes.read),
     Format("nnunet", "nnU-Net (2-D images)", nnunet.detect, nnunet.read),
+    Format("roboflow", "Roboflow", roboflow.detect, roboflow.read),
+    Format("coco", "COCO", coco.detect, coco.read),
+    Format("supervisely", "Supervisely", supervisely.detect, supervisely.read),
+    Format("labelme", "labelme", labelme.detect, labelme.read),
+    Format("label-studio", "Label Studio (JSON)", label_studio.detect, label_studio.read),
+    Format("yolo", "YOLO segmentation", yolo.detect, yolo.read),
 )
 
 

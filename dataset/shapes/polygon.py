@@ -95,6 +95,28 @@ def fill(rings: Sequence[Points], height: int, width: int) -> Region:
     return Region(top, left, inside[:, : width - left])
 
 
+def unite(regions: Sequence[Region]) -> Region:
+    """Return the pixels that are in any of the regions."""
+    regions = [region for region in regions if region.pixels.size]
+    if not regions:
+        return Region(0, 0, np.zeros((0, 0), np.bool_))
+    top, left = min(region.top for region in regions), min(region.left for region in regions)
+    bottom = max(region.window[0].stop for region in regions)
+    right = max(region.window[1].stop for region in regions)
+    united = np.zeros((bottom - top, right - left), np.bool_)
+    for region in regions:
+        height, width = region.pixels.shape
+        united[region.top - top :, region.left - left :][:height, :width] |= region.pixels
+    return Region(top, left, united)
+
+
+def crop(pixels: Bool, top: int, left: int, height: int, width: int) -> Region:
+    """Return pixels (h,w) bool placed at (top, left) of an image, without what lies outside of it."""
+    rows = slice(max(0, -top), max(0, min(pixels.shape[0], height - top)))
+    columns = slice(max(0, -left), max(0, min(pixels.shape[1], width - left)))
+    return Region(max(0, top), max(0, left), pixels[rows, columns])
+
+
 def count_outside(points: Points, height: int, width: int) -> int:
     """Return how many corners lie outside the image by more than a pixel, which is more than rounding."""
     low, high = np.array([-1.0, -1.0]), np.array([width + 1.0, height + 1.0])

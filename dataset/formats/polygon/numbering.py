@@ -1,0 +1,150 @@
+"""Mask values for the classes of formats that number classes in their own way, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.i18n import tr
+from dataset.classes import CLASSES_FILE, InvalidFileError, abbreviate, read_classes
+from dataset.faults import DataFaults, DataWarning, Fault, faults_from_error
+from dataset.formats.export import IGNORED_NAMES, ExportClass
+from dataset.formats.polygon.drawing import Drawing
+from dataset.formats.source import Source
+
+BACKGROUND_NAMES = ("background", "_background_", "__background__", "bg")
+IGNORED_ID = 255
+MAX_ID = 254
+
+
+@dataclass(frozen=True)
+class Category:
+    """A class as a file has it: the key that its shapes use, its number if the format has one, and its name."""
+
+    key: object
+    number: int | None
+    name: str
+    color: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Numbering:
+    """Classes with their mask values: `ids` by key, `background` of the pixels without a shape."""
+
+    classes: tuple[ExportClass, ...]
+    ids: dict[object, int]
+    background: int
+    warnings: tuple[DataWarning, ...] = ()
+
+
+def number_classes(categories: Sequence[Category], drawings: Iterable[Drawing], file: str) -> Numbering:
+    """Return the mask values of the categories.
+
+    - Ignored names (void, __ignore__) are 255. A category that is named background is the background.
+    - Otherwise a class `background` 0 is added, if any pixel is in no shape.
+    - Numbers from the file are kept; if the added background needs their 0, all of them become one larger.
+    - Without numbers, or with one above 254, the classes are numbered from 1 in their order.
+
+    Raises DataFaults for names that occur twice and for more classes than a mask can hold.
+    """
+    _check_names(categories, file)
+    ignored = [known for known in categories if known.name.lower() in IGNORED_NAMES]
+    learned = [known for known in categories if known not in ignored]
+    named = next((known for known in learned if known.name.lower() in BACKGROUND_NAMES), None)
+    used = {known.number for known in learned}
+    numbered = all(number is not None and 0 <= number <= MAX_ID for number in used)
+    added = named is None and not (numbered and 0 in used and _cover_everything(drawings, categories))
+    if file == CLASSES_FILE and added and 0 in used:
+        expected = tr("a class named background, for the pixels without a shape")
+        raise DataFaults([Fault(file, expected, tr("none, and id 0 is another class"))])
+    ids, warnings = _choose_ids(learned, named, numbered, added)
+    if max(ids.values(), default=0) > MAX_ID:
+        expected = tr("at most {count} classes", count=MAX_ID)
+        raise DataFaults([Fault(file, expected, str(len(learned)))])
+    classes = [ExportClass(ids[known.key], known.name, known.color) for known in learned]
+    if added:
+        classes.append(ExportClass(0, BACKGROUND_NAMES[0], optional=True))
+    # Several ignored names share one value: in a mask they mean the same.
+    if ignored:
+        classes.append(ExportClass(IGNORED_ID, ignored[0].name, ignored[0].color, ignore=True))
+    ids |= {known.key: IGNORED_ID for known in ignored}
+    background = ids[named.key] if named else 0
+    return Numbering(tuple(sorted(classes, key=lambda known: known.id)), ids, background, warnings)
+
+
+def _choose_ids(
+    learned: Sequence[Category], named: Category | None, numbered: bool, added: bool
+) -> tuple[dict[object, int], tuple[DataWarning, ...]]:
+    """Return key -> mask value, and a warning if numbers of the file could not be kept."""
+    numbers = [known.number for known in learned]
+    if numbered and not (added and 0 in numbers):
+        return {known.key: known.number for known in learned if known.number is not None}, ()
+    if numbered and max(number for number in numbers if number is not None) < MAX_ID:
+        return {known.key: known.number + 1 for known in learned if known.number is not None}, ()
+    others = [known for known in learned if known is not named]
+    ids: dict[object, int] = {known.key: value for value, known in enumerate(others, 1)}
+    if named:
+        ids[named.key] = 0
+    if None in numbers:
+        return ids, ()
+    text = tr("mask values end at 255: the classes were numbered anew, from 1")
+    return ids, (DataWarning("renumbered-classes", text),)
+
+
+def _check_names(categories: Sequence[Category], file: str) -> None:
+    seen: dict[str, Category] = {}
+    faults = []
+    for known in categories:
+        other = seen.setdefault(known.name, known)
+        if other is not known:
+            found = tr(
+                "'{name}' twice ({first} and {second})", name=known.name, first=other.number, second=known.number
+            )
+            faults.append(Fault(file, tr("a different name for each class"), found))
+    backgrounds = [known.name for known in categories if known.name.lower() in BACKGROUND_NAMES]
+    if len(backgrounds) > 1:
+        faults.append(Fault(file, tr("one background class"), abbreviate(backgrounds)))
+    if faults:
+        raise DataFaults(faults)
+
+
+def _cover_everything(drawings: Iterable[Drawing], categories: Sequence[Category]) -> bool:
+    """Return whether every pixel of every image is inside a shape; the first image that is not decides quickly."""
+    ids = dict.fromkeys((known.key for known in categories), 0)
+    try:
+        return all(drawing.paint(ids, 0, strict=False).complete for drawing in drawings)
+    except InvalidFileError:
+        return False  # becomes a fault when the mask is written
+
+
+def named_categories(
+    labels: Iterable[str], source: Source, label_list: Callable[[], list[str]] | None = None
+) -> list[Category]:
+    """Return categories for formats whose shapes have names only: sorted by name, unless the export lists the classes.
+
+    Such a list is a classes.json, which also gives ids and colours, or the format's own `label_list`. Raises DataFaults
+    for a label that is not listed.
+    """
+    used = sorted(set(labels))
+    path: Path | None = source.files.get(CLASSES_FILE)
+    if path is not None:
+        try:
+            known = read_classes(path)
+        except InvalidFileError as error:
+            raise DataFaults(faults_from_error(CLASSES_FILE, error)) from None
+        rows = zip(known.ids, known.names, known.colors, strict=True)
+        categories = [Category(name, value, name, color) for value, name, color in rows]
+        listed, file = {category.name for category in categories}, CLASSES_FILE
+    elif label_list is not None:
+        names = label_list()
+        categories = [Category(name, None, name) for name in names]
+        listed, file = set(names), "labels.txt"
+    else:
+        return [Category(label, None, label) for label in used]
+    missing = [label for label in used if label not in listed and label.lower() not in IGNORED_NAMES]
+    if missing:
+        raise DataFaults(
+            [Fault(file, tr("every label of the annotations"), tr("not listed: {labels}", labels=abbreviate(missing)))]
+        )
+    return categories + [Category(label, None, label) for label in used if label not in listed]
