@@ -21,6 +21,9 @@ def summary(data: SegmentationData) -> str:
         tr("sizes (width x height): {data}", data=_format_sizes(data)),
         tr("classes: {num_classes} ({origin})", num_classes=data.classes.num_classes, origin=origin),
     ]
+    if data.reading.value_ranges or data.reading.channels != 3:
+        low, high = data.reading.value_range
+        lines.insert(3, tr("images: {bands} bands, values {low:g} to {high:g}", bands=data.bands, low=low, high=high))
     if data.unlisted:
         count = data.unlisted
         lines.append(tr("not used, because no split file lists them: {count} images", count=count))

@@ -9,6 +9,7 @@ from core.reporting import progress
 from dataset.checks.duplicates import check_duplicates
 from dataset.checks.files import check_files, find_layout, read_class_file
 from dataset.checks.groups import assign_pairs, find_groups
+from dataset.checks.image_values import measure_images
 from dataset.checks.inspection import Inspection
 from dataset.checks.mask_values import check_values, infer_classes
 from dataset.data import SegmentationData
@@ -55,6 +56,9 @@ def inspect_data(root: Path, seed: int, reading: ReadOptions = DEFAULT_READING) 
     inspection.contents = list(progress(contents, len(candidates), tr("checking data"), tr("pairs")))
     for content in inspection.contents:
         inspection.add(content.faults)
+    measured = measure_images(inspection.contents, reading)
+    inspection.reading, inspection.bands = measured.reading, measured.bands
+    inspection.add(measured.findings)
     inspection.classes = listed_classes
     if inspection.layout.class_file not in files:
         inspection.classes, faults = infer_classes(inspection.contents)

@@ -20,7 +20,7 @@ from core.process import handle_first_signal
 from core.reporting import notify
 from inference.batch_job import describe_origin
 from inference.outputs import lock_output_dir
-from inference.video import FrameSource, write_overlay_video
+from inference.video import FrameSource, require_rgb_model, write_overlay_video
 from segmentation.predictor import Predictor
 from utils.lineage import Lineage
 
@@ -141,6 +141,7 @@ def predict_camera(predictor: Predictor, source: Camera, seconds: float | None, 
     """
     import av
 
+    require_rgb_model(predictor)
     try:
         container = av.open(source.device, format=source.format, timeout=FRAME_TIMEOUT_S)
         with lock_output_dir(output):

@@ -1,6 +1,6 @@
 """Export the network as ONNX or TorchScript, compare its logits with the original's, and commit it to lakeFS.
 
-The file takes normalised images (N,3,H,W) float32 of any N, H and W and returns logits (N,num_classes,H,W) float32. It is
+The file takes normalised images (N,channels,H,W) float32 of any N, H and W and returns logits (N,num_classes,H,W) float32. It is
 committed as `exports/<SHA-256 of model.pth>/model.onnx`: below `models/`, each download of a model would include it.
 """
 
@@ -56,7 +56,7 @@ def export(
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         with _suppress_output():
-            exported = _write_and_load(model.network, kind, file)
+            exported = _write_and_load(model, kind, file)
     except Exception as error:  # the exporters raise many types for a network that they do not support
         raise AppError(
             tr(
@@ -80,12 +80,13 @@ def export(
     return file, publish(file, kind, lineage, lake, client, settings), difference
 
 
-def _write_and_load(network: nn.Module, kind: str, file: Path) -> Forward:
+def _write_and_load(model: Model, kind: str, file: Path) -> Forward:
     """Write the export of a network and load it again."""
+    channels = model.reading.channels
     if kind == "onnx":
-        _to_onnx(network, file)
+        _to_onnx(model.network, file, channels)
         return onnx_forward(file.read_bytes())
-    _to_torchscript(network, file)
+    _to_torchscript(model.network, file, channels)
     return _load_torchscript(file.read_bytes())
 
 
@@ -112,11 +113,11 @@ def publish(
     return path
 
 
-def _to_onnx(network: nn.Module, file: Path) -> None:
+def _to_onnx(network: nn.Module, file: Path, channels: int = 3) -> None:
     dynamic = torch.export.Dim.DYNAMIC
     program: Any = torch.onnx.export(
         network,
-        (torch.randn(2, 3, 96, 128),),
+        (torch.randn(2, channels, 96, 128),),
         dynamo=True,
         dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},),
         input_names=["images"],
@@ -128,8 +129,8 @@ def _to_onnx(network: nn.Module, file: Path) -> None:
     program.save(str(file))
 
 
-def _to_torchscript(network: nn.Module, file: Path) -> None:
-    torch.jit.trace(network, torch.randn(2, 3, 96, 128)).save(str(file))  # type: ignore[no-untyped-call]
+def _to_torchscript(network: nn.Module, file: Path, channels: int = 3) -> None:
+    torch.jit.trace(network, torch.randn(2, channels, 96, 128)).save(str(file))  # type: ignore[no-untyped-call]
 
 
 def _load_torchscript(content: bytes) -> Forward:
@@ -151,10 +152,10 @@ def largest_difference(model: Model, exported: Forward) -> float:
 
     Raises AppError for an output of another shape. NaN in either output makes the result NaN.
     """
-    height, width = model.input_size
+    (height, width), c = model.input_size, model.reading.channels
     generator = torch.Generator().manual_seed(0)
     differences = []
-    for shape in ((2, 3, height, width), (1, 3, height + 37, width + 22), (3, 3, 64, 81)):
+    for shape in ((2, c, height, width), (1, c, height + 37, width + 22), (3, c, 64, 81)):
         images = torch.randn(shape, generator=generator)
         expected, found = model.network(images), exported(images)
         if found.shape != expected.shape:

@@ -39,6 +39,15 @@ def require_pyav(what: str) -> None:
         raise UsageError(tr("{what} needs PyAV: pip install av", what=what))
 
 
+def require_rgb_model(predictor: Predictor) -> None:
+    """Raise UsageError if the model is for images of other bands than red, green and blue."""
+    channels = predictor.model.reading.channels
+    if channels != 3:
+        raise UsageError(
+            tr("the model expects images of {channels} bands: a video has red, green, blue", channels=channels)
+        )
+
+
 def select_videos(inputs: Sequence[Path], output: Path) -> list[Path]:
     """Return the inputs if they are videos; an empty list if none of them is.
 
@@ -81,6 +90,7 @@ class FrameSource:
 
 def predict_videos(predictor: Predictor, videos: Sequence[Path], lineage: Lineage, output: Path) -> int:
     """Predict videos into a directory; return the exit code. Raises AppError at the end for those that failed."""
+    require_rgb_model(predictor)
     failed = []
     with lock_output_dir(output):
         for path in videos:

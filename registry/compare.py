@@ -23,7 +23,7 @@ from dataset.decoding.image import read_image
 from dataset.decoding.mask import read_mask
 from dataset.decoding.options import ReadOptions
 from dataset.decoding.orientation import reorient
-from dataset.overlay import overlay, title_font
+from dataset.overlay import as_rgb, overlay, title_font
 from dataset.samples import Item, committed_items
 from registry import gate, overlap
 from segmentation import evaluation, predictor
@@ -154,7 +154,8 @@ def draw_sheet(
     rows = []
     for item, gain in zip(items, gains, strict=True):
         reading = models[1].reading
-        image, mask = read_image(item.image, reading), read_mask(evaluation.require_mask(item), classes, reading)
+        image = as_rgb(read_image(item.image, reading))
+        mask = read_mask(evaluation.require_mask(item), classes, reading)
         a, b = (_predict(item, model, classes, device, reading) for model in models)
         panels = [image, overlay(image, mask, classes), _overlay_known(image, a, classes)]
         panels += [_overlay_known(image, b, classes), _draw_difference(image, mask, a, b)]

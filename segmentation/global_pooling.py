@@ -69,7 +69,7 @@ class GlobalPoolingOverride:
         return self.with_means(zeros, self._network)(images)
 
     def compute_means(self, image: Tensor, tile: int, margin: int) -> Means:
-        """Return the means of an image (3,H,W) float32, normalised, computed in tiles as `tiling.predict_bands` cuts it."""
+        """Return the means of an image (C,H,W) float32, normalised, computed in tiles as `tiling.predict_bands` cuts it."""
         means: Means = {}
         for _ in self._pools:
             found = self._compute_next_mean(image, tile, margin, means)

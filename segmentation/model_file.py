@@ -73,14 +73,15 @@ def _checked_scale(values: Sequence[float]) -> tuple[float, float]:
     return vertical, horizontal
 
 
-def _checked_normalisation(content: dict[str, Sequence[float]]) -> Normalisation:
+def _checked_normalisation(content: dict[str, Sequence[float]], channels: int) -> Normalisation:
     mean, std = (tuple(map(float, content[key])) for key in ("mean", "std"))
-    if not len(mean) == len(std) == 3 or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
+    if not len(mean) == len(std) == channels or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
         raise ValueError(
             tr(
-                "normalisation: mean {mean}, std {std}, expected three values each, of R, G, B, and std above 0",
+                "normalisation: mean {mean}, std {std}, expected {channels} values each, one per channel, and std above 0",
                 mean=mean,
                 std=std,
+                channels=channels,
             )
         )
     return Normalisation(mean, std)
@@ -132,7 +133,8 @@ def load_model(path: Path, sha256: str, device: torch.device) -> Model:
                 tr("format {found}, expected {format}", found=content["format"], format=f"{FORMAT}, {READING_FORMAT}")
             )
         classes = ClassMap.from_dict(content["classes"])
-        network = build_network(content["architecture"], classes.num_classes)
+        reading = ReadOptions.from_dict(content.get("reading", {}))
+        network = build_network(content["architecture"], classes.num_classes, channels=reading.channels)
         network.load_state_dict(content["state_dict"])
         height, width = content["input_size"]
         if not all(16 <= side <= 8192 for side in (height, width)):
@@ -144,11 +146,11 @@ def load_model(path: Path, sha256: str, device: torch.device) -> Model:
             architecture=content["architecture"],
             classes=classes,
             input_size=(int(height), int(width)),
-            normalisation=_checked_normalisation(content["normalisation"]),
+            normalisation=_checked_normalisation(content["normalisation"], reading.channels),
             metrics=content["metrics"],
             lineage=content["lineage"],
             scale=_checked_scale(content.get("scale", (1.0, 1.0))),  # missing in older files
-            reading=ReadOptions.from_dict(content.get("reading", {})),
+            reading=reading,
         )
     except Exception as error:  # torch raises many types for an unreadable file
         reason = one_line(error, 200)

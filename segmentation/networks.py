@@ -3,7 +3,7 @@
 `compact_unet` and `compact_fpn` are ours; `fcn_*`, `deeplabv3_*` and `lraspp_*` are torchvision's;
 `smp:ARCHITECTURE/ENCODER` is any of segmentation_models.pytorch, where that is installed.
 
-All of them: images (N,3,H,W) float32, normalised, any H and W of at least 16 -> logits (N,num_classes,H,W).
+All of them: images (N,channels,H,W) float32, normalised, any H and W of at least 16 -> logits (N,num_classes,H,W).
 In training, one with an auxiliary head gives (logits, auxiliary logits).
 """
 
@@ -40,15 +40,15 @@ class CompactUNet(nn.Module):
     size, so that any input of at least 16 pixels a side works without padding.
     """
 
-    def __init__(self, num_classes: int, width: int = 24) -> None:
+    def __init__(self, num_classes: int, channels: int = 3, width: int = 24) -> None:
         super().__init__()
-        channels = [width, width * 2, width * 4, width * 6, width * 8]
-        self.stem = _conv_bn_relu(3, channels[0], stride=2)
+        widths = [width, width * 2, width * 4, width * 6, width * 8]
+        self.stem = _conv_bn_relu(channels, widths[0], stride=2)
         self.down = nn.ModuleList(
-            nn.Sequential(_conv_bn_relu(a, b, stride=2), _conv_bn_relu(b, b)) for a, b in pairwise(channels)
+            nn.Sequential(_conv_bn_relu(a, b, stride=2), _conv_bn_relu(b, b)) for a, b in pairwise(widths)
         )
-        self.up = nn.ModuleList(_conv_bn_relu(a + b, a) for a, b in pairwise(channels))
-        self.head = nn.Conv2d(channels[0], num_classes, 1)
+        self.up = nn.ModuleList(_conv_bn_relu(a + b, a) for a, b in pairwise(widths))
+        self.head = nn.Conv2d(widths[0], num_classes, 1)
 
     def forward(self, images: Tensor) -> Tensor:
         skips = [self.stem(images)]
@@ -103,10 +103,10 @@ class CompactFPN(nn.Module):
     CHANNELS = (16, 32, 64, 128, 192)  # of the maps at stride 2, 4, 8, 16, 32
     DECODER = (16, 32, 48, 64)  # of the pyramid at stride 2, 4, 8, 16
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, channels: int = 3) -> None:
         super().__init__()
         c, d = self.CHANNELS, self.DECODER
-        self.stem = _conv_bn_relu(3, c[0], stride=2)
+        self.stem = _conv_bn_relu(channels, c[0], stride=2)
         self.down = nn.ModuleList(
             nn.Sequential(_conv_bn_relu(a, b, stride=2), _conv_bn_relu(b, b) if b == c[1] else Residual(b))
             for a, b in pairwise(c)
@@ -158,14 +158,14 @@ class TorchvisionNetwork(nn.Module):
 class SmpNetwork(nn.Module):
     """One of segmentation_models.pytorch; images are padded at the bottom and right to sides that it supports."""
 
-    def __init__(self, name: str, num_classes: int, pretrained: bool) -> None:
+    def __init__(self, name: str, num_classes: int, pretrained: bool, channels: int = 3) -> None:
         super().__init__()
         smp, architecture, encoder = _smp(name)
         self.inner = smp.create_model(
             architecture,
             encoder,
             encoder_weights="imagenet" if pretrained else None,
-            in_channels=3,
+            in_channels=channels,
             classes=num_classes,
         )
 
@@ -201,20 +201,26 @@ TORCHVISION = (
 NETWORKS = (*COMPACT, *TORCHVISION)
 
 
-def build_network(name: str, num_classes: int, pretrained: bool = False) -> nn.Module:
-    """Return the network of that name, with random or published weights.
+def build_network(name: str, num_classes: int, pretrained: bool = False, channels: int = 3) -> nn.Module:
+    """Return the network of that name for images of so many channels, with random or published weights.
 
+    Published weights are those of RGB images: for other channels, the filters of the first layer are repeated in the
+    order R, G, B, and scaled so that its output keeps its size.
     Raises UsageError for an unknown name, or if the network has no published weights; AppError if their download fails.
     """
     check_network(name, pretrained)
     if name in COMPACT:
-        network: nn.Module = COMPACT[name](num_classes)
+        network: nn.Module = COMPACT[name](num_classes, channels)
         return network
     try:
         if name.startswith(SMP_PREFIX):
-            return SmpNetwork(name, num_classes, pretrained)
+            return SmpNetwork(name, num_classes, pretrained, channels)
         foreign = TorchvisionNetwork(name, num_classes)
-        return _with_published_weights(foreign, name) if pretrained else foreign
+        if pretrained:
+            foreign = _with_published_weights(foreign, name)
+        if channels != 3:
+            _adapt_first_layer(foreign.inner.backbone, channels)
+        return foreign
     except OSError as error:  # any failed download: no network, an incomplete response, a full disk
         raise AppError(
             tr(
@@ -241,9 +247,9 @@ def check_network(name: str, pretrained: bool) -> None:
         )
 
 
-def published_normalisation(pretrained: bool) -> Normalisation | None:
-    """Return the normalisation of published weights; None if it is computed from the data."""
-    return IMAGENET if pretrained else None
+def published_normalisation(pretrained: bool, channels: int = 3) -> Normalisation | None:
+    """Return the normalisation of published weights; None if it is computed from the data, as for other than 3 channels."""
+    return IMAGENET if pretrained and channels == 3 else None
 
 
 def _with_published_weights(network: TorchvisionNetwork, name: str) -> TorchvisionNetwork:
@@ -255,6 +261,25 @@ def _with_published_weights(network: TorchvisionNetwork, name: str) -> Torchvisi
     fitting = {key: value for key, value in published.items() if key in own and own[key].shape == value.shape}
     network.inner.load_state_dict(own | fitting)
     return network
+
+
+def _adapt_first_layer(backbone: nn.Module, channels: int) -> None:
+    """Replace the first convolution of RGB images by one of so many channels, with the same filters repeated."""
+    name, first = next((name, module) for name, module in backbone.named_modules() if isinstance(module, nn.Conv2d))
+    adapted = nn.Conv2d(
+        channels,
+        first.out_channels,
+        first.kernel_size,  # type: ignore[arg-type]  # always a pair
+        first.stride,  # type: ignore[arg-type]
+        first.padding,  # type: ignore[arg-type]
+        bias=first.bias is not None,
+    )
+    with torch.no_grad():
+        adapted.weight.copy_(first.weight[:, torch.arange(channels) % 3] * (3 / channels))
+        if first.bias is not None and adapted.bias is not None:
+            adapted.bias.copy_(first.bias)
+    parent, _, child = name.rpartition(".")
+    setattr(backbone.get_submodule(parent), child, adapted)
 
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:

@@ -47,7 +47,7 @@ class Method:
 
 @dataclass(frozen=True)
 class InputImage:
-    """A decoded image: `pixels` (H,W,3) uint8, `resized` the same at the network's size, `sha256` (hex) of its file."""
+    """A decoded image: `pixels` (H,W,C) uint8, `resized` the same at the network's size, `sha256` (hex) of its file."""
 
     pixels: UInt8
     resized: UInt8
@@ -221,7 +221,9 @@ class Predictor:
         with self._lock:
             if tile not in self._margins:
                 wanted = measure_receptive_field(
-                    self._pooling.forward_without_means if self._pooling else self.model.network, self.device
+                    self._pooling.forward_without_means if self._pooling else self.model.network,
+                    self.device,
+                    channels=self.model.reading.channels,
                 )
                 self._margins[tile] = limit_margin(tile, wanted)
                 if self._margins[tile] < wanted:
@@ -237,7 +239,7 @@ class Predictor:
 
 
 def _average_with_flip(forward: Forward, images: Tensor) -> Tensor:
-    """Return the mean of the logits of images (N,3,H,W) and of their left-right mirror images."""
+    """Return the mean of the logits of images (N,C,H,W) and of their left-right mirror images."""
     return (forward(images) + forward(images.flip(-1)).flip(-1)) / 2
 
 
@@ -255,7 +257,7 @@ def _memory_error(error: Exception, advice: str) -> Exception:
 
 
 def segment(model: Model, images: Sequence[UInt8], device: torch.device) -> list[UInt8]:
-    """Return class indices (H,W) uint8 of images (H,W,3) uint8, each at its own size, as one batch, as infer.py does."""
+    """Return class indices (H,W) uint8 of images (H,W,C) uint8, each at its own size, as one batch, as infer.py does."""
     predictor = Predictor(model, device)
     prepared = [predictor.prepare(image, "") for image in images]
     return [prediction.indices for prediction in predictor.predict(prepared)]

@@ -20,7 +20,7 @@ EVAL_BATCH = 8  # batch size of validation and inference: the same, so that both
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Mean and standard deviation of each of R, G, B, in units of 0..1."""
+    """Mean and standard deviation of each channel, in units of 0..1."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -30,10 +30,14 @@ IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # what p
 
 
 def resize_image(image: UInt8, size: tuple[int, int]) -> UInt8:
-    """Resize (H,W,3) uint8 to `size` (height, width), antialiased; unchanged where it fits already."""
+    """Resize (H,W,C) uint8 to `size` (height, width), antialiased; unchanged where it fits already."""
     if image.shape[:2] == size:
         return image
-    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    if image.shape[2] == 3:
+        return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    # Band by band: Pillow has no mode for most numbers of bands, and weighs the colours of four by the fourth as alpha.
+    bands = (Image.fromarray(np.ascontiguousarray(image[..., band])) for band in range(image.shape[2]))
+    return np.stack([np.asarray(b.resize((size[1], size[0]), Image.Resampling.BILINEAR)) for b in bands], axis=2)
 
 
 def resize_mask(mask: UInt8, size: tuple[int, int]) -> UInt8:
@@ -44,10 +48,10 @@ def resize_mask(mask: UInt8, size: tuple[int, int]) -> UInt8:
 
 
 def to_input(images: Tensor, normalisation: Normalisation, device: torch.device) -> Tensor:
-    """Convert (N,3,H,W) uint8 to the network's input: float32, normalised, channels_last, on `device`."""
+    """Convert (N,C,H,W) uint8 to the network's input: float32, normalised, channels_last, on `device`."""
     images = images.to(device, non_blocking=True).to(torch.float32, memory_format=torch.channels_last)
-    mean = torch.tensor(normalisation.mean, device=device).view(1, 3, 1, 1) * 255
-    std = torch.tensor(normalisation.std, device=device).view(1, 3, 1, 1) * 255
+    mean = torch.tensor(normalisation.mean, device=device).view(1, -1, 1, 1) * 255
+    std = torch.tensor(normalisation.std, device=device).view(1, -1, 1, 1) * 255
     return (images - mean).div_(std)
 
 
@@ -65,7 +69,7 @@ def native_logits(
     normalisation: Normalisation,
     device: torch.device,
 ) -> Iterator[Tensor]:
-    """Yield logits (num_classes, height, width) float32 at each image's own size, from a batch (N,3,H,W) uint8.
+    """Yield logits (num_classes, height, width) float32 at each image's own size, from a batch (N,C,H,W) uint8.
 
     One image at a time: logits at native size are by far the largest tensors in memory.
     """

@@ -71,7 +71,7 @@ class Segmenter:
     def predict(self, data: Any, params: dict[str, Any] | None = None) -> Any:
         """Return class ids of images of any size.
 
-        An array (H,W,3) or (N,H,W,3) of 0..255 gives an array (H,W) or (N,H,W) uint8 of class ids. A data frame or dict with
+        An array (H,W,C) or (N,H,W,C) of 0..255 gives an array (H,W) or (N,H,W) uint8 of class ids. A data frame or dict with
         a column `image` of encoded images gives a data frame with `mask` (base64 of a palette PNG), `height`, `width`.
         Raises UsageError for anything else.
         """
@@ -84,7 +84,8 @@ class Segmenter:
         if not isinstance(data, pd.DataFrame) or "image" not in data.columns:
             raise UsageError(
                 tr(
-                    "expected pixels (N,H,W,3) or a column 'image' of base64, found {error_type}",
+                    "expected pixels (N,H,W,{channels}) or a column 'image' of base64, found {error_type}",
+                    channels=self.model.reading.channels,
                     error_type=type(data).__name__,
                 )
             )
@@ -93,10 +94,12 @@ class Segmenter:
 
     def _arrays(self, data: npt.NDArray[Any]) -> UInt8:
         batch = data[None] if data.ndim == 3 else data
-        if batch.ndim != 4 or batch.shape[-1] != 3 or not np.isin(batch, np.arange(256)).all():
+        channels = self.model.reading.channels
+        if batch.ndim != 4 or batch.shape[-1] != channels or not np.isin(batch, np.arange(256)).all():
             raise UsageError(
                 tr(
-                    "expected (N,H,W,3) of whole numbers 0 to 255, found {shape} {dtype}",
+                    "expected (N,H,W,{channels}) of whole numbers 0 to 255, found {shape} {dtype}",
+                    channels=channels,
                     shape=data.shape,
                     dtype=data.dtype,
                 )

@@ -15,17 +15,17 @@ from torch import Tensor
 
 ALIGN = 32  # pixels; the networks of this project halve their input five times at most
 BLEND = 32  # pixels; width of the linear blend between two tiles
-Forward = Callable[[Tensor], Tensor]  # images (N,3,H,W) float32, normalised -> logits (N,num_classes,H,W) float32
+Forward = Callable[[Tensor], Tensor]  # images (N,C,H,W) float32, normalised -> logits (N,num_classes,H,W) float32
 
 
 @torch.inference_mode()
-def measure_receptive_field(forward: Forward, device: torch.device, limit: int = 256) -> int:
+def measure_receptive_field(forward: Forward, device: torch.device, limit: int = 256, channels: int = 3) -> int:
     """Return how many pixels beyond a cut still change the output, rounded up to ALIGN, at most `limit`.
 
     NaN left of a cut marks every output that depends on pixels there, through any layer, and the mirrored strip those
     on the other side. A strip across the cut is enough. A network that averages over the full image reaches `limit`.
     """
-    strips = torch.zeros(2, 3, 2 * ALIGN, 2 * limit, device=device)
+    strips = torch.zeros(2, channels, 2 * ALIGN, 2 * limit, device=device)
     strips[0, ..., :limit] = strips[1, ..., limit:] = float("nan")
     farthest = 0
     for images in (strips, strips.mT):
@@ -68,7 +68,7 @@ def _blend_weights(length: int, margin: int, first: bool, last: bool) -> Tensor:
 def predict_bands(forward: Forward, image: Tensor, tile: int, margin: int) -> Iterator[tuple[int, Tensor]]:
     """Yield (first row, logits (num_classes,h,W) float32) of the image's bands from top to bottom.
 
-    image (3,H,W) float32, normalised. Only one row of tiles is in memory.
+    image (C,H,W) float32, normalised. Only one row of tiles is in memory.
     """
     height, width = image.shape[-2:]
     tops, lefts = tile_starts(height, tile, margin), tile_starts(width, tile, margin)

@@ -41,13 +41,15 @@ def working_scale(data: SegmentationData, size: tuple[int, int]) -> tuple[float,
     return size[0] / float(np.median(heights)), size[1] / float(np.median(widths))
 
 
-def batch_size(wanted: int | None, network: nn.Module, size: tuple[int, int], device: torch.device) -> tuple[int, str]:
+def batch_size(
+    wanted: int | None, network: nn.Module, size: tuple[int, int], device: torch.device, channels: int = 3
+) -> tuple[int, str]:
     """Return the batch size, and why."""
     if wanted is not None:
         return wanted, tr("as set")
     smallest, largest = BATCHES
     batch = max(smallest, min(largest, STEP_PIXELS // (size[0] * size[1])))
-    one, free = step_memory(network, size), free_memory(device)
+    one, free = step_memory(network, size, channels), free_memory(device)
     fitting = max(1, int(free * MEMORY_SHARE / one))
     need = tr("{size} per image, {free} free", size=format_size(one), free=format_size(free))
     if fitting < batch:
@@ -55,7 +57,7 @@ def batch_size(wanted: int | None, network: nn.Module, size: tuple[int, int], de
     return batch, tr("from the input size; {need}", need=need)
 
 
-def step_memory(network: nn.Module, size: tuple[int, int]) -> int:
+def step_memory(network: nn.Module, size: tuple[int, int], channels: int = 3) -> int:
     """Return the bytes that a training step keeps per image for its gradients, counted in one pass over two empty images."""
     kept: dict[int, int] = {}
 
@@ -66,7 +68,7 @@ def step_memory(network: nn.Module, size: tuple[int, int]) -> int:
 
     trial = copy.deepcopy(network).cpu().train()
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        outputs = trial(torch.zeros(2, 3, *size))  # noqa: F841  (it keeps the counted tensors alive)
+        outputs = trial(torch.zeros(2, channels, *size))  # noqa: F841  (it keeps the counted tensors alive)
     weights = {p.untyped_storage().data_ptr() for p in trial.parameters()}
     return max(1, sum(size for place, size in kept.items() if place not in weights) // 2)
 
@@ -102,10 +104,12 @@ def augmentation(wanted: str, epochs: float) -> tuple[str, str]:
     return "standard", tr("{epochs:.0f} epochs: less would lead to overfitting", epochs=epochs)
 
 
-def step_seconds(network: nn.Module, batch: int, size: tuple[int, int], device: torch.device) -> float:
+def step_seconds(
+    network: nn.Module, batch: int, size: tuple[int, int], device: torch.device, channels: int = 3
+) -> float:
     """Return the approximate seconds of a training step: the second of two trial steps on a copy of the network."""
     trial = copy.deepcopy(network).to(memory_format=torch.channels_last).to(device).train()
-    images = torch.zeros(batch, 3, *size, device=device).to(memory_format=torch.channels_last)
+    images = torch.zeros(batch, channels, *size, device=device).to(memory_format=torch.channels_last)
     for _ in range(2):
         start = time.perf_counter()
         outputs = trial(images)

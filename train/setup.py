@@ -94,17 +94,18 @@ def prepare_training(settings: Settings, data: SegmentationData, smoke: bool = F
     train_images = loader.SegmentationDataset(data.split("train"), data.classes, size, False, data.reading)
     val_images = loader.SegmentationDataset(data.split("val"), data.classes, size, True, data.reading)
     loader.attach_decoded_cache(settings.decoded_dir, settings.picture_cache_gb * 1e9, train_images, val_images)
-    normalisation = published_normalisation(settings.pretrained) or loader.measure_normalisation(train_images)
+    channels = data.reading.channels
+    normalisation = published_normalisation(settings.pretrained, channels) or loader.measure_normalisation(train_images)
     weights, reason = class_weights(settings.class_weights, data.pixel_counts["train"])
     decisions.take(tr("class weights"), "class_weights", (" ".join(f"{weight:.2f}" for weight in weights), reason))
-    network = build_network(settings.model, data.classes.num_classes, settings.pretrained)
+    network = build_network(settings.model, data.classes.num_classes, settings.pretrained, channels)
     # One batch size for all processes and for a resumed run, however much memory each has.
     choice = distributed.broadcast_from_main(
-        lambda: auto_settings.batch_size(settings.batch_size, network, crop, device)
+        lambda: auto_settings.batch_size(settings.batch_size, network, crop, device, channels)
     )
     batch_size = decisions.take(tr("batch size"), "batch_size", choice)
     distributed.validate_batch_size(batch_size)
-    epochs = _expected_epochs(settings, smoke, network, batch_size, crop, device, len(train_images))
+    epochs = _expected_epochs(settings, smoke, network, batch_size, crop, device, train_images)
     augmentation = decisions.take(
         tr("augmentation"), "augmentation", auto_settings.augmentation(settings.augmentation, epochs)
     )
@@ -165,11 +166,12 @@ def _expected_epochs(
     batch_size: int,
     crop: tuple[int, int],
     device: torch.device,
-    images: int,
+    images: loader.SegmentationDataset,
 ) -> float:
     """Return the number of epochs, estimated from trial steps if time ends the training: it decides the augmentation."""
     if settings.augmentation != "auto" or settings.max_seconds is None or smoke:
         return 1.0 if smoke else float(settings.epochs)
+    channels = images.split.reading.channels
     own = -(-batch_size // distributed.world_size())
-    step = distributed.broadcast_from_main(lambda: auto_settings.step_seconds(network, own, crop, device))
-    return settings.max_seconds / step * batch_size / images
+    step = distributed.broadcast_from_main(lambda: auto_settings.step_seconds(network, own, crop, device, channels))
+    return settings.max_seconds / step * batch_size / len(images)

@@ -26,7 +26,8 @@ class Inspection:
 
     root: Path
     files: dict[str, Path]  # relative '/' path -> path
-    reading: ReadOptions = DEFAULT_READING
+    reading: ReadOptions = DEFAULT_READING  # after the check of the images, with what was measured from them
+    bands: int = 3  # of the image files
     layout: Layout | None = None
     pairing: Pairing | None = None
     contents: list[PairContent] = field(default_factory=list)
@@ -77,6 +78,7 @@ class Inspection:
             pixel_counts={split: tuple(counted[value] for value in classes.ids) for split, counted in counts.items()},
             ignored_pixels={split: sum(counted[v] for v in classes.ignore_ids) for split, counted in counts.items()},
             reading=self.reading,
+            bands=self.bands,
             layout=self.layout.describe(),
             unlisted=plan.unlisted if plan is not None else 0,
             class_file=self.layout.class_file in self.files,

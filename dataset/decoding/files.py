@@ -33,24 +33,43 @@ class ImageTooLargeError(InvalidFileError):
     """An image with more pixels than the limit; none of them has been decoded."""
 
 
-def open_image(data: bytes, options: ReadOptions, max_pixels: int | None = None) -> Image.Image:
-    """Decode the first frame, upright unless `raw_orientation`. Raises InvalidFileError, ImageTooLargeError."""
-    limit = min(max_pixels or sys.maxsize, 2 * (Image.MAX_IMAGE_PIXELS or 0))
+def pixel_limit(max_pixels: int | None = None) -> int:
+    """Return how many pixels an image may have: a larger one is a decompression bomb, or more than was asked for."""
+    return min(max_pixels or sys.maxsize, 2 * (Image.MAX_IMAGE_PIXELS or 0))
+
+
+def open_image(
+    data: bytes, options: ReadOptions, max_pixels: int | None = None, frame: int = 0, raw_mode: str | None = None
+) -> Image.Image:
+    """Decode a frame, upright unless `raw_orientation`. Raises InvalidFileError, ImageTooLargeError.
+
+    `raw_mode` is the layout of the samples in a PNG file, instead of the one that its header states.
+    """
+    limit = pixel_limit(max_pixels)
     if not data:
         raise InvalidFileError((tr("a readable image"), tr("an empty file (0 bytes)")))
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if frame:
+            image.seek(frame)
         if image.width * image.height > limit:
             raise Image.DecompressionBombError
+        if raw_mode:
+            image.tile = [tile._replace(args=raw_mode) for tile in image.tile]
         image.load()
         if not options.raw_orientation:
             ImageOps.exif_transpose(image, in_place=True)
     except Image.DecompressionBombError:
-        expected = tr("an image of at most {limit:,} pixels", limit=limit)
-        raise ImageTooLargeError((expected, tr("a larger one (cut it into tiles)"))) from None
+        raise too_large(limit) from None
     except DECODE_ERRORS as error:
         raise unreadable(data, error) from None
     return image
+
+
+def too_large(limit: int) -> ImageTooLargeError:
+    """Return the error of an image with more pixels than the limit."""
+    expected = tr("an image of at most {limit:,} pixels", limit=limit)
+    return ImageTooLargeError((expected, tr("a larger one (cut it into tiles)")))
 
 
 def unreadable(data: bytes, error: Exception) -> InvalidFileError:

@@ -1,46 +1,49 @@
-"""Read images as RGB, upright, 8 bits a channel."""
+"""Read images as the network sees them: upright, 8 bits a channel, RGB or the bands of the file."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from core.i18n import tr
 from dataset.classes import InvalidFileError, UInt8
-from dataset.decoding.files import DECODE_ERRORS, error_with_name, open_image, read_bytes, unreadable
+from dataset.decoding.files import error_with_name, read_bytes
 from dataset.decoding.options import ReadOptions
+from dataset.decoding.samples import RawImage, decode_raw
+from dataset.decoding.value_range import BandValues, pool_ranges, scale_to_bytes
+from dataset.overlay import as_rgb
 
 
-def decode_image(data: bytes, options: ReadOptions, max_pixels: int | None = None) -> UInt8:
-    """Return an image's bytes as (H,W,3) uint8 RGB, upright unless `raw_orientation`; the first of several frames.
+def decode_image(data: bytes, options: ReadOptions, max_pixels: int | None = None, page: int = 0) -> UInt8:
+    """Return an image's bytes as (H,W,`channels`) uint8, upright unless `raw_orientation`; a page of a TIFF file.
 
-    16-bit grey is scaled to 8 bits, transparent parts become black. Raises InvalidFileError, ImageTooLargeError.
+    Grey becomes three equal channels. More than 8 bits are scaled by `value_ranges`. Transparent parts become black,
+    except in TIFF files, where "alpha" is a band. Raises InvalidFileError, ImageTooLargeError.
     """
-    with open_image(data, options, max_pixels) as image:
-        if image.mode.startswith("I"):
-            deep = np.asarray(image).astype(np.int64)
-            low, high = int(deep.min()), int(deep.max())
-            if low < 0 or high > 65535:
-                expected = tr("an image of 8 or 16 bits")
-                raise InvalidFileError((expected, tr("values {low} to {high}", low=low, high=high)))
-            grey = ((deep + 128) // 257).astype(np.uint8)
-            return np.repeat(grey[:, :, None], 3, axis=2)
-        if image.mode == "F":
-            expected = tr("an image of 8 or 16 bits")
-            raise InvalidFileError((expected, tr("float pixels")))
-        try:
-            if image.has_transparency_data:
-                black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-                return np.array(Image.alpha_composite(black, image.convert("RGBA")).convert("RGB"))
-            return np.array(image.convert("RGB"))
-        except DECODE_ERRORS as error:
-            raise unreadable(data, error) from None
+    return to_channels(decode_raw(data, options, max_pixels, page), options)
+
+
+def to_channels(image: RawImage, options: ReadOptions) -> UInt8:
+    """Return the samples of an image as (H,W,`channels`) uint8. Raises InvalidFileError for another number of bands."""
+    pixels, wanted = image.pixels, options.channels
+    if image.opaque_alpha and pixels.shape[2] == wanted + 1:
+        pixels = pixels[..., :wanted]
+    if pixels.shape[2] != wanted and not (pixels.shape[2] == 1 and wanted == 3):
+        expected = tr("an image of {bands} bands, as the data that the model is trained on", bands=wanted)
+        raise InvalidFileError((expected, tr("{bands} bands", bands=image.bands)))
+    scaled = scale_to_bytes(pixels, image.valid, options.value_ranges)
+    return scaled if scaled.shape[2] == wanted else np.repeat(scaled, wanted, axis=2)
+
+
+def to_preview(image: RawImage, values: BandValues | None) -> UInt8:
+    """Return an image as (H,W,3) uint8 to look at or to compare; more than 8 bits by the range of its own `values`."""
+    ranges = pool_ranges([values], shared=True) if values is not None else ()
+    return as_rgb(scale_to_bytes(image.pixels, image.valid, ranges))
 
 
 def read_image(source: Path | bytes, options: ReadOptions) -> UInt8:
-    """Return an image as (H,W,3) uint8 RGB, as `decode_image` does. Raises UsageError naming the file."""
+    """Return an image as (H,W,`channels`) uint8, as `decode_image` does. Raises UsageError naming the file."""
     try:
         return decode_image(read_bytes(source), options)
     except (InvalidFileError, OSError) as error:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,9 @@ from core.i18n import tr
 
 if TYPE_CHECKING:
     from config import Settings
+
+
+MAX_CHANNELS = 1024  # hyperspectral cameras have hundreds
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,15 @@ class ReadOptions:
     """
 
     raw_orientation: bool = False  # pixels as they are stored, whatever orientation the EXIF tag states
+    channels: int = 3  # of the decoded image: 3 for grey and colour files, else the number of bands
+    # What becomes 0..255, for each channel or once for all; empty: samples of more than 8 bits by their full 16 bits.
+    value_ranges: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """The smallest and the largest value that are distinguished, over all channels."""
+        ranges = self.value_ranges or ((0.0, 255.0),)
+        return min(low for low, _ in ranges), max(high for _, high in ranges)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options that differ from their defaults as plain values, to be stored in a model file."""
@@ -35,7 +48,25 @@ class ReadOptions:
             raise ValueError(tr("unknown reading options {unknown}", unknown=", ".join(unknown)))
         if not isinstance(values.get("raw_orientation", False), bool):
             raise ValueError(tr("raw_orientation {value}, expected true or false", value=values["raw_orientation"]))
-        return cls(**values)
+        channels = values.get("channels", 3)
+        if not isinstance(channels, int) or not 2 <= channels <= MAX_CHANNELS:
+            raise ValueError(tr("channels {value}, expected 2 to {most}", value=channels, most=MAX_CHANNELS))
+        return cls(**{**values, "value_ranges": _checked_ranges(values.get("value_ranges", ()), channels)})
+
+
+def _checked_ranges(values: Sequence[Sequence[float]], channels: int) -> tuple[tuple[float, float], ...]:
+    """Return the ranges as tuples of floats. Raises ValueError."""
+    ranges = tuple((float(low), float(high)) for low, high in values)
+    if len(ranges) not in (0, 1, channels) or not all(-math.inf < low < high < math.inf for low, high in ranges):
+        raise ValueError(
+            tr(
+                "value ranges {ranges}, expected none, one, or one for each of {channels} channels, each from a smaller "
+                "to a larger number",
+                ranges=ranges,
+                channels=channels,
+            )
+        )
+    return ranges
 
 
 DEFAULT_READING = ReadOptions()

@@ -91,12 +91,12 @@ def test_an_export_with_other_logits_is_not_committed(tmp_path: Path, monkeypatc
     write = export._to_torchscript
     for by, words in ((2e-4, "0.0002 .*not committed"), (float("nan"), "nan .*not committed")):
         monkeypatch.setattr(
-            export, "_to_torchscript", lambda network, file, by=by: write(WithOffset(network, by), file)
+            export, "_to_torchscript", lambda network, file, channels, by=by: write(WithOffset(network, by), file)
         )
         with pytest.raises(AppError, match=words):
             attempt()
 
-    def fail(network: nn.Module, file: Path) -> None:
+    def fail(network: nn.Module, file: Path, channels: int) -> None:
         raise RuntimeError("an operation\nthat nobody knows")
 
     monkeypatch.setattr(export, "_to_torchscript", fail)

@@ -9,17 +9,18 @@ import pytest
 import torch
 
 from core.errors import AppError, UsageError
-from segmentation.networks import COMPACT, TORCHVISION, build_network
+from segmentation.networks import COMPACT, TORCHVISION, build_network, published_normalisation
+from segmentation.preprocess import IMAGENET
 
 SMALLEST, ODD = (16, 16), (33, 47)
 
 
-def check_network_of(name: str) -> None:
+def check_network_of(name: str, channels: int = 3) -> None:
     """What every network has to do; a new one's test is one line."""
     torch.manual_seed(0)
-    network = build_network(name, 4).train()
+    network = build_network(name, 4, channels=channels).train()
     for size in (SMALLEST, ODD):
-        images = torch.randn(2, 3, *size)
+        images = torch.randn(2, channels, *size)
         outputs = network(images)
         each = outputs if isinstance(outputs, tuple) else (outputs,)
         assert all(logits.shape == (2, 4, *size) and logits.dtype == torch.float32 for logits in each)
@@ -53,6 +54,26 @@ def test_all_networks_of_torchvision_are_available() -> None:
     from torchvision import models
 
     assert sorted(TORCHVISION) == models.list_models(module=models.segmentation)
+
+
+@pytest.mark.parametrize("name", [*COMPACT, "lraspp_mobilenet_v3_large", "smp:unet/resnet18"])
+@pytest.mark.parametrize("channels", [2, 8])
+def test_a_network_takes_any_number_of_channels(name: str, channels: int) -> None:
+    if name.startswith("smp:"):
+        pytest.importorskip("segmentation_models_pytorch")
+    check_network_of(name, channels)
+
+
+def test_published_filters_are_repeated_for_other_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.models._api import WeightsEnum
+
+    name, first = "lraspp_mobilenet_v3_large", "backbone.0.0.weight"
+    published = build_network(name, 21).inner.state_dict()  # type: ignore[union-attr]
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda *_, **__: published)
+    own = build_network(name, 4, pretrained=True, channels=6).inner.state_dict()  # type: ignore[union-attr]
+    assert torch.allclose(own[first], published[first].repeat(1, 2, 1, 1) / 2)
+    assert torch.equal(own["backbone.1.block.0.0.weight"], published["backbone.1.block.0.0.weight"])
+    assert published_normalisation(True) == IMAGENET and published_normalisation(True, 6) is None
 
 
 def test_unknown_name_lists_the_available_names() -> None:

@@ -21,7 +21,7 @@ class Strength:
     aspect: float = 1.0  # crops are stretched by up to this factor, 1 or more
     flip: float = 0.0  # probability of a horizontal flip
     light: float = 0.0  # brightness and contrast each change by up to this fraction
-    colour: float = 0.0  # red, green and blue each change by up to this fraction
+    colour: float = 0.0  # each channel changes by up to this fraction
 
 
 STRENGTHS = {
@@ -35,9 +35,9 @@ STRENGTHS = {
 def augment(
     images: Tensor, masks: Tensor, strength: Strength, size: tuple[int, int], random: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Augment images (N,3,H,W) uint8 and masks (N,H,W) uint8 on their device.
+    """Augment images (N,C,H,W) uint8 and masks (N,H,W) uint8 on their device.
 
-    Returns images (N,3,*size) float32 in about 0..255 and masks (N,*size) uint8. Each image is a random crop of at least
+    Returns images (N,C,*size) float32 in about 0..255 and masks (N,*size) uint8. Each image is a random crop of at least
     `strength.area` of it, scaled to `size`.
     """
     pairs = [_random_crop(image, mask, strength, size, random) for image, mask in zip(images, masks, strict=True)]
@@ -73,7 +73,7 @@ def _change_colours(images: Tensor, strength: Strength, random: np.random.Genera
         return images.float()
     shape = (len(images), 1, 1, 1)
     contrast, light = (1 + strength.light * random.uniform(-1, 1, shape) for _ in range(2))
-    tint = 1 + strength.colour * random.uniform(-1, 1, (len(images), 3, 1, 1))
+    tint = 1 + strength.colour * random.uniform(-1, 1, (*images.shape[:2], 1, 1))
     gain, offset = (
         torch.from_numpy(numbers.astype(np.float32)).to(images.device, non_blocking=True)
         for numbers in (contrast * light * tint, 127.5 * (1 - contrast) * light * tint)

@@ -41,7 +41,7 @@ Arrays = tuple[UInt8, UInt8, UInt8]
 
 @dataclass(frozen=True)
 class Split:
-    """What to decode: image (H,W,3) and mask (H,W) at `size`, and with `native` the mask (h,w) at native size."""
+    """What to decode: image (H,W,C) and mask (H,W) at `size`, and with `native` the mask (h,w) at native size."""
 
     pairs: Sequence[Pair]
     classes: ClassMap
@@ -51,7 +51,7 @@ class Split:
 
     def offsets(self) -> list[int]:
         """Return the offset of each pair in the file, and last the number of bytes of all pairs."""
-        small = 4 * self.size[0] * self.size[1]
+        small = (self.reading.channels + 1) * self.size[0] * self.size[1]
         sizes = [small + (pair.height * pair.width if self.native else 0) for pair in self.pairs]
         return [0, *np.cumsum(sizes, dtype=np.int64).tolist()]
 
@@ -103,10 +103,11 @@ class Decoded:
         """Return the arrays of a pair as `Split.decode` does, read-only."""
         (height, width), pair = self.split.size, self.split.pairs[index]
         record = self.bytes[self.offsets[index] : self.offsets[index + 1]]
-        image, small, native_bytes = np.split(record, [3 * height * width, 4 * height * width])
+        channels = self.split.reading.channels
+        image, small, native_bytes = np.split(record, [channels * height * width, (channels + 1) * height * width])
         mask = small.reshape(height, width)
         native = native_bytes.reshape(pair.height, pair.width) if self.split.native else mask
-        return image.reshape(height, width, 3), mask, native
+        return image.reshape(height, width, channels), mask, native
 
 
 def prepare_files(folder: Path, limit: float, splits: Sequence[Split]) -> list[Path] | None:

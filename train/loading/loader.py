@@ -21,7 +21,7 @@ Sample = tuple[Tensor, Tensor, Tensor]
 
 
 class SegmentationDataset(Dataset[Sample]):
-    """One split: item i is (image (3,H,W) uint8, mask (H,W) uint8 at working size, mask (h,w) uint8 at native size).
+    """One split: item i is (image (C,H,W) uint8, mask (H,W) uint8 at working size, mask (h,w) uint8 at native size).
 
     Training needs no native mask: with `native=False` the third is the second. Images are read from their files, each
     verified against its commit, until `attach_decoded_cache` has put them into the cache.
@@ -37,7 +37,7 @@ class SegmentationDataset(Dataset[Sample]):
         return len(self.pairs)
 
     def arrays(self, index: int) -> tuple[UInt8, UInt8, UInt8]:
-        """Return image (H,W,3) and mask (H,W) at working size and mask at native size; read-only."""
+        """Return image (H,W,C) and mask (H,W) at working size and mask at native size; read-only."""
         return self.split.decode(index) if self.decoded is None else self.decoded[index]
 
     def __getitem__(self, index: int) -> Sample:
@@ -82,7 +82,7 @@ def _collate(samples: list[Sample]) -> tuple[Tensor, Tensor, list[Tensor]]:
 def load(
     images: SegmentationDataset, batches: list[list[int]], workers: int, pinned: bool = False
 ) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
-    """Yield batches in the given order: images (N,3,H,W) uint8, masks (N,H,W) uint8, native masks [(h,w) uint8].
+    """Yield batches in the given order: images (N,C,H,W) uint8, masks (N,H,W) uint8, native masks [(h,w) uint8].
 
     `pinned`: in page-locked memory, from which a GPU copies asynchronously.
     """
@@ -94,11 +94,12 @@ def load(
 
 
 def measure_normalisation(images: SegmentationDataset, limit: int = 512) -> Normalisation:
-    """Return mean and standard deviation of R, G, B over up to `limit` images, evenly taken from the split."""
+    """Return mean and standard deviation of each channel over up to `limit` images, evenly taken from the split."""
     chosen = np.linspace(0, len(images) - 1, min(limit, len(images))).round().astype(int)
-    total, squares, count = np.zeros(3), np.zeros(3), 0
+    channels = images.split.reading.channels
+    total, squares, count = np.zeros(channels), np.zeros(channels), 0
     for index in chosen:
-        pixels = images.arrays(int(index))[0].reshape(-1, 3).astype(np.float64) / 255
+        pixels = images.arrays(int(index))[0].reshape(-1, channels).astype(np.float64) / 255
         total, squares, count = total + pixels.sum(0), squares + (pixels**2).sum(0), count + len(pixels)
     mean = total / count
     std = np.sqrt(

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from dataset.classes import ClassMap, UInt8
-from dataset.overlay import KOREAN_FONTS, overlay
+from dataset.overlay import KOREAN_FONTS, as_rgb, overlay
 from segmentation.metrics import ConfusionMatrix
 from segmentation.preprocess import class_indices, native_logits
 from train.base_train import EpochResult
@@ -133,7 +133,7 @@ def save_samples(path: Path, images: SegmentationDataset, indices: Sequence[int]
     for index, prediction in zip(indices, predicted, strict=True):
         image, label, _ = images.arrays(index)
         rows.append(
-            np.concatenate([image, overlay(image, label, classes), overlay(image, prediction, classes)], axis=1)
+            np.concatenate([as_rgb(image), overlay(image, label, classes), overlay(image, prediction, classes)], axis=1)
         )
     sheet = Image.fromarray(np.concatenate(rows))
     scale = max(1, round(900 / sheet.width))  # small images are enlarged without interpolation

@@ -1,0 +1,120 @@
+"""Check that all images have the same bands and depth, and measure the range of their values."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from core.i18n import tr
+from dataset.classes import abbreviate
+from dataset.decoding.options import MAX_CHANNELS, ReadOptions
+from dataset.decoding.value_range import BandValues, pool_ranges
+from dataset.faults import DataWarning, Fault
+from dataset.pair_reading import ImageFacts, PairContent
+
+Finding = Fault | DataWarning
+
+
+@dataclass(frozen=True)
+class MeasuredImages:
+    """`reading` is how the images have to be read; `bands` how many their files have, 3 for grey beside colour."""
+
+    reading: ReadOptions
+    bands: int
+    findings: tuple[Finding, ...] = ()
+
+
+def measure_images(contents: Iterable[PairContent], reading: ReadOptions) -> MeasuredImages:
+    """Return how the images of a data set have to be read, with the value range of its training split."""
+    images = [(content, content.image) for content in contents if content.image is not None]
+    if not images:
+        return MeasuredImages(reading, 3)
+    channels = _common_channels([facts for _, facts in images])
+    findings: list[Finding] = [
+        *_check_channels(images, channels),
+        *_check_depths(images),
+        *_warn_of_missing_values(images),
+    ]
+    if any(isinstance(finding, Fault) for finding in findings):
+        return MeasuredImages(reading, channels, tuple(findings))
+    deep = [facts for content, facts in images if content.candidate.split == "train" and facts.values is not None]
+    values = [_without_alpha(facts, channels) for facts in deep]
+    # Colours keep their relations with one range for all; other bands may be quantities of their own.
+    shared = channels == 3 and all(facts.depth == "integers" for facts in deep)
+    ranges = pool_ranges(values, shared) if values else ()
+    measured = dataclasses.replace(reading, channels=channels, value_ranges=ranges)
+    grey = all(facts.bands == 1 for _, facts in images)
+    return MeasuredImages(measured, 1 if grey else channels, tuple(findings))
+
+
+def _common_channels(images: list[ImageFacts]) -> int:
+    """Return the channels that most images have; an opaque alpha band is one only if others have it, not opaque."""
+    counts = Counter(facts.channels for facts in images if not facts.opaque_alpha)
+    if counts:
+        return max(counts, key=lambda channels: (counts[channels], channels))
+    return Counter(max(2, facts.channels - 1) for facts in images).most_common(1)[0][0]
+
+
+def _check_channels(images: list[tuple[PairContent, ImageFacts]], channels: int) -> Iterator[Fault]:
+    """Yield a fault for each image with other bands than most."""
+    for content, facts in images:
+        if facts.channels == channels or (facts.opaque_alpha and facts.channels - 1 == channels):
+            if channels <= MAX_CHANNELS:
+                continue
+            yield Fault(content.candidate.image, tr("at most {most} bands", most=MAX_CHANNELS), str(facts.bands))
+        else:
+            expected = tr("{bands} bands, as most images have", bands=channels)
+            yield Fault(content.candidate.image, expected, tr("{bands} bands", bands=facts.bands))
+
+
+def _check_depths(images: list[tuple[PairContent, ImageFacts]]) -> Iterator[Finding]:
+    """Yield faults for floats beside integers and for a depth that training does not see, a warning for mixed depths."""
+    names: dict[str, list[str]] = {}
+    for content, facts in images:
+        names.setdefault(facts.depth, []).append(content.candidate.image)
+    if "floats" in names and len(names) > 1:
+        rare = min(names, key=lambda depth: len(names[depth]))
+        for name in names[rare]:
+            yield Fault(
+                name, tr("one kind of samples in all images"), tr("{kind}, unlike the others", kind=_kind(rare))
+            )
+        return
+    trained = {facts.depth for content, facts in images if content.candidate.split == "train"}
+    for content, facts in images:
+        if facts.depth != "8 bits" and facts.depth not in trained:
+            expected = tr("samples of 8 bits, as all training images have")
+            yield Fault(content.candidate.image, expected, tr("more than 8 bits, whose range is unknown"))
+    if len(names) > 1 and trained == set(names):
+        text = tr(
+            "{few} images have 8 bits and {many} more: the former are read as they are, the latter by their range of "
+            "values; of 8 bits: {files}",
+            few=len(names["8 bits"]),
+            many=len(names["integers"]),
+            files=abbreviate(names["8 bits"], 3),
+        )
+        yield DataWarning("mixed-depth", text)
+
+
+def _kind(depth: str) -> str:
+    return {"8 bits": tr("8 bits"), "integers": tr("integers of more than 8 bits"), "floats": tr("floats")}[depth]
+
+
+def _warn_of_missing_values(images: list[tuple[PairContent, ImageFacts]]) -> Iterator[DataWarning]:
+    names = [content.candidate.image for content, facts in images if not facts.complete]
+    if names:
+        text = tr(
+            "{count} images contain NaN or the value of no data, which is read as the smallest value: {files}",
+            count=len(names),
+            files=abbreviate(names, 3),
+        )
+        yield DataWarning("missing-values", text)
+
+
+def _without_alpha(facts: ImageFacts, channels: int) -> BandValues:
+    """Return the distribution of the bands that are used."""
+    assert facts.values is not None  # deep images are measured
+    if not facts.opaque_alpha or facts.channels == channels:
+        return facts.values
+    return BandValues(facts.values.quantiles[:channels], facts.values.count)

@@ -1,0 +1,116 @@
+"""Decode an image file to its samples: as many bands as the file has, in its own depth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from core.i18n import tr
+from dataset.classes import InvalidFileError, UInt8
+from dataset.decoding import tiff
+from dataset.decoding.files import DECODE_ERRORS, open_image, pixel_limit, unreadable
+from dataset.decoding.options import ReadOptions
+from dataset.decoding.orientation import to_upright
+
+PNG_MAGIC, PNG_DEPTH_AT, PNG_COLOUR_AT = b"\x89PNG\r\n\x1a\n", 24, 25  # offsets of two bytes of the header
+PNG_RGB, PNG_GREY_ALPHA, PNG_RGBA = 2, 4, 6
+
+
+@dataclass(frozen=True)
+class RawImage:
+    """An image as it is stored, upright: `pixels` (H,W,C) of any number type; 8-bit grey is (H,W,3).
+
+    Transparent parts are black, except in TIFF files, whose "alpha" is a band like the others.
+    """
+
+    pixels: npt.NDArray[Any]
+    bands: int  # of the file: 1, 3, or C of another TIFF
+    valid: npt.NDArray[np.bool_] | None = None  # (H,W); None: every pixel has data
+    opaque_alpha: bool = False  # the last band is called alpha, and hides nothing
+    truncated: bool = False  # the end of the file is missing; its pixels are grey
+
+
+def decode_raw(data: bytes, options: ReadOptions, max_pixels: int | None = None, page: int = 0) -> RawImage:
+    """Return the samples of an image file's bytes; `page` is that of a TIFF file. Raises InvalidFileError."""
+    if tiff.is_tiff(data):
+        found = tiff.read_samples(data, page, pixel_limit(max_pixels))
+        return _from_pillow(data, options, max_pixels, found) if isinstance(found, int) else _from_tiff(found, options)
+    if data.startswith(PNG_MAGIC) and data[PNG_DEPTH_AT : PNG_DEPTH_AT + 1] == b"\x10":
+        kind = data[PNG_COLOUR_AT]
+        if kind in (PNG_RGB, PNG_RGBA):
+            return _from_deep_png(data, options, max_pixels)
+        if kind == PNG_GREY_ALPHA:
+            expected = tr("a PNG of 16 bits as grey, RGB or RGBA")
+            raise InvalidFileError((expected, tr("grey with alpha of 16 bits (save it without alpha)")))
+    return _from_pillow(data, options, max_pixels, 0)
+
+
+def _from_pillow(data: bytes, options: ReadOptions, max_pixels: int | None, frame: int) -> RawImage:
+    """Return what Pillow reads without loss: 8 bits a channel, or 16-bit grey."""
+    with open_image(data, options, max_pixels, frame) as image:
+        if image.mode[0] in "IF":
+            return RawImage(_compact(np.asarray(image))[:, :, None], 1)
+        bands = 1 if image.mode in ("1", "L", "LA", "La") else 3
+        try:
+            if image.format != "TIFF" and image.has_transparency_data:
+                black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+                return RawImage(np.array(Image.alpha_composite(black, image.convert("RGBA")).convert("RGB")), bands)
+            return RawImage(np.array(image.convert("RGB")), bands)
+        except DECODE_ERRORS as error:
+            raise unreadable(data, error) from None
+
+
+def _compact(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the 32-bit integers that Pillow makes of 16-bit grey as uint16 again."""
+    if values.dtype == np.int32 and values.size and values.min() >= 0 and values.max() <= 65535:
+        return values.astype(np.uint16)
+    return values
+
+
+def _from_tiff(found: tiff.TiffSamples, options: ReadOptions) -> RawImage:
+    pixels = found.pixels
+    if not options.raw_orientation:
+        pixels = to_upright(pixels, found.orientation)
+    opaque = False
+    if found.alpha and pixels.dtype.kind == "u":
+        opaque = bool((pixels[..., -1] == np.iinfo(pixels.dtype).max).all())
+    return RawImage(pixels, pixels.shape[2], _valid_pixels(pixels, found.nodata), opaque)
+
+
+def _valid_pixels(pixels: npt.NDArray[Any], nodata: float | None) -> npt.NDArray[np.bool_] | None:
+    """Return where every band is finite and not the value of no data; None where all pixels are. 8 bits always are.
+
+    Raises InvalidFileError if no pixel is valid.
+    """
+    if pixels.dtype == np.uint8:
+        return None
+    valid = np.ones(pixels.shape[:2], np.bool_)
+    if pixels.dtype.kind == "f":
+        valid &= np.isfinite(pixels).all(2)
+    if nodata is not None and np.isfinite(nodata):
+        valid &= (pixels != nodata).any(2)
+    if valid.all():
+        return None
+    if not valid.any():
+        raise InvalidFileError((tr("pixels with data"), tr("NaN or the value of no data everywhere")))
+    return valid
+
+
+def _from_deep_png(data: bytes, options: ReadOptions, max_pixels: int | None) -> RawImage:
+    """Return a colour PNG of 16 bits, over black where it is transparent.
+
+    Pillow has no mode for it and keeps the upper byte of each sample: it is read a second time in the other byte order,
+    which keeps the lower one.
+    """
+    with open_image(data, options, max_pixels) as image:
+        upper: UInt8 = np.array(image)
+    with open_image(data, options, max_pixels, raw_mode=f"{image.mode};16L") as image:
+        pixels = upper.astype(np.uint16) << 8 | np.asarray(image)
+    if pixels.shape[2] == 4:
+        alpha = pixels[..., 3:].astype(np.float64) / 65535
+        pixels = np.rint(pixels[..., :3] * alpha).astype(np.uint16)
+    return RawImage(pixels, 3)

@@ -1,0 +1,204 @@
+"""Read the samples of TIFF pages that Pillow would reduce to 8 bits, blend with an "alpha" band, or refuse.
+
+Pillow reads 8-bit grey and colour pages, whatever their compression. tifffile (one module of Python over numpy) reads
+the others: any number of bands, 16 and 32 bits, floats.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import logging
+import sys
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from core.i18n import tr
+from dataset.classes import InvalidFileError
+
+if TYPE_CHECKING:
+    from tifffile import TiffFile, TiffPage
+
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, little and big endian
+COLOUR_SPACES = (3, 5, 6, 8)  # palette, CMYK, YCbCr, CIELAB: the samples are no bands, Pillow converts them to RGB
+ALPHA_KINDS = (1, 2)  # values of ExtraSamples that mark the last sample as alpha, as GDAL does for a fourth band
+REDUCED, TRANSPARENCY_MASK = 1, 4  # bits of NewSubfileType: pages that belong to another page
+ORIENTATION, GDAL_NODATA = 274, 42113  # tags
+DEFLATE = (8, 32946)
+BOUNDED_WITHOUT_IMAGECODECS = (1, 32773, *DEFLATE)  # none, PackBits and (checked below) deflate
+MAX_EXPANSION = 1032  # of deflate
+CHECKED_BYTES = 1 << 24  # a segment that may decompress to more is checked before it is decompressed
+Samples = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class TiffSamples:
+    """One page as it is stored: `pixels` (H,W,C) of any number type."""
+
+    pixels: Samples
+    alpha: bool  # whether the file calls the last band alpha
+    nodata: float | None  # the value of pixels without data
+    orientation: int  # as EXIF's tag: 1 is upright
+
+
+def is_tiff(data: bytes) -> bool:
+    """Return whether the bytes start like a TIFF file."""
+    return data[:4] in MAGIC
+
+
+@functools.cache
+def _tifffile() -> Any:
+    """Import tifffile, silenced: what it logs about damaged files is raised as an error here."""
+    import tifffile
+
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
+    return tifffile
+
+
+def count_pages(data: bytes) -> int:
+    """Return the number of images in a TIFF file; overviews and transparency masks are not counted. At least 1."""
+    try:
+        with _tifffile().TiffFile(io.BytesIO(data)) as file:
+            return max(1, len(_full_pages(file)))
+    except Exception:  # a damaged file: decoding it says what is wrong
+        return 1
+
+
+def _full_pages(file: TiffFile) -> list[Any]:
+    pages = [(number, page) for number, page in enumerate(file.pages)]
+    return [entry for entry in pages if not int(getattr(entry[1], "subfiletype", 0)) & (REDUCED | TRANSPARENCY_MASK)]
+
+
+def read_samples(data: bytes, page: int, max_pixels: int) -> TiffSamples | int:
+    """Return the samples of a page, or the number of the page in the file where Pillow reads it without loss.
+
+    Raises InvalidFileError for a damaged page and for a compression that needs another package.
+    """
+    try:
+        with _tifffile().TiffFile(io.BytesIO(data)) as file:
+            pages = _full_pages(file)
+            number, found = pages[page] if pages else (0, file.pages[0])
+            found = found.aspage()
+            if _pillow_reads(found):
+                return int(number)
+            _require_sane(found, data, max_pixels)
+            pixels = _decode(found, data, number)
+            alpha = bool(found.extrasamples) and int(found.extrasamples[-1]) in ALPHA_KINDS
+            orientation = found.tags.get(ORIENTATION)
+            return TiffSamples(pixels, alpha, _nodata(found), int(orientation.value) if orientation else 1)
+    except InvalidFileError:
+        raise
+    except Exception as error:  # a parser of untrusted data: besides its own errors, those of numpy, zlib and struct
+        raise InvalidFileError((tr("a complete TIFF image"), " ".join(str(error).split())[:200])) from None
+
+
+def _pillow_reads(page: TiffPage) -> bool:
+    """Return whether Pillow reads the page as it is meant: 8-bit grey or colour, one bit, or a colour space."""
+    bits = max(page.bitspersample if isinstance(page.bitspersample, tuple) else (page.bitspersample,))
+    if int(page.photometric) in COLOUR_SPACES:
+        return bits <= 8
+    return bits <= 8 and page.samplesperpixel in (1, 3) and page.sampleformat != 2
+
+
+def _require_sane(page: TiffPage, data: bytes, max_pixels: int) -> None:
+    """Raise InvalidFileError for a page that is too large, or whose segments are not all in the file."""
+    from dataset.decoding.files import too_large  # that module uses this one
+
+    if page.imagewidth * page.imagelength > max_pixels or page.size > 16 * max_pixels:
+        raise too_large(max_pixels)
+    if page.dtype is None or page.imagedepth > 1 or page.axes not in ("YX", "YXS", "SYX"):
+        raise InvalidFileError((tr("an image of rows, columns and bands"), f"{page.axes} {page.shape} {page.dtype}"))
+    expected = int(np.prod(page.chunked))
+    segments = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+    if len(segments) < expected or any(count and offset + count > len(data) for offset, count in segments):
+        raise InvalidFileError((tr("a complete TIFF image"), tr("a truncated file ({count:,} bytes)", count=len(data))))
+    if page.compression in DEFLATE:
+        most = int(np.prod(page.chunks)) * page.dtype.itemsize
+        for offset, count in segments:
+            if count * MAX_EXPANSION > max(CHECKED_BYTES, 4 * most):
+                _require_bounded(data[offset : offset + count], most)
+
+
+def _require_bounded(segment: bytes, most: int) -> None:
+    """Raise InvalidFileError for a segment that decompresses to more bytes than its part of the image has."""
+    stream = zlib.decompressobj()
+    if len(stream.decompress(segment, 2 * most + 1)) > 2 * most:
+        raise InvalidFileError((tr("a complete TIFF image"), tr("more compressed data than pixels")))
+
+
+def _decode(page: TiffPage, data: bytes, number: int) -> Samples:
+    """Return the pixels (H,W,C)."""
+    if int(page.compression) in BOUNDED_WITHOUT_IMAGECODECS or _has_imagecodecs():
+        try:
+            pixels = np.asarray(page.asarray())
+        except (ValueError, KeyError) as error:
+            if "imagecodecs" not in str(error):
+                raise
+        else:
+            if page.axes == "SYX":
+                pixels = pixels.transpose(1, 2, 0)
+            native = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+            return native if native.ndim == 3 else native[:, :, None]
+    other = _decode_by_pillow(data, number, page.samplesperpixel, page.dtype)
+    if other is None:
+        name = getattr(page.compression, "name", page.compression)
+        found = tr(
+            "{compression} compression, {bands} bands of {type}",
+            compression=name,
+            bands=page.samplesperpixel,
+            type=page.dtype,
+        )
+        raise InvalidFileError(
+            (tr("no or DEFLATE compression, or the package for others (pip install imagecodecs)"), found)
+        )
+    return other
+
+
+@functools.cache
+def _has_imagecodecs() -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec("imagecodecs") is not None
+
+
+def _decode_by_pillow(data: bytes, number: int, samples: int, dtype: Any) -> Samples | None:
+    """Return the pixels (H,W,C) of a page whose compression only Pillow's libtiff reads; None if it has no such mode."""
+    try:
+        high = _open_page(data, number, "high" if dtype.itemsize == 2 else "")
+        if samples == 1 and high.mode[0] in "IF":
+            return np.asarray(np.asarray(high).astype(dtype)[:, :, None])
+        if samples not in (3, 4) or dtype not in (np.uint8, np.uint16):
+            return None
+        upper: Samples = np.asarray(high)
+        if dtype == np.uint8:
+            return upper
+        lower: Samples = np.asarray(_open_page(data, number, "low"))
+        return np.asarray(upper.astype(np.uint16) << 8 | lower)
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _open_page(data: bytes, number: int, byte: str) -> Image.Image:
+    """Open a page so that Pillow neither divides by alpha nor, for 16 bits, chooses the byte of each sample itself."""
+    image = Image.open(io.BytesIO(data), formats=("TIFF",))
+    image.seek(number)
+    if image.mode not in ("RGB", "RGBA", "RGBX"):
+        return image
+    swapped = ";16B" if sys.byteorder == "little" else ";16L"  # Pillow keeps the upper byte: here, of the other order
+    raw_mode = image.mode + {"": "", "high": ";16N", "low": swapped}[byte]
+    image.tile = [tile._replace(args=(raw_mode, *tuple(tile.args or ())[1:])) for tile in image.tile]
+    return image
+
+
+def _nodata(page: TiffPage) -> float | None:
+    """Return the value that GDAL's tag names as no data."""
+    tag = page.tags.get(GDAL_NODATA)
+    try:
+        return None if tag is None else float(str(tag.value).strip("\0 "))
+    except ValueError:
+        return None
