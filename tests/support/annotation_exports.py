@@ -104,9 +104,13 @@ def write_cvat(
         copy_image(item, root / "JPEGImages" / item.name)
         save_png(root / "SegmentationClass" / f"{item.name}.png", paint(item.ids, palette))
     write_lists(root, items)
+    write_labelmap(root, names, colors)
+    return root
+
+
+def write_labelmap(root: Path, names: Sequence[str], colors: Sequence[tuple[int, int, int]]) -> None:
     rows = [f"{name}:{red},{green},{blue}::\n" for name, (red, green, blue) in zip(names, colors, strict=True)]
     (root / "labelmap.txt").write_text("# label:color_rgb:parts:actions\n" + "".join(rows))
-    return root
 
 
 def write_voc(root: Path, items: Sequence[Labelled], palette: bytes, names: Sequence[str] | None = None) -> Path:
