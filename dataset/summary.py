@@ -23,7 +23,7 @@ def summary(data: SegmentationData) -> str:
     ]
     if data.reading.value_ranges or data.reading.channels != 3:
         low, high = data.reading.value_range
-        lines.insert(3, tr("images: {bands} bands, values {low:g} to {high:g}", bands=data.bands, low=low, high=high))
+        lines.insert(3, tr("bands: {bands} (values {low:g} to {high:g})", bands=data.bands, low=low, high=high))
     if data.unlisted:
         count = data.unlisted
         lines.append(tr("not used, because no split file lists them: {count} images", count=count))

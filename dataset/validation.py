@@ -56,9 +56,6 @@ def inspect_data(root: Path, seed: int, reading: ReadOptions = DEFAULT_READING) 
     inspection.contents = list(progress(contents, len(candidates), tr("checking data"), tr("pairs")))
     for content in inspection.contents:
         inspection.add(content.faults)
-    measured = measure_images(inspection.contents, reading)
-    inspection.reading, inspection.bands = measured.reading, measured.bands
-    inspection.add(measured.findings)
     inspection.classes = listed_classes
     if inspection.layout.class_file not in files:
         inspection.classes, faults = infer_classes(inspection.contents)
@@ -68,5 +65,8 @@ def inspect_data(root: Path, seed: int, reading: ReadOptions = DEFAULT_READING) 
             inspection.add(check_values(content, inspection.classes))
     find_groups(inspection, pattern=None)
     assign_pairs(inspection, seed)
+    measured = measure_images(inspection.contents, reading)
+    inspection.reading, inspection.bands = measured.reading, measured.bands
+    inspection.add(measured.findings)
     inspection.add(check_duplicates(inspection.contents))
     return inspection

@@ -82,7 +82,7 @@ def _check_depths(images: list[tuple[PairContent, ImageFacts]]) -> Iterator[Find
             )
         return
     trained = {facts.depth for content, facts in images if content.candidate.split == "train"}
-    for content, facts in images:
+    for content, facts in images if trained else ():  # without a training split, that is the fault
         if facts.depth != "8 bits" and facts.depth not in trained:
             expected = tr("samples of 8 bits, as all training images have")
             yield Fault(content.candidate.image, expected, tr("more than 8 bits, whose range is unknown"))

@@ -39,15 +39,17 @@ def deep_png(pixels: npt.NDArray[np.uint16]) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + body
 
 
-def make_raster_data(root: Path, draw: Callable[[int], Pixels], suffix: str = "tif", **options: Any) -> Path:
-    """Write ten pairs, split by files: r0 to r7 train, r8 and r9 val; `draw(number)` gives the samples."""
+def make_raster_data(
+    root: Path, draw: Callable[[int], Pixels], suffix: str = "tif", split: bool = True, **options: Any
+) -> Path:
+    """Write ten pairs, with `split` by files: r0 to r7 train, r8 and r9 val; `draw(number)` gives the samples."""
     for number in range(10):
         pixels = draw(number)
         path = root / "images" / f"r{number}.{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(tiff(pixels, **options) if suffix == "tif" else deep_png(pixels))
         put_mask(root / "masks" / f"r{number}.png", size=(pixels.shape[0], pixels.shape[1]))
-    for split, names in (("train", range(8)), ("val", range(8, 10))):
+    for name, numbers in (("train", range(8)), ("val", range(8, 10))) if split else ():
         (root / "splits").mkdir(exist_ok=True)
-        (root / "splits" / f"{split}.txt").write_text("".join(f"r{number}\n" for number in names), encoding="utf-8")
+        (root / "splits" / f"{name}.txt").write_text("".join(f"r{number}\n" for number in numbers), encoding="utf-8")
     return root
