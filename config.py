@@ -20,6 +20,7 @@ from core.i18n import LANGUAGES, language_of_locale, mark, set_language
 from core.settings import (
     parse_minimums,
     parse_value,
+    require_expression,
     require_keys,
     runtime_setting,
     setting,
@@ -232,6 +233,13 @@ class Settings:
     seed: int = setting(
         0, mark("random seed of weights, order, augmentation and a new split"), option="--seed", metavar="N", minimum=0
     )
+    split_group: str | None = setting(
+        None,
+        mark("regular expression whose groups match what images of one split have in common, such as '(patient\\d+)'"),
+        unset=mark("from groups.csv, directories and file names"),
+        option="--split-group",
+        metavar="REGEX",
+    )
     device: str = runtime_setting(
         "auto",
         mark("device; auto: CUDA, else Apple's MPS, else the CPU"),
@@ -269,6 +277,7 @@ class Settings:
     def __post_init__(self) -> None:
         """Refuse values that parse but make no sense, naming key, value and rule."""
         validate(self)
+        require_expression("SPLIT_GROUP", self.split_group)
         parse_minimums("REGISTER_MIN_CLASS_IOU", self.register_min_class_iou)
         require_keys(self, "lakefs_endpoint", "lakefs_access_key_id", "lakefs_secret_access_key")
         require_keys(self, "minio_endpoint", "minio_access_key", "minio_secret_key")

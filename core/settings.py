@@ -190,6 +190,18 @@ def parse_minimums(key: str, text: str | None) -> tuple[float | None, dict[str, 
     return everywhere, single
 
 
+def require_expression(key: str, text: str | None) -> None:
+    """Raise UsageError unless it is a regular expression with at least one group."""
+    if text is None:
+        return
+    try:
+        groups = re.compile(text).groups
+    except (re.error, RecursionError, OverflowError) as error:
+        raise invalid(key, text, tr("a regular expression ({error})", error=error)) from None
+    if not groups:
+        raise invalid(key, text, tr("a regular expression with a group in parentheses"))
+
+
 def require_keys(settings: Any, endpoint: str, *keys: str) -> None:
     """Raise UsageError for an endpoint without its keys: it is a mistake, not a reason to fall back."""
     url = getattr(settings, endpoint)

@@ -8,7 +8,7 @@ from core.i18n import tr
 from core.reporting import progress
 from dataset.checks.duplicates import check_duplicates
 from dataset.checks.files import check_files, find_layout, read_class_file
-from dataset.checks.groups import assign_pairs, find_groups
+from dataset.checks.groups import split_by_groups
 from dataset.checks.image_values import measure_images
 from dataset.checks.inspection import Inspection
 from dataset.checks.mask_values import check_values, infer_classes
@@ -21,21 +21,30 @@ from dataset.splitting.splits import write_splits
 
 
 def check_data(
-    root: Path, seed: int, make_split: bool = True, reading: ReadOptions = DEFAULT_READING
+    root: Path,
+    seed: int,
+    make_split: bool = True,
+    reading: ReadOptions = DEFAULT_READING,
+    split_group: str | None = None,
 ) -> SegmentationData:
     """Read and check every pair below `root` once; store a split that was made here if `make_split`.
 
+    `split_group` is the regular expression of SPLIT_GROUP.
+
     Raises DataFaults with all faults at once, and UsageError where a file or directory cannot be used at all.
     """
-    inspection = inspect_data(root, seed, reading)
+    inspection = inspect_data(root, seed, reading, split_group)
     data = inspection.data()
     if inspection.assignment is not None and make_split:
         assert inspection.layout is not None  # else there is no assignment
-        write_splits(root / inspection.layout.splits_root, inspection.assignment.splits, inspection.assignment.seed)
+        made = inspection.assignment
+        write_splits(root / inspection.layout.splits_root, made.splits, made.seed, made.left_out, made.pattern)
     return data
 
 
-def inspect_data(root: Path, seed: int, reading: ReadOptions = DEFAULT_READING) -> Inspection:
+def inspect_data(
+    root: Path, seed: int, reading: ReadOptions = DEFAULT_READING, split_group: str | None = None
+) -> Inspection:
     """Read and check every pair below `root` once; return what is known, with all faults, warnings and files left out.
 
     Raises UsageError where a file or directory cannot be used at all.
@@ -63,8 +72,7 @@ def inspect_data(root: Path, seed: int, reading: ReadOptions = DEFAULT_READING) 
     if inspection.classes is not None:
         for content in inspection.contents:
             inspection.add(check_values(content, inspection.classes))
-    find_groups(inspection, pattern=None)
-    assign_pairs(inspection, seed)
+    split_by_groups(inspection, seed, split_group)
     measured = measure_images(inspection.contents, reading)
     inspection.reading, inspection.bands = measured.reading, measured.bands
     inspection.add(measured.findings)

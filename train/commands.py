@@ -100,7 +100,13 @@ def check(settings: Settings, data_ref: str | None) -> None:
     from versioning.checkout import checked_data
 
     if data_ref is None:
-        data = check_data(settings.data_dir, settings.seed, make_split=False, reading=options_of(settings))
+        data = check_data(
+            settings.data_dir,
+            settings.seed,
+            make_split=False,
+            reading=options_of(settings),
+            split_group=settings.split_group,
+        )
         notify(summary(data))
         return
     from utils.lakefs_utils import connect

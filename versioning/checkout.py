@@ -100,9 +100,9 @@ def checked_data(
     if pinned is None:
         require_complete(settings.data_dir)
         fill_if_empty(settings, lake, sample)
-        data = check_data(settings.data_dir, settings.seed, reading=reading)
+        data = check_data(settings.data_dir, settings.seed, reading=reading, split_group=settings.split_group)
     else:  # no split is written into the cache: it is in the commit, or determined by the seed
         folder = safe_join(lake.download(pinned, cache), pinned.path)
-        data = check_data(folder, settings.seed, make_split=False, reading=reading)
+        data = check_data(folder, settings.seed, make_split=False, reading=reading, split_group=settings.split_group)
     notify(summary(data))
     return pinned, data

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from core.i18n import tr
 from dataset.classes import InvalidFileError
 from dataset.faults import Fault, faults_from_error
 from dataset.splitting.group_file import resolve_name
-from dataset.splitting.splits import SplitFiles, extend_split, new_split, read_splits
+from dataset.splitting.group_splits import extend_by_groups, split_by_groups
+from dataset.splitting.groups import Groups
+from dataset.splitting.splits import SplitFiles, read_splits
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,16 @@ class SplitPlan:
 
 @dataclass(frozen=True)
 class Assignment:
-    """The split of each name, made by this project and to be stored with `seed`; `faults` of what cannot be split."""
+    """The split of each name, made by this project and to be stored with `seed`; `faults` of what cannot be split.
+
+    `left_out` are frames of films that lie too near to a frame of another split.
+    """
 
     splits: dict[str, str]
     seed: int
     faults: tuple[Fault, ...] = ()
+    left_out: tuple[str, ...] = ()
+    pattern: str | None = None  # of SPLIT_GROUP; it decides about images that are added later
 
 
 def plan_splits(root: Path, images: Collection[str], masks: Collection[str]) -> SplitPlan:
@@ -49,14 +56,21 @@ def plan_splits(root: Path, images: Collection[str], masks: Collection[str]) -> 
     return SplitPlan(dict.fromkeys(names, ""), stored=stored)
 
 
-def assign_splits(plan: SplitPlan, seed: int) -> Assignment:
-    """Return the split of every name of a plan without user files: stored names keep theirs, others get a new one."""
+def assign_splits(plan: SplitPlan, seed: int, groups: Groups, classes: Mapping[str, frozenset[int]]) -> Assignment:
+    """Return the split of every name of a plan without user files: stored names keep theirs, others get a new one.
+
+    `classes` has the class ids of which a mask has pixels, by name; for unreadable masks nothing.
+    """
     names, stored = plan.splits.keys(), plan.stored
+    groups = replace(groups, of={name: groups.of.get(name, name) for name in names})
+    left_out: tuple[str, ...] = ()
     if stored is None or stored.seed is None:
-        splits = new_split(names, seed)
+        splits = split_by_groups(groups, classes, seed)
     else:
-        seed = stored.seed
-        splits = extend_split({name: split for split, _, name in stored.lines}, names, seed)
+        seed, left_out = stored.seed, tuple(name for name in stored.left_out if name in names)
+        kept = {name: split for split, _, name in stored.lines if name in names}
+        splits = extend_by_groups(kept, left_out, groups, classes, seed)
+    left_out += tuple(sorted(names - splits.keys() - set(left_out)))
     faults = []
     for split in ("train", "val"):
         if split not in splits.values():
@@ -65,7 +79,10 @@ def assign_splits(plan: SplitPlan, seed: int) -> Assignment:
             if stored is not None:
                 found += tr(" (delete splits/ to split again)")
             faults.append(Fault(file, tr("at least 2 pairs (1 train, 1 val)"), found))
-    return Assignment(splits, seed, tuple(faults))
+    if faults and stored is None and len(names) >= 2:
+        expected = tr("at least 2 groups (1 train, 1 val)")
+        faults = [Fault("images/", expected, tr("1 group ({reason})", reason=groups.reason))]
+    return Assignment(splits, seed, tuple(faults), left_out)
 
 
 def _plan_by_user_files(stored: SplitFiles, images: Iterable[str], names: Collection[str]) -> SplitPlan:

@@ -50,12 +50,14 @@ def detect_groups(
     thumbnails: Mapping[str, UInt8] | None = None,
     pattern: str | None = None,
     listed: Mapping[str, str] | None = None,
+    directories: bool = True,
 ) -> Groups:
     """Return the groups of pair names; the result depends on nothing else, least of all on their order.
 
     Precedence: `pattern` (of SPLIT_GROUP), `listed` (of groups.csv), directories, subjects in the names, times in the
     names, films. `thumbnails`, name -> (32,32) uint8, tell a film from mere numbering; without them several stems with
-    running numbers are films, and a single one is not. Names that a rule does not cover are groups of their own.
+    running numbers are films, and a single one is not. `directories=False` skips that rule. Names that a rule does not
+    cover are groups of their own.
     """
     frames = _film_frames(names, thumbnails)
     if pattern is not None:
@@ -64,7 +66,7 @@ def detect_groups(
         return Groups("split-group", reason, _with_singles(names, found), frames)
     if listed is not None:
         return Groups("groups.csv", tr("groups.csv lists them"), _with_singles(names, listed), frames)
-    if found := directories_of(names):
+    if directories and (found := directories_of(names)):
         reason = tr("directories below images/: {names}", names=_shown(found))
         return Groups("directories", reason, _with_singles(names, found), frames, divisible=True)
     if found := subjects_of(names):

@@ -8,6 +8,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+MIN_DIRECTORIES = 3  # two are rather kinds of images, and cannot give train, val and test
+
 
 @dataclass(frozen=True, order=True)
 class Frame:
@@ -92,7 +94,7 @@ def numbers_of(names: Collection[str]) -> dict[str, Frame]:
 
 
 def directories_of(names: Collection[str]) -> dict[str, str]:
-    """Return name -> directory below images/; empty unless at least half of the names have one, and they differ.
+    """Return name -> directory below images/; empty unless at least half of the names have one of at least three.
 
     The upper level is preferred (a site has several patients) where it has at least ten directories, else the lowest.
     """
@@ -104,4 +106,4 @@ def directories_of(names: Collection[str]) -> dict[str, str]:
     enough = len(set(top.values())) >= 10
     chosen = top if enough or len(set(deep.values())) <= len(set(top.values())) else deep
     counts = Counter(chosen.values())
-    return chosen if len(counts) >= 2 and max(counts.values()) >= 2 else {}
+    return chosen if len(counts) >= MIN_DIRECTORIES and max(counts.values()) >= 2 else {}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,43 +11,34 @@ from core.errors import UsageError
 from core.i18n import tr
 from dataset.classes import InvalidFileError
 from dataset.directory import SPLITS, composed
+from dataset.splitting.stratify import Unit, choose_splits
 
 SPLIT_MARK = "# made by train.py from seed "  # first line of split files that we may extend
+PATTERN_MARK = "# SPLIT_GROUP="  # second line, where that setting made the groups
+LEFT_OUT = "left_out"  # splits/left_out.txt: names without a split
 
 
 @dataclass(frozen=True)
 class SplitFiles:
-    """Content of `splits/*.txt`: `lines` are (split, line number, name); `seed` is None for a user's own files."""
+    """Content of `splits/*.txt`: `lines` are (split, line number, name); `seed` is None for a user's own files.
+
+    `left_out` are names that have no split, because they lie too near to images of another one. `pattern` is the
+    expression of SPLIT_GROUP by which the split was made.
+    """
 
     lines: tuple[tuple[str, int, str], ...]
     present: tuple[str, ...]
     seed: int | None
+    left_out: tuple[str, ...] = ()
+    pattern: str | None = None
 
 
 def new_split(names: Collection[str], seed: int) -> dict[str, str]:
-    """Return name -> split for new data: 80/10/10 in the order of the hash of (seed, name).
+    """Return name -> split for new data without groups: 80/10/10 in the order of the hash of (seed, name).
 
     At least one name goes to val; with fewer than ten names there is no test split. Nothing else has an influence.
     """
-    ordered = sorted(names, key=lambda name: (_hash_fraction(seed, name), name))
-    tenth = len(ordered) // 10
-    val = max(1, tenth)
-    parts = ["val"] * val + ["test"] * tenth + ["train"] * (len(ordered) - val - tenth)
-    return dict(zip(ordered, parts, strict=False))
-
-
-def extend_split(stored: Mapping[str, str], names: Collection[str], seed: int) -> dict[str, str]:
-    """Return name -> split: `stored` names keep their split, new names are assigned by their hash, 80/10/10."""
-    thresholds = ((0.1, "val"), (0.2, "test"), (1.1, "train"))
-    return {
-        name: stored.get(name) or next(split for limit, split in thresholds if _hash_fraction(seed, name) < limit)
-        for name in names
-    }
-
-
-def _hash_fraction(seed: int, name: str) -> float:
-    """Return a number in [0, 1) that depends only on (seed, name)."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:6], "big") / 2**48
+    return choose_splits([Unit(name, 1) for name in names], seed)
 
 
 def read_splits(root: Path) -> SplitFiles | None:
@@ -59,38 +49,77 @@ def read_splits(root: Path) -> SplitFiles | None:
     """
     lines: list[tuple[str, int, str]] = []
     present, seeds = [], set[int | None]()
+    pattern: str | None = None
     for split in SPLITS:
-        path = root / "splits" / f"{split}.txt"
-        try:
-            rows = path.read_text(encoding="utf-8-sig").splitlines()
-        except FileNotFoundError:
+        rows = _read_rows(root, split)
+        if rows is None:
             continue
-        except (OSError, UnicodeDecodeError) as error:
-            raise InvalidFileError((tr("{name}: UTF-8 text", name=path.name), str(error))) from None
         present.append(split)
-        mark = rows[0].removeprefix(SPLIT_MARK) if rows else ""
-        seeds.add(int(mark) if rows and mark != rows[0] and mark.isdecimal() else None)
-        names = ((number, composed(row.strip().replace("\\", "/"))) for number, row in enumerate(rows, 1))
-        lines += [(split, number, name) for number, name in names if name and not name.startswith("#")]
+        seeds.add(_seed_of(rows))
+        pattern = next((row.removeprefix(PATTERN_MARK) for row in rows[1:2] if row.startswith(PATTERN_MARK)), pattern)
+        lines += [(split, number, name) for number, name in _names_of(rows)]
     seed = seeds.pop() if len(seeds) == 1 else None
     if not present or (seed is not None and "train" not in present):
         return None
-    return SplitFiles(tuple(lines), tuple(present), seed)
+    rows = _read_rows(root, LEFT_OUT) or []
+    left_out = tuple(name for _, name in _names_of(rows)) if seed is not None and _seed_of(rows) == seed else ()
+    return SplitFiles(tuple(lines), tuple(present), seed, left_out, pattern if seed is not None else None)
 
 
-def write_splits(root: Path, assigned: Mapping[str, str], seed: int) -> None:
-    """Write name -> split to `splits/*.txt`, each file atomically, train.txt last. Raises UsageError."""
+def _read_rows(root: Path, name: str) -> list[str] | None:
+    """Return the lines of a file of splits/, None if there is no such file. Raises InvalidFileError."""
+    path = root / "splits" / f"{name}.txt"
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidFileError((tr("{name}: UTF-8 text", name=path.name), str(error))) from None
+
+
+def _seed_of(rows: Sequence[str]) -> int | None:
+    """Return the seed of a file that this project made, else None."""
+    mark = rows[0].removeprefix(SPLIT_MARK) if rows else ""
+    return int(mark) if rows and mark != rows[0] and mark.isdecimal() else None
+
+
+def _names_of(rows: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """Yield (line number, name) of the lines that are not comments."""
+    for number, row in enumerate(rows, 1):
+        name = composed(row.strip().replace("\\", "/"))
+        if name and not name.startswith("#"):
+            yield number, name
+
+
+def write_splits(
+    root: Path,
+    assigned: Mapping[str, str],
+    seed: int,
+    left_out: Collection[str] = (),
+    pattern: str | None = None,
+) -> None:
+    """Write name -> split to `splits/*.txt`, each file atomically, train.txt last. Raises UsageError.
+
+    `left_out.txt` is written where names are left out, and emptied where none are any more.
+    """
     folder = root / "splits"
+    head = f"{SPLIT_MARK}{seed}\n" + (f"{PATTERN_MARK}{pattern}\n" if pattern is not None else "")
     try:
         folder.mkdir(exist_ok=True)
+        if left_out or (folder / f"{LEFT_OUT}.txt").exists():
+            _write_names(folder, LEFT_OUT, head, left_out)
         for split in reversed(SPLITS):
-            text = "".join(f"{name}\n" for name in sorted(assigned) if assigned[name] == split)
-            path, temporary = folder / f"{split}.txt", folder / f".{split}.txt.{os.getpid()}"
-            content = f"{SPLIT_MARK}{seed}\n{text}".encode()
-            if path.exists() and path.read_bytes() == content:
-                continue
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
+            _write_names(folder, split, head, [name for name in assigned if assigned[name] == split])
     except OSError as error:
         reason = error.strerror
         raise UsageError(tr("{folder}: cannot store the split ({reason})", folder=folder, reason=reason)) from None
+
+
+def _write_names(folder: Path, stem: str, head: str, names: Iterable[str]) -> None:
+    """Write one file, unless it has this content already."""
+    path, temporary = folder / f"{stem}.txt", folder / f".{stem}.txt.{os.getpid()}"
+    content = (head + "".join(f"{name}\n" for name in sorted(names))).encode()
+    if path.exists() and path.read_bytes() == content:
+        return
+    temporary.write_bytes(content)
+    os.replace(temporary, path)

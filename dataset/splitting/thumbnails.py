@@ -15,7 +15,6 @@ from dataset.splitting.names import Frame
 SIDE = 32  # pixels
 MIN_PAIRS = 4  # neighbours in a sequence, fewer tell nothing
 ALIKE = 0.75  # chance that neighbours are more alike than two images at random (0.5: no difference)
-IDENTICAL = 0.98  # correlation of neighbours from which they are one scene, whatever the others are
 RANDOM_PAIRS = 2000
 Vectors = npt.NDArray[np.float32]
 
@@ -50,7 +49,7 @@ def find_films(frames: Mapping[str, Frame], thumbnails: Mapping[str, UInt8]) -> 
     if len(everything) <= MIN_PAIRS:
         return dict.fromkeys(sequences, False)
     raw = _vectors([thumbnails[name] for name in everything])
-    plain, centred = _normalized(raw), _normalized(raw - raw.mean(axis=0))  # what all have in common says nothing
+    centred = _normalized(raw - raw.mean(axis=0))  # what all have in common says nothing
     baseline = _random_similarities(centred)
     row = {name: index for index, name in enumerate(everything)}
     pairs = {
@@ -59,17 +58,15 @@ def find_films(frames: Mapping[str, Frame], thumbnails: Mapping[str, UInt8]) -> 
     }
     short = [sequence for sequence, found in pairs.items() if len(found) < MIN_PAIRS]
     together = np.concatenate([pairs[sequence] for sequence in short]) if short else np.empty((0, 2), np.int64)
-    verdicts = {sequence: _is_film(plain, centred, found, baseline) for sequence, found in pairs.items()}
-    return verdicts | dict.fromkeys(short, _is_film(plain, centred, together, baseline))
+    verdicts = {sequence: _is_film(centred, found, baseline) for sequence, found in pairs.items()}
+    return verdicts | dict.fromkeys(short, _is_film(centred, together, baseline))
 
 
-def _is_film(plain: Vectors, centred: Vectors, pairs: npt.NDArray[np.int64], baseline: Vectors) -> bool:
+def _is_film(centred: Vectors, pairs: npt.NDArray[np.int64], baseline: Vectors) -> bool:
     """Return whether these pairs of neighbours (N,2) are frames of a film."""
     if len(pairs) < MIN_PAIRS:
         return False
     before, after = pairs.T
-    if np.median((plain[before] * plain[after]).sum(axis=1)) >= IDENTICAL:
-        return True
     similarity = (centred[before] * centred[after]).sum(axis=1)
     ranks = np.searchsorted(baseline, similarity, "left") + np.searchsorted(baseline, similarity, "right")
     above = ranks.mean() / (2 * len(baseline))

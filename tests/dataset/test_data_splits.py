@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from core.errors import UsageError
 from dataset.directory import SPLITS
 from dataset.faults import Fault
-from dataset.splitting.splits import extend_split, new_split, write_splits
+from dataset.splitting.group_splits import extend_by_groups
+from dataset.splitting.groups import Groups
+from dataset.splitting.splits import new_split, write_splits
 from dataset.summary import summary
 from dataset.validation import check_data
 from tests.support.data_directories import (
@@ -107,6 +109,10 @@ def test_split_in_a_read_only_directory_raises_a_usage_error(flat: Path, monkeyp
     monkeypatch.setattr("dataset.splitting.splits.os.replace", refuse)  # the mode bits do not hold back root
     with pytest.raises(UsageError, match="cannot store the split"):
         check_data(flat, 0)
+
+
+def extend_split(stored: dict[str, str], names: set[str], seed: int) -> dict[str, str]:
+    return extend_by_groups(stored, (), Groups("none", "", {name: name for name in names}), {}, seed)
 
 
 NAMES = st.sets(st.text("ab가0.", min_size=1, max_size=4), min_size=2, max_size=60)

@@ -35,7 +35,7 @@ def moving_scene(count: int, seed: int = 0) -> list[UInt8]:
         (["TCGA_A_slice_1", "TCGA_A_slice_2", "TCGA_B_slice_1"], "subjects", 2),
         (["big_x0_y0", "big_x0_y512", "other_x0_y0"], "subjects", 2),
         (["siteA_01", "siteA_02", "siteB_01"], "subjects", 2),
-        (["a/1", "a/2", "b/1"], "directories", 2),
+        (["a/1", "a/2", "b/1", "c/1"], "directories", 3),
         (["IMG_20240101_120000", "IMG_20240101_120003", "IMG_20240101_130000"], "times", 2),
         (["2024-01-01T12-00-00", "2024-01-01T12-00-05", "2024-01-02T12-00-00"], "times", 2),
         ([f"{stem}{number:05d}" for stem in CAMVID_STEMS for number in range(0, 300, 30)], "films", 4),
@@ -44,6 +44,7 @@ def moving_scene(count: int, seed: int = 0) -> list[UInt8]:
         ([f"scan_{number}" for number in range(30)], "none", 30),
         (["pattern12_1", "pattern12_2", "patches3_1"], "none", 3),
         ([f"a/{number}" for number in range(9)], "none", 9),
+        (["cat/1", "cat/2", "dog/1", "dog/2"], "none", 4),
     ],
 )
 def test_names_show_the_rule(names: list[str], rule: str, groups: int) -> None:

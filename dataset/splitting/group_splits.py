@@ -1,0 +1,146 @@
+"""Split names so that groups stay together; films that are too few or too unequal are cut into blocks."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+
+from dataset.splitting.films import (
+    Positions,
+    block_size,
+    cut_film,
+    films_of,
+    find_too_near,
+    gap_of,
+)
+from dataset.splitting.groups import Groups
+from dataset.splitting.names import Frame
+from dataset.splitting.stratify import Unit, choose_splits, extend_by_hash
+
+SMALLEST, LARGEST = 0.05, 0.20  # part of the images in val, or test, that whole groups may have instead of a tenth
+Classes = Mapping[str, frozenset[int]]
+
+
+def split_by_groups(groups: Groups, classes: Classes, seed: int) -> dict[str, str]:
+    """Return name -> split for new data; frames of a film that lie too near to another split have none."""
+    whole = _members(groups.of)
+    splits = _choose(whole, classes, seed)
+    if not groups.divisible or not groups.frames or _is_balanced(splits):
+        return splits
+    splits = _choose(_cut_groups(whole, groups), classes, seed)
+    near = find_too_near(groups.frames, splits)
+    return {name: split for name, split in splits.items() if name not in near}
+
+
+def extend_by_groups(
+    stored: Mapping[str, str], left_out: Collection[str], groups: Groups, classes: Classes, seed: int
+) -> dict[str, str]:
+    """Return name -> split: `stored` names keep theirs and bind their group; new groups are assigned by their hash.
+
+    `left_out` names stay without a split, and so do new frames that lie too near to a frame of another split.
+    """
+    present = {name: split for name, split in stored.items() if name in groups.of}
+    added = {name for name in groups.of if name not in present and name not in left_out}
+    if not added:
+        return present
+    splits, free = _follow_groups(present, added, groups)
+    units = _members({name: groups.of[name] for name in free})
+    if groups.divisible and (_has_cut_film(present, groups) or _is_too_large(units, len(groups.of))):
+        units = _cut_groups(units, groups)
+    in_val = {value for name, split in present.items() if split == "val" for value in classes.get(name, ())}
+    in_train = Counter(value for name, split in present.items() if split == "train" for value in classes.get(name, ()))
+    chosen = extend_by_hash(_units(units, classes), seed, in_val, in_train)
+    splits |= {name: chosen[key] for key, members in units.items() for name in members}
+    near = find_too_near(groups.frames, present | splits, present) if groups.divisible else set()
+    return present | {name: split for name, split in splits.items() if name not in near}
+
+
+def _members(of: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return group -> its names, sorted."""
+    members: dict[str, list[str]] = {}
+    for name in sorted(of):
+        members.setdefault(of[name], []).append(name)
+    return members
+
+
+def _units(members: Mapping[str, Collection[str]], classes: Classes) -> list[Unit]:
+    return [
+        Unit(key, len(names), frozenset(value for name in names for value in classes.get(name, ())))
+        for key, names in members.items()
+    ]
+
+
+def _choose(members: Mapping[str, Collection[str]], classes: Classes, seed: int) -> dict[str, str]:
+    chosen = choose_splits(_units(members, classes), seed)
+    return {name: chosen[key] for key, names in members.items() for name in names}
+
+
+def _is_balanced(splits: Mapping[str, str]) -> bool:
+    """Return whether whole groups gave val and test about a tenth of the images each."""
+    counts = Counter(splits.values())
+    held_out = ("val", "test") if len(splits) >= 10 else ("val",)
+    return all(SMALLEST <= counts[split] / len(splits) <= LARGEST for split in held_out)
+
+
+def _is_too_large(units: Mapping[str, Collection[str]], count: int) -> bool:
+    return any(len(names) > LARGEST * count for names in units.values())
+
+
+def _cut_groups(members: Mapping[str, Collection[str]], groups: Groups) -> dict[str, list[str]]:
+    """Return block -> its names: films in blocks of consecutive frames, and other groups as they are."""
+    target = block_size(len(groups.of))
+    blocks: dict[str, list[str]] = {}
+    for group, names in members.items():
+        frames = {name: groups.frames[name] for name in names if name in groups.frames}
+        if len(frames) < len(names):
+            blocks[group] = list(names)
+            continue
+        for film in films_of(frames).values():
+            for block in cut_film(film, target, gap_of(film)):
+                blocks[f"{group}@{block[0]}"] = block
+    return blocks
+
+
+# --- names that join data with a split ---------------------------------------------------------------------
+
+
+def _follow_groups(
+    present: Mapping[str, str], added: Iterable[str], groups: Groups
+) -> tuple[dict[str, str], list[str]]:
+    """Return name -> split of the added names whose group or neighbours have one, and the other names."""
+    of_group: dict[str, Counter[str]] = {}
+    for name, split in present.items():
+        of_group.setdefault(groups.of[name], Counter())[split] += 1
+    films = films_of({name: groups.frames[name] for name in present if name in groups.frames})
+    followed: dict[str, str] = {}
+    free: list[str] = []
+    for name in sorted(added):
+        counts, frame = of_group.get(groups.of[name], Counter[str]()), groups.frames.get(name)
+        nearest: str | None = None
+        if len(counts) > 1 and groups.divisible and frame is not None:
+            nearest = _split_of_neighbours(films.get(frame.sequence, []), frame, present)
+        elif counts:
+            nearest = min(counts, key=lambda split: (-counts[split], split))
+        if nearest is None:
+            free.append(name)
+        else:
+            followed[name] = nearest
+    return followed, free
+
+
+def _split_of_neighbours(film: Positions, frame: Frame, splits: Mapping[str, str]) -> str | None:
+    """Return the split of the nearest frame; None beyond the gap, unless the frames on both sides are in one split."""
+    place = bisect_left(film, (frame.position, ""))
+    around = film[max(0, place - 1) : place + 1]
+    if not around:
+        return None
+    distance, nearest = min((abs(position - frame.position), name) for position, name in around)
+    enclosed = len(around) == 2 and len({splits[name] for _, name in around}) == 1
+    return splits[nearest] if enclosed or distance <= gap_of(film) else None
+
+
+def _has_cut_film(present: Mapping[str, str], groups: Groups) -> bool:
+    """Return whether a film of the stored split is in several splits."""
+    films = films_of({name: groups.frames[name] for name in present if name in groups.frames})
+    return any(len({present[name] for _, name in film}) > 1 for film in films.values())

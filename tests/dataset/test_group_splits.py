@@ -1,0 +1,259 @@
+"""Splits by groups: films in blocks, classes in every split, names that are added, and splits that leak."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from dataset.data import SegmentationData
+from dataset.directory import SPLITS
+from dataset.faults import DataFaults
+from dataset.splitting.films import find_leaks
+from dataset.splitting.group_splits import extend_by_groups, split_by_groups
+from dataset.splitting.groups import Groups, detect_groups
+from dataset.splitting.splits import new_split, read_splits
+from dataset.splitting.stratify import Unit, choose_splits
+from dataset.validation import check_data
+from tests.support.data_directories import faults_of, put_image, put_mask, put_pair
+
+# The frame numbers of CamVid's 367 training and 101 validation images: four clips of three films.
+CAMVID = [
+    *(f"0001TP_{number:06d}" for number in range(6690, 8521, 30)),
+    *(f"0006R0_f{number:05d}" for number in range(930, 3931, 30)),
+    *(f"0016E5_{number:05d}" for number in [*range(390, 871, 30), *range(901, 2401, 30), *range(4350, 7921, 30)]),
+    *(f"0016E5_{number:05d}" for number in [*range(7959, 8160, 2), *range(8190, 8641, 30)]),
+]
+
+
+def put_film(root: Path, stem: str, count: int, seed: int) -> None:
+    """Write frames of a camera that moves over one scene."""
+    strip = np.random.default_rng(seed).integers(0, 256, (8, 8 + count, 3)).astype(np.uint8)
+    wide = np.kron(strip, np.ones((8, 8, 1), np.uint8))
+    (root / "images").mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        frame = wide[:, 4 * number : 4 * number + 64]
+        Image.fromarray(frame).save(root / "images" / f"{stem}{number:04d}.png")
+        put_mask(root / "masks" / f"{stem}{number:04d}.png", size=(64, 64))
+
+
+def splits_of(data: SegmentationData) -> dict[str, str]:
+    return {pair.name: pair.split for pair in data.pairs}
+
+
+# --- films -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_held_out_frame_of_camvid_lies_within_30_frames_of_training(seed: int) -> None:
+    groups = detect_groups(CAMVID)
+    splits = split_by_groups(groups, {}, seed)
+    held_out = [name for name, split in splits.items() if split != "train"]
+    for name in held_out:
+        frame = groups.frames[name]
+        near = [
+            other
+            for other, there in groups.frames.items()
+            if there.sequence == frame.sequence and abs(there.position - frame.position) <= 30
+        ]
+        assert not [other for other in near if splits.get(other) == "train"]
+    counts = Counter(splits.values())
+    assert all(0.08 * 468 < counts[split] < 0.125 * 468 for split in ("val", "test"))
+    assert 468 - len(splits) <= 20, "few frames are left out"
+    assert split_by_groups(detect_groups(CAMVID[::-1]), {}, seed) == splits
+
+
+def test_each_of_many_films_stays_in_one_split(tmp_path: Path) -> None:
+    for film in range(10):
+        put_film(tmp_path, f"take{film}_", 5, film)
+    data = check_data(tmp_path, 0)
+    assert data.groups is not None and (data.groups.rule, data.groups.count) == ("films", 10)
+    splits = {pair.group: pair.split for pair in data.pairs}
+    assert Counter(splits.values()) == {"train": 8, "val": 1, "test": 1} and len(data.pairs) == 50
+
+
+def test_single_film_is_cut_into_blocks_and_frames_between_them_are_left_out(tmp_path: Path) -> None:
+    put_film(tmp_path, "film_", 120, 0)
+    data = check_data(tmp_path, 0)
+    assert data.groups is not None and data.groups.rule == "films"
+    assert "1 films are cut into blocks" in data.groups.reason
+    numbers = {split: [int(pair.name[-4:]) for pair in data.split(split)] for split in SPLITS}
+    assert all(6 <= len(numbers[split]) <= 18 for split in ("val", "test"))
+    assert min(abs(a - b) for a in numbers["val"] + numbers["test"] for b in numbers["train"]) >= 3
+    assert len(data.pairs) + len(data.left_out) == 120 and 0 < len(data.left_out) <= 24
+    assert {pair.group for pair in data.split("val")}.isdisjoint(pair.group for pair in data.split("train"))
+    again = check_data(tmp_path, 5)
+    assert (again.pairs, again.left_out, again.warnings) == (data.pairs, data.left_out, ())
+    stored = read_splits(tmp_path)
+    assert stored is not None and len(stored.left_out) == len(data.left_out)
+
+
+def test_frames_that_are_added_to_a_film_do_not_move_others(tmp_path: Path) -> None:
+    put_film(tmp_path / "all", "film_", 150, 0)
+    for kind in ("images", "masks"):
+        (tmp_path / "part" / kind).mkdir(parents=True)
+        for number in range(120):
+            shutil.copy(tmp_path / "all" / kind / f"film_{number:04d}.png", tmp_path / "part" / kind)
+    before = check_data(tmp_path / "part", 0)
+    shutil.copytree(tmp_path / "part" / "splits", tmp_path / "all" / "splits")
+    after = check_data(tmp_path / "all", 0)
+    assert splits_of(before).items() <= splits_of(after).items()
+    assert {item.file for item in before.left_out} <= {item.file for item in after.left_out}
+    assert len(after.pairs) > len(before.pairs) and not after.warnings
+
+
+# --- groups and classes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rare_foreground_is_in_val(tmp_path: Path, seed: int) -> None:
+    for number in range(12):
+        put_image(tmp_path / "images" / f"p{number:02d}.png", size=(128, 128))
+        mask = np.zeros((128, 128), np.uint8)
+        if number in (3, 8):
+            mask[60:62, 60:62] = 1
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(mask).save(tmp_path / "masks" / f"p{number:02d}.png")
+    data = check_data(tmp_path, seed)
+    assert data.pixel_counts["val"][1] == data.pixel_counts["train"][1] == 4
+    assert len(data.split("val")) == 1
+
+
+def test_patients_stay_together_whatever_the_sizes(tmp_path: Path) -> None:
+    for patient in range(3):
+        for slice_ in range(4):
+            put_pair(tmp_path, f"patient{patient:03d}_slice_{slice_:02d}")
+    data = check_data(tmp_path, 0)
+    assert len({(pair.group, pair.split) for pair in data.pairs}) == 3
+    assert data.groups is not None and "val has 33% of the images" in data.groups.reason
+
+
+def test_stored_expression_decides_about_added_images(tmp_path: Path) -> None:
+    for number in range(20):
+        put_pair(tmp_path, f"{number % 5}x{number}")
+    before = check_data(tmp_path, 0, split_group=r"^(\d)x")
+    for number in range(20, 40):
+        put_pair(tmp_path, f"{number % 5}x{number}")
+    after = check_data(tmp_path, 0)
+    assert splits_of(before).items() <= splits_of(after).items()
+    assert len({(pair.group, pair.split) for pair in after.pairs}) == 5
+
+
+def test_names_that_the_expression_does_not_match_are_faults(flat: Path) -> None:
+    put_pair(flat, "other")
+    with pytest.raises(DataFaults) as caught:
+        check_data(flat, 0, split_group=r"(a)\d")
+    assert [(fault.file, fault.found) for fault in caught.value.faults if "other" in fault.file] == [
+        ("images/other.png", "other")
+    ]
+
+
+def test_one_group_cannot_be_split(flat: Path) -> None:
+    (flat / "groups.csv").write_text("name,group\n" + "".join(f"a{n},g\n" for n in range(10)), encoding="utf-8")
+    (fault,) = faults_of(flat)
+    assert (fault.expected, fault.found) == (
+        "at least 2 groups (1 train, 1 val)",
+        "1 group (groups.csv lists them)",
+    )
+
+
+def test_directories_with_classes_of_their_own_are_not_groups(tmp_path: Path) -> None:
+    for value, kind in enumerate(("cat", "dog", "cow"), 1):
+        for number in range(10):
+            put_pair(tmp_path, f"{kind}/{kind}{number}", (0, value))
+    data = check_data(tmp_path, 0)
+    assert data.groups is not None and data.groups.rule == "none"
+    assert all(count > 0 for split in ("train", "val") for count in data.pixel_counts[split])
+
+
+# --- splits that leak --------------------------------------------------------------------------------------
+
+
+def test_patient_in_two_splits_of_the_directories_is_a_warning(tmp_path: Path) -> None:
+    for split, slices in (("train", range(5)), ("val", range(5, 7))):
+        for number in slices:
+            put_pair(tmp_path / split, f"patient1_slice_{number}")
+    put_pair(tmp_path / "train", "patient2_slice_0")
+    (warning,) = check_data(tmp_path, 0).warnings
+    assert warning.kind == "leaking-split" and "2 of 2 images" in warning.text and "patient1" in warning.text
+
+
+def test_stored_split_of_a_film_by_hash_is_kept_with_a_warning(tmp_path: Path) -> None:
+    put_film(tmp_path, "film_", 60, 0)
+    names = [f"film_{number:04d}" for number in range(60)]
+    made = new_split(names, 0)
+    (tmp_path / "splits").mkdir()
+    for split in SPLITS:
+        lines = "".join(f"{name}\n" for name in names if made[name] == split)
+        (tmp_path / "splits" / f"{split}.txt").write_text(f"# made by train.py from seed 0\n{lines}")
+    data = check_data(tmp_path, 0)
+    assert splits_of(data) == made
+    (warning,) = data.warnings
+    assert warning.kind == "leaking-split" and "delete splits/" in warning.text
+
+
+# --- properties --------------------------------------------------------------------------------------------
+
+MEMBERS = st.dictionaries(
+    st.text("ab0", min_size=1, max_size=4),
+    st.tuples(st.integers(0, 8), st.frozensets(st.integers(0, 4), max_size=3)),
+    min_size=2,
+    max_size=40,
+)
+
+
+def groups_of(members: dict[str, tuple[int, frozenset[int]]]) -> tuple[Groups, dict[str, frozenset[int]]]:
+    of = {name: str(group) for name, (group, _) in members.items()}
+    return Groups("subjects", "", of), {name: classes for name, (_, classes) in members.items()}
+
+
+@given(members=MEMBERS, more=MEMBERS, seed=st.integers(0, 3))
+@settings(max_examples=80, deadline=None)
+def test_groups_never_span_splits_and_added_names_never_move_others(
+    members: dict[str, tuple[int, frozenset[int]]], more: dict[str, tuple[int, frozenset[int]]], seed: int
+) -> None:
+    groups, classes = groups_of(members)
+    first = split_by_groups(groups, classes, seed)
+    assert first == split_by_groups(groups_of(dict(reversed(members.items())))[0], classes, seed)
+    assert len({(groups.of[name], split) for name, split in first.items()}) == groups.count
+    if groups.count >= 2:
+        assert {"train", "val"} <= set(first.values())
+    joined, all_classes = groups_of(more | members)
+    second = extend_by_groups(first, (), joined, all_classes, seed)
+    assert {name: second[name] for name in members} == first and set(second) == {*members, *more}
+    assert len({(joined.of[name], split) for name, split in second.items()}) == joined.count
+
+
+@given(
+    units=st.lists(st.tuples(st.integers(1, 6), st.frozensets(st.integers(0, 5), max_size=3)), min_size=2, max_size=40),
+    seed=st.integers(0, 3),
+)
+@settings(max_examples=150, deadline=None)
+def test_val_has_every_class_of_two_units_and_train_every_class(
+    units: list[tuple[int, frozenset[int]]], seed: int
+) -> None:
+    made = [Unit(f"u{number}", 1, classes) for number, (_, classes) in enumerate(units)]
+    splits = choose_splits(made, seed)
+    in_train = Counter(value for unit in made if splits[unit.key] == "train" for value in unit.classes)
+    in_val = {value for unit in made if splits[unit.key] == "val" for value in unit.classes}
+    for value in {value for unit in made for value in unit.classes} - in_val:
+        holders = [unit for unit in made if value in unit.classes]
+        half_is_held_out = sum(split != "train" for split in splits.values()) >= len(made) // 2
+        needed = all(any(in_train[v] < 2 for v in unit.classes) for unit in holders if splits[unit.key] == "train")
+        assert len(holders) < 2 or needed or half_is_held_out
+    if {value for unit in made for value in unit.classes} - in_train.keys():
+        assert list(splits.values()).count("val") == 1, "train needs every unit, and val one"
+
+
+def test_frames_of_other_films_do_not_count_as_neighbours() -> None:
+    names = [f"{stem}_{number}" for stem in ("a", "b") for number in range(0, 300, 30)]
+    groups = detect_groups(names)
+    splits = {name: "val" if name.startswith("a") else "train" for name in names}
+    assert find_leaks(groups.frames, splits) == set()
+    assert find_leaks(groups.frames, splits | {"a_90": "train"}) == {"a_60", "a_120"}
