@@ -9,16 +9,25 @@ from core.i18n import tr
 from dataset.classes import ClassMap, InvalidFileError, read_classes
 from dataset.directory import IMAGE_SUFFIXES, is_image, list_linked_directories
 from dataset.faults import DataFaults, Fault, faults_from_error
+from dataset.formats.registry import check_export
 from dataset.layout.layout import Layout
 from dataset.layout.resolve import resolve_layout
 
 
 def find_layout(root: Path, files: Mapping[str, Path]) -> tuple[Layout | None, list[Fault]]:
-    """Return the layout of the files, or None and the faults: no data, or two ways to read it."""
+    """Return the layout of the files, or None and the faults: no data, two ways to read it, or an export to import."""
+    faults: list[Fault] = []
+    layout: Layout | None = None
     try:
-        return resolve_layout(files.keys(), root.name), []
+        layout = resolve_layout(files.keys(), root.name)
     except DataFaults as error:
-        return None, list(error.faults)
+        faults = list(error.faults)
+    has_pairs = layout is not None and all(
+        any(getattr(part, kind) for part in layout.parts) for kind in ("images", "masks")
+    )
+    own = layout is not None and has_pairs and (layout.canonical or layout.class_file in files)
+    exports = [] if own else check_export(root, files, has_pairs)
+    return (None, exports) if exports else (layout, faults)
 
 
 def check_files(root: Path, files: Mapping[str, Path], layout: Layout) -> Iterator[Fault]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,13 +32,15 @@ class Format:
     read: Callable[[Source, ImportOptions], Export]
 
 
-# In the order of detection: the first that fits is taken.
-FORMATS = (
+# In the order of detection: the first that fits is taken. Those of MASK_FORMATS have masks as images.
+MASK_FORMATS = (
     Format("cvat", "CVAT 'Segmentation mask 1.1'", cvat.detect, cvat.read),
     Format("voc", "Pascal VOC", voc.detect, voc.read),
     Format("camvid", "Kaggle CamVid (class_dict.csv)", camvid.detect, camvid.read),
     Format("cityscapes", "Cityscapes", cityscapes.detect, cityscapes.read),
     Format("nnunet", "nnU-Net (2-D images)", nnunet.detect, nnunet.read),
+)
+DRAWN_FORMATS = (
     Format("roboflow", "Roboflow", roboflow.detect, roboflow.read),
     Format("coco", "COCO", coco.detect, coco.read),
     Format("supervisely", "Supervisely", supervisely.detect, supervisely.read),
@@ -44,40 +48,57 @@ FORMATS = (
     Format("label-studio", "Label Studio (JSON)", label_studio.detect, label_studio.read),
     Format("yolo", "YOLO segmentation", yolo.detect, yolo.read),
 )
+FORMATS = MASK_FORMATS + DRAWN_FORMATS
 
 
-def detect_format(source: Source, name: str | None = None) -> tuple[Format, Source] | None:
-    """Return the format of an export, and the directory in which it starts; None for an unknown one.
-
-    With `name`, only that format is looked for.
-    """
+def detect_format(source: Source, formats: Sequence[Format] = FORMATS) -> tuple[Format, Source] | None:
+    """Return which of the formats an export has, and the directory in which it starts; None for an unknown one."""
     return next(
-        (
-            (known, level)
-            for level in levels(source)
-            for known in FORMATS
-            if name in (None, known.name) and known.detect(level)
-        ),
+        ((known, level) for level in levels(source) for known in formats if known.detect(level)),
         None,
     )
 
 
 def require_format(source: Source, name: str | None) -> tuple[Format, Source]:
     """Return the format of an export, and the directory in which it starts. Raises UsageError, DataFaults."""
-    if name is not None and name not in {known.name for known in FORMATS}:
+    formats = FORMATS if name is None else tuple(known for known in FORMATS if known.name == name)
+    if not formats:
         available = ", ".join(known.name for known in FORMATS)
         raise UsageError(tr("unknown format '{name}' (available: {available})", name=name, available=available))
-    found = detect_format(source, name)
+    found = detect_format(source, formats)
     if found is None:
-        titles = ", ".join(known.title for known in FORMATS if name in (None, known.name))
-        expected = tr("an export in one of the formats {titles}", titles=titles)
+        expected = tr("an export in one of the formats {titles}", titles=", ".join(known.title for known in formats))
         raise DataFaults([Fault(f"{source.root.name}/", expected, abbreviate(source.files, 3) or tr("no files"))])
     return found
 
 
-def describe_export(root: Path, files: Mapping[str, Path]) -> tuple[str, str] | None:
-    """Return the title of the format that a data directory is in, and the command that imports it; None if unknown."""
-    found = detect_format(Source(root, files))
+def check_export(root: Path, files: Mapping[str, Path], has_pairs: bool) -> list[Fault]:
+    """Return a fault if a data directory holds an export, with the command that imports it.
+
+    If it `has_pairs` of images and masks, only formats whose masks are images are looked for: they have the classes in
+    files of their own, while other annotations may have been left beside the masks that were made from them.
+    """
+    found = detect_format(Source(root, files), MASK_FORMATS if has_pairs else FORMATS)
     if found is None:
-        return None
-    return found[0].title, f"python lake.py import-labels {root} --to data/"
+        return []
+    expected = tr("images and masks: import the export by {command}", command=import_command(root, found[0].name))
+    return [Fault(f"{root.name}/", expected, tr("an export in the format {title}", title=found[0].title))]
+
+
+def import_command(root: Path, format_name: str) -> str:
+    """Return the command that imports the export in `root` into data/, or elsewhere if one is inside the other."""
+    source, target = root.resolve(), Path("data").resolve()
+    if source == target:
+        moved = source.with_name(f"{source.name}-{format_name}")
+        return f"mv {_quote(source)} {_quote(moved)} && python lake.py import-labels {_quote(moved)} --to data/"
+    if target.is_relative_to(source):
+        target = source.with_name(f"{source.name}-imported")
+    elif source.is_relative_to(target):
+        target = target.with_name(f"{source.name}-imported")
+    return f"python lake.py import-labels {_quote(source)} --to {_quote(target)}/"
+
+
+def _quote(path: Path) -> str:
+    """Return a path for the shell, relative where it is below the current directory or its parent."""
+    relative = os.path.relpath(path)
+    return shlex.quote(str(path) if relative.startswith(os.path.join("..", "..")) else relative)

@@ -21,8 +21,7 @@ from core.errors import UsageError
 from core.i18n import tr
 from core.reporting import progress
 from dataset.classes import CLASSES_FILE, ClassMap, InvalidFileError, UInt8, abbreviate, build_classes
-from dataset.decoding.files import open_image
-from dataset.decoding.options import DEFAULT_READING
+from dataset.decoding.header import Size, image_sizes
 from dataset.directory import SAMPLE_STAGING, SPLITS, composed
 from dataset.faults import DataFaults, DataWarning, Fault, LeftOut, faults_from_error
 from dataset.formats.export import Export, ExportClass, ExportItem
@@ -52,6 +51,7 @@ class _Outcome:
     left_out: str | None = None
     image_sha256: str = ""
     values: frozenset[int] = frozenset()  # of the mask
+    raw_orientation: bool = False  # the mask has the size of the stored pixels, which are shown rotated
 
 
 def write_export(root: Path, source: Source, export: Export, record: ImportRecord) -> Written | None:
@@ -146,7 +146,7 @@ def _build(staging: Path, source: Source, export: Export, record: ImportRecord) 
         raise DataFaults([Fault(f"{source.root.name}/", tr("at least one image with a mask"), tr("none"))])
     left_out = [LeftOut(outcome.item.mask_file, outcome.left_out) for outcome in outcomes if outcome.left_out]
     items = [outcome.item for outcome in written]
-    warnings = (*export.warnings, *_warn_of_splits(items), *_warn_of_copies(written))
+    warnings = (*export.warnings, *_warn_of_splits(items), *_warn_of_copies(written), *_warn_of_rotation(written))
     used = frozenset[int]().union(*(outcome.values for outcome in written))
     classes = tuple(known for known in export.classes if known.id in used or not known.optional)
     _write_classes(staging, classes, class_map)
@@ -176,14 +176,13 @@ def _write_item(staging: Path, source: Source, item: ExportItem, classes: ClassM
         values = item.mask()
         file = item.image
         data = item.merged() if item.merged else source.files[item.image].read_bytes()
-        with open_image(data, DEFAULT_READING) as image:
-            width, height = image.size
+        upright, stored = image_sizes(data)
     except InvalidFileError as error:
         return _Outcome(item, tuple(faults_from_error(file, error)))
     except OSError as error:
         return _Outcome(item, (Fault(file, tr("a readable file"), error.strerror or str(error)),))
     used = frozenset(np.unique(values).tolist())
-    faults = _check_mask(item, values, used, (height, width), classes)
+    faults = _check_mask(item, values, used, (upright, stored), classes)
     if faults:
         return _Outcome(item, tuple(faults))
     if used <= {*classes.ignore_ids}:
@@ -193,15 +192,16 @@ def _write_item(staging: Path, source: Source, item: ExportItem, classes: ClassM
         path.parent.mkdir(parents=True, exist_ok=True)
     image_path.write_bytes(data)
     mask_path.write_bytes(palette_png(values, palette))
-    return _Outcome(item, image_sha256=hashlib.sha256(data).hexdigest(), values=used)
+    raw_orientation = values.shape != upright
+    return _Outcome(item, image_sha256=hashlib.sha256(data).hexdigest(), values=used, raw_orientation=raw_orientation)
 
 
 def _check_mask(
-    item: ExportItem, values: UInt8, used: frozenset[int], size: tuple[int, int], classes: ClassMap
+    item: ExportItem, values: UInt8, used: frozenset[int], sizes: tuple[Size, Size], classes: ClassMap
 ) -> list[Fault]:
-    """Return faults of a mask of another size than the image's (height, width), or with unknown values."""
-    if values.shape != size:
-        expected = tr("{width}x{height} (size of the image)", width=size[1], height=size[0])
+    """Return faults of a mask that fits the image neither as it is shown nor as it is stored, or has unknown values."""
+    if values.shape not in sizes:
+        expected = tr("{width}x{height} (size of the image)", width=sizes[0][1], height=sizes[0][0])
         return [Fault(item.mask_file, expected, f"{values.shape[1]}x{values.shape[0]}")]
     unknown = sorted(used - {*classes.known})
     if unknown:
@@ -291,3 +291,16 @@ def _warn_of_copies(outcomes: Sequence[_Outcome]) -> list[DataWarning]:
         copies=abbreviate(copies, 3),
     )
     return [DataWarning("copied-images", text)]
+
+
+def _warn_of_rotation(outcomes: Sequence[_Outcome]) -> list[DataWarning]:
+    """Return a warning for masks that were drawn on images without their EXIF orientation."""
+    names = [outcome.item.name for outcome in outcomes if outcome.raw_orientation]
+    if not names:
+        return []
+    text = tr(
+        "{count} masks have the size of the image without its EXIF orientation, train with --raw-orientation: {names}",
+        count=len(names),
+        names=abbreviate(names, 3),
+    )
+    return [DataWarning("raw-orientation", text)]

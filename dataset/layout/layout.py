@@ -53,6 +53,11 @@ class Layout:
     splits_root: str = ""  # relative directory of splits/, with '/' at the end
     unused_split_directories: bool = False  # images/train/ ... exist, but split files decide
 
+    @property
+    def canonical(self) -> bool:
+        """Whether all directories have the names that this project itself uses."""
+        return all(part.place.canonical for part in self.parts)
+
     def images(self, split: str) -> dict[str, list[str]]:
         """Return pair name -> paths of the images of a split; in the flat layout, of all splits."""
         return {name: paths for part in self._parts(split) for name, paths in part.images.items()}
@@ -74,7 +79,7 @@ class Layout:
 
     def describe(self) -> str:
         """Return the layout as one line: the directories, and how their names or those of masks differ."""
-        if all(part.place.canonical for part in self.parts):
+        if self.canonical:
             text = "images/ + masks/ + splits/" if self.kind == FLAT else "{train,val[,test]}/{images,masks}"
         else:
             text = ", ".join(_describe_place(part.place) for part in self.parts)

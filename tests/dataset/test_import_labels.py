@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import ExifTags, Image
 
 from core.errors import UsageError
 from dataset.formats.raster.voc import VOC_2012, voc_color
@@ -27,7 +28,7 @@ from tests.support.annotation_exports import (
     write_lists,
     write_voc,
 )
-from tests.support.label_imports import check_imported, faults_of_import, only_fault, run_import
+from tests.support.label_imports import check_imported, faults_of_import, mask_ids, only_fault, run_import
 
 VOC_PALETTE = palette_of([voc_color(index) for index in range(21)])
 SPLITS = ("train", "train", "train", "val", "test")
@@ -311,3 +312,33 @@ def test_damaged_record_is_an_error(target: Path) -> None:
     (target / "label_source.json").write_text(json.dumps({"format": "cvat"}))
     with pytest.raises(UsageError, match="not the record of an import"):
         source_metadata(target)
+
+
+# --- images ----------------------------------------------------------------------------------------------------------
+
+
+def save_rotated(item: Labelled) -> Labelled:
+    """Store the image of `item` turned by a quarter, with the EXIF orientation that shows it upright again."""
+    with Image.open(item.image) as image:
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = 6
+        image.transpose(Image.Transpose.ROTATE_90).save(item.image, exif=exif)
+    return item
+
+
+def test_masks_of_the_image_as_it_is_shown_or_stored_are_accepted(
+    tmp_path: Path, target: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown, stored = map(save_rotated, draw_labelled(tmp_path / "drawn", [None, None]))
+    stored = Labelled(stored.name, None, stored.image, np.ascontiguousarray(np.rot90(stored.ids)))
+    run_import(write_cvat(tmp_path / "export", [shown, stored]), target)
+    assert np.array_equal(mask_ids(target, "p01"), stored.ids)
+    assert "train with --raw-orientation: p01\n" in capsys.readouterr().err
+
+
+def test_truncated_image_is_left_to_the_data_check(tmp_path: Path, target: Path) -> None:
+    items = draw_labelled(tmp_path / "drawn", ["train", "val"])
+    content = items[0].image.read_bytes()
+    items[0].image.write_bytes(content[:-30])
+    run_import(write_cvat(tmp_path / "export", items), target)
+    assert (target / "images/p00.png").read_bytes() == content[:-30]

@@ -5,13 +5,10 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Sequence
-from pathlib import Path
-
-from PIL import Image
 
 from core.i18n import tr
 from dataset.classes import InvalidFileError, abbreviate
-from dataset.decoding.files import DECODE_ERRORS, FORMATS, unreadable
+from dataset.decoding.header import image_sizes
 from dataset.directory import composed, is_image
 from dataset.formats.source import Source
 
@@ -21,7 +18,6 @@ _SPLIT_WORDS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 _IMAGE_DIRECTORIES = ("images", "img", "imgs", "image")
-_ORIENTATION = 0x0112  # EXIF tag
 
 
 def split_of(text: str) -> str | None:
@@ -98,14 +94,14 @@ class ImageIndex:
 
     def size(self, path: str) -> tuple[int, int]:
         """Return height and width of an image, upright. Raises InvalidFileError for one that cannot be read."""
-        return upright_size(self.source.files[path])[0]
+        return image_sizes(self.source.files[path])[0]
 
     def check_size(self, path: str, height: object, width: object) -> tuple[int, int]:
         """Return height and width of an image whose annotations were made for this size; None: it is not known.
 
         Raises InvalidFileError for another size: the shapes would be in the wrong place.
         """
-        found, stored = upright_size(self.source.files[path])
+        found, stored = image_sizes(self.source.files[path])
         if (height is None and width is None) or (height, width) == found:
             return found
         expected = tr("annotations for {width}x{height} (size of {file})", width=found[1], height=found[0], file=path)
@@ -123,17 +119,3 @@ def _common_end(first: str, second: str) -> int:
             break
         count += 1
     return count
-
-
-def upright_size(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return (height, width) of an image as it is shown, and as it is stored; only its header is read.
-
-    Raises InvalidFileError for a file that is not an image.
-    """
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            stored = image.height, image.width
-            turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-    except (Image.DecompressionBombError, *DECODE_ERRORS) as error:
-        raise unreadable(path.read_bytes(), error) from None
-    return (stored[::-1] if turned else stored), stored

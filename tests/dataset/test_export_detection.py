@@ -1,0 +1,109 @@
+"""The data check names the format of an export and the command that imports it, instead of a fault for each file."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+import lake
+from dataset.validation import check_data
+from tests.support.annotation_exports import (
+    Labelled,
+    draw_labelled,
+    write_cityscapes,
+    write_cvat,
+    write_kaggle_camvid,
+    write_nnunet,
+    write_voc,
+)
+from tests.support.data_directories import make_flat, only_fault, put_image, put_mask, write_classes
+
+NNUNET_LABELS: dict[str, object] = {"background": 0, "road": 1, "car": 2}
+
+
+def write_labelme(root: Path, items: Sequence[Labelled]) -> None:
+    for item in items:
+        put_image(root / "images" / f"{item.name}.png")
+        content: dict[str, object] = {
+            "version": "5.0",
+            "shapes": [],
+            "imagePath": f"{item.name}.png",
+            "imageData": None,
+        }
+        (root / "images" / f"{item.name}.json").write_text(json.dumps(content))
+
+
+def write_coco(root: Path, items: Sequence[Labelled]) -> None:
+    for item in items:
+        put_image(root / "images" / f"{item.name}.png")
+    (root / "annotations").mkdir()
+    (root / "annotations/instances_default.json").write_text('{"images": [], "annotations": [], "categories": []}')
+
+
+def write_yolo(root: Path, items: Sequence[Labelled]) -> None:
+    for item in items:
+        put_image(root / "images/train" / f"{item.name}.png")
+        label = root / "labels/train" / f"{item.name}.txt"
+        label.parent.mkdir(parents=True, exist_ok=True)
+        label.write_text("0 0.1 0.1 0.9 0.1 0.9 0.9\n")
+    (root / "data.yaml").write_text("train: images/train\nnames: [road]\n")
+
+
+WRITERS: dict[str, Callable[[Path, Sequence[Labelled]], object]] = {
+    "CVAT 'Segmentation mask 1.1'": write_cvat,
+    "Pascal VOC": lambda root, items: write_voc(root, items, bytes(768)),
+    "Kaggle CamVid (class_dict.csv)": write_kaggle_camvid,
+    "Cityscapes": write_cityscapes,
+    "nnU-Net (2-D images)": lambda root, items: write_nnunet(root, items, NNUNET_LABELS),
+    "labelme": write_labelme,
+    "COCO": write_coco,
+    "YOLO segmentation": write_yolo,
+}
+
+
+@pytest.mark.parametrize("title", WRITERS)
+def test_export_is_one_fault_with_its_format_and_command(tmp_path: Path, title: str) -> None:
+    WRITERS[title](tmp_path / "export", draw_labelled(tmp_path / "drawn", ["train", "train", "val"]))
+    file, expected, found = only_fault(tmp_path / "export")
+    assert (file, found) == ("export/", f"an export in the format {title}")
+    assert f"python lake.py import-labels {tmp_path / 'export'} --to data/" in expected
+
+
+@pytest.mark.parametrize("place", ["data", "my photos", ".", "data/export"])
+def test_command_imports_the_export_wherever_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    write_cvat(Path(place), draw_labelled(tmp_path / "drawn", ["train", "train", "val"]))
+    command = only_fault(Path(place).resolve())[1].split("import the export by ")[1]
+    move, _, rest = command.rpartition(" && ")
+    if move:
+        program, old, new = shlex.split(move)
+        assert program == "mv"
+        shutil.move(old, new)
+    python, script, *arguments = shlex.split(rest)
+    assert (python, script) == ("python", "lake.py") and lake.main(arguments) == 0
+    assert len(check_data(Path(arguments[-1]), 0).pairs) == 3
+
+
+def test_annotations_beside_own_masks_are_no_export(tmp_path: Path) -> None:
+    make_flat(tmp_path)
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/instances.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    (tmp_path / "dataset.json").write_text("{}")
+    assert len(check_data(tmp_path, 0).pairs) == 10
+
+
+def test_other_names_with_own_classes_are_no_export(tmp_path: Path) -> None:
+    for split, count in (("train", 3), ("val", 2)):
+        for number in range(count):
+            put_image(tmp_path / split / f"{split}{number}.png")
+            put_mask(tmp_path / f"{split}_labels" / f"{split}{number}_L.png")
+    (tmp_path / "class_dict.csv").write_text("name,r,g,b\na,0,0,0\n")
+    assert "CamVid" in only_fault(tmp_path)[2]
+    write_classes(tmp_path, [{"id": 0, "name": "a"}, {"id": 1, "name": "b"}])
+    assert len(check_data(tmp_path, 0).pairs) == 5
