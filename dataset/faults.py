@@ -12,6 +12,14 @@ from dataset.classes import InvalidFileError
 
 MAX_ROWS = 200  # of the printed table
 
+# Kinds of warnings: the validation split does not tell good models from bad ones.
+SMALL_SPLIT = "small-split"  # it has SMALL_SPLIT_IMAGES images or fewer
+ONE_CLASS = "one-class"  # only one class has labelled pixels in it
+ABSENT_CLASS = "absent-class"  # a class of the data has no labelled pixel in it
+SMALL_SPLIT_IMAGES = 10
+# The kinds that count against the promotion of a model that was trained with them; see registry/gate.py.
+UNINFORMATIVE_KINDS = frozenset({SMALL_SPLIT, ONE_CLASS, ABSENT_CLASS})
+
 
 @dataclass(frozen=True, order=True)
 class Fault:

@@ -19,13 +19,15 @@ from utils.lakefs_utils import LakeFS, LakePath
 class Item:
     """An image to predict: `name` is the path of its output without suffix, `mask` its label if there is one.
 
-    `fault` is the reason why the image must not be read, if there is one.
+    `fault` is the reason why the image must not be read, if there is one. `group` is what its split was made by (the
+    film of a frame, the patient of a slice); None: the image is a group of its own.
     """
 
     name: str
     image: Path
     mask: Path | None = None
     fault: str | None = None
+    group: str | None = None
 
 
 def committed_items(lake: LakeFS, source: LakePath, split: str | None, cache: Path) -> tuple[str, list[Item]]:

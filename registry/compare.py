@@ -26,6 +26,7 @@ from dataset.decoding.orientation import reorient
 from dataset.overlay import as_rgb, overlay, title_font
 from dataset.samples import Item, committed_items
 from registry import gate, overlap
+from registry.intervals import gain_interval
 from segmentation import evaluation, predictor
 from segmentation.evaluation import EvaluationResult
 from segmentation.model_file import Model
@@ -111,10 +112,9 @@ def class_table(a: EvaluationResult, b: EvaluationResult, confidence: float) -> 
             rows.append([name, f"{old:.4f}", f"{new:.4f}", f"{new - old:+.4f}", ""])
     for metric, name in (("miou", "mIoU"), ("accuracy", tr("accuracy"))):
         total_a, total_b = a.metric(metric), b.metric(metric)
-        low, high = gate.gain_interval(a, b, metric, confidence)
-        too_few = len(b.images) < gate.MIN_IMAGES
-        interval = tr("too few images") if too_few else f"[{low:+.4f}, {high:+.4f}]"
-        rows.append([name, f"{total_a:.4f}", f"{total_b:.4f}", f"{total_b - total_a:+.4f}", interval])
+        interval = gain_interval(a, b, metric, confidence)
+        shown = tr("too few groups") if interval is None else "[{:+.4f}, {:+.4f}]".format(*interval)
+        rows.append([name, f"{total_a:.4f}", f"{total_b:.4f}", f"{total_b - total_a:+.4f}", shown])
     return format_table([tr("class"), "A", "B", "B - A", f"{confidence:.0%}"], rows)
 
 

@@ -1,7 +1,7 @@
 """The promotion gate: measures a candidate and the champion on one split of one data commit, image by image.
 
 Metrics in MLflow are not trusted: the candidate is measured again, and so is the champion, whose own metrics may come
-from other data. Both models see the same images; a bootstrap over the images tells a gain from chance.
+from other data. Both models see the same images; an interval over their groups tells a gain from chance.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from core.errors import UsageError
 from core.i18n import tr
 from core.settings import parse_minimums
 from dataset.samples import Item, committed_items
+from registry.intervals import MIN_GROUPS, gain_interval
 from registry.overlap import seen_in_training
 from registry.versions import CHALLENGER, CHAMPION
 from segmentation.evaluation import EvaluationResult, measure
@@ -30,10 +30,7 @@ if TYPE_CHECKING:
     from config import Settings
     from utils.lineage import Lineage
 
-RESAMPLES = 2000  # of the bootstrap: the ends of a 95 % interval then vary by about a twentieth of its length
-# With fewer images, percentile intervals are too short to be trusted: for a mean, sqrt(9/10) * 1.96 / 2.26 = 0.82 times
-# Student's interval with 10 images, 0.63 times with 5, and one point with 1, which would call every gain significant.
-MIN_IMAGES = 10
+ROUNDING = 1e-9  # of a gain: 0.61 - 0.6 passes a minimum of 0.01
 REPRODUCTION_TOLERANCE = 0.01  # of a metric: other hardware and precision round differently
 RUN_METRICS = {"accuracy": "best_val_accuracy", "miou": "best_val_miou"}  # metric of a split -> metric of a run
 
@@ -56,23 +53,6 @@ class Verdict:
 
 
 # --- measuring ---
-
-
-def gain_interval(
-    before: EvaluationResult, after: EvaluationResult, metric: str, confidence: float
-) -> tuple[float, float]:
-    """Return the ends of the gain's paired percentile bootstrap interval over images (Efron & Tibshirani 1993, ch. 13).
-
-    The same images are drawn for both models, with a fixed seed: a second call returns the same interval.
-    """
-    count, random = len(after.images), np.random.default_rng(0)
-    rows = max(1, 2_000_000 // count)  # of the table of draws that is in memory at once
-    gains = []
-    for start in range(0, RESAMPLES, rows):
-        draws = random.multinomial(count, np.full(count, 1 / count), size=min(rows, RESAMPLES - start))
-        gains.append(after.resampled(metric, draws) - before.resampled(metric, draws))
-    low, high = np.quantile(np.concatenate(gains), [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
 
 
 def download_model(lake: LakeFS, lineage: Lineage, device: torch.device, cache: Path) -> Model:
@@ -143,47 +123,66 @@ def _compare_unseen(
 
 def _compare(settings: Settings, old: EvaluationResult, new: EvaluationResult) -> tuple[list[str], dict[str, Any]]:
     """Return why the new model is not better than the old one, and the metrics of both on these images."""
-    metric, confidence, count = split_metric(settings.register_metric), settings.register_confidence, len(new.images)
+    metric, confidence, groups = (
+        split_metric(settings.register_metric),
+        settings.register_confidence,
+        len(set(new.groups)),
+    )
     before, after = old.metric(metric), new.metric(metric)
     gain = after - before
     reasons: list[str] = []
-    metrics: dict[str, Any] = {"compared": count, "champion": before, "gain": gain}
-    if not gain > 0 or gain < settings.register_min_gain:
+    metrics: dict[str, Any] = {
+        "compared": len(new.images),
+        "groups": groups,
+        "champion": before,
+        "gain": gain,
+    }
+    reasons += check_gain(settings.register_min_gain, metric, before, after)
+    interval = gain_interval(old, new, metric, confidence) if confidence else None
+    if confidence and interval is None:
         reasons.append(
             tr(
-                "{metric} {after:.4f}, champion {before:.4f}: gain {gain:+.4f}, needed more than {needed:.4f}",
-                metric=metric,
-                after=after,
-                before=before,
-                gain=gain,
-                needed=max(settings.register_min_gain, 0),
+                "{images} images of {count} groups (films, patients; else each image is one): an interval of the gain "
+                "needs at least {minimum} groups, so it may be chance (REGISTER_CONFIDENCE=0 disables this check)",
+                images=len(new.images),
+                count=groups,
+                minimum=MIN_GROUPS,
             )
         )
-    if confidence and count < MIN_IMAGES:
-        reasons.append(
-            tr(
-                "{count} images are too few to tell a gain from chance: at least {minimum} needed "
-                "(REGISTER_CONFIDENCE=0 disables this check)",
-                count=count,
-                minimum=MIN_IMAGES,
-            )
-        )
-    elif confidence:
-        low, high = gain_interval(old, new, metric, confidence)
+    elif interval is not None:
+        low, high = interval
         metrics |= {"interval": [low, high], "confidence": confidence}
         if gain > 0 and not low > 0:
             reasons.append(
                 tr(
                     "the gain {gain:+.4f} may be chance: {confidence:.0%} interval over {count} "
-                    "images [{low:+.4f}, {high:+.4f}]",
+                    "groups [{low:+.4f}, {high:+.4f}]",
                     gain=gain,
                     confidence=confidence,
-                    count=count,
+                    count=groups,
                     low=low,
                     high=high,
                 )
             )
     return reasons, metrics
+
+
+def check_gain(minimum: float, metric: str, before: float, after: float) -> list[str]:
+    """Return a reason if the gain is not above 0, or below the minimum of the settings."""
+    gain = after - before
+    if gain > 0 and gain >= minimum - ROUNDING:
+        return []
+    needed = tr("at least {minimum:.4f}", minimum=minimum) if minimum > 0 else tr("more than 0")
+    return [
+        tr(
+            "{metric} {after:.4f}, champion {before:.4f}: gain {gain:+.4f}, needed {needed}",
+            metric=metric,
+            after=after,
+            before=before,
+            gain=gain,
+            needed=needed,
+        )
+    ]
 
 
 def _check_reproduction(settings: Settings, candidate: Lineage, new: EvaluationResult) -> list[str]:

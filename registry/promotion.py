@@ -286,9 +286,10 @@ def report_verdict(verdict: dict[str, Any]) -> None:
             )
         notify(
             tr(
-                "on the same {compared} images of {split}: {figure} {new:.4f}, champion {champion:.4f}, "
-                "gain {gain:+.4f}{interval}",
+                "on the same {compared} images of {split} ({groups} groups): {figure} {new:.4f}, champion "
+                "{champion:.4f}, gain {gain:+.4f}{interval}",
                 compared=compared,
+                groups=verdict.get("groups", compared),  # older verdicts took each image as a group of its own
                 split=verdict["split"],
                 figure=verdict["figure"],
                 new=verdict["champion"] + verdict["gain"],

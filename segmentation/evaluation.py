@@ -38,6 +38,7 @@ class EvaluationResult:
     """
 
     images: tuple[str, ...]
+    groups: tuple[str, ...]  # of each image: frames of one film are one observation, not many
     classes: ClassMap
     counts: npt.NDArray[np.int64]
     milliseconds: float  # per image, in batches, median; on the machine that measured
@@ -59,17 +60,30 @@ class EvaluationResult:
 
     def only(self, keep: Sequence[int]) -> EvaluationResult:
         """Return the result for the images of these indices."""
-        return dataclasses.replace(self, images=tuple(self.images[i] for i in keep), counts=self.counts[list(keep)])
+        return dataclasses.replace(
+            self,
+            images=tuple(self.images[i] for i in keep),
+            groups=tuple(self.groups[i] for i in keep),
+            counts=self.counts[list(keep)],
+        )
 
-    def resampled(self, name: str, weights: npt.NDArray[np.int64]) -> Figures:
-        """Return `miou` or `accuracy`, (samples,) float64; row i of `weights` is how often sample i contains each image."""
-        hit = weights @ np.diagonal(self.counts, axis1=1, axis2=2)
-        labelled, predicted = weights @ self.counts.sum(2), weights @ self.counts.sum(1)
-        if name == "accuracy":
-            return np.asarray(hit.sum(1) / np.maximum(labelled.sum(1), 1), np.float64)
-        present = labelled > 0
-        iou = np.where(present, hit / np.maximum(labelled + predicted - hit, 1), 0.0)
-        return np.asarray(iou.sum(1) / np.maximum(present.sum(1), 1), np.float64)
+    def group_counts(self) -> npt.NDArray[np.int64]:
+        """Return the summed counts of each group, (groups, classes + 1, classes + 1) int64, by the group's name."""
+        names, index = np.unique(self.groups, return_inverse=True)
+        summed = np.zeros((len(names), *self.counts.shape[1:]), np.int64)
+        np.add.at(summed, index, self.counts)
+        return summed
+
+
+def metric_of_counts(name: str, counts: npt.NDArray[np.int64]) -> Figures:
+    """Return `miou` or `accuracy` of each confusion matrix in (..., classes + 1, classes + 1), as (...) float64."""
+    hit = np.diagonal(counts, axis1=-2, axis2=-1)
+    labelled, predicted = counts.sum(-1), counts.sum(-2)
+    if name == "accuracy":
+        return np.asarray(hit.sum(-1) / np.maximum(labelled.sum(-1), 1), np.float64)
+    present = labelled > 0
+    iou = np.where(present, hit / np.maximum(labelled + predicted - hit, 1), 0.0)
+    return np.asarray(iou.sum(-1) / np.maximum(present.sum(-1), 1), np.float64)
 
 
 def measure(
@@ -103,7 +117,11 @@ def measure(
             own.update(torch.from_numpy(found), torch.from_numpy(mask))
             counts.append(own.counts)
     return EvaluationResult(
-        tuple(item.name for item in items), classes, np.stack(counts), float(np.median(seconds)) * 1000
+        images=tuple(item.name for item in items),
+        groups=tuple(item.name if item.group is None else item.group for item in items),
+        classes=classes,
+        counts=np.stack(counts),
+        milliseconds=float(np.median(seconds)) * 1000,
     )
 
 

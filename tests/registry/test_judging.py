@@ -19,7 +19,7 @@ from config import Settings
 from core.errors import UsageError
 from dataset.classes import ClassMap, UInt8
 from dataset.samples import committed_items
-from registry import gate, overlap
+from registry import gate, intervals, overlap
 from registry.compare import compare_models
 from registry.promotion import Promotion
 from registry.versions import Registry
@@ -124,13 +124,14 @@ def without_hashes(lab: Lab, data: LakePath) -> LakePath:
 # --- how many, how fast, which classes ---
 
 
-@pytest.mark.parametrize("count", [1, 3, gate.MIN_IMAGES - 1])
-def test_too_few_images_prevent_promotion(lab: Lab, count: int) -> None:
+@pytest.mark.parametrize("count", [1, intervals.MIN_GROUPS - 1])
+def test_too_few_groups_prevent_promotion(lab: Lab, count: int) -> None:
     data = lab.data(["t"], VAL[:count])
     register(lab, 0.3, data)
     register(lab, 0.9, data)
     assert lab.aliases() == {"champion": "1", "challenger": "2"} and "interval" not in gate_record(lab, "2")
-    assert f"{count} images are too few to tell a gain from chance: at least 10 needed" in lab.reasons("2")
+    assert f"{count} images of {count} groups" in lab.reasons("2")
+    assert "needs at least 3 groups, so it may be chance" in lab.reasons("2")
     register(lab, 0.9, data, register_confidence=0.0)
     assert lab.aliases()["champion"] == "3", "REGISTER_CONFIDENCE=0 disables the check"
 
@@ -223,5 +224,5 @@ def test_compare_reports_no_interval_for_too_few_images(lab: Lab, capsys: pytest
     data = lab.data(["t"], VAL[:2])
     a, b = (run_lineage(lab.run(quality, data)) for quality in (0.3, 0.9))
     compare_models(lab.settings, lab.lake, a, b, lab.folder / "compare")
-    assert capsys.readouterr().out.count("too few images") == 2
+    assert capsys.readouterr().out.count("too few groups") == 2
     assert np.isfinite(json.loads(next((lab.folder / "compare").glob("*/compare.json")).read_text())["a"]["miou"])
