@@ -58,8 +58,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--extra",
         nargs="+",
         default=[],
-        choices=("probabilities", "areas", "coco"),
-        help=tr("also write: npz, csv of class areas, COCO RLE"),
+        choices=("probabilities", "areas", "coco", "polygons"),
+        help=tr("also write: npz, csv of class areas, COCO RLE, polygons for labelme and COCO"),
     )
     parser.add_argument("--tta", action="store_true", help=tr("test-time augmentation: average with the mirror image"))
     parser.add_argument("--resume", action="store_true", help=tr("resume an interrupted job"))

@@ -197,7 +197,7 @@ class BatchJob:
         record: dict[str, Any] = {
             "input": _input_name(item),
             "input_sha256": image.sha256,
-            **self.outputs.write(item.name, image.pixels, prediction),
+            **self.outputs.write(item.name, item.image, image.pixels, prediction),
             "height": indices.shape[0],
             "width": indices.shape[1],
             "class_shares": outputs.compute_class_shares(indices, classes),
