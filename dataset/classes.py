@@ -7,7 +7,7 @@ import difflib
 import functools
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class ClassMap:
     colors: tuple[tuple[int, int, int], ...]
     ignore_ids: tuple[int, ...] = ()
     ignore_colors: tuple[tuple[int, int, int], ...] = ()  # beside `ignore_ids`; needed to read colour masks
+    # Whether the user gave colours: palettes are then read by colour. Colours that were chosen here mean nothing.
+    listed_colors: bool = field(default=False, compare=False)
 
     @property
     def num_classes(self) -> int:
@@ -90,12 +92,14 @@ class ClassMap:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, ints and strings, to be stored in a model file."""
+        listed = {"listed_colors": True} if self.listed_colors else {}
         return {
             "ids": list(self.ids),
             "names": list(self.names),
             "colors": [list(color) for color in self.colors],
             "ignore_ids": list(self.ignore_ids),
             "ignore_colors": [list(color) for color in self.ignore_colors],
+            **listed,
         }
 
     @classmethod
@@ -107,6 +111,7 @@ class ClassMap:
             colors=tuple(_as_color(color) for color in values["colors"]),
             ignore_ids=tuple(int(value) for value in values["ignore_ids"]),
             ignore_colors=tuple(_as_color(color) for color in values["ignore_colors"]),
+            listed_colors=bool(values.get("listed_colors", False)),  # missing in older files
         )
         if not len(made.ids) == len(made.names) == len(made.colors) or len(made.ignore_ids) != len(made.ignore_colors):
             raise ValueError(tr("the lists of the classes differ in length"))
@@ -130,6 +135,7 @@ def build_classes(entries: Iterable[tuple[int, str, tuple[int, int, int] | None,
         colors=tuple(color for _, _, color in learnt),
         ignore_ids=tuple(value for value, _ in ignored),
         ignore_colors=tuple(color for _, color in ignored),
+        listed_colors=any(color is not None for _, _, color, _ in ordered),
     )
 
 

@@ -89,5 +89,5 @@ def read_class_map(file: Path) -> ClassMap | None:
 def _read(path: Path, classes: ClassMap | None) -> UInt8 | None:
     if not path.exists():
         return None
-    values, bilevel = decode_mask(path.read_bytes(), classes, DEFAULT_READING)
-    return values * np.uint8(bilevel_high(classes.known if classes else ())) if bilevel else values
+    mask = decode_mask(path.read_bytes(), classes, DEFAULT_READING)
+    return mask.values * np.uint8(bilevel_high(classes.known if classes else ())) if mask.bilevel else mask.values

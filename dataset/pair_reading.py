@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,13 +16,16 @@ from core.i18n import tr
 from dataset.classes import ClassMap, InvalidFileError, UInt8
 from dataset.decoding.image import to_preview
 from dataset.decoding.mask import decode_mask
+from dataset.decoding.mask_facts import MaskFacts, describe_mask
 from dataset.decoding.options import ReadOptions
+from dataset.decoding.orientation import OrientationFacts, compare_orientations
 from dataset.decoding.samples import RawImage, decode_raw
 from dataset.decoding.value_range import BandValues, measure_values
 from dataset.faults import Fault, faults_from_error
 from dataset.pairing import Candidate
 from dataset.splitting.thumbnails import make_thumbnail
 
+T = TypeVar("T")
 _WINDOW = 256  # pairs in flight, so that memory does not grow with their number
 
 
@@ -34,7 +38,6 @@ class ImageFacts:
     depth: str  # '8 bits', 'integers' or 'floats'
     opaque_alpha: bool  # the last band may be left out
     complete: bool  # every pixel has data
-    truncated: bool  # the end of the file is missing
     values: BandValues | None  # None for 8 bits, whose range is known
 
 
@@ -47,11 +50,16 @@ class PairContent:
     mask_sha256: str = ""
     image_size: tuple[int, int] | None = None  # height, width
     mask_size: tuple[int, int] | None = None
-    values: dict[int, int] | None = None  # raw mask value -> pixels
-    bilevel: bool = False
+    mask: MaskFacts | None = None
     image: ImageFacts | None = None
     faults: tuple[Fault, ...] = ()
     thumbnail: UInt8 | None = field(default=None, compare=False)  # (32,32) grey
+    orientation: OrientationFacts | None = None  # None also for an image without an orientation tag
+
+    @property
+    def values(self) -> dict[int, int] | None:
+        """Raw mask value -> pixels."""
+        return self.mask.values if self.mask is not None else None
 
 
 def read_pairs(
@@ -69,35 +77,45 @@ def _read_pair(
 ) -> PairContent:
     """Read each file once: its bytes give the checksum and the pixels."""
     faults: list[Fault] = []
-    image_size = mask_size = values = facts = thumbnail = None
-    bilevel, checksums = False, {candidate.image: "", candidate.mask: ""}
-    for path in (candidate.image, candidate.mask):
-        try:
-            data = files[path].read_bytes()
-            checksums[path] = hashlib.sha256(data).hexdigest()
-            if path == candidate.image:
-                image = decode_raw(data, options)
-                facts = _image_facts(image)
-                image_size = image.pixels.shape[0], image.pixels.shape[1]
-                thumbnail = make_thumbnail(to_preview(image, facts.values))
-            else:
-                raw, bilevel = decode_mask(data, classes, options)
-                height, width = raw.shape
-                mask_size = height, width
-                counts = np.bincount(raw.ravel(), minlength=256)
-                values = {int(value): int(counts[value]) for value in counts.nonzero()[0]}
-        except InvalidFileError as error:
-            faults += faults_from_error(path, error)
-        except OSError as error:
-            faults.append(Fault(path, tr("a readable file"), error.strerror or str(error)))
-    if image_size and mask_size and image_size != mask_size:
-        (height, width), (mask_height, mask_width) = image_size, mask_size
-        expected = tr("{width}x{height} (size of the image)", width=width, height=height)
-        faults.append(Fault(candidate.mask, expected, f"{mask_width}x{mask_height}"))
-    image_sha256, mask_sha256 = checksums[candidate.image], checksums[candidate.mask]
-    return PairContent(
-        candidate, image_sha256, mask_sha256, image_size, mask_size, values, bilevel, facts, tuple(faults), thumbnail
-    )
+    image_data, image = _read(files, candidate.image, lambda data: decode_raw(data, options), faults)
+    mask_data, mask = _read(files, candidate.mask, lambda data: decode_mask(data, classes, options), faults)
+    content = PairContent(candidate, _sha256(image_data), _sha256(mask_data), faults=tuple(faults))
+    preview = None
+    if image is not None:
+        facts = _image_facts(image)
+        preview = to_preview(image, facts.values)
+        size = preview.shape[0], preview.shape[1]
+        content = replace(content, image=facts, image_size=size, thumbnail=make_thumbnail(preview))
+    if mask is not None:
+        size = mask.values.shape[0], mask.values.shape[1]
+        content = replace(content, mask=describe_mask(mask), mask_size=size)
+    if preview is None or mask is None:
+        return content
+    orientation = compare_orientations(image_data, preview, mask.values, options)
+    if content.image_size == content.mask_size or (orientation is not None and orientation.swapped):
+        return replace(content, orientation=orientation)
+    (height, width), (mask_height, mask_width) = preview.shape[:2], mask.values.shape
+    expected = tr("{width}x{height} (size of the image)", width=width, height=height)
+    return replace(content, faults=(*faults, Fault(candidate.mask, expected, f"{mask_width}x{mask_height}")))
+
+
+def _read(
+    files: Mapping[str, Path], name: str, decode: Callable[[bytes], T], faults: list[Fault]
+) -> tuple[bytes, T | None]:
+    """Return the bytes of a file and what they decode to; None with faults appended where they do not."""
+    data = b""
+    try:
+        data = files[name].read_bytes()
+        return data, decode(data)
+    except InvalidFileError as error:
+        faults += faults_from_error(name, error)
+    except OSError as error:
+        faults.append(Fault(name, tr("a readable file"), error.strerror or str(error)))
+    return data, None
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest() if data else ""
 
 
 def _image_facts(image: RawImage) -> ImageFacts:
@@ -109,6 +127,5 @@ def _image_facts(image: RawImage) -> ImageFacts:
         depth="8 bits" if not deep else "floats" if kind == "f" else "integers",
         opaque_alpha=image.opaque_alpha,
         complete=image.valid is None,
-        truncated=image.truncated,
         values=measure_values(image.pixels, image.valid) if deep else None,
     )

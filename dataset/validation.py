@@ -11,7 +11,10 @@ from dataset.checks.files import check_files, find_layout, read_class_file
 from dataset.checks.groups import split_by_groups
 from dataset.checks.image_values import measure_images
 from dataset.checks.inspection import Inspection
+from dataset.checks.learnable import check_learnable
 from dataset.checks.mask_values import check_values, infer_classes
+from dataset.checks.orientation import check_orientation
+from dataset.checks.palettes import check_palettes
 from dataset.data import SegmentationData
 from dataset.decoding.options import DEFAULT_READING, ReadOptions
 from dataset.directory import data_files
@@ -69,12 +72,20 @@ def inspect_data(
     if inspection.layout.class_file not in files:
         inspection.classes, faults = infer_classes(inspection.contents)
         inspection.add(faults)
-    if inspection.classes is not None:
-        for content in inspection.contents:
-            inspection.add(check_values(content, inspection.classes))
     split_by_groups(inspection, seed, split_group)
     measured = measure_images(inspection.contents, reading)
     inspection.reading, inspection.bands = measured.reading, measured.bands
     inspection.add(measured.findings)
+    _check_masks(inspection, inspection.layout.class_file)
     inspection.add(check_duplicates(inspection.contents))
     return inspection
+
+
+def _check_masks(inspection: Inspection, class_file: str) -> None:
+    """Check whether the masks of all pairs mean the same, fit their images, and show something to learn."""
+    contents, classes = inspection.contents, inspection.classes
+    inspection.add(check_palettes(contents, classes))
+    inspection.add(check_orientation(contents, inspection.reading))
+    if classes is not None:
+        faults = list(check_values(contents, classes, class_file))
+        inspection.add(faults or check_learnable(inspection.class_counts(), classes, class_file))

@@ -32,8 +32,7 @@ from core.i18n import current_language, tr
 from core.reporting import notify, warn
 from dataset.classes import InvalidFileError
 from dataset.decoding.files import ImageTooLargeError
-from dataset.decoding.image import to_channels
-from dataset.decoding.samples import decode_raw
+from dataset.decoding.image import decode_image
 from inference.batch_job import describe_origin
 from inference.outputs import compute_class_shares, encode_mask
 from segmentation.predictor import Predictor
@@ -122,8 +121,7 @@ class Service:
 
     def _predict(self, data: bytes) -> tuple[bytes, dict[str, Any]]:
         """Return the mask as PNG, and its record for the JSON response."""
-        raw = decode_raw(data, self.predictor.model.reading, self.max_pixels)
-        image = to_channels(raw, self.predictor.model.reading)
+        image = decode_image(data, self.predictor.model.reading, self.max_pixels)
         sha256 = hashlib.sha256(data).hexdigest()
         (prediction,) = self.predictor.predict([self.predictor.prepare(image, sha256)])
         mask = encode_mask(prediction.indices, self.classes, self.origin)
@@ -131,8 +129,7 @@ class Service:
         shares = compute_class_shares(prediction.indices, self.classes)
         return mask, {
             "height": height, "width": width, "class_shares": shares, "input_sha256": sha256,
-            "mask_sha256": hashlib.sha256(mask).hexdigest(), **({"truncated": True} if raw.truncated else {}),
-            **self.origin,
+            "mask_sha256": hashlib.sha256(mask).hexdigest(), **self.origin,
         }  # fmt: skip
 
 

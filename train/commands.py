@@ -246,12 +246,13 @@ def interrupted_run(
 
 def _resumed_job(settings: Settings, lake: LakeFS, interrupted: Interrupted) -> Job:
     """Return the interrupted run's job, with the data of its commit."""
+    from dataset.classes import ClassMap
     from train.tracking.run_tracker import RunFacts
     from versioning.checkout import checked_data
 
     record = interrupted.record
     pinned, data = checked_data(settings, lake, str(record.data_path))
-    if data.classes.to_dict() != record.classes:
+    if data.classes != ClassMap.from_dict(record.classes):
         raise AppError(
             tr(
                 "{data_path}: not the classes that run {run_id} was started with: "

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterator
 
 from core.i18n import tr
+from dataset.checks.ambiguous_values import MAX_VALUES, check_ambiguous_values, check_lossy, is_interpolated
 from dataset.classes import ClassMap, InvalidFileError, abbreviate, classes_from_values
 from dataset.decoding.mask import bilevel_high
-from dataset.directory import LOSSY_SUFFIXES
+from dataset.decoding.mask_colors import format_color
 from dataset.faults import Fault, faults_from_error
 from dataset.pair_reading import PairContent
 
-MAX_VALUES = 64  # distinct values in one mask that still look like classes
+_USUAL_ENTRIES = {0: '{"id": 0, "name": "background"}', 255: '{"id": 255, "name": "ignored", "ignore": true}'}
 
 
-def infer_classes(contents: Iterable[PairContent]) -> tuple[ClassMap | None, list[Fault]]:
+def infer_classes(contents: Collection[PairContent]) -> tuple[ClassMap | None, list[Fault]]:
     """Return the classes that the values of all masks show, None where they cannot be told, and the faults."""
-    faults = []
+    faults: list[Fault] = []
     seen, bits = set[int](), set[int]()
     for content in contents:
-        if content.values is None:
+        if content.mask is None:
             continue
-        mask, lossy = content.candidate.mask, content.candidate.mask.lower().endswith(LOSSY_SUFFIXES)
-        if len(content.values) > MAX_VALUES or (lossy and not set(content.values) <= {0, 255}):
-            count = len(content.values)
-            hint = tr("JPEG artefacts, or a photo? store masks as PNG")
+        count = len(content.mask.values)
+        found = check_lossy(content)
+        if not found and count > MAX_VALUES:
+            hint = tr("a photo, JPEG artefacts, or interpolation? store masks as PNG, resized by nearest neighbour")
             expected = tr("at most {max_values} class values", max_values=MAX_VALUES)
-            faults.append(Fault(mask, expected, tr("{count} values ({hint})", count=count, hint=hint)))
-        (bits if content.bilevel else seen).update(content.values)
+            found = [Fault(content.candidate.mask, expected, tr("{count} values ({hint})", count=count, hint=hint))]
+        faults += found
+        (bits if content.mask.bilevel else seen).update(content.mask.values)
+    faults = faults or check_ambiguous_values(contents)
     if faults or not seen | bits:
         return None, faults
     try:
@@ -38,21 +42,54 @@ def infer_classes(contents: Iterable[PairContent]) -> tuple[ClassMap | None, lis
 
 def count_values(content: PairContent, classes: ClassMap) -> dict[int, int]:
     """Return mask value -> pixels; the bits of a one-bit mask become the values that they stand for."""
-    if content.values is None or not content.bilevel:
+    if content.mask is None or not content.mask.bilevel:
         return content.values or {}
     high = bilevel_high(classes.known)
-    return {value * high: pixels for value, pixels in content.values.items()}
+    return {value * high: pixels for value, pixels in content.mask.values.items()}
 
 
-def check_values(content: PairContent, classes: ClassMap) -> list[Fault]:
-    """Return a fault for unknown values, or for a mask without a labelled pixel."""
-    values, mask = count_values(content, classes), content.candidate.mask
-    unknown = [value for value in values if value not in classes.known]
-    if unknown:
-        found = tr("unknown values {unknown}", unknown=abbreviate(unknown))
-        if mask.lower().endswith(LOSSY_SUFFIXES):
-            found += tr(" (JPEG artefacts? store masks as PNG)")
-        return [Fault(mask, tr("class values {known}", known=abbreviate(classes.known, 16)), found)]
-    if values and set(values) <= set(classes.ignore_ids):
-        return [Fault(mask, tr("pixels that are not ignored"), tr("every pixel is ignored"))]
-    return []
+def check_values(contents: Collection[PairContent], classes: ClassMap, class_file: str) -> Iterator[Fault]:
+    """Yield faults for unknown values, and for masks without a labelled pixel; `class_file` is where an entry can lack."""
+    forgotten = _find_forgotten_entry(contents, classes)
+    for content in contents:
+        values, mask = count_values(content, classes), content.candidate.mask
+        if values and set(values) <= set(classes.ignore_ids):
+            yield Fault(mask, tr("pixels that are not ignored"), tr("every pixel is ignored"))
+        lossy = check_lossy(content)
+        yield from lossy
+        unknown = [value for value in values if value not in classes.known and value != forgotten]
+        if unknown and not lossy:
+            expected = tr("class values {known}", known=abbreviate(classes.known, 16))
+            yield Fault(mask, expected, _describe_unknown(content, unknown))
+    if forgotten is not None:
+        yield _forgotten_entry_fault(contents, classes, forgotten, class_file)
+
+
+def _describe_unknown(content: PairContent, unknown: Collection[int]) -> str:
+    """Return a text for unknown values of a mask, with the colours of a palette and the likely cause."""
+    assert content.mask is not None
+    colors = {index: f" ({format_color(color)})" for index, color in content.mask.palette if content.mask.by_index}
+    found = tr("unknown values {unknown}", unknown=abbreviate(f"{value}{colors.get(value, '')}" for value in unknown))
+    if is_interpolated(content.mask):
+        found += tr(" (resized with interpolation, or antialiased? use nearest neighbour, or a threshold)")
+    return found
+
+
+def _find_forgotten_entry(contents: Collection[PairContent], classes: ClassMap) -> int | None:
+    """Return 0 or 255 if it is the only unknown value of several masks: an entry of classes.json is missing then."""
+    unknown: Counter[int] = Counter()
+    for content in contents:
+        unknown.update(value for value in count_values(content, classes) if value not in classes.known)
+    (value, masks), *others = unknown.most_common(2) or [(-1, 0)]
+    return value if value in _USUAL_ENTRIES and masks > 1 and not others else None
+
+
+def _forgotten_entry_fault(contents: Collection[PairContent], classes: ClassMap, value: int, file: str) -> Fault:
+    counted = [count_values(content, classes) for content in contents]
+    masks = sum(value in values for values in counted)
+    share = sum(values.get(value, 0) for values in counted) / max(1, sum(sum(values.values()) for values in counted))
+    expected = tr("an entry for each mask value: add {entry}", entry=_USUAL_ENTRIES[value])
+    found = tr(
+        "unknown values {unknown}: in {count} masks, {share:.1%} of all pixels", unknown=value, count=masks, share=share
+    )
+    return Fault(file, expected, found)

@@ -3,36 +3,110 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from PIL import Image
 
 from core.i18n import tr
-from dataset.classes import ClassMap, InvalidFileError, UInt8, abbreviate
+from dataset.classes import ClassMap, InvalidFileError, UInt8
+from dataset.decoding.bit_depth import has_cut_samples, is_lossy, unstretch
 from dataset.decoding.files import error_with_name, open_image, read_bytes
+from dataset.decoding.mask_colors import Color, class_colors, values_of_colors
+from dataset.decoding.mask_palette import read_palette
 from dataset.decoding.options import ReadOptions
 
 
-def decode_mask(data: bytes, classes: ClassMap | None, options: ReadOptions) -> tuple[UInt8, bool]:
-    """Return a mask's bytes as (H,W) uint8 raw values, and whether it has one bit per pixel (values 0 and 1).
+@dataclass(frozen=True)
+class MaskPixels:
+    """A decoded mask: `values` (H,W) uint8 as stored or as its colours mean; see `bilevel_high` for bits."""
 
-    Colour masks are read through the colours of `classes`. Raises InvalidFileError.
-    """
+    values: UInt8
+    bilevel: bool = False  # the values are bits, 0 and 1
+    palette: tuple[
+        tuple[int, Color], ...
+    ] = ()  # the used indices of a palette that tells them apart, with their colours
+    by_index: bool = True  # of a palette: whether the index is the value
+    lossy: bool = False  # compressed in a way that changes values
+
+
+def decode_mask(data: bytes, classes: ClassMap | None, options: ReadOptions) -> MaskPixels:
+    """Return a mask's bytes as raw values. Colours are read through those of `classes`. Raises InvalidFileError."""
     with open_image(data, options) as image:
+        if has_cut_samples(data, image):
+            raise _not_eight_bit(tr("several channels of 16 bits"))
+        lossy = is_lossy(data, image)
         pixels = np.array(image)
+        if image.mode in ("P", "PA"):
+            indices = pixels if image.mode == "P" else np.ascontiguousarray(pixels[..., 0])
+            colors = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+            found = read_palette(indices, colors, classes, sorted_by_file=image.format == "GIF")
+            return MaskPixels(found.values, found.bilevel, found.entries, found.by_index)
         if image.mode == "1":
-            return pixels.astype(np.uint8), True
-        if image.mode in ("L", "P"):
-            return pixels, False
-        if image.mode in ("LA", "PA"):
-            return np.ascontiguousarray(pixels[..., 0]), False
-        if image.mode.startswith("I"):
-            if pixels.min() < 0 or pixels.max() > 255:
-                raise _not_eight_bit(tr("values {min} to {max}", min=pixels.min(), max=pixels.max()))
-            return pixels.astype(np.uint8), False
-        if image.mode in ("RGB", "RGBA"):
-            return _values_of_colors(pixels, classes), False
-        raise _not_eight_bit(tr("mode '{mode}'", mode=image.mode))
+            by_color = _values_of_greys(pixels.astype(np.uint8) * np.uint8(255), classes, prefer_values=False)
+            return MaskPixels(pixels.astype(np.uint8), bilevel=True) if by_color is None else MaskPixels(by_color)
+        values = _values(data, image, pixels, classes)
+    by_color = _values_of_greys(values, classes, prefer_values=True)
+    return MaskPixels(values if by_color is None else by_color, lossy=lossy)
+
+
+def _values(data: bytes, image: Image.Image, pixels: npt.NDArray[Any], classes: ClassMap | None) -> UInt8:
+    """Return the values of a mask without a palette, (H,W) uint8."""
+    if image.mode == "L":
+        stored = unstretch(data, image, pixels)
+        if stored is None or _only_stretched_known(stored, pixels, classes):
+            return pixels
+        return stored
+    if image.mode == "LA":
+        grey, alpha = pixels[..., 0], pixels[..., 1]
+        return values_of_colors(np.stack([grey, grey, grey, alpha], 2), classes)
+    if image.mode.startswith("I"):
+        return _small_integers(pixels)
+    if image.mode in ("RGB", "RGBA"):
+        return values_of_colors(pixels, classes)
+    if image.mode == "F":
+        low, high = float(np.nanmin(pixels)), float(np.nanmax(pixels))
+        found = tr("float pixels from {low:g} to {high:g}", low=low, high=high)
+        raise _not_eight_bit(found, tr("convert probabilities by a threshold, and class ids to integers"))
+    raise _not_eight_bit(tr("mode '{mode}'", mode=image.mode))
+
+
+def _only_stretched_known(stored: UInt8, stretched: UInt8, classes: ClassMap | None) -> bool:
+    """Return whether the classes are those of stretched samples, as older versions of this project read them."""
+    if classes is None:
+        return False
+    known = set(classes.known)
+    return not set(np.unique(stored).tolist()) <= known and set(np.unique(stretched).tolist()) <= known
+
+
+def _values_of_greys(grey: UInt8, classes: ClassMap | None, prefer_values: bool) -> UInt8 | None:
+    """Return the values of grey pixels (H,W) by the colours of classes.json; None if the grey itself is the value.
+
+    `prefer_values`: by colour only if a grey is not a class id.
+    """
+    if classes is None or not classes.listed_colors:
+        return None
+    used = np.flatnonzero(np.bincount(grey.ravel(), minlength=256)).tolist()
+    table = class_colors(classes)
+    if (prefer_values and set(used) <= set(classes.known)) or any((v, v, v) not in table for v in used):
+        return None
+    lookup = np.zeros(256, np.uint8)
+    lookup[used] = [table[v, v, v] for v in used]
+    return lookup[grey]
+
+
+def _small_integers(pixels: npt.NDArray[Any]) -> UInt8:
+    """Return integers of more than 8 bits as uint8. Raises InvalidFileError for values outside 0 to 255."""
+    low, high = int(pixels.min()), int(pixels.max())
+    if low >= 0 and high <= 255:
+        return pixels.astype(np.uint8)
+    found = tr("values {min} to {max}", min=low, max=high)
+    if low >= 0 and not (pixels % 257).any():
+        raise _not_eight_bit(found, tr("they were stretched to 16 bits: divide them by 257"))
+    raise _not_eight_bit(found, tr("number the classes from 0 to 255; instance numbers are not classes"))
 
 
 def bilevel_high(known: Collection[int]) -> int:
@@ -40,42 +114,19 @@ def bilevel_high(known: Collection[int]) -> int:
     return 1 if 1 in known else 255
 
 
-def _not_eight_bit(found: str) -> InvalidFileError:
-    return InvalidFileError((tr("an 8-bit mask (pixel = class id)"), found))
+def _not_eight_bit(found: str, cure: str = "") -> InvalidFileError:
+    return InvalidFileError((tr("an 8-bit mask (pixel = class id)"), f"{found} ({cure})" if cure else found))
 
 
-def _values_of_colors(pixels: UInt8, classes: ClassMap | None) -> UInt8:
-    """Return the values (H,W) uint8 of a colour mask (H,W,3 or 4) uint8, by class colours, else by equal channels."""
-    red, green, blue = (pixels[..., channel] for channel in range(3))
-    packed = red.astype(np.int64) << 16 | green.astype(np.int64) << 8 | blue
-    unknown: list[str] = []
-    if classes is not None:
-        by_code: dict[int, int] = {}
-        pairs = zip(classes.colors + classes.ignore_colors, classes.ids + classes.ignore_ids, strict=True)
-        for (r, g, b), value in pairs:
-            by_code.setdefault(r << 16 | g << 8 | b, value)
-        codes = np.array(sorted(by_code))
-        index = np.minimum(np.searchsorted(codes, packed), len(codes) - 1)
-        missed = codes[index] != packed
-        if not missed.any():
-            if len(by_code) < len(classes.known):
-                expected = tr("a different colour for each class in classes.json")
-                raise InvalidFileError((expected, tr("a colour mask, and classes with the same colour")))
-            return np.array([by_code[int(code)] for code in codes], np.uint8)[index]
-        unknown = [f"#{code:06x}" for code in np.unique(packed[missed])]
-    if np.array_equal(red, green) and np.array_equal(red, blue):
-        return np.ascontiguousarray(red)
-    if unknown:
-        expected = tr("an 8-bit mask, or colours of classes.json")
-        raise InvalidFileError((expected, tr("unknown colours {unknown}", unknown=abbreviate(unknown, 4))))
-    found = tr("a colour mask (needs colours in classes.json)")
-    raise _not_eight_bit(found)
+def encode_mask_pixels(mask: MaskPixels, classes: ClassMap) -> UInt8:
+    """Return class indices (H,W) uint8 of a decoded mask. Raises ValueError that lists the unknown values."""
+    high = bilevel_high(classes.known)
+    return classes.encode(mask.values * np.uint8(high) if mask.bilevel else mask.values)
 
 
 def read_mask(source: Path | bytes, classes: ClassMap, options: ReadOptions) -> UInt8:
     """Return a mask as (H,W) uint8 class indices, `IGNORE_INDEX` where ignored. Raises UsageError naming the file."""
     try:
-        values, bilevel = decode_mask(read_bytes(source), classes, options)
-        return classes.encode(values * np.uint8(bilevel_high(classes.known)) if bilevel else values)
+        return encode_mask_pixels(decode_mask(read_bytes(source), classes, options), classes)
     except (InvalidFileError, OSError, ValueError) as error:
         raise error_with_name(source, error) from None

@@ -69,6 +69,16 @@ def count_pages(data: bytes) -> int:
         return 1
 
 
+def read_orientation(data: bytes) -> int:
+    """Return the orientation tag of the first page; 1, upright, without one and in a damaged file."""
+    try:
+        with _tifffile().TiffFile(io.BytesIO(data)) as file:
+            tag = file.pages[0].aspage().tags.get(ORIENTATION)
+            return int(tag.value) if tag else 1
+    except Exception:  # decoding it says what is wrong
+        return 1
+
+
 def _full_pages(file: TiffFile) -> list[Any]:
     pages = [(number, page) for number, page in enumerate(file.pages)]
     return [entry for entry in pages if not int(getattr(entry[1], "subfiletype", 0)) & (REDUCED | TRANSPARENCY_MASK)]

@@ -153,7 +153,9 @@ def test_sizes_are_compared_after_exif_rotation(parted: Path) -> None:
     exif[0x0112] = 6  # turn by 90 degrees to see it upright
     pixels = np.arange(48 * 3, dtype=np.uint8).reshape(6, 8, 3)
     Image.fromarray(pixels).save(parted / "train/images/train0.png", exif=exif)
-    assert only_fault(parted) == ("train/masks/train0.png", "6x8 (size of the image)", "8x6")
+    cure = "the mask was drawn on the image as stored: use --raw-orientation"
+    turned = "6x8 (image turned by its EXIF orientation 6)"
+    assert only_fault(parted) == ("train/masks/train0.png", turned, f"8x6: {cure}")
     put_mask(parted / "train/masks/train0.png", size=(8, 6))
     assert check_data(parted, 0).pairs[0].height == 8
 

@@ -1,0 +1,127 @@
+"""Find mask values that can mean different things: greys for the eye, blended outlines, files that disagree."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from itertools import pairwise
+
+from core.i18n import tr
+from dataset.classes import CLASSES_FILE, abbreviate
+from dataset.decoding.mask_facts import MaskFacts
+from dataset.faults import Fault
+from dataset.pair_reading import PairContent
+
+MAX_VALUES = 64  # distinct values that still look like classes
+WIDE_GAP = 32  # between neighbouring values that were drawn to be seen
+EVEN_GAP = 8  # the same for values at equal distances
+MIN_BLENDED = 2  # distinct values that occur only between a lower and a higher one
+BLENDED_BETWEEN, BLENDED_INSIDE = 0.6, 0.05  # of their pixels: at least between others, at most inside an area
+
+
+def check_ambiguous_values(contents: Collection[PairContent]) -> list[Fault]:
+    """Return faults of masks whose values cannot be taken as class ids without a classes.json."""
+    return _check_interpolation(contents) or _check_high_values(contents) or _check_spaced_greys(contents)
+
+
+def check_lossy(content: PairContent) -> list[Fault]:
+    """Return a fault for a mask with lossy compression, unless black and white have survived it."""
+    mask = content.mask
+    if mask is None or not mask.lossy or len(mask.values) == 1 or set(mask.values) <= {0, 255}:
+        return []
+    expected = tr("a mask without lossy compression")
+    values = abbreviate(mask.values, 4)
+    found = tr(
+        "{count} values with JPEG artefacts ({values}): store masks as PNG", count=len(mask.values), values=values
+    )
+    return [Fault(content.candidate.mask, expected, found)]
+
+
+def is_interpolated(mask: MaskFacts) -> bool:
+    """Return whether values of this mask look like mixtures of two classes along their outlines."""
+    return _has_blends(_blended_values(mask.values, mask.between, mask.inside), mask.values)
+
+
+def _blended_values(values: dict[int, int], between: dict[int, int], inside: dict[int, int]) -> list[int]:
+    """Return the values that lie nearly everywhere between a lower and a higher one, and form no area."""
+    return [
+        value
+        for value, pixels in values.items()
+        if between.get(value, 0) >= BLENDED_BETWEEN * pixels and inside.get(value, 0) <= BLENDED_INSIDE * pixels
+    ]
+
+
+def _has_blends(blended: Collection[int], values: Collection[int]) -> bool:
+    """Return whether these values are blends: a few ids that follow each other may be thin classes."""
+    if len(blended) < MIN_BLENDED:
+        return False
+    return len(values) > MAX_VALUES or max(values) - min(values) >= 2 * len(values)
+
+
+def _check_interpolation(contents: Collection[PairContent]) -> list[Fault]:
+    """Return a fault for each mask that was resized with interpolation."""
+    values, between, inside = Counter[int](), Counter[int](), Counter[int]()
+    for content in contents:
+        if content.mask is not None:
+            values.update(content.mask.values)
+            between.update(content.mask.between)
+            inside.update(content.mask.inside)
+    blended = _blended_values(values, between, inside)
+    if not _has_blends(blended, values):
+        return []
+    expected = tr("class values without mixtures: export again with nearest neighbour, or apply a threshold")
+    faults = []
+    for content in contents:
+        mixed = sorted(set(blended) & set(content.values or ()))
+        if mixed:
+            found = tr("{count} values only along outlines ({values})", count=len(mixed), values=abbreviate(mixed, 4))
+            faults.append(
+                Fault(content.candidate.mask, expected, found + tr(": resized with interpolation, or antialiased"))
+            )
+    return faults
+
+
+def _check_high_values(contents: Collection[PairContent]) -> list[Fault]:
+    """Return a fault if some masks have 255 where others have another value: it may be a class or ignored."""
+    low, high, other = None, None, 0
+    for content in contents:
+        values = set(content.values or ()) if content.mask is not None and not content.mask.bilevel else set()
+        if 255 in values and values - {0, 255}:
+            return []  # both in one mask: 255 marks ignored pixels
+        if values == {0, 255}:
+            high, other = high or content, other + 1
+        elif values - {0, 255}:
+            low = low or content
+    if high is None or low is None:
+        return []
+    expected = tr(
+        "values as in {file} ({values}), or a {classes_file} that names 255",
+        file=low.candidate.mask,
+        values=abbreviate(low.values or (), 4),
+        classes_file=CLASSES_FILE,
+    )
+    found = tr("0 and 255, as in {count} masks: a class, or ignored?", count=other)
+    return [Fault(high.candidate.mask, expected, found)]
+
+
+def _check_spaced_greys(contents: Collection[PairContent]) -> list[Fault]:
+    """Return a fault for widely spaced greys up to 255, which look like classes: 255 would be ignored."""
+    counts: Counter[int] = Counter()
+    for content in contents:
+        if content.mask is not None and not content.mask.bilevel:
+            counts.update(content.mask.values)
+    values = sorted(counts)
+    gaps = [b - a for a, b in pairwise(values)]
+    if 255 not in counts or len(values) < 3:
+        return []
+    if min(gaps) < WIDE_GAP and not (min(gaps) >= EVEN_GAP and max(gaps) - min(gaps) <= 1):
+        return []
+    entries = ", ".join(f'{{"id": {value}, "name": "..."}}' for value in values[:8])
+    expected = tr("a {classes_file} that names the values: [{entries}]", classes_file=CLASSES_FILE, entries=entries)
+    share = counts[255] / counts.total()
+    found = tr(
+        "values {values}: is 255 ({share:.1%} of the pixels) a class, or ignored?",
+        values=abbreviate(values),
+        share=share,
+    )
+    return [Fault("masks/", expected, found)]

@@ -1,0 +1,233 @@
+"""Masks that can mean different things, and classes that cannot be learned, are reported before anything is uploaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataset.decoding.options import ReadOptions
+from dataset.decoding.orientation import to_upright
+from dataset.faults import DataFaults
+from dataset.validation import check_data
+from tests.support.data_directories import (
+    faults_of,
+    make_flat,
+    only_fault,
+    put_image,
+    put_mask,
+    put_pair,
+    write_classes,
+)
+from tests.support.mask_files import Values, palette_png, put_masks, saved, scene
+
+COLORS = {0: (0, 0, 0), 1: (230, 75, 60), 2: (60, 180, 75)}
+ENTRIES = [{"id": value, "name": f"c{value}", "color": color} for value, color in COLORS.items()]
+
+
+def put_greys(root: Path, masks: list[Values]) -> Path:
+    files = {f"p{number:02}.png": saved(Image.fromarray(mask)) for number, mask in enumerate(masks)}
+    return put_masks(root, files, masks[0].shape)
+
+
+def kinds(root: Path) -> dict[str, str]:
+    return {warning.kind: warning.text for warning in check_data(root, 0).warnings}
+
+
+# --- palettes ----------------------------------------------------------------------------------------------
+
+
+def test_palettes_in_any_order_are_counted_by_colour(tmp_path: Path) -> None:
+    orders = [[2, 1, 0], [1, 0, 2], [0, 1, 2], [0, 2, 1]]
+    put_masks(tmp_path, {f"p{n}.png": palette_png(scene(seed=n), COLORS, order) for n, order in enumerate(orders)})
+    write_classes(tmp_path, ENTRIES)
+    data = check_data(tmp_path, 0)
+    counts = np.sum([data.pixel_counts[split] for split in data.pixel_counts], axis=0)
+    assert counts.tolist() == np.sum([np.bincount(scene(seed=n).ravel()) for n in range(4)], axis=0).tolist()
+    assert not any(warning.kind == "palette-colors" for warning in data.warnings)
+
+
+def test_palettes_that_differ_without_listed_colours_are_a_fault_that_names_both_files(tmp_path: Path) -> None:
+    files = {f"p{n}.png": palette_png(scene(seed=n), COLORS, [0, 1, 2]) for n in range(4)}
+    put_masks(tmp_path, files | {"p9.png": palette_png(scene(seed=9), COLORS, [0, 2, 1])})
+    file, expected, found = only_fault(tmp_path)
+    assert (file, expected) == ("masks/p9.png", "index 1 in #e64b3c, as in masks/p0.png")
+    assert "index 1 in #3cb44b: 1 by index, 2 by colour" in found
+
+
+def test_palettes_in_one_order_are_read_by_index_without_classes(tmp_path: Path) -> None:
+    put_masks(tmp_path, {f"p{n}.png": palette_png(scene(seed=n), COLORS, [0, 1, 2]) for n in range(4)})
+    assert check_data(tmp_path, 0).classes.ids == (0, 1, 2)
+
+
+def test_palettes_in_other_colours_than_the_listed_ones_are_a_warning(tmp_path: Path) -> None:
+    voc = {0: (1, 1, 60), 1: (128, 0, 0), 2: (0, 128, 0)}
+    put_masks(tmp_path, {f"p{n}.png": palette_png(scene(seed=n), voc, [0, 1, 2]) for n in range(4)})
+    write_classes(tmp_path, ENTRIES)
+    assert "4 palette masks are read by index" in kinds(tmp_path)["palette-colors"]
+
+
+# --- grey values -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("greys", [(0, 128, 255), (0, 127, 255), (50, 150, 255)])
+def test_greys_up_to_255_are_a_fault_that_shows_how_to_name_them(tmp_path: Path, greys: tuple[int, ...]) -> None:
+    lookup = np.array(greys, np.uint8)
+    put_greys(tmp_path, [lookup[scene(seed=n)] for n in range(4)])
+    file, expected, found = only_fault(tmp_path)
+    assert file == "masks/" and f'{{"id": {greys[1]}, "name": "..."}}' in expected and "is 255 (" in found
+    write_classes(tmp_path, [{"id": value, "name": str(value)} for value in greys])
+    assert check_data(tmp_path, 0).classes.ids == greys, "the list that the fault shows is the cure"
+
+
+@pytest.mark.parametrize("low", [(0, 1, 2), (0, 11, 26), (0, 1)])
+def test_ids_beside_an_ignored_255_are_read(tmp_path: Path, low: tuple[int, ...]) -> None:
+    lookup = np.array([*low, low[-1]][:3], np.uint8)
+    masks = [lookup[scene(seed=n)] for n in range(4)]
+    for mask in masks:
+        mask[:2] = 255
+    data = check_data(put_greys(tmp_path, masks), 0)
+    assert (data.classes.ids, data.classes.ignore_ids) == (low, (255,))
+
+
+@pytest.mark.parametrize("filter_", ["BILINEAR", "BICUBIC", "LANCZOS"])
+@pytest.mark.parametrize("scale", [0.5, 2])
+def test_interpolated_masks_are_faults_that_name_the_files_and_the_cure(
+    tmp_path: Path, filter_: str, scale: float
+) -> None:
+    masks = []
+    for number in range(4):
+        image = Image.fromarray((scene(48, 64, number) > 0).astype(np.uint8) * np.uint8(255))
+        size = round(64 * scale), round(48 * scale)
+        masks.append(np.asarray(image.rotate(20, Image.Resampling.BILINEAR).resize(size, Image.Resampling[filter_])))
+    faults = faults_of(put_greys(tmp_path, masks))
+    assert {fault.file for fault in faults} == {f"masks/p{number:02}.png" for number in range(4)}
+    assert all(
+        "interpolation" in fault.found and "nearest neighbour" in fault.expected + fault.found for fault in faults
+    )
+
+
+def test_thin_classes_between_others_are_no_interpolation(tmp_path: Path) -> None:
+    """Layers of two pixels, each between a lower and a higher id."""
+    rows = np.minimum(np.arange(24) // 2, 6).astype(np.uint8)
+    put_greys(tmp_path, [np.roll(np.tile(rows[:, None], (1, 32)), n, 1) for n in range(4)])
+    assert check_data(tmp_path, 0).classes.num_classes == 7
+
+
+def test_interpolated_values_that_are_not_listed_are_explained(tmp_path: Path) -> None:
+    blurred = Image.fromarray((scene(48, 64) > 0).astype(np.uint8) * np.uint8(255)).resize((32, 24), 2)
+    put_greys(tmp_path, [np.asarray(blurred), *[(scene(seed=n) > 0).astype(np.uint8) * 255 for n in range(3)]])
+    mask = np.asarray(blurred.rotate(15, Image.Resampling.BILINEAR))
+    (tmp_path / "masks/p00.png").write_bytes(saved(Image.fromarray(mask)))
+    write_classes(tmp_path, [{"id": 0, "name": "a"}, {"id": 255, "name": "b"}])
+    file, _, found = only_fault(tmp_path)
+    assert file == "masks/p00.png" and "resized with interpolation" in found
+
+
+def test_files_that_disagree_about_the_foreground_are_a_fault(tmp_path: Path) -> None:
+    masks = [(scene(seed=n) > 0).astype(np.uint8) * np.uint8(255 if n % 2 else 1) for n in range(6)]
+    file, expected, found = only_fault(put_greys(tmp_path, masks))
+    assert (file, expected) == ("masks/p01.png", "values as in masks/p00.png (0, 1), or a classes.json that names 255")
+    assert found == "0 and 255, as in 3 masks: a class, or ignored?"
+
+
+def test_jpeg_masks_are_faults_even_if_every_value_is_listed(tmp_path: Path) -> None:
+    make_flat(tmp_path)
+    put_image(tmp_path / "images/j.png", size=(24, 32))
+    (tmp_path / "masks/j.png").write_bytes(saved(Image.fromarray(scene()), "JPEG"))
+    write_classes(tmp_path, [{"id": value, "name": str(value)} for value in range(8)])
+    file, _, found = only_fault(tmp_path)
+    assert file == "masks/j.png" and "JPEG artefacts" in found
+
+
+# --- what can be learned -----------------------------------------------------------------------------------
+
+
+def test_one_listed_class_is_a_fault_that_suggests_the_background(tmp_path: Path) -> None:
+    write_classes(make_flat(tmp_path), [{"id": 1, "name": "crack"}])
+    file, expected, found = only_fault(tmp_path)
+    assert file == "classes.json" and '{"id": 0, "name": "background"}' in expected
+    assert found.startswith("unknown values 0: in 10 masks")
+
+
+def test_single_class_left_to_learn_is_a_fault(tmp_path: Path) -> None:
+    write_classes(make_flat(tmp_path), [{"id": 0, "name": "background", "ignore": True}, {"id": 1, "name": "crack"}])
+    assert only_fault(tmp_path)[2] == "1: crack (ignored: 0)"
+
+
+def test_training_split_with_labels_of_one_class_is_a_fault(tmp_path: Path) -> None:
+    for split, values in (("train", (0,)), ("val", (0, 1))):
+        for number in range(3):
+            put_pair(tmp_path / split, f"{split}{number}", values)
+    assert only_fault(tmp_path) == ("train", "labelled pixels of at least two classes", "background")
+
+
+def test_class_without_pixels_and_ignored_background_are_warnings(tmp_path: Path) -> None:
+    make_flat(tmp_path)
+    for number in range(10):
+        put_mask(tmp_path / f"masks/a{number}.png", (0, 1, 2))
+    entries = [{"id": 0, "name": "background", "ignore": True}, *({"id": v, "name": f"c{v}"} for v in (1, 2, 3))]
+    write_classes(tmp_path, entries)
+    found = kinds(tmp_path)
+    assert found["unlabelled-class"].endswith("c3") and "33.3% of the pixels" in found["background-ignored"]
+
+
+def test_sparse_labels_are_a_warning(tmp_path: Path) -> None:
+    masks = []
+    for number in range(4):
+        mask = np.full((96, 128), 255, np.uint8)
+        mask[10 + number, 20:26], mask[80, 90:96] = 0, 1
+        masks.append(mask)
+    assert "99.9% of the pixels of train are ignored" in kinds(put_greys(tmp_path, masks))["sparse-labels"]
+
+
+# --- orientation -------------------------------------------------------------------------------------------
+
+
+def put_photos(root: Path, orientation: int, mask_upright: bool, size: tuple[int, int] = (24, 32)) -> Path:
+    """Write photos with this tag, and masks drawn on them as a viewer shows them, or as they are stored."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for number in range(4):
+        ids = scene(*size, seed=number)
+        image = Image.fromarray((ids * np.uint8(90) + 20)[..., None].repeat(3, 2))
+        (root / "images").mkdir(parents=True, exist_ok=True)
+        image.save(root / f"images/p{number}.jpg", exif=exif, quality=95)
+        mask = to_upright(ids, orientation) if mask_upright else ids
+        (root / "masks").mkdir(exist_ok=True)
+        Image.fromarray(mask).save(root / f"masks/p{number}.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("orientation", "size"), [(2, (24, 32)), (3, (24, 32)), (4, (24, 32)), (6, (24, 32)), (8, (32, 32))]
+)
+def test_masks_drawn_on_the_stored_image_are_faults_that_name_the_tag_and_the_option(
+    tmp_path: Path, orientation: int, size: tuple[int, int]
+) -> None:
+    faults = faults_of(put_photos(tmp_path, orientation, mask_upright=False, size=size))
+    assert len(faults) == 4
+    assert all(f"EXIF orientation {orientation}" in f.expected and "--raw-orientation" in f.found for f in faults)
+    data = check_data(tmp_path, 0, reading=ReadOptions(raw_orientation=True))
+    assert (data.pairs[0].height, data.pairs[0].width) == size
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 6])
+def test_masks_drawn_on_the_turned_image_are_read(tmp_path: Path, orientation: int) -> None:
+    assert len(check_data(put_photos(tmp_path, orientation, mask_upright=True), 0).pairs) == 4
+
+
+def test_raw_orientation_on_masks_of_the_turned_image_is_a_fault(tmp_path: Path) -> None:
+    put_photos(tmp_path, 6, mask_upright=True)
+    with pytest.raises(DataFaults, match="leave out --raw-orientation"):
+        check_data(tmp_path, 0, reading=ReadOptions(raw_orientation=True))
+
+
+def test_classes_with_colours_say_so_in_what_a_model_file_stores(tmp_path: Path) -> None:
+    put_masks(tmp_path, {f"p{n}.png": palette_png(scene(seed=n), COLORS, [0, 1, 2]) for n in range(4)})
+    write_classes(tmp_path, ENTRIES)
+    stored = json.loads(json.dumps(check_data(tmp_path, 0).classes.to_dict()))
+    assert stored["listed_colors"] is True and type(check_data(tmp_path, 0).classes).from_dict(stored).listed_colors

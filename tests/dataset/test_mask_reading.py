@@ -1,0 +1,229 @@
+"""Masks are read as a person sees them: by colour, by index, by the samples that the file has."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from core.errors import UsageError
+from dataset.classes import ClassMap, UInt8, build_classes, classes_from_values
+from dataset.decoding import mask as mask_reading
+from dataset.decoding.mask import decode_mask
+from dataset.decoding.options import DEFAULT_READING
+from tests.support.mask_files import grey_png, palette_png, saved, scene
+
+COLORS = {0: (0, 0, 0), 1: (230, 75, 60), 2: (60, 180, 75)}
+LISTED = build_classes([(value, f"c{value}", color, False) for value, color in COLORS.items()])
+UNCOLORED = build_classes([(value, f"c{value}", None, False) for value in COLORS])
+
+
+def read_mask(data: bytes, classes: ClassMap) -> UInt8:
+    return mask_reading.read_mask(data, classes, DEFAULT_READING)
+
+
+def decoded(data: bytes, classes: ClassMap | None = None) -> UInt8:
+    return decode_mask(data, classes, DEFAULT_READING).values
+
+
+# --- palettes ----------------------------------------------------------------------------------------------
+
+
+@st.composite
+def colored_classes(draw: st.DrawFn) -> ClassMap:
+    ids = draw(st.lists(st.integers(0, 255), min_size=2, max_size=12, unique=True))
+    channel = st.integers(0, 255)
+    colors = draw(st.lists(st.tuples(channel, channel, channel), min_size=len(ids), max_size=len(ids), unique=True))
+    return build_classes((value, f"c{value}", color, False) for value, color in zip(ids, colors, strict=True))
+
+
+@given(classes=colored_classes(), data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_reading_by_colour_does_not_depend_on_the_palette_order(classes: ClassMap, data: st.DataObject) -> None:
+    """Also with entries that no pixel uses, and the same as for the mask in RGB."""
+    ids = data.draw(st.lists(st.sampled_from(classes.ids), min_size=12, max_size=12))
+    pixels = np.array(ids, np.uint8).reshape(3, 4)
+    colors = dict(zip(classes.ids, classes.colors, strict=True))
+    order = data.draw(st.permutations(classes.ids))
+    rgb = np.array([colors[value] for value in ids], np.uint8).reshape(3, 4, 3)
+    expected = classes.encode(pixels)
+    assert np.array_equal(read_mask(palette_png(pixels, colors, order), classes), expected)
+    assert np.array_equal(read_mask(saved(Image.fromarray(rgb)), classes), expected)
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1], [1, 2, 0]])
+def test_quantized_mask_is_read_by_the_colours_of_the_classes(order: list[int]) -> None:
+    ids = scene()
+    assert np.array_equal(decoded(palette_png(ids, COLORS, order), LISTED), ids)
+
+
+def test_palette_without_class_colours_is_read_by_index() -> None:
+    """Pascal VOC's palette, with classes in colours of the user's choice."""
+    voc = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0)}
+    ids = scene()
+    assert np.array_equal(decoded(palette_png(ids, voc, [0, 1, 2]), LISTED), ids)
+    assert np.array_equal(decoded(palette_png(ids, voc, [0, 1, 2]), UNCOLORED), ids)
+
+
+def test_voc_border_is_ignored_by_index_and_by_colour() -> None:
+    entries = [(value, f"c{value}", color, False) for value, color in COLORS.items()]
+    classes = build_classes([*entries, (255, "border", None, True)])
+    ids = scene()
+    ids[0] = 255
+    palette = np.zeros((256, 3), np.uint8)
+    palette[:3], palette[255] = list(COLORS.values()), (224, 224, 192)
+    image = Image.fromarray(ids)
+    image.putpalette(palette.tobytes())
+    assert np.array_equal(read_mask(saved(image), classes), classes.encode(ids))
+    reordered = palette_png(ids, {**COLORS, 255: (224, 224, 192)}, [255, 2, 1, 0])
+    assert np.array_equal(read_mask(reordered, classes), classes.encode(ids))
+
+
+def test_masks_that_this_project_writes_are_read_back() -> None:
+    for classes in (LISTED, UNCOLORED, classes_from_values({0, 3, 200})):
+        ids = classes.decode((np.arange(12, dtype=np.uint8) % classes.num_classes).reshape(3, 4))
+        image = Image.fromarray(ids)
+        image.putpalette(classes.palette())
+        assert np.array_equal(decoded(saved(image), classes), ids)
+
+
+@pytest.mark.parametrize(
+    "colors",
+    [
+        {0: (60, 180, 75), 1: (230, 75, 60), 2: (1, 2, 3)},  # one colour is that of another class, one is unknown
+        {0: (58, 182, 77), 1: (232, 73, 58), 2: (2, 2, 2)},  # nearly the class colours, in another order
+        {0: (0, 0, 0), 1: (0, 0, 0), 2: (60, 180, 75)},  # two indices with one colour
+    ],
+)
+def test_index_and_colour_that_disagree_are_reported_with_both(colors: dict[int, tuple[int, int, int]]) -> None:
+    with pytest.raises(UsageError, match=r"index \d, #[0-9a-f]{6}: 'c\d' by index, 'c\d' by colour"):
+        read_mask(palette_png(scene(), colors, [0, 1, 2]), LISTED)
+
+
+@pytest.mark.parametrize("white_first", [False, True])
+def test_gif_of_a_black_and_white_mask_is_read_by_colour(white_first: bool) -> None:
+    bits = (scene() > 0).astype(np.uint8)
+    image = Image.fromarray(bits ^ np.uint8(white_first))
+    image.putpalette([255] * 3 + [0] * 3 if white_first else [0] * 3 + [255] * 3)
+    data = saved(image, "GIF", optimize=False)
+    with Image.open(io.BytesIO(data)) as stored:
+        assert stored.mode == "P"
+    for classes in (classes_from_values({0, 255}), classes_from_values({0, 1})):
+        assert np.array_equal(read_mask(data, classes), bits)
+
+
+def test_black_and_white_palette_is_read_by_colour_where_white_comes_first() -> None:
+    bits = (scene() > 0).astype(np.uint8)
+    colors = {0: (0, 0, 0), 1: (255, 255, 255)}
+    mask = decode_mask(palette_png(bits, colors, [1, 0]), None, DEFAULT_READING)
+    assert mask.bilevel and np.array_equal(mask.values, bits)
+    usual = decode_mask(palette_png(bits, colors, [0, 1]), None, DEFAULT_READING)
+    assert not usual.bilevel and np.array_equal(usual.values, bits)
+
+
+def test_gif_of_grey_values_is_read_by_colour() -> None:
+    values = scene() * np.uint8(100)
+    assert np.array_equal(decoded(saved(Image.fromarray(values), "GIF")), values)
+
+
+# --- greys -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_small_samples_are_read_as_they_are_stored(bits: int) -> None:
+    ids = scene()
+    ids[0] = 2**bits - 1
+    data = grey_png(ids, bits)
+    with Image.open(io.BytesIO(data)) as image:
+        assert np.asarray(image).max() == 255, "Pillow stretches them"
+    assert np.array_equal(decoded(data), ids)
+    classes = classes_from_values({0, 1, 2, 2**bits - 1})
+    assert np.array_equal(read_mask(data, classes), classes.encode(ids))
+
+
+def test_samples_stretched_by_the_writer_are_read_by_their_significant_bits() -> None:
+    ids = scene()
+    assert np.array_equal(decoded(grey_png(ids * np.uint8(85), 8, significant=2)), ids)
+    assert np.array_equal(decoded(grey_png(ids * np.uint8(100), 8, significant=2)), ids * 100), "not stretched"
+
+
+def test_classes_with_stretched_values_of_older_versions_keep_their_meaning() -> None:
+    classes = build_classes([(value, str(value), None, False) for value in (0, 85, 170)])
+    ids = scene()
+    assert np.array_equal(read_mask(grey_png(ids, 2), classes), ids)
+
+
+def test_grey_map_with_a_small_maximum_is_read_as_it_is_stored() -> None:
+    ids = scene()
+    assert np.array_equal(decoded(b"P5 32 24 3\n" + ids.tobytes()), ids)
+
+
+def test_grey_masks_are_read_by_grey_class_colours_if_the_grey_is_no_id() -> None:
+    classes = build_classes([(0, "sky", (0, 0, 0), False), (1, "road", (255, 255, 255), False)])
+    bits = (scene() > 0).astype(np.uint8)
+    assert np.array_equal(read_mask(saved(Image.fromarray(bits * np.uint8(255))), classes), bits)
+    assert np.array_equal(read_mask(saved(Image.fromarray(bits)), classes), bits)
+    flipped = build_classes([(0, "paper", (255, 255, 255), False), (1, "ink", (0, 0, 0), False)])
+    assert np.array_equal(read_mask(saved(Image.fromarray(bits > 0)), flipped), 1 - bits), "one bit a pixel"
+
+
+# --- what is refused ---------------------------------------------------------------------------------------
+
+
+def refusal(image: Image.Image | bytes, kind: str = "PNG", classes: ClassMap | None = None) -> str:
+    data = image if isinstance(image, bytes) else saved(image, kind)
+    with pytest.raises(UsageError) as caught:
+        read_mask(data, classes or UNCOLORED)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_mask_in_the_alpha_channel_is_named(mode: str) -> None:
+    alpha = (scene() > 0).astype(np.uint8) * np.uint8(255)
+    image = Image.merge(mode, [*[Image.new("L", (32, 24))] * (len(mode) - 1), Image.fromarray(alpha)])
+    assert "alpha channel: 0, 255 (save that channel" in refusal(image)
+
+
+def test_color_that_is_visible_and_transparent_is_named() -> None:
+    pixels = np.zeros((4, 4, 4), np.uint8)
+    pixels[0, :, 0] = 230
+    pixels[:2, :, 3] = 255
+    assert "#000000 both visible and transparent" in refusal(Image.fromarray(pixels))
+
+
+@pytest.mark.parametrize("channel", [0, 2])
+def test_ids_in_one_channel_are_named(channel: int) -> None:
+    pixels = np.zeros((24, 32, 3), np.uint8)
+    pixels[..., channel] = scene()
+    assert f"0, 1, 2 in channel {'RGB'[channel]}, 0 in the others" in refusal(Image.fromarray(pixels))
+
+
+def test_integers_and_floats_that_are_no_ids_are_explained() -> None:
+    instances = scene().astype(np.uint16) * 1000
+    assert "values 0 to 2000 (number the classes from 0 to 255" in refusal(Image.fromarray(instances))
+    stretched = (scene() > 0).astype(np.uint16) * np.uint16(65535)
+    assert "divide them by 257" in refusal(Image.fromarray(stretched))
+    probabilities = (scene() > 0).astype(np.float32) * np.float32(0.5)
+    assert "float pixels from 0 to 0.5 (convert" in refusal(Image.fromarray(probabilities), "TIFF")
+
+
+def test_label_images_of_16_and_32_bits_are_read() -> None:
+    for dtype in (np.uint16, np.int32):
+        assert np.array_equal(decoded(saved(Image.fromarray(scene().astype(dtype)), "TIFF")), scene())
+
+
+def test_color_mask_whose_colors_are_not_listed_shows_how_to_list_them() -> None:
+    pixels = np.array([COLORS[value] for value in scene().ravel().tolist()], np.uint8).reshape(24, 32, 3)
+    text = refusal(Image.fromarray(pixels))
+    assert "#3cb44b" in text and '{"id": 1, "name": "...", "color": [' in text
+
+
+def test_lossy_files_are_recognized_by_their_content() -> None:
+    image = Image.fromarray(scene())
+    kinds = [("JPEG", {}), ("WEBP", {"lossless": False}), ("WEBP", {"lossless": True}), ("PNG", {})]
+    found = [decode_mask(saved(image, kind, **options), None, DEFAULT_READING).lossy for kind, options in kinds]
+    assert found == [True, True, False, False]
