@@ -271,7 +271,7 @@ def test_images_without_annotations_are_background_and_unlisted_ones_are_left_ou
     edit(source, lambda content: content.update(annotations=content["annotations"][:4]))
     run_import(source, target)
     shown = capsys.readouterr()
-    assert "1 images without annotations: background: images/p02.png" in shown.err
+    assert "images without annotations (1): background: images/p02.png" in shown.err
     assert f"left out (not listed in {FILE}): images/extra.png" in shown.out
     assert not np.asarray(Image.open(target / "masks/p02.png")).any()
 
@@ -283,4 +283,4 @@ def test_corners_beyond_the_image_are_cut_off_and_named(
     edit(source, lambda content: content["annotations"][1].update(segmentation=[corners]))
     run_import(source, target)
     assert (np.asarray(Image.open(target / "masks/p00.png")) == 3).sum() == 100
-    assert f"1 shapes reach beyond their image and were cut off: {FILE}: annotation 2" in capsys.readouterr().err
+    assert f"shapes that reach beyond their image were cut off (1): {FILE}: annotation 2" in capsys.readouterr().err

@@ -174,7 +174,7 @@ def test_images_without_a_labelme_file_are_named_and_left_out(
     run_import(source, target)
     shown = capsys.readouterr()
     assert "left out (not annotated (no JSON file)): p01.png" in shown.out
-    assert "1 images without annotations" in shown.err and "p02.json" in shown.err and "night (1)" in shown.err
+    assert "images without annotations (1)" in shown.err and "p02.json" in shown.err and "night (1)" in shown.err
     assert not np.asarray(Image.open(target / "masks/p02.png")).any()
     assert not (target / "images/p01.png").exists()
 
@@ -291,7 +291,9 @@ def test_yolo_images_without_polygons_are_background_and_named(
     (source / "labels/train/p01.txt").unlink()
     run_import(source, target)
     assert not np.asarray(Image.open(target / "masks/p01.png")).any()
-    assert "1 images without annotations: no polygons means background: images/train/p01.png" in capsys.readouterr().err
+    assert (
+        "images without annotations (1): no polygons means background: images/train/p01.png" in capsys.readouterr().err
+    )
 
 
 def test_shapes_beyond_the_image_are_cut_off_and_named(
@@ -301,7 +303,9 @@ def test_shapes_beyond_the_image_are_cut_off_and_named(
     (source / "labels/train/p01.txt").write_text("0 0.5 0.5 1.5 0.5 1.5 0.75 0.5 0.75\n")
     run_import(source, target)
     assert (np.asarray(Image.open(target / "masks/p01.png")) == 1).sum() == 80 * 30
-    assert "1 shapes reach beyond their image and were cut off: labels/train/p01.txt: line 1" in capsys.readouterr().err
+    assert (
+        "shapes that reach beyond their image were cut off (1): labels/train/p01.txt: line 1" in capsys.readouterr().err
+    )
 
 
 def test_yaml_files_that_disagree_are_refused(source: Path, target: Path) -> None:

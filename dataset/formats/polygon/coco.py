@@ -181,7 +181,7 @@ class _Reader:
         """Add the shape of one entry of `annotations` to its image."""
         if not isinstance(entry, dict):
             found = tr("annotation {id}: {entry}", id=number, entry=show(entry))
-            self.findings.add(name, tr("an annotation {...}"), found)
+            self.findings.add(name, tr("an annotation (an object with image_id, category_id and segmentation)"), found)
             return
         text = tr("annotation {id}", id=show(entry.get("id", number)))
         with self.findings.entry(name, text):

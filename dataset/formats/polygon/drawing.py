@@ -95,7 +95,7 @@ class Findings:
         """Warn in one line of images without annotations."""
         if names:
             text = tr(
-                "{count} images without annotations: {rule}: {names}",
+                "images without annotations ({count}): {rule}: {names}",
                 count=len(names),
                 rule=rule,
                 names=abbreviate(names, 3),
@@ -112,7 +112,7 @@ class Findings:
         if not self.clipped:
             return tuple(self.warnings)
         text = tr(
-            "{count} shapes reach beyond their image and were cut off: {entries}",
+            "shapes that reach beyond their image were cut off ({count}): {entries}",
             count=len(self.clipped),
             entries=abbreviate(self.clipped, 3),
         )

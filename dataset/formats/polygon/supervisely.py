@@ -121,9 +121,7 @@ class _Reader:
             path for path in images if path.rpartition(".")[0] == exact
         ]
         if len(found) != 1:
-            raise InvalidFileError(
-                (tr("the image {name} in the export", name=f"{exact}"), abbreviate(found) or tr("none"))
-            )
+            raise InvalidFileError((tr("the image {name} in the export", name=exact), abbreviate(found) or tr("none")))
         return self.index.find(found[0], [""])
 
     def _read_object(self, name: str, number: int, entry: Any, size: Size) -> Shape | None:
@@ -168,9 +166,10 @@ def _bitmap(value: Any) -> Callable[[int, int], Region]:
         pixels = _unpack(data)
         if top < 0 or left < 0 or top + pixels.shape[0] > height or left + pixels.shape[1] > width:
             expected = tr("a bitmap inside the image of {width}x{height}", width=width, height=height)
-            raise InvalidFileError(
-                (expected, tr("{size} at {origin}", size=f"{pixels.shape[1]}x{pixels.shape[0]}", origin=[left, top]))
+            found = tr(
+                "{width}x{height} at {origin}", width=pixels.shape[1], height=pixels.shape[0], origin=[left, top]
             )
+            raise InvalidFileError((expected, found))
         return crop(pixels, top, left, height, width)
 
     return draw
