@@ -58,12 +58,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--extra",
         nargs="+",
         default=[],
-        choices=("probabilities", "areas", "coco"),
-        help=tr("also write: npz, csv of class areas, COCO RLE"),
+        choices=("probabilities", "areas", "coco", "polygons"),
+        help=tr("also write: npz, csv of class areas, COCO RLE, polygons for labelme and COCO"),
     )
     parser.add_argument("--tta", action="store_true", help=tr("test-time augmentation: average with the mirror image"))
     parser.add_argument("--resume", action="store_true", help=tr("resume an interrupted job"))
-    add_setting_options(parser, Settings, ["device"])
+    add_setting_options(parser, Settings, ["device", "allow_truncated"])
     add_common_options(parser)
     options = parser.parse_args(arguments)
     reject_unused_options(parser, options)
@@ -89,14 +89,16 @@ def reject_unused_options(parser: argparse.ArgumentParser, options: argparse.Nam
     """Reject options that the chosen mode ignores."""
     unused: tuple[str, ...]
     if options.export:
-        unused, mode = (*FOLDER_OPTIONS, *SERVER_OPTIONS, "seconds", "tile", "tta", "engine", "device"), "--export"
+        unused, mode = (*FOLDER_OPTIONS, *SERVER_OPTIONS, "seconds", "tile", "tta", "engine"), "--export"
+        unused = (*unused, "device", "allow_truncated")
     elif options.serve:
         unused, mode = (*FOLDER_OPTIONS, "seconds"), "--serve"
     elif options.camera is not None:
-        unused, mode = ("extra", "resume", *SERVER_OPTIONS), "--camera"
+        unused, mode = ("extra", "resume", *SERVER_OPTIONS, "allow_truncated"), "--camera"
     else:
         unused, mode = (*SERVER_OPTIONS, "seconds"), ""
     name = next((name for name in unused if getattr(options, name) not in (None, False, [])), None)
+    name = None if name is None else name.replace("_", "-")
     if name is not None and mode:
         parser.error(tr("--{name} cannot be used with {mode}", name=name, mode=mode))
     if name is not None:
@@ -120,7 +122,7 @@ def tile_size(text: str) -> int:
 def main(arguments: list[str]) -> int:
     """Predict as the options ask; return the exit code: 1 if an image could not be read."""
     options = parse(arguments)
-    settings = load_settings(device=options.device)
+    settings = load_settings(device=options.device, allow_truncated=options.allow_truncated)
     from inference.commands import Job, run
     from registry.selection import select_model
     from registry.versions import Registry

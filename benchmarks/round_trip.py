@@ -5,7 +5,7 @@
 
 An image is equal if its bytes are, a mask if every pixel has the class that it had, or is ignored as it was. `voc` has
 VOC's own palette with 255 for ignored pixels and its names in class_names.txt, `voc-labelmap` the palette of the data
-and a labelmap.txt. Exit code 1 if anything differs.
+and a labelmap.txt, `coco-rle` compressed run lengths of pycocotools for each class of an image. Exit code 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,15 @@ from dataset.data import Pair, SegmentationData
 from dataset.decoding.mask import read_mask
 from dataset.formats.raster.voc import voc_color
 from dataset.validation import check_data
-from tests.support.annotation_exports import Labelled, labelled_pairs, palette_of, write_cvat, write_labelmap, write_voc
+from tests.support.annotation_exports import (
+    Labelled,
+    labelled_pairs,
+    palette_of,
+    write_coco_rle,
+    write_cvat,
+    write_labelmap,
+    write_voc,
+)
 
 Exporter = Callable[[Path, SegmentationData, Sequence[Labelled]], object]
 
@@ -65,7 +73,17 @@ def export_voc(root: Path, data: SegmentationData, items: Sequence[Labelled]) ->
     write_voc(root, encoded, palette, data.classes.names)
 
 
-EXPORTERS: dict[str, Exporter] = {"cvat": export_cvat, "voc": export_voc, "voc-labelmap": export_voc_labelmap}
+def export_coco_rle(root: Path, data: SegmentationData, items: Sequence[Labelled]) -> None:
+    rows = all_classes(data)
+    write_coco_rle(root, items, [name for _, name, _ in rows], [color for _, _, color in rows])
+
+
+EXPORTERS: dict[str, Exporter] = {
+    "cvat": export_cvat,
+    "voc": export_voc,
+    "voc-labelmap": export_voc_labelmap,
+    "coco-rle": export_coco_rle,
+}
 
 
 def compare(before: SegmentationData, after: SegmentationData) -> list[object]:

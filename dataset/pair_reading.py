@@ -38,6 +38,7 @@ class ImageFacts:
     depth: str  # '8 bits', 'integers' or 'floats'
     opaque_alpha: bool  # the last band may be left out
     complete: bool  # every pixel has data
+    truncated: bool  # the end of the file is missing
     values: BandValues | None  # None for 8 bits, whose range is known
 
 
@@ -127,5 +128,6 @@ def _image_facts(image: RawImage) -> ImageFacts:
         depth="8 bits" if not deep else "floats" if kind == "f" else "integers",
         opaque_alpha=image.opaque_alpha,
         complete=image.valid is None,
+        truncated=image.truncated,
         values=measure_values(image.pixels, image.valid) if deep else None,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from core.i18n import tr
 from core.reporting import notify, progress, warn
 from core.workers import parallel
 from dataset.classes import InvalidFileError, UInt8
-from dataset.decoding.image import decode_image
+from dataset.decoding.image import to_channels
 from dataset.decoding.mask import read_mask
 from dataset.decoding.options import DEFAULT_READING
+from dataset.decoding.samples import decode_raw
 from dataset.samples import Item
 from inference import outputs, pipeline
 from inference.outputs import OutputDirectory
@@ -177,6 +178,8 @@ class BatchJob:
                     self.records[item.name], counts = outcome
                     self.confusion.counts += counts
                     outputs.append_record(journal, self.records[item.name])
+                    if self.records[item.name].get("truncated"):
+                        warn(tr("{path}: truncated JPEG: the missing part is grey", path=item.image))
 
     def read(self, item: Item) -> InputImage:
         """Decode an image. Raises UsageError that names the file."""
@@ -186,8 +189,10 @@ class BatchJob:
             if (size := item.image.stat().st_size) > MAX_FILE_BYTES:
                 raise InvalidFileError((tr("a file of at most 1 GB"), tr("{size:,} bytes", size=size)))
             data = item.image.read_bytes()
-            image = decode_image(data, self.predictor.model.reading)
-            return self.predictor.prepare(image, hashlib.sha256(data).hexdigest())
+            raw = decode_raw(data, self.predictor.model.reading)
+            pixels = to_channels(raw, self.predictor.model.reading)
+            image = self.predictor.prepare(pixels, hashlib.sha256(data).hexdigest())
+            return replace(image, truncated=raw.truncated)
         except (InvalidFileError, OSError) as error:
             raise UsageError(f"{item.image}: {error}") from None
 
@@ -197,11 +202,13 @@ class BatchJob:
         record: dict[str, Any] = {
             "input": _input_name(item),
             "input_sha256": image.sha256,
-            **self.outputs.write(item.name, image.pixels, prediction),
+            **self.outputs.write(item.name, item.image, image.pixels, prediction),
             "height": indices.shape[0],
             "width": indices.shape[1],
             "class_shares": outputs.compute_class_shares(indices, classes),
         }
+        if image.truncated:
+            record["truncated"] = True
         if item.mask is None:
             return record, np.zeros((classes.num_classes, classes.num_classes), np.int64)
         confusion = self._compare(item.mask, indices)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -164,8 +164,11 @@ def load_predictor(job: Job, lake: LakeFS) -> Predictor:
 
         exported = fetch_onnx(job.lineage, lake, job.client, settings, settings.cache_dir)
         forward = onnx_forward(exported.read_bytes())
+    model = load_model(model_file, job.lineage.model_sha256, device)
+    if settings.allow_truncated:
+        model = replace(model, reading=replace(model.reading, allow_truncated=True))
     method = Method(options.tile, options.tta, "probabilities" in options.extra)
-    return Predictor(load_model(model_file, job.lineage.model_sha256, device), device, method, forward, engine)
+    return Predictor(model, device, method, forward, engine)
 
 
 def onnx_device(settings: Settings) -> torch.device:

@@ -2,7 +2,8 @@
 
 LISTING = "predictions.json"  # of an output directory
 VIDEO_RECORD_SUFFIX = "_overlay.json"  # of the record beside the overlay of a video
-OWN_FILES = ("mask", "overlay", "probabilities")  # keys of an image's record that name files
+LABELME_SUFFIX = "_shapes.json"  # of the outlines of an image, in labelme's format
+OWN_FILES = ("mask", "overlay", "probabilities", "polygons")  # keys of an image's record that name files
 
 EXPORT_PREFIX = "exports/"  # path in lakeFS and, below models/, locally
 EXPORT_FILES = {"onnx": "model.onnx", "torchscript": "model.pt"}  # kind of an export -> its file

@@ -25,16 +25,17 @@ from core.i18n import tr
 from core.locks import lock_or_fail
 from dataset.classes import ClassMap, UInt8
 from dataset.overlay import overlay
-from inference import ownership
+from inference import ownership, polygons
 from inference.coco import coco_json
-from inference.formats import LISTING
+from inference.formats import LABELME_SUFFIX, LISTING
 from inference.gallery import write_gallery
 from segmentation.predictor import Prediction
 
 JOURNAL = ".predictions.jsonl"  # while a job runs: its settings, then one line for each finished image
 LOCK, OWNER = ".predictions.lock", ".predictions.owner"  # while a process writes: its lock, and its process id
-AREAS, COCO, GALLERY = "areas.csv", "predictions_coco.json", "index.html"  # of the whole directory
-EXTRAS = ("probabilities", "areas", "coco")  # values of --extra
+AREAS, COCO, POLYGONS = "areas.csv", "predictions_coco.json", "predictions_polygons.json"  # of the whole directory
+GALLERY = "index.html"  # likewise
+EXTRAS = ("probabilities", "areas", "coco", "polygons")  # values of --extra
 # Keys of the text in the PNG file of each mask; also needed of the origin that a server reports.
 PNG_TEXT_KEYS = ("model_version", "run_id", "lakefs_model_path", "model_sha256", "lakefs_data_path", "git_commit")
 
@@ -88,13 +89,14 @@ class OutputDirectory:
     def file_names(self, name: str) -> dict[str, str]:
         """Return the files of an image, relative to the directory, by their keys in a record."""
         names = {"mask": f"{name}.png", "overlay": f"{name}_overlay.jpg"}
-        return names | ({"probabilities": f"{name}.npz"} if "probabilities" in self.extras else {})
+        optional = {"probabilities": f"{name}.npz", "polygons": f"{name}{LABELME_SUFFIX}"}
+        return names | {key: file for key, file in optional.items() if key in self.extras}
 
-    def write(self, name: str, image: UInt8, prediction: Prediction) -> dict[str, Any]:
-        """Write the files of an image and return their record: names and SHA-256.
+    def write(self, name: str, source: Path, image: UInt8, prediction: Prediction) -> dict[str, Any]:
+        """Write the files of an image and return their record: names and SHA-256; `source` is the file of the image.
 
         These are the mask (PNG of mode P, with values, colours and origin), the overlay (JPEG) and, if requested, the
-        probabilities (num_classes,H,W) float16 in an .npz file.
+        probabilities (num_classes,H,W) float16 in an .npz file and the outlines as a labelme file.
         """
         names, indices = self.file_names(name), prediction.indices
         blended = Image.fromarray(overlay(image, indices, self.classes))
@@ -107,6 +109,9 @@ class OutputDirectory:
             names_array, origin = np.array(self.classes.names), np.array(origin_comment(self.origin))
             np.savez_compressed(buffer, probabilities=prediction.probabilities, classes=names_array, origin=origin)
             content["probabilities"] = buffer.getvalue()
+        if "polygons" in names:
+            image_path = polygons.path_from(self.path_of(names["polygons"]).parent, source)
+            content["polygons"] = polygons.labelme_json(indices, self.classes, image_path, origin_of(self.origin))
         for key, data in content.items():
             self._write_file(names[key], data)
         return names | {f"{key}_sha256": hashlib.sha256(data).hexdigest() for key, data in content.items()}
@@ -128,7 +133,7 @@ class OutputDirectory:
 
     def _summaries(self) -> list[str]:
         """Return the files of the whole directory that this job writes besides the listing."""
-        by_extra = {"areas": AREAS, "coco": COCO}
+        by_extra = {"areas": AREAS, "coco": COCO, "polygons": POLYGONS}
         return [GALLERY, *(name for extra, name in by_extra.items() if extra in self.extras)]
 
     def _listed(self) -> dict[str, str]:
@@ -209,6 +214,9 @@ class OutputDirectory:
             write_atomically(self.folder / AREAS, self._areas(content["images"]).encode("utf-8-sig"))  # for Excel
         if "coco" in self.extras:
             write_atomically(self.folder / COCO, coco_json(self.folder, content["images"], self.classes))
+        if "polygons" in self.extras:
+            outlines = polygons.coco_polygons_json(self.folder, content["images"], self.classes, origin_of(self.origin))
+            write_atomically(self.folder / POLYGONS, outlines)
         made = [name for name in self._summaries() if name != GALLERY]
         content = {**content, "files": {name: file_sha256(self.folder / name) for name in made}}
         write_atomically(
@@ -230,7 +238,12 @@ def encode_mask(indices: UInt8, classes: ClassMap, origin: Mapping[str, Any]) ->
 
 def origin_comment(origin: Mapping[str, Any]) -> str:
     """Return the origin of an output as ASCII JSON, for formats that store one comment; see inference/ownership.py."""
-    return json.dumps({key: str(origin[key]) for key in PNG_TEXT_KEYS})
+    return json.dumps(origin_of(origin))
+
+
+def origin_of(origin: Mapping[str, Any]) -> dict[str, str]:
+    """Return the part of the origin that every output carries."""
+    return {key: str(origin[key]) for key in PNG_TEXT_KEYS}
 
 
 def compute_class_shares(indices: UInt8, classes: ClassMap) -> dict[str, float]:

@@ -32,7 +32,8 @@ from core.i18n import current_language, tr
 from core.reporting import notify, warn
 from dataset.classes import InvalidFileError
 from dataset.decoding.files import ImageTooLargeError
-from dataset.decoding.image import decode_image
+from dataset.decoding.image import to_channels
+from dataset.decoding.samples import decode_raw
 from inference.batch_job import describe_origin
 from inference.outputs import compute_class_shares, encode_mask
 from segmentation.predictor import Predictor
@@ -121,7 +122,8 @@ class Service:
 
     def _predict(self, data: bytes) -> tuple[bytes, dict[str, Any]]:
         """Return the mask as PNG, and its record for the JSON response."""
-        image = decode_image(data, self.predictor.model.reading, self.max_pixels)
+        raw = decode_raw(data, self.predictor.model.reading, self.max_pixels)
+        image = to_channels(raw, self.predictor.model.reading)
         sha256 = hashlib.sha256(data).hexdigest()
         (prediction,) = self.predictor.predict([self.predictor.prepare(image, sha256)])
         mask = encode_mask(prediction.indices, self.classes, self.origin)
@@ -129,7 +131,8 @@ class Service:
         shares = compute_class_shares(prediction.indices, self.classes)
         return mask, {
             "height": height, "width": width, "class_shares": shares, "input_sha256": sha256,
-            "mask_sha256": hashlib.sha256(mask).hexdigest(), **self.origin,
+            "mask_sha256": hashlib.sha256(mask).hexdigest(), **({"truncated": True} if raw.truncated else {}),
+            **self.origin,
         }  # fmt: skip
 
 

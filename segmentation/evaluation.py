@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +59,7 @@ class EvaluationResult:
 
     def only(self, keep: Sequence[int]) -> EvaluationResult:
         """Return the result for the images of these indices."""
-        return dataclasses.replace(
+        return replace(
             self,
             images=tuple(self.images[i] for i in keep),
             groups=tuple(self.groups[i] for i in keep),
@@ -100,11 +99,12 @@ def measure(
     fit the masks, where those are of another model's data.
     """
     index_map, labels = map_class_indices(model, classes), labels or model.reading
+    reading = replace(model.reading, allow_truncated=model.reading.allow_truncated or labels.allow_truncated)
     counts: list[npt.NDArray[np.int64]] = []
     seconds: list[float] = []  # seconds per image
     batches = [items[start : start + EVAL_BATCH] for start in range(0, len(items), EVAL_BATCH)]
     for batch in progress(batches, len(batches), tr("measuring {name}", name=name), tr("batches")):
-        images = [read_image(item.image, model.reading) for item in batch]
+        images = [read_image(item.image, reading) for item in batch]
         if not seconds:
             segment(model, images, device)  # warm-up, not timed
         started = time.perf_counter()

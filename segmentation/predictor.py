@@ -47,11 +47,15 @@ class Method:
 
 @dataclass(frozen=True)
 class InputImage:
-    """A decoded image: `pixels` (H,W,C) uint8, `resized` the same at the network's size, `sha256` (hex) of its file."""
+    """A decoded image: `pixels` (H,W,C) uint8, `resized` the same at the network's size, `sha256` (hex) of its file.
+
+    `truncated`: the end of the file is missing, and a part of the pixels is grey.
+    """
 
     pixels: UInt8
     resized: UInt8
     sha256: str
+    truncated: bool = False
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,11 @@ def measure_images(contents: Iterable[PairContent], reading: ReadOptions) -> Mea
     findings: list[Finding] = [
         *_check_channels(images, channels),
         *_check_depths(images),
-        *_warn_of_missing_values(images),
+        *_warn_of_files(images),
     ]
+    # Only where it was needed does the model accept such images, too.
+    truncated = any(facts.truncated for _, facts in images)
+    reading = dataclasses.replace(reading, allow_truncated=truncated)
     if any(isinstance(finding, Fault) for finding in findings):
         return MeasuredImages(reading, channels, tuple(findings))
     deep = [facts for content, facts in images if content.candidate.split == "train" and facts.values is not None]
@@ -101,7 +104,16 @@ def _kind(depth: str) -> str:
     return {"8 bits": tr("8 bits"), "integers": tr("integers of more than 8 bits"), "floats": tr("floats")}[depth]
 
 
-def _warn_of_missing_values(images: list[tuple[PairContent, ImageFacts]]) -> Iterator[DataWarning]:
+def _warn_of_files(images: list[tuple[PairContent, ImageFacts]]) -> Iterator[DataWarning]:
+    """Yield warnings of images of which a part is missing."""
+    names = [content.candidate.image for content, facts in images if facts.truncated]
+    if names:
+        text = tr(
+            "{count} truncated JPEG images were accepted (ALLOW_TRUNCATED); their missing part is grey: {files}",
+            count=len(names),
+            files=abbreviate(names),
+        )
+        yield DataWarning("truncated-images", text)
     names = [content.candidate.image for content, facts in images if not facts.complete]
     if names:
         text = tr(

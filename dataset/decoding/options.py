@@ -25,6 +25,7 @@ class ReadOptions:
     """
 
     raw_orientation: bool = False  # pixels as they are stored, whatever orientation the EXIF tag states
+    allow_truncated: bool = False  # accept JPEG images whose end is missing
     channels: int = 3  # of the decoded image: 3 for grey and colour files, else the number of bands
     # What becomes 0..255, for each channel or once for all; empty: samples of more than 8 bits by their full 16 bits.
     value_ranges: tuple[tuple[float, float], ...] = ()
@@ -46,8 +47,9 @@ class ReadOptions:
         unknown = sorted(values.keys() - {option.name for option in dataclasses.fields(cls)})
         if unknown:
             raise ValueError(tr("unknown reading options {unknown}", unknown=", ".join(unknown)))
-        if not isinstance(values.get("raw_orientation", False), bool):
-            raise ValueError(tr("raw_orientation {value}, expected true or false", value=values["raw_orientation"]))
+        for name in ("raw_orientation", "allow_truncated"):
+            if not isinstance(values.get(name, False), bool):
+                raise ValueError(tr("{name} {value}, expected true or false", name=name, value=values[name]))
         channels = values.get("channels", 3)
         if not isinstance(channels, int) or not 2 <= channels <= MAX_CHANNELS:
             raise ValueError(tr("channels {value}, expected 2 to {most}", value=channels, most=MAX_CHANNELS))
@@ -74,4 +76,4 @@ DEFAULT_READING = ReadOptions()
 
 def options_of(settings: Settings) -> ReadOptions:
     """Return the options that the settings ask for; what is measured from the data is added by the data check."""
-    return ReadOptions(raw_orientation=settings.raw_orientation)
+    return ReadOptions(raw_orientation=settings.raw_orientation, allow_truncated=settings.allow_truncated)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +13,12 @@ from PIL import Image
 from core.i18n import tr
 from dataset.classes import InvalidFileError, UInt8
 from dataset.decoding import tiff
-from dataset.decoding.files import DECODE_ERRORS, open_image, pixel_limit, unreadable
+from dataset.decoding.files import DECODE_ERRORS, ImageTooLargeError, open_image, pixel_limit, unreadable
 from dataset.decoding.options import ReadOptions
 from dataset.decoding.orientation import to_upright
 
 PNG_MAGIC, PNG_DEPTH_AT, PNG_COLOUR_AT = b"\x89PNG\r\n\x1a\n", 24, 25  # offsets of two bytes of the header
+JPEG_MAGIC, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 PNG_RGB, PNG_GREY_ALPHA, PNG_RGBA = 2, 4, 6
 
 
@@ -46,7 +48,30 @@ def decode_raw(data: bytes, options: ReadOptions, max_pixels: int | None = None,
         if kind == PNG_GREY_ALPHA:
             expected = tr("a PNG of 16 bits as grey, RGB or RGBA")
             raise InvalidFileError((expected, tr("grey with alpha of 16 bits (save it without alpha)")))
-    return _from_pillow(data, options, max_pixels, 0)
+    try:
+        return _from_pillow(data, options, max_pixels, 0)
+    except ImageTooLargeError:
+        raise
+    except InvalidFileError:
+        image = _from_truncated_jpeg(data, options, max_pixels) if data.startswith(JPEG_MAGIC) else None
+        if image is None:
+            raise
+    if not options.allow_truncated:
+        truncated = tr("a truncated one, {count:,} bytes (--allow-truncated accepts it)", count=len(data))
+        raise InvalidFileError((tr("a complete JPEG"), truncated))
+    return image
+
+
+def _from_truncated_jpeg(data: bytes, options: ReadOptions, max_pixels: int | None) -> RawImage | None:
+    """Return the image of a JPEG whose end is missing, as browsers show it; None for another fault.
+
+    An end marker is added, at which the decoder fills the rest with grey. Pillow's own switch for truncated files
+    holds for the whole process and all of its threads.
+    """
+    try:
+        return dataclasses.replace(_from_pillow(data + JPEG_END, options, max_pixels, 0), truncated=True)
+    except InvalidFileError:
+        return None
 
 
 def _from_pillow(data: bytes, options: ReadOptions, max_pixels: int | None, frame: int) -> RawImage:

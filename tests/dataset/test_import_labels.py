@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
+from benchmarks import round_trip
 from core.errors import UsageError
 from dataset.formats.raster.voc import VOC_2012, voc_color
 from dataset.formats.record import source_metadata
@@ -28,6 +29,7 @@ from tests.support.annotation_exports import (
     write_lists,
     write_voc,
 )
+from tests.support.data_directories import make_split, put_mask, write_classes
 from tests.support.label_imports import check_imported, faults_of_import, mask_ids, only_fault, run_import
 
 VOC_PALETTE = palette_of([voc_color(index) for index in range(21)])
@@ -342,3 +344,13 @@ def test_truncated_image_is_left_to_the_data_check(tmp_path: Path, target: Path)
     items[0].image.write_bytes(content[:-30])
     run_import(write_cvat(tmp_path / "export", items), target)
     assert (target / "images/p00.png").read_bytes() == content[:-30]
+
+
+def test_round_trip_benchmark_finds_no_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_split(tmp_path)
+    for mask in tmp_path.rglob("masks/*.png"):
+        put_mask(mask, (0, 1, 2, 2))
+    ignored = {"id": 2, "name": "c", "ignore": True}
+    write_classes(tmp_path, [{"id": 0, "name": "a"}, {"id": 1, "name": "b"}, ignored])
+    assert round_trip.main([str(tmp_path), "--formats", "voc", "coco-rle"]) == 0
+    assert "5 pairs, 240 pixels, 120 of them ignored" in capsys.readouterr().out

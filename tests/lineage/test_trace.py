@@ -46,7 +46,7 @@ def lifecycle(tmp_path_factory: pytest.TempPathFactory) -> Lifecycle:
     for name in ("one", "two"):
         Image.fromarray(random.integers(0, 256, (40, 60, 3), np.uint8)).save(folder / f"new/{name}.png")
     write_video(folder / "clip.mp4", 3)
-    extras = ("--extra", "probabilities", "areas", "coco", "--engine", "onnxruntime")
+    extras = ("--extra", "probabilities", "areas", "coco", "polygons", "--engine", "onnxruntime")
     for script, *arguments in (
         ("register_model.py", "--run-id", lifecycle.runs["changed"]),
         ("infer.py", "--export", "onnx"),
@@ -89,7 +89,10 @@ def test_each_kind_of_target_leads_to_the_whole_chain(
     listing = folder / "data/predictions/predictions.json"
     mask = listing.parent / json.loads(listing.read_text())["images"][0]["mask"]
     files = ("model.pth", "metrics.json", "MLmodel")
-    made = ("predictions.json", "one.png", "one_overlay.jpg", "one.npz", "areas.csv", "predictions_coco.json")
+    made = (
+        *("predictions.json", "one.png", "one_overlay.jpg", "one.npz", "one_shapes.json"),
+        *("areas.csv", "predictions_coco.json", "predictions_polygons.json"),
+    )
     ways = [
         *map(str, (listing, listing.parent, mask, moved, folder / "video", folder / exported)),
         *(str(folder / "out" / name) for name in made),

@@ -13,8 +13,7 @@ from PIL import Image
 
 from dataset.classes import UInt8
 from dataset.data import SegmentationData
-from dataset.decoding.mask import decode_mask
-from dataset.decoding.options import DEFAULT_READING
+from dataset.decoding.mask import read_mask
 from dataset.formats.raster.voc import BORDER_COLOR
 from tests.support.data_directories import put_image
 
@@ -46,10 +45,10 @@ def draw_labelled(folder: Path, splits: Sequence[str | None], border: bool = Fal
 
 
 def labelled_pairs(data: SegmentationData) -> list[Labelled]:
-    """Return the pairs of a checked data directory with the ids of their masks."""
+    """Return the pairs of a checked data directory with the ids of their masks; ignored pixels are the first ignored id."""
     return [
         Labelled(
-            pair.name, pair.split, pair.image, decode_mask(pair.mask.read_bytes(), data.classes, DEFAULT_READING).values
+            pair.name, pair.split, pair.image, data.classes.decode(read_mask(pair.mask, data.classes, data.reading))
         )
         for pair in data.pairs
     ]
@@ -163,4 +162,38 @@ def write_nnunet(root: Path, items: Sequence[Labelled], labels: dict[str, object
         "file_ending": ".png",
     }
     (root / "dataset.json").write_text(json.dumps(content))
+    return root
+
+
+def write_coco_rle(
+    root: Path,
+    items: Sequence[Labelled],
+    names: Sequence[str] = NAMES,
+    colors: Sequence[tuple[int, int, int]] = COLORS,
+) -> Path:
+    """Write COCO with one compressed run-length annotation for each class of an image, by pycocotools."""
+    from pycocotools import mask as coco
+
+    categories = [
+        {"id": value, "name": name, "color": list(color)}
+        for value, (name, color) in enumerate(zip(names, colors, strict=True))
+    ]
+    for split in {item.split for item in items}:
+        images: list[dict[str, object]] = []
+        annotations: list[dict[str, object]] = []
+        for number, item in enumerate((item for item in items if item.split == split), 1):
+            place = f"{split or 'default'}/{item.name}"
+            copy_image(item, root / "images" / place)
+            height, width = item.ids.shape
+            file = f"{place}{item.image.suffix}"
+            images.append({"id": number, "file_name": file, "width": width, "height": height})
+            for value in np.unique(item.ids).tolist():
+                runs = coco.encode(np.asfortranarray(item.ids == value, np.uint8))
+                segmentation = {"size": [height, width], "counts": runs["counts"].decode("ascii")}
+                entry = {"id": len(annotations) + 1, "image_id": number, "category_id": value}
+                annotations.append({**entry, "iscrowd": 1, "segmentation": segmentation})
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        path = root / "annotations" / f"instances_{split or 'default'}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
     return root

@@ -159,6 +159,7 @@ TAMPERINGS: dict[str, TamperingMaker] = {
     "mask that is the target": on_disk("out/one.png", "out/one.png"),
     "overlay": on_disk("out/one_overlay.jpg", "out"),
     "probabilities": on_disk("out/one.npz", "out"),
+    "outlines": on_disk("out/one_shapes.json", "out"),
     "areas": on_disk("out/areas.csv", "out"),
     "COCO": on_disk("out/predictions_coco.json", "out/predictions_coco.json"),
     "input": on_disk("new/two.png", "out"),
