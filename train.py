@@ -1,7 +1,7 @@
 """Check the data, commit it to lakeFS, train, commit the model, record the run in MLflow, print what goes into Git.
 
 python train.py                                    # the whole job; an empty data/ gets a sample set
-python train.py --check-only                       # only check the data
+python train.py --check-only                       # only check the data; --json for programs
 python train.py --sample --data-dir ../sample      # make a sample set in a new directory, and train on it
 python train.py --data-dir ../photos --epochs 30 --image-size 180 240
 python train.py --smoke                            # two batches of everything, end to end
@@ -54,6 +54,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--tolerance", type=float, metavar="X", help=tr("largest difference for --reproduce (default: 0.001)")
     )
     parser.add_argument("--check-only", action="store_true", help=tr("only check the data"))
+    parser.add_argument("--json", action="store_true", help=tr("with --check-only: print only a JSON object"))
     parser.add_argument(
         "--overfit", type=int, metavar="N", help=tr("sanity check: can the model overfit N images? (mIoU 0.95)")
     )
@@ -71,6 +72,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if options.sample and (options.dataset or options.check_only):
         other = "--dataset" if options.dataset else "--check-only"
         parser.error(tr("--sample: not allowed with {option}", option=other))
+    if options.json and not options.check_only:
+        parser.error(tr("--json: only with --check-only"))
     if options.smoke and (options.git_commit or options.git_tag):
         parser.error(tr("--smoke: not allowed with --git-commit and --git-tag"))
     return options

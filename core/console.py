@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from core.i18n import tr
 
@@ -30,11 +30,17 @@ def format_size(size_bytes: float) -> str:
 
 
 class ConsoleReporter:
-    """Reporter for the terminal: messages on standard output, warnings and progress bars on standard error."""
+    """Reporter for the terminal: messages on standard output, warnings and progress bars on standard error.
+
+    With `to_stderr`, messages go to standard error too, because standard output is read by a program.
+    """
+
+    def __init__(self, to_stderr: bool = False) -> None:
+        self.to_stderr = to_stderr
 
     def notify(self, text: str) -> None:
         """Print a message and flush it: a pipe must not delay it."""
-        print(text, flush=True)
+        print(text, file=self._output(), flush=True)
 
     def warn(self, text: str) -> None:
         """Print a warning to standard error."""
@@ -42,11 +48,16 @@ class ConsoleReporter:
 
     def progress(self, items: Iterable[T], total: int | None, description: str, unit: str) -> Iterator[T]:
         """Yield the items with a tqdm bar (rate, ETA) on a terminal, otherwise with a plain line every 10 s."""
-        return show_progress(items, total, description, unit)
+        return show_progress(items, total, description, unit, self._output())
+
+    def _output(self) -> TextIO:
+        return sys.stderr if self.to_stderr else sys.stdout
 
 
-def show_progress(items: Iterable[T], total: int | None, description: str, unit: str) -> Iterator[T]:
-    """Yield the items with a tqdm bar on a terminal, otherwise with a plain line every 10 s."""
+def show_progress(
+    items: Iterable[T], total: int | None, description: str, unit: str, output: TextIO | None = None
+) -> Iterator[T]:
+    """Yield the items with a tqdm bar on a terminal, otherwise with a plain line on `output` (stdout) every 10 s."""
     from tqdm import tqdm
 
     if sys.stderr.isatty():
@@ -59,7 +70,7 @@ def show_progress(items: Iterable[T], total: int | None, description: str, unit:
         if now - shown >= 10:
             shown, rate = now, done / (now - start)
             eta = f", ETA {(total - done) / rate:.0f} s" if total else ""
-            print(f"{description}: {done}/{total or '?'} {unit}, {rate:.1f} {unit}/s{eta}", flush=True)
+            print(f"{description}: {done}/{total or '?'} {unit}, {rate:.1f} {unit}/s{eta}", file=output, flush=True)
 
 
 def choose(prompt: str, count: int) -> int | None:

@@ -39,7 +39,6 @@ class SegmentationData:
     layout: str  # the directories in one line, and how their names differ from the project's own
     reading: ReadOptions = DEFAULT_READING  # how every consumer must read the files
     bands: int = 3  # of the image files; where grey and colour files are mixed, 3
-    unlisted: int = 0  # images that the user's own split files leave out
     class_file: bool = False  # whether `classes.json` gave the classes
     warnings: tuple[DataWarning, ...] = ()
     left_out: tuple[LeftOut, ...] = ()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from core.i18n import tr
 from dataset.classes import abbreviate
+from dataset.decoding.kinds import unread_suffix, why_unread
 from dataset.directory import SPLITS
 from dataset.faults import MAX_ROWS, Fault
 from dataset.layout.layout import SPLIT, Layout, PlaceFiles
@@ -38,8 +39,9 @@ def order_of(candidate: Candidate) -> tuple[int, str]:
     return ("", *SPLITS).index(candidate.split), candidate.name
 
 
-def find_pairs(root: Path, layout: Layout) -> Pairing:
+def find_pairs(root: Path, files: Collection[str], layout: Layout) -> Pairing:
     """Return the pairs of a layout, with faults for missing partners, names that are not unique, and split files."""
+    unread = [path for path in files if unread_suffix(path)]
     candidates: list[Candidate] = []
     faults: list[Fault] = []
     plan: SplitPlan | None = None
@@ -57,7 +59,7 @@ def find_pairs(root: Path, layout: Layout) -> Pairing:
             splits = plan.splits
             faults += plan.faults
         for name in sorted(splits):
-            faults += _check_name(name, part, suggest=len(faults) < MAX_ROWS)
+            faults += _check_name(name, part, unread, suggest=len(faults) < MAX_ROWS)
             image, mask = images.get(name, []), masks.get(name, [])
             if len(image) == len(mask) == 1:
                 candidates.append(Candidate(name, splits[name], image[0], mask[0]))
@@ -88,38 +90,37 @@ def _check_directories(part: PlaceFiles) -> list[Fault]:
     return []
 
 
-def _check_name(name: str, part: PlaceFiles, suggest: bool) -> list[Fault]:
+def _check_name(name: str, part: PlaceFiles, unread: Collection[str], suggest: bool) -> list[Fault]:
     """Return faults unless a name has exactly one image and one mask.
 
     Comparing every name for every fault would take long: no suggestions without `suggest`.
     """
-    images, masks = part.images, part.masks
-    image, mask = images.get(name, []), masks.get(name, [])
-    similar = [_similar(name, *sides) if suggest else None for sides in ((images, masks), (masks, images))]
-    return [
-        *_check_unique(image, mask, f"{part.place.images}{name}", similar[0]),
-        *_check_unique(mask, image, f"{part.place.masks}{name}", similar[1]),
-    ]
+    faults = []
+    sides = ((part.images, part.masks, part.place.images), (part.masks, part.images, part.place.masks))
+    for files, partners, directory in sides:
+        paths, partner = files.get(name, []), partners.get(name, [])
+        if len(paths) > 1:
+            found = tr("{count}: {paths}", count=len(paths), paths=abbreviate(paths, 4))
+            faults += [Fault(path, tr("one file of this name"), found) for path in paths]
+        elif partner and not paths:
+            found = tr("no partner")
+            if suggest:
+                found += _suggestion(directory + name, files, partners, unread)
+            faults.append(Fault(partner[0], f"{directory}{name}.*", found))
+    return faults
 
 
-def _similar(name: str, files: Mapping[str, list[str]], partners: Mapping[str, list[str]]) -> str | None:
-    """Return a file without a partner whose name begins with `name`, where `name` itself has no file."""
-    if name in files:
-        return None
-    return next((paths[0] for other, paths in files.items() if other.startswith(name) and other not in partners), None)
-
-
-def _check_unique(paths: list[str], partner: list[str], expected: str, similar: str | None) -> list[Fault]:
-    """Return faults unless exactly one file has this name."""
-    if len(paths) == 1:
-        return []
-    if not paths:
-        found = tr("no partner")
-        if similar:
-            found += tr(" (similar name: {file})", file=similar)
-        return [Fault(partner[0], f"{expected}.*", found)] if partner else []
-    found = tr("{count}: {paths}", count=len(paths), paths=abbreviate(paths, 4))
-    return [Fault(path, tr("one file of this name"), found) for path in paths]
+def _suggestion(
+    wanted: str, files: Mapping[str, list[str]], partners: Mapping[str, list[str]], unread: Iterable[str]
+) -> str:
+    """Return which file may be meant by a path without suffix: one that is not read, or one with a similar name."""
+    for path in unread:
+        if path.startswith(f"{wanted}."):
+            return f" ({path}: {why_unread(path)})"
+    for name, paths in files.items():
+        if paths[0].startswith(wanted) and name not in partners:
+            return tr(" (similar name: {file})", file=paths[0])
+    return ""
 
 
 def _check_required_splits(layout: Layout) -> list[Fault]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 
-from core.console import format_table
+from core.console import format_size, format_table
 from core.i18n import tr
 from dataset.classes import CLASSES_FILE, abbreviate
 from dataset.data import SegmentationData
+from dataset.faults import MAX_ROWS
 
 
-def summary(data: SegmentationData) -> str:
-    """Return layout, counts, sizes and the percentage of each class by split, as text of several lines."""
+def summary(data: SegmentationData, list_all: bool = False) -> str:
+    """Return layout, counts, sizes, the percentage of each class by split, warnings, and what is left out, as text.
+
+    With `list_all`, every file that is left out is listed with its size; otherwise a few of them for each reason.
+    """
     splits = list(data.pixel_counts)
     counts = ", ".join(f"{split} {len(data.split(split))}" for split in splits)
     origin = CLASSES_FILE if data.class_file else tr("values of the masks")
@@ -24,11 +28,32 @@ def summary(data: SegmentationData) -> str:
     if data.reading.value_ranges or data.reading.channels != 3:
         low, high = data.reading.value_range
         lines.insert(3, tr("bands: {bands} (values {low:g} to {high:g})", bands=data.bands, low=low, high=high))
-    if data.unlisted:
-        count = data.unlisted
-        lines.append(tr("not used, because no split file lists them: {count} images", count=count))
-    lines += ["", format_table(("id", tr("class"), *splits), _class_rows(data)), *_absent_classes(data)]
+    lines += ["", format_table(("id", tr("class"), *splits), _class_rows(data))]
+    lines += [tr("warning: {text}", text=warning.text) for warning in data.warnings]
+    if data.left_out:
+        lines += ["", *(_list_left_out(data) if list_all else _abbreviate_left_out(data))]
     return "\n".join(lines)
+
+
+def _abbreviate_left_out(data: SegmentationData) -> list[str]:
+    """Return a line for each reason why files are left out."""
+    by_reason: dict[str, list[str]] = {}
+    for item in data.left_out:
+        by_reason.setdefault(item.reason, []).append(item.file)
+    return [
+        tr("left out: {count} files ({reason}): {names}", count=len(names), reason=reason, names=abbreviate(names, 4))
+        for reason, names in by_reason.items()
+    ]
+
+
+def _list_left_out(data: SegmentationData) -> list[str]:
+    """Return the table of the files that are versioned but not part of the data set, with their sizes."""
+    sizes = {item: (data.root / item.file).stat().st_size for item in data.left_out}
+    rows = [(item.file, format_size(sizes[item]), item.reason) for item in data.left_out[:MAX_ROWS]]
+    count, size, more = len(sizes), format_size(sum(sizes.values())), len(sizes) - MAX_ROWS
+    head = tr("versioned, but not part of the data set: {count} files, {size}", count=count, size=size)
+    rest = [tr("… and {more} more", more=more)] if more > 0 else []
+    return [head, "", format_table((tr("file"), tr("size"), tr("reason")), rows), *rest]
 
 
 def _format_sizes(data: SegmentationData) -> str:
@@ -50,13 +75,3 @@ def _class_rows(data: SegmentationData) -> list[tuple[str, ...]]:
         ignored = (f"{off[split] / (off[split] + count):.2%}" for split, count in labelled.items())
         rows.append((ids, tr("(ignored, of all pixels)"), *ignored))
     return rows
-
-
-def _absent_classes(data: SegmentationData) -> list[str]:
-    """Return one line per split that lacks classes: such a class is excluded from that split's mIoU."""
-    lines = []
-    for split, counts in data.pixel_counts.items():
-        names = [name for name, count in zip(data.classes.names, counts, strict=True) if not count]
-        if names:
-            lines.append(tr("classes absent from {split}: {names}", split=split, names=abbreviate(names)))
-    return lines

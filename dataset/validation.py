@@ -7,7 +7,7 @@ from pathlib import Path
 from core.i18n import tr
 from core.reporting import progress
 from dataset.checks.duplicates import check_duplicates
-from dataset.checks.files import check_files, find_layout, read_class_file
+from dataset.checks.files import check_files, check_unused_files, find_layout, read_class_file
 from dataset.checks.groups import split_by_groups
 from dataset.checks.image_values import measure_images
 from dataset.checks.inspection import Inspection
@@ -15,6 +15,7 @@ from dataset.checks.learnable import check_learnable
 from dataset.checks.mask_values import check_values, infer_classes
 from dataset.checks.orientation import check_orientation
 from dataset.checks.palettes import check_palettes
+from dataset.checks.split_contents import check_absent_classes, check_split_sizes
 from dataset.data import SegmentationData
 from dataset.decoding.options import DEFAULT_READING, ReadOptions
 from dataset.directory import data_files
@@ -58,11 +59,12 @@ def inspect_data(
     inspection.add(faults)
     if inspection.layout is None:
         return inspection
-    inspection.add(check_files(root, files, inspection.layout))
+    inspection.add(check_files(root, files))
     listed_classes, faults = read_class_file(files, inspection.layout)
     inspection.add(faults)
-    inspection.pairing = find_pairs(root, inspection.layout)
+    inspection.pairing = find_pairs(root, files, inspection.layout)
     inspection.add(inspection.pairing.faults)
+    inspection.add(check_unused_files(files, inspection.layout, inspection.pairing))
     candidates = inspection.pairing.candidates
     contents = read_pairs(files, candidates, listed_classes, reading)
     inspection.contents = list(progress(contents, len(candidates), tr("checking data"), tr("pairs")))
@@ -78,6 +80,9 @@ def inspect_data(
     inspection.add(measured.findings)
     _check_masks(inspection, inspection.layout.class_file)
     inspection.add(check_duplicates(inspection.contents))
+    inspection.add(check_split_sizes(inspection.contents))
+    if inspection.classes is not None:
+        inspection.add(check_absent_classes(inspection.class_counts(), inspection.classes))
     return inspection
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,10 +57,11 @@ def _run_other_process(options: argparse.Namespace) -> int:
 def _run_main_process(options: argparse.Namespace) -> int:
     given = given_options(options, Settings)
     settings = load_settings(**given)
-    prepare_directory(settings, options)
     if options.check_only:
-        check(settings, options.data_ref)
-    elif options.overfit is not None:
+        check(settings, options)
+        return 0
+    prepare_directory(settings, options)
+    if options.overfit is not None:
         overfit(settings, options)
     elif options.reproduce:
         from train.reproduce import TOLERANCE, reproduce
@@ -92,27 +94,13 @@ def prepare_directory(settings: Settings, options: argparse.Namespace) -> None:
     return None
 
 
-def check(settings: Settings, data_ref: str | None) -> None:
-    """Check the data and report a summary; writes nothing, and needs no server unless the data is there."""
-    from dataset.decoding.options import options_of
-    from dataset.summary import summary
-    from dataset.validation import check_data
-    from versioning.checkout import checked_data
+def check(settings: Settings, options: argparse.Namespace) -> None:
+    """Check the data and report it; writes nothing, and needs no server unless the data is there."""
+    from train import data_check
 
-    if data_ref is None:
-        data = check_data(
-            settings.data_dir,
-            settings.seed,
-            make_split=False,
-            reading=options_of(settings),
-            split_group=settings.split_group,
-        )
-        notify(summary(data))
-        return
-    from utils.lakefs_utils import connect
-
-    with connect(settings) as lake:
-        checked_data(settings, lake, data_ref)
+    with data_check.json_output(settings) if options.json else contextlib.nullcontext():
+        prepare_directory(settings, options)
+        data_check.check(settings, options.data_ref, options.json)
 
 
 def overfit(settings: Settings, options: argparse.Namespace) -> None:

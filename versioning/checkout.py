@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from config import ROOT, Settings
 from core.errors import UsageError
 from core.files import safe_join
@@ -95,14 +97,19 @@ def checked_data(
     settings: Settings, lake: LakeFS, data_ref: str | None, sample: bool = False
 ) -> tuple[LakePath | None, SegmentationData]:
     """Return the checked data to train on: that of a commit, with its path, or that of the data directory."""
-    cache, reading = settings.cache_dir, options_of(settings)
-    pinned = find_data(lake, data_ref, cache) if data_ref else None
-    if pinned is None:
+    pinned, reading = None, options_of(settings)
+    if data_ref is None:
         require_complete(settings.data_dir)
         fill_if_empty(settings, lake, sample)
         data = check_data(settings.data_dir, settings.seed, reading=reading, split_group=settings.split_group)
     else:  # no split is written into the cache: it is in the commit, or determined by the seed
-        folder = safe_join(lake.download(pinned, cache), pinned.path)
+        pinned, folder = download_commit(settings, lake, data_ref)
         data = check_data(folder, settings.seed, make_split=False, reading=reading, split_group=settings.split_group)
     notify(summary(data))
     return pinned, data
+
+
+def download_commit(settings: Settings, lake: LakeFS, data_ref: str) -> tuple[LakePath, Path]:
+    """Return the path of a data commit with its full commit id, and the directory that it was downloaded to."""
+    pinned = find_data(lake, data_ref, settings.cache_dir)
+    return pinned, safe_join(lake.download(pinned, settings.cache_dir), pinned.path)

@@ -1,4 +1,4 @@
-"""Check which files a data directory has: its layout, links, and files that are not images."""
+"""Check which files a data directory has: its layout, its class list, links, and files that are in no pair."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from core.i18n import tr
-from dataset.classes import ClassMap, InvalidFileError, read_classes
-from dataset.directory import IMAGE_SUFFIXES, is_image, list_linked_directories
-from dataset.faults import DataFaults, Fault, faults_from_error
+from dataset.classes import ClassMap, InvalidFileError, abbreviate, read_classes
+from dataset.decoding.kinds import unread_suffix, why_unread
+from dataset.directory import IMAGE_SUFFIXES, SPLITS, is_image, list_linked_directories
+from dataset.faults import DataFaults, Fault, LeftOut, faults_from_error
 from dataset.formats.registry import check_export
 from dataset.layout.layout import Layout
 from dataset.layout.resolve import resolve_layout
+from dataset.pairing import Pairing
+from dataset.splitting.splits import LEFT_OUT
 
 
 def find_layout(root: Path, files: Mapping[str, Path]) -> tuple[Layout | None, list[Fault]]:
@@ -30,8 +33,8 @@ def find_layout(root: Path, files: Mapping[str, Path]) -> tuple[Layout | None, l
     return (None, exports) if exports else (layout, faults)
 
 
-def check_files(root: Path, files: Mapping[str, Path], layout: Layout) -> Iterator[Fault]:
-    """Yield faults of files that are not images, of broken links and of links to directories."""
+def check_files(root: Path, files: Mapping[str, Path]) -> Iterator[Fault]:
+    """Yield faults of broken links, special files and links to directories."""
     for name in list_linked_directories(root):
         expected = tr("a directory (or DATA_DIR set to the original)")
         yield Fault(name, expected, tr("a link to a directory"))
@@ -39,9 +42,28 @@ def check_files(root: Path, files: Mapping[str, Path], layout: Layout) -> Iterat
         if not path.is_file():
             found = tr("a broken link") if path.is_symlink() else tr("a special file")
             yield Fault(name, tr("a regular file"), found)
-        elif name.startswith(layout.directories()) and not is_image(name):
+
+
+def check_unused_files(files: Mapping[str, Path], layout: Layout, pairing: Pairing) -> Iterator[Fault | LeftOut]:
+    """Yield each file that is in no pair and is not a list of the data set: left out, or a fault for an unread mask."""
+    used = {path for candidate in pairing.candidates for path in (candidate.image, candidate.mask)}
+    used |= {layout.class_file, layout.group_file, *(fault.file for fault in pairing.faults)}
+    splits = tuple(f"{layout.splits_root}splits/{name}.txt" for name in (*SPLITS, LEFT_OUT))
+    masks = {path[: path.rindex(".")] for path in used if layout.is_mask(path)}
+    directories = layout.directories()
+    for name, path in files.items():
+        if name in used or name in splits or not path.is_file():
+            continue
+        inside, suffix = name.startswith(directories), unread_suffix(name)
+        if is_image(name):
+            reason = tr("no split file lists it") if inside else tr("outside of {names}", names=abbreviate(directories))
+        elif suffix and layout.is_in_masks(name) and name[: -len(suffix)] not in masks:
             expected = tr("an image ({suffixes})", suffixes=" ".join(IMAGE_SUFFIXES))
-            yield Fault(name, expected, tr("not an image"))
+            yield Fault(name, expected, why_unread(name))
+            continue
+        else:
+            reason = why_unread(name)
+        yield LeftOut(name, reason)
 
 
 def read_class_file(files: Mapping[str, Path], layout: Layout) -> tuple[ClassMap | None, list[Fault]]:

@@ -53,14 +53,15 @@ class Inspection:
         assert self.classes is not None
         counts = {split: Counter[int]() for split in SPLITS}
         for content in self.contents:
-            counts[content.candidate.split].update(count_values(content, self.classes))
+            if content.candidate.split:  # with faults, some are not assigned
+                counts[content.candidate.split].update(count_values(content, self.classes))
         return {split: counted for split, counted in counts.items() if counted}
 
     def data(self) -> SegmentationData:
         """Return the checked data, with the pixels of each class counted by split. Raises DataFaults."""
         if self.faults:
             raise DataFaults(self.faults)
-        assert self.layout is not None and self.classes is not None and self.pairing is not None  # else a fault
+        assert self.layout is not None and self.classes is not None  # else a fault
         pairs: list[Pair] = []
         for content in self.contents:
             assert content.image_size is not None  # an unreadable image is a fault
@@ -70,7 +71,6 @@ class Inspection:
             group = self.groups.group_of(item.split, item.name) if self.groups is not None else None
             pairs.append(Pair(item.name, item.split, image, mask, *checksums, *content.image_size, group))
         counts, classes = self.class_counts(), self.classes
-        plan = self.pairing.plan
         return SegmentationData(
             root=self.root,
             pairs=tuple(pairs),
@@ -80,7 +80,6 @@ class Inspection:
             reading=self.reading,
             bands=self.bands,
             layout=self.layout.describe(),
-            unlisted=plan.unlisted if plan is not None else 0,
             class_file=self.layout.class_file in self.files,
             warnings=tuple(self.warnings),
             left_out=tuple(self.left_out),

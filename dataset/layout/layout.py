@@ -71,7 +71,11 @@ class Layout:
 
     def is_mask(self, path: str) -> bool:
         """Return whether a path is that of a mask file."""
-        return is_image(path) and any(path.startswith(part.place.masks) for part in self.parts)
+        return is_image(path) and self.is_in_masks(path)
+
+    def is_in_masks(self, path: str) -> bool:
+        """Return whether a path is in a directory of masks."""
+        return any(path.startswith(part.place.masks) for part in self.parts)
 
     def directories(self) -> tuple[str, ...]:
         """Return the directories of images and masks, with '/' at the end."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,12 +20,11 @@ class SplitPlan:
     """What is known of the splits before the files are read.
 
     `splits` has the names to read; their split is '' where it is still to be assigned, because the user has no split
-    files. `unlisted` counts the images that the user's own files leave out. `stored` is our own earlier split.
+    files. `stored` is our own earlier split.
     """
 
     splits: dict[str, str]
     faults: tuple[Fault, ...] = ()
-    unlisted: int = 0
     stored: SplitFiles | None = None
     own: bool = True  # whether the split is made and stored by this project
 
@@ -52,7 +51,7 @@ def plan_splits(root: Path, images: Collection[str], masks: Collection[str]) -> 
     except InvalidFileError as error:
         return SplitPlan({}, tuple(faults_from_error("splits/", error)), own=False)
     if stored is not None and stored.seed is None:
-        return _plan_by_user_files(stored, images, names)
+        return _plan_by_user_files(stored, names)
     return SplitPlan(dict.fromkeys(names, ""), stored=stored)
 
 
@@ -85,7 +84,7 @@ def assign_splits(plan: SplitPlan, seed: int, groups: Groups, classes: Mapping[s
     return Assignment(splits, seed, tuple(faults), left_out)
 
 
-def _plan_by_user_files(stored: SplitFiles, images: Iterable[str], names: Collection[str]) -> SplitPlan:
+def _plan_by_user_files(stored: SplitFiles, names: Collection[str]) -> SplitPlan:
     """Assign names as the user's own files say, with a fault for each invalid line."""
     splits: dict[str, str] = {}
     faults = []
@@ -104,5 +103,4 @@ def _plan_by_user_files(stored: SplitFiles, images: Iterable[str], names: Collec
         if split not in splits.values():
             found = tr("empty") if split in stored.present else tr("no such file")
             faults.append(Fault(f"splits/{split}.txt", tr("at least one name"), found))
-    unlisted = len([name for name in images if name not in splits])
-    return SplitPlan(splits, tuple(faults), unlisted, own=False)
+    return SplitPlan(splits, tuple(faults), own=False)

@@ -21,7 +21,7 @@ from dataset.splitting.groups import Groups, detect_groups
 from dataset.splitting.splits import new_split, read_splits
 from dataset.splitting.stratify import Unit, choose_splits
 from dataset.validation import check_data
-from tests.support.data_directories import faults_of, put_image, put_mask, put_pair
+from tests.support.data_directories import faults_of, put_image, put_mask, put_pair, warnings_of
 
 # The frame numbers of CamVid's 367 training and 101 validation images: four clips of three films.
 CAMVID = [
@@ -89,7 +89,7 @@ def test_single_film_is_cut_into_blocks_and_frames_between_them_are_left_out(tmp
     assert len(data.pairs) + len(data.left_out) == 120 and 0 < len(data.left_out) <= 24
     assert {pair.group for pair in data.split("val")}.isdisjoint(pair.group for pair in data.split("train"))
     again = check_data(tmp_path, 5)
-    assert (again.pairs, again.left_out, again.warnings) == (data.pairs, data.left_out, ())
+    assert (again.pairs, again.left_out, warnings_of(again)) == (data.pairs, data.left_out, [])
     stored = read_splits(tmp_path)
     assert stored is not None and len(stored.left_out) == len(data.left_out)
 
@@ -105,7 +105,7 @@ def test_frames_that_are_added_to_a_film_do_not_move_others(tmp_path: Path) -> N
     after = check_data(tmp_path / "all", 0)
     assert splits_of(before).items() <= splits_of(after).items()
     assert {item.file for item in before.left_out} <= {item.file for item in after.left_out}
-    assert len(after.pairs) > len(before.pairs) and not after.warnings
+    assert len(after.pairs) > len(before.pairs) and not warnings_of(after)
 
 
 # --- groups and classes ------------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ def test_patient_in_two_splits_of_the_directories_is_a_warning(tmp_path: Path) -
         for number in slices:
             put_pair(tmp_path / split, f"patient1_slice_{number}")
     put_pair(tmp_path / "train", "patient2_slice_0")
-    (warning,) = check_data(tmp_path, 0).warnings
+    (warning,) = warnings_of(check_data(tmp_path, 0))
     assert warning.kind == "leaking-split" and "2 of 2 images" in warning.text and "patient1" in warning.text
 
 
@@ -194,7 +194,7 @@ def test_stored_split_of_a_film_by_hash_is_kept_with_a_warning(tmp_path: Path) -
         (tmp_path / "splits" / f"{split}.txt").write_text(f"# made by train.py from seed 0\n{lines}")
     data = check_data(tmp_path, 0)
     assert splits_of(data) == made
-    (warning,) = data.warnings
+    (warning,) = warnings_of(data)
     assert warning.kind == "leaking-split" and "delete splits/" in warning.text
 
 

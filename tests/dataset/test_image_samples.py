@@ -23,7 +23,7 @@ from dataset.decoding.options import DEFAULT_READING, ReadOptions
 from dataset.decoding.samples import decode_raw
 from dataset.summary import summary
 from dataset.validation import check_data
-from tests.support.data_directories import faults_of
+from tests.support.data_directories import faults_of, warnings_of
 from tests.support.rasters import Pixels, deep_png, make_raster_data, tiff
 
 RANDOM = np.random.default_rng(0)
@@ -106,7 +106,7 @@ def test_missing_values_are_outside_the_range_and_read_as_its_low_end(tmp_path: 
     data = check_data(root, 0)
     assert data.reading.value_range == pytest.approx((5, 6), abs=0.01)
     assert not read_image(data.pairs[0].image, data.reading)[:3].any()
-    (warning,) = data.warnings
+    (warning,) = warnings_of(data)
     assert warning.kind == "missing-values" and "10 images" in warning.text and "images/r0.tif" in warning.text
     (root / "images/r0.tif").write_bytes(tiff(np.full((20, 30), np.nan, np.float32)))
     assert [(f.file, f.found) for f in faults_of(root)] == [("images/r0.tif", "NaN or the value of no data everywhere")]
@@ -116,7 +116,7 @@ def test_mixed_depths_are_reported(tmp_path: Path) -> None:
     def draw(number: int) -> Pixels:
         return twelve_bits(number) if number % 2 else twelve_bits(number).astype(np.uint8)
 
-    (warning,) = check_data(make_raster_data(tmp_path / "mixed", draw), 0).warnings
+    (warning,) = warnings_of(check_data(make_raster_data(tmp_path / "mixed", draw), 0))
     assert warning.kind == "mixed-depth" and "images/r0.tif" in warning.text
     only_val = make_raster_data(tmp_path / "val", lambda n: draw(1 if n == 9 else 0) + np.uint8(n))
     assert [(f.file, f.expected) for f in faults_of(only_val)] == [

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from dataset import faults
-from dataset.faults import DataFaults, Fault
+from dataset.data import SegmentationData
+from dataset.faults import DataFaults, DataWarning, Fault
 from dataset.validation import check_data
 
 SIZE = (6, 8)  # height, width
@@ -54,6 +55,11 @@ def make_split(root: Path) -> Path:
 
 def write_classes(root: Path, content: object) -> None:
     (root / "classes.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+
+def warnings_of(data: SegmentationData) -> list[DataWarning]:
+    """Return the warnings, but not those of small splits, which the small data of tests always has."""
+    return [warning for warning in data.warnings if warning.kind != "small-split"]
 
 
 def faults_of(root: Path) -> tuple[Fault, ...]:

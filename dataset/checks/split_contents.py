@@ -1,0 +1,41 @@
+"""Check whether the splits have what metrics need: enough images, and pixels of every class."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+
+from core.i18n import tr
+from dataset.classes import ClassMap, abbreviate
+from dataset.faults import DataWarning
+from dataset.pair_reading import PairContent
+
+SMALL_SPLIT = 10  # images, at most, of a split whose metrics say little
+
+
+def check_split_sizes(contents: Iterable[PairContent]) -> Iterator[DataWarning]:
+    """Yield a warning for a validation or test split of few images."""
+    counts = Counter(content.candidate.split for content in contents)
+    for split in ("val", "test"):
+        count = counts[split]
+        if 1 <= count <= SMALL_SPLIT:
+            text = tr(
+                "{split} has {count} images: its metrics say little about other images "
+                "(label more images, or assign more than {least} of them to {split})",
+                split=split,
+                count=count,
+                least=SMALL_SPLIT,
+            )
+            yield DataWarning("small-split", text)
+
+
+def check_absent_classes(counts: Mapping[str, Mapping[int, int]], classes: ClassMap) -> Iterator[DataWarning]:
+    """Yield a warning for each split that lacks classes, from split -> mask value -> pixels.
+
+    Such a class is excluded from that split's mIoU.
+    """
+    for split, counted in counts.items():
+        absent = [name for value, name in zip(classes.ids, classes.names, strict=True) if not counted.get(value)]
+        if absent:
+            text = tr("classes absent from {split}: {names}", split=split, names=abbreviate(absent))
+            yield DataWarning("absent-class", text)

@@ -1,0 +1,73 @@
+"""train.py --check-only --json: what is known of the data as JSON, alone on standard output."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dataset.checks.report import report
+from dataset.validation import inspect_data
+from tests.support.data_directories import make_flat, make_split, put_image, put_mask, write_classes
+from tests.support.project import SOURCE, Project
+
+KEYS = ["layout", "splits", "size", "bands", "range", "classes", "groups", "left_out", "faults", "warnings"]
+
+
+def test_report_has_everything_that_the_check_knows(tmp_path: Path) -> None:
+    make_split(tmp_path)
+    write_classes(
+        tmp_path, [{"id": 0, "name": "sky", "color": [1, 2, 3]}, {"id": 1, "name": "road"}, {"id": 2, "name": "car"}]
+    )
+    put_image(tmp_path / "train/images/big.png", size=(4, 5))
+    put_mask(tmp_path / "train/masks/big.png", (0, 0, 0, 0, 2), size=(4, 5))
+    (tmp_path / "notes.txt").write_text("x")
+    found = report(inspect_data(tmp_path, 0))
+    assert list(found) == KEYS
+    assert found["layout"] == "{train,val[,test]}/{images,masks}"
+    assert found["splits"] == {"train": 4, "val": 2}
+    assert (found["size"], found["bands"], found["range"]) == ([[8, 6], [5, 4]], 3, [0, 255])
+    assert found["classes"][0] == {
+        "id": 0, "name": "sky", "color": [1, 2, 3], "share": {"train": pytest.approx(88 / 164), "val": 0.5},
+    }  # fmt: skip
+    assert [entry["share"]["val"] for entry in found["classes"]] == [0.5, 0.5, 0]
+    assert found["groups"]["count"] >= 1 and isinstance(found["groups"]["rule"], str)
+    assert found["left_out"] == [{"file": "notes.txt", "reason": "not an image file"}]
+    assert found["faults"] == []
+    assert [warning["kind"] for warning in found["warnings"]] == ["small-split", "absent-class"]
+    json.dumps(found)
+
+
+def test_report_with_faults_has_what_could_be_read(flat: Path) -> None:
+    (flat / "masks/a0.png").unlink()
+    (flat / "images/a1.png").write_bytes(b"broken")
+    found = report(inspect_data(flat, 0))
+    assert [fault["file"] for fault in found["faults"]] == ["images/a0.png", "images/a1.png"]
+    assert set(found["faults"][0]) == {"file", "expected", "found"}
+    assert sum(found["splits"].values()) == 9 and found["size"] == [[8, 6]]
+    assert [entry["name"] for entry in found["classes"]] == ["background", "foreground"]
+
+
+def test_report_without_any_data_has_the_fault(tmp_path: Path) -> None:
+    found = report(inspect_data(tmp_path, 0))
+    assert list(found) == KEYS and len(found["faults"]) == 1
+    assert (found["layout"], found["splits"], found["classes"]) == ("", {}, [])
+
+
+def test_standard_output_has_only_the_json_and_the_exit_code_is_the_same(tmp_path: Path) -> None:
+    project = Project(SOURCE)
+    root = make_flat(tmp_path / "data")
+    options = ("train.py", "--check-only", "--json", "--data-dir", str(root))
+    good = project.run(*options)
+    assert good.returncode == 0, good.stderr
+    assert list(json.loads(good.stdout)) == KEYS
+    (root / "masks/a0.png").unlink()
+    bad = project.run(*options)
+    assert bad.returncode == 2
+    assert [fault["file"] for fault in json.loads(bad.stdout)["faults"]] == ["images/a0.png"]
+    assert "images/a0.png" in bad.stderr and "Traceback" not in bad.stderr
+    assert not (root / "splits").exists()
+    missing = project.run("train.py", "--check-only", "--json", "--data-dir", str(tmp_path / "mistyped"))
+    (fault,) = json.loads(missing.stdout)["faults"]
+    assert missing.returncode == 2 and fault["file"] == str(tmp_path / "mistyped")

@@ -1,0 +1,109 @@
+"""Files that are not part of the data set: clutter is ignored, others are listed with a reason, unread masks are faults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dataset.directory import data_files, is_data_name
+from dataset.faults import Fault
+from dataset.summary import summary
+from dataset.validation import check_data
+from tests.support.data_directories import faults_of, put_image, put_mask, put_pair, write_classes
+
+CLUTTER = (
+    "images/a0.png:Zone.Identifier",
+    "masks/a0.png:Zone.Identifier",
+    "images/@eaDir/a0.png/SYNOPHOTO_THUMB_M.jpg",
+    "images/.DS_Store",
+    "images/._a0.png",
+    "images/Thumbs.db",
+    "masks/Desktop.ini",
+    "masks/.ipynb_checkpoints/a0-checkpoint.png",
+    "__MACOSX/images/._a0.png",
+    "__MACOSX/images/a0.png",
+    "#recycle/a0.png",
+    "$RECYCLE.BIN/a0.png",
+    "classes.json~",
+)
+
+
+def put(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"\0\1")
+
+
+def test_clutter_is_ignored_everywhere(flat: Path) -> None:
+    before = data_files(flat)
+    put(flat, *CLUTTER)
+    assert data_files(flat) == before
+    data = check_data(flat, 0)
+    assert len(data.pairs) == 10 and not data.left_out
+    assert not any(is_data_name(name) for name in CLUTTER), "also in commits"
+    assert all(is_data_name(name) for name in before)
+
+
+def test_files_in_no_pair_are_listed_with_reason_and_size(flat: Path) -> None:
+    put(flat, "images/b0.HEIC", "images/README.txt", "masks/scan", "scan/ct.nii.gz", "masks/a0.npy")
+    put_image(flat / "previews/sheet.png")
+    data = check_data(flat, 0)
+    assert {item.file: item.reason for item in data.left_out} == {
+        "images/b0.HEIC": ".heic is not read: convert it to PNG, TIFF or JPEG",
+        "images/README.txt": "not an image file",
+        "masks/scan": "no file suffix",
+        "masks/a0.npy": ".npy is not read: convert it to PNG, TIFF or JPEG",
+        "scan/ct.nii.gz": ".nii.gz is not read: convert it to PNG, TIFF or JPEG",
+        "previews/sheet.png": "outside of images/, masks/",
+    }
+    assert set(data.files()) > {item.file for item in data.left_out}, "they are versioned"
+    assert "left out: 1 files (not an image file): images/README.txt" in summary(data)
+    listing = summary(data, list_all=True)
+    assert "versioned, but not part of the data set: 6 files, " in listing
+    assert ["scan/ct.nii.gz", "2", "B", ".nii.gz"] in [line.split()[:4] for line in listing.splitlines()]
+
+
+def test_masks_that_are_not_read_are_faults(flat: Path) -> None:
+    (flat / "masks/a1.png").rename(flat / "masks/a1.npy")
+    (flat / "images/a2.png").rename(flat / "images/a2.HEIC")
+    put(flat, "masks/orphan.nii.gz")
+    unread = "is not read: convert it to PNG, TIFF or JPEG"
+    faults = faults_of(flat)
+    assert Fault("images/a1.png", "masks/a1.*", f"no partner (masks/a1.npy: .npy {unread})") in faults
+    assert Fault("masks/a2.png", "images/a2.*", f"no partner (images/a2.HEIC: .heic {unread})") in faults
+    assert ("masks/orphan.nii.gz", f".nii.gz {unread}") in [(fault.file, fault.found) for fault in faults]
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".JPG", ".jpe", ".ppm", ".dib"])
+def test_other_suffixes_of_known_formats_are_read(tmp_path: Path, suffix: str) -> None:
+    kinds = {".jfif": ".jpg", ".jpe": ".jpg", ".dib": ".bmp"}
+    for number in range(3):
+        written = put_image(tmp_path / f"images/{number}{kinds.get(suffix, suffix)}")
+        written.rename(written.with_suffix(suffix))
+        put_mask(tmp_path / f"masks/{number}.png")
+    assert len(check_data(tmp_path, 0).pairs) == 3
+
+
+# --- warnings ----------------------------------------------------------------------------------------------
+
+
+def test_small_validation_split_is_a_warning(tmp_path: Path) -> None:
+    put_pair(tmp_path, "one")
+    put_pair(tmp_path, "two")
+    data = check_data(tmp_path, 0)
+    (warning,) = data.warnings
+    assert warning.kind == "small-split"
+    assert warning.text.startswith("val has 1 images: its metrics say little") and "label more images" in warning.text
+    assert f"warning: {warning.text}" in summary(data)
+
+
+def test_class_absent_from_a_split_is_a_warning(tmp_path: Path) -> None:
+    for split, values in (("train", (0, 1, 2)), ("val", (0, 1)), ("test", (0, 2))):
+        for number in range(11):
+            put_pair(tmp_path / split, f"{split}{number}", values)
+    write_classes(tmp_path, [{"id": number, "name": name} for number, name in enumerate(("sky", "road", "car"))])
+    assert [(warning.kind, warning.text) for warning in check_data(tmp_path, 0).warnings] == [
+        ("absent-class", "classes absent from val: car"),
+        ("absent-class", "classes absent from test: road"),
+    ]

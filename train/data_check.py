@@ -1,0 +1,63 @@
+"""What train.py --check-only does: check the data, and report it as text or JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from config import Settings
+from core.console import ConsoleReporter
+from core.errors import UsageError
+from core.i18n import tr
+from core.reporting import notify, use_reporter
+from dataset.checks.inspection import Inspection
+from dataset.checks.report import report
+from dataset.decoding.options import options_of
+from dataset.faults import DataFaults, Fault
+from dataset.summary import summary
+from dataset.validation import inspect_data
+
+
+@contextlib.contextmanager
+def json_output(settings: Settings) -> Iterator[None]:
+    """Let messages go to standard error, as a program reads standard output; data that cannot be used is a fault there."""
+    use_reporter(ConsoleReporter(to_stderr=True))
+    try:
+        yield
+    except DataFaults:
+        raise  # `check` has printed them
+    except UsageError as error:
+        root = settings.data_dir
+        inspection = Inspection(root, {})
+        inspection.add([Fault(str(root), tr("a directory with data"), str(error))])
+        _print_json(inspection)
+        raise
+
+
+def check(settings: Settings, data_ref: str | None, as_json: bool) -> None:
+    """Report what is known of the data, as text or JSON. Raises DataFaults after that."""
+    folder = _find_directory(settings, data_ref)
+    inspection = inspect_data(folder, settings.seed, options_of(settings), settings.split_group)
+    if as_json:
+        _print_json(inspection)
+    if inspection.faults:
+        raise DataFaults(inspection.faults)
+    if not as_json:
+        notify(summary(inspection.data(), list_all=True))
+
+
+def _print_json(inspection: Inspection) -> None:
+    print(json.dumps(report(inspection), ensure_ascii=False, indent=2), flush=True)  # noqa: T201 (this is the output)
+
+
+def _find_directory(settings: Settings, data_ref: str | None) -> Path:
+    """Return the data directory, or that of a downloaded commit."""
+    if data_ref is None:
+        return settings.data_dir
+    from utils.lakefs_utils import connect
+    from versioning.checkout import download_commit
+
+    with connect(settings) as lake:
+        return download_commit(settings, lake, data_ref)[1]
