@@ -13,7 +13,7 @@ from core.i18n import tr
 from dataset.classes import abbreviate
 from dataset.faults import DataFaults, Fault
 from dataset.formats.export import Export, ImportOptions
-from dataset.formats.polygon import coco, label_studio, labelme, roboflow, supervisely, yolo
+from dataset.formats.polygon import coco, label_studio, label_studio_png, labelme, roboflow, supervisely, yolo
 from dataset.formats.raster import camvid, cityscapes, cvat, nnunet, voc
 from dataset.formats.source import Source, levels
 
@@ -45,6 +45,7 @@ DRAWN_FORMATS = (
     Format("coco", "COCO", coco.detect, coco.read),
     Format("supervisely", "Supervisely", supervisely.detect, supervisely.read),
     Format("labelme", "labelme", labelme.detect, labelme.read),
+    Format("label-studio-png", "Label Studio (PNG)", label_studio_png.detect, label_studio_png.read),
     Format("label-studio", "Label Studio (JSON)", label_studio.detect, label_studio.read),
     Format("yolo", "YOLO segmentation", yolo.detect, yolo.read),
 )

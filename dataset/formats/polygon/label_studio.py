@@ -87,7 +87,7 @@ class _Reader:
             made = [
                 entry for entry in task["annotations"] if isinstance(entry, dict) and not entry.get("was_cancelled")
             ]
-            image = self._find_image(task.get("data"))
+            image = find_task_image(self.index, task.get("data"))
             if not made:
                 self.findings.left_out.append(LeftOut(image, tr("not annotated")))
                 return
@@ -103,20 +103,6 @@ class _Reader:
             self.drawings.append(Drawing(item_name(image), split_of_directories(image), image, name, size, shapes))
             if not shapes:
                 self.empty.append(image)
-
-    def _find_image(self, data: Any) -> str:
-        """Return the image of a task's data. Raises InvalidFileError."""
-        values = [value for value in (data.values() if isinstance(data, dict) else ()) if isinstance(value, str)]
-        named = [name for value in values if is_image(name := _file_name(value))]
-        if len(named) != 1:
-            raise InvalidFileError((tr("data with one image"), show(data)))
-        try:
-            return self.index.find(named[0])
-        except InvalidFileError:
-            folder, file = posixpath.split(named[0])
-            if not _UPLOAD.match(file):
-                raise
-            return self.index.find(posixpath.join(folder, _UPLOAD.sub("", file)))
 
     # --- regions ---
 
@@ -161,6 +147,21 @@ class _Reader:
             return Shape(text, own[0], lambda height, width: Region(0, 0, decode_brush(runs, height, width)))
         ring = _outline(shape, value, size)
         return Shape(text, own[0], self.findings.polygons([ring], size, name, text))
+
+
+def find_task_image(index: ImageIndex, data: object) -> str:
+    """Return the path in the export of the image that a task's data names. Raises InvalidFileError."""
+    values = [value for value in (data.values() if isinstance(data, dict) else ()) if isinstance(value, str)]
+    named = [name for value in values if is_image(name := _file_name(value))]
+    if len(named) != 1:
+        raise InvalidFileError((tr("data with one image"), show(data)))
+    try:
+        return index.find(named[0])
+    except InvalidFileError:
+        folder, file = posixpath.split(named[0])
+        if not _UPLOAD.match(file):
+            raise
+        return index.find(posixpath.join(folder, _UPLOAD.sub("", file)))
 
 
 def _outline(shape: str, value: Mapping[str, Any], size: Size) -> Points:
