@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dataset.decoding.options import DEFAULT_READING
+from dataset.decoding.samples import decode_raw
 from dataset.faults import DataFaults
 from dataset.formats.raster.cityscapes import LABELS
 from dataset.validation import check_data
@@ -201,6 +203,24 @@ def test_three_channel_files_become_one_rgb_image(tmp_path: Path, target: Path) 
     for item in items:
         with Image.open(item.image) as image, Image.open(target / "images" / f"{item.name}.png") as merged:
             assert np.array_equal(np.asarray(image), np.asarray(merged))
+
+
+@pytest.mark.parametrize(("channels", "dtype"), [(2, np.uint8), (3, np.uint16), (5, np.uint8)])
+def test_other_channel_files_become_bands(
+    tmp_path: Path, target: Path, channels: int, dtype: type[np.uint8] | type[np.uint16]
+) -> None:
+    items = draw_labelled(tmp_path / "drawn", [None] * 10)
+    source = write_nnunet(tmp_path / "export", items, LABELS_OF_NNUNET, channels)
+    rng = np.random.default_rng(0)
+    bands = {item.name: rng.integers(0, np.iinfo(dtype).max, (*SIZE, channels), dtype) for item in items}
+    for name, pixels in bands.items():
+        for channel in range(channels):
+            Image.fromarray(pixels[..., channel]).save(source / "imagesTr" / f"{name}_{channel:04d}.png")
+    run_import(source, target)
+    for name, pixels in bands.items():
+        image = decode_raw((target / "images" / f"{name}.tif").read_bytes(), DEFAULT_READING)
+        assert image.bands == channels and np.array_equal(image.pixels, pixels)
+    assert len(check_data(target, 0).pairs) == 10
 
 
 @pytest.mark.parametrize(

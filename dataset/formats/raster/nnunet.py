@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from PIL import Image
 
 from core.i18n import tr
 from dataset.classes import InvalidFileError, UInt8, abbreviate
-from dataset.decoding.files import open_image
+from dataset.decoding.files import DECODE_ERRORS, FORMATS
 from dataset.decoding.options import DEFAULT_READING
+from dataset.decoding.samples import decode_raw
 from dataset.directory import IMAGE_SUFFIXES, images_below
 from dataset.faults import DataFaults, Fault, LeftOut
 from dataset.formats.export import IGNORED_NAMES, Export, ExportClass, ExportItem, ImportOptions
@@ -26,7 +28,7 @@ from dataset.formats.source import Source
 DATASET_FILE = "dataset.json"
 PARTS = (("imagesTr/", "labelsTr/", "train"), ("imagesTs/", "labelsTs/", "test"))
 _CHANNEL = re.compile(r"(.+)_(\d{4})")  # case and channel
-RGB_FILES = 3  # channels in files of their own that become one RGB image
+RGB_FILES = 3  # channels of 8 bits in files of their own that become one RGB image
 
 
 def detect(source: Source) -> bool:
@@ -120,31 +122,47 @@ def _read_cases(source: Source, folder: str, channels: int) -> tuple[dict[str, l
         if sorted(files) != list(range(len(listed))) or len(listed) not in (1, channels):
             expected = tr("one file, or the channels 0000 to {last:04d}", last=channels - 1)
             faults.append(Fault(f"{folder}{case}_*", expected, abbreviate(listed, 4)))
-        elif len(listed) not in (1, RGB_FILES):
-            expected = tr("one or three files for each case")
-            faults.append(Fault(f"{folder}{case}_*", expected, abbreviate(listed, 4)))
         found[case] = listed  # also with a fault: its mask has a partner
     return found, faults
 
 
 def _with_channels(source: Source, item: ExportItem, files: Sequence[str]) -> ExportItem:
-    """Return the item; channels in files of their own are merged."""
+    """Return the item; channels in files of their own are merged, three of 8 bits into RGB."""
     if len(files) == 1:
         return item
-    return replace(item, merged=functools.partial(_merge_channels, source, files))
+    merge = functools.partial(_merge_channels, source, files)
+    return replace(item, merged=merge, merged_suffix=".png" if _is_rgb(source, files) else ".tif")
+
+
+def _is_rgb(source: Source, files: Sequence[str]) -> bool:
+    return len(files) == RGB_FILES and all(_mode(source.files[path]) == "L" for path in files)
+
+
+def _mode(path: Path) -> str:
+    """Return Pillow's mode of an image; empty for one that it does not know."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return image.mode
+    except DECODE_ERRORS:
+        return ""
 
 
 def _merge_channels(source: Source, files: Sequence[str]) -> bytes:
-    """Return a PNG (RGB) of three 8-bit grey images. Raises InvalidFileError for other images or sizes."""
+    """Return an image of several one-band images: PNG of RGB, else TIFF. Raises InvalidFileError for other images."""
     planes = []
     for path in files:
-        with open_image(source.files[path].read_bytes(), DEFAULT_READING) as image:
-            if image.mode != "L":
-                raise InvalidFileError((tr("8-bit grey"), tr("{path}: mode '{mode}'", path=path, mode=image.mode)))
-            planes.append(np.asarray(image))
-    if len({plane.shape for plane in planes}) > 1:
-        sizes = ", ".join(f"{plane.shape[1]}x{plane.shape[0]}" for plane in planes)
-        raise InvalidFileError((tr("channels of one size"), sizes))
-    buffer = io.BytesIO()
-    Image.fromarray(np.stack(planes, axis=2)).save(buffer, "PNG")
+        image = decode_raw(source.files[path].read_bytes(), DEFAULT_READING)
+        if image.bands != 1:
+            raise InvalidFileError((tr("one band in each file"), f"{path}: {image.bands}"))
+        planes.append(image.pixels[..., 0])
+    if len({(plane.shape, plane.dtype) for plane in planes}) > 1:
+        found = ", ".join(f"{plane.shape[1]}x{plane.shape[0]} {plane.dtype}" for plane in planes)
+        raise InvalidFileError((tr("channels of one size and type"), found))
+    pixels, buffer = np.stack(planes, axis=2), io.BytesIO()
+    if _is_rgb(source, files):
+        Image.fromarray(pixels).save(buffer, "PNG")
+    else:
+        import tifffile
+
+        tifffile.imwrite(buffer, pixels, photometric="minisblack", planarconfig="contig")
     return buffer.getvalue()
