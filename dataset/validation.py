@@ -19,6 +19,7 @@ from dataset.checks.split_contents import check_absent_classes, check_split_size
 from dataset.data import SegmentationData
 from dataset.decoding.options import DEFAULT_READING, ReadOptions
 from dataset.directory import data_files
+from dataset.formats.record import import_warnings
 from dataset.pair_reading import read_pairs
 from dataset.pairing import find_pairs
 from dataset.splitting.splits import write_splits
@@ -55,6 +56,7 @@ def inspect_data(
     """
     inspection = Inspection(root, data_files(root), reading)
     files = inspection.files
+    inspection.add(import_warnings(root))
     inspection.layout, faults = find_layout(root, files)
     inspection.add(faults)
     if inspection.layout is None:

@@ -69,3 +69,9 @@ def source_metadata(root: Path) -> dict[str, str]:
     if record is None:
         return {}
     return {**record.metadata, "label_format": record.format, "label_source_sha256": record.sha256}
+
+
+def import_warnings(root: Path) -> tuple[DataWarning, ...]:
+    """Return what the import of this data was uncertain about. Raises UsageError for a damaged record."""
+    record = read_record(root)
+    return record.warnings if record is not None else ()

@@ -151,7 +151,7 @@ def _build(staging: Path, source: Source, export: Export, record: ImportRecord) 
     classes = tuple(known for known in export.classes if known.id in used or not known.optional)
     _write_classes(staging, classes, class_map)
     _write_splits(staging, items)
-    replace(record, warnings=warnings).write(staging)
+    replace(record, warnings=export.warnings).write(staging)
     counts = Counter(item.split or "" for item in items)
     splits = {split: counts[split] for split in (*SPLITS, "") if counts[split]}
     return Written(splits, classes, (*export.left_out, *left_out), warnings)

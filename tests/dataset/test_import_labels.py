@@ -149,6 +149,7 @@ def test_voc_export_keeps_ignored_border_and_announces_the_names(
     assert data.classes.names == VOC_2012 and data.classes.ignore_ids == (255,)
     assert data.classes.colors[15] == (192, 128, 128) and data.classes.ignore_colors == ((224, 224, 192),)
     assert "VOC 2012 are assumed" in capsys.readouterr().err
+    assert "assumed-class-names" in {warning.kind for warning in data.warnings}, "it stays with the data"
 
 
 def test_voc_export_of_labelme_has_its_own_names(tmp_path: Path, target: Path) -> None:
