@@ -121,6 +121,20 @@ def test_category_that_is_named_background_is_the_background(source: Path, targe
     assert np.asarray(Image.open(target / "masks/p00.png"))[0, 0] == 7
 
 
+def test_ignored_category_keeps_its_id(source: Path, target: Path) -> None:
+    edit(source, lambda content: content["categories"][1].update(name="Void"))
+    run_import(source, target)
+    assert class_list(target) == {"background": 0, "road": 1, "Void": 3}
+    assert check_data(target, 0).classes.ignore_ids == (3,)
+
+
+def test_more_classes_than_a_mask_can_hold_are_refused(source: Path, target: Path) -> None:
+    more = [{"id": value, "name": f"class {value}"} for value in range(100, 400)]
+    edit(source, lambda content: content["categories"].extend(more))
+    (fault,) = refused(source, target)
+    assert (fault.expected, fault.found) == ("at most 254 classes", "302")
+
+
 def test_colours_of_categories_are_kept(source: Path, target: Path) -> None:
     edit(source, lambda content: content["categories"][1].update(color=[9, 80, 70]))
     run_import(source, target)

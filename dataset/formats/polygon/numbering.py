@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,55 +41,58 @@ class Numbering:
 def number_classes(categories: Sequence[Category], drawings: Iterable[Drawing], file: str) -> Numbering:
     """Return the mask values of the categories.
 
-    - Ignored names (void, __ignore__) are 255. A category that is named background is the background.
+    - A category that is named background is the background; those named void, __ignore__, ... are ignored.
     - Otherwise a class `background` 0 is added, if any pixel is in no shape.
     - Numbers from the file are kept; if the added background needs their 0, all of them become one larger.
-    - Without numbers, or with one above 254, the classes are numbered from 1 in their order.
+    - Without numbers, or with one above 254, the classes are numbered from 1 in their order, ignored ones are 255.
 
     Raises DataFaults for names that occur twice and for more classes than a mask can hold.
     """
     _check_names(categories, file)
-    ignored = [known for known in categories if known.name.lower() in IGNORED_NAMES]
-    learned = [known for known in categories if known not in ignored]
-    named = next((known for known in learned if known.name.lower() in BACKGROUND_NAMES), None)
-    used = {known.number for known in learned}
-    numbered = all(number is not None and 0 <= number <= MAX_ID for number in used)
+    ignored = {known.key for known in categories if known.name.lower() in IGNORED_NAMES}
+    named = next((known for known in categories if known.name.lower() in BACKGROUND_NAMES), None)
+    used = {known.number for known in categories}
+    numbered = all(number is not None and 0 <= number <= MAX_ID for number in used - {IGNORED_ID})
     added = named is None and not (numbered and 0 in used and _cover_everything(drawings, categories))
     if file == CLASSES_FILE and added and 0 in used:
         expected = tr("a class named background, for the pixels without a shape")
         raise DataFaults([Fault(file, expected, tr("none, and id 0 is another class"))])
-    ids, warnings = _choose_ids(learned, named, numbered, added)
-    if max(ids.values(), default=0) > MAX_ID:
-        expected = tr("at most {count} classes", count=MAX_ID)
-        raise DataFaults([Fault(file, expected, str(len(learned)))])
-    classes = [ExportClass(ids[known.key], known.name, known.color) for known in learned]
+    ids = _kept_ids(categories, ignored, move=added and 0 in used) if numbered else None
+    warnings: list[DataWarning] = []
+    if ids is None:
+        ids = _new_ids(categories, ignored, named)
+        if None not in used:
+            text = tr("mask values end at 255: the classes were numbered anew, from 1")
+            warnings.append(DataWarning("renumbered-classes", text))
+    if max((ids[known.key] for known in categories if known.key not in ignored), default=0) > MAX_ID:
+        raise DataFaults([Fault(file, tr("at most {count} classes", count=MAX_ID), str(len(categories)))])
+    # Several ignored names may share 255: in a mask they mean the same.
+    classes = {ids[c.key]: ExportClass(ids[c.key], c.name, c.color, c.key in ignored) for c in reversed(categories)}
     if added:
-        classes.append(ExportClass(0, BACKGROUND_NAMES[0], optional=True))
-    # Several ignored names share one value: in a mask they mean the same.
-    if ignored:
-        classes.append(ExportClass(IGNORED_ID, ignored[0].name, ignored[0].color, ignore=True))
-    ids |= {known.key: IGNORED_ID for known in ignored}
+        classes[0] = ExportClass(0, BACKGROUND_NAMES[0], optional=True)
     background = ids[named.key] if named else 0
-    return Numbering(tuple(sorted(classes, key=lambda known: known.id)), ids, background, warnings)
+    return Numbering(tuple(classes[value] for value in sorted(classes)), ids, background, tuple(warnings))
 
 
-def _choose_ids(
-    learned: Sequence[Category], named: Category | None, numbered: bool, added: bool
-) -> tuple[dict[object, int], tuple[DataWarning, ...]]:
-    """Return key -> mask value, and a warning if numbers of the file could not be kept."""
-    numbers = [known.number for known in learned]
-    if numbered and not (added and 0 in numbers):
-        return {known.key: known.number for known in learned if known.number is not None}, ()
-    if numbered and max(number for number in numbers if number is not None) < MAX_ID:
-        return {known.key: known.number + 1 for known in learned if known.number is not None}, ()
-    others = [known for known in learned if known is not named]
-    ids: dict[object, int] = {known.key: value for value, known in enumerate(others, 1)}
-    if named:
-        ids[named.key] = 0
-    if None in numbers:
-        return ids, ()
-    text = tr("mask values end at 255: the classes were numbered anew, from 1")
-    return ids, (DataWarning("renumbered-classes", text),)
+def _kept_ids(categories: Sequence[Category], ignored: Collection[object], move: bool) -> dict[object, int] | None:
+    """Return the numbers of the file as mask values, all one larger to `move` them; None if a class does not fit then.
+
+    Only an ignored class can have 255.
+    """
+    ids: dict[object, int] = {}
+    for known in categories:
+        number = IGNORED_ID if known.number is None else known.number
+        ids[known.key] = number + (move and number < IGNORED_ID)
+    fits = all(ids[known.key] <= MAX_ID for known in categories if known.key not in ignored)
+    return ids if fits else None
+
+
+def _new_ids(categories: Sequence[Category], ignored: Collection[object], named: Category | None) -> dict[object, int]:
+    """Return mask values from 1 on in the order of the categories: 0 is the background, 255 what is ignored."""
+    learned = [known for known in categories if known.key not in ignored and known is not named]
+    ids: dict[object, int] = {known.key: value for value, known in enumerate(learned, 1)}
+    ids |= dict.fromkeys(ignored, IGNORED_ID)
+    return ids | ({named.key: 0} if named else {})
 
 
 def _check_names(categories: Sequence[Category], file: str) -> None:
