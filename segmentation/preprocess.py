@@ -13,8 +13,9 @@ from torch import Tensor
 
 from core.errors import UsageError
 from core.i18n import tr
-from dataset.classes import UInt8
+from dataset.classes import IGNORE_INDEX, UInt8
 
+SPARSE_SHARE = 0.05  # of labelled pixels, below which a mask consists of scribbles or points
 EVAL_BATCH = 8  # batch size of validation and inference: the same, so that both give equal metrics
 
 
@@ -41,10 +42,30 @@ def resize_image(image: UInt8, size: tuple[int, int]) -> UInt8:
 
 
 def resize_mask(mask: UInt8, size: tuple[int, int]) -> UInt8:
-    """Resize (H,W) uint8 class indices to `size` by the nearest pixel: no class is invented between two others."""
+    """Resize (H,W) uint8 class indices to `size` by the nearest pixel: no class is invented between two others.
+
+    Sparse labels are kept, see `restore_sparse_labels`.
+    """
     if mask.shape == size:
         return mask
-    return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
+    small = np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
+    if np.count_nonzero(mask != IGNORE_INDEX) >= SPARSE_SHARE * mask.size:
+        return small
+    return restore_sparse_labels(torch.from_numpy(small.copy()), torch.from_numpy(mask.copy())).numpy()
+
+
+def restore_sparse_labels(small: Tensor, mask: Tensor) -> Tensor:
+    """Return a resized mask (h,w) uint8 with the labels of the mask (H,W) uint8 that lie between the nearest pixels.
+
+    A scribble of one pixel would lose most of its labels when the mask is made smaller. Of several classes in one pixel
+    the lowest index stays.
+    """
+    rows, columns = (mask != IGNORE_INDEX).nonzero(as_tuple=True)
+    (height, width), (full_height, full_width) = small.shape, mask.shape
+    places = rows * height // full_height * width + columns * width // full_width
+    labels = torch.full((height * width,), IGNORE_INDEX, dtype=torch.int32, device=small.device)
+    labels.scatter_reduce_(0, places, mask[rows, columns].int(), "amin")
+    return torch.where(small == IGNORE_INDEX, labels.view(height, width).to(small.dtype), small)
 
 
 def to_input(images: Tensor, normalisation: Normalisation, device: torch.device) -> Tensor:

@@ -46,6 +46,11 @@ class TrainingSetup:
     augmentation: str
     resolved: dict[str, str] = field(default_factory=dict)  # open settings -> decided values, as text
 
+    @property
+    def has_ignored_pixels(self) -> bool:
+        """Whether a part of a training image may be without a label."""
+        return self.data.ignored_pixels.get("train", 0) > 0
+
     def epoch_batches(self, epoch: int) -> list[list[int]]:
         """Return the batches of all processes together; each takes its part of every one.
 

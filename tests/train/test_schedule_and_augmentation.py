@@ -7,9 +7,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from dataset.classes import IGNORE_INDEX
 from segmentation.networks import build_network
+from segmentation.preprocess import resize_mask
 from train import auto_settings
 from train.loading import loader
 from train.loading.augmentation import STRENGTHS, augment
@@ -72,6 +74,46 @@ def test_augmentation_keeps_image_and_mask_aligned(strength: str, size: tuple[in
             assert ((image > middle) == (mask == 1))[mask != IGNORE_INDEX].float().mean() > 0.9
     if size == (24, 36):
         assert torch.equal(moved, masks) == (strength == "none")
+
+
+@pytest.mark.parametrize("strength", ["light", "strong"])
+@pytest.mark.parametrize("size", [(16, 16), (96, 128)])
+def test_crops_are_placed_where_labels_are(strength: str, size: tuple[int, int]) -> None:
+    """Two labelled pixels among 12,288 in each image; every crop shows one, the same for the same seed."""
+    masks = torch.full((20, 96, 128), IGNORE_INDEX, dtype=torch.uint8)
+    for number, mask in enumerate(masks):
+        mask[3 + 4 * number, 5], mask[90 - 4 * number, 120] = 0, 1
+    masks[0] = IGNORE_INDEX
+    images = torch.zeros(20, 3, 96, 128, dtype=torch.uint8)
+    crops = [
+        augment(images, masks, STRENGTHS[strength], size, np.random.default_rng((0, 3)), on_labels=True)[1]
+        for _ in range(2)
+    ]
+    assert torch.equal(*crops)
+    labelled = (crops[0] != IGNORE_INDEX).flatten(1).any(1)
+    assert labelled[1:].all() and not labelled[0]
+    assert set(crops[0].flatten().tolist()) <= {0, 1, IGNORE_INDEX}
+
+
+def test_crops_with_a_label_stay_where_they_are() -> None:
+    masks = torch.randint(0, 3, (8, 24, 36), dtype=torch.uint8)
+    images = torch.randint(0, 255, (8, 3, 24, 36), dtype=torch.uint8)
+    both = [
+        augment(images, masks, STRENGTHS["strong"], (24, 36), np.random.default_rng(1), on_labels=on_labels)
+        for on_labels in (True, False)
+    ]
+    assert torch.equal(both[0][0], both[1][0]) and torch.equal(both[0][1], both[1][1])
+
+
+def test_scribbles_are_kept_when_masks_are_made_smaller() -> None:
+    mask = np.full((400, 600), IGNORE_INDEX, np.uint8)
+    mask[7, 11:300], mask[301:380, 503] = 0, 1
+    small = resize_mask(mask, (100, 150))
+    assert np.unique(small[1, 2:75]).tolist() == [0] and np.unique(small[76:95, 125]).tolist() == [1]
+    assert np.count_nonzero(small != IGNORE_INDEX) < 120
+    dense = np.where(np.arange(600) % 2, np.uint8(3), np.uint8(IGNORE_INDEX))[None].repeat(400, 0)
+    nearest = np.asarray(Image.fromarray(dense).resize((150, 100), Image.Resampling.NEAREST))
+    assert np.array_equal(resize_mask(dense, (100, 150)), nearest), "dense labels are not widened"
 
 
 def test_averaged_weights_follow_over_a_fraction_of_the_steps() -> None:

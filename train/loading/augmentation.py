@@ -12,6 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dataset.classes import IGNORE_INDEX
+from segmentation.preprocess import SPARSE_SHARE, restore_sparse_labels
+
 
 @dataclass(frozen=True)
 class Strength:
@@ -33,20 +36,32 @@ STRENGTHS = {
 
 
 def augment(
-    images: Tensor, masks: Tensor, strength: Strength, size: tuple[int, int], random: np.random.Generator
+    images: Tensor,
+    masks: Tensor,
+    strength: Strength,
+    size: tuple[int, int],
+    random: np.random.Generator,
+    on_labels: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Augment images (N,C,H,W) uint8 and masks (N,H,W) uint8 on their device.
 
     Returns images (N,C,*size) float32 in about 0..255 and masks (N,*size) uint8. Each image is a random crop of at least
-    `strength.area` of it, scaled to `size`.
+    `strength.area` of it, scaled to `size`. `on_labels`: a crop without a labelled pixel is moved to one, if there is one.
     """
-    pairs = [_random_crop(image, mask, strength, size, random) for image, mask in zip(images, masks, strict=True)]
+    pairs = [
+        _random_crop(image, mask, strength, size, random, on_labels) for image, mask in zip(images, masks, strict=True)
+    ]
     small, labels = (torch.stack(tensors) for tensors in zip(*pairs, strict=True))
     return _change_colours(small, strength, random), labels
 
 
 def _random_crop(
-    image: Tensor, mask: Tensor, strength: Strength, size: tuple[int, int], random: np.random.Generator
+    image: Tensor,
+    mask: Tensor,
+    strength: Strength,
+    size: tuple[int, int],
+    random: np.random.Generator,
+    on_labels: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return a random crop of a pair, possibly mirrored, at `size`."""
     from torchvision.transforms.v2 import functional as F
@@ -58,13 +73,34 @@ def _random_crop(
     w = int(np.clip(round(width * side / stretch), 1, width))
     top, left = int(random.integers(0, height - h + 1)), int(random.integers(0, width - w + 1))
     mirrored = random.random() < strength.flip
-    image, mask = image[:, top : top + h, left : left + w], mask[None, top : top + h, left : left + w]
+    if on_labels:
+        top, left = _move_to_label(mask, (top, left), (h, w), random)
+    image, mask = image[:, top : top + h, left : left + w], mask[top : top + h, left : left + w]
     if (h, w) != size:
         image = F.resize(image, list(size), F.InterpolationMode.BILINEAR, antialias=True)
-        mask = F.resize(mask, list(size), F.InterpolationMode.NEAREST_EXACT)
-    if mirrored:
-        image, mask = image.flip(-1), mask.flip(-1)
-    return image, mask[0]
+        small = F.resize(mask[None], list(size), F.InterpolationMode.NEAREST_EXACT)[0]
+        sparse = on_labels and bool((mask != IGNORE_INDEX).float().mean() < SPARSE_SHARE)
+        mask = restore_sparse_labels(small, mask) if sparse else small
+    return (image.flip(-1), mask.flip(-1)) if mirrored else (image, mask)
+
+
+def _move_to_label(
+    mask: Tensor, corner: tuple[int, int], size: tuple[int, int], random: np.random.Generator
+) -> tuple[int, int]:
+    """Return the top left corner of a window of this size that contains a labelled pixel if the mask (H,W) has one.
+
+    A window that has one already stays where it is; another one is placed around a random labelled pixel.
+    """
+    (top, left), (h, w) = corner, size
+    if bool((mask[top : top + h, left : left + w] != IGNORE_INDEX).any()):
+        return corner
+    labelled = (mask != IGNORE_INDEX).nonzero()
+    if not len(labelled):
+        return corner
+    row, column = labelled[int(random.integers(len(labelled)))].tolist()
+    top = int(random.integers(max(0, row - h + 1), min(row, mask.shape[0] - h) + 1))
+    left = int(random.integers(max(0, column - w + 1), min(column, mask.shape[1] - w) + 1))
+    return top, left
 
 
 def _change_colours(images: Tensor, strength: Strength, random: np.random.Generator) -> Tensor:
