@@ -18,6 +18,7 @@ from core.files import atomic_replace, write_atomically
 from core.i18n import tr
 from core.process import keep_freed_memory
 from core.reporting import notify
+from dataset.checks.committed_groups import add_groups
 from dataset.classes import IGNORE_INDEX, ClassMap, UInt8
 from dataset.decoding.image import read_image
 from dataset.decoding.mask import read_mask
@@ -54,6 +55,8 @@ def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lin
     split, items = committed_items(lake, second.data_path, settings.register_split, cache)
     models = [gate.download_model(lake, lineage, device, cache) for lineage in (first, second)]
     classes, reading = models[1].classes, models[1].reading
+    committed = (split, items)
+    items = add_groups(lake, second.data_path, committed, cache, classes, reading, settings.split_group)
     a, b = (evaluation.measure(m, items, classes, device, name, reading) for m, name in zip(models, "AB", strict=True))
     names = [lineage.version or lineage.run_id for lineage in (first, second)]
     notify(tr("A: {a}, B: {b}", a=names[0], b=names[1]))

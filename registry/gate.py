@@ -18,6 +18,7 @@ import torch
 from core.errors import UsageError
 from core.i18n import tr
 from core.settings import parse_minimums
+from dataset.checks.committed_groups import add_groups
 from dataset.samples import Item, committed_items
 from registry.intervals import MIN_GROUPS, gain_interval
 from registry.overlap import seen_in_training
@@ -70,6 +71,7 @@ def judge(
     data, split = candidate.data_path, settings.register_split
     _, items = committed_items(lake, data, split, cache)
     model = download_model(lake, candidate, device, cache)
+    items = add_groups(lake, data, (split, items), cache, model.classes, model.reading, settings.split_group)
     minimums = class_minimums(settings.register_min_class_iou, model.classes.names)  # first: rejects unknown names
     new = measure(model, items, model.classes, device, tr("candidate"))
     metric = split_metric(settings.register_metric)

@@ -100,7 +100,7 @@ def assign_pairs(inspection: Inspection, groups: Groups, seed: int, pattern: str
     """Assign the splits of the flat layout, record what is left out, and return the groups that decided."""
     assert inspection.pairing is not None and inspection.pairing.plan is not None
     classes = _classes_by_name(inspection)
-    if groups.rule == "directories" and _are_categories(groups, classes):
+    if groups.rule == "directories" and are_categories(groups, classes):
         found = find_groups(inspection, pattern, directories=False)
         reason = tr("directories have classes of their own, so they do not show which images belong together")
         groups = replace(found, reason=f"{reason}; {found.reason}")
@@ -128,7 +128,7 @@ def _classes_by_name(inspection: Inspection) -> dict[str, frozenset[int]]:
     return {c.candidate.name: known.intersection(count_values(c, classes)) for c in inspection.contents}
 
 
-def _are_categories(groups: Groups, classes: Mapping[str, frozenset[int]]) -> bool:
+def are_categories(groups: Groups, classes: Mapping[str, frozenset[int]]) -> bool:
     """Return whether directories are kinds of images rather than their sources: half have a class to themselves."""
     holders: dict[int, set[str]] = {}
     for name, values in classes.items():

@@ -136,6 +136,17 @@ def test_too_few_groups_prevent_promotion(lab: Lab, count: int) -> None:
     assert lab.aliases()["champion"] == "3", "REGISTER_CONFIDENCE=0 disables the check"
 
 
+def test_images_of_one_group_are_one_observation(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    two = lab.data(["t"], VAL, groups={name: f"film{index % 2}" for index, name in enumerate(["t", *VAL])})
+    register(lab, 0.3, two)
+    register(lab, 0.9, two)
+    assert lab.aliases()["champion"] == "1" and "12 images of 2 groups" in lab.reasons("2")
+    four = lab.data(["t"], VAL, groups={name: f"film{index % 4}" for index, name in enumerate(["t", *VAL])})
+    register(lab, 0.9, four)
+    assert lab.aliases()["champion"] == "3" and gate_record(lab, "3")["groups"] == 4
+    assert "on the same 12 images of val (4 groups)" in capsys.readouterr().out
+
+
 def test_the_measured_time_excludes_the_first_warm_up_batch(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,9 +76,21 @@ class Lab:
     def name(self) -> str:
         return self.settings.registered_model
 
-    def data(self, train: Sequence[str], val: Sequence[str], classes: ClassMap | None = None) -> LakePath:
-        """Commit images with these names; an image of one name has the same bytes in each commit."""
+    def data(
+        self,
+        train: Sequence[str],
+        val: Sequence[str],
+        classes: ClassMap | None = None,
+        groups: Mapping[str, str] | None = None,
+    ) -> LakePath:
+        """Commit images with these names; an image of one name has the same bytes in each commit.
+
+        `groups`, name -> group, becomes groups.csv.
+        """
         files = {}
+        if groups is not None:
+            rows = "".join(f"{name},{group}\n" for name, group in groups.items())
+            files["groups.csv"] = self._file(f"name,group\n{rows}".encode())
         for split, names in (("train", train), ("val", val)):
             for name in names:
                 image, mask = self._image(name)
