@@ -1,20 +1,16 @@
-"""Classes of mask values, with names and colours, from classes.json or from the masks themselves."""
+"""Classes of mask values, with their names and colours."""
 
 from __future__ import annotations
 
 import colorsys
-import difflib
 import functools
-import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from core.errors import one_line
 from core.i18n import tr
 
 IGNORE_INDEX = 255  # class index of a pixel that is excluded from every loss and metric
@@ -155,86 +151,9 @@ def _free_color(value: int, taken: Collection[tuple[int, int, int]]) -> tuple[in
         step += 256
 
 
-def read_classes(path: Path) -> ClassMap:
-    """Return the class map of a `classes.json`: a list of {id, name[, color][, ignore]}, or that under "classes".
-
-    Raises InvalidFileError with all problems of the file.
-    """
-    problems: list[tuple[str, str]] = []
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise InvalidFileError((tr("readable JSON (UTF-8)"), one_line(error))) from None
-    if isinstance(content, dict):
-        _check_keys(content, ("classes",), "", problems)
-        content = content.get("classes")
-    if not isinstance(content, list):
-        raise InvalidFileError(*problems, (tr("a list of classes [...]"), _format_value(content)))
-    entries = [entry for number, item in enumerate(content, 1) if (entry := _class_entry(item, number, problems))]
-    for position, label in ((0, "id"), (1, "name")):
-        seen: set[object] = set()
-        for entry in entries:
-            if entry[position] in seen:
-                problems.append((tr("{label}s that differ", label=label), f"{label} {entry[position]!r} x2"))
-            seen.add(entry[position])
-    learnt = sum(not off for _, _, _, off in entries)
-    if not problems and not 1 <= learnt <= 255:
-        expected = tr("1 to 255 classes to learn (not ignored)")
-        problems.append((expected, str(learnt)))
-    if problems:
-        raise InvalidFileError(*problems)
-    return build_classes(entries)
-
-
-def _class_entry(
-    item: Any, number: int, problems: list[tuple[str, str]]
-) -> tuple[int, str, tuple[int, int, int] | None, bool] | None:
-    """Return one entry of `classes.json`; None if it is invalid, with its problems appended to `problems`."""
-    before, where = len(problems), tr("class {number}: ", number=number)
-    if not isinstance(item, dict):
-        problems.append((f'{where}{{"id": 0, "name": "..."}}', _format_value(item)))
-        return None
-    _check_keys(item, ("id", "name", "color", "ignore"), where, problems)
-    value, name, color, off = item.get("id"), item.get("name"), item.get("color"), item.get("ignore", False)
-    if not _is_byte(value):
-        problems.append((where + tr("id is a whole number from 0 to 255"), _format_value(value)))
-    if not isinstance(name, str) or not name.strip():
-        problems.append((where + tr("a name that is not empty"), _format_value(name)))
-    if color is not None and not (isinstance(color, list) and len(color) == 3 and all(map(_is_byte, color))):
-        expected = tr("color is [red, green, blue], 0 to 255 each")
-        problems.append((where + expected, _format_value(color)))
-    if not isinstance(off, bool):
-        problems.append((where + tr("ignore is true or false"), _format_value(off)))
-    if len(problems) > before:
-        return None
-    assert isinstance(value, int) and isinstance(name, str)  # for the type checker: tested above
-    return value, name.strip(), _as_color(color) if color is not None else None, bool(off)
-
-
-def _check_keys(item: Mapping[str, Any], known: tuple[str, ...], where: str, problems: list[tuple[str, str]]) -> None:
-    for key in item:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
-            expected = tr("one of {known}", known=", ".join(known))
-            meant = tr("unknown key '{key}' (did you mean '{near}'?)", key=key, near=near)
-            problems.append((where + expected, meant))
-
-
-def _is_byte(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255
-
-
 def _as_color(color: Iterable[int]) -> tuple[int, int, int]:
     red, green, blue = (int(channel) for channel in color)
     return red, green, blue
-
-
-def _format_value(value: object) -> str:
-    """Return a JSON value as it was written, at most 60 characters, or "missing"."""
-    if value is None:
-        return tr("missing")
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def classes_from_values(values: Collection[int]) -> ClassMap:

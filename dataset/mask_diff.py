@@ -12,7 +12,8 @@ import numpy.typing as npt
 from core.console import format_table
 from core.i18n import tr
 from core.reporting import warn
-from dataset.classes import CLASSES_FILE, ClassMap, InvalidFileError, UInt8, read_classes
+from dataset.class_file import read_classes
+from dataset.classes import CLASSES_FILE, ClassMap, InvalidFileError, UInt8
 from dataset.decoding.mask import bilevel_high, decode_mask
 from dataset.decoding.options import DEFAULT_READING
 

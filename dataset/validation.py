@@ -6,8 +6,9 @@ from pathlib import Path
 
 from core.i18n import tr
 from core.reporting import progress
+from dataset.checks.categories import complete_classes
 from dataset.checks.duplicates import check_duplicates
-from dataset.checks.files import check_files, check_unused_files, find_layout, read_class_file
+from dataset.checks.files import check_files, check_unused_files, find_classes, find_layout
 from dataset.checks.groups import split_by_groups
 from dataset.checks.image_values import measure_images
 from dataset.checks.inspection import Inspection
@@ -62,18 +63,20 @@ def inspect_data(
     if inspection.layout is None:
         return inspection
     inspection.add(check_files(root, files))
-    listed_classes, faults = read_class_file(files, inspection.layout)
+    listed, faults = find_classes(files, inspection.layout)
     inspection.add(faults)
     inspection.pairing = find_pairs(root, files, inspection.layout)
     inspection.add(inspection.pairing.faults)
     inspection.add(check_unused_files(files, inspection.layout, inspection.pairing))
     candidates = inspection.pairing.candidates
-    contents = read_pairs(files, candidates, listed_classes, reading)
+    contents = read_pairs(files, candidates, listed.classes if listed is not None else None, reading)
     inspection.contents = list(progress(contents, len(candidates), tr("checking data"), tr("pairs")))
     for content in inspection.contents:
         inspection.add(content.faults)
-    inspection.classes = listed_classes
-    if inspection.layout.class_file not in files:
+    if listed is not None:
+        inspection.classes, warnings = complete_classes(listed, inspection.contents)
+        inspection.add(warnings)
+    elif inspection.layout.class_file not in files:
         inspection.classes, faults = infer_classes(inspection.contents)
         inspection.add(faults)
     split_by_groups(inspection, seed, split_group)

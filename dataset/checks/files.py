@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from core.i18n import tr
-from dataset.classes import ClassMap, InvalidFileError, abbreviate, read_classes
+from dataset.class_file import ClassFile, read_class_file
+from dataset.classes import InvalidFileError, abbreviate
 from dataset.decoding.kinds import unread_suffix, why_unread
 from dataset.directory import IMAGE_SUFFIXES, SPLITS, is_image, list_linked_directories
 from dataset.faults import DataFaults, Fault, LeftOut, faults_from_error
@@ -66,11 +67,11 @@ def check_unused_files(files: Mapping[str, Path], layout: Layout, pairing: Pairi
         yield LeftOut(name, reason)
 
 
-def read_class_file(files: Mapping[str, Path], layout: Layout) -> tuple[ClassMap | None, list[Fault]]:
-    """Return the classes of `classes.json`, None where there is no valid one, and its faults."""
+def find_classes(files: Mapping[str, Path], layout: Layout) -> tuple[ClassFile | None, list[Fault]]:
+    """Return the content of `classes.json`, None where there is no valid one, and its faults."""
     if layout.class_file not in files:
         return None, []
     try:
-        return read_classes(files[layout.class_file]), []
+        return read_class_file(files[layout.class_file]), []
     except InvalidFileError as error:
         return None, faults_from_error(layout.class_file, error)

@@ -17,6 +17,7 @@ from tests.support.data_directories import (
     put_image,
     put_mask,
     put_pair,
+    warnings_of,
     write_classes,
 )
 
@@ -27,7 +28,67 @@ def test_class_list_under_the_key_classes_is_read(flat: Path) -> None:
     assert (classes.ids, classes.names, classes.colors[1]) == ((0, 1), ("sky", "나무"), (1, 2, 3))
 
 
+FORMS = 'classes as [{"id": 0, "name": "..."}, ...], ["name", ...], id -> name or name -> id'
 GOOD = {"id": 0, "name": "a"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        ["sky", "road"],
+        {"names": ["sky", "road"], "nc": 2},
+        {"0": "sky", "1": "road"},
+        {"sky": 0, "road": 1},
+        {"sky": "0", "road": "1"},
+        {"classes": {"1": "road", "0": "sky"}},
+        {"0": {"name": "sky"}, "1": {"name": "road", "color": "#FF8000"}},
+        {"road": {"id": 1}, "sky": {"id": 0, "color": None}},
+        [{"id": 0, "name": "sky"}, {"id": 1, "name": "road", "color": "#ff8000"}],
+        {"categories": [{"id": 0, "name": "sky"}, {"id": 1, "name": "road", "supercategory": ""}], "images": []},
+        [{"id": 1, "name": "road", "supercategory": "", "isthing": 0}, {"id": 0, "name": "sky"}],
+    ],
+)
+def test_other_forms_of_class_lists_are_read(flat: Path, content: object) -> None:
+    write_classes(flat, content)
+    classes = check_data(flat, 0).classes
+    assert (classes.ids, classes.names, classes.ignore_ids) == ((0, 1), ("sky", "road"), ())
+    if "8000" in str(content):
+        assert classes.colors[1] == (255, 128, 0)
+
+
+@pytest.mark.parametrize("content", [{"0": "sky", "1": "road", "255": "Void"}, {"sky": 0, "road": 1, "ignore": 255}])
+def test_255_with_the_name_of_no_class_is_ignored_in_short_forms(flat: Path, content: object) -> None:
+    put_mask(flat / "masks" / "a0.png", (0, 1, 255))
+    write_classes(flat, content)
+    classes = check_data(flat, 0).classes
+    assert (classes.names, classes.ignore_ids) == (("sky", "road"), (255,))
+
+
+def test_coco_categories_imply_background_and_ignore_what_they_lack(flat: Path) -> None:
+    for number in range(10):
+        put_mask(flat / "masks" / f"a{number}.png", (0, 1, 2))
+    write_classes(flat, {"categories": [{"id": 1, "name": "road", "supercategory": ""}]})
+    data = check_data(flat, 0)
+    assert (data.classes.names, data.classes.ids, data.classes.ignore_ids) == (("background", "road"), (0, 1), (2,))
+    (warning,) = warnings_of(data)
+    assert warning.kind == "unlisted-values" and warning.text.startswith("values 2 of the masks (33.3% of the pixels)")
+    write_classes(flat, {"categories": [{"id": 1, "name": "road"}, {"id": 2, "name": "tree"}]})
+    assert check_data(flat, 0).classes.names == ("background", "road", "tree")
+    for number in range(10):
+        put_mask(flat / "masks" / f"a{number}.png", (1, 2))
+    assert check_data(flat, 0).classes.names == ("road", "tree"), "no mask has a background"
+
+
+def test_key_that_occurs_twice_is_a_fault(flat: Path) -> None:
+    (flat / "classes.json").write_text('{"sky": 0, "road": 1, "road": 2}')
+    assert Fault("classes.json", "each key once", "'road' x2") in faults_of(flat)
+
+
+def test_forgotten_background_is_a_fault_with_the_entry_to_add(flat: Path) -> None:
+    write_classes(flat, [{"id": 1, "name": "crack"}])
+    file, expected, found = only_fault(flat)
+    assert (file, found) == ("classes.json", "unknown values 0: in 10 masks, 50.0% of all pixels")
+    assert expected == 'an entry for each mask value: add {"id": 0, "name": "background"}'
 
 
 @pytest.mark.parametrize(
@@ -39,8 +100,12 @@ GOOD = {"id": 0, "name": "a"}
         ([GOOD, {"id": True, "name": "b"}], "class 2: id is a whole number from 0 to 255", "true"),
         ([GOOD, {"name": "b"}], "class 2: id is a whole number from 0 to 255", "missing"),
         ([GOOD, {"id": 1}], "class 2: a name that is not empty", "missing"),
-        ([{**GOOD, "color": [0, 0, 300]}], "class 1: color is [red, green, blue], 0 to 255 each", "[0, 0, 300]"),
-        ([{**GOOD, "color": "red"}], "class 1: color is [red, green, blue], 0 to 255 each", '"red"'),
+        (
+            [{**GOOD, "color": [0, 0, 300]}],
+            'class 1: color is [red, green, blue], 0 to 255 each, or "#rrggbb"',
+            "[0, 0, 300]",
+        ),
+        ([{**GOOD, "color": "red"}], 'class 1: color is [red, green, blue], 0 to 255 each, or "#rrggbb"', '"red"'),
         ([{**GOOD, "ignore": 1}], "class 1: ignore is true or false", "1"),
         (
             [{**GOOD, "colour": [0, 0, 0]}],
@@ -49,8 +114,18 @@ GOOD = {"id": 0, "name": "a"}
         ),
         ([{**GOOD, "ignore": True}], "1 to 255 classes to learn (not ignored)", "0"),
         ([], "1 to 255 classes to learn (not ignored)", "0"),
-        (["sky"], 'class 1: {"id": 0, "name": "..."}', '"sky"'),
-        ("sky", "a list of classes [...]", '"sky"'),
+        ([GOOD, "sky"], 'class 2: {"id": 0, "name": "..."}', '"sky"'),
+        ("sky", FORMS, '"sky"'),
+        ({}, FORMS, "{}"),
+        (["0", "1"], FORMS, 'a list of numbers or colours, without names: ["0", "1"]'),
+        ({"0": 1, "1": 0}, FORMS, 'numbers on both sides: id -> name and name -> id look the same: {"0": 1, "1": 0}'),
+        ({"sky": "#ff0000"}, FORMS, 'colours without ids or without names: {"sky": "#ff0000"}'),
+        ({"0": [0, 0, 0]}, FORMS, 'colours without ids or without names: {"0": [0, 0, 0]}'),
+        ({"sky": "blue"}, FORMS, '{"sky": "blue"}'),
+        ({"0": {"id": 1, "name": "sky"}}, FORMS, """'0' with another id inside: {"0": {"id": 1, "name": "sky"}}"""),
+        ({"classes": [GOOD], "categories": [GOOD]}, "one list of classes", '"classes", "categories"'),
+        ({"sky": 0, "road": 256}, "class 2: id is a whole number from 0 to 255", "256"),
+        (["sky", "sky"], "names that differ", "name 'sky' x2"),
     ],
 )
 def test_invalid_class_lists_are_faults(flat: Path, content: object, expected: str, found: str) -> None:

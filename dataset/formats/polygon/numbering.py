@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.i18n import tr
-from dataset.classes import CLASSES_FILE, InvalidFileError, abbreviate, read_classes
+from dataset.class_file import read_classes
+from dataset.classes import CLASSES_FILE, InvalidFileError, abbreviate
 from dataset.faults import DataFaults, DataWarning, Fault, faults_from_error
 from dataset.formats.export import IGNORED_NAMES, ExportClass
 from dataset.formats.polygon.drawing import Drawing
