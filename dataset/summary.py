@@ -9,6 +9,7 @@ from core.i18n import tr
 from dataset.classes import CLASSES_FILE, abbreviate
 from dataset.data import SegmentationData
 from dataset.faults import MAX_ROWS
+from dataset.splitting.groups import Groups
 
 
 def summary(data: SegmentationData, list_all: bool = False) -> str:
@@ -25,6 +26,8 @@ def summary(data: SegmentationData, list_all: bool = False) -> str:
         tr("sizes (width x height): {data}", data=_format_sizes(data)),
         tr("classes: {num_classes} ({origin})", num_classes=data.classes.num_classes, origin=origin),
     ]
+    if data.groups is not None:
+        lines.append(_format_groups(data.groups))
     if data.reading.value_ranges or data.reading.channels != 3:
         low, high = data.reading.value_range
         lines.insert(3, tr("bands: {bands} (values {low:g} to {high:g})", bands=data.bands, low=low, high=high))
@@ -33,6 +36,13 @@ def summary(data: SegmentationData, list_all: bool = False) -> str:
     if data.left_out:
         lines += ["", *(_list_left_out(data) if list_all else _abbreviate_left_out(data))]
     return "\n".join(lines)
+
+
+def _format_groups(groups: Groups) -> str:
+    """Return which images stay together in a split, and why, in one line."""
+    if groups.rule == "none":
+        return tr("groups: none ({reason})", reason=groups.reason)
+    return tr("groups: {count} ({reason})", count=groups.count, reason=groups.reason)
 
 
 def _abbreviate_left_out(data: SegmentationData) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from core.i18n import tr
 from core.reporting import progress
 from dataset.checks.categories import complete_classes
-from dataset.checks.duplicates import check_duplicates
+from dataset.checks.duplicates import check_duplicates, check_near_duplicates
 from dataset.checks.files import check_files, check_unused_files, find_classes, find_layout
 from dataset.checks.groups import split_by_groups
 from dataset.checks.image_values import measure_images
@@ -85,6 +85,7 @@ def inspect_data(
     inspection.add(measured.findings)
     _check_masks(inspection, inspection.layout.class_file)
     inspection.add(check_duplicates(inspection.contents))
+    inspection.add(check_near_duplicates(inspection.contents))
     inspection.add(check_split_sizes(inspection.contents))
     if inspection.classes is not None:
         inspection.add(check_absent_classes(inspection.class_counts(), inspection.classes))

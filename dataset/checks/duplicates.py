@@ -1,13 +1,15 @@
-"""Check for images that occur more than once."""
+"""Check for images that occur more than once, as they are or changed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
 from core.i18n import tr
-from dataset.faults import Fault
+from dataset.classes import abbreviate
+from dataset.faults import MAX_ROWS, DataWarning, Fault
 from dataset.pair_reading import PairContent
 from dataset.pairing import Candidate
+from dataset.splitting.near_duplicates import find_near_duplicates
 
 
 def check_duplicates(contents: Iterable[PairContent]) -> Iterator[Fault]:
@@ -26,3 +28,34 @@ def check_duplicates(contents: Iterable[PairContent]) -> Iterator[Fault]:
                 split=candidate.split,
             )
             yield Fault(candidate.image, tr("an image in one split only"), found)
+
+
+def check_near_duplicates(contents: Iterable[PairContent]) -> Iterator[DataWarning]:
+    """Yield a warning for each image of val or test that shows the same as images of another split.
+
+    Such images are resized, compressed, mirrored or cut at the edges; equal content is a fault of its own.
+    """
+    readable = {
+        content.candidate.image: content
+        for content in contents
+        if content.thumbnail is not None and content.candidate.split
+    }
+    splits = {file: content.candidate.split for file, content in readable.items()}
+    thumbnails = {file: content.thumbnail for file, content in readable.items() if content.thumbnail is not None}
+    others: dict[str, list[str]] = {}
+    for pair in find_near_duplicates(thumbnails, splits):
+        if readable[pair.name].image_sha256 != readable[pair.other].image_sha256:
+            others.setdefault(pair.name, []).append(pair.other)
+    for file in list(others)[:MAX_ROWS]:
+        text = tr(
+            "{file} ({split}) shows the same as {others} ({other_splits}), which makes metrics too good "
+            "(keep one of them, or give them one group in groups.csv and delete splits/)",
+            file=file,
+            split=splits[file],
+            others=abbreviate(others[file], 4),
+            other_splits=", ".join(sorted({splits[other] for other in others[file]})),
+        )
+        yield DataWarning("near-duplicate", text)
+    if len(others) > MAX_ROWS:
+        text = tr("{more} more images show the same as images of another split", more=len(others) - MAX_ROWS)
+        yield DataWarning("near-duplicate", text)

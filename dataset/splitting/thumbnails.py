@@ -13,6 +13,7 @@ from dataset.classes import UInt8
 from dataset.splitting.names import Frame
 
 SIDE = 32  # pixels
+LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # as Pillow converts RGB to grey
 MIN_PAIRS = 4  # neighbours in a sequence, fewer tell nothing
 ALIKE = 0.75  # chance that neighbours are more alike than two images at random (0.5: no difference)
 RANDOM_PAIRS = 2000
@@ -27,7 +28,8 @@ def make_thumbnail(image: npt.NDArray[np.generic]) -> UInt8:
         grey = Image.fromarray(image).convert("L")
     else:
         plane = np.asarray(image[::factor, ::factor], np.float32)
-        plane = plane[..., :3].mean(axis=2) if plane.ndim == 3 else plane
+        if plane.ndim == 3:
+            plane = plane[..., :3] @ LUMINANCE if plane.shape[2] >= 3 else plane[..., 0]
         plane = np.nan_to_num(plane, nan=0.0, posinf=0.0, neginf=0.0)
         low, high = np.quantile(plane, (0.01, 0.99))
         scaled = (plane - low) * (255 / (high - low)) if high > low else np.zeros_like(plane)

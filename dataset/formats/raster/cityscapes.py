@@ -125,8 +125,7 @@ def _by_split(source: Source, prefix: str, end: str) -> dict[str, dict[str, list
 def _decoder(source: Source, kind: str) -> Callable[[str], Callable[[], UInt8]]:
     """Return what decodes masks of this kind."""
     if kind != "color":
-        possible = [known.id for known in CLASSES[kind]]
-        return lambda mask: functools.partial(read_ids, source.files[mask], possible)
+        return lambda mask: functools.partial(read_ids, source.files[mask])
     ids: dict[Rgb, int] = {}
     for known in sorted(ALL_IDS, key=lambda known: (known.ignore, known.id)):
         if known.color is not None:
