@@ -11,6 +11,7 @@ from dataset.classes import InvalidFileError, abbreviate
 from dataset.decoding.kinds import unread_suffix, why_unread
 from dataset.directory import IMAGE_SUFFIXES, SPLITS, is_image, list_linked_directories
 from dataset.faults import DataFaults, Fault, LeftOut, faults_from_error
+from dataset.formats.record import RECORD_FILE
 from dataset.formats.registry import check_export
 from dataset.layout.layout import Layout
 from dataset.layout.resolve import resolve_layout
@@ -48,7 +49,7 @@ def check_files(root: Path, files: Mapping[str, Path]) -> Iterator[Fault]:
 def check_unused_files(files: Mapping[str, Path], layout: Layout, pairing: Pairing) -> Iterator[Fault | LeftOut]:
     """Yield each file that is in no pair and is not a list of the data set: left out, or a fault for an unread mask."""
     used = {path for candidate in pairing.candidates for path in (candidate.image, candidate.mask)}
-    used |= {layout.class_file, layout.group_file, *(fault.file for fault in pairing.faults)}
+    used |= {layout.class_file, layout.group_file, RECORD_FILE, *(fault.file for fault in pairing.faults)}
     splits = tuple(f"{layout.splits_root}splits/{name}.txt" for name in (*SPLITS, LEFT_OUT))
     masks = {path[: path.rindex(".")] for path in used if layout.is_mask(path)}
     directories = layout.directories()

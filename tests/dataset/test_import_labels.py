@@ -16,6 +16,7 @@ from core.errors import UsageError
 from dataset.formats.raster.voc import VOC_2012, voc_color
 from dataset.formats.record import source_metadata
 from dataset.splitting.splits import read_splits
+from dataset.validation import check_data
 from tests.support.annotation_exports import (
     COLORS,
     NAMES,
@@ -56,6 +57,7 @@ def test_cvat_export_keeps_classes_colours_splits_and_pixels(
     classes = check_imported(target, items).classes
     assert (classes.ids, classes.names, classes.colors) == ((0, 1, 2), NAMES, COLORS)
     assert not classes.ignore_ids  # no pixel has the border's colour
+    assert check_data(target, 0).left_out == ()
 
 
 def test_cvat_export_without_splits_is_divided_by_train(tmp_path: Path, target: Path) -> None:

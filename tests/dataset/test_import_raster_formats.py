@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dataset.classes import UInt8
 from dataset.decoding.options import DEFAULT_READING
 from dataset.decoding.samples import decode_raw
 from dataset.faults import DataFaults
@@ -30,6 +32,7 @@ from tests.support.annotation_exports import (
     write_nnunet,
 )
 from tests.support.label_imports import check_imported, faults_of_import, mask_ids, only_fault, run_import
+from tests.support.mask_files import grey_png, palette_png
 
 SPLITS = ("train", "train", "val", "test")
 LABELS_OF_NNUNET: dict[str, object] = {"background": 0, "road": 1, "car": 2}
@@ -203,6 +206,46 @@ def test_three_channel_files_become_one_rgb_image(tmp_path: Path, target: Path) 
     for item in items:
         with Image.open(item.image) as image, Image.open(target / "images" / f"{item.name}.png") as merged:
             assert np.array_equal(np.asarray(image), np.asarray(merged))
+
+
+def two_bits(ids: UInt8) -> bytes:
+    return grey_png(ids, 2)
+
+
+def sorted_palette(ids: UInt8) -> bytes:
+    """Return a palette PNG whose colours are the grey values, in another order, as oxipng writes it."""
+    return palette_png(ids, {value: (value, value, value) for value in range(3)}, [2, 0, 1])
+
+
+@pytest.mark.parametrize("encode", [two_bits, sorted_palette])
+def test_masks_that_were_made_smaller_keep_their_ids(
+    tmp_path: Path, target: Path, encode: Callable[[UInt8], bytes]
+) -> None:
+    items = draw_labelled(tmp_path / "drawn", [None] * 10)
+    source = write_nnunet(tmp_path / "export", items, LABELS_OF_NNUNET)
+    for item in items:
+        (source / "labelsTr" / f"{item.name}.png").write_bytes(encode(item.ids))
+    run_import(source, target)
+    check_imported(target, items)
+
+
+def test_lossy_masks_are_refused(tmp_path: Path, target: Path) -> None:
+    items = draw_labelled(tmp_path / "drawn", [None] * 4)
+    source = write_nnunet(tmp_path / "export", items, LABELS_OF_NNUNET)
+    (source / "labelsTr/p01.png").unlink()
+    Image.fromarray(items[1].ids).save(source / "labelsTr/p01.jpg")
+    fault = only_fault(source, target)
+    assert (fault.file, fault.found) == ("labelsTr/p01.jpg", "JPEG")
+
+
+def test_white_that_may_be_an_ignored_pixel_or_a_class_is_refused(
+    tmp_path: Path, items: list[Labelled], target: Path
+) -> None:
+    labelled = with_ids(items, 0, 0, 1)
+    source = write_cityscapes(tmp_path / "export", labelled, "labelTrainIds")
+    path = next(source.rglob("p00_gtFine_labelTrainIds.png"))
+    save_png(path, labelled[0].ids, bytes([0, 0, 0, 255, 255, 255]))
+    assert "different meanings" in only_fault(source, target).found
 
 
 @pytest.mark.parametrize(("channels", "dtype"), [(2, np.uint8), (3, np.uint16), (5, np.uint8)])

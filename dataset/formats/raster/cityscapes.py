@@ -125,7 +125,8 @@ def _by_split(source: Source, prefix: str, end: str) -> dict[str, dict[str, list
 def _decoder(source: Source, kind: str) -> Callable[[str], Callable[[], UInt8]]:
     """Return what decodes masks of this kind."""
     if kind != "color":
-        return lambda mask: functools.partial(read_ids, source.files[mask])
+        possible = [known.id for known in CLASSES[kind]]
+        return lambda mask: functools.partial(read_ids, source.files[mask], possible)
     ids: dict[Rgb, int] = {}
     for known in sorted(ALL_IDS, key=lambda known: (known.ignore, known.id)):
         if known.color is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from PIL import Image
 
 from core.i18n import tr
 from dataset.classes import InvalidFileError, UInt8, abbreviate
+from dataset.decoding.bit_depth import has_cut_samples, is_lossy, unstretch
 from dataset.decoding.files import open_image
 from dataset.decoding.options import DEFAULT_READING
 from dataset.faults import Fault
@@ -51,12 +52,14 @@ def read_coded_mask(path: Path, ids: Mapping[Rgb, int]) -> UInt8:
     hold the ids themselves. Raises InvalidFileError for unknown and transparent colours, and for a grey image that both
     ways of reading fit with different results.
     """
-    with open_image(path.read_bytes(), DEFAULT_READING) as image:
+    data = path.read_bytes()
+    with open_image(data, DEFAULT_READING) as image:
+        _check_exact(data, image)
         if image.mode.startswith("I"):  # 16 bits: never a colour
-            return _eight_bit(image)
+            return _values(data, image)
         _check_opaque(image)
         pixels = np.asarray(image.convert("RGB")).astype(np.int32)
-        raw = _eight_bit(image) if image.mode in ("1", "L", "LA", "P") else None
+        raw = _values(data, image) if image.mode in ("1", "L", "LA", "P") else None
         if image.mode == "P" and not (pixels == np.asarray(raw)[..., None]).all():
             raw = None  # a palette of colours
     by_color, unknown = _ids_of_colors(pixels, ids)
@@ -90,18 +93,42 @@ def _check_opaque(image: Image.Image) -> None:
             raise InvalidFileError((tr("opaque colours"), tr("transparent pixels")))
 
 
-def read_ids(path: Path) -> UInt8:
-    """Return the grey values or palette indices (H,W) uint8 of a mask. Raises InvalidFileError for other images."""
-    with open_image(path.read_bytes(), DEFAULT_READING) as image:
+def _check_exact(data: bytes, image: Image.Image) -> None:
+    """Raise InvalidFileError if pixels may differ from what was saved: lossy compression, or 16 bits a channel."""
+    if is_lossy(data, image):
+        raise InvalidFileError((tr("a mask that is stored without loss, such as PNG"), str(image.format)))
+    if has_cut_samples(data, image):
+        raise InvalidFileError((tr("8 bits a channel"), tr("several channels of 16 bits")))
+
+
+def read_ids(path: Path, known: Collection[int]) -> UInt8:
+    """Return the ids (H,W) uint8 that a mask holds as grey values or palette indices; `known` are the possible ones.
+
+    The palette of an optimized grey image holds its grey values. Raises InvalidFileError for other images, and for a
+    palette whose white may be the id 255 as well as the colour that shows another class.
+    """
+    data = path.read_bytes()
+    with open_image(data, DEFAULT_READING) as image:
+        _check_exact(data, image)
         if image.mode not in ("1", "L", "LA", "P", "PA") and not image.mode.startswith("I"):
             found = tr("mode '{mode}'", mode=image.mode)
             raise InvalidFileError((tr("an 8-bit mask (pixel = class id)"), found))
-        return _eight_bit(image)
+        values = _values(data, image)
+        shown = np.asarray(image.convert("RGB")) if image.mode == "P" else None
+    if shown is None or (shown != shown[..., :1]).any() or not np.isin(shown, list(known)).all():
+        return values
+    greys = np.ascontiguousarray(shown[..., 0])
+    if 255 in greys and np.isin(values, list(known)).all() and not np.array_equal(greys, values):
+        found = tr("palette indices and grey values that are both class ids, with different meanings")
+        raise InvalidFileError((tr("a grey mask without a palette"), found))
+    return greys
 
 
-def _eight_bit(image: Image.Image) -> UInt8:
-    """Return grey values or indices (H,W) uint8. Raises InvalidFileError for values outside of 0 to 255."""
+def _values(data: bytes, image: Image.Image) -> UInt8:
+    """Return grey values, as they are stored, or indices (H,W) uint8. Raises InvalidFileError if more than 255."""
     pixels = np.array(image)
+    if image.mode == "L" and (stored := unstretch(data, image, pixels)) is not None:
+        return stored
     if pixels.ndim == 3:  # with alpha
         pixels = pixels[..., 0]
     if pixels.min() < 0 or pixels.max() > 255:

@@ -60,7 +60,7 @@ def read(source: Source, _options: ImportOptions) -> Export:
             left_out += leave_out([path for paths in cases.values() for path in paths], tr("no mask"))
             continue
         first = {case: paths[:1] for case, paths in cases.items()}
-        pairs, found = match_pairs(first, masks, split if tested else None, _decoder(source))
+        pairs, found = match_pairs(first, masks, split if tested else None, _decoder(source, classes))
         items += [_with_channels(source, item, cases[item.name]) for item in pairs]
         faults += found
     count = content.get("numTraining")
@@ -72,8 +72,9 @@ def read(source: Source, _options: ImportOptions) -> Export:
     return Export(classes, tuple(items), tuple(left_out))
 
 
-def _decoder(source: Source) -> Callable[[str], Callable[[], UInt8]]:
-    return lambda mask: functools.partial(read_ids, source.files[mask])
+def _decoder(source: Source, classes: Sequence[ExportClass]) -> Callable[[str], Callable[[], UInt8]]:
+    known = [known.id for known in classes]
+    return lambda mask: functools.partial(read_ids, source.files[mask], known)
 
 
 def _require_2d(source: Source, content: Mapping[str, Any]) -> None:
