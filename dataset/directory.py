@@ -20,6 +20,8 @@ IMAGE_SUFFIXES = (
 )
 LOSSY_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".jpe")  # lossy compression changes the values of a mask
 OUTPUT_FOLDER = "predictions"  # predictions may be stored beside the data; never part of it
+CHECK_PAGE = "check.html"  # of train.py --check-only; never part of the data
+_CHECK_PAGE_MARK = b'content="train.py --check-only"'  # near the start of that file
 SAMPLE_STAGING = ".sample"  # where dataset/synthetic.py builds the sample data; hidden, so never part of the data
 _TEXTS = r"(readme|licen[cs]e)(\.[^/]*)?|[^/]*\.(md|txt)"  # at the top of the directory
 
@@ -57,6 +59,8 @@ def _walk(folder: Path, prefix: str = "", links: bool = False) -> Iterator[tuple
     for entry in entries:
         name = prefix + entry.name
         if is_clutter(entry.name) or name == OUTPUT_FOLDER:
+            continue
+        if name == CHECK_PAGE and is_check_page(Path(entry.path)):
             continue
         linked = entry.is_symlink()
         if not (Path(entry.path).is_dir() if linked else entry.is_dir()):  # a link to itself makes entry.is_dir() raise
@@ -98,6 +102,15 @@ def is_clutter(name: str) -> bool:
     """Return whether a file or directory of this name, without its path, is never data: hidden, or left by a system."""
     lower = name.lower()
     return name.startswith((".", "~$")) or lower in _CLUTTER_NAMES or lower.endswith(_CLUTTER_ENDINGS)
+
+
+def is_check_page(path: Path) -> bool:
+    """Return whether a file was written by `train.py --check-only`, and not by the user."""
+    try:
+        with path.open("rb") as stream:
+            return _CHECK_PAGE_MARK in stream.read(1000)
+    except OSError:
+        return False
 
 
 def is_data_name(path: str) -> bool:

@@ -95,7 +95,7 @@ def prepare_directory(settings: Settings, options: argparse.Namespace) -> None:
 
 
 def check(settings: Settings, options: argparse.Namespace) -> None:
-    """Check the data and report it; writes nothing, and needs no server unless the data is there."""
+    """Check the data and report it; writes only check.html, and needs no server unless the data is there."""
     from train import data_check
 
     with data_check.json_output(settings) if options.json else contextlib.nullcontext():

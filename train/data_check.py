@@ -13,6 +13,7 @@ from core.errors import UsageError
 from core.i18n import tr
 from core.reporting import notify, use_reporter
 from dataset.checks.inspection import Inspection
+from dataset.checks.page import write_page
 from dataset.checks.report import report
 from dataset.decoding.options import options_of
 from dataset.faults import DataFaults, Fault
@@ -37,9 +38,11 @@ def json_output(settings: Settings) -> Iterator[None]:
 
 
 def check(settings: Settings, data_ref: str | None, as_json: bool) -> None:
-    """Report what is known of the data, as text or JSON. Raises DataFaults after that."""
+    """Report what is known of the data, as text or JSON, and draw the first pairs. Raises DataFaults after that."""
     folder = _find_directory(settings, data_ref)
     inspection = inspect_data(folder, settings.seed, options_of(settings), settings.split_group)
+    if data_ref is None:
+        write_page(inspection)
     if as_json:
         _print_json(inspection)
     if inspection.faults:

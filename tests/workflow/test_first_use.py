@@ -98,13 +98,14 @@ def test_command_line_overrides_dotenv(project: Project) -> None:
     assert (params["epochs"], params["resolved_batch_size"], params["app_lang"]) == ("2", "16", "ko")
 
 
-def test_check_only_prints_the_data_and_changes_nothing(tmp_path: Path) -> None:
+def test_check_only_prints_the_data_and_writes_only_its_page(tmp_path: Path) -> None:
     project = make_project(tmp_path, images=20)
     before = sorted(p for p in project.folder.rglob("*") if ".git/" not in str(p))
     done = project.run("train.py", "--check-only")
     assert done.returncode == 0, done.stderr
     assert "pairs: train 16, val 2, test 2 (20 in all)" in done.stdout and "128x128" in done.stdout
-    assert sorted(p for p in project.folder.rglob("*") if ".git/" not in str(p)) == before
+    after = sorted(p for p in project.folder.rglob("*") if ".git/" not in str(p))
+    assert [path for path in after if path not in before] == [project.folder / "data/check.html"]
     nothing = project.run("train.py", "--check-only", "--data-dir", str(tmp_path / "models"))
     assert nothing.returncode == 2
 

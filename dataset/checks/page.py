@@ -1,0 +1,179 @@
+"""check.html in the data directory: the first pairs with their masks drawn over the images, to see what does not fit."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from core.files import write_atomically
+from core.html import render
+from core.i18n import tr
+from core.reporting import notify, warn
+from dataset.checks.inspection import Inspection
+from dataset.classes import IGNORE_INDEX, ClassMap, InvalidFileError, UInt8, build_classes
+from dataset.decoding.files import open_image
+from dataset.decoding.image import to_preview
+from dataset.decoding.mask import MaskPixels, bilevel_high, decode_mask
+from dataset.decoding.mask_colors import format_color
+from dataset.decoding.samples import decode_raw
+from dataset.decoding.value_range import measure_values
+from dataset.directory import CHECK_PAGE, is_check_page
+from dataset.faults import Fault
+from dataset.overlay import overlay
+from dataset.pair_reading import PairContent
+
+TEMPLATE = Path(__file__).with_name("check.html")
+PAIRS = 6
+SIDE = 480  # pixels, largest side of a drawn image
+SHOWN_FAULTS = 20
+UNKNOWN, IGNORED = (255, 0, 255), (128, 128, 128)  # colours of pixels without a class
+
+
+@dataclass(frozen=True)
+class Row:
+    """One pair of the page: data URLs of its image, its mask and both together, empty where there is none."""
+
+    name: str
+    split: str
+    image: str
+    mask: str
+    overlay: str
+    notes: tuple[str, ...]
+
+
+def write_page(inspection: Inspection) -> None:
+    """Write the page into the data directory and report its path; a file that is not ours stays, with a warning."""
+    path = inspection.root / CHECK_PAGE
+    if path.exists() and not is_check_page(path):
+        warn(tr("{path}: not written by train.py, so the overlays are not stored there: rename it", path=path))
+        return
+    contents = _choose(inspection)
+    if not contents:
+        path.unlink(missing_ok=True)  # that of other data
+        return
+    try:
+        write_atomically(path, _render(inspection, contents).encode("utf-8", "backslashreplace"))
+    except OSError as error:
+        warn(tr("{path}: cannot write ({reason})", path=path, reason=error.strerror))
+        return
+    notify(tr("overlays of the first {count} pairs: {path}", count=len(contents), path=path))
+
+
+def _choose(inspection: Inspection) -> list[PairContent]:
+    """Return the first readable pairs, those with a fault before the others."""
+    faulty = {fault.file for fault in inspection.faults}
+    readable = [content for content in inspection.contents if content.image_size is not None]
+    with_fault = [c for c in readable if c.candidate.mask in faulty or c.candidate.image in faulty]
+    return [*with_fault, *(c for c in readable if c not in with_fault)][:PAIRS]
+
+
+def _render(inspection: Inspection, contents: list[PairContent]) -> str:
+    classes = inspection.classes or _classes_of_values(contents)
+    legend = [
+        (format_color(color), f"{value}: {name}")
+        for value, name, color in zip(classes.ids, classes.names, classes.colors, strict=True)
+    ]
+    if classes.ignore_ids:
+        legend.append((format_color(IGNORED), tr("ignored")))
+    legend.append((format_color(UNKNOWN), tr("unknown value")))
+    return render(
+        TEMPLATE,
+        title=tr("Data check"),
+        directory=str(inspection.root),
+        legend=legend,
+        rows=[_row(inspection, content, classes) for content in contents],
+        faults=sorted(set(inspection.faults))[:SHOWN_FAULTS],
+        fault_count=len(set(inspection.faults)),
+        warnings=[warning.text for warning in inspection.warnings],
+    )
+
+
+def _classes_of_values(contents: list[PairContent]) -> ClassMap:
+    """Return a class for each value of these masks, where the classes are not known."""
+    values = sorted(set(Counter(value for content in contents for value in content.values or ())))
+    return build_classes((value, f"class_{value}", None, False) for value in values[:255])
+
+
+def _row(inspection: Inspection, content: PairContent, classes: ClassMap) -> Row:
+    candidate = content.candidate
+    notes = [_describe(fault) for fault in inspection.faults if fault.file in (candidate.image, candidate.mask)]
+    raw = decode_raw(inspection.files[candidate.image].read_bytes(), inspection.reading)
+    deep = raw.pixels.dtype != np.uint8
+    full = to_preview(raw, measure_values(raw.pixels, raw.valid) if deep else None)
+    scale = min(1.0, SIDE / max(full.shape[:2]))
+    image = _scaled(full, scale, Image.Resampling.BOX)
+    mask_data = inspection.files[candidate.mask].read_bytes()
+    try:
+        mask = decode_mask(mask_data, inspection.classes, inspection.reading)
+    except InvalidFileError:
+        return Row(
+            candidate.name, candidate.split, _url(image), _plain_url(mask_data, inspection, scale), "", tuple(notes)
+        )
+    indices, unknown = _class_indices(mask, classes)
+    indices, unknown = (_scaled(pixels, scale, Image.Resampling.NEAREST) for pixels in (indices, unknown))
+    drawn = _draw(indices, unknown, classes)
+    over = _draw_over(image, indices, unknown, classes)
+    return Row(candidate.name, candidate.split, _url(image), _url(drawn, "PNG"), _url(over), tuple(notes))
+
+
+def _describe(fault: Fault) -> str:
+    return tr("expected {e}, found {f}", e=fault.expected, f=fault.found)
+
+
+def _class_indices(mask: MaskPixels, classes: ClassMap) -> tuple[UInt8, UInt8]:
+    """Return class indices (H,W) uint8, and 255 (H,W) uint8 where the value is unknown."""
+    values = mask.values * np.uint8(bilevel_high(classes.known)) if mask.bilevel else mask.values
+    known = np.zeros(256, np.bool_)
+    known[list(classes.known)] = True
+    index = np.full(256, IGNORE_INDEX, np.uint8)
+    index[list(classes.ids)] = np.arange(classes.num_classes, dtype=np.uint8)
+    return index[values], np.where(known, 0, 255).astype(np.uint8)[values]
+
+
+def _draw(indices: UInt8, unknown: UInt8, classes: ClassMap) -> UInt8:
+    """Return the mask in the colours of its classes, (H,W,3) uint8."""
+    colors = np.full((256, 3), IGNORED, np.uint8)
+    colors[: classes.num_classes] = classes.colors
+    drawn: UInt8 = colors[indices]
+    drawn[unknown > 0] = UNKNOWN
+    return drawn
+
+
+def _draw_over(image: UInt8, indices: UInt8, unknown: UInt8, classes: ClassMap) -> UInt8:
+    """Return the overlay at the image's size; a mask of another size lies at the top left, as it would if it were read."""
+    height, width = (min(a, b) for a, b in zip(image.shape[:2], indices.shape, strict=True))
+    placed = np.full(image.shape[:2], IGNORE_INDEX, np.uint8)
+    placed[:height, :width] = indices[:height, :width]
+    drawn = overlay(image, placed, classes).copy()
+    drawn[:height, :width][unknown[:height, :width] > 0] = UNKNOWN
+    return drawn
+
+
+def _scaled(pixels: UInt8, scale: float, method: Image.Resampling) -> UInt8:
+    """Return pixels (H,W[,3]) at a scale of at most 1, the same for image and mask."""
+    if scale == 1:
+        return pixels
+    size = max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))
+    return np.asarray(Image.fromarray(pixels).resize(size, method))
+
+
+def _plain_url(data: bytes, inspection: Inspection, scale: float) -> str:
+    """Return the mask file as a viewer shows it, where its values cannot be read; empty if it is not even an image."""
+    try:
+        with open_image(data, inspection.reading) as image:
+            return _url(_scaled(np.asarray(image.convert("RGB")), scale, Image.Resampling.NEAREST), "PNG")
+    except (InvalidFileError, ValueError):  # Pillow has modes that it does not convert
+        return ""
+
+
+def _url(pixels: UInt8, kind: str = "JPEG") -> str:
+    """Return pixels (H,W,3) as a data URL."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, **({"quality": 85} if kind == "JPEG" else {}))
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
