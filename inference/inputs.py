@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import Path
 
@@ -12,7 +12,9 @@ from core.errors import UsageError
 from core.i18n import tr
 from core.reporting import notify, warn
 from dataset.classes import abbreviate
-from dataset.directory import is_image
+from dataset.decoding.files import has_image_header
+from dataset.decoding.kinds import unread_suffix, why_unread
+from dataset.directory import is_clutter, is_image
 from dataset.samples import Item
 from inference import ownership
 from inference.formats import LISTING
@@ -20,6 +22,7 @@ from inference.formats import LISTING
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 UNPORTABLE_CHARACTERS = str.maketrans(":\\", "__")
 MAX_NAME_BYTES = 255  # of a file name, in most file systems
+MAX_NAMES = 50  # of files that are left out for one reason
 LONGEST_SUFFIX = "_overlay.jpg"  # that an output adds to the name of its image
 
 
@@ -32,40 +35,52 @@ class _Found:
     fault: str | None  # why it cannot be predicted
 
 
+@dataclass
+class _Search:
+    """What was found below the directories of --input."""
+
+    found: list[_Found] = field(default_factory=list)
+    videos: list[str] = field(default_factory=list)
+    left_out: dict[str, list[str]] = field(default_factory=dict)  # reason -> paths
+    predictions: int = 0  # files that infer.py wrote
+
+    def report(self) -> None:
+        """Report the files that are not predicted, so that none is missing without a word."""
+        if self.videos:
+            warn(
+                tr(
+                    "{count} videos in directories are skipped; predict them with --input in a separate call: {videos}",
+                    count=len(self.videos),
+                    videos=abbreviate(self.videos),
+                )
+            )
+        for reason, paths in self.left_out.items():
+            names = abbreviate(paths, MAX_NAMES)
+            warn(tr("left out: {count} files ({reason}): {names}", count=len(paths), reason=reason, names=names))
+        if self.predictions:
+            notify(tr("{count} files that infer.py wrote are not predicted again", count=self.predictions))
+
+
 def collect_items(inputs: Sequence[Path]) -> list[Item]:
     """Return the images of files and directories, searched recursively; item names include subdirectories.
 
-    Links to regular files are followed; a broken one and one to a directory, which may form a loop, become faults, as
-    does a subdirectory that cannot be read. Files that infer.py wrote are excluded, and videos in a directory are
-    skipped with a warning. Raises UsageError if there are no images, or an input does not exist.
+    Images are recognized by their suffix, or by their content where the suffix is unknown. Links to regular files are
+    followed; a broken one and one to a directory, which may form a loop, become faults, as does a subdirectory that
+    cannot be read. Files that infer.py wrote are excluded; videos in a directory and files that are not read are left
+    out with a warning. Raises UsageError if there are no images, or an input does not exist.
     """
-    found: list[_Found] = []
-    videos: list[str] = []
-    predictions = 0
+    search = _Search()
     for path in inputs:
         if path.is_dir():
-            below, unreadable = _walk(path)
-            candidates = [p for p in below if _is_input(p)]
-            own = _find_own_outputs(candidates)
-            found += [_Found(p.relative_to(path), p, _link_fault(p)) for p in candidates if p not in own] + unreadable
-            predictions += len(own)
-            videos += [printable(p) for p in below if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file()]
+            _search_directory(path, search)
         elif path.is_file():
             if ownership.is_prediction(path):
                 raise UsageError(tr("{path}: a prediction that infer.py wrote, not an image to predict", path=path))
-            found.append(_Found(Path(path.name), path, None))
+            search.found.append(_Found(Path(path.name), path, None))
         else:
             raise UsageError(tr("{path}: no such file or directory", path=path))
-    if videos:
-        warn(
-            tr(
-                "{count} videos in directories are skipped; predict them with --input in a separate call: {videos}",
-                count=len(videos),
-                videos=abbreviate(videos),
-            )
-        )
-    if predictions:
-        notify(tr("{count} files that infer.py wrote are not predicted again", count=predictions))
+    search.report()
+    found = search.found
     if not found:
         where = ", ".join(map(str, inputs))
         raise UsageError(tr("{where}: no images found", where=where))
@@ -76,21 +91,42 @@ def collect_items(inputs: Sequence[Path]) -> list[Item]:
     ]
 
 
+def _search_directory(folder: Path, search: _Search) -> None:
+    """Add the files below a directory to the search."""
+    below, unreadable = _walk(folder)
+    own = _find_own_outputs([path for path in below if path.is_file()])
+    for path in below:
+        if path in own:
+            search.predictions += is_image(path.name)
+        elif is_image(path.name) or path.is_dir():
+            search.found.append(_Found(path.relative_to(folder), path, _link_fault(path)))
+        elif path.suffix.lower() in VIDEO_SUFFIXES:
+            search.videos.append(printable(path))
+        elif not unread_suffix(path.name) and has_image_header(path):
+            search.found.append(_Found(path.relative_to(folder), path, None))
+        else:
+            reason = _why_left_out(path)
+            search.left_out.setdefault(reason, []).append(printable(path))
+    search.found += unreadable
+
+
+def _why_left_out(path: Path) -> str:
+    if path.is_symlink() and not path.exists():
+        return tr("a broken link")
+    return why_unread(path.name) if unread_suffix(path.name) else tr("not an image file")
+
+
 def _walk(folder: Path) -> tuple[list[Path], list[_Found]]:
-    """Return all paths below a directory, sorted, and the subdirectories that cannot be read."""
+    """Return the files and links below a directory, sorted and without clutter, and the subdirectories that fail."""
     errors: list[OSError] = []
-    tree = os.walk(folder, onerror=errors.append)
-    paths = sorted(Path(parent, name) for parent, folders, files in tree for name in (*folders, *files))
+    paths: list[Path] = []
+    for parent, folders, files in os.walk(folder, onerror=errors.append):
+        folders[:] = [name for name in folders if not is_clutter(name)]
+        links = [name for name in folders if Path(parent, name).is_symlink()]
+        paths += [Path(parent, name) for name in (*links, *files) if not is_clutter(name)]
     unreadable = [(Path(str(error.filename)), error.strerror) for error in errors]
-    return paths, [_Found(p.relative_to(folder), p, f"{printable(p)}: {reason}") for p, reason in unreadable]
-
-
-def _is_input(path: Path) -> bool:
-    if path.name.startswith("."):
-        return False
-    if path.is_symlink():
-        return is_image(path.name) or path.is_dir()
-    return is_image(path.name) and path.is_file()
+    readable = sorted(path for path in paths if path.is_file() or path.is_symlink())
+    return readable, [_Found(p.relative_to(folder), p, f"{printable(p)}: {reason}") for p, reason in unreadable]
 
 
 def _link_fault(path: Path) -> str | None:

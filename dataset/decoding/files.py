@@ -33,6 +33,17 @@ class ImageTooLargeError(InvalidFileError):
     """An image with more pixels than the limit; none of them has been decoded."""
 
 
+def has_image_header(path: Path) -> bool:
+    """Return whether a file begins like an image of a format that is read; a damaged image may do so too."""
+    try:
+        with Image.open(path, formats=FORMATS):
+            return True
+    except Image.DecompressionBombError:
+        return True
+    except DECODE_ERRORS:
+        return False
+
+
 def pixel_limit(max_pixels: int | None = None) -> int:
     """Return how many pixels an image may have: a larger one is a decompression bomb, or more than was asked for."""
     return min(max_pixels or sys.maxsize, 2 * (Image.MAX_IMAGE_PIXELS or 0))

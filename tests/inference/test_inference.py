@@ -223,3 +223,37 @@ def _journal(folder: Path) -> list[str]:
         return (folder / JOURNAL).read_text().split("\n")
     except FileNotFoundError:
         return []
+
+
+def test_files_that_are_not_predicted_are_named_and_every_decodable_one_is_predicted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    (image,) = (item.image for item in draw(folder, 1))
+    jpeg, ppm = tmp_path / "x.jpg", tmp_path / "x.ppm"
+    for target in (jpeg, ppm):
+        Image.open(image).convert("RGB").save(target)
+    for name, source in (("b.jfif", jpeg), ("C.JPG", jpeg), ("e.ppm", ppm), ("noext", jpeg), ("d.jpg_large", jpeg)):
+        shutil.copy(source, folder / name)
+    for name in ("c.HEIC", "d.dcm", "sub/f.nii.gz", "README", "clip.mov"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"\0\1")
+    (folder / "gone.txt").symlink_to("nowhere")
+    for clutter in ("._b.jfif", "@eaDir/b.jpg/thumb.jpg", "Thumbs.db", "b.jfif:Zone.Identifier"):
+        (folder / clutter).parent.mkdir(exist_ok=True, parents=True)
+        (folder / clutter).write_bytes(b"\0\1")
+    items = inputs.collect_items([folder])
+    assert [item.name for item in items] == ["000", "C", "b", "d", "e", "noext"]
+    assert not any(item.fault for item in items)
+    errors = capsys.readouterr().err
+    unread = "is not read: convert it to PNG, TIFF or JPEG"
+    for text in (
+        f"left out: 1 files (.heic {unread}): {folder / 'c.HEIC'}",
+        f"left out: 1 files (.dcm {unread}): {folder / 'd.dcm'}",
+        f"left out: 1 files (.nii.gz {unread}): {folder / 'sub/f.nii.gz'}",
+        f"left out: 1 files (not an image file): {folder / 'README'}",
+        f"left out: 1 files (a broken link): {folder / 'gone.txt'}",
+        "1 videos in directories are skipped",
+    ):
+        assert text in errors
+    assert "@eaDir" not in errors and "Zone" not in errors
