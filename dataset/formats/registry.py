@@ -14,7 +14,7 @@ from dataset.classes import abbreviate
 from dataset.faults import DataFaults, Fault
 from dataset.formats.export import Export, ImportOptions
 from dataset.formats.polygon import coco, label_studio, label_studio_png, labelme, roboflow, supervisely, yolo
-from dataset.formats.raster import camvid, cityscapes, cvat, nnunet, voc
+from dataset.formats.raster import ade20k, camvid, cityscapes, cvat, nnunet, voc
 from dataset.formats.source import Source, levels
 
 
@@ -38,6 +38,7 @@ MASK_FORMATS = (
     Format("voc", "Pascal VOC", voc.detect, voc.read),
     Format("camvid", "Kaggle CamVid (class_dict.csv)", camvid.detect, camvid.read),
     Format("cityscapes", "Cityscapes", cityscapes.detect, cityscapes.read),
+    Format("ade20k", "ADE20K scene parsing", ade20k.detect, ade20k.read),
     Format("nnunet", "nnU-Net (2-D images)", nnunet.detect, nnunet.read),
 )
 DRAWN_FORMATS = (

@@ -66,9 +66,8 @@ class Source:
 def open_source(root: Path) -> Source:
     """Return the export in a directory. Raises UsageError for a missing one, DataFaults for links that leave it."""
     if not root.is_dir():
-        hint = (
-            tr(" (unpack the archive first)") if root.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".7z") else ""
-        )
+        archive = root.is_file() and root.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".7z")
+        hint = tr(" (unpack the archive first: python -m zipfile -e FILE.zip DIRECTORY)") if archive else ""
         found = tr("a file") if root.exists() else tr("nothing")
         raise UsageError(
             tr(

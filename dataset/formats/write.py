@@ -106,7 +106,21 @@ def _name_uniquely(export: Export) -> Export:
         raise DataFaults(
             Fault(item.mask_file, expected, tr("'{name}' more than once", name=item.name)) for item in repeated
         )
+    if any(item.split for item in items):
+        _check_listable(items)
     return replace(export, items=tuple(items))
+
+
+def _check_listable(items: Sequence[ExportItem]) -> None:
+    """Raise DataFaults for names that a split file cannot hold."""
+    expected = tr("a name without line breaks, backslashes, outer blanks and a leading '#'")
+    faults = [
+        Fault(item.image, expected, repr(item.name))
+        for item in items
+        if item.name.splitlines() != [item.name.strip()] or "\\" in item.name or item.name.startswith("#")
+    ]
+    if faults:
+        raise DataFaults(faults)
 
 
 def _repeated(items: Sequence[ExportItem]) -> list[ExportItem]:
@@ -268,7 +282,9 @@ def _warn_of_splits(items: Sequence[ExportItem]) -> list[DataWarning]:
     missing = [split for split in ("train", "val") if used and not counts[split]]
     if missing:
         text = tr(
-            "the export has no {split} split: move names into splits/{split}.txt before the training", split=missing[0]
+            "the export has no {split} split: move names of other files into splits/{split}.txt, or delete splits/ to "
+            "divide all images anew",
+            split=missing[0],
         )
         warnings.append(DataWarning("missing-split", text))
     return warnings

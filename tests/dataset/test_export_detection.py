@@ -15,6 +15,7 @@ from dataset.validation import check_data
 from tests.support.annotation_exports import (
     Labelled,
     draw_labelled,
+    write_ade20k,
     write_cityscapes,
     write_cvat,
     write_kaggle_camvid,
@@ -59,6 +60,7 @@ WRITERS: dict[str, Callable[[Path, Sequence[Labelled]], object]] = {
     "Pascal VOC": lambda root, items: write_voc(root, items, bytes(768)),
     "Kaggle CamVid (class_dict.csv)": write_kaggle_camvid,
     "Cityscapes": write_cityscapes,
+    "ADE20K scene parsing": lambda root, items: write_ade20k(root, items, ("wall", "sky")),
     "nnU-Net (2-D images)": lambda root, items: write_nnunet(root, items, NNUNET_LABELS),
     "labelme": write_labelme,
     "COCO": write_coco,

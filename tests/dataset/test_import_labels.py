@@ -27,6 +27,7 @@ from tests.support.annotation_exports import (
     palette_of,
     save_png,
     write_cvat,
+    write_kaggle_camvid,
     write_lists,
     write_voc,
 )
@@ -237,6 +238,12 @@ def test_listed_path_outside_of_the_export_is_refused(tmp_path: Path, items: lis
     assert [fault.found for fault in faults] == ["'../../drawn/p00': no such files"]
 
 
+def test_names_that_a_split_file_cannot_hold_are_refused(tmp_path: Path, items: list[Labelled], target: Path) -> None:
+    odd = [Labelled("#1", "train", items[0].image, items[0].ids), Labelled("a\\b", "val", items[1].image, items[1].ids)]
+    source = write_kaggle_camvid(tmp_path / "export", odd)
+    assert [fault.found for fault in faults_of_import(source, target)] == ["'#1'", "'a\\\\b'"]
+
+
 # --- directories -----------------------------------------------------------------------------------------------------
 
 
@@ -264,7 +271,7 @@ def test_missing_source_archive_and_unknown_format_are_named(tmp_path: Path, tar
     with pytest.raises(UsageError, match="found nothing"):
         run_import(tmp_path / "nothing", target)
     (tmp_path / "export.zip").touch()
-    with pytest.raises(UsageError, match="unpack the archive"):
+    with pytest.raises(UsageError, match="python -m zipfile -e"):
         run_import(tmp_path / "export.zip", target)
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes/readme.txt").touch()

@@ -1,4 +1,4 @@
-"""lake.py import-labels: Kaggle CamVid, Cityscapes and nnU-Net."""
+"""lake.py import-labels: Kaggle CamVid, Cityscapes, ADE20K and nnU-Net."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from tests.support.annotation_exports import (
     paint,
     palette_of,
     save_png,
+    write_ade20k,
     write_cityscapes,
     write_kaggle_camvid,
     write_nnunet,
@@ -159,6 +160,37 @@ def test_cityscapes_without_its_second_archive_is_refused(tmp_path: Path, items:
     source = write_cityscapes(tmp_path / "export", with_ids(items, 0, 7, 26))
     shutil.rmtree(source / "gtFine")
     assert "gtFine_trainvaltest.zip" in only_fault(source, target).expected
+
+
+# --- ADE20K ----------------------------------------------------------------------------------------------------------
+
+
+def test_ade20k_keeps_ids_names_and_splits_and_ignores_other_objects(
+    tmp_path: Path, items: list[Labelled], target: Path
+) -> None:
+    labelled = items[:3]
+    source = write_ade20k(tmp_path / "export/ADEChallengeData2016", labelled, ("wall", "building, edifice"))
+    run_import(source.parent, target)
+    classes = check_imported(target, labelled).classes
+    assert (classes.ids, classes.names, classes.ignore_ids) == ((1, 2), ("wall", "building, edifice"), (0,))
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("", "no header"),
+        ("Idx\tName\n1\twall\n1\tsky\n", "'1 sky' (line 3)"),
+        ("Idx\tName\n1\n", "'1' (line 2)"),
+        ("Idx\tName\nx\twall\n", "'x wall' (line 2)"),
+    ],
+)
+def test_contradictory_names_of_ade20k_are_refused(
+    tmp_path: Path, items: list[Labelled], target: Path, content: str, found: str
+) -> None:
+    source = write_ade20k(tmp_path / "export", items[:3], ("wall", "sky"))
+    (source / "objectInfo150.txt").write_text(content)
+    fault = only_fault(source, target)
+    assert (fault.file, fault.found) == ("objectInfo150.txt", found)
 
 
 # --- nnU-Net ---------------------------------------------------------------------------------------------------------

@@ -197,3 +197,15 @@ def write_coco_rle(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content))
     return root
+
+
+def write_ade20k(root: Path, items: Sequence[Labelled], names: Sequence[str]) -> Path:
+    """Write images/ and annotations/ with training/ and validation/, and objectInfo150.txt with names from id 1 on."""
+    directories = {"train": "training", "val": "validation", "test": "testing"}
+    for item in items:
+        place = f"{directories[item.split or 'train']}/{item.name}"
+        copy_image(item, root / "images" / place)
+        save_png(root / "annotations" / f"{place}.png", item.ids)
+    rows = [f"{value}\t0.1\t1\t1\t1\t{name}\n" for value, name in enumerate(names, 1)]
+    (root / "objectInfo150.txt").write_text("Idx\tRatio\tTrain\tVal\tStuff\tName\n" + "".join(rows))
+    return root

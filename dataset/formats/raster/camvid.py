@@ -6,15 +6,15 @@ import csv
 import functools
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from core.i18n import tr
 from dataset.classes import UInt8
-from dataset.directory import images_below, is_image
-from dataset.faults import DataFaults, Fault, LeftOut
-from dataset.formats.export import Export, ExportClass, ExportItem, ImportOptions
+from dataset.directory import is_image
+from dataset.faults import DataFaults, Fault
+from dataset.formats.export import Export, ExportClass, ImportOptions
 from dataset.formats.raster.colors import Rgb, check_color_list, classes_by_order, read_coded_mask
-from dataset.formats.raster.pairs import leave_out, match_pairs
+from dataset.formats.raster.pairs import leave_out, match_directories
 from dataset.formats.source import Source
 
 CLASS_FILE = "class_dict.csv"
@@ -37,27 +37,14 @@ def read(source: Source, _options: ImportOptions) -> Export:
     def decoder(mask: str) -> Callable[[], UInt8]:
         return functools.partial(read_coded_mask, source.files[mask], ids)
 
-    items: list[ExportItem] = []
-    faults: list[Fault] = []
-    left_out: list[LeftOut] = []
-    for directory, split in DIRECTORIES.items():
-        images, masks = (images_below(source.files, f"{directory}{part}/") for part in ("", "_labels"))
-        if not masks:  # the masks of a challenge's test images are not public
-            left_out += leave_out([path for paths in images.values() for path in paths], tr("no mask"))
-            continue
-        masks = {_image_name(name, images): paths for name, paths in masks.items()}
-        found = match_pairs(images, masks, split, decoder)
-        items += found[0]
-        faults += found[1]
-    places = tuple(f"{directory}{part}/" for directory in DIRECTORIES for part in ("", "_labels"))
-    others = [name for name in source.files if is_image(name) and not name.startswith(places)]
-    left_out += leave_out(others, tr("not in a directory of {file}'s layout", file=CLASS_FILE))
-    if faults:
-        raise DataFaults(faults)
-    return Export(classes, tuple(items), tuple(left_out))
+    places = ((split, f"{name}/", f"{name}_labels/") for name, split in DIRECTORIES.items())
+    items, left_out = match_directories(source, places, decoder, _image_name)
+    known = tuple(f"{name}{part}/" for name in DIRECTORIES for part in ("", "_labels"))
+    others = [name for name in source.files if is_image(name) and not name.startswith(known)]
+    return Export(classes, items, (*left_out, *leave_out(others, tr("not in a directory such as train/"))))
 
 
-def _image_name(mask: str, images: dict[str, list[str]]) -> str:
+def _image_name(mask: str, images: Collection[str]) -> str:
     """Return the name of a mask's image, which lacks the mask's suffix."""
     names = (mask, *(mask.removesuffix(suffix) for suffix in MASK_SUFFIXES))
     return next((name for name in names if name in images), mask)

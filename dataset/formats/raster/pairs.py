@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from core.i18n import tr
 from dataset.classes import UInt8, abbreviate
-from dataset.faults import Fault, LeftOut
+from dataset.directory import images_below
+from dataset.faults import DataFaults, Fault, LeftOut
 from dataset.formats.export import ExportItem
+from dataset.formats.source import Source
 
 Decoder = Callable[[str], Callable[[], UInt8]]  # relative path of a mask -> the call that decodes it
 
@@ -26,6 +28,36 @@ def match_pairs(
             image, mask = pair[0][0], pair[1][0]
             items.append(ExportItem(name, split, image, decoder(mask), mask))
     return items, faults
+
+
+def match_directories(
+    source: Source,
+    places: Iterable[tuple[str, str, str]],
+    decoder: Decoder,
+    image_name: Callable[[str, Collection[str]], str] = lambda mask, _images: mask,
+) -> tuple[tuple[ExportItem, ...], tuple[LeftOut, ...]]:
+    """Return the items of (split, directory of the images, directory of the masks), and the files left out.
+
+    `image_name` returns the name of a mask's image, of those that there are. The images of a split without any mask are
+    left out: those of a challenge's test split are not public. Raises DataFaults.
+    """
+    items: list[ExportItem] = []
+    faults: list[Fault] = []
+    left_out: list[LeftOut] = []
+    for split, image_directory, mask_directory in places:
+        images, masks = (images_below(source.files, directory) for directory in (image_directory, mask_directory))
+        if not masks:
+            left_out += leave_out([path for paths in images.values() for path in paths], tr("no mask"))
+            continue
+        by_image: dict[str, list[str]] = {}
+        for name, paths in masks.items():
+            by_image.setdefault(image_name(name, images), []).extend(paths)
+        found = match_pairs(images, by_image, split, decoder)
+        items += found[0]
+        faults += found[1]
+    if faults:
+        raise DataFaults(faults)
+    return tuple(items), tuple(left_out)
 
 
 def check_pair(images: Sequence[str], masks: Sequence[str]) -> list[Fault]:
