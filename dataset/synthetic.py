@@ -103,7 +103,7 @@ def _check_other_files(root: Path, staging: Path) -> None:
     if others:
         raise UsageError(
             tr(
-                "{root}: holds a file that does not belong to the interrupted data ({file}): move it, or delete {staging}",
+                "{root}: holds a file that is not part of the interrupted data ({file}): move it, or delete {staging}",
                 root=root,
                 file=others[0],
                 staging=staging,

@@ -25,7 +25,7 @@ def import_labels(path: Path, target: Path, format_name: str | None, strict: boo
     if not is_empty(target):
         raise UsageError(tr("{target}: holds data already: set --to to an empty directory", target=target))
     known, source = require_format(open_source(path), format_name)
-    notify(tr("{path}: {title}", path=source.root, title=known.title))
+    notify(f"{source.root}: {known.title}")
     export = known.read(source, ImportOptions(strict))
     record = ImportRecord(known.name, source.sha256(), export.metadata)
     written = write_export(target, source, export, record)

@@ -84,7 +84,7 @@ def _check_unfinished(root: Path, record: ImportRecord) -> None:
     if unfinished is None or (unfinished.format, unfinished.sha256) != (record.format, record.sha256):
         raise UsageError(
             tr(
-                "{root}: other data was interrupted while it was moved into place: repeat that command, or delete {staging}",
+                "{root}: other data is only partly here: repeat the command that was interrupted, or delete {staging}",
                 root=root,
                 staging=staging,
             )
