@@ -85,7 +85,7 @@ def inspect_data(
     inspection.add(measured.findings)
     _check_masks(inspection, inspection.layout.class_file)
     inspection.add(check_duplicates(inspection.contents))
-    inspection.add(check_near_duplicates(inspection.contents))
+    inspection.add(check_near_duplicates(inspection.contents, inspection.groups))
     inspection.add(check_split_sizes(inspection.contents))
     if inspection.classes is not None:
         inspection.add(check_absent_classes(inspection.class_counts(), inspection.classes))

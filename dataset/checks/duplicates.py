@@ -9,6 +9,8 @@ from dataset.classes import abbreviate
 from dataset.faults import MAX_ROWS, DataWarning, Fault
 from dataset.pair_reading import PairContent
 from dataset.pairing import Candidate
+from dataset.splitting.films import MAX_GAP
+from dataset.splitting.groups import Groups
 from dataset.splitting.near_duplicates import find_near_duplicates
 
 
@@ -30,10 +32,11 @@ def check_duplicates(contents: Iterable[PairContent]) -> Iterator[Fault]:
             yield Fault(candidate.image, tr("an image in one split only"), found)
 
 
-def check_near_duplicates(contents: Iterable[PairContent]) -> Iterator[DataWarning]:
+def check_near_duplicates(contents: Iterable[PairContent], groups: Groups | None) -> Iterator[DataWarning]:
     """Yield a warning for each image of val or test that shows the same as images of another split.
 
-    Such images are resized, compressed, mirrored or cut at the edges; equal content is a fault of its own.
+    Such images are resized, compressed, mirrored or cut at the edges; equal content is a fault of its own, and
+    neighbouring frames of a film are the subject of `check_leaks`.
     """
     readable = {
         content.candidate.image: content
@@ -44,7 +47,8 @@ def check_near_duplicates(contents: Iterable[PairContent]) -> Iterator[DataWarni
     thumbnails = {file: content.thumbnail for file, content in readable.items() if content.thumbnail is not None}
     others: dict[str, list[str]] = {}
     for pair in find_near_duplicates(thumbnails, splits):
-        if readable[pair.name].image_sha256 != readable[pair.other].image_sha256:
+        one, other = readable[pair.name], readable[pair.other]
+        if one.image_sha256 != other.image_sha256 and not _are_neighbours(one.candidate, other.candidate, groups):
             others.setdefault(pair.name, []).append(pair.other)
     for file in list(others)[:MAX_ROWS]:
         text = tr(
@@ -59,3 +63,13 @@ def check_near_duplicates(contents: Iterable[PairContent]) -> Iterator[DataWarni
     if len(others) > MAX_ROWS:
         text = tr("{more} more images show the same as images of another split", more=len(others) - MAX_ROWS)
         yield DataWarning("near-duplicate", text)
+
+
+def _are_neighbours(one: Candidate, other: Candidate, groups: Groups | None) -> bool:
+    """Return whether two images are frames of one film that lie near each other."""
+    if groups is None:
+        return False
+    first, second = (groups.frames.get(groups.key(item.split, item.name)) for item in (one, other))
+    if first is None or second is None or first.sequence != second.sequence:
+        return False
+    return abs(first.position - second.position) <= MAX_GAP

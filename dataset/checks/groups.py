@@ -78,14 +78,12 @@ def check_pattern(candidates: Iterable[Candidate], pattern: str) -> Iterator[Fau
 def _explain(groups: Groups, splits: Mapping[str, str], left_out: int) -> Groups:
     """Return groups in which a film that is in several splits is several groups, and say what is unusual."""
     of = label_blocks(groups.of, groups.frames, splits) if groups.divisible else groups.of
-    films = len({groups.of[name] for name in of if of[name] != groups.of[name]})
     fraction = sum(split == "val" for split in splits.values()) / max(1, len(splits))
     note = ""
-    if films:
+    if of != groups.of:
         note = tr(
-            "too few or too unequal for 80/10/10, so {films} films are cut into blocks; "
-            "{count} frames between the blocks are left out",
-            films=films,
+            "too few or too unequal for 80/10/10, so films are cut into blocks of consecutive frames; "
+            "{count} frames between blocks of different splits are left out",
             count=left_out,
         )
     elif groups.rule != "none" and not SMALLEST <= fraction <= LARGEST and len(splits) >= 10:
@@ -114,7 +112,7 @@ def assign_pairs(inspection: Inspection, groups: Groups, seed: int, pattern: str
             assigned = replace(candidate, split=assignment.splits[candidate.name])
             contents.append(replace(content, candidate=assigned))
         else:
-            inspection.add([LeftOut(candidate.image, tr("a frame too near to frames of another split"))])
+            inspection.add([LeftOut(candidate.image, tr("a frame too near to a frame of another split"))])
     inspection.contents = sorted(contents, key=lambda content: order_of(content.candidate))
     return groups
 

@@ -11,6 +11,8 @@ from dataset.splitting.names import Frame
 
 MAX_GAP = 30.0  # frames, or seconds where names are times: what lies nearer shows the same
 BLOCKS = 40  # into which all images are cut: about four blocks each for val and test
+SHORT_FILM = 20  # gaps that a film spans, at least
+BLOCK_GAPS = 4  # that a block spans, at least, because a gap on both sides costs frames
 _RANK = {"test": 0, "val": 1, "train": 2}  # which split gives way to which
 Positions = Sequence[tuple[float, str]]  # of a film: position and name, sorted
 
@@ -32,13 +34,13 @@ def gap_of(film: Positions) -> float:
     """Return the distance within which frames of different splits must not lie: less for short films."""
     if not film:
         return 0.0
-    return min(MAX_GAP, max(step_of(film), (film[-1][0] - film[0][0]) / BLOCKS))
+    return min(MAX_GAP, max(step_of(film), (film[-1][0] - film[0][0]) / SHORT_FILM))
 
 
-def cut_film(film: Positions, target: int, gap: float) -> list[list[str]]:
+def cut_film(film: Positions, target: int, gap: float, block_gaps: int = BLOCK_GAPS) -> list[list[str]]:
     """Return the names of a film in blocks of about `target` consecutive frames.
 
-    Cuts are placed where numbers jump, and elsewhere only in parts so long that the gap costs few frames.
+    Cuts are placed where numbers jump, and elsewhere only in blocks that span `block_gaps` gaps.
     """
     jump = max(gap, step_of(film))
     scenes: list[list[tuple[float, str]]] = []
@@ -52,7 +54,7 @@ def cut_film(film: Positions, target: int, gap: float) -> list[list[str]]:
     blocks = []
     for scene in scenes:
         span = scene[-1][0] - scene[0][0]
-        count = max(1, min(round(len(scene) / max(1, target)), int(span // (4 * gap)) if gap else len(scene)))
+        count = max(1, min(round(len(scene) / max(1, target)), int(span // (block_gaps * gap)) if gap else len(scene)))
         bounds = [round(len(scene) * number / count) for number in range(count + 1)]
         blocks += [[name for _, name in scene[start:end]] for start, end in pairwise(bounds)]
     return blocks

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
 from dataset.splitting.films import (
+    BLOCK_GAPS,
     Positions,
     block_size,
     cut_film,
@@ -19,6 +20,7 @@ from dataset.splitting.names import Frame
 from dataset.splitting.stratify import Unit, choose_splits, extend_by_hash
 
 SMALLEST, LARGEST = 0.05, 0.20  # part of the images in val, or test, that whole groups may have instead of a tenth
+LARGEST_BLOCKS = 0.15  # the same for blocks of films, which can be made shorter
 Classes = Mapping[str, frozenset[int]]
 
 
@@ -28,7 +30,10 @@ def split_by_groups(groups: Groups, classes: Classes, seed: int) -> dict[str, st
     splits = _choose(whole, classes, seed)
     if not groups.divisible or not groups.frames or _is_balanced(splits):
         return splits
-    splits = _choose(_cut_groups(whole, groups), classes, seed)
+    for block_gaps in (BLOCK_GAPS, BLOCK_GAPS // 2):  # short films need short blocks
+        splits = _choose(_cut_groups(whole, groups, block_gaps), classes, seed)
+        if _is_balanced(splits, LARGEST_BLOCKS):
+            break
     near = find_too_near(groups.frames, splits)
     return {name: split for name, split in splits.items() if name not in near}
 
@@ -76,18 +81,20 @@ def _choose(members: Mapping[str, Collection[str]], classes: Classes, seed: int)
     return {name: chosen[key] for key, names in members.items() for name in names}
 
 
-def _is_balanced(splits: Mapping[str, str]) -> bool:
-    """Return whether whole groups gave val and test about a tenth of the images each."""
+def _is_balanced(splits: Mapping[str, str], largest: float = LARGEST) -> bool:
+    """Return whether val and test have about a tenth of the images each."""
     counts = Counter(splits.values())
     held_out = ("val", "test") if len(splits) >= 10 else ("val",)
-    return all(SMALLEST <= counts[split] / len(splits) <= LARGEST for split in held_out)
+    return all(SMALLEST <= counts[split] / len(splits) <= largest for split in held_out)
 
 
 def _is_too_large(units: Mapping[str, Collection[str]], count: int) -> bool:
     return any(len(names) > LARGEST * count for names in units.values())
 
 
-def _cut_groups(members: Mapping[str, Collection[str]], groups: Groups) -> dict[str, list[str]]:
+def _cut_groups(
+    members: Mapping[str, Collection[str]], groups: Groups, block_gaps: int = BLOCK_GAPS
+) -> dict[str, list[str]]:
     """Return block -> its names: films in blocks of consecutive frames, and other groups as they are."""
     target = block_size(len(groups.of))
     blocks: dict[str, list[str]] = {}
@@ -97,7 +104,7 @@ def _cut_groups(members: Mapping[str, Collection[str]], groups: Groups) -> dict[
             blocks[group] = list(names)
             continue
         for film in films_of(frames).values():
-            for block in cut_film(film, target, gap_of(film)):
+            for block in cut_film(film, target, gap_of(film), block_gaps):
                 blocks[f"{group}@{block[0]}"] = block
     return blocks
 

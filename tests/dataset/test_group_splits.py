@@ -82,11 +82,11 @@ def test_single_film_is_cut_into_blocks_and_frames_between_them_are_left_out(tmp
     put_film(tmp_path, "film_", 120, 0)
     data = check_data(tmp_path, 0)
     assert data.groups is not None and data.groups.rule == "films"
-    assert "1 films are cut into blocks" in data.groups.reason
+    assert "films are cut into blocks" in data.groups.reason
     numbers = {split: [int(pair.name[-4:]) for pair in data.split(split)] for split in SPLITS}
     assert all(6 <= len(numbers[split]) <= 18 for split in ("val", "test"))
-    assert min(abs(a - b) for a in numbers["val"] + numbers["test"] for b in numbers["train"]) >= 3
-    assert len(data.pairs) + len(data.left_out) == 120 and 0 < len(data.left_out) <= 24
+    assert min(abs(a - b) for a in numbers["val"] + numbers["test"] for b in numbers["train"]) >= 6
+    assert len(data.pairs) + len(data.left_out) == 120 and 0 < len(data.left_out) <= 26
     assert {pair.group for pair in data.split("val")}.isdisjoint(pair.group for pair in data.split("train"))
     again = check_data(tmp_path, 5)
     assert (again.pairs, again.left_out, warnings_of(again)) == (data.pairs, data.left_out, [])
