@@ -27,7 +27,7 @@ def check_learnable(
     labelled = [name for value, name in zip(classes.ids, classes.names, strict=True) if train[value]]
     if train and len(labelled) < 2:
         found = abbreviate(labelled) or tr("none")
-        yield Fault("train", tr("labelled pixels of at least two classes"), found)
+        yield Fault("train", tr("labelled pixels of at least two classes in the training split"), found)
         return
     total = sum(counts.values(), Counter[int]())
     absent = [name for value, name in zip(classes.ids, classes.names, strict=True) if not total[value]]

@@ -13,11 +13,13 @@ from PIL import Image
 
 from core.i18n import tr
 from dataset.classes import ClassMap, InvalidFileError, UInt8
-from dataset.decoding.bit_depth import has_cut_samples, is_lossy, unstretch
+from dataset.decoding.bit_depth import has_cut_samples, is_inverted, is_lossy, unstretch
 from dataset.decoding.files import error_with_name, open_image, read_bytes
 from dataset.decoding.mask_colors import Color, class_colors, values_of_colors
 from dataset.decoding.mask_palette import read_palette
 from dataset.decoding.options import ReadOptions
+
+_ANIMATED = ("GIF", "PNG", "WEBP")  # formats whose further frames a viewer plays; pages of a TIFF are something else
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ def decode_mask(data: bytes, classes: ClassMap | None, options: ReadOptions) -> 
     with open_image(data, options) as image:
         if has_cut_samples(data, image):
             raise _not_eight_bit(tr("several channels of 16 bits"))
+        if image.format in _ANIMATED and getattr(image, "is_animated", False):
+            raise InvalidFileError((tr("a mask of one frame"), tr("an animation")))
         lossy = is_lossy(data, image)
         pixels = np.array(image)
         if image.mode in ("P", "PA"):
@@ -56,6 +60,9 @@ def decode_mask(data: bytes, classes: ClassMap | None, options: ReadOptions) -> 
 def _values(data: bytes, image: Image.Image, pixels: npt.NDArray[Any], classes: ClassMap | None) -> UInt8:
     """Return the values of a mask without a palette, (H,W) uint8."""
     if image.mode == "L":
+        if is_inverted(image) and not np.isin(pixels, (0, 255)).all():
+            found = tr("values {min} to {max}, stored inverted", min=255 - pixels.max(), max=255 - pixels.min())
+            raise _not_eight_bit(found, tr("the TIFF says that 0 is white: save the mask as PNG"))
         stored = unstretch(data, image, pixels)
         if stored is None or _only_stretched_known(stored, pixels, classes):
             return pixels

@@ -11,6 +11,7 @@ from dataset.classes import ClassMap, InvalidFileError, UInt8, abbreviate
 Color = tuple[int, int, int]
 VOC_BORDER = (224, 224, 192)  # what the palette of Pascal VOC shows for 255
 _CHANNELS = "RGB"
+_BLENDED_COLORS, _BLENDED_SHARE = 3, 0.3  # also some in a small fraction of the pixels
 _MANY_COLORS = 32  # as many unknown colours come from interpolation or lossy compression
 
 
@@ -44,7 +45,7 @@ def values_of_colors(pixels: UInt8, classes: ClassMap | None) -> UInt8:
     if pixels.shape[2] == 4:
         _check_alpha(pixels)
     packed = _pack(pixels)
-    unknown = np.unique(packed)
+    unknown, share = np.unique(packed), 1.0
     if classes is not None:
         by_code = {_pack_color(color): value for color, value in class_colors(classes).items()}
         codes = np.array(sorted(by_code))
@@ -55,11 +56,11 @@ def values_of_colors(pixels: UInt8, classes: ClassMap | None) -> UInt8:
                 expected = tr("a different colour for each class in classes.json")
                 raise InvalidFileError((expected, tr("a colour mask, and classes with the same colour")))
             return np.array([by_code[int(code)] for code in codes], np.uint8)[index]
-        unknown = np.unique(packed[missed])
+        unknown, share = np.unique(packed[missed]), float(missed.mean())
     red, green, blue = (pixels[..., channel] for channel in range(3))
     if np.array_equal(red, green) and np.array_equal(red, blue):
         return np.ascontiguousarray(red)
-    raise _unreadable_colors(pixels, unknown, classes)
+    raise _unreadable_colors(pixels, unknown, share, classes)
 
 
 def _pack(pixels: UInt8) -> npt.NDArray[np.int64]:
@@ -73,8 +74,10 @@ def _pack_color(color: Color) -> int:
     return red << 16 | green << 8 | blue
 
 
-def _unreadable_colors(pixels: UInt8, unknown: npt.NDArray[np.int64], classes: ClassMap | None) -> InvalidFileError:
-    """Return the error of a mask with these unknown colours (N,), packed."""
+def _unreadable_colors(
+    pixels: UInt8, unknown: npt.NDArray[np.int64], share: float, classes: ClassMap | None
+) -> InvalidFileError:
+    """Return the error of a mask with these unknown colours (N,), packed, in this fraction of its pixels."""
     expected = tr("an 8-bit mask, or colours of classes.json")
     if classes is None:
         expected = tr("an 8-bit mask (pixel = class id), or classes.json with colours")
@@ -83,8 +86,8 @@ def _unreadable_colors(pixels: UInt8, unknown: npt.NDArray[np.int64], classes: C
         name, values = _CHANNELS[used[0]], np.unique(pixels[..., used[0]]).tolist()
         found = tr("{values} in channel {name}, 0 in the others", values=abbreviate(values), name=name)
         cure = tr("class ids? save that channel: Image.open(file).getchannel('{name}').save(file)", name=name)
-    elif len(unknown) > _MANY_COLORS:
-        found = tr("{count} unknown colours", count=len(unknown))
+    elif len(unknown) > _MANY_COLORS or (len(unknown) >= _BLENDED_COLORS and share < _BLENDED_SHARE):
+        found = tr("{count} unknown colours in {share:.1%} of the pixels", count=len(unknown), share=share)
         cure = tr("resized with interpolation, or saved as JPEG? use nearest neighbour and PNG")
     else:
         found = tr("unknown colours {unknown}", unknown=abbreviate([f"#{code:06x}" for code in unknown.tolist()], 4))

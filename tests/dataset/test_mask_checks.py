@@ -162,7 +162,11 @@ def test_training_split_with_labels_of_one_class_is_a_fault(tmp_path: Path) -> N
     for split, values in (("train", (0,)), ("val", (0, 1))):
         for number in range(3):
             put_pair(tmp_path / split, f"{split}{number}", values)
-    assert only_fault(tmp_path) == ("train", "labelled pixels of at least two classes", "background")
+    assert only_fault(tmp_path) == (
+        "train",
+        "labelled pixels of at least two classes in the training split",
+        "background",
+    )
 
 
 def test_class_without_pixels_and_ignored_background_are_warnings(tmp_path: Path) -> None:

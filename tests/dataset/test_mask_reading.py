@@ -211,6 +211,30 @@ def test_integers_and_floats_that_are_no_ids_are_explained() -> None:
     assert "float pixels from 0 to 0.5 (convert" in refusal(Image.fromarray(probabilities), "TIFF")
 
 
+def test_color_mask_that_was_interpolated_is_explained() -> None:
+    pixels = np.array([COLORS[value] for value in scene(48, 64).ravel().tolist()], np.uint8).reshape(48, 64, 3)
+    small = Image.fromarray(pixels).resize((40, 30), Image.Resampling.BILINEAR)
+    assert "resized with interpolation, or saved as JPEG" in refusal(small, classes=LISTED)
+
+
+def test_inverted_tiff_of_ids_is_refused_and_of_black_and_white_read_as_shown() -> None:
+    bits = (scene() > 0).astype(np.uint8) * np.uint8(255)
+    inverted = {"tiffinfo": {262: 0}}
+    ids, shown = (saved(Image.fromarray(values), "TIFF", **inverted) for values in (scene(), bits))
+    with Image.open(io.BytesIO(shown)) as image:
+        assert image.tag_v2[262] == 0  # type: ignore[attr-defined]
+        seen = np.asarray(image)
+    assert "stored inverted (the TIFF says that 0 is white" in refusal(ids)
+    assert np.array_equal(decoded(shown), seen)
+
+
+def test_animations_are_refused() -> None:
+    frames = [Image.fromarray(scene(seed=n) * np.uint8(90)) for n in range(2)]
+    for kind in ("GIF", "PNG", "WEBP"):
+        data = saved(frames[0], kind, save_all=True, append_images=frames[1:])
+        assert "expected a mask of one frame, found an animation" in refusal(data)
+
+
 def test_label_images_of_16_and_32_bits_are_read() -> None:
     for dtype in (np.uint16, np.int32):
         assert np.array_equal(decoded(saved(Image.fromarray(scene().astype(dtype)), "TIFF")), scene())
