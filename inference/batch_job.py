@@ -26,6 +26,7 @@ from dataset.decoding.samples import decode_raw
 from dataset.samples import Item
 from inference import outputs, pipeline
 from inference.outputs import OutputDirectory
+from segmentation.evaluation import read_labels
 from segmentation.metrics import ConfusionMatrix
 from segmentation.predictor import InputImage, Prediction, Predictor
 from segmentation.preprocess import EVAL_BATCH
@@ -217,9 +218,8 @@ class BatchJob:
     def _compare(self, mask: Path, indices: UInt8) -> ConfusionMatrix:
         classes = self.predictor.model.classes
         confusion = ConfusionMatrix(classes.num_classes)
-        confusion.update(
-            torch.from_numpy(indices), torch.from_numpy(read_mask(mask, classes, self.predictor.model.reading))
-        )
+        labels = read_labels(mask, classes, self.predictor.model.reading, indices.shape)
+        confusion.update(torch.from_numpy(indices), torch.from_numpy(labels))
         return confusion
 
     def finish(self) -> Outcome:

@@ -112,8 +112,8 @@ def measure(
         seconds.append((time.perf_counter() - started) / len(batch))
         for item, indices in zip(batch, predicted, strict=True):
             own = ConfusionMatrix(classes.num_classes + 1)
-            mask = read_mask(require_mask(item), classes, labels)
             found = reorient(index_map[indices], item.image.read_bytes(), model.reading, labels)
+            mask = read_labels(require_mask(item), classes, labels, found.shape)
             own.update(torch.from_numpy(found), torch.from_numpy(mask))
             counts.append(own.counts)
     return EvaluationResult(
@@ -132,6 +132,18 @@ def map_class_indices(model: Model, wanted: ClassMap) -> UInt8:
         if name in wanted.names:
             index_map[index] = wanted.names.index(name)
     return index_map
+
+
+def read_labels(mask: Path, classes: ClassMap, options: ReadOptions, shape: tuple[int, ...]) -> UInt8:
+    """Return a mask as class indices (H,W) uint8. Raises UsageError if it does not have the shape of its image."""
+    labels = read_mask(mask, classes, options)
+    if labels.shape != shape:
+        (height, width), (found_height, found_width) = shape, labels.shape
+        sizes = f"{width}x{height}, {found_width}x{found_height}"
+        raise UsageError(
+            tr("{mask}: the sizes of image and mask differ: {sizes} (RAW_ORIENTATION?)", mask=mask, sizes=sizes)
+        )
+    return labels
 
 
 def require_mask(item: Item) -> Path:

@@ -128,3 +128,12 @@ def test_resumed_run_of_older_code_keeps_reading_as_it_did() -> None:
     assert settings_of(record, now, {}).raw_orientation is False
     with pytest.raises(UsageError, match="RAW_ORIENTATION: run False, now True"):
         settings_of(record, now, {"raw_orientation": True})
+
+
+def test_mask_of_another_size_than_its_image_is_named(tmp_path: Path) -> None:
+    """As masks of stored pixels are to a model that was trained on upright images."""
+    (tmp_path / "a.png").write_bytes(encoded(noise(48, 80), 6))
+    Image.fromarray(np.zeros((48, 80), np.uint8)).save(tmp_path / "mask.png")
+    item = Item("a", tmp_path / "a.png", tmp_path / "mask.png")
+    with pytest.raises(UsageError, match=r"mask\.png: .* 48x80, 80x48 \(RAW_ORIENTATION\?\)"):
+        measure(make_model(), [item], CLASSES, CPU)
