@@ -5,6 +5,7 @@ python lake.py push -m "better masks"              # commit the data directory
 python lake.py push --to http://lakefs:8000        # all of the embedded store into a real server
 python lake.py pull main~1                         # an older version into the data directory
 python lake.py pull lock                           # data and model of this Git commit
+python lake.py pull --merge                        # what others pushed since, into the directory; your changes stay
 python lake.py diff main~1 main                    # paths, and what changed per class
 python lake.py import s3://photos/2026/ --to data/  # objects of a bucket into lakeFS: references, no copies
 python lake.py import-labels export/ --to data/    # an export of CVAT, VOC, COCO, ... into the data directory
@@ -38,7 +39,19 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.command == "tag" and options.delete and (options.name is None or options.ref):
         parser.error(tr("tag -d takes the name of one tag"))
+    if options.command == "pull":
+        check_pull(parser, options)
     return options
+
+
+def check_pull(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Reject options of pull that do not belong together."""
+    if not options.merge and options.ref is None:
+        parser.error(tr("pull: name a version REF, such as the branch"))
+    if not options.merge and options.prefer:
+        parser.error(tr("--prefer cannot be used without --merge"))
+    if options.merge and options.force:
+        parser.error(tr("--force cannot be used with --merge: use --prefer"))
 
 
 class _Commands:
@@ -60,15 +73,40 @@ def add_data_commands(commands: _Commands) -> None:
     """Add the commands that work on the data directory."""
     push = commands.add("push", tr("commit the data directory"), on_data=True)
     push.add_argument("-m", "--message", help=tr("commit message"))
-    push.add_argument("--keep-remote", action="store_true", help=tr("keep files on the branch that are not here"))
+    push.set_defaults(mode="default")
+    modes = push.add_mutually_exclusive_group()
+    modes.add_argument(
+        "--keep-remote",
+        dest="mode",
+        action="store_const",
+        const="keep-remote",
+        help=tr("publish only what was changed here; the other files of the branch stay as they are"),
+    )
+    modes.add_argument(
+        "--replace",
+        dest="mode",
+        action="store_const",
+        const="replace",
+        help=tr("make the branch equal to the directory, even if that undoes changes of others"),
+    )
     push.add_argument(
         "--to",
         metavar="URL",
         help=tr("copy the whole history of the embedded store to this lakeFS server instead (keys: from the settings)"),
     )
     pull = commands.add("pull", tr("replace the data directory by a version"), on_data=True)
-    pull.add_argument("ref", metavar="REF")
+    pull.add_argument("ref", metavar="REF", nargs="?", help=tr("with --merge, the default is the target branch"))
     pull.add_argument("--force", action="store_true", help=tr("discard files that are in no commit"))
+    pull.add_argument(
+        "--merge",
+        action="store_true",
+        help=tr("bring the changes of the version into the directory, and keep your own"),
+    )
+    pull.add_argument(
+        "--prefer",
+        choices=("local", "branch"),
+        help=tr("with --merge: whose version of a file that both changed is kept"),
+    )
     labels = commands.add("import-labels", tr("convert an export of an annotation tool into a data directory"))
     labels.add_argument("source", metavar="SOURCE", type=Path, help=tr("directory of the export"))
     labels.add_argument(

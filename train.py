@@ -46,6 +46,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         action="store_true",
         help=tr("make the sample set in the data directory, which must be empty or new"),
     )
+    parser.add_argument(
+        "--replace",
+        action="store_true",
+        help=tr("make the branch's data equal to the directory, even if that undoes changes of others"),
+    )
     parser.add_argument("--experiment-branch", metavar="NAME", help=tr("keep the result on this lakeFS branch"))
     add_setting_options(parser, Settings, TRAINING_OPTIONS)
     parser.add_argument("--resume", metavar="last|RUN_ID|PATH", help=tr("resume an interrupted run"))

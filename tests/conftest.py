@@ -43,6 +43,12 @@ def lakefs_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture(scope="session")
+def lakefs_server_kind(lakefs_server: Server) -> str:
+    """'embedded' or 'real'."""
+    return lakefs_server.kind
+
+
+@pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
     """An S3 server: the one of MINIO_ENDPOINT, otherwise MinIO if installed, otherwise moto."""
     with servers.s3(tmp_path_factory.mktemp("s3")) as storage:

@@ -81,6 +81,8 @@ def prepare_directory(settings: Settings, options: argparse.Namespace) -> None:
 
     filler = "--dataset" if options.dataset else "--sample" if options.sample else None
     other = next((name for name in ("data_ref", "resume", "reproduce") if getattr(options, name)), None)
+    if other and options.replace:
+        raise UsageError(tr("--{option} does not change the data: leave out --replace", option=other.replace("_", "-")))
     if filler is None:
         return None if other else require_data(settings)
     if other is not None:
@@ -151,6 +153,7 @@ class Job:
     pinned: LakePath | None  # the lakeFS commit that the data comes from; None: it is published
     facts: RunFacts
     interrupted: Interrupted | None = None
+    replace: bool = False  # whether the data may undo changes of the branch
 
 
 def train_and_publish(
@@ -168,7 +171,7 @@ def train_and_publish(
         tracker = RunTracker.start(client, settings, job.facts)
     else:
         tracker = RunTracker.reopen(client, settings, job.facts, job.interrupted)
-    publication = Publication(lake, tracker, job.data)
+    publication = Publication(lake, tracker, job.data, job.replace)
     with tracker.closing():
         state = job.interrupted.state if job.interrupted else None
         data = publication.commit_data(job.pinned)
@@ -189,20 +192,27 @@ def train_and_publish(
 
 
 def _new_job(settings: Settings, lake: LakeFS, options: argparse.Namespace) -> Job:
+    from train.tracking.publication import hash_files
     from train.tracking.run_tracker import RunFacts
     from versioning.checkout import checked_data, warn_of_unreachable_lock
+    from versioning.push import require_publishable
 
-    if (
-        not options.data_ref
-    ):  # a server that is down is reported before the data is read; that of a commit may be cached
+    if options.experiment_branch:
+        lake.require_experiment_name(options.experiment_branch)
+    if not options.data_ref:  # a server that is down is reported at once; the data of a commit may be cached
         lake.check()
     pinned, data = checked_data(settings, lake, options.data_ref, options.sample)
     lake.ensure_repository(settings)  # not before: faulty data creates nothing
     warn_of_unreachable_lock(lake)
+    if pinned is None and not options.replace:
+        branch = options.experiment_branch
+        existing = branch if branch and lake.has_branch(branch) else None  # a new one starts from the target
+        require_publishable(settings, lake, hash_files(data), existing)
     if options.experiment_branch:
         lake.start_experiment(options.experiment_branch)
     target = settings.lakefs_branch if options.experiment_branch else None
-    return Job(data, pinned, RunFacts(git.read_facts(ROOT), lake.repo, lake.branch, target, options.smoke))
+    facts = RunFacts(git.read_facts(ROOT), lake.repo, lake.branch, target, options.smoke)
+    return Job(data, pinned, facts, replace=options.replace)
 
 
 def interrupted_run(

@@ -61,6 +61,7 @@ class LakeFS:
         self.has_repository = queries.has_repository
         self.has_branch = queries.has_branch
         self.contains = queries.contains
+        self.merge_base = queries.merge_base
         self.commit = queries.commit
         self.commit_metadata = queries.commit_metadata
         self.log = queries.log
@@ -72,6 +73,7 @@ class LakeFS:
         self.protect = refs.protect
         self.create_branch = refs.create_branch
         self.delete_branch = refs.delete_branch
+        self.require_experiment_name = refs.require_experiment_name
         self.start_experiment = refs.start_experiment
         self.set_tag = refs.set_tag
         self.delete_tag = refs.delete_tag

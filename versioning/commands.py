@@ -25,7 +25,8 @@ from dataset.samples import committed_layout
 from utils.lakefs_utils import connect
 from versioning import status, sync
 from versioning.data_directory import require_data, require_directory, require_place
-from versioning.versions import find_data
+from versioning.push import push
+from versioning.versions import find_data, find_renames
 
 if TYPE_CHECKING:
     from dataset.layout.layout import Layout
@@ -71,7 +72,9 @@ def _require_directory(settings: Settings, command: str) -> None:
 def _run_connected(settings: Settings, lake: LakeFS, options: argparse.Namespace) -> int:
     match options.command:
         case "push":
-            sync.push(settings, lake, options.message, options.keep_remote)
+            push(settings, lake, options.message, options.mode)
+        case "pull" if options.merge:
+            sync.merge(settings, lake, options.ref or lake.branch, options.prefer)
         case "pull":
             sync.pull(settings, lake, options.ref, options.force)
         case "status":
@@ -95,10 +98,11 @@ def migrate(settings: Settings, options: argparse.Namespace) -> None:
     """Copy the history of the embedded store to a real server. Raises UsageError for options of an ordinary push."""
     from versioning.migrate import copy_history
 
-    if options.message or options.keep_remote or options.data_dir:
+    if options.message or options.mode != "default" or options.data_dir:
         raise UsageError(
             tr(
-                "--to copies the history, not the data directory: it cannot be used with -m, --keep-remote and --data-dir"
+                "--to copies the history, not the data directory: it cannot be used with -m, --keep-remote, --replace "
+                "and --data-dir"
             )
         )
     copy_history(settings, options.to)
@@ -109,22 +113,39 @@ def diff(lake: LakeFS, settings: Settings, left_ref: str, right_ref: str) -> Non
     left, right = find_data(lake, left_ref), find_data(lake, right_ref)
     if left.repo != right.repo:
         raise UsageError(tr("different repositories: {left}, {right}", left=left, right=right))
-    kinds = {"added": tr("added"), "removed": tr("removed"), "changed": tr("changed")}
-    images: list[str] = []
-    counts: Counter[str] = Counter(dict.fromkeys(kinds, 0))
-    for change in lake.differences(left.ref, right.ref, repo=left.repo):
-        counts[change.type] += 1
-        notify(f"{kinds[change.type]:8} {change.path}")
-        name = change.path.removeprefix(left.path)
-        if change.path.startswith(left.path) and is_image(name):
-            images.append(name)
-    notify(", ".join(f"{kinds[kind]} {count}" for kind, count in counts.items()))
+    changes = [(str(change.path), str(change.type)) for change in lake.differences(left.ref, right.ref, repo=left.repo)]
+    images = [path.removeprefix(left.path) for path, _ in changes if path.startswith(left.path) and is_image(path)]
+    _report_changes(changes, _renames(lake, left, right, changes))
     layouts = [_layout_of(lake, side) for side in (left, right)] if images else []
     masks = [name for name in images if any(layout.is_mask(name) for layout in layouts if layout)]
     if masks:
         files = [layout.class_file if layout else CLASSES_FILE for layout in layouts]
         trees = [_download(lake, settings, *side, masks) for side in zip((left, right), files, strict=True)]
         notify("\n" + compare_masks(trees[0], trees[1], masks, (files[0], files[1])))
+
+
+def _report_changes(changes: list[tuple[str, str]], renamed: dict[str, str]) -> None:
+    """Report (path, type) of each change and their numbers; `renamed` maps added paths to removed ones."""
+    kinds = {"added": tr("added"), "removed": tr("removed"), "changed": tr("changed")}
+    counts, old = Counter(dict.fromkeys(kinds, 0)), set(renamed.values())
+    for path, kind in changes:
+        if path in renamed:
+            notify(f"{tr('renamed'):8} {renamed[path]} -> {path}")
+        elif path not in old:
+            counts[kind] += 1
+            notify(f"{kinds[kind]:8} {path}")
+    shown = [f"{kinds[kind]} {count}" for kind, count in counts.items()]
+    notify(", ".join([*shown, *([f"{tr('renamed')} {len(renamed)}"] if renamed else [])]))
+
+
+def _renames(lake: LakeFS, left: LakePath, right: LakePath, changes: list[tuple[str, str]]) -> dict[str, str]:
+    """Return added path -> removed path of the same content."""
+    found: list[dict[str, str]] = []
+    for kind, side in (("added", right), ("removed", left)):
+        paths = {path for path, changed in changes if changed == kind}
+        listed = lake.objects(side.ref, "", side.repo) if paths else ()
+        found.append({file.path: file.sha256 or file.checksum for file in listed if file.path in paths})
+    return find_renames(*found)
 
 
 def _layout_of(lake: LakeFS, side: LakePath) -> Layout | None:

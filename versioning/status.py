@@ -14,8 +14,9 @@ from core.workers import iterate_successes, parallel
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath
 from versioning.lockfile import Lock, is_reachable, read_lock, require_lock, unreachable_data
+from versioning.push import divergence_of
 from versioning.sync import require_complete
-from versioning.versions import LOCK, committed_files, compare, data_manifest, find_data, hashes_of, local_files
+from versioning.versions import LOCK, compare, data_manifest, find_data, hashes_of, local_files
 
 
 def status(settings: Settings, lake: LakeFS) -> bool:
@@ -30,11 +31,15 @@ def status(settings: Settings, lake: LakeFS) -> bool:
         raise unreachable_data(lock, lake)
     head = find_data(lake, lake.branch)
     files = local_files(settings)
-    changes = compare(hashes_of(files), committed_files(lake, head, settings.cache_dir))
+    divergence = divergence_of(settings, lake, files, head.ref)
+    changes = compare(divergence.local, divergence.branch)
     notify(tr("branch {branch}, commit {ref} (repository {repo})", branch=lake.branch, ref=head.ref, repo=lake.repo))
     if changes:
         notify(tr("data: differs from {branch}: {counts}", branch=lake.branch, counts=changes.counts()))
         notify("\n".join(changes.lines(20)))
+        if divergence.undone():
+            moved = tr("branch {branch} has changes that are not here: lake.py pull --merge", branch=lake.branch)
+            notify(moved)
     else:
         notify(tr("data: same as on {branch}, {count} files", branch=lake.branch, count=len(files)))
     if lock is None:

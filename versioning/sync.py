@@ -1,9 +1,10 @@
-"""Push and pull: bring a local directory to lakeFS, and a version from lakeFS to the directory."""
+"""Bring a version of lakeFS to the data directory: replace the directory by it, or merge its changes into it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -11,17 +12,19 @@ from pathlib import Path
 from config import ROOT, Settings
 from core.errors import AppError, UsageError
 from core.files import atomic_replace, remove_partial_files, safe_join, write_atomically
-from core.git import LOCK_NAME, read_facts
+from core.git import LOCK_NAME
 from core.hashing import file_md5, file_sha256
 from core.i18n import tr
 from core.reporting import notify, progress
 from core.workers import iterate_successes, parallel
-from dataset.formats.record import source_metadata
+from dataset.directory import SPLITS, data_files
+from dataset.splitting.splits import read_splits
 from utils.lakefs_client.content import LocalFile, RemoteFile
-from utils.lakefs_utils import LakeFS, LakePath, PublishResult
+from utils.lakefs_utils import LakeFS, LakePath
+from versioning.base import base_files, record_version
+from versioning.divergence import Divergence, Side, list_lines
 from versioning.lockfile import Lock, read_lock
 from versioning.versions import (
-    DATA_PREFIX,
     LOCK,
     MODEL_PREFIX,
     WORKERS,
@@ -35,31 +38,6 @@ from versioning.versions import (
 )
 
 UNFINISHED = ".pull-unfinished"  # hidden, in the data directory, while a pull changes it
-
-
-def push(settings: Settings, lake: LakeFS, message: str | None, keep_remote: bool) -> None:
-    """Commit the data directory to the target branch, without a data check, and report the commit."""
-    require_complete(settings.data_dir)
-    files = local_files(settings)
-    metadata = {**read_facts(ROOT).metadata(), **source_metadata(settings.data_dir)}
-    done = lake.publish(files, DATA_PREFIX, message or f"data: {len(files)} files", metadata, mirror=not keep_remote)
-    report_published(done, len(files))
-
-
-def report_published(done: PublishResult, count: int) -> None:
-    """Report which commit holds the `count` files of a data directory, and what was uploaded for it."""
-    if not done.uploaded and not done.removed:
-        notify(tr("data unchanged: existing commit {commit_id}", commit_id=done.commit_id))
-        return
-    notify(
-        tr(
-            "data commit: {commit_id} ({uploaded} uploaded, {removed} removed, {count} files in total)",
-            commit_id=done.commit_id,
-            uploaded=done.uploaded,
-            removed=done.removed,
-            count=count,
-        )
-    )
 
 
 def pull(settings: Settings, lake: LakeFS, ref: str, force: bool) -> None:
@@ -87,6 +65,9 @@ def pull(settings: Settings, lake: LakeFS, ref: str, force: bool) -> None:
             _remove(root, changes.new)
             if fetch:
                 _write(safe_join(tree, source.path), root, {name: wanted[name] for name in fetch})
+            record_version(settings, lake, source, data_files(root))
+    else:
+        record_version(settings, lake, source, data_files(root))
     notify(
         tr(
             "{root}: {count} files of {source} ({fetch} written, {new} removed)",
@@ -97,6 +78,8 @@ def pull(settings: Settings, lake: LakeFS, ref: str, force: bool) -> None:
             new=len(changes.new),
         )
     )
+    if changes.renamed:
+        notify(list_lines(f"  {tr('renamed'):8} {new} -> {old}" for new, old in changes.renamed.items()))
     if model is not None and lock is not None:
         _copy_verified(model, settings.model_path, lock.model_sha256)
         notify(tr("{model_path}: {model}", model_path=settings.model_path, model=lock.model))
@@ -109,6 +92,71 @@ def download_data(settings: Settings, lake: LakeFS, source: LakePath) -> None:
     wanted = committed_files(lake, source, cache)
     with _marked_unfinished(settings.data_dir, source):
         _write(safe_join(tree, source.path), settings.data_dir, wanted)
+        record_version(settings, lake, source, data_files(settings.data_dir))
+
+
+def merge(settings: Settings, lake: LakeFS, ref: str, prefer: Side | None) -> None:
+    """Bring the changes that REF has since the directory's base into the directory, which keeps its own changes.
+
+    Files that both changed are decided by `prefer`; without it, they are listed and nothing is written. Raises UsageError.
+    """
+    root, cache = settings.data_dir, settings.cache_dir
+    source = find_data(lake, ref, cache)
+    have, wanted = hashes_of(local_files(settings)), committed_files(lake, source, cache)
+    divergence = Divergence(base_files(lake, root, cache, source.ref), have, wanted)
+    splits = _splits_to_take(settings, lake, source, divergence)
+    taken, conflicts = divergence.merged(lambda name: "branch" if name in splits else prefer)
+    if conflicts:
+        raise UsageError(
+            tr(
+                "{root} and {source} both changed {count} files: nothing was written; --prefer local keeps the files of "
+                "the directory, --prefer branch takes the others",
+                root=root,
+                source=source,
+                count=len(conflicts),
+            )
+            + "\n"
+            + list_lines(f"  {name}" for name in conflicts)
+        )
+    taken |= {name: wanted.get(name) for name in splits if have.get(name) != wanted.get(name)}
+    fetch = {name: sha256 for name, sha256 in taken.items() if sha256 is not None}
+    removed = sorted(taken.keys() - fetch.keys())
+    tree = lake.download(source, cache, {source.path + name for name in fetch}.__contains__) if fetch else cache
+    with _marked_unfinished(root, f"--merge {source}"):
+        _remove(root, removed)
+        if fetch:
+            _write(safe_join(tree, source.path), root, fetch)
+        record_version(settings, lake, source, {name: root / name for name in wanted})
+    merged = {name: sha256 for name, sha256 in {**have, **taken}.items() if sha256 is not None}
+    notify(
+        tr(
+            "{root}: merged {source} ({fetch} written, {removed} removed; own changes: {counts})",
+            root=root,
+            source=source,
+            fetch=len(fetch),
+            removed=len(removed),
+            counts=compare(merged, wanted).counts(),
+        )
+    )
+
+
+def _splits_to_take(settings: Settings, lake: LakeFS, source: LakePath, divergence: Divergence) -> set[str]:
+    """Return the split files, if train.py made them in the directory and in the commit, which changed them.
+
+    They are one assignment and cannot be mixed: the commit's are taken, and train.py extends them by the images that only
+    the directory has.
+    """
+    take: set[str] = set()
+    changed = [re.fullmatch(rf"(.*/)?splits/({'|'.join(SPLITS)})\.txt", name) for name in divergence.undone()]
+    for place in {match[1] or "" for match in changed if match}:
+        names = {f"{place}splits/{split}.txt" for split in SPLITS}
+        if not names.intersection(divergence.branch):
+            continue
+        tree = lake.download(source, settings.cache_dir, {source.path + name for name in names}.__contains__)
+        ours, theirs = (read_splits(folder / place) for folder in (settings.data_dir, safe_join(tree, source.path)))
+        if ours is not None and theirs is not None and ours.seed is not None and ours.seed == theirs.seed:
+            take |= names
+    return take
 
 
 def _model_at_risk(settings: Settings, lake: LakeFS, lock: Lock) -> list[str]:
@@ -193,7 +241,7 @@ def _refuse_data_loss(folder: Path, names: list[str]) -> None:
 
 
 @contextlib.contextmanager
-def _marked_unfinished(root: Path, source: LakePath) -> Iterator[None]:
+def _marked_unfinished(root: Path, source: LakePath | str) -> Iterator[None]:
     """Mark the data directory while it is neither the old version nor the new one."""
     root.mkdir(parents=True, exist_ok=True)
     if (root / UNFINISHED).exists():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from config import ROOT, Settings
@@ -22,31 +22,40 @@ from versioning.lockfile import is_reachable, require_lock, unreachable_data
 
 DATA_PREFIX, MODEL_PREFIX = "data/", "models/"
 LOCK = "lock"  # the REF that stands for the versions of lakefs.lock
+EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 WORKERS = 4  # files hashed or written at once
 
 
 @dataclass(frozen=True)
 class Changes:
-    """Differences between a directory and a version; each list is sorted."""
+    """Differences between a directory and a version; each list is sorted.
+
+    `renamed` maps new paths to removed ones of the same content; both are in their lists, too.
+    """
 
     new: list[str]
     changed: list[str]
     removed: list[str]
+    renamed: dict[str, str] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.new or self.changed or self.removed)
 
     def counts(self) -> str:
         """Return the number of differences as text."""
-        new, changed, removed = len(self.new), len(self.changed), len(self.removed)
-        return tr("{new} new, {changed} changed, {removed} removed", new=new, changed=changed, removed=removed)
+        renamed, changed = len(self.renamed), len(self.changed)
+        new, removed = len(self.new) - renamed, len(self.removed) - renamed
+        text = tr("{new} new, {changed} changed, {removed} removed", new=new, changed=changed, removed=removed)
+        return text + (tr(", {renamed} renamed", renamed=renamed) if renamed else "")
 
     def lines(self, limit: int) -> list[str]:
         """Return one line per path, at most `limit`, and how many more there are."""
+        old = set(self.renamed.values())
         marks = (
-            (tr("new"), self.new),
+            (tr("new"), [name for name in self.new if name not in self.renamed]),
             (tr("changed"), self.changed),
-            (tr("removed"), self.removed),
+            (tr("removed"), [name for name in self.removed if name not in old]),
+            (tr("renamed"), [f"{before} -> {after}" for after, before in self.renamed.items()]),
         )
         lines = [f"  {mark:8} {name}" for mark, names in marks for name in names]
         more = len(lines) - limit
@@ -127,11 +136,34 @@ def committed_files(lake: LakeFS, source: LakePath, cache: Path) -> dict[str, st
 
 def compare(have: Mapping[str, str], wanted: Mapping[str, str]) -> Changes:
     """Return how `have` differs from `wanted`; both map paths to hashes."""
+    new, removed = sorted(have.keys() - wanted.keys()), sorted(wanted.keys() - have.keys())
     return Changes(
-        new=sorted(have.keys() - wanted.keys()),
+        new=new,
         changed=sorted(name for name in have.keys() & wanted.keys() if have[name] != wanted[name]),
-        removed=sorted(wanted.keys() - have.keys()),
+        removed=removed,
+        renamed=find_renames({name: have[name] for name in new}, {name: wanted[name] for name in removed}),
     )
+
+
+def find_renames(new: Mapping[str, str], removed: Mapping[str, str]) -> dict[str, str]:
+    """Return new path -> removed path of the same content, each used once; both map paths to hashes.
+
+    Of several candidates, one of the same file name is taken first. Empty files have nothing to be recognized by.
+    """
+    renamed: dict[str, str] = {}
+    for same_name in (True, False):
+        old: dict[tuple[str, str], list[str]] = {}
+        for name in sorted(removed.keys() - set(renamed.values()), reverse=True):
+            if removed[name] != EMPTY_SHA256:
+                old.setdefault(_content_key(name, removed[name], same_name), []).append(name)
+        for name in sorted(new.keys() - renamed.keys()):
+            if candidates := old.get(_content_key(name, new[name], same_name)):
+                renamed[name] = candidates.pop()
+    return dict(sorted(renamed.items()))
+
+
+def _content_key(name: str, sha256: str, with_name: bool) -> tuple[str, str]:
+    return sha256, name.rsplit("/", 1)[-1] if with_name else ""
 
 
 def hashes_of(files: Mapping[str, LocalFile]) -> dict[str, str]:

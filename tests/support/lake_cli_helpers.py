@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from tests.support.project import Project
+from versioning.base import REF_FILE
 
 REPO = "image-segmentation-local-repo"
 
@@ -25,8 +26,9 @@ def run_train(project: Project, *arguments: str) -> str:
 
 
 def read_data(project: Project) -> dict[str, bytes]:
+    """Return the files of data/ without the record of the version that they come from."""
     root = project.folder / "data"
-    files = (path for path in root.rglob("*") if path.is_file())
+    files = (path for path in root.rglob("*") if path.is_file() and path.name != REF_FILE)
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
 
 

@@ -18,7 +18,7 @@ from core.errors import AppError, UsageError
 from core.files import safe_join
 from tests.support.publish_helpers import publish, write_local_files
 from utils.lakefs_utils import LakeFS, LakePath, connect
-from versioning import sync, versions
+from versioning import push, sync, versions
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_unusual_file_names_are_pushed_and_pulled(lake: LakeFS, lake_settings: c
     for name, content in contents.items():
         (here.data_dir / name).parent.mkdir(parents=True, exist_ok=True)
         (here.data_dir / name).write_bytes(content)
-    sync.push(here, lake, None, keep_remote=False)
+    push.push(here, lake, None, "default")
     sync.pull(there, lake, "main", force=False)
     assert {name: file.path.read_bytes() for name, file in versions.local_files(there).items()} == contents
     assert {file.path.removeprefix("data/") for file in lake.objects("main", "")} == contents.keys()

@@ -24,7 +24,7 @@ from tests.support.transfer_helpers import publish, random_file
 from utils.lakefs_client import content, multipart, transfer
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath
-from versioning import sync
+from versioning import push, sync
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
 
@@ -182,7 +182,7 @@ def test_pull_continues_after_a_full_disk(lake: LakeFS, tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert (settings.data_dir / "large").read_bytes() == before and not list(settings.data_dir.rglob("*.part"))
     with pytest.raises(UsageError, match="was interrupted: run"):
-        sync.push(settings, lake, None, keep_remote=False)
+        push.push(settings, lake, None, "default")
     sync.pull(settings, lake, "main", force=False)
     assert {name: file_sha256(settings.data_dir / name) for name in files} == {n: f.sha256 for n, f in files.items()}
 

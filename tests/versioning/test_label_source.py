@@ -12,14 +12,14 @@ from tests.support.lake_cli_helpers import REPO, commit_id, run_lake, run_train
 from tests.support.project import make_project
 from utils import local_lakefs
 from utils.lakefs_utils import LakeFS, connect
-from versioning.sync import push
+from versioning.push import push
 
 
 def test_push_records_format_and_hash_of_the_export(tmp_path: Path) -> None:
     run_import(write_cvat(tmp_path / "export", draw_labelled(tmp_path / "drawn", ["train", "val"])), tmp_path / "data")
     settings = Settings(data_dir=tmp_path / "data", lakefs_local_dir=tmp_path / "lakefs")
     with connect(settings, create=True) as lake:
-        push(settings, lake, None, False)
+        push(settings, lake, None, "default")
         metadata = lake.commit_metadata(lake.head())
         assert metadata.items() >= source_metadata(tmp_path / "data").items()
         assert metadata["label_format"] == "cvat" and len(metadata["label_source_sha256"]) == 64

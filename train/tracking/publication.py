@@ -23,11 +23,18 @@ from train.tracking.run_tracker import RunTracker
 from utils import mlflow_utils
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath
-from versioning.sync import report_published
+from versioning.push import Mode, publish_directory
 from versioning.versions import DATA_PREFIX, MODEL_PREFIX, committed_files, compare, data_manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+def hash_files(data: SegmentationData) -> dict[str, LocalFile]:
+    """Return every file of checked data with its hash, which the check has computed for images and masks."""
+    known = {pair.image: pair.image_sha256 for pair in data.pairs}
+    known |= {pair.mask: pair.mask_sha256 for pair in data.pairs}
+    return {path: LocalFile(file, known.get(file) or file_sha256(file)) for path, file in data_files(data.root).items()}
 
 
 @dataclass(frozen=True)
@@ -37,17 +44,13 @@ class Publication:
     lake: LakeFS
     tracker: RunTracker
     data: SegmentationData
+    replace: bool = False  # whether the data may undo changes of the branch
 
     # --- data ---
 
     def commit_data(self, pinned: LakePath | None) -> DataCommit:
         """Commit the checked data, unless `pinned` names the commit that they come from. Raises AppError."""
-        known = {pair.image: pair.image_sha256 for pair in self.data.pairs}
-        known |= {pair.mask: pair.mask_sha256 for pair in self.data.pairs}
-        files = {
-            path: LocalFile(file, known.get(file) or file_sha256(file))
-            for path, file in data_files(self.data.root).items()
-        }
+        files = hash_files(self.data)
         path = self._publish_data(files) if pinned is None else self._require_same(pinned, files)
         return DataCommit(path, data_manifest({name: file.sha256 for name, file in files.items()}, path.path))
 
@@ -55,8 +58,8 @@ class Publication:
         counts = ", ".join(f"{split} {len(self.data.split(split))}" for split in self.data.pixel_counts)
         message = f"data: {len(files)} files ({counts})"
         metadata = {**self.tracker.commit_metadata(), **source_metadata(self.data.root)}
-        done = self.lake.publish(files, DATA_PREFIX, message, metadata, mirror=True)
-        report_published(done, len(files))
+        mode: Mode = "replace" if self.replace else "default"
+        done = publish_directory(self.tracker.settings, self.lake, files, message, metadata, mode)
         return LakePath(self.lake.repo, done.commit_id, DATA_PREFIX)
 
     def _require_same(self, pinned: LakePath, files: dict[str, LocalFile]) -> LakePath:

@@ -59,6 +59,7 @@ class RemoteFile:
     sha256: str | None
     checksum: str
     link: str | None = None  # presigned link to the object storage; valid for some minutes
+    mtime: int | None = None  # seconds since 1970
 
 
 def content_type(path: str) -> str:

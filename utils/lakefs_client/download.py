@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import urllib3
 
@@ -150,7 +151,7 @@ def _record_complete(source: LakePath, cache: Path, files: list[tuple[RemoteFile
     """Record that these are all files of a path, with the stat of each when it was verified."""
     record = _record(source, cache)
     record.parent.mkdir(parents=True, exist_ok=True)
-    rows = [(file.path, file.size_bytes, file.sha256, file.checksum, stat) for file, stat in files]
+    rows = [(file.path, file.size_bytes, file.sha256, file.checksum, stat, file.mtime) for file, stat in files]
     write_atomically(record, json.dumps(rows).encode())
 
 
@@ -159,9 +160,15 @@ def _read_record(source: LakePath, cache: Path) -> list[tuple[RemoteFile, Path, 
     tree = _tree(source, cache)
     try:
         rows = json.loads(_record(source, cache).read_bytes())
-        return [(RemoteFile(*row[:4]), safe_join(tree, row[0]), str(row[4])) for row in rows]
+        return [(_recorded_file(row), safe_join(tree, row[0]), str(row[4])) for row in rows]
     except (FileNotFoundError, ValueError, TypeError, LookupError, AppError):
         return None
+
+
+def _recorded_file(row: list[Any]) -> RemoteFile:
+    """Return the object of a row of a record; those of older versions have no time."""
+    path, size_bytes, sha256, checksum, _stat, *rest = row
+    return RemoteFile(path, size_bytes, sha256, checksum, mtime=rest[0] if rest else None)
 
 
 def _is_complete(source: LakePath, cache: Path) -> bool:

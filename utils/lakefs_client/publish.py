@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from core.errors import AppError
@@ -76,13 +76,21 @@ class Publisher:
         self.merger = merger
 
     def publish(
-        self, files: Mapping[str, LocalFile], prefix: str, message: str, metadata: Mapping[str, str], mirror: bool
+        self,
+        files: Mapping[str, LocalFile],
+        prefix: str,
+        message: str,
+        metadata: Mapping[str, str],
+        mirror: bool,
+        check: Callable[[str], None] | None = None,
     ) -> PublishResult:
         """Bring files to the target branch as one commit; return the commit that holds exactly these files.
 
         `files` maps paths below `prefix` ("data/") to local files; with `mirror`, other objects below it are removed.
         Unchanged files are not uploaded, and if nothing changed the existing commit is returned. A failure leaves the
-        target as it was and names the files that failed; the next call continues. Raises AppError.
+        target as it was and names the files that failed; the next call continues. `check` may refuse, by an error, the
+        commit of the target that the publication is about to change: it is called again after each conflict with another
+        process. Raises AppError.
         """
         wanted = {prefix + path: file for path, file in files.items()}
         digest = manifest_sha256(wanted)
@@ -95,6 +103,7 @@ class Publisher:
             changes = self._compare(job, head)
             if not changes.needed():
                 return self._find_existing(job, head, key, digest)
+            self._check(job, head, check)
             try:
                 commit_id, merged = self._upload_and_merge(job, head, changes)
             except AppError:
@@ -116,6 +125,16 @@ class Publisher:
                 branch=self.connection.branch,
             )
         )
+
+    def _check(self, job: _Publication, head: str, check: Callable[[str], None] | None) -> None:
+        """Call `check`; if it refuses the commit, delete the private branch of an earlier attempt."""
+        try:
+            if check is not None:
+                check(head)
+        except AppError:
+            with contextlib.suppress(AppError):
+                self.refs.delete_branch(job.branch)
+            raise
 
     def _find_existing(self, job: _Publication, head: str, key: str, digest: str) -> PublishResult:
         """Return the commit that brought these files, so that equal data keeps one name; nothing is uploaded."""

@@ -116,6 +116,17 @@ class Queries:
                 return False
             return bool(found.base_commit_id == wanted)
 
+    def merge_base(self, left: str, right: str) -> str | None:
+        """Return the newest commit that is in the history of both commits; None without one, or for an unknown commit."""
+        from lakefs_sdk.exceptions import NotFoundException
+
+        with self.connection.convert_errors(tr("comparing")):
+            try:
+                found = self.connection.sdk.refs_api.find_merge_base(self.connection.repo, left, right)
+            except NotFoundException:
+                return None
+            return str(found.base_commit_id) if found.base_commit_id else None
+
     def commit(self, commit_id: str, repo: str | None = None) -> Any:
         """Return a commit as a model of lakefs-sdk."""
         with self.connection.convert_errors(tr("commit {commit_id}", commit_id=commit_id[:12])):
@@ -197,6 +208,5 @@ def _remote_file(found: dict[str, Any], links: bool) -> RemoteFile:
     path, checksum = found["path"], found["checksum"]
     if not isinstance(path, str) or not isinstance(checksum, str):
         raise ValueError(f"path {path!r}, checksum {checksum!r}")
-    return RemoteFile(
-        path, found.get("size_bytes") or 0, sha256, checksum, found["physical_address"] if links else None
-    )
+    link, mtime = found["physical_address"] if links else None, found.get("mtime")
+    return RemoteFile(path, found.get("size_bytes") or 0, sha256, checksum, link, mtime)

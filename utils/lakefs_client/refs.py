@@ -98,8 +98,8 @@ class Refs:
         ):
             self.connection.sdk.branches_api.delete_branch(repo or self.connection.repo, name)
 
-    def start_experiment(self, branch: str) -> None:
-        """Publish to another branch from now on; create it from the target if it does not exist. Raises UsageError."""
+    def require_experiment_name(self, branch: str) -> None:
+        """Raise UsageError for a name that cannot be that of an experiment branch."""
         if branch == self.connection.branch or not re.fullmatch(r"\w[-\w]*", branch, re.ASCII):
             raise UsageError(
                 tr(
@@ -108,6 +108,10 @@ class Refs:
                     target=self.connection.branch,
                 )
             )
+
+    def start_experiment(self, branch: str) -> None:
+        """Publish to another branch from now on; create it from the target if it does not exist. Raises UsageError."""
+        self.require_experiment_name(branch)
         with self.connection.convert_errors(tr("branch {branch}", branch=branch)):
             self.create_branch(branch, self.connection.branch)
         self.connection.branch = branch
