@@ -151,9 +151,13 @@ def test_masks_of_the_hidden_test_split_are_left_out(
     tmp_path: Path, items: list[Labelled], target: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     labelled = [*with_ids(items[:3], 0, 7, 26), replace(items[3], ids=np.full(SIZE, 3, np.uint8))]
-    run_import(write_cityscapes(tmp_path / "export", labelled), target)
+    source = write_cityscapes(tmp_path / "export", labelled)
+    shutil.copyfile(items[0].image, source / "leftImg8bit/train/citytrain/preview.png")
+    run_import(source, target)
     check_imported(target, labelled[:3])
-    assert "left out (every pixel is ignored): gtFine/test/" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "left out (every pixel is ignored): gtFine/test/" in printed
+    assert "left out (not called NAME_leftImg8bit.png): leftImg8bit/train/citytrain/preview.png" in printed
 
 
 def test_cityscapes_without_its_second_archive_is_refused(tmp_path: Path, items: list[Labelled], target: Path) -> None:

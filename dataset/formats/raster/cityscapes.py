@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from core.i18n import tr
 from dataset.classes import UInt8
-from dataset.directory import composed
+from dataset.directory import composed, is_image
 from dataset.faults import DataFaults, DataWarning, Fault, LeftOut
 from dataset.formats.export import Export, ExportClass, ExportItem, ImportOptions
 from dataset.formats.raster.colors import Rgb, read_coded_mask, read_ids
@@ -96,6 +96,8 @@ def read(source: Source, _options: ImportOptions) -> Export:
             found = match_pairs(images.get(directory, {}), masks[directory], split, _decoder(source, kind))
             items += found[0]
             faults += found[1]
+    others = [name for name in source.below(IMAGES) if is_image(name) and not name.endswith(IMAGE_END)]
+    left_out += leave_out(others, tr("not called NAME{end}", end=IMAGE_END))
     if faults:
         raise DataFaults(faults)
     return Export(CLASSES[kind], tuple(items), tuple(left_out), tuple(_warn_of_colors(kind)))
