@@ -74,10 +74,12 @@ def _check_interpolation(contents: Collection[PairContent]) -> list[Fault]:
     for content in contents:
         mixed = sorted(set(blended) & set(content.values or ()))
         if mixed:
-            found = tr("{count} values only along outlines ({values})", count=len(mixed), values=abbreviate(mixed, 4))
-            faults.append(
-                Fault(content.candidate.mask, expected, found + tr(": resized with interpolation, or antialiased"))
+            found = tr(
+                "{count} values only along outlines ({values}): resized with interpolation, or antialiased",
+                count=len(mixed),
+                values=abbreviate(mixed, 4),
             )
+            faults.append(Fault(content.candidate.mask, expected, found))
     return faults
 
 

@@ -39,13 +39,16 @@ def check_learnable(
 
 def _check_ignored(train: Counter[int], total: Counter[int], classes: ClassMap) -> Iterator[DataWarning]:
     if 0 in classes.ignore_ids and total[0]:
-        share = total[0] / total.total()
-        text = tr("0, usually the background, is ignored ({share:.1%} of the pixels): ", share=share)
-        yield DataWarning(BACKGROUND_IGNORED, text + tr("the model will see one of the other classes there"))
+        text = tr(
+            "0, usually the background, is ignored ({share:.1%} of the pixels): the model will see another class there",
+            share=total[0] / total.total(),
+        )
+        yield DataWarning(BACKGROUND_IGNORED, text)
     ignored = sum(train[value] for value in classes.ignore_ids)
     if ignored and ignored / train.total() > 1 - SPARSE_SHARE:
-        share = ignored / train.total()
         text = tr(
-            "{share:.1%} of the pixels of train are ignored: most training steps would see no label, ", share=share
+            "{share:.1%} of the pixels of train are ignored: most training steps would see no label, "
+            "so crops are placed where labels are",
+            share=ignored / train.total(),
         )
-        yield DataWarning(SPARSE_LABELS, text + tr("so crops are placed where labels are"))
+        yield DataWarning(SPARSE_LABELS, text)

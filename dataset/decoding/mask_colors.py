@@ -90,9 +90,11 @@ def _unreadable_colors(
         found = tr("{count} unknown colours in {share:.1%} of the pixels", count=len(unknown), share=share)
         cure = tr("resized with interpolation, or saved as JPEG? use nearest neighbour and PNG")
     else:
-        found = tr("unknown colours {unknown}", unknown=abbreviate([f"#{code:06x}" for code in unknown.tolist()], 4))
+        named = abbreviate((f"#{code:06x}" for code in unknown.tolist()), 4)
+        found = tr("unknown colours {unknown}", unknown=named)
         color = [int(unknown[-1]) >> shift & 255 for shift in (16, 8, 0)]
-        cure = tr("list each in classes.json: {entry}", entry=f'{{"id": 1, "name": "...", "color": {color}}}')
+        entry = f'{{"id": 1, "name": "...", "color": {color}}}'
+        cure = tr("list each in classes.json: {entry}", entry=entry)
     return InvalidFileError((expected, f"{found} ({cure})"))
 
 
@@ -113,6 +115,7 @@ def _check_alpha(pixels: UInt8) -> None:
         found = tr("one colour, and the mask in the alpha channel: {values}", values=abbreviate(np.unique(alpha), 4))
         cure = tr("save that channel: Image.open(file).getchannel('A').save(file)")
     else:
-        found = tr("{color} both visible and transparent", color=f"#{int(mixed[0]):06x}")
+        color = f"#{int(mixed[0]):06x}"
+        found = tr("{color} both visible and transparent", color=color)
         cure = tr("remove the alpha channel, or give transparent pixels a colour of their own")
     raise InvalidFileError((tr("classes in grey values or colours"), f"{found} ({cure})"))
