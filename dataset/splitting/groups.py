@@ -75,7 +75,7 @@ def detect_groups(
     if frames:
         found = {name: frame.sequence or "*" for name, frame in frames.items()}
         evidence = tr("stems with running numbers") if thumbnails is None else tr("neighbours look alike")
-        reason = tr("films in the file names ({evidence}): {names}", evidence=evidence, names=_shown(found))
+        reason = tr("films in the file names: {names}; {evidence}", evidence=evidence, names=_shown(found))
         return Groups("films", reason, _with_singles(names, found), frames, divisible=True)
     found = separate_at_pauses(times_of(names), BURST_SECONDS)
     if 2 <= len(set(found.values())) < len(found):

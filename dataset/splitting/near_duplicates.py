@@ -48,7 +48,7 @@ def find_near_duplicates(thumbnails: Mapping[str, UInt8], splits: Mapping[str, s
     split = np.array([splits[name] for name in names])
     if not names or (split == split[0]).all():
         return []
-    pixels = np.stack([thumbnails[name] for name in names]).astype(np.float32)
+    pixels = np.stack([thumbnails[name] for name in names])
     found: dict[tuple[int, int], float] = {}
     for rows, columns, similarity, turn in _similarities(pixels, split):
         for (one, other), score in _verify(pixels, rows, columns, similarity, turn).items():
@@ -60,7 +60,7 @@ def find_near_duplicates(thumbnails: Mapping[str, UInt8], splits: Mapping[str, s
 # --- candidates --------------------------------------------------------------------------------------------
 
 
-def _similarities(pixels: Floats, split: npt.NDArray[np.str_]) -> Iterator[tuple[Indices, Indices, Floats, int]]:
+def _similarities(pixels: UInt8, split: npt.NDArray[np.str_]) -> Iterator[tuple[Indices, Indices, Floats, int]]:
     """Yield (images of val or test, images of other splits, their coarse similarity, turn of the latter)."""
     whole = _coarse(pixels, 1.0)
     centres = [_coarse(pixels, size) for size in CENTRES]
@@ -79,7 +79,7 @@ def _similarities(pixels: Floats, split: npt.NDArray[np.str_]) -> Iterator[tuple
 
 
 def _verify(
-    pixels: Floats, rows: Indices, columns: Indices, similarity: Floats, turn: int
+    pixels: UInt8, rows: Indices, columns: Indices, similarity: Floats, turn: int
 ) -> dict[tuple[int, int], float]:
     """Return (row, column) -> score of the pairs that show the same, among the most similar columns of each row.
 
@@ -98,7 +98,7 @@ def _verify(
         for start in range(0, len(row), PAIRS):
             part = slice(start, start + PAIRS)
             first, second = rows[row[part]], columns[column[part]]
-            scores = _compare(pixels[first], _turn(pixels[second], turn))
+            scores = _compare(pixels[first].astype(np.float32), _turn(pixels[second], turn).astype(np.float32))
             same = scores >= MIN_FINE
             np.add.at(confirmed, row[part], same)
             kept = zip(first[same].tolist(), second[same].tolist(), scores[same].tolist(), strict=True)
@@ -107,13 +107,14 @@ def _verify(
     return found
 
 
-def _coarse(pixels: Floats, size: float) -> Floats:
+def _coarse(pixels: UInt8, size: float) -> Floats:
     """Return (N,64) of mean 0 and length 1: the central part of this size at 8x8."""
     window = _window(size, (1 - size) / 2, COARSE_SIDE)
-    return _normalized(np.asarray(window @ pixels @ window.T, np.float32))
+    parts = (pixels[start : start + ROWS].astype(np.float32) for start in range(0, len(pixels), ROWS))
+    return np.concatenate([_normalized(np.asarray(window @ part @ window.T, np.float32)) for part in parts])
 
 
-def _turn(pixels: Floats, turn: int) -> Floats:
+def _turn(pixels: UInt8, turn: int) -> UInt8:
     """Return images (N,H,W) as they are (0), mirrored (1), upside down (2) or both (3)."""
     return pixels[:, :: -1 if turn & 2 else 1, :: -1 if turn & 1 else 1]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,8 @@ from dataset.splitting.names import Frame
 SIDE = 32  # pixels
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # as Pillow converts RGB to grey
 MIN_PAIRS = 4  # neighbours in a sequence, fewer tell nothing
-ALIKE = 0.75  # chance that neighbours are more alike than two images at random (0.5: no difference)
+ALIKE, NEARER = 0.7, 0.58  # chances of _Evidence in a film; 0.5: numbers say nothing
+SURE = 3.5  # standard errors of both together
 RANDOM_PAIRS = 2000
 Vectors = npt.NDArray[np.float32]
 
@@ -42,7 +44,8 @@ def make_thumbnail(image: npt.NDArray[np.generic]) -> UInt8:
 def find_films(frames: Mapping[str, Frame], thumbnails: Mapping[str, UInt8]) -> dict[str, bool]:
     """Return sequence -> whether it is a film: neighbours are clearly more alike than two images at random.
 
-    Sequences too short to tell are judged together. Deterministic, whatever the order of the names.
+    They must also be more alike than the next but one, else the images are merely sorted by what they show. Sequences
+    that leave it open are judged by all together. Deterministic, whatever the order of the names.
     """
     sequences: dict[str, list[str]] = {}
     for name in sorted((name for name in frames if name in thumbnails), key=lambda name: (frames[name], name)):
@@ -54,27 +57,54 @@ def find_films(frames: Mapping[str, Frame], thumbnails: Mapping[str, UInt8]) -> 
     centred = _normalized(raw - raw.mean(axis=0))  # what all have in common says nothing
     baseline = _random_similarities(centred)
     row = {name: index for index, name in enumerate(everything)}
-    pairs = {
-        sequence: np.array([(row[a], row[b]) for a, b in pairwise(members)], np.int64).reshape(-1, 2)
-        for sequence, members in sequences.items()
+    triples = {sequence: _triples([row[name] for name in members]) for sequence, members in sequences.items()}
+    together = _measure(centred, np.concatenate([_triples([]), *triples.values()]), baseline)
+    found = {sequence: _measure(centred, own, baseline) for sequence, own in triples.items()}
+    return {
+        sequence: evidence.is_film or (together.is_film and not evidence.speaks_against)
+        for sequence, evidence in found.items()
     }
-    short = [sequence for sequence, found in pairs.items() if len(found) < MIN_PAIRS]
-    together = np.concatenate([pairs[sequence] for sequence in short]) if short else np.empty((0, 2), np.int64)
-    verdicts = {sequence: _is_film(centred, found, baseline) for sequence, found in pairs.items()}
-    return verdicts | dict.fromkeys(short, _is_film(centred, together, baseline))
 
 
-def _is_film(centred: Vectors, pairs: npt.NDArray[np.int64], baseline: Vectors) -> bool:
-    """Return whether these pairs of neighbours (N,2) are frames of a film."""
-    if len(pairs) < MIN_PAIRS:
-        return False
-    before, after = pairs.T
-    similarity = (centred[before] * centred[after]).sum(axis=1)
-    ranks = np.searchsorted(baseline, similarity, "left") + np.searchsorted(baseline, similarity, "right")
-    above = ranks.mean() / (2 * len(baseline))
-    # With few neighbours, chance alone gives values beside 0.5: three standard errors of the rank statistic.
-    error = np.sqrt((len(similarity) + len(baseline) + 1) / (12 * len(similarity) * len(baseline)))
-    return bool(above >= max(ALIKE, 0.5 + 3 * error))
+@dataclass(frozen=True)
+class _Evidence:
+    """How alike neighbours are, from 0 to 1, where 0.5 is what chance gives."""
+
+    count: int  # neighbours
+    above: float  # chance that neighbours are more alike than two images at random
+    above_error: float
+    nearer: float  # chance that a neighbour is more alike than the next one but one
+
+    @property
+    def is_film(self) -> bool:
+        """Whether both are clearly more than chance, alone for long sequences, together for short ones."""
+        if self.count < MIN_PAIRS or self.above < ALIKE or self.nearer < NEARER:
+            return False
+        above = (self.above - 0.5) / self.above_error
+        nearer = (self.nearer - 0.5) * 2 * math.sqrt(self.count)
+        return above >= 2 and above + nearer >= SURE
+
+    @property
+    def speaks_against(self) -> bool:
+        """Whether a sequence is so unlike a film that other sequences cannot make it one."""
+        return self.count >= MIN_PAIRS and (self.above < (ALIKE + 0.5) / 2 or self.nearer < 0.5)
+
+
+def _triples(order: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Return (N,3): each image with its neighbour and the next one but one."""
+    return np.array(list(zip(order, order[1:], order[2:], strict=False)), np.int64).reshape(-1, 3)
+
+
+def _measure(centred: Vectors, triples: npt.NDArray[np.int64], baseline: Vectors) -> _Evidence:
+    """Return how alike neighbours are in triples (N,3) of images that follow each other."""
+    if not len(triples):
+        return _Evidence(0, 0.5, 1.0, 0.5)
+    frame, neighbour, further = (centred[column] for column in triples.T)
+    near, far = (frame * neighbour).sum(axis=1), (frame * further).sum(axis=1)
+    ranks = np.searchsorted(baseline, near, "left") + np.searchsorted(baseline, near, "right")
+    above = float(ranks.mean()) / (2 * len(baseline))
+    error = math.sqrt((len(near) + len(baseline) + 1) / (12 * len(near) * len(baseline)))  # of the rank statistic
+    return _Evidence(len(near), above, error, float(((near > far) + 0.5 * (near == far)).mean()))
 
 
 def _vectors(thumbnails: Sequence[UInt8]) -> Vectors:

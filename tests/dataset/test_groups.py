@@ -63,6 +63,18 @@ def test_film_with_one_stem_is_told_from_numbering_by_its_content() -> None:
     assert detect_groups(names, shuffled).rule == "none"
 
 
+def test_images_that_are_sorted_by_what_they_show_are_not_a_film() -> None:
+    rng = np.random.default_rng(0)
+    scenes = [rng.integers(40, 200, (8, 8)) for _ in range(6)]
+    images = [scenes[number // 12] + rng.normal(0, 25, (8, 8)) for number in range(72)]
+    names = [f"DSC{number:05d}" for number in range(72)]
+    thumbnails = {
+        name: make_thumbnail(np.kron(np.clip(image, 0, 255).astype(np.uint8), np.ones((8, 8), np.uint8)))
+        for name, image in zip(names, images, strict=True)
+    }
+    assert detect_groups(names, thumbnails).rule == "none"
+
+
 def test_sample_data_and_prefixes_of_categories_are_not_films() -> None:
     names = [f"{breed}_{number}" for breed in ("beagle", "pug", "Bengal") for number in range(20)]
     photos = {name: make_thumbnail(draw_pair(0, number)[0]) for number, name in enumerate(names)}
