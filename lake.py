@@ -109,8 +109,9 @@ def add_data_commands(commands: _Commands) -> None:
     )
     labels = commands.add("import-labels", tr("convert an export of an annotation tool into a data directory"))
     labels.add_argument("source", metavar="SOURCE", type=Path, help=tr("directory of the export"))
+    labels.add_argument("--to", dest="target", type=Path, metavar="DIR", help=tr("data directory (default: DATA_DIR)"))
     labels.add_argument(
-        "--to", dest="target", type=Path, metavar="DIR", help=tr("empty data directory (default: DATA_DIR)")
+        "--update", action="store_true", help=tr("add to the data that is there, and replace the masks of its images")
     )
     labels.add_argument("--format", metavar="NAME", help=tr("format of the export (default: detected)"))
     labels.add_argument("--strict", action="store_true", help=tr("refuse overlapping annotations"))
@@ -171,7 +172,8 @@ def main(arguments: list[str]) -> int:
     if options.command == "import-labels":
         from versioning.label_import import import_labels
 
-        import_labels(options.source, options.target or settings.data_dir, options.format, options.strict)
+        target = options.target or settings.data_dir
+        import_labels(options.source, target, options.format, options.strict, options.update)
         return 0
     from versioning.commands import run
 

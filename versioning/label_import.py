@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from core.errors import UsageError
@@ -9,30 +10,34 @@ from core.i18n import tr
 from core.reporting import notify, warn
 from dataset.classes import abbreviate
 from dataset.directory import is_empty
+from dataset.faults import DataWarning, LeftOut
 from dataset.formats.export import ImportOptions
 from dataset.formats.record import ImportRecord
 from dataset.formats.registry import require_format
 from dataset.formats.source import open_source
+from dataset.formats.update import Updated, update_data
 from dataset.formats.write import Written, write_export
 
 
-def import_labels(path: Path, target: Path, format_name: str | None, strict: bool) -> None:
-    """Convert the export in a directory into an empty data directory, and report what was written and left out.
+def import_labels(path: Path, target: Path, format_name: str | None, strict: bool, update: bool) -> None:
+    """Convert the export in a directory into an empty data directory, or `update` one; report what was done.
 
     Raises UsageError for directories that cannot be used, DataFaults with all faults of the export.
     """
     _check_apart(path, target)
-    if not is_empty(target):
-        raise UsageError(tr("{target}: holds data already: set --to to an empty directory", target=target))
+    empty = is_empty(target)
+    if not empty and not update:
+        raise UsageError(
+            tr("{target}: holds data already: set --to to an empty directory, or add to it by --update", target=target)
+        )
     known, source = require_format(open_source(path), format_name)
     notify(f"{source.root}: {known.title}")
     export = known.read(source, ImportOptions(strict))
     record = ImportRecord(known.name, source.sha256(), export.metadata)
-    written = write_export(target, source, export, record)
-    if written is None:
-        notify(tr("{target}: completed the interrupted import", target=target))
+    if empty:
+        _report(target, write_export(target, source, export, record))
     else:
-        _report(target, written)
+        _report_update(target, update_data(target, source, export, record))
     notify(tr("next: python train.py --data-dir {target} --check-only", target=target))
 
 
@@ -50,8 +55,11 @@ def _check_apart(source: Path, target: Path) -> None:
         )
 
 
-def _report(target: Path, written: Written) -> None:
+def _report(target: Path, written: Written | None) -> None:
     """Report the pairs of each split, the classes, what was left out, and the warnings."""
+    if written is None:
+        notify(tr("{target}: completed the interrupted import", target=target))
+        return
     names = {"": tr("without a split")}
     counts = ", ".join(f"{names.get(split, split)} {count}" for split, count in written.splits.items())
     learned = [known.name for known in written.classes if not known.ignore]
@@ -60,10 +68,31 @@ def _report(target: Path, written: Written) -> None:
     notify(tr("classes: {count} ({names})", count=len(learned), names=abbreviate(learned)))
     if ignored:
         notify(tr("ignored: {names}", names=abbreviate(ignored)))
+    _report_findings(written.left_out, written.warnings)
+
+
+def _report_update(target: Path, updated: Updated) -> None:
+    """Report the pairs that were added and whose masks were replaced, what was left out, and the warnings."""
+    notify(
+        tr(
+            "{target}: {added} pairs added, {replaced} masks replaced, {unchanged} unchanged",
+            target=target,
+            added=len(updated.added),
+            replaced=len(updated.replaced),
+            unchanged=len(updated.unchanged),
+        )
+    )
+    if updated.replaced:
+        notify(tr("replaced: {names}", names=abbreviate(updated.replaced)))
+    _report_findings(updated.left_out, updated.warnings)
+
+
+def _report_findings(left_out: Iterable[LeftOut], warnings: Iterable[DataWarning]) -> None:
+    """Report the files that were left out, by reason, and the warnings."""
     reasons: dict[str, list[str]] = {}
-    for item in written.left_out:
+    for item in left_out:
         reasons.setdefault(item.reason, []).append(item.file)
     for reason, files in reasons.items():
         notify(tr("left out ({reason}): {files}", reason=reason, files=abbreviate(files)))
-    for warning in written.warnings:
+    for warning in warnings:
         warn(warning.text)
