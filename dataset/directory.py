@@ -10,6 +10,7 @@ from pathlib import Path
 
 from core.errors import UsageError
 from dataset.classes import CLASSES_FILE
+from dataset.layout.ignore import IGNORE_FILE, read_ignore_rules
 from dataset.layout.vocabulary import read_directory_name
 
 GROUPS_FILE = "groups.csv"  # the user's own list of which images belong together
@@ -23,7 +24,7 @@ OUTPUT_FOLDER = "predictions"  # predictions may be stored beside the data; neve
 CHECK_PAGE = "check.html"  # of train.py --check-only; never part of the data
 _CHECK_PAGE_MARK = b'content="train.py --check-only"'  # near the start of that file
 SAMPLE_STAGING = ".sample"  # where dataset/synthetic.py builds the sample data; hidden, so never part of the data
-_TEXTS = r"(readme|licen[cs]e)(\.[^/]*)?|[^/]*\.(md|txt)"  # at the top of the directory
+_TEXTS = r"\.lakefsignore|(readme|licen[cs]e)(\.[^/]*)?|[^/]*\.(md|txt)"  # at the top of the directory
 
 # Files and directories that operating systems, file managers, network storage and editors leave behind; lower case.
 _CLUTTER_NAMES = {
@@ -37,8 +38,8 @@ _CLUTTER_ENDINGS = ("zone.identifier", ":smartscreen", ":com.dropbox.attributes"
 def data_files(root: Path) -> dict[str, Path]:
     """Return relative '/' path -> path of every file of the data directory, sorted.
 
-    Clutter (`is_data_name`) and `predictions/` are excluded. Linked files are included, linked directories only in the
-    places of a layout (`list_linked_directories` returns the others).
+    Clutter (`is_data_name`), `predictions/` and what `.lakefsignore` names are excluded. Linked files are included, linked
+    directories only in the places of a layout (`list_linked_directories` returns the others).
     """
     return dict(sorted(_walk(root)))
 
@@ -48,8 +49,24 @@ def list_linked_directories(root: Path) -> list[str]:
     return sorted(name for name, _ in _walk(root, links=True))
 
 
-def _walk(folder: Path, prefix: str = "", links: bool = False) -> Iterator[tuple[str, Path]]:
-    """Yield every file, or with `links` every link to a directory that is not followed."""
+def ignored_files(root: Path) -> list[str]:
+    """Return the files that `.lakefsignore` excludes, as relative '/' paths."""
+    rules = read_ignore_rules(root)
+    return [] if rules is None else sorted(name for name, _ in _walk_below(root) if rules.ignores(name))
+
+
+def _walk(root: Path, links: bool = False) -> Iterator[tuple[str, Path]]:
+    """Yield every file that is not ignored, or with `links` every link to a directory that is not followed."""
+    rules = read_ignore_rules(root)
+    if rules is not None and not links:
+        yield IGNORE_FILE, root / IGNORE_FILE
+    for name, path in _walk_below(root, links=links):
+        if rules is None or not rules.ignores(name):
+            yield name, path
+
+
+def _walk_below(folder: Path, prefix: str = "", links: bool = False) -> Iterator[tuple[str, Path]]:
+    """Yield every file below a directory, or every link that is not followed, ignored ones too."""
     try:
         entries = list(os.scandir(folder))
     except FileNotFoundError:
@@ -67,7 +84,7 @@ def _walk(folder: Path, prefix: str = "", links: bool = False) -> Iterator[tuple
             if not links:
                 yield name, Path(entry.path)
         elif not linked or _is_layout_directory(name):
-            yield from _walk(Path(entry.path), name + "/", links)
+            yield from _walk_below(Path(entry.path), name + "/", links)
         elif links:
             yield name, Path(entry.path)
 
@@ -116,6 +133,8 @@ def is_check_page(path: Path) -> bool:
 def is_data_name(path: str) -> bool:
     """Return whether a relative '/' path is that of data, as `data_files` lists it."""
     parts = path.split("/")
+    if path == IGNORE_FILE:
+        return True
     return bool(path) and parts[0] != OUTPUT_FOLDER and not any(map(is_clutter, parts))
 
 

@@ -8,10 +8,13 @@ from pathlib import Path
 
 from core.errors import AppError, UsageError
 from core.files import safe_join
+from core.hashing import file_sha256
 from core.i18n import tr
 from dataset.directory import SPLITS, is_data_name
+from dataset.layout.ignore import IGNORE_FILE, parse_ignore_rules
 from dataset.layout.layout import SPLIT, Layout
 from dataset.layout.resolve import resolve_layout
+from utils.lakefs_client.content import RemoteFile
 from utils.lakefs_utils import LakeFS, LakePath
 
 
@@ -35,7 +38,7 @@ def committed_items(lake: LakeFS, source: LakePath, split: str | None, cache: Pa
 
     Only that split is downloaded. Raises AppError for a missing commit or split.
     """
-    files = [file.path.removeprefix(source.path) for file in lake.committed_objects(source, cache)]
+    files = [file.path.removeprefix(source.path) for file in committed_data(lake, source, cache)]
     layout = committed_layout(source, files)
     names = split_names(lake, source, layout, cache)
     wanted = split or next((s for s in ("test", "val") if names.get(s)), None)
@@ -62,6 +65,19 @@ def committed_items(lake: LakeFS, source: LakePath, split: str | None, cache: Pa
     tree = lake.download(source, cache, keep.__contains__)
     root = safe_join(tree, source.path)
     return wanted, [Item(name, safe_join(root, image), safe_join(root, mask)) for name, (image, mask) in chosen.items()]
+
+
+def committed_data(lake: LakeFS, source: LakePath, cache: Path) -> list[RemoteFile]:
+    """Return the objects of a data commit that are data by its own `.lakefsignore`, as `data_files` lists a directory."""
+    found = [f for f in lake.committed_objects(source, cache) if is_data_name(f.path.removeprefix(source.path))]
+    file = next((file for file in found if file.path == source.path + IGNORE_FILE), None)
+    if file is None:
+        return found
+    cached = safe_join(cache / "commits" / source.repo / source.ref, file.path)
+    known = cached.is_file() and file.sha256 == file_sha256(cached)
+    content = cached.read_bytes() if known else b"".join(lake.read(source, file))
+    rules = parse_ignore_rules(content, LakePath(source.repo, source.ref, file.path))
+    return [file for file in found if not rules.ignores(file.path.removeprefix(source.path))]
 
 
 def committed_layout(source: LakePath, files: Iterable[str]) -> Layout:

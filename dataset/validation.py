@@ -8,7 +8,7 @@ from core.i18n import tr
 from core.reporting import progress
 from dataset.checks.categories import complete_classes
 from dataset.checks.duplicates import check_duplicates, check_near_duplicates
-from dataset.checks.files import check_files, check_unused_files, find_classes, find_layout
+from dataset.checks.files import check_files, check_unused_files, explain_ignored, find_classes, find_layout
 from dataset.checks.groups import split_by_groups
 from dataset.checks.image_values import measure_images
 from dataset.checks.inspection import Inspection
@@ -66,7 +66,7 @@ def inspect_data(
     listed, faults = find_classes(files, inspection.layout)
     inspection.add(faults)
     inspection.pairing = find_pairs(root, files, inspection.layout)
-    inspection.add(inspection.pairing.faults)
+    inspection.add(explain_ignored(root, inspection.pairing.faults))
     inspection.add(check_unused_files(files, inspection.layout, inspection.pairing))
     candidates = inspection.pairing.candidates
     contents = read_pairs(files, candidates, listed.classes if listed is not None else None, reading)

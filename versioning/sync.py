@@ -18,7 +18,7 @@ from core.i18n import tr
 from core.reporting import notify, progress
 from core.workers import iterate_successes, parallel
 from dataset.directory import SPLITS, data_files
-from dataset.splitting.splits import read_splits
+from dataset.splitting.splits import LEFT_OUT, read_splits
 from utils.lakefs_client.content import LocalFile, RemoteFile
 from utils.lakefs_utils import LakeFS, LakePath
 from versioning.base import base_files, record_version
@@ -53,6 +53,7 @@ def pull(settings: Settings, lake: LakeFS, ref: str, force: bool) -> None:
     changes = compare(hashes_of(have), wanted)
     if not force:
         at_risk = {name: have[name] for name in changes.changed + changes.new}
+        at_risk |= _hidden_files(root, have, {name: wanted[name] for name in changes.removed})
         _refuse_data_loss(root, _uncommitted(lake, lock, at_risk, source.path, cache))
         if lock and ref == LOCK:
             _refuse_data_loss(settings.model_path.parent, _model_at_risk(settings, lake, lock))
@@ -121,6 +122,8 @@ def merge(settings: Settings, lake: LakeFS, ref: str, prefer: Side | None) -> No
     taken |= {name: wanted.get(name) for name in splits if have.get(name) != wanted.get(name)}
     fetch = {name: sha256 for name, sha256 in taken.items() if sha256 is not None}
     removed = sorted(taken.keys() - fetch.keys())
+    hidden = _hidden_files(root, have, fetch)
+    _refuse_data_loss(root, _uncommitted(lake, read_lock(ROOT), hidden, source.path, cache))
     tree = lake.download(source, cache, {source.path + name for name in fetch}.__contains__) if fetch else cache
     with _marked_unfinished(root, f"--merge {source}"):
         _remove(root, removed)
@@ -147,9 +150,11 @@ def _splits_to_take(settings: Settings, lake: LakeFS, source: LakePath, divergen
     the directory has.
     """
     take: set[str] = set()
-    changed = [re.fullmatch(rf"(.*/)?splits/({'|'.join(SPLITS)})\.txt", name) for name in divergence.undone()]
+    changed = [
+        re.fullmatch(rf"(.*/)?splits/({'|'.join((*SPLITS, LEFT_OUT))})\.txt", name) for name in divergence.undone()
+    ]
     for place in {match[1] or "" for match in changed if match}:
-        names = {f"{place}splits/{split}.txt" for split in SPLITS}
+        names = {f"{place}splits/{split}.txt" for split in (*SPLITS, LEFT_OUT)}
         if not names.intersection(divergence.branch):
             continue
         tree = lake.download(source, settings.cache_dir, {source.path + name for name in names}.__contains__)
@@ -165,6 +170,13 @@ def _model_at_risk(settings: Settings, lake: LakeFS, lock: Lock) -> list[str]:
     if not path.is_file() or (sha256 := file_sha256(path)) == lock.model_sha256:
         return []
     return _uncommitted(lake, lock, {path.name: LocalFile(path, sha256)}, MODEL_PREFIX, settings.cache_dir)
+
+
+def _hidden_files(root: Path, have: Mapping[str, object], fetch: Mapping[str, str]) -> dict[str, LocalFile]:
+    """Return the files to be overwritten, with other content, that are not data here because they are ignored."""
+    present = (name for name in fetch if name not in have and (root / name).is_file())
+    files = {name: LocalFile(root / name, file_sha256(root / name)) for name in present}
+    return {name: file for name, file in files.items() if file.sha256 != fetch[name]}
 
 
 def _uncommitted(

@@ -14,7 +14,8 @@ from core.hashing import HashCache, file_sha256
 from core.i18n import tr
 from core.reporting import progress
 from core.workers import iterate_successes, parallel
-from dataset.directory import data_files, is_data_name
+from dataset.directory import data_files
+from dataset.samples import committed_data
 from utils.lakefs_client.content import LocalFile, RemoteFile
 from utils.lakefs_client.queries import COMMIT_ID
 from utils.lakefs_utils import LakeFS, LakePath, manifest_sha256
@@ -121,10 +122,8 @@ def committed_files(lake: LakeFS, source: LakePath, cache: Path) -> dict[str, st
     """Return path below the data of a commit -> SHA-256; a file without one (of another client) is downloaded and hashed."""
     found: dict[str, str] = {}
     unhashed: list[str] = []
-    for file in lake.committed_objects(source, cache):
+    for file in committed_data(lake, source, cache):
         name = file.path.removeprefix(source.path)
-        if not is_data_name(name):
-            continue
         found[name] = file.sha256 or ""
         if not file.sha256:
             unhashed.append(name)

@@ -16,7 +16,7 @@ from dataset.decoding.options import ReadOptions
 from dataset.decoding.samples import decode_raw
 from dataset.directory import SPLITS
 from dataset.layout.layout import FLAT, Layout
-from dataset.samples import Item, committed_layout, split_names
+from dataset.samples import Item, committed_data, committed_layout, split_names
 from dataset.splitting.films import label_blocks
 from dataset.splitting.group_file import read_group_file
 from dataset.splitting.groups import Groups, detect_groups, join_groups
@@ -40,7 +40,7 @@ def add_groups(
     this split alone. `split_group` is SPLIT_GROUP; without it, that of the commit's split files is used.
     """
     split, items = committed
-    files = [file.path.removeprefix(source.path) for file in lake.committed_objects(source, cache)]
+    files = [file.path.removeprefix(source.path) for file in committed_data(lake, source, cache)]
     layout = committed_layout(source, files)
     names = split_names(lake, source, layout, cache)
     root = _download_lists(lake, source, layout, cache)

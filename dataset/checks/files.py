@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from core.i18n import tr
 from dataset.class_file import ClassFile, read_class_file
 from dataset.classes import InvalidFileError, abbreviate
 from dataset.decoding.kinds import unread_suffix, why_unread
-from dataset.directory import IMAGE_SUFFIXES, SPLITS, is_image, list_linked_directories
+from dataset.directory import IMAGE_SUFFIXES, SPLITS, ignored_files, is_image, list_linked_directories
 from dataset.faults import DataFaults, Fault, LeftOut, faults_from_error
 from dataset.formats.record import RECORD_FILE
 from dataset.formats.registry import check_export
+from dataset.layout.ignore import IGNORE_FILE
 from dataset.layout.layout import Layout
 from dataset.layout.resolve import resolve_layout
 from dataset.pairing import Pairing
@@ -49,7 +50,7 @@ def check_files(root: Path, files: Mapping[str, Path]) -> Iterator[Fault]:
 def check_unused_files(files: Mapping[str, Path], layout: Layout, pairing: Pairing) -> Iterator[Fault | LeftOut]:
     """Yield each file that is in no pair and is not a list of the data set: left out, or a fault for an unread mask."""
     used = {path for candidate in pairing.candidates for path in (candidate.image, candidate.mask)}
-    used |= {layout.class_file, layout.group_file, RECORD_FILE, *(fault.file for fault in pairing.faults)}
+    used |= {layout.class_file, layout.group_file, RECORD_FILE, IGNORE_FILE, *(fault.file for fault in pairing.faults)}
     splits = tuple(f"{layout.splits_root}splits/{name}.txt" for name in (*SPLITS, LEFT_OUT))
     masks = {path[: path.rindex(".")] for path in used if layout.is_mask(path)}
     directories = layout.directories()
@@ -66,6 +67,23 @@ def check_unused_files(files: Mapping[str, Path], layout: Layout, pairing: Pairi
         else:
             reason = why_unread(name)
         yield LeftOut(name, reason)
+
+
+def explain_ignored(root: Path, faults: list[Fault]) -> list[Fault]:
+    """Return the faults of pairs; those of a missing partner say so if `.lakefsignore` excludes a file of that name."""
+    hidden = {PurePosixPath(name).stem: name for name in ignored_files(root)} if faults else {}
+    explained = []
+    for fault in faults:
+        stem = PurePosixPath(fault.file).stem
+        name = hidden.get(stem) or next((hidden[s] for s in hidden if stem.startswith(f"{s}_")), None)
+        text = tr(
+            "{found}; {file} ignores {name}: ignore both files or neither",
+            found=fault.found,
+            file=IGNORE_FILE,
+            name=name,
+        )
+        explained.append(fault if name is None else Fault(fault.file, fault.expected, text))
+    return explained
 
 
 def find_classes(files: Mapping[str, Path], layout: Layout) -> tuple[ClassFile | None, list[Fault]]:
