@@ -5,6 +5,7 @@ python infer.py --interactive                      # choose experiment and model
 python infer.py --input photo.jpg folder/          # new images of any size
 python infer.py --input clip.mp4                   # a video of overlays (pip install av)
 python infer.py --camera 0                         # the same of a camera, until Ctrl-C
+python infer.py --input photos/ --select 20        # and the 20 most uncertain images, to be annotated next
 python infer.py --model image-segmentation/2 --output out/
 python infer.py --serve                            # a page to drop images on, and POST /predict
 python infer.py --export onnx                      # for other programs, and for --engine onnxruntime
@@ -24,7 +25,7 @@ from core.settings import add_setting_options
 
 PORT = 8080  # default of --serve
 # Options that a mode does not use; --serve, --camera and --export name modes, else images are predicted.
-FOLDER_OPTIONS, SERVER_OPTIONS = ("output", "extra", "resume"), ("host", "port")
+FOLDER_OPTIONS, SERVER_OPTIONS = ("output", "extra", "resume", "select"), ("host", "port")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -61,6 +62,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         choices=("probabilities", "areas", "coco", "polygons"),
         help=tr("also write: npz, csv of class areas, COCO RLE, polygons for labelme and COCO"),
     )
+    parser.add_argument(
+        "--select",
+        type=image_count,
+        metavar="N",
+        help=tr("with --input: also write the N most uncertain images for annotation in labelme, CVAT or Label Studio"),
+    )
     parser.add_argument("--tta", action="store_true", help=tr("test-time augmentation: average with the mirror image"))
     parser.add_argument("--resume", action="store_true", help=tr("resume an interrupted job"))
     add_setting_options(parser, Settings, ["device", "allow_truncated"])
@@ -94,7 +101,7 @@ def reject_unused_options(parser: argparse.ArgumentParser, options: argparse.Nam
     elif options.serve:
         unused, mode = (*FOLDER_OPTIONS, "seconds"), "--serve"
     elif options.camera is not None:
-        unused, mode = ("extra", "resume", *SERVER_OPTIONS, "allow_truncated"), "--camera"
+        unused, mode = ("extra", "resume", "select", *SERVER_OPTIONS, "allow_truncated"), "--camera"
     else:
         unused, mode = (*SERVER_OPTIONS, "seconds"), ""
     name = next((name for name in unused if getattr(options, name) not in (None, False, [])), None)
@@ -103,6 +110,8 @@ def reject_unused_options(parser: argparse.ArgumentParser, options: argparse.Nam
         parser.error(tr("--{name} cannot be used with {mode}", name=name, mode=mode))
     if name is not None:
         parser.error(tr("--{name} cannot be used without --serve or --camera", name=name))
+    if options.select is not None and not options.input:
+        parser.error(tr("--select needs --input, images without labels"))
     if options.seconds is not None and not 0 < options.seconds < float("inf"):
         parser.error(tr("--seconds {seconds}: expected more than 0", seconds=options.seconds))
     if options.port is not None and not 0 <= options.port <= 65535:
@@ -116,6 +125,13 @@ def tile_size(text: str) -> int:
         return 0
     if not text.isascii() or not text.isdigit() or not 128 <= int(text) <= 65536:
         raise argparse.ArgumentTypeError(tr("'{text}': expected auto, or 128 to 65536", text=text))
+    return int(text)
+
+
+def image_count(text: str) -> int:
+    """Return a whole number from 1 on."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(tr("'{text}': expected a whole number of at least 1", text=text))
     return int(text)
 
 

@@ -115,6 +115,12 @@ def add_data_commands(commands: _Commands) -> None:
     )
     labels.add_argument("--format", metavar="NAME", help=tr("format of the export (default: detected)"))
     labels.add_argument("--strict", action="store_true", help=tr("refuse overlapping annotations"))
+    labels.add_argument(
+        "--selection",
+        type=Path,
+        metavar="DIR",
+        help=tr("directory of infer.py --select that the images are from (default: selection.json in the export)"),
+    )
     commands.add("status", tr("compare the data directory, the branch and lakefs.lock"), on_data=True)
 
 
@@ -173,7 +179,7 @@ def main(arguments: list[str]) -> int:
         from versioning.label_import import import_labels
 
         target = options.target or settings.data_dir
-        import_labels(options.source, target, options.format, options.strict, options.update)
+        import_labels(options.source, target, options.format, options.strict, options.update, options.selection)
         return 0
     from versioning.commands import run
 

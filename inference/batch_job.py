@@ -144,6 +144,8 @@ class BatchJob:
         item, record = pair
         if record is None or record.get("input") != _input_name(item):
             return None
+        if self.predictor.method.uncertainty and "uncertainty" not in record:
+            return None
         files = {key: self.outputs.path_of(name) for key, name in self.outputs.file_names(item.name).items()}
         try:
             unchanged = file_sha256(item.image) == record["input_sha256"]
@@ -210,6 +212,8 @@ class BatchJob:
         }
         if image.truncated:
             record["truncated"] = True
+        if prediction.uncertainty is not None:
+            record["uncertainty"] = round(prediction.uncertainty, 9)
         if item.mask is None:
             return record, np.zeros((classes.num_classes, classes.num_classes), np.int64)
         confusion = self._compare(item.mask, indices)

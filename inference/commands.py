@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from utils.lakefs_utils import LakeFS
 
 LOOPBACK = "127.0.0.1"  # default address of --serve
+SHOWN = 10  # selected images that are listed on the console
 
 
 @dataclass(frozen=True)
@@ -108,13 +109,15 @@ def predict_camera(job: Job) -> int:
 
 def predict_files(job: Job) -> int:
     """Predict the images or videos of --input."""
-    from inference import inputs, video
+    from inference import inputs, selection, video
 
     options = job.options
     _require_extras(options)
+    if options.select is not None:
+        selection.reject_corrections(job.output)
     videos = video.select_videos(options.input, job.output)
-    if videos and (options.resume or options.extra):
-        raise UsageError(tr("--resume and --extra cannot be used with videos"))
+    if videos and (options.resume or options.extra or options.select):
+        raise UsageError(tr("--resume, --extra and --select cannot be used with videos"))
     items = [] if videos else inputs.collect_items(options.input)
     with connect(job.settings) as lake:
         predictor = load_predictor(job, lake)
@@ -167,7 +170,7 @@ def load_predictor(job: Job, lake: LakeFS) -> Predictor:
     model = load_model(model_file, job.lineage.model_sha256, device)
     if settings.allow_truncated:
         model = replace(model, reading=replace(model.reading, allow_truncated=True))
-    method = Method(options.tile, options.tta, "probabilities" in options.extra)
+    method = Method(options.tile, options.tta, "probabilities" in options.extra, options.select is not None)
     return Predictor(model, device, method, forward, engine)
 
 
@@ -202,10 +205,26 @@ def _predict(job: Job, predictor: Predictor, items: Sequence[Item], split: str |
             )
         )
     notify(tr("predicted {count} images: {output}", count=outcome.written, output=job.output))
+    if options.select is not None and outcome.written:
+        _select(job, predictor)
     if outcome.failed:
         lines = "".join(f"\n  {line}" for line in outcome.failed)
         raise AppError(tr("{count} images could not be read:", count=len(outcome.failed)) + lines)
     return 0
+
+
+def _select(job: Job, predictor: Predictor) -> None:
+    """Write the most uncertain images for annotation, and report them."""
+    from inference import selection
+
+    selected = selection.write_selection(job.output, job.options.select, predictor.model.classes)
+    folder = job.output / selection.FOLDER
+    notify(tr("selected the {count} most uncertain images: {folder}", count=len(selected), folder=folder))
+    for item in selected[:SHOWN]:
+        notify(f"  {item.uncertainty:.3f}  {item.file}")
+    notify(
+        tr("after correcting them: python lake.py import-labels EXPORT --to DIR --selection {folder}", folder=folder)
+    )
 
 
 def show(lineage: Lineage) -> None:

@@ -15,6 +15,7 @@ from dataset.classes import abbreviate
 from dataset.decoding.files import has_image_header
 from dataset.decoding.kinds import unread_suffix, why_unread
 from dataset.directory import is_clutter, is_image
+from dataset.formats.selection import is_selection
 from dataset.samples import Item
 from inference import ownership
 from inference.formats import LISTING
@@ -146,7 +147,12 @@ def _find_own_outputs(paths: Sequence[Path]) -> set[Path]:
     parents = {parent for path in paths for parent in path.parents}
     roots = [parent for parent in parents if (parent / LISTING).is_file()]
     listed = {root / name for root in roots for name in ownership.listed_files(root)}
-    return {path for path in paths if path in listed or ownership.is_prediction(path)}
+    selections = {parent for parent in parents if is_selection(parent)}
+    return {
+        path
+        for path in paths
+        if path in listed or ownership.is_prediction(path) or not selections.isdisjoint(path.parents)
+    }
 
 
 def _name_fault(name: str, path: Path) -> str | None:

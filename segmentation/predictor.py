@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -38,11 +39,13 @@ class Method:
     `tile`: None resizes an image to the model's input size, as validation does; a number keeps it at the scale of the
     training and cuts it into squares of that many pixels, 0 into the largest that fit in memory.
     `flip`: average the logits of the image and its left-right mirror image. `probabilities`: return them too.
+    `uncertainty`: return how uncertain the class of a pixel is on average.
     """
 
     tile: int | None = None
     flip: bool = False
     probabilities: bool = False
+    uncertainty: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,14 @@ class InputImage:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Class indices (H,W) uint8; probabilities (num_classes,H,W) float16 if requested."""
+    """Class indices (H,W) uint8; if requested, probabilities (num_classes,H,W) float16, and the uncertainty.
+
+    The uncertainty is the mean entropy of the probabilities over the pixels, divided by that of equal ones: 0 to 1.
+    """
 
     indices: UInt8
     probabilities: npt.NDArray[np.float16] | None = None
+    uncertainty: float | None = None
 
 
 class Predictor:
@@ -162,9 +169,10 @@ class Predictor:
     def _to_prediction(self, logits: Tensor) -> Prediction:
         """Return the prediction of logits (num_classes,H,W) float32 at native size."""
         indices = class_indices(logits).to(torch.uint8).cpu().numpy()
+        uncertainty = _mean_entropy(logits) if self.method.uncertainty else None
         if not self.method.probabilities:
-            return Prediction(indices)
-        return Prediction(indices, logits.softmax(0).to(torch.float16).cpu().numpy())
+            return Prediction(indices, uncertainty=uncertainty)
+        return Prediction(indices, logits.softmax(0).to(torch.float16).cpu().numpy(), uncertainty)
 
     # --- tiles ----------------------------------------------------------------------------------------------------
 
@@ -197,9 +205,12 @@ class Predictor:
                 return self._to_prediction(resize_logits(logits, size))
         parts = [self._to_prediction(band) for band in bands]
         probabilities = [part.probabilities for part in parts if part.probabilities is not None]
+        pixels = [part.indices.size for part in parts]
+        uncertain = [part.uncertainty for part in parts if part.uncertainty is not None]
         return Prediction(
             np.concatenate([part.indices for part in parts]),
             np.concatenate(probabilities, 1) if probabilities else None,
+            float(np.average(uncertain, weights=pixels)) if uncertain else None,
         )
 
     def _tiled_logits(self, image: Tensor, tile: int) -> Iterator[tuple[int, Tensor]]:
@@ -240,6 +251,15 @@ class Predictor:
                         )
                     )
             return self._margins[tile]
+
+
+def _mean_entropy(logits: Tensor) -> float:
+    """Return the mean entropy of logits (num_classes,H,W) over the pixels, divided by that of equal probabilities."""
+    if len(logits) == 1:
+        return 0.0
+    logarithms = logits.log_softmax(0)
+    entropy = -(logarithms.exp() * logarithms).sum(0).mean(dtype=torch.float64)
+    return float(entropy) / math.log(len(logits))
 
 
 def _average_with_flip(forward: Forward, images: Tensor) -> Tensor:

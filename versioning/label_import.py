@@ -9,19 +9,23 @@ from core.errors import UsageError
 from core.i18n import tr
 from core.reporting import notify, warn
 from dataset.classes import abbreviate
-from dataset.directory import is_empty
+from dataset.directory import OUTPUT_FOLDER, is_empty
 from dataset.faults import DataWarning, LeftOut
 from dataset.formats.export import ImportOptions
 from dataset.formats.record import ImportRecord
 from dataset.formats.registry import require_format
+from dataset.formats.selection import METADATA_KEYS, add_selection, find_selection
 from dataset.formats.source import open_source
 from dataset.formats.update import Updated, update_data
 from dataset.formats.write import Written, write_export
 
 
-def import_labels(path: Path, target: Path, format_name: str | None, strict: bool, update: bool) -> None:
+def import_labels(
+    path: Path, target: Path, format_name: str | None, strict: bool, update: bool, selection_path: Path | None
+) -> None:
     """Convert the export in a directory into an empty data directory, or `update` one; report what was done.
 
+    `selection_path` is the file or directory of the selection that the images are from; default: that in the export.
     Raises UsageError for directories that cannot be used, DataFaults with all faults of the export.
     """
     _check_apart(path, target)
@@ -33,6 +37,10 @@ def import_labels(path: Path, target: Path, format_name: str | None, strict: boo
     known, source = require_format(open_source(path), format_name)
     notify(f"{source.root}: {known.title}")
     export = known.read(source, ImportOptions(strict))
+    selection = find_selection(source, selection_path)
+    if selection is not None:
+        export = add_selection(export, source, selection)
+        notify(tr("selected by run {run}", run=selection.metadata[METADATA_KEYS["run_id"]]))
     record = ImportRecord(known.name, source.sha256(), export.metadata)
     if empty:
         _report(target, write_export(target, source, export, record))
@@ -42,8 +50,13 @@ def import_labels(path: Path, target: Path, format_name: str | None, strict: boo
 
 
 def _check_apart(source: Path, target: Path) -> None:
-    """Raise UsageError if one directory is inside the other: the export would become part of the data, or the reverse."""
+    """Raise UsageError if one directory is inside the other: the export would become part of the data, or the reverse.
+
+    Predictions beside the data are not part of it: infer.py --select writes there by default.
+    """
     inner, outer = source.resolve(), target.resolve()
+    if inner.is_relative_to(outer / OUTPUT_FOLDER):
+        return
     if inner.is_relative_to(outer) or outer.is_relative_to(inner):
         raise UsageError(
             tr(

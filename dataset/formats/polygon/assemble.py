@@ -20,7 +20,11 @@ def assemble(
 ) -> Export:
     """Return the export; `file` is where the classes come from. Raises DataFaults with everything found so far."""
     if not findings.faults and not any(drawing.shapes for drawing in drawings):
-        findings.add(file, tr("at least one object with an outline"), tr("none"))
+        findings.add(
+            file or next((drawing.file for drawing in drawings), ""),
+            tr("at least one object with an outline"),
+            tr("none"),
+        )
     findings.raise_faults()
     numbering = number_classes(categories, drawings, file)
     items = tuple(

@@ -65,7 +65,8 @@ def read(source: Source, options: ImportOptions) -> Export:
     findings.note_background(reader.empty, tr("an annotation without regions is background"))
     findings.raise_faults()
     labels = (str(shape.key) for drawing in reader.drawings for shape in drawing.shapes)
-    return assemble(reader.drawings, named_categories(labels, source), findings, options, files[0])
+    categories, file = named_categories(labels, source)
+    return assemble(reader.drawings, categories, findings, options, file or files[0])
 
 
 class _Reader:

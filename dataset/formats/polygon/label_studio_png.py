@@ -92,7 +92,8 @@ def read(source: Source, options: ImportOptions) -> Export:
     findings.left_out += [LeftOut(image, tr("not annotated (no task)")) for image in index.unused()]
     findings.raise_faults()
     labels = {stroke.label for stroke in strokes}
-    return assemble(drawings, named_categories(labels, source), findings, options, strokes[0].path)
+    categories, file = named_categories(labels, source)
+    return assemble(drawings, categories, findings, options, file or strokes[0].path)
 
 
 def _image_of_name(task: str, images: dict[str, str]) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import functools
 import posixpath
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from core.i18n import tr
-from dataset.classes import InvalidFileError, abbreviate
+from dataset.classes import CLASSES_FILE, InvalidFileError, abbreviate
 from dataset.decoding.files import open_image
 from dataset.decoding.options import ReadOptions
 from dataset.faults import DataWarning, LeftOut
@@ -29,6 +28,7 @@ from dataset.formats.polygon.drawing import Drawing, Findings, Shape, Size
 from dataset.formats.polygon.images import ImageIndex, item_name, split_of_directories
 from dataset.formats.polygon.json_values import peek_keys, show
 from dataset.formats.polygon.numbering import named_categories
+from dataset.formats.selection import SELECTION_FILE
 from dataset.formats.source import Source
 from dataset.shapes.polygon import Points, Region, as_points, crop, ellipse, rectangle
 
@@ -43,7 +43,8 @@ def detect(source: Source) -> bool:
 
 
 def _json_files(source: Source) -> list[str]:
-    return sorted(name for name in source.files if name.lower().endswith(".json"))
+    own = (CLASSES_FILE, SELECTION_FILE)  # of this project
+    return sorted(name for name in source.files if name.lower().endswith(".json") and name not in own)
 
 
 def read(source: Source, options: ImportOptions) -> Export:
@@ -61,13 +62,8 @@ def read(source: Source, options: ImportOptions) -> Export:
         findings.warnings.append(DataWarning("flags", text))
     findings.raise_faults()
     labels = (str(shape.key) for drawing in reader.drawings for shape in drawing.shapes)
-    listed = functools.partial(_read_label_list, source) if LABEL_LIST in source.files else None
-    return assemble(reader.drawings, named_categories(labels, source, listed), findings, options, LABEL_LIST)
-
-
-def _read_label_list(source: Source) -> list[str]:
-    lines = (line.strip() for line in source.read_text(LABEL_LIST).splitlines())
-    return [line for line in lines if line]
+    categories, file = named_categories(labels, source, LABEL_LIST)
+    return assemble(reader.drawings, categories, findings, options, file)
 
 
 class _Reader:

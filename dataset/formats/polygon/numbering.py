@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from core.i18n import tr
 from dataset.class_file import read_classes
@@ -44,7 +43,8 @@ def number_classes(categories: Sequence[Category], drawings: Iterable[Drawing], 
 
     - A category that is named background is the background; those named void, __ignore__, ... are ignored.
     - Otherwise a class `background` 0 is added, if any pixel is in no shape.
-    - Numbers from the file are kept; if the added background needs their 0, all of them become one larger.
+    - Numbers from the file are kept; if the added background needs their 0, all of them become one larger, except for
+      those of a classes.json, where pixels without a shape are ignored instead.
     - Without numbers, or with one above 254, the classes are numbered from 1 in their order, ignored ones are 255.
 
     Raises DataFaults for names that occur twice and for more classes than a mask can hold.
@@ -55,10 +55,9 @@ def number_classes(categories: Sequence[Category], drawings: Iterable[Drawing], 
     used = {known.number for known in categories}
     numbered = all(number is not None and 0 <= number <= MAX_ID for number in used - {IGNORED_ID})
     added = named is None and not (numbered and 0 in used and _cover_everything(drawings, categories))
-    if file == CLASSES_FILE and added and 0 in used:
-        expected = tr("a class named background, for the pixels without a shape")
-        raise DataFaults([Fault(file, expected, tr("none, and id 0 is another class"))])
-    ids = _kept_ids(categories, ignored, move=added and 0 in used) if numbered else None
+    # The user's own ids are never moved: without a place for the background, pixels without a shape are ignored.
+    fixed = added and 0 in used and file == CLASSES_FILE
+    ids = _kept_ids(categories, ignored, move=added and 0 in used and not fixed) if numbered else None
     warnings: list[DataWarning] = []
     if ids is None:
         ids = _new_ids(categories, ignored, named)
@@ -69,9 +68,13 @@ def number_classes(categories: Sequence[Category], drawings: Iterable[Drawing], 
         raise DataFaults([Fault(file, tr("at most {count} classes", count=MAX_ID), str(len(categories)))])
     # Several ignored names may share 255: in a mask they mean the same.
     classes = {ids[c.key]: ExportClass(ids[c.key], c.name, c.color, c.key in ignored) for c in reversed(categories)}
-    if added:
+    if fixed:
+        classes.setdefault(IGNORED_ID, ExportClass(IGNORED_ID, IGNORED_NAMES[0], ignore=True, optional=True))
+        text = tr("{file} has no class named background: pixels without a shape are ignored", file=file)
+        warnings.append(DataWarning("ignored-gaps", text))
+    elif added:
         classes[0] = ExportClass(0, BACKGROUND_NAMES[0], optional=True)
-    background = ids[named.key] if named else 0
+    background = ids[named.key] if named else IGNORED_ID * fixed
     return Numbering(tuple(classes[value] for value in sorted(classes)), ids, background, tuple(warnings))
 
 
@@ -123,32 +126,34 @@ def _cover_everything(drawings: Iterable[Drawing], categories: Sequence[Category
 
 
 def named_categories(
-    labels: Iterable[str], source: Source, label_list: Callable[[], list[str]] | None = None
-) -> list[Category]:
-    """Return categories for formats whose shapes have names only: sorted by name, unless the export lists the classes.
+    labels: Iterable[str], source: Source, label_list: str | None = None
+) -> tuple[list[Category], str]:
+    """Return categories for formats whose shapes have names only, and the file that lists them ("" without one).
 
-    Such a list is a classes.json, which also gives ids and colours, or the format's own `label_list`. Raises DataFaults
-    for a label that is not listed.
+    They are sorted by name, unless the export lists the classes: in a classes.json, which also gives ids and colours,
+    or in the format's own `label_list`, a file of names. Raises DataFaults for a label that is not listed.
     """
     used = sorted(set(labels))
-    path: Path | None = source.files.get(CLASSES_FILE)
-    if path is not None:
-        try:
-            known = read_classes(path)
-        except InvalidFileError as error:
-            raise DataFaults(faults_from_error(CLASSES_FILE, error)) from None
-        rows = zip(known.ids, known.names, known.colors, strict=True)
-        categories = [Category(name, value, name, color) for value, name, color in rows]
-        listed, file = {category.name for category in categories}, CLASSES_FILE
-    elif label_list is not None:
-        names = label_list()
-        categories = [Category(name, None, name) for name in names]
-        listed, file = set(names), "labels.txt"
+    if CLASSES_FILE in source.files:
+        listed, file = _read_class_file(source), CLASSES_FILE
+    elif label_list is not None and label_list in source.files:
+        lines = (line.strip() for line in source.read_text(label_list).splitlines())
+        listed, file = [Category(line, None, line) for line in lines if line], label_list
     else:
-        return [Category(label, None, label) for label in used]
-    missing = [label for label in used if label not in listed and label.lower() not in IGNORED_NAMES]
+        return [Category(label, None, label) for label in used], ""
+    names = {category.name for category in listed}
+    missing = [label for label in used if label not in names and label.lower() not in IGNORED_NAMES]
     if missing:
-        raise DataFaults(
-            [Fault(file, tr("every label of the annotations"), tr("not listed: {labels}", labels=abbreviate(missing)))]
-        )
-    return categories + [Category(label, None, label) for label in used if label not in listed]
+        found = tr("not listed: {labels}", labels=abbreviate(missing))
+        raise DataFaults([Fault(file, tr("every label of the annotations"), found)])
+    number = IGNORED_ID if file == CLASSES_FILE else None
+    return listed + [Category(label, number, label) for label in used if label not in names], file
+
+
+def _read_class_file(source: Source) -> list[Category]:
+    try:
+        known = read_classes(source.files[CLASSES_FILE])
+    except InvalidFileError as error:
+        raise DataFaults(faults_from_error(CLASSES_FILE, error)) from None
+    rows = zip(known.ids, known.names, known.colors, strict=True)
+    return [Category(name, value, name, color) for value, name, color in rows]

@@ -1,0 +1,216 @@
+"""infer.py --select: the images that a model is least certain of, with its predictions as editable annotations.
+
+Each tool gets a directory of its own, so that it can be copied to another machine: `labelme/` (a JSON file beside each
+image), `cvat/` and `cvat.zip` ("Segmentation mask 1.1"), `label-studio/` (tasks.json, label_config.xml). The file
+selection.json in each of them names the model; lake.py import-labels records it with the corrected annotations.
+
+Uncertainty is the mean entropy of the class probabilities over the pixels of an image, divided by that of equally
+probable classes: 0 is certain, 1 a guess.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+from PIL import Image
+
+from core.checksummed_json import with_checksum
+from core.errors import UsageError
+from core.files import safe_join, write_atomically
+from core.hashing import file_sha256
+from core.i18n import tr
+from dataset.classes import CLASSES_FILE, ClassMap, UInt8, abbreviate
+from dataset.decoding.mask import read_mask
+from dataset.decoding.options import DEFAULT_READING
+from dataset.formats.polygon.numbering import BACKGROUND_NAMES
+from dataset.formats.selection import SELECTION_FILE, changed_files
+from dataset.shapes.rle import encode_brush
+from inference.formats import LISTING
+from inference.outputs import PNG_TEXT_KEYS
+from inference.polygons import labelme_json
+
+FOLDER = "selection"  # in the output directory
+STAGING = ".selection"  # while it is written
+METHOD = "mean entropy of the class probabilities over all pixels, divided by log(number of classes)"
+
+
+@dataclass(frozen=True)
+class Selected:
+    """One image: `name` without suffix, its file, and its predicted class indices (H,W) uint8."""
+
+    name: str
+    image: Path
+    indices: UInt8
+    uncertainty: float
+
+    @property
+    def file(self) -> str:
+        """Name of the image in the directories of the tools."""
+        return self.name + self.image.suffix
+
+
+def reject_corrections(output: Path) -> None:
+    """Raise UsageError if an earlier selection in this output directory was changed: it may hold corrections."""
+    folder = output / FOLDER
+    if not folder.exists():
+        return
+    found = [path for path in folder.rglob("*") if path.is_file() and path != folder / SELECTION_FILE]
+    try:
+        listed = dict(json.loads((folder / SELECTION_FILE).read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        listed = {}
+    changed = changed_files(folder, listed, found)
+    if changed:
+        raise UsageError(
+            tr(
+                "{folder}: {count} files were changed or added since the selection ({names}): import or move them, "
+                "or choose another --output",
+                folder=folder,
+                count=len(changed),
+                names=abbreviate(changed, 3),
+            )
+        )
+
+
+def write_selection(output: Path, count: int, classes: ClassMap) -> list[Selected]:
+    """Write the `count` most uncertain images of the listing of an output directory; return them, the first one first.
+
+    An earlier selection there is replaced.
+    """
+    listing = json.loads((output / LISTING).read_text(encoding="utf-8"))
+    ranked = sorted(listing["images"], key=lambda record: (-record["uncertainty"], record["mask"]))[:count]
+    selected = [_load(output, record, classes) for record in ranked]
+    origin = {key: str(listing[key]) for key in PNG_TEXT_KEYS}
+    images = [
+        {"file": item.file, "sha256": record["input_sha256"], "uncertainty": item.uncertainty}
+        for item, record in zip(selected, ranked, strict=True)
+    ]
+    content = {**origin, "method": METHOD, "selected_from": len(listing["images"]), "images": images}
+    staging, folder = output / STAGING, output / FOLDER
+    shutil.rmtree(staging, ignore_errors=True)
+    _write_labelme(staging / "labelme", selected, classes, origin)
+    _write_cvat(staging / "cvat", selected, classes)
+    _write_label_studio(staging / "label-studio", selected, classes, origin)
+    for tool in sorted(path for path in staging.iterdir()):
+        _write_json(tool / SELECTION_FILE, with_checksum(content))
+    _zip(staging / "cvat", staging / "cvat.zip")
+    paths = sorted(path for path in staging.rglob("*") if path.is_file())
+    files = {path.relative_to(staging).as_posix(): file_sha256(path) for path in paths}
+    _write_json(staging / SELECTION_FILE, with_checksum({**content, "files": files}))
+    shutil.rmtree(folder, ignore_errors=True)
+    staging.rename(folder)
+    return selected
+
+
+def _load(output: Path, record: Mapping[str, Any], classes: ClassMap) -> Selected:
+    name = str(record["mask"]).removesuffix(".png")
+    indices = read_mask(safe_join(output, record["mask"]), classes, DEFAULT_READING)
+    return Selected(name, Path(record["input"]), indices, float(record["uncertainty"]))
+
+
+def _write_json(path: Path, content: object) -> None:
+    write_atomically(path, json.dumps(content, ensure_ascii=False, indent=1).encode())
+
+
+def _write_classes(path: Path, classes: ClassMap) -> None:
+    """Write classes.json, which gives the ids and colours back when formats without them are imported."""
+    rows = zip(classes.ids, classes.names, classes.colors, strict=True)
+    entries = [{"id": value, "name": name, "color": list(color)} for value, name, color in rows]
+    ignored = zip(classes.ignore_ids, classes.ignore_colors, strict=True)
+    entries += [{"id": v, "name": f"ignored {v}", "color": list(color), "ignore": True} for v, color in ignored]
+    _write_json(path, entries)
+
+
+def _copy_images(folder: Path, selected: Sequence[Selected]) -> None:
+    for item in selected:
+        target = safe_join(folder, item.file)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(item.image, target)  # no link: a tool that edits the file in place must not change the input
+
+
+# --- tools ---------------------------------------------------------------------------------------------------
+
+
+def _write_labelme(folder: Path, selected: Sequence[Selected], classes: ClassMap, origin: Mapping[str, str]) -> None:
+    _copy_images(folder, selected)
+    for item in selected:
+        content = labelme_json(item.indices, classes, Path(item.file).name, origin)
+        write_atomically(safe_join(folder, f"{item.name}.json"), content)
+    _write_classes(folder / CLASSES_FILE, classes)
+
+
+def _write_cvat(folder: Path, selected: Sequence[Selected], classes: ClassMap) -> None:
+    """Write "Segmentation mask 1.1": masks in the colours of labelmap.txt, one list of all images."""
+    _copy_images(folder / "JPEGImages", selected)
+    colors = np.zeros((256, 3), np.uint8)
+    colors[: classes.num_classes] = classes.colors
+    for item in selected:
+        path = safe_join(folder / "SegmentationClass", f"{item.name}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(colors[item.indices]).save(path)
+    names = "".join(f"{item.name}\n" for item in selected)
+    write_atomically(folder / "ImageSets/Segmentation/default.txt", names.encode())
+    rows = zip(classes.names, classes.colors, strict=True)
+    lines = [f"{name}:{red},{green},{blue}::\n" for name, (red, green, blue) in rows]
+    write_atomically(folder / "labelmap.txt", ("# label:color_rgb:parts:actions\n" + "".join(lines)).encode())
+
+
+def _write_label_studio(
+    folder: Path, selected: Sequence[Selected], classes: ClassMap, origin: Mapping[str, str]
+) -> None:
+    """Write tasks with a brush region for each class; the images are served as local files of this directory."""
+    _copy_images(folder / "images", selected)
+    tasks = []
+    for item in selected:
+        prediction = {
+            "model_version": origin["run_id"],
+            "score": round(1 - item.uncertainty, 6),
+            "result": _brush_regions(item.indices, classes),
+        }
+        address = f"/data/local-files/?d={quote(f'images/{item.file}')}"
+        tasks.append({"data": {"image": address}, "predictions": [prediction]})
+    _write_json(folder / "tasks.json", tasks)
+    rows = zip(classes.names, classes.colors, strict=True)
+    labels = [
+        f"    <Label value={quoteattr(name)} background={quoteattr('#{:02x}{:02x}{:02x}'.format(*color))}/>\n"
+        for name, color in rows
+    ]
+    config = (
+        '<View>\n  <Image name="image" value="$image" zoom="true"/>\n  <BrushLabels name="label" toName="image">\n'
+        + "".join(labels)
+        + "  </BrushLabels>\n</View>\n"
+    )
+    write_atomically(folder / "label_config.xml", config.encode())
+    _write_classes(folder / CLASSES_FILE, classes)
+
+
+def _brush_regions(indices: UInt8, classes: ClassMap) -> list[dict[str, Any]]:
+    size = {"original_height": indices.shape[0], "original_width": indices.shape[1], "image_rotation": 0}
+    return [
+        {
+            "id": f"class-{classes.ids[index]}",
+            "type": "brushlabels",
+            "from_name": "label",
+            "to_name": "image",
+            **size,
+            "value": {"format": "rle", "rle": encode_brush(indices == index), "brushlabels": [classes.names[index]]},
+        }
+        for index in np.unique(indices).tolist()
+        if index < classes.num_classes and classes.names[index].lower() not in BACKGROUND_NAMES
+    ]
+
+
+def _zip(folder: Path, target: Path) -> None:
+    """Write the files of a directory into an archive: CVAT accepts uploads as archives only."""
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            archive.write(path, path.relative_to(folder).as_posix())
