@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from itertools import pairwise
 
 from core.i18n import tr
@@ -14,14 +14,17 @@ from dataset.pair_reading import PairContent
 
 MAX_VALUES = 64  # distinct values that still look like classes
 WIDE_GAP = 32  # between neighbouring values that were drawn to be seen
+NEAR_WHITE = 224  # from here on a value beside 255 is a white that has changed
 EVEN_GAP = 8  # the same for values at equal distances
 MIN_BLENDED = 2  # distinct values that occur only between a lower and a higher one
+MANY_BLENDED, AREA_SHARE = 8, 0.3  # the same for ids in a row, and the fraction of pixels that lie in areas then
 BLENDED_BETWEEN, BLENDED_INSIDE = 0.6, 0.05  # of their pixels: at least between others, at most inside an area
 
 
 def check_ambiguous_values(contents: Collection[PairContent]) -> list[Fault]:
     """Return faults of masks whose values cannot be taken as class ids without a classes.json."""
-    return _check_interpolation(contents) or _check_high_values(contents) or _check_spaced_greys(contents)
+    checks = (_check_interpolation, _check_near_white, _check_high_values, _check_spaced_greys)
+    return next((faults for check in checks if (faults := check(contents))), [])
 
 
 def check_lossy(content: PairContent) -> list[Fault]:
@@ -39,23 +42,25 @@ def check_lossy(content: PairContent) -> list[Fault]:
 
 def is_interpolated(mask: MaskFacts) -> bool:
     """Return whether values of this mask look like mixtures of two classes along their outlines."""
-    return _has_blends(_blended_values(mask.values, mask.between, mask.inside), mask.values)
+    return bool(_find_blends(mask.values, mask.between, mask.inside))
 
 
-def _blended_values(values: dict[int, int], between: dict[int, int], inside: dict[int, int]) -> list[int]:
-    """Return the values that lie nearly everywhere between a lower and a higher one, and form no area."""
-    return [
+def _find_blends(values: Mapping[int, int], between: Mapping[int, int], inside: Mapping[int, int]) -> list[int]:
+    """Return the values (all counts are value -> pixels) that come from blending, empty where they may be classes.
+
+    They lie nearly everywhere between a lower and a higher value, and form no area. A few ids in a row may be thin
+    classes that lie between others.
+    """
+    blended = [
         value
         for value, pixels in values.items()
         if between.get(value, 0) >= BLENDED_BETWEEN * pixels and inside.get(value, 0) <= BLENDED_INSIDE * pixels
     ]
-
-
-def _has_blends(blended: Collection[int], values: Collection[int]) -> bool:
-    """Return whether these values are blends: a few ids that follow each other may be thin classes."""
     if len(blended) < MIN_BLENDED:
-        return False
-    return len(values) > MAX_VALUES or max(values) - min(values) >= 2 * len(values)
+        return []
+    in_a_row = max(values) - min(values) < 2 * len(values)
+    areas = sum(inside.values()) > AREA_SHARE * sum(values.values())
+    return blended if not in_a_row or (areas and len(blended) >= MANY_BLENDED) else []
 
 
 def _check_interpolation(contents: Collection[PairContent]) -> list[Fault]:
@@ -66,8 +71,8 @@ def _check_interpolation(contents: Collection[PairContent]) -> list[Fault]:
             values.update(content.mask.values)
             between.update(content.mask.between)
             inside.update(content.mask.inside)
-    blended = _blended_values(values, between, inside)
-    if not _has_blends(blended, values):
+    blended = _find_blends(values, between, inside)
+    if not blended:
         return []
     expected = tr("class values without mixtures: export again with nearest neighbour, or apply a threshold")
     faults = []
@@ -79,6 +84,20 @@ def _check_interpolation(contents: Collection[PairContent]) -> list[Fault]:
                 count=len(mixed),
                 values=abbreviate(mixed, 4),
             )
+            faults.append(Fault(content.candidate.mask, expected, found))
+    return faults
+
+
+def _check_near_white(contents: Collection[PairContent]) -> list[Fault]:
+    """Return a fault for each mask with values just below 255, where masks have 255 too: traces of a lossy copy."""
+    if not any(255 in (content.values or ()) for content in contents):
+        return []
+    faults = []
+    for content in contents:
+        near = [value for value in content.values or () if NEAR_WHITE <= value < 255]
+        if near:
+            expected = tr("class ids, or white as 255 alone")
+            found = tr("{values}: saved as JPEG before, or interpolated? apply a threshold", values=abbreviate(near, 4))
             faults.append(Fault(content.candidate.mask, expected, found))
     return faults
 

@@ -30,6 +30,8 @@ def check_learnable(
         yield Fault("train", tr("labelled pixels of at least two classes in the training split"), found)
         return
     total = sum(counts.values(), Counter[int]())
+    if not total:
+        return  # no mask could be read
     absent = [name for value, name in zip(classes.ids, classes.names, strict=True) if not total[value]]
     if absent:
         text = tr("classes without a labelled pixel in any split: {names}", names=abbreviate(absent))

@@ -76,19 +76,33 @@ def _describe_unknown(content: PairContent, unknown: Collection[int]) -> str:
 
 
 def _find_forgotten_entry(contents: Collection[PairContent], classes: ClassMap) -> int | None:
-    """Return 0 or 255 if it is the only unknown value of several masks: an entry of classes.json is missing then."""
+    """Return the only unknown value if several masks have it: an entry of classes.json is missing then."""
     unknown: Counter[int] = Counter()
     for content in contents:
         unknown.update(value for value in count_values(content, classes) if value not in classes.known)
-    (value, masks), *others = unknown.most_common(2) or [(-1, 0)]
-    return value if value in _USUAL_ENTRIES and masks > 1 and not others else None
+    if len(unknown) != 1:
+        return None
+    ((value, masks),) = unknown.items()
+    return value if masks > 1 else None
 
 
 def _forgotten_entry_fault(contents: Collection[PairContent], classes: ClassMap, value: int, file: str) -> Fault:
     counted = [count_values(content, classes) for content in contents]
+    total = sum((Counter(values) for values in counted), Counter[int]())
+    unused = [pair for pair in zip(classes.ids, classes.names, strict=True) if not total[pair[0]]]
+    entry = _USUAL_ENTRIES.get(value, f'{{"id": {value}, "name": "..."}}')
+    expected = tr("an entry for each mask value: add {entry}", entry=entry)
+    if value and unused:
+        (number, name), *_ = unused
+        expected = tr(
+            "an entry for each mask value: '{name}' with id {value} instead of {number}, or also {entry}",
+            name=name,
+            value=value,
+            number=number,
+            entry=entry,
+        )
     masks = sum(value in values for values in counted)
-    share = sum(values.get(value, 0) for values in counted) / max(1, sum(sum(values.values()) for values in counted))
-    expected = tr("an entry for each mask value: add {entry}", entry=_USUAL_ENTRIES[value])
+    share = total[value] / total.total()
     found = tr(
         "unknown values {unknown}: in {count} masks, {share:.1%} of all pixels", unknown=value, count=masks, share=share
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -110,6 +111,23 @@ def test_interpolated_masks_are_faults_that_name_the_files_and_the_cure(
     )
 
 
+@pytest.mark.parametrize("quality", [60, 95, 100])
+def test_png_masks_that_were_jpeg_before_are_faults(tmp_path: Path, quality: int) -> None:
+    masks = [(scene(48, 64, n) > 0).astype(np.uint8) * np.uint8(255) for n in range(4)]
+    copies = [np.asarray(Image.open(io.BytesIO(saved(Image.fromarray(m), "JPEG", quality=quality)))) for m in masks]
+    changed = {f"masks/p{n:02}.png" for n, copy in enumerate(copies) if not set(np.unique(copy).tolist()) <= {0, 255}}
+    faults = faults_of(put_greys(tmp_path, copies))
+    assert changed and {fault.file for fault in faults} == changed
+    assert all("JPEG" in fault.found or "interpolation" in fault.found for fault in faults)
+
+
+def test_interpolation_is_found_where_all_values_between_occur(tmp_path: Path) -> None:
+    """Ids 0, 10 and 20 become 0 to 20: a row of ids like any other."""
+    turned = [Image.fromarray(scene(48, 64, n) * np.uint8(10)).rotate(10, Image.Resampling.BILINEAR) for n in range(6)]
+    faults = faults_of(put_greys(tmp_path, [np.asarray(image) for image in turned]))
+    assert all("only along outlines" in fault.found for fault in faults)
+
+
 def test_thin_classes_between_others_are_no_interpolation(tmp_path: Path) -> None:
     """Layers of two pixels, each between a lower and a higher id."""
     rows = np.minimum(np.arange(24) // 2, 6).astype(np.uint8)
@@ -151,6 +169,14 @@ def test_one_listed_class_is_a_fault_that_suggests_the_background(tmp_path: Path
     file, expected, found = only_fault(tmp_path)
     assert file == "classes.json" and '{"id": 0, "name": "background"}' in expected
     assert found.startswith("unknown values 0: in 10 masks")
+
+
+def test_class_that_is_saved_as_another_value_than_listed_is_named(tmp_path: Path) -> None:
+    put_greys(tmp_path, [(scene(seed=n) > 0).astype(np.uint8) * np.uint8(255) for n in range(4)])
+    write_classes(tmp_path, [{"id": 0, "name": "background"}, {"id": 1, "name": "crack"}])
+    file, expected, found = only_fault(tmp_path)
+    assert file == "classes.json" and "'crack' with id 255 instead of 1" in expected
+    assert found.startswith("unknown values 255: in 4 masks")
 
 
 def test_single_class_left_to_learn_is_a_fault(tmp_path: Path) -> None:
