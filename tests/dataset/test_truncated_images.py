@@ -53,8 +53,8 @@ def test_truncated_jpeg_is_a_fault_that_names_the_option(root: Path) -> None:
 def test_accepted_images_are_named_and_the_model_stores_it(root: Path) -> None:
     data = check_data(root, 0, reading=ACCEPTED)
     assert data.reading == ACCEPTED
-    (warning,) = data.warnings
-    assert warning.kind == "truncated-images" and "1 truncated" in warning.text and "images/p03.jpg" in warning.text
+    (warning,) = (warning for warning in data.warnings if warning.kind == "truncated-images")
+    assert "1 truncated" in warning.text and "images/p03.jpg" in warning.text
     (root / "images/p03.jpg").write_bytes(jpeg(np.roll(PIXELS, 21, 1), 0))
     assert check_data(root, 0, reading=ACCEPTED).reading == DEFAULT_READING, "where none is, models refuse them"
 
