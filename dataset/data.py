@@ -24,6 +24,7 @@ class Pair:
     mask_sha256: str
     height: int  # pixels, as `SegmentationData.reading` orients them
     width: int
+    page: int | None = None  # of both files, where they have several
     group: str | None = None  # of the images that depend on each other: a film or a part of it, a patient, a site
 
 

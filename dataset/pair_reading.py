@@ -78,8 +78,9 @@ def _read_pair(
 ) -> PairContent:
     """Read each file once: its bytes give the checksum and the pixels."""
     faults: list[Fault] = []
-    image_data, image = _read(files, candidate.image, lambda data: decode_raw(data, options), faults)
-    mask_data, mask = _read(files, candidate.mask, lambda data: decode_mask(data, classes, options), faults)
+    page = candidate.page
+    image_data, image = _read(files, candidate.image, lambda data: decode_raw(data, options, page=page), faults)
+    mask_data, mask = _read(files, candidate.mask, lambda data: decode_mask(data, classes, options, page), faults)
     content = PairContent(candidate, _sha256(image_data), _sha256(mask_data), faults=tuple(faults))
     preview = None
     if image is not None:

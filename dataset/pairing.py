@@ -23,6 +23,7 @@ class Candidate:
     split: str
     image: str
     mask: str
+    page: int | None = None  # of both files, where they have several
 
 
 @dataclass(frozen=True)

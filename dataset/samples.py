@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from core.errors import AppError, UsageError
@@ -14,6 +14,7 @@ from dataset.directory import SPLITS, is_data_name
 from dataset.layout.ignore import IGNORE_FILE, parse_ignore_rules
 from dataset.layout.layout import SPLIT, Layout
 from dataset.layout.resolve import resolve_layout
+from dataset.pages import count_pages_of, find_page, page_name
 from utils.lakefs_client.content import RemoteFile
 from utils.lakefs_utils import LakeFS, LakePath
 
@@ -22,8 +23,9 @@ from utils.lakefs_utils import LakeFS, LakePath
 class Item:
     """An image to predict: `name` is the path of its output without suffix, `mask` its label if there is one.
 
-    `fault` is the reason why the image must not be read, if there is one. `group` is what its split was made by (the
-    film of a frame, the patient of a slice); None: the image is a group of its own.
+    `page` is that of both files, where they have several. `fault` is the reason why the image must not be read, if
+    there is one. `group` is what its split was made by (the film of a frame, the patient of a slice); None: the image
+    is a group of its own.
     """
 
     name: str
@@ -31,6 +33,12 @@ class Item:
     mask: Path | None = None
     fault: str | None = None
     group: str | None = None
+    page: int | None = None
+
+    @property
+    def file_name(self) -> str:
+        """The name of the file, without that of the page."""
+        return self.name if self.page is None else self.name.rpartition("_")[0]
 
 
 def committed_items(lake: LakeFS, source: LakePath, split: str | None, cache: Path) -> tuple[str, list[Item]]:
@@ -49,7 +57,8 @@ def committed_items(lake: LakeFS, source: LakePath, split: str | None, cache: Pa
             tr("{source}: no split '{split}' (available: {available})", source=source, split=split, available=available)
         )
     images, masks = layout.images(wanted), layout.masks(wanted)
-    unpaired = [name for name in names[wanted] if name not in images or name not in masks]
+    found = {name: find_page(name, images) for name in sorted(names[wanted])}
+    unpaired = [name for name, (file, _) in found.items() if file not in images or file not in masks]
     if unpaired:
         raise AppError(
             tr(
@@ -60,11 +69,23 @@ def committed_items(lake: LakeFS, source: LakePath, split: str | None, cache: Pa
                 count=len(unpaired),
             )
         )
-    chosen = {name: (images[name][0], masks[name][0]) for name in sorted(names[wanted])}
+    chosen = {name: (images[file][0], masks[file][0]) for name, (file, _) in found.items()}
     keep = {source.path + path for pair in chosen.values() for path in pair}
     tree = lake.download(source, cache, keep.__contains__)
     root = safe_join(tree, source.path)
-    return wanted, [Item(name, safe_join(root, image), safe_join(root, mask)) for name, (image, mask) in chosen.items()]
+    items = [
+        Item(name, safe_join(root, image), safe_join(root, mask), page=found[name][1])
+        for name, (image, mask) in chosen.items()
+    ]
+    return wanted, [page for item in items for page in expand_item(item)]
+
+
+def expand_item(item: Item) -> list[Item]:
+    """Return an item for each page of a file of several pages, else this item."""
+    pages = 1 if item.page is not None or item.fault else count_pages_of(item.image)
+    if pages == 1:
+        return [item]
+    return [replace(item, name=page_name(item.name, page), page=page, group=item.name) for page in range(pages)]
 
 
 def committed_data(lake: LakeFS, source: LakePath, cache: Path) -> list[RemoteFile]:

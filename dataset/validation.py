@@ -21,6 +21,7 @@ from dataset.data import SegmentationData
 from dataset.decoding.options import DEFAULT_READING, ReadOptions
 from dataset.directory import data_files
 from dataset.formats.record import import_warnings
+from dataset.pages import expand_pages
 from dataset.pair_reading import read_pairs
 from dataset.pairing import find_pairs
 from dataset.splitting.splits import write_splits
@@ -65,7 +66,7 @@ def inspect_data(
     inspection.add(check_files(root, files))
     listed, faults = find_classes(files, inspection.layout)
     inspection.add(faults)
-    inspection.pairing = find_pairs(root, files, inspection.layout)
+    inspection.pairing = expand_pages(find_pairs(root, files, inspection.layout), files)
     inspection.add(explain_ignored(root, inspection.pairing.faults))
     inspection.add(check_unused_files(files, inspection.layout, inspection.pairing))
     candidates = inspection.pairing.candidates

@@ -156,7 +156,7 @@ class BatchJob:
         classes = self.predictor.model.classes
         if item.mask is None:
             return np.zeros((classes.num_classes, classes.num_classes), np.int64)
-        return self._compare(item.mask, read_mask(files["mask"], classes, DEFAULT_READING)).counts
+        return self._compare(item, read_mask(files["mask"], classes, DEFAULT_READING)).counts
 
     # --- predicting ---
 
@@ -192,7 +192,7 @@ class BatchJob:
             if (size := item.image.stat().st_size) > MAX_FILE_BYTES:
                 raise InvalidFileError((tr("a file of at most 1 GB"), tr("{size:,} bytes", size=size)))
             data = item.image.read_bytes()
-            raw = decode_raw(data, self.predictor.model.reading)
+            raw = decode_raw(data, self.predictor.model.reading, page=item.page)
             pixels = to_channels(raw, self.predictor.model.reading)
             image = self.predictor.prepare(pixels, hashlib.sha256(data).hexdigest())
             return replace(image, truncated=raw.truncated)
@@ -210,19 +210,21 @@ class BatchJob:
             "width": indices.shape[1],
             "class_shares": outputs.compute_class_shares(indices, classes),
         }
+        if item.page is not None:
+            record["page"] = item.page + 1
         if image.truncated:
             record["truncated"] = True
         if prediction.uncertainty is not None:
             record["uncertainty"] = round(prediction.uncertainty, 9)
         if item.mask is None:
             return record, np.zeros((classes.num_classes, classes.num_classes), np.int64)
-        confusion = self._compare(item.mask, indices)
+        confusion = self._compare(item, indices)
         return record | {"accuracy": confusion.accuracy, "miou": confusion.miou}, confusion.counts
 
-    def _compare(self, mask: Path, indices: UInt8) -> ConfusionMatrix:
-        classes = self.predictor.model.classes
-        confusion = ConfusionMatrix(classes.num_classes)
-        labels = read_labels(mask, classes, self.predictor.model.reading, indices.shape)
+    def _compare(self, item: Item, indices: UInt8) -> ConfusionMatrix:
+        model = self.predictor.model
+        confusion = ConfusionMatrix(model.classes.num_classes)
+        labels = read_labels(item, model.classes, model.reading, indices.shape)
         confusion.update(torch.from_numpy(indices), torch.from_numpy(labels))
         return confusion
 

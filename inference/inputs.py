@@ -16,6 +16,7 @@ from dataset.decoding.files import has_image_header
 from dataset.decoding.kinds import unread_suffix, why_unread
 from dataset.directory import is_clutter, is_image
 from dataset.formats.selection import is_selection
+from dataset.pages import count_pages_of, page_name
 from dataset.samples import Item
 from inference import ownership
 from inference.formats import LISTING
@@ -34,6 +35,7 @@ class _Found:
     relative: Path  # below the directory that was named
     path: Path
     fault: str | None  # why it cannot be predicted
+    page: int | None = None  # of a file of several
 
 
 @dataclass
@@ -85,9 +87,10 @@ def collect_items(inputs: Sequence[Path]) -> list[Item]:
     if not found:
         where = ", ".join(map(str, inputs))
         raise UsageError(tr("{where}: no images found", where=where))
+    found = [page for file in found for page in _expand_pages(file)]
     names = _unique_names([file.relative for file in found])
     return [
-        Item(name, file.path, fault=file.fault or _name_fault(name, file.path))
+        Item(name, file.path, fault=file.fault or _name_fault(name, file.path), page=file.page)
         for name, file in zip(names, found, strict=True)
     ]
 
@@ -115,6 +118,15 @@ def _why_left_out(path: Path) -> str:
     if path.is_symlink() and not path.exists():
         return tr("a broken link")
     return why_unread(path.name) if unread_suffix(path.name) else tr("not an image file")
+
+
+def _expand_pages(file: _Found) -> list[_Found]:
+    """Return an entry for each page of a file of several pages, named after file and page; else this one."""
+    pages = 1 if file.fault else count_pages_of(file.path)
+    if pages == 1:
+        return [file]
+    named = [file.relative.with_stem(page_name(file.relative.stem, page)) for page in range(pages)]
+    return [_Found(relative, file.path, None, page) for page, relative in enumerate(named)]
 
 
 def _walk(folder: Path) -> tuple[list[Path], list[_Found]]:

@@ -96,7 +96,7 @@ def _image_records(
             "name": item.name,
             "a": a.only([i]).metric("miou"),
             "b": b.only([i]).metric("miou"),
-            "seen_by_a": item.name in seen,
+            "seen_by_a": bool({item.name, item.file_name} & seen),
         }
         for i, item in enumerate(items)
     ]
@@ -157,8 +157,8 @@ def draw_sheet(
     rows = []
     for item, gain in zip(items, gains, strict=True):
         reading = models[1].reading
-        image = as_rgb(read_image(item.image, reading))
-        mask = read_mask(evaluation.require_mask(item), classes, reading)
+        image = as_rgb(read_image(item.image, reading, item.page))
+        mask = read_mask(evaluation.require_mask(item), classes, reading, item.page)
         a, b = (_predict(item, model, classes, device, reading) for model in models)
         panels = [image, overlay(image, mask, classes), _overlay_known(image, a, classes)]
         panels += [_overlay_known(image, b, classes), _draw_difference(image, mask, a, b)]
@@ -175,7 +175,7 @@ def draw_sheet(
 
 def _predict(item: Item, model: Model, classes: ClassMap, device: torch.device, reading: ReadOptions) -> UInt8:
     """Return the indices (H,W) uint8 in `classes` that a model predicts, oriented as an image that `reading` reads."""
-    (indices,) = predictor.segment(model, [read_image(item.image, model.reading)], device)
+    (indices,) = predictor.segment(model, [read_image(item.image, model.reading, item.page)], device)
     found = evaluation.map_class_indices(model, classes)[indices]
     return reorient(found, item.image.read_bytes(), model.reading, reading)
 

@@ -112,7 +112,7 @@ def _compare_unseen(
     settings: Settings, old: EvaluationResult, new: EvaluationResult, items: Sequence[Item], seen: set[str]
 ) -> tuple[list[str], dict[str, Any]]:
     """Compare two models on the images that the champion was not trained on; see `_compare`."""
-    keep = [index for index, item in enumerate(items) if item.name not in seen]
+    keep = [index for index, item in enumerate(items) if not {item.name, item.file_name} & seen]
     if keep:
         return _compare(settings, old.only(keep), new.only(keep))
     reason = tr(

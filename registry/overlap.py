@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dataset.pages import find_page
 from dataset.samples import committed_layout, split_names
 from utils.lakefs_client.content import RemoteFile
 from utils.lakefs_utils import LakeFS, LakePath
@@ -25,20 +26,24 @@ def seen_in_training(lake: LakeFS, lineage: Lineage, data: LakePath, split: str,
     ):
         return set()
     trained = images_of(lake, source, "train", cache)
-    known = {digest for file in trained.values() for digest in (file.sha256, file.checksum)} - {None, ""}
+    known = {(digest, page) for file, page in trained.values() for digest in (file.sha256, file.checksum) if digest}
     seen = set()
-    for name, file in images_of(lake, data, split, cache).items():
+    for name, (file, page) in images_of(lake, data, split, cache).items():
         namesake = trained.get(name)
-        comparable = namesake is None or (namesake.sha256 and file.sha256)
-        if not comparable or file.sha256 in known or file.checksum in known:
+        comparable = namesake is None or (namesake[0].sha256 and file.sha256)
+        if not comparable or {(file.sha256, page), (file.checksum, page)} & known:
             seen.add(name)
     return seen
 
 
-def images_of(lake: LakeFS, source: LakePath, split: str, cache: Path) -> dict[str, RemoteFile]:
-    """Return name -> image of one split of a data commit; names as in `committed_items`."""
+def images_of(lake: LakeFS, source: LakePath, split: str, cache: Path) -> dict[str, tuple[RemoteFile, int | None]]:
+    """Return name -> (image, its page) of one split of a data commit.
+
+    Names are those of `committed_items`; for a file whose pages are all in this split, it may be that of the file.
+    """
     files = {file.path.removeprefix(source.path): file for file in lake.objects(source.ref, source.path, source.repo)}
     layout = committed_layout(source, files)
     images = layout.images(split)
     names = split_names(lake, source, layout, cache)[split]
-    return {name: files[images[name][0]] for name in names if name in images}
+    found = ((name, *find_page(name, images)) for name in names)
+    return {name: (files[images[file][0]], page) for name, file, page in found if file in images}

@@ -104,7 +104,7 @@ def measure(
     seconds: list[float] = []  # seconds per image
     batches = [items[start : start + EVAL_BATCH] for start in range(0, len(items), EVAL_BATCH)]
     for batch in progress(batches, len(batches), tr("measuring {name}", name=name), tr("batches")):
-        images = [read_image(item.image, reading) for item in batch]
+        images = [read_image(item.image, reading, item.page) for item in batch]
         if not seconds:
             segment(model, images, device)  # warm-up, not timed
         started = time.perf_counter()
@@ -113,7 +113,7 @@ def measure(
         for item, indices in zip(batch, predicted, strict=True):
             own = ConfusionMatrix(classes.num_classes + 1)
             found = reorient(index_map[indices], item.image.read_bytes(), model.reading, labels)
-            mask = read_labels(require_mask(item), classes, labels, found.shape)
+            mask = read_labels(item, classes, labels, found.shape)
             own.update(torch.from_numpy(found), torch.from_numpy(mask))
             counts.append(own.counts)
     return EvaluationResult(
@@ -134,9 +134,10 @@ def map_class_indices(model: Model, wanted: ClassMap) -> UInt8:
     return index_map
 
 
-def read_labels(mask: Path, classes: ClassMap, options: ReadOptions, shape: tuple[int, ...]) -> UInt8:
-    """Return a mask as class indices (H,W) uint8. Raises UsageError if it does not have the shape of its image."""
-    labels = read_mask(mask, classes, options)
+def read_labels(item: Item, classes: ClassMap, options: ReadOptions, shape: tuple[int, ...]) -> UInt8:
+    """Return the mask of an image as class indices (H,W) uint8. Raises UsageError if it has none of this shape."""
+    mask = require_mask(item)
+    labels = read_mask(mask, classes, options, item.page)
     if labels.shape != shape:
         (height, width), (found_height, found_width) = shape, labels.shape
         sizes = f"{width}x{height}, {found_width}x{found_height}"

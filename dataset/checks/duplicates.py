@@ -16,12 +16,12 @@ from dataset.splitting.near_duplicates import find_near_duplicates
 
 def check_duplicates(contents: Iterable[PairContent]) -> Iterator[Fault]:
     """Yield a fault for each image that occurs in two splits: it would make every metric too good."""
-    first: dict[str, Candidate] = {}
+    first: dict[tuple[str, int | None], Candidate] = {}
     for content in contents:
         if content.image_size is None:
             continue  # equal unreadable files are not duplicates
         candidate = content.candidate
-        other = first.setdefault(content.image_sha256, candidate)
+        other = first.setdefault((content.image_sha256, candidate.page), candidate)
         if other.split != candidate.split:
             found = tr(
                 "same content as {other} of {other_split} (this one: {split})",

@@ -17,6 +17,7 @@ from dataset.splitting.assignment import assign_splits
 from dataset.splitting.films import find_leaks, gap_of, label_blocks, step_of
 from dataset.splitting.group_file import read_group_file
 from dataset.splitting.groups import Groups, detect_groups, join_groups
+from dataset.splitting.names import Frame
 
 SMALLEST, LARGEST = 0.05, 0.20  # part of the images in val that needs no explanation
 
@@ -64,7 +65,19 @@ def find_groups(inspection: Inspection, pattern: str | None, directories: bool =
         names = [content.candidate.name for content in part]
         thumbnails = {c.candidate.name: c.thumbnail for c in part if c.thumbnail is not None}
         found.append((split, detect_groups(names, thumbnails, pattern, listed, directories)))
-    return found[0][1] if len(found) == 1 else join_groups(found)
+    groups = found[0][1] if len(found) == 1 else join_groups(found)
+    return groups if groups.rule != "none" else _group_pages(groups, candidates)
+
+
+def _group_pages(groups: Groups, candidates: Iterable[Candidate]) -> Groups:
+    """Return groups in which the pages of a file belong together, as frames in their order, where no other rule applies."""
+    pages = [candidate for candidate in candidates if candidate.page is not None]
+    if not pages:
+        return groups
+    of = {groups.key(c.split, c.name): c.image for c in pages}
+    frames = {groups.key(c.split, c.name): Frame(c.image, float(c.page or 0)) for c in pages}
+    reason = tr("pages of one file: {names}", names=abbreviate(sorted(set(of.values())), 3))
+    return replace(groups, rule="films", reason=reason, of={**groups.of, **of}, frames=frames, divisible=True)
 
 
 def check_pattern(candidates: Iterable[Candidate], pattern: str) -> Iterator[Fault]:

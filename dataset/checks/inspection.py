@@ -69,7 +69,7 @@ class Inspection:
             image, mask = self.files[item.image], self.files[item.mask]
             checksums = content.image_sha256, content.mask_sha256
             group = self.groups.group_of(item.split, item.name) if self.groups is not None else None
-            pairs.append(Pair(item.name, item.split, image, mask, *checksums, *content.image_size, group))
+            pairs.append(Pair(item.name, item.split, image, mask, *checksums, *content.image_size, item.page, group))
         counts, classes = self.class_counts(), self.classes
         return SegmentationData(
             root=self.root,

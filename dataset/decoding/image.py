@@ -15,8 +15,8 @@ from dataset.decoding.value_range import BandValues, pool_ranges, scale_to_bytes
 from dataset.overlay import as_rgb
 
 
-def decode_image(data: bytes, options: ReadOptions, max_pixels: int | None = None, page: int = 0) -> UInt8:
-    """Return an image's bytes as (H,W,`channels`) uint8, upright unless `raw_orientation`; a page of a TIFF file.
+def decode_image(data: bytes, options: ReadOptions, max_pixels: int | None = None, page: int | None = None) -> UInt8:
+    """Return an image's bytes as (H,W,`channels`) uint8, upright unless `raw_orientation`; `page` of a TIFF file of several.
 
     Grey becomes three equal channels. More than 8 bits are scaled by `value_ranges`. Transparent parts become black,
     except in TIFF files, where "alpha" is a band. Raises InvalidFileError, ImageTooLargeError.
@@ -42,9 +42,9 @@ def to_preview(image: RawImage, values: BandValues | None) -> UInt8:
     return as_rgb(scale_to_bytes(image.pixels, image.valid, ranges))
 
 
-def read_image(source: Path | bytes, options: ReadOptions) -> UInt8:
+def read_image(source: Path | bytes, options: ReadOptions, page: int | None = None) -> UInt8:
     """Return an image as (H,W,`channels`) uint8, as `decode_image` does. Raises UsageError naming the file."""
     try:
-        return decode_image(read_bytes(source), options)
+        return decode_image(read_bytes(source), options, page=page)
     except (InvalidFileError, OSError) as error:
         raise error_with_name(source, error) from None

@@ -18,6 +18,7 @@ from dataset.decoding.files import error_with_name, open_image, read_bytes
 from dataset.decoding.mask_colors import Color, class_colors, values_of_colors
 from dataset.decoding.mask_palette import read_palette
 from dataset.decoding.options import ReadOptions
+from dataset.decoding.tiff import frame_number
 
 _ANIMATED = ("GIF", "PNG", "WEBP")  # formats whose further frames a viewer plays; pages of a TIFF are something else
 
@@ -35,9 +36,12 @@ class MaskPixels:
     lossy: bool = False  # compressed in a way that changes values
 
 
-def decode_mask(data: bytes, classes: ClassMap | None, options: ReadOptions) -> MaskPixels:
-    """Return a mask's bytes as raw values. Colours are read through those of `classes`. Raises InvalidFileError."""
-    with open_image(data, options) as image:
+def decode_mask(data: bytes, classes: ClassMap | None, options: ReadOptions, page: int | None = None) -> MaskPixels:
+    """Return a mask's bytes as raw values; `page` is that of a TIFF file of several. Raises InvalidFileError.
+
+    Colours are read through those of `classes`.
+    """
+    with open_image(data, options, frame=frame_number(data, page or 0)) as image:
         if has_cut_samples(data, image):
             raise _not_eight_bit(tr("several channels of 16 bits"))
         if image.format in _ANIMATED and getattr(image, "is_animated", False):
@@ -131,9 +135,9 @@ def encode_mask_pixels(mask: MaskPixels, classes: ClassMap) -> UInt8:
     return classes.encode(mask.values * np.uint8(high) if mask.bilevel else mask.values)
 
 
-def read_mask(source: Path | bytes, classes: ClassMap, options: ReadOptions) -> UInt8:
+def read_mask(source: Path | bytes, classes: ClassMap, options: ReadOptions, page: int | None = None) -> UInt8:
     """Return a mask as (H,W) uint8 class indices, `IGNORE_INDEX` where ignored. Raises UsageError naming the file."""
     try:
-        return encode_mask_pixels(decode_mask(read_bytes(source), classes, options), classes)
+        return encode_mask_pixels(decode_mask(read_bytes(source), classes, options, page), classes)
     except (InvalidFileError, OSError, ValueError) as error:
         raise error_with_name(source, error) from None

@@ -36,8 +36,8 @@ class RawImage:
     truncated: bool = False  # the end of the file is missing; its pixels are grey
 
 
-def decode_raw(data: bytes, options: ReadOptions, max_pixels: int | None = None, page: int = 0) -> RawImage:
-    """Return the samples of an image file's bytes; `page` is that of a TIFF file. Raises InvalidFileError."""
+def decode_raw(data: bytes, options: ReadOptions, max_pixels: int | None = None, page: int | None = None) -> RawImage:
+    """Return the samples of an image file's bytes; `page` is that of a TIFF file of several. Raises InvalidFileError."""
     if tiff.is_tiff(data):
         found = tiff.read_samples(data, page, pixel_limit(max_pixels))
         return _from_pillow(data, options, max_pixels, found) if isinstance(found, int) else _from_tiff(found, options)

@@ -12,7 +12,8 @@ import logging
 import sys
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -60,13 +61,30 @@ def _tifffile() -> Any:
     return tifffile
 
 
-def count_pages(data: bytes) -> int:
-    """Return the number of images in a TIFF file; overviews and transparency masks are not counted. At least 1."""
+def count_pages(source: Path | bytes) -> int:
+    """Return the number of images in a TIFF file; overviews and transparency masks are not counted. 1 for others.
+
+    Raises OSError.
+    """
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
+        if not is_tiff(stream.read(4)):
+            return 1
+        stream.seek(0)
+        return max(1, len(_page_numbers(stream)))
+
+
+def frame_number(data: bytes, page: int) -> int:
+    """Return the position in a file of this page, which may lie behind overviews; 0 for other than TIFF files."""
+    numbers = _page_numbers(io.BytesIO(data)) if page and is_tiff(data) else []
+    return numbers[page] if page < len(numbers) else 0
+
+
+def _page_numbers(stream: BinaryIO) -> list[int]:
     try:
-        with _tifffile().TiffFile(io.BytesIO(data)) as file:
-            return max(1, len(_full_pages(file)))
+        with _tifffile().TiffFile(stream) as file:
+            return [number for number, _ in _full_pages(file)]
     except Exception:  # a damaged file: decoding it says what is wrong
-        return 1
+        return [0]
 
 
 def read_orientation(data: bytes) -> int:
@@ -84,15 +102,19 @@ def _full_pages(file: TiffFile) -> list[Any]:
     return [entry for entry in pages if not int(getattr(entry[1], "subfiletype", 0)) & (REDUCED | TRANSPARENCY_MASK)]
 
 
-def read_samples(data: bytes, page: int, max_pixels: int) -> TiffSamples | int:
+def read_samples(data: bytes, page: int | None, max_pixels: int) -> TiffSamples | int:
     """Return the samples of a page, or the number of the page in the file where Pillow reads it without loss.
 
-    Raises InvalidFileError for a damaged page and for a compression that needs another package.
+    None stands for the only page. Raises InvalidFileError for a damaged page, for a compression that needs another
+    package, and for several pages where the only one is asked for.
     """
     try:
         with _tifffile().TiffFile(io.BytesIO(data)) as file:
             pages = _full_pages(file)
-            number, found = pages[page] if pages else (0, file.pages[0])
+            if page is None and len(pages) > 1:
+                expected = tr("one image (infer.py --input takes files of several pages)")
+                raise InvalidFileError((expected, tr("{pages} pages", pages=len(pages))))
+            number, found = pages[page or 0] if pages else (0, file.pages[0])
             found = found.aspage()
             if _pillow_reads(found):
                 return int(number)

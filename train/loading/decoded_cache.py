@@ -7,12 +7,14 @@ hashes of the committed files: other data, another size, other classes or other 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -69,12 +71,12 @@ class Split:
         code = [path.read_bytes() for path in (*modules, *decoders)]
         parts = {
             "code": [hashlib.sha256(text).hexdigest() for text in (*code, Path(__file__).read_bytes())],
-            "decoder": PIL.__version__,
+            "decoder": (PIL.__version__, metadata.version("tifffile")),
             "size": self.size,
             "native": self.native,
             "reading": self.reading.to_dict(),
             "classes": self.classes.to_dict(),
-            "files": [(pair.image_sha256, pair.mask_sha256) for pair in self.pairs],
+            "files": [(pair.image_sha256, pair.mask_sha256, pair.page or 0) for pair in self.pairs],
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -85,8 +87,9 @@ class Split:
         UsageError if they differ.
         """
         pair = self.pairs[index]
-        mask = read_mask(_read_verified(pair.mask, pair.mask_sha256), self.classes, self.reading)
-        image = read_image(_read_verified(pair.image, pair.image_sha256), self.reading)
+        read = _read_verified if pair.page is None else _read_verified_stack
+        mask = read_mask(read(pair.mask, pair.mask_sha256), self.classes, self.reading, pair.page)
+        image = read_image(read(pair.image, pair.image_sha256), self.reading, pair.page)
         image = resize_image(image, self.size)
         small = resize_mask(mask, self.size)
         return image, small, mask if self.native else small
@@ -208,3 +211,7 @@ def _read_verified(path: Path, sha256: str) -> bytes:
     if hashlib.sha256(content).hexdigest() != sha256:
         raise UsageError(tr("{path}: changed since it was committed: run again", path=path))
     return content
+
+
+# The pages of a file follow each other: it is read and verified once for all of them.
+_read_verified_stack = functools.lru_cache(2)(_read_verified)  # image and mask
