@@ -51,7 +51,7 @@ def _abbreviate_left_out(data: SegmentationData) -> list[str]:
     for item in data.left_out:
         by_reason.setdefault(item.reason, []).append(item.file)
     return [
-        tr("left out: {count} files ({reason}): {names}", count=len(names), reason=reason, names=abbreviate(names, 4))
+        tr("files left out: {count} ({reason}): {names}", count=len(names), reason=reason, names=abbreviate(names, 4))
         for reason, names in by_reason.items()
     ]
 
@@ -61,7 +61,7 @@ def _list_left_out(data: SegmentationData) -> list[str]:
     sizes = {item: (data.root / item.file).stat().st_size for item in data.left_out}
     rows = [(item.file, format_size(sizes[item]), item.reason) for item in data.left_out[:MAX_ROWS]]
     count, size, more = len(sizes), format_size(sum(sizes.values())), len(sizes) - MAX_ROWS
-    head = tr("versioned, but not part of the data set: {count} files, {size}", count=count, size=size)
+    head = tr("files versioned but not part of the data set: {count}, {size} in total", count=count, size=size)
     rest = [tr("… and {more} more", more=more)] if more > 0 else []
     return [head, "", format_table((tr("file"), tr("size"), tr("reason")), rows), *rest]
 

@@ -59,7 +59,7 @@ class _Search:
             )
         for reason, paths in self.left_out.items():
             names = abbreviate(paths, MAX_NAMES)
-            warn(tr("left out: {count} files ({reason}): {names}", count=len(paths), reason=reason, names=names))
+            warn(tr("files left out: {count} ({reason}): {names}", count=len(paths), reason=reason, names=names))
         if self.predictions:
             notify(tr("{count} files that infer.py wrote are not predicted again", count=self.predictions))
 

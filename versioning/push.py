@@ -11,6 +11,7 @@ from core.git import read_facts
 from core.i18n import tr
 from core.reporting import notify
 from dataset.formats.record import source_metadata
+from dataset.layout.resolve import layout_metadata
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath, PublishResult
 from versioning.base import base_files, record_version
@@ -62,6 +63,7 @@ def publish_directory(
             require_nothing_undone(now, settings.data_dir, lake.branch)
 
     published = {name: files[name] for name in chosen}
+    metadata = {**metadata, **layout_metadata(files)}
     done = lake.publish(published, DATA_PREFIX, message, metadata, mode != "keep-remote", check)
     source = LakePath(lake.repo, done.commit_id, DATA_PREFIX)
     # A commit with more files than the directory is not the version that it is.

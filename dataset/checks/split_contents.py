@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from core.i18n import tr
 from dataset.classes import ClassMap, abbreviate
 from dataset.faults import DataWarning
+from dataset.layout.layout import Layout
 from dataset.pair_reading import PairContent
 
 SMALL_SPLIT = 10  # images, at most, of a split whose metrics say little
@@ -20,13 +21,25 @@ def check_split_sizes(contents: Iterable[PairContent]) -> Iterator[DataWarning]:
         count = counts[split]
         if 1 <= count <= SMALL_SPLIT:
             text = tr(
-                "{split} has {count} images: its metrics say little about other images "
+                "images in {split}: {count}, so its metrics say little about other images "
                 "(label more images, or assign more than {least} of them to {split})",
                 split=split,
                 count=count,
                 least=SMALL_SPLIT,
             )
             yield DataWarning("small-split", text)
+
+
+def check_split_directories(layout: Layout) -> Iterator[DataWarning]:
+    """Yield a warning for directories of splits that do not decide, because there are split files."""
+    if layout.unused_split_directories:
+        file, images = f"{layout.splits_root}splits/", layout.directories()[0]
+        text = tr(
+            "{images} has directories of splits, but {file} decides: delete {file} to use the directories",
+            images=images,
+            file=file,
+        )
+        yield DataWarning("unused-split-directories", text)
 
 
 def check_absent_classes(counts: Mapping[str, Mapping[int, int]], classes: ClassMap) -> Iterator[DataWarning]:

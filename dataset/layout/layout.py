@@ -58,6 +58,21 @@ class Layout:
         """Whether all directories have the names that this project itself uses."""
         return all(part.place.canonical for part in self.parts)
 
+    @property
+    def has_own_names(self) -> bool:
+        """Whether the directories are the project's own, and each mask has the name of its image."""
+        return self.canonical and not any(part.rules for part in self.parts)
+
+    @property
+    def complete(self) -> bool:
+        """Whether each image has exactly one mask, and each mask one image."""
+        return all(
+            part.images.keys() == part.masks.keys()
+            and not part.conflicts
+            and all(len(paths) == 1 for files in (part.images, part.masks) for paths in files.values())
+            for part in self.parts
+        )
+
     def images(self, split: str) -> dict[str, list[str]]:
         """Return pair name -> paths of the images of a split; in the flat layout, of all splits."""
         return {name: paths for part in self._parts(split) for name, paths in part.images.items()}

@@ -14,6 +14,7 @@ from dataset.layout.matching import base_name, match_names
 from dataset.layout.survey import Survey, survey_directories
 from dataset.layout.vocabulary import IMAGES, MASKS
 
+LAYOUT_KEY = "data_layout"  # in the metadata of commits; _lakefs_actions/quality_gate.yaml reads it
 OWN_DIRECTORIES = tuple(f"{prefix}{part}/" for prefix in ("", *(f"{s}/" for s in SPLITS)) for part in (IMAGES, MASKS))
 
 
@@ -53,6 +54,15 @@ def resolve_layout(files: Collection[str], root_name: str = "data", committed: b
         splits_root=splits,
         unused_split_directories=has_splits and len(survey.subdirectories()) > 1,
     )
+
+
+def layout_metadata(files: Collection[str]) -> dict[str, str]:
+    """Return the metadata of a data commit about these files: how names differ from those that the quality gate checks."""
+    try:
+        layout = resolve_layout(files)
+    except DataFaults:
+        return {}
+    return {LAYOUT_KEY: layout.describe()} if layout.complete and not layout.has_own_names else {}
 
 
 def _both_layouts(root_name: str) -> Fault:

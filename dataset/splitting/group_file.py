@@ -9,8 +9,9 @@ from pathlib import Path
 
 from core.i18n import tr
 from dataset.classes import abbreviate
-from dataset.directory import GROUPS_FILE, SPLITS, composed, is_image
+from dataset.directory import GROUPS_FILE, composed, is_image
 from dataset.faults import Fault
+from dataset.layout.vocabulary import read_directory_name
 
 
 def read_group_file(path: Path, names: Collection[str]) -> tuple[dict[str, str], list[Fault]]:
@@ -51,13 +52,14 @@ def read_group_file(path: Path, names: Collection[str]) -> tuple[dict[str, str],
 
 
 def resolve_name(line: str, names: Collection[str]) -> str:
-    """Return a pair's name for a line of a list: suffixes, and directories of the layout in front, are common."""
-    prefixes = ("", "images/", *(f"{split}/images/" for split in SPLITS), *(f"{split}/" for split in SPLITS))
-    for prefix in prefixes:
-        if not line.startswith(prefix):
-            continue
-        name = line.removeprefix(prefix)
-        for candidate in (name, name.rpartition(".")[0] if is_image(name) else name):
+    """Return a pair's name for a line of a list: suffixes, and directories of a layout in front, are common."""
+    rest, slash = line, "/"
+    while slash:
+        for candidate in (rest, rest.rpartition(".")[0] if is_image(rest) else rest):
             if candidate in names:
                 return candidate
+        first, slash, rest = rest.partition("/")
+        meaning = read_directory_name(first)
+        if not meaning.role and not meaning.split:
+            break
     return line

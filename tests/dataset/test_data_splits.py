@@ -40,7 +40,7 @@ def test_user_split_files_are_used_and_kept(flat: Path) -> None:
     ]
     assert {item.reason for item in data.left_out} == {"no split file lists it"}
     assert len(data.left_out) == 13, "7 images, and the masks of 6 of them"
-    assert "left out: 13 files (no split file lists it): images/a4.png, " in summary(data)
+    assert "files left out: 13 (no split file lists it): images/a4.png, " in summary(data)
     assert (flat / "splits" / "val.txt").read_text() == "a3\n"
 
 

@@ -112,6 +112,8 @@ def test_stored_split_of_a_flat_directory_wins_over_its_subdirectories(tmp_path:
     data = check_data(tmp_path, 0)
     assert ("train/train1", "val") in [(pair.name, pair.split) for pair in data.pairs]
     assert ("val/val0", "train") in [(pair.name, pair.split) for pair in data.pairs]
+    (warning,) = [w for w in data.warnings if w.kind == "unused-split-directories"]
+    assert warning.text.startswith("images/ has directories of splits, but splits/ decides")
 
 
 def test_subdirectories_that_are_not_all_splits_are_part_of_the_names(tmp_path: Path) -> None:
@@ -186,6 +188,14 @@ def test_nested_data_has_its_class_list_and_splits_beside_it(tmp_path: Path) -> 
     assert data.classes.names == ("sky", "road") and names_by_split(data) == {"train": ["0", "1"], "val": ["2"]}
     write_classes(tmp_path, [{"id": 0, "name": "other"}])
     assert only_fault(tmp_path)[:2] == ("classes.json", "one of this name")
+
+
+def test_lines_of_split_files_may_have_the_names_of_files_and_directories(tmp_path: Path) -> None:
+    put_files(tmp_path, "imgs/sub/#.jpg", "gt/sub/#_gt.png")
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits/train.txt").write_text("imgs/sub/0.jpg\nsub/1.jpg\n")
+    (tmp_path / "splits/val.txt").write_text("sub/2\ntrain/imgs/sub/3.jpg\n")
+    assert names_by_split(check_data(tmp_path, 0)) == {"train": ["sub/0", "sub/1"], "val": ["sub/2", "sub/3"]}
 
 
 def test_own_names_of_a_commit_win_over_others() -> None:

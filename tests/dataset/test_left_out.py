@@ -58,9 +58,9 @@ def test_files_in_no_pair_are_listed_with_reason_and_size(flat: Path) -> None:
         "previews/sheet.png": "outside of images/, masks/",
     }
     assert set(data.files()) > {item.file for item in data.left_out}, "they are versioned"
-    assert "left out: 1 files (not an image file): images/README.txt" in summary(data)
+    assert "files left out: 1 (not an image file): images/README.txt" in summary(data)
     listing = summary(data, list_all=True)
-    assert "versioned, but not part of the data set: 6 files, " in listing
+    assert "files versioned but not part of the data set: 6, " in listing
     assert ["scan/ct.nii.gz", "2", "B", ".nii.gz"] in [line.split()[:4] for line in listing.splitlines()]
 
 
@@ -94,7 +94,9 @@ def test_small_validation_split_is_a_warning(tmp_path: Path) -> None:
     data = check_data(tmp_path, 0)
     (warning,) = data.warnings
     assert warning.kind == "small-split"
-    assert warning.text.startswith("val has 1 images: its metrics say little") and "label more images" in warning.text
+    assert (
+        warning.text.startswith("images in val: 1, so its metrics say little") and "label more images" in warning.text
+    )
     assert f"warning: {warning.text}" in summary(data)
 
 

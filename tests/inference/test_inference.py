@@ -248,11 +248,11 @@ def test_files_that_are_not_predicted_are_named_and_every_decodable_one_is_predi
     errors = capsys.readouterr().err
     unread = "is not read: convert it to PNG, TIFF or JPEG"
     for text in (
-        f"left out: 1 files (.heic {unread}): {folder / 'c.HEIC'}",
-        f"left out: 1 files (.dcm {unread}): {folder / 'd.dcm'}",
-        f"left out: 1 files (.nii.gz {unread}): {folder / 'sub/f.nii.gz'}",
-        f"left out: 1 files (not an image file): {folder / 'README'}",
-        f"left out: 1 files (a broken link): {folder / 'gone.txt'}",
+        f"files left out: 1 (.heic {unread}): {folder / 'c.HEIC'}",
+        f"files left out: 1 (.dcm {unread}): {folder / 'd.dcm'}",
+        f"files left out: 1 (.nii.gz {unread}): {folder / 'sub/f.nii.gz'}",
+        f"files left out: 1 (not an image file): {folder / 'README'}",
+        f"files left out: 1 (a broken link): {folder / 'gone.txt'}",
         "1 videos in directories are skipped",
     ):
         assert text in errors

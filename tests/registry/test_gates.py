@@ -14,6 +14,8 @@ import pytest
 
 import config
 from core.errors import AppError
+from dataset.directory import IMAGE_SUFFIXES
+from dataset.layout.resolve import layout_metadata
 from tests.support import servers
 from tests.support.project import make_project
 from tests.support.publish_helpers import write_local_files
@@ -80,6 +82,29 @@ def test_image_without_mask_is_refused(lake: LakeFS, tmp_path: Path, contents: d
     with pytest.raises(AppError, match=r"(?s)412 .*without exactly one partner: (images|masks)/"):
         put_data(lake, tmp_path, contents)
     assert lake.head() == head
+
+
+@needs_a_server
+def test_names_that_differ_pass_the_gate_if_the_commit_says_so(lake: LakeFS, tmp_path: Path) -> None:
+    renamed = {"imgs/a.jpg": b"a", "masks/a_mask.png": b"a"}
+    with pytest.raises(AppError, match="without exactly one partner: masks/a_mask"):
+        put_data(lake, tmp_path, renamed)
+    put_data(lake, tmp_path, renamed, {**LINEAGE, **layout_metadata(renamed)})
+    assert len(list(lake.objects("main", "data/"))) == 2
+
+
+def test_layout_is_in_the_metadata_only_where_names_differ_and_all_pairs_are_complete() -> None:
+    assert layout_metadata(PAIRS) == {} == layout_metadata(["images/a.png", "masks/a.png"])
+    renamed = ["imgs/a.png", "imgs/b.png", "masks/a_mask.png", "masks/b_mask.png"]
+    text = "imgs/ + masks/ + splits/ (mask NAME_mask belongs to image NAME)"
+    assert layout_metadata(renamed) == {"data_layout": text}
+    assert layout_metadata(["images/a.png", "masks/a_mask.png"]) != {}
+    assert layout_metadata(renamed[1:]) == {}, "a mask without its image"
+
+
+def test_gate_knows_the_suffixes_of_images() -> None:
+    gate = (Path(server_setup.__file__).parents[1] / "_lakefs_actions/quality_gate.yaml").read_text()
+    assert f"(?i:{'|'.join(suffix[1:] for suffix in IMAGE_SUFFIXES)})" in gate
 
 
 @needs_a_server
