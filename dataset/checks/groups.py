@@ -54,7 +54,9 @@ def find_groups(inspection: Inspection, pattern: str | None, directories: bool =
     if pattern is not None:
         inspection.add(check_pattern(candidates, pattern))
     elif group_file in files:
-        listed, faults = read_group_file(files[group_file], {candidate.name for candidate in candidates})
+        listed, faults = read_group_file(
+            files[group_file], {candidate.name for candidate in candidates}, _image_names(inspection)
+        )
         inspection.add(faults)
     parts = [("", contents)]
     if len({content.candidate.name for content in contents}) < len(contents):
@@ -67,6 +69,12 @@ def find_groups(inspection: Inspection, pattern: str | None, directories: bool =
         found.append((split, detect_groups(names, thumbnails, pattern, listed, directories)))
     groups = found[0][1] if len(found) == 1 else join_groups(found)
     return groups if groups.rule != "none" else _group_pages(groups, candidates)
+
+
+def _image_names(inspection: Inspection) -> set[str]:
+    """Return the names of all images, those included that no split file lists."""
+    layout = inspection.layout
+    return {name for part in layout.parts for name in part.images} if layout is not None else set()
 
 
 def _group_pages(groups: Groups, candidates: Iterable[Candidate]) -> Groups:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ def read_splits(root: Path) -> SplitFiles | None:
             continue
         present.append(split)
         seeds.add(_seed_of(rows))
-        pattern = next((row.removeprefix(PATTERN_MARK) for row in rows[1:2] if row.startswith(PATTERN_MARK)), pattern)
+        pattern = _pattern_of(rows) or pattern
         lines += [(split, number, name) for number, name in _names_of(rows)]
     seed = seeds.pop() if len(seeds) == 1 else None
     if not present or (seed is not None and "train" not in present):
@@ -75,6 +76,19 @@ def _read_rows(root: Path, name: str) -> list[str] | None:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidFileError((tr("{name}: UTF-8 text", name=path.name), str(error))) from None
+
+
+def _pattern_of(rows: Sequence[str]) -> str | None:
+    """Return the SPLIT_GROUP that was stored with a split. Raises InvalidFileError if it is not an expression."""
+    if len(rows) < 2 or not rows[1].startswith(PATTERN_MARK) or _seed_of(rows) is None:
+        return None
+    pattern = rows[1].removeprefix(PATTERN_MARK)
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        expected = tr("SPLIT_GROUP: a regular expression")
+        raise InvalidFileError((expected, f"{pattern} ({error})")) from None
+    return pattern
 
 
 def _seed_of(rows: Sequence[str]) -> int | None:

@@ -24,18 +24,20 @@ Vectors = npt.NDArray[np.float32]
 
 def make_thumbnail(image: npt.NDArray[np.generic]) -> UInt8:
     """Return an image (H,W) or (H,W,C) of any number type as (32,32) uint8 grey, of its first three bands."""
-    height, width = image.shape[:2]
-    factor = max(1, min(height, width) // (8 * SIDE))
-    if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
-        grey = Image.fromarray(image).convert("L")
+    side, is_rgb = min(image.shape[:2]), image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+    step = max(1, side // (SIDE * (32 if is_rgb else 8)))  # of large images not every pixel is needed
+    image = image[::step, ::step]
+    if is_rgb:
+        grey = Image.fromarray(np.ascontiguousarray(image)).convert("L")
     else:
-        plane = np.asarray(image[::factor, ::factor], np.float32)
+        plane = np.asarray(image, np.float32)
         if plane.ndim == 3:
             plane = plane[..., :3] @ LUMINANCE if plane.shape[2] >= 3 else plane[..., 0]
         plane = np.nan_to_num(plane, nan=0.0, posinf=0.0, neginf=0.0)
         low, high = np.quantile(plane, (0.01, 0.99))
         scaled = (plane - low) * (255 / (high - low)) if high > low else np.zeros_like(plane)
-        grey, factor = Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8)), 1
+        grey = Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
+    factor = max(1, side // step // (8 * SIDE))
     if factor > 1:
         grey = grey.reduce(factor)
     return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX))

@@ -121,6 +121,22 @@ def test_wrong_lines_of_the_group_file_are_faults(flat: Path) -> None:
     assert (fault.expected, fault.found) == ("columns 'name' (or 'file') and 'group'", "image, patient")
 
 
+def test_group_file_may_have_images_that_no_split_file_lists(flat: Path) -> None:
+    (flat / "splits").mkdir()
+    (flat / "splits" / "train.txt").write_text("a0\na1\n")
+    (flat / "splits" / "val.txt").write_text("a2\n")
+    (flat / "groups.csv").write_text("name,group\n" + "".join(f"a{n},g{n}\n" for n in range(10)) + "\n")
+    assert [pair.group for pair in check_data(flat, 0).pairs] == ["g0", "g1", "g2"]
+
+
+def test_stored_expression_that_was_damaged_is_a_fault(flat: Path) -> None:
+    check_data(flat, 0, split_group="(a.)")
+    path = flat / "splits" / "train.txt"
+    path.write_text(path.read_text().replace("(a.)", "(a"))
+    (fault,) = faults_of(flat)
+    assert fault.file == "splits/" and "SPLIT_GROUP" in fault.expected
+
+
 def test_numbering_that_starts_again_in_each_split_shows_no_groups(tmp_path: Path) -> None:
     for split in ("train", "val"):
         for number in range(3):
