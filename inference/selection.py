@@ -72,8 +72,8 @@ def reject_corrections(output: Path) -> None:
     if changed:
         raise UsageError(
             tr(
-                "{folder}: {count} files were changed or added since the selection ({names}): import or move them, "
-                "or choose another --output",
+                "{folder}: files changed or added since the selection: {count} ({names}): import or move them, or "
+                "choose another --output",
                 folder=folder,
                 count=len(changed),
                 names=abbreviate(changed, 3),

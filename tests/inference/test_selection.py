@@ -202,7 +202,7 @@ def test_corrections_are_never_replaced(output: Path) -> None:
     write_selection(output, 3, classes())  # unchanged: replaced
     path = next((output / FOLDER / "labelme").glob("0*.json"))
     path.write_text(path.read_text() + " ")
-    with pytest.raises(UsageError, match=rf"1 files were changed or added .*labelme/{path.name}"):
+    with pytest.raises(UsageError, match=rf"changed or added since the selection: 1 \(labelme/{path.name}\)"):
         reject_corrections(output)
 
 
