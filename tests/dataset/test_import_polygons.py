@@ -109,6 +109,16 @@ def test_case_is_named_and_imported(
     assert all((mask != expected).mean() <= 0.005 for mask in masks)
 
 
+@pytest.mark.parametrize(
+    "write", [exports.write_coco, exports.write_yolo, exports.write_supervisely, exports.write_label_studio]
+)
+def test_export_without_images_is_one_fault(source: Path, target: Path, write: Callable[[Path], Path]) -> None:
+    for path in write(source).rglob("*.png"):
+        path.unlink()
+    (fault,) = refused(source, target)
+    assert (fault.file, fault.found) == ("images/", "none")
+
+
 # --- labelme ----------------------------------------------------------------------------------------------
 
 

@@ -55,6 +55,7 @@ def read(source: Source, options: ImportOptions) -> Export:
     if not files:
         raise DataFaults([Fault("", tr("a JSON file with {keys}", keys=", ".join(sorted(_KEYS))), tr("none"))])
     reader = _Reader(source, Findings())
+    reader.index.require_images()
     for name in files:
         reader.read_file(name)
     for image in reader.index.unused():

@@ -10,6 +10,7 @@ from core.i18n import tr
 from dataset.classes import InvalidFileError, abbreviate
 from dataset.decoding.header import image_sizes
 from dataset.directory import composed, is_image
+from dataset.faults import DataFaults, Fault
 from dataset.formats.source import Source
 
 _SPLIT_WORDS = {
@@ -51,9 +52,21 @@ class ImageIndex:
         self.source = source
         self.used: set[str] = set()
         self._by_name: dict[str, list[str]] = {}
+        self._by_stem: dict[str, list[str]] = {}
         for path in source.files:
             if is_image(path):
                 self._by_name.setdefault(composed(posixpath.basename(path)), []).append(path)
+                self._by_stem.setdefault(composed(path.rpartition(".")[0]), []).append(path)
+
+    def require_images(self) -> None:
+        """Raise DataFaults if the export has no images at all, which is one fault rather than one for each of them."""
+        if not self._by_name:
+            expected = tr("the images of the export (in CVAT: 'Save images'; else put them into a directory images/)")
+            raise DataFaults([Fault("images/", expected, tr("none"))])
+
+    def with_stem(self, stem: str) -> list[str]:
+        """Return the images with this path, apart from the suffix."""
+        return [path for path in self._by_stem.get(composed(stem), []) if path not in self.used]
 
     def find(self, name: str, near: Sequence[str] = (), split: str | None = None) -> str:
         """Return the path in the export of the image that a file names; `near` are directories to look in first.

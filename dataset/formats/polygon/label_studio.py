@@ -56,6 +56,7 @@ def read(source: Source, options: ImportOptions) -> Export:
     if not files:
         raise DataFaults([Fault("", tr("a JSON file with a list of tasks"), tr("none"))])
     reader = _Reader(source)
+    reader.index.require_images()
     for name in files:
         for number, task in enumerate(source.read_json(name), 1):
             reader.read_task(name, number, task)

@@ -129,7 +129,7 @@ class _Reader:
                 raise InvalidFileError((tr("an imagePath"), show(file)))
             return self.index.find(file, [folder])
         except InvalidFileError:
-            beside = [path for path in self.index.unused() if path.rpartition(".")[0] == stem]
+            beside = self.index.with_stem(stem)
             if len(beside) != 1:
                 raise
             return self.index.find(beside[0], [""])

@@ -52,6 +52,7 @@ def read(source: Source, options: ImportOptions) -> Export:
     findings, meta = Findings(), _meta_file(source) or META
     categories = _read_classes(source, meta, findings)
     reader = _Reader(source, findings, {str(category.key) for category in categories})
+    reader.index.require_images()
     for name in _annotation_files(source):
         reader.read_file(name)
     for image in reader.index.unused():
@@ -115,11 +116,8 @@ class _Reader:
         folder, file = posixpath.split(name)
         near = posixpath.join(posixpath.dirname(folder), "img")
         stem = file.removesuffix(".json")
-        images = [path for path in self.index.unused() if posixpath.dirname(path) == near]
         exact = posixpath.join(near, stem)
-        found = [path for path in images if path == exact] or [
-            path for path in images if path.rpartition(".")[0] == exact
-        ]
+        found = [exact] if exact in self.source.files else self.index.with_stem(exact)
         if len(found) != 1:
             raise InvalidFileError((tr("the image {name} in the export", name=exact), abbreviate(found) or tr("none")))
         return self.index.find(found[0], [""])

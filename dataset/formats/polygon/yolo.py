@@ -50,6 +50,7 @@ def _class_lists(source: Source) -> list[str]:
 
 def read(source: Source, options: ImportOptions) -> Export:
     """Return the export. Raises DataFaults with all faults of its files."""
+    ImageIndex(source).require_images()
     findings = Findings()
     file, names, splits = _read_description(source, findings)
     findings.raise_faults()
