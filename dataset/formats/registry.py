@@ -16,6 +16,7 @@ from dataset.formats.export import Export, ImportOptions
 from dataset.formats.polygon import coco, label_studio, label_studio_png, labelme, roboflow, supervisely, yolo
 from dataset.formats.raster import ade20k, camvid, cityscapes, cvat, nnunet, voc
 from dataset.formats.source import Source, levels
+from dataset.formats.unread import unread_faults
 
 
 @dataclass(frozen=True)
@@ -69,20 +70,22 @@ def require_format(source: Source, name: str | None) -> tuple[Format, Source]:
         raise UsageError(tr("unknown format '{name}' (available: {available})", name=name, available=available))
     found = detect_format(source, formats)
     if found is None:
+        if unread := unread_faults(source):
+            raise DataFaults(unread)
         expected = tr("an export in one of the formats {titles}", titles=", ".join(known.title for known in formats))
         raise DataFaults([Fault(f"{source.root.name}/", expected, abbreviate(source.files, 3) or tr("no files"))])
     return found
 
 
 def check_export(root: Path, files: Mapping[str, Path], has_pairs: bool) -> list[Fault]:
-    """Return a fault if a data directory holds an export, with the command that imports it.
+    """Return a fault if a data directory holds an export, with the command that imports it, or what to do instead.
 
     If it `has_pairs` of images and masks, only formats whose masks are images are looked for: they have the classes in
     files of their own, while other annotations may have been left beside the masks that were made from them.
     """
     found = detect_format(Source(root, files), MASK_FORMATS if has_pairs else FORMATS)
     if found is None:
-        return []
+        return [] if has_pairs else unread_faults(Source(root, files))
     expected = tr("images and masks: import the export by {command}", command=import_command(root, found[0].name))
     return [Fault(f"{root.name}/", expected, tr("an export in the format {title}", title=found[0].title))]
 

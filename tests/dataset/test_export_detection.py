@@ -23,6 +23,7 @@ from tests.support.annotation_exports import (
     write_voc,
 )
 from tests.support.data_directories import make_flat, only_fault, put_image, put_mask, write_classes
+from tests.support.label_imports import faults_of_import
 
 NNUNET_LABELS: dict[str, object] = {"background": 0, "road": 1, "car": 2}
 
@@ -55,6 +56,11 @@ def write_yolo(root: Path, items: Sequence[Labelled]) -> None:
     (root / "data.yaml").write_text("train: images/train\nnames: [road]\n")
 
 
+def only_fault_of_import(source: Path, target: Path) -> tuple[str, str, str]:
+    (fault,) = faults_of_import(source, target)
+    return fault.file, fault.expected, fault.found
+
+
 WRITERS: dict[str, Callable[[Path, Sequence[Labelled]], object]] = {
     "CVAT 'Segmentation mask 1.1'": write_cvat,
     "Pascal VOC": lambda root, items: write_voc(root, items, bytes(768)),
@@ -74,6 +80,25 @@ def test_export_is_one_fault_with_its_format_and_command(tmp_path: Path, title: 
     file, expected, found = only_fault(tmp_path / "export")
     assert (file, found) == ("export/", f"an export in the format {title}")
     assert f"python lake.py import-labels {tmp_path / 'export'} --to data/" in expected
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "title", "cure"),
+    [
+        ("annotations.xml", "<annotations><version>1.1</version><meta>", "CVAT for images", "'Segmentation mask 1.1'"),
+        ("via.json", '{"_via_settings": {}}', "VGG Image Annotator (VIA)", "as COCO"),
+        ("via.json", '{"a.png123": {"filename": "a.png", "regions": []}}', "VGG Image Annotator (VIA)", "as COCO"),
+        ("labels/a.xml", "<annotation><object><bndbox>", "Pascal VOC (boxes)", "annotate outlines"),
+    ],
+)
+def test_formats_without_a_reader_are_named_with_the_cure(
+    tmp_path: Path, file: str, content: str, title: str, cure: str
+) -> None:
+    put_image(tmp_path / "export/images/a.png")
+    (tmp_path / "export" / file).parent.mkdir(exist_ok=True)
+    (tmp_path / "export" / file).write_text(content)
+    for fault in (only_fault(tmp_path / "export"), only_fault_of_import(tmp_path / "export", tmp_path / "data")):
+        assert fault[2] == f"{title}, which is not imported" and cure in fault[1]
 
 
 @pytest.mark.parametrize("place", ["data", "my photos", ".", "data/export"])
