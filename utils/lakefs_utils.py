@@ -45,7 +45,6 @@ class LakeFS:
         journals: Path | None = None,
     ) -> None:
         """Prepare the client; see `Connection`."""
-        self.store = f"lakeFS {endpoint}"  # where the data is, for messages
         self.connection = connection = Connection(
             endpoint, access_key_id, secret_access_key, repo, branch, workers, journals
         )
@@ -104,6 +103,11 @@ class LakeFS:
         return self.connection.endpoint
 
     @property
+    def store(self) -> str:
+        """Where the data is, for messages."""
+        return self.connection.store
+
+    @property
     def repo(self) -> str:
         """Name of the repository."""
         return self.connection.repo
@@ -144,7 +148,7 @@ def connect(settings: Settings, create: bool = False, branch: str | None = None)
             settings.cache_dir / "uploads",
         )
         if not settings.lakefs_endpoint:
-            lake.store = tr("the embedded store {path}", path=settings.lakefs_local_dir)
+            lake.connection.store = tr("the embedded store {path}", path=settings.lakefs_local_dir)
         stack.callback(lake.close)
         if create:
             lake.ensure_repository(settings)

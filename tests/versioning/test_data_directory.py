@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import config
-from core.errors import UsageError
+from core.errors import AppError, UsageError
 from core.hashing import file_sha256
 from dataset.directory import data_files
 from dataset.synthetic import generate_sample, holds_sample
@@ -206,6 +206,14 @@ def test_lock_without_its_store_is_explained_by_every_script(tmp_path: Path) -> 
     branches = project.run("lake.py", "branches")
     assert branches.returncode == 2 and "LAKEFS_ENDPOINT" in branches.stderr and "train.py" not in branches.stderr
     assert not (project.folder / "data").exists()
+
+
+def test_recorded_commit_of_another_store_is_explained(lake: LakeFS, tmp_path: Path) -> None:
+    for repo in (lake.repo, "another-repo"):
+        source = LakePath(repo, "a" * 64, "models/model.pth")
+        with pytest.raises(AppError, match="its data is in another store: set LAKEFS_ENDPOINT") as caught:
+            lake.verified_file(source, "b" * 64, tmp_path)
+        assert f"{source} is not in lakeFS http" in str(caught.value)
 
 
 def test_mistyped_checkpoint_path_does_not_resume_another_run(tmp_path: Path) -> None:

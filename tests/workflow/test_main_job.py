@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dataset.directory import data_files
 from tests.support.project import REPORT, Project, make_project
 from utils import local_lakefs
 from utils.lakefs_utils import LakeFS
@@ -121,10 +122,8 @@ def test_branch_contains_data_and_model_with_their_origin(trained: tuple[Project
         "models/MLmodel",
     }
     assert found["models/model.pth"] == run.data.tags["model_sha256"]
-    local = sorted(
-        p.relative_to(project.folder).as_posix() for p in (project.folder / "data").rglob("*") if p.is_file()
-    )
-    assert sorted(p for p in found if p.startswith("data/")) == [p for p in local if "predictions" not in p]
+    local = [f"data/{name}" for name in data_files(project.folder / "data")]
+    assert sorted(p for p in found if p.startswith("data/")) == local
     metadata = lake.commit_metadata(run.data.tags["lakefs_model_commit"])
     assert metadata["git_commit"] == project.git("rev-parse", "HEAD")
     assert metadata["mlflow_run_id"] == run.info.run_id

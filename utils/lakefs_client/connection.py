@@ -66,6 +66,7 @@ class Connection:
 
         self.endpoint, self.repo, self.branch = endpoint.rstrip("/"), repo, branch
         self.workers, self.journals = workers, journals
+        self.store = f"lakeFS {self.endpoint}"  # where the data is, for messages
         self.api = f"{self.endpoint}/api/v1"
         self.contacted = False  # the health of the server is checked before the first request
         config = make_configuration(self.api, username=access_key_id, password=secret_access_key)

@@ -18,9 +18,9 @@ from core.hashing import file_md5, file_sha256, stat_key
 from core.i18n import tr
 from core.reporting import progress, warn
 from core.workers import is_unavailable, iterate_successes, parallel
-from utils.lakefs_client.connection import Connection, LakePath
+from utils.lakefs_client.connection import Connection, LakePath, missing_store_fix
 from utils.lakefs_client.content import Digests, RemoteFile
-from utils.lakefs_client.queries import Queries
+from utils.lakefs_client.queries import COMMIT_ID, Queries
 
 
 class Downloader:
@@ -65,8 +65,7 @@ class Downloader:
             return tree
         with self.connection.convert_errors(tr("the server's configuration")):
             links = self.connection.transfer.presign_support()[0]
-        listed = self.queries.objects(source.ref, source.path, source.repo, links)
-        remote = [file for file in listed if _at_or_below(file.path, source.path)]
+        remote = self._list(source, links)
         if not remote:
             raise AppError(
                 tr("{source}: no such file on lakeFS {endpoint}", source=source, endpoint=self.connection.endpoint)
@@ -87,6 +86,18 @@ class Downloader:
         if len(fetched) == len(remote):
             _record_complete(source, cache, fetched)
         return tree
+
+    def _list(self, source: LakePath, links: bool) -> list[RemoteFile]:
+        """Return the objects at or below a path. Raises AppError that says where a commit that is not here may be."""
+        try:
+            listed = self.queries.objects(source.ref, source.path, source.repo, links)
+            return [file for file in listed if _at_or_below(file.path, source.path)]
+        except AppError as error:
+            if getattr(error.__cause__, "status", None) != 404 or not COMMIT_ID.fullmatch(source.ref):
+                raise
+            fix = missing_store_fix(recorded=True)
+            message = tr("{source} is not in {store}: {fix}", source=source, store=self.connection.store, fix=fix)
+            raise type(error)(message) from error
 
     def committed_objects(self, source: LakePath, cache: Path) -> Iterable[RemoteFile]:
         """Return the objects of a commit at or below a path; from the cache if it is complete there (then a list)."""
