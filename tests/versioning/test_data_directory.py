@@ -111,7 +111,7 @@ def test_faulty_data_creates_no_repository(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def sample_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sample set with 12 pairs, to be quick."""
     monkeypatch.setattr(
         checkout, "generate_sample", lambda root, seed, real=generate_sample: real(root, seed, count=12)
@@ -128,7 +128,7 @@ def default_settings(settings: config.Settings, folder: Path, monkeypatch: pytes
     )
 
 
-@pytest.mark.usefixtures("sample_of_four")
+@pytest.mark.usefixtures("small_sample")
 def test_only_the_empty_default_directory_gets_samples_or_the_branch(
     lake: LakeFS, lake_settings: config.Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,7 +156,7 @@ def test_only_the_empty_default_directory_gets_samples_or_the_branch(
     assert list(data_files(scans.data_dir)) == ["a.heic"], "files that cannot be read are not a reason for samples"
 
 
-@pytest.mark.usefixtures("sample_of_four")
+@pytest.mark.usefixtures("small_sample")
 def test_sample_set_never_replaces_the_data_of_the_branch(
     lake: LakeFS, lake_settings: config.Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
