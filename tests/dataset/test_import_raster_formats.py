@@ -127,6 +127,16 @@ def test_label_ids_of_cityscapes_keep_the_official_classes(tmp_path: Path, items
     assert (classes.names[0], classes.colors[0], classes.ignore_ids) == ("road", (128, 64, 128), (0,))
 
 
+def test_classes_of_one_official_colour_stay_apart(tmp_path: Path, items: list[Labelled], target: Path) -> None:
+    labelled = with_ids(items, 7, 17, 18)  # road, pole, polegroup
+    for item in labelled:
+        item.ids[0, :4], item.ids[0, 4:] = 0, 4  # unlabeled, static: both black
+    run_import(write_cityscapes(tmp_path / "export", labelled), target)
+    classes = check_imported(target, labelled).classes
+    assert classes.ignore_ids == (0, 4, 18) and classes.colors[classes.ids.index(17)] == (153, 153, 153)
+    assert len({*classes.colors, *classes.ignore_colors}) == 22
+
+
 def test_train_ids_of_cityscapes_are_numbered_in_order(tmp_path: Path, items: list[Labelled], target: Path) -> None:
     labelled = with_ids(items, 255, 0, 13)
     run_import(write_cityscapes(tmp_path / "export", labelled, "labelTrainIds"), target)
