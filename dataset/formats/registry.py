@@ -62,6 +62,22 @@ def detect_format(source: Source, formats: Sequence[Format] = FORMATS) -> tuple[
     )
 
 
+def _find_inner(source: Source) -> list[tuple[Format, Source]]:
+    """Return the exports in the directories of a directory that is none itself, as two parts of a data set are."""
+    *_, level = levels(source)
+    tops = sorted({name.partition("/")[0] for name in level.files if "/" in name})
+    parts = (
+        Source(level.root / top, {name.removeprefix(f"{top}/"): level.files[name] for name in level.below(f"{top}/")})
+        for top in tops
+    )
+    return [found for part in parts if (found := detect_format(part)) is not None]
+
+
+def _describe_inner(found: Sequence[tuple[Format, Source]], root: Path) -> str:
+    listed = (f"{level.root.relative_to(root).as_posix()}/ ({known.title})" for known, level in found)
+    return tr("exports in {directories}", directories=abbreviate(listed, 4))
+
+
 def require_format(source: Source, name: str | None) -> tuple[Format, Source]:
     """Return the format of an export, and the directory in which it starts. Raises UsageError, DataFaults."""
     formats = FORMATS if name is None else tuple(known for known in FORMATS if known.name == name)
@@ -70,6 +86,9 @@ def require_format(source: Source, name: str | None) -> tuple[Format, Source]:
         raise UsageError(tr("unknown format '{name}' (available: {available})", name=name, available=available))
     found = detect_format(source, formats)
     if found is None:
+        if inner := _find_inner(source):
+            shown = _describe_inner(inner, source.root)
+            raise DataFaults([Fault(f"{source.root.name}/", tr("the directory of one export"), shown)])
         if unread := unread_faults(source):
             raise DataFaults(unread)
         expected = tr("an export in one of the formats {titles}", titles=", ".join(known.title for known in formats))
@@ -83,11 +102,18 @@ def check_export(root: Path, files: Mapping[str, Path], has_pairs: bool) -> list
     If it `has_pairs` of images and masks, only formats whose masks are images are looked for: they have the classes in
     files of their own, while other annotations may have been left beside the masks that were made from them.
     """
-    found = detect_format(Source(root, files), MASK_FORMATS if has_pairs else FORMATS)
-    if found is None:
-        return [] if has_pairs else unread_faults(Source(root, files))
-    expected = tr("images and masks: import the export by {command}", command=import_command(root, found[0].name))
-    return [Fault(f"{root.name}/", expected, tr("an export in the format {title}", title=found[0].title))]
+    source = Source(root, files)
+    found = detect_format(source, MASK_FORMATS if has_pairs else FORMATS)
+    if found is not None:
+        expected = tr("images and masks: import the export by {command}", command=import_command(root, found[0].name))
+        return [Fault(f"{root.name}/", expected, tr("an export in the format {title}", title=found[0].title))]
+    if has_pairs:
+        return []
+    if inner := _find_inner(source):
+        command = import_command(inner[0][1].root, inner[0][0].name)
+        expected = tr("images and masks: import one export by {command}", command=command)
+        return [Fault(f"{root.name}/", expected, _describe_inner(inner, root))]
+    return unread_faults(source)
 
 
 def import_command(root: Path, format_name: str) -> str:

@@ -117,6 +117,22 @@ def test_command_imports_the_export_wherever_it_is(tmp_path: Path, monkeypatch: 
     assert len(check_data(Path(arguments[-1]), 0).pairs) == 3
 
 
+def test_directory_of_several_exports_names_each(tmp_path: Path) -> None:
+    items = draw_labelled(tmp_path / "drawn", ["train", "train", "val"])
+    for year in ("VOC2007", "VOC2012"):
+        write_voc(tmp_path / "archive/VOCdevkit" / year, items, bytes(768))
+    listed = "exports in VOCdevkit/VOC2007/ (Pascal VOC), VOCdevkit/VOC2012/ (Pascal VOC)"
+    assert only_fault_of_import(tmp_path / "archive", tmp_path / "data")[2] == listed
+    _, expected, found = only_fault(tmp_path / "archive")
+    assert found == listed and f"import-labels {tmp_path}/archive/VOCdevkit/VOC2007 --to" in expected
+
+
+def test_export_beside_other_files_is_found(tmp_path: Path) -> None:
+    write_cvat(tmp_path / "unpacked/task", draw_labelled(tmp_path / "drawn", ["train", "train", "val"]))
+    (tmp_path / "unpacked/task.zip").touch()
+    assert only_fault(tmp_path / "unpacked")[2] == "exports in task/ (CVAT 'Segmentation mask 1.1')"
+
+
 def test_annotations_beside_own_masks_are_no_export(tmp_path: Path) -> None:
     make_flat(tmp_path)
     (tmp_path / "annotations").mkdir()
