@@ -17,7 +17,8 @@ SIDE = 32  # pixels
 LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # as Pillow converts RGB to grey
 MIN_PAIRS = 4  # neighbours in a sequence, fewer tell nothing
 ALIKE, NEARER = 0.7, 0.58  # chances of _Evidence in a film; 0.5: numbers say nothing
-SURE = 3.5  # standard errors of both together
+SURE = 5.0  # standard errors of both together
+CORRELATED = 0.3  # median correlation of neighbours in a film; that of unrelated images is about 0
 RANDOM_PAIRS = 2000
 Vectors = npt.NDArray[np.float32]
 
@@ -76,11 +77,12 @@ class _Evidence:
     above: float  # chance that neighbours are more alike than two images at random
     above_error: float
     nearer: float  # chance that a neighbour is more alike than the next one but one
+    correlation: float  # median of the neighbours
 
     @property
     def is_film(self) -> bool:
         """Whether both are clearly more than chance, alone for long sequences, together for short ones."""
-        if self.count < MIN_PAIRS or self.above < ALIKE or self.nearer < NEARER:
+        if self.count < MIN_PAIRS or self.above < ALIKE or self.nearer < NEARER or self.correlation < CORRELATED:
             return False
         above = (self.above - 0.5) / self.above_error
         nearer = (self.nearer - 0.5) * 2 * math.sqrt(self.count)
@@ -100,13 +102,14 @@ def _triples(order: Sequence[int]) -> npt.NDArray[np.int64]:
 def _measure(centred: Vectors, triples: npt.NDArray[np.int64], baseline: Vectors) -> _Evidence:
     """Return how alike neighbours are in triples (N,3) of images that follow each other."""
     if not len(triples):
-        return _Evidence(0, 0.5, 1.0, 0.5)
+        return _Evidence(0, 0.5, 1.0, 0.5, 0.0)
     frame, neighbour, further = (centred[column] for column in triples.T)
     near, far = (frame * neighbour).sum(axis=1), (frame * further).sum(axis=1)
     ranks = np.searchsorted(baseline, near, "left") + np.searchsorted(baseline, near, "right")
     above = float(ranks.mean()) / (2 * len(baseline))
     error = math.sqrt((len(near) + len(baseline) + 1) / (12 * len(near) * len(baseline)))  # of the rank statistic
-    return _Evidence(len(near), above, error, float(((near > far) + 0.5 * (near == far)).mean()))
+    nearer = float(((near > far) + 0.5 * (near == far)).mean())
+    return _Evidence(len(near), above, error, nearer, float(np.median(near)))
 
 
 def _vectors(thumbnails: Sequence[UInt8]) -> Vectors:
