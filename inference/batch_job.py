@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,8 @@ from dataset.decoding.options import DEFAULT_READING
 from dataset.decoding.samples import decode_raw
 from dataset.samples import Item
 from inference import outputs, pipeline
+from inference.geo.georeference import is_georeferenced, require_rasterio
+from inference.geo.windows import is_large
 from inference.outputs import OutputDirectory
 from segmentation.evaluation import read_labels
 from segmentation.metrics import ConfusionMatrix
@@ -104,7 +106,12 @@ class BatchJob:
     ) -> None:
         self.predictor, self.items = predictor, items
         self.settings = {**describe_origin(predictor, lineage), "split": split}
-        self.outputs = OutputDirectory(output, predictor.model.classes, self.settings, extras)
+        rasters = {item.name: item.image for item in items if _is_raster(item)}
+        require_rasterio([str(path) for path in rasters.values()])
+        self.large = {name for name, path in rasters.items() if is_large(path)}
+        if self.large:
+            _require_windows(predictor, extras)
+        self.outputs = OutputDirectory(output, predictor.model.classes, self.settings, extras, rasters)
         self.records: dict[str, dict[str, Any]] = {}
         self.failed: list[str] = []
         self.reused = 0
@@ -163,7 +170,8 @@ class BatchJob:
     def run(self) -> None:
         """Predict the images that are not finished, in batches of the size that validation uses."""
         predictor = self.predictor
-        batches = [self.items[start : start + EVAL_BATCH] for start in range(0, len(self.items), EVAL_BATCH)]
+        items = [item for item in self.items if item.name not in self.large]
+        batches = [items[start : start + EVAL_BATCH] for start in range(0, len(items), EVAL_BATCH)]
         # An incomplete batch is predicted again as a whole: results are bit-identical only for the same batch.
         unfinished = [batch for batch in batches if any(item.name not in self.records for item in batch)]
         stages = pipeline.Stages(self.read, predictor.predict, self.write)
@@ -183,6 +191,22 @@ class BatchJob:
                     outputs.append_record(journal, self.records[item.name])
                     if self.records[item.name].get("truncated"):
                         warn(tr("{path}: truncated JPEG: the missing part is grey", path=item.image))
+            self.run_large(journal)
+
+    def run_large(self, journal: IO[str]) -> None:
+        """Predict the georeferenced images that do not fit into memory, one at a time."""
+        predictor = self.predictor.with_tiles() if self.large else self.predictor
+        for item in self.items:
+            if item.name not in self.large or item.name in self.records:
+                continue
+            try:
+                record = self.outputs.write_large(item.name, item.image, predictor)
+            except UsageError as error:
+                warn(str(error))
+                self.failed.append(str(error))
+                continue
+            self.records[item.name] = {"input": _input_name(item), "input_sha256": file_sha256(item.image), **record}
+            outputs.append_record(journal, self.records[item.name])
 
     def read(self, item: Item) -> InputImage:
         """Decode an image. Raises UsageError that names the file."""
@@ -252,6 +276,18 @@ class BatchJob:
             }
         )
         return outcome
+
+
+def _is_raster(item: Item) -> bool:
+    return item.fault is None and item.page is None and is_georeferenced(item.image)
+
+
+def _require_windows(predictor: Predictor, extras: Collection[str]) -> None:
+    """Raise UsageError for options that need all of an image at once."""
+    unfit = sorted({"probabilities", "coco", "polygons"} & set(extras))
+    options = [f"--extra {name}" for name in unfit] + (["--tta"] if predictor.method.flip else [])
+    if options:
+        raise UsageError(tr("{option} cannot be used with images that are predicted in windows", option=options[0]))
 
 
 def _input_name(item: Item) -> str:

@@ -27,8 +27,9 @@ def write_gallery(path: Path, listing: dict[str, Any], classes: ClassMap) -> Non
         ],
         "images": [
             {
-                "name": record["mask"].removesuffix(".png"),
-                "mask": record["mask"],
+                "name": record["mask"].removesuffix(Path(record["mask"]).suffix),
+                # Browsers do not show TIFF files.
+                "mask": record["mask"] if record["mask"].endswith(".png") else record["overlay"],
                 "overlay": record["overlay"],
                 "width": record["width"],
                 "height": record["height"],

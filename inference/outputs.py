@@ -29,7 +29,8 @@ from inference import ownership, polygons
 from inference.coco import coco_json
 from inference.formats import LABELME_SUFFIX, LISTING
 from inference.gallery import write_gallery
-from segmentation.predictor import Prediction
+from inference.geo.georeference import MASK_SUFFIX, encode_geotiff, read_georeference
+from segmentation.predictor import Prediction, Predictor
 
 JOURNAL = ".predictions.jsonl"  # while a job runs: its settings, then one line for each finished image
 LOCK, OWNER = ".predictions.lock", ".predictions.owner"  # while a process writes: its lock, and its process id
@@ -64,10 +65,21 @@ def lock_output_dir(folder: Path) -> Iterator[None]:
 
 
 class OutputDirectory:
-    """Writes below one directory only; `origin` becomes the PNG text of every mask, `extras` are from EXTRAS."""
+    """Writes below one directory only; `origin` becomes the PNG text of every mask, `extras` are from EXTRAS.
 
-    def __init__(self, folder: Path, classes: ClassMap, origin: dict[str, Any], extras: Collection[str] = ()) -> None:
+    `georeferenced` has the names of images whose masks become GeoTIFF files.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        classes: ClassMap,
+        origin: dict[str, Any],
+        extras: Collection[str] = (),
+        georeferenced: Collection[str] = (),
+    ) -> None:
         self.folder, self.classes, self.origin, self.extras = folder, classes, origin, extras
+        self.georeferenced = frozenset(georeferenced)
         self._check_parent_once = functools.cache(self._check_parent)  # resolves links: costs system calls
 
     def path_of(self, relative: str) -> Path:
@@ -88,20 +100,22 @@ class OutputDirectory:
 
     def file_names(self, name: str) -> dict[str, str]:
         """Return the files of an image, relative to the directory, by their keys in a record."""
-        names = {"mask": f"{name}.png", "overlay": f"{name}_overlay.jpg"}
+        suffix = MASK_SUFFIX if name in self.georeferenced else ".png"
+        names = {"mask": f"{name}{suffix}", "overlay": f"{name}_overlay.jpg"}
         optional = {"probabilities": f"{name}.npz", "polygons": f"{name}{LABELME_SUFFIX}"}
         return names | {key: file for key, file in optional.items() if key in self.extras}
 
     def write(self, name: str, source: Path, image: UInt8, prediction: Prediction) -> dict[str, Any]:
         """Write the files of an image and return their record: names and SHA-256; `source` is the file of the image.
 
-        These are the mask (PNG of mode P, with values, colours and origin), the overlay (JPEG) and, if requested, the
-        probabilities (num_classes,H,W) float16 in an .npz file and the outlines as a labelme file.
+        These are the mask (PNG of mode P, with values, colours and origin; GeoTIFF with the coordinates of a
+        georeferenced image), the overlay (JPEG) and, if requested, the probabilities (num_classes,H,W) float16 in an
+        .npz file and the outlines as a labelme file.
         """
         names, indices = self.file_names(name), prediction.indices
         blended = Image.fromarray(overlay(image, indices, self.classes))
         content = {
-            "mask": encode_mask(indices, self.classes, self.origin),
+            "mask": self._encode_mask(name, source, indices),
             "overlay": _encode(blended, "JPEG", quality=90, comment=origin_comment(self.origin)),
         }
         if prediction.probabilities is not None and "probabilities" in names:
@@ -115,6 +129,22 @@ class OutputDirectory:
         for key, data in content.items():
             self._write_file(names[key], data)
         return names | {f"{key}_sha256": hashlib.sha256(data).hexdigest() for key, data in content.items()}
+
+    def _encode_mask(self, name: str, source: Path, indices: UInt8) -> bytes:
+        if name not in self.georeferenced:
+            return encode_mask(indices, self.classes, self.origin)
+        return encode_geotiff(indices, self.classes, origin_of(self.origin), read_georeference(source))
+
+    def write_large(self, name: str, source: Path, predictor: Predictor) -> dict[str, Any]:
+        """Predict a georeferenced image that does not fit into memory; return its record: names, SHA-256, sizes, shares."""
+        from inference.geo.windows import predict_raster
+
+        names = self.file_names(name)
+        target = self.path_of(names["mask"])
+        record, drawn = predict_raster(predictor, source, target, origin_of(self.origin))
+        comment = origin_comment(self.origin)
+        self._write_file(names["overlay"], _encode(Image.fromarray(drawn), "JPEG", quality=90, comment=comment))
+        return names | {f"{key}_sha256": file_sha256(self.path_of(file)) for key, file in names.items()} | record
 
     def _write_file(self, relative: str, content: bytes) -> None:
         with atomic_replace(self.path_of(relative), durable=False) as part:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from segmentation.tiling import ALIGN, Forward, tile_starts
+from segmentation.tiling import ALIGN, Forward, PixelSource, tile_starts
 
 GLOBAL_OUTPUT_SIZES = (1, (1, 1))  # of a pooling over the full map
 Means = dict[nn.Module, Tensor]  # of each pooling, (1,C,1,1)
@@ -68,7 +68,7 @@ class GlobalPoolingOverride:
         zeros: Means = {pool: torch.zeros(1, 1, 1, 1, device=images.device) for pool in self._pools}
         return self.with_means(zeros, self._network)(images)
 
-    def compute_means(self, image: Tensor, tile: int, margin: int) -> Means:
+    def compute_means(self, image: PixelSource, tile: int, margin: int) -> Means:
         """Return the means of an image (C,H,W) float32, normalised, computed in tiles as `tiling.predict_bands` cuts it."""
         means: Means = {}
         for _ in self._pools:
@@ -97,7 +97,7 @@ class GlobalPoolingOverride:
         return means[pool].expand_as(output)
 
     def _compute_next_mean(
-        self, image: Tensor, tile: int, margin: int, known: Means
+        self, image: PixelSource, tile: int, margin: int, known: Means
     ) -> tuple[nn.Module, Tensor] | None:
         """Return the first pooling without a known mean, and its mean; None where the forward pass reaches no other.
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +19,10 @@ from core.errors import AppError
 from core.i18n import tr
 from core.reporting import warn
 from dataset.classes import UInt8
-from segmentation.global_pooling import GlobalPoolingOverride
+from segmentation.global_pooling import GlobalPoolingOverride, partition_tiles
 from segmentation.model_file import Model
 from segmentation.preprocess import class_indices, native_logits, resize_image, resize_logits, to_input
-from segmentation.tiling import ALIGN, Forward, limit_margin, measure_receptive_field, predict_bands
+from segmentation.tiling import ALIGN, Forward, PixelSource, limit_margin, measure_receptive_field, predict_bands
 
 AUTO_TILE = 2048  # pixels per side; `auto` does not cut images up to this size
 MAX_LOGITS = 1 << 28  # at native size, in all threads together: 1 GiB of float32
@@ -231,6 +232,43 @@ class Predictor:
         means = self._pooling.compute_means(image, tile, margin)
         return predict_bands(self._pooling.with_means(means, forward), image, tile, margin)
 
+    # --- windows --------------------------------------------------------------------------------------------------
+
+    def with_tiles(self) -> Predictor:
+        """Return this predictor, or one that cuts images, where this one resizes them."""
+        if self.method.tile is not None:
+            return self
+        method = replace(self.method, tile=0)
+        return Predictor(self.model, self.device, method, self._plain_forward, self.engine)
+
+    def count_windows(self, image: PixelSource) -> int:
+        """Return how many windows `predict_windows` yields."""
+        margin = self._margin_of(self._tile)
+        rows, columns = (partition_tiles(length, self._tile, margin) for length in image.shape[-2:])
+        return len(rows) * len(columns)
+
+    def predict_windows(self, image: PixelSource) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Yield (rows, columns, logits (num_classes,h,w) float32) of an image that is read in parts, row by row.
+
+        Each pixel is taken from the tile that it is deepest in. Raises AppError when memory runs out.
+        """
+        tile = self._tile
+        margin = self._margin_of(tile)
+        forward = self._plain_forward
+        with torch.inference_mode():
+            if self._pooling:
+                means = self._pooling.compute_means(image, tile, margin)
+                forward = self._pooling.with_means(means, forward if self.engine == "torch" else self.model.network)
+        rows, columns = (partition_tiles(length, tile, margin) for length in image.shape[-2:])
+        for (top, row), (left, column) in itertools.product(rows, columns):
+            try:
+                with torch.inference_mode():
+                    part = image[None, :, top : top + tile, left : left + tile]
+                    logits = forward(part.contiguous(memory_format=torch.channels_last))[0].float()[:, row, column]
+            except Exception as error:
+                raise _memory_error(error, "--tile 512") from error
+            yield _placed(top, row, logits.shape[1]), _placed(left, column, logits.shape[2]), logits
+
     def _margin_of(self, tile: int) -> int:
         """Return how many pixels at a tile's edges are discarded; warn once if the tile is too small for a sufficient margin."""
         with self._lock:
@@ -260,6 +298,11 @@ def _mean_entropy(logits: Tensor) -> float:
     logarithms = logits.log_softmax(0)
     entropy = -(logarithms.exp() * logarithms).sum(0).mean(dtype=torch.float64)
     return float(entropy) / math.log(len(logits))
+
+
+def _placed(start: int, part: slice, length: int) -> slice:
+    """Return where a part of a tile that starts here lies in the image."""
+    return slice(start + part.start, start + part.start + length)
 
 
 def _average_with_flip(forward: Forward, images: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +17,21 @@ from torch import Tensor
 ALIGN = 32  # pixels; the networks of this project halve their input five times at most
 BLEND = 32  # pixels; width of the linear blend between two tiles
 Forward = Callable[[Tensor], Tensor]  # images (N,C,H,W) float32, normalised -> logits (N,num_classes,H,W) float32
+
+
+class PixelSource(Protocol):
+    """An image (C,H,W) float32, normalised, that is read in parts: a tensor, or a file that does not fit into memory."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """(C, H, W)."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parts are."""
+
+    def __getitem__(self, key: Any, /) -> Tensor:
+        """Return `[None, :, top:bottom, left:right]` as (1,C,h,w)."""
 
 
 @torch.inference_mode()

@@ -103,26 +103,20 @@ def _from_tiff(found: tiff.TiffSamples, options: ReadOptions) -> RawImage:
     opaque = False
     if found.alpha and pixels.dtype.kind == "u":
         opaque = bool((pixels[..., -1] == np.iinfo(pixels.dtype).max).all())
-    return RawImage(pixels, pixels.shape[2], _valid_pixels(pixels, found.nodata), opaque)
+    valid = find_valid(pixels, found.nodata) if pixels.dtype != np.uint8 else None
+    if valid is not None and not valid.any():
+        raise InvalidFileError((tr("pixels with data"), tr("NaN or the value of no data everywhere")))
+    return RawImage(pixels, pixels.shape[2], valid, opaque)
 
 
-def _valid_pixels(pixels: npt.NDArray[Any], nodata: float | None) -> npt.NDArray[np.bool_] | None:
-    """Return where every band is finite and not the value of no data; None where all pixels are. 8 bits always are.
-
-    Raises InvalidFileError if no pixel is valid.
-    """
-    if pixels.dtype == np.uint8:
-        return None
+def find_valid(pixels: npt.NDArray[Any], nodata: float | None) -> npt.NDArray[np.bool_] | None:
+    """Return where samples (H,W,C) are finite and not all the value of no data, (H,W); None where all pixels are."""
     valid = np.ones(pixels.shape[:2], np.bool_)
     if pixels.dtype.kind == "f":
         valid &= np.isfinite(pixels).all(2)
     if nodata is not None and np.isfinite(nodata):
         valid &= (pixels != nodata).any(2)
-    if valid.all():
-        return None
-    if not valid.any():
-        raise InvalidFileError((tr("pixels with data"), tr("NaN or the value of no data everywhere")))
-    return valid
+    return None if valid.all() else valid
 
 
 def _from_deep_png(data: bytes, options: ReadOptions, max_pixels: int | None) -> RawImage:

@@ -11,6 +11,7 @@ import io
 import logging
 import sys
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -71,6 +72,19 @@ def count_pages(source: Path | bytes) -> int:
             return 1
         stream.seek(0)
         return max(1, len(_page_numbers(stream)))
+
+
+def has_tag(path: Path, tags: Iterable[int]) -> bool:
+    """Return whether the first page of a TIFF file has one of these tags; False for other files. Raises OSError."""
+    with path.open("rb") as stream:
+        if not is_tiff(stream.read(4)):
+            return False
+        stream.seek(0)
+        try:
+            with _tifffile().TiffFile(stream) as file:
+                return any(tag in file.pages[0].aspage().tags for tag in tags)
+        except Exception:  # a damaged file: decoding it says what is wrong
+            return False
 
 
 def frame_number(data: bytes, page: int) -> int:

@@ -1,0 +1,146 @@
+"""Georeferenced images: predictions keep coordinates; images of any size are predicted in windows, as in one pass."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from core.errors import UsageError
+from dataset.decoding.mask import read_mask
+from dataset.decoding.options import DEFAULT_READING, ReadOptions
+from dataset.samples import Item
+from inference import batch_job, inputs, ownership
+from inference.batch_job import Outcome
+from segmentation.model_file import Model
+from segmentation.networks import build_network
+from segmentation.predictor import Method, Predictor
+from segmentation.preprocess import Normalisation
+from tests.support.images import noise
+from tests.support.models import CLASSES, CPU, lineage, make_model
+from tests.support.rasters import Pixels
+
+rasterio = pytest.importorskip("rasterio")
+CRS, TRANSFORM = "EPSG:32652", (10.0, 0.0, 300_000.0, 0.0, -10.0, 4_200_000.0)
+
+
+def put_raster(path: Path, pixels: Pixels, **options: Any) -> Path:
+    """Write samples (H,W,C) as GeoTIFF."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    height, width, bands = pixels.shape
+    shape = {"height": height, "width": width, "count": bands, "dtype": pixels.dtype}
+    place = {"crs": CRS, "transform": rasterio.Affine(*TRANSFORM)}
+    with rasterio.open(path, "w", driver="GTiff", **shape, **place, **options) as file:
+        file.write(pixels.transpose(2, 0, 1))
+    return path
+
+
+def band_model(architecture: str = "compact_unet", scale: float = 1.0) -> Model:
+    """Return a model of four bands of reflectance."""
+    model = make_model()
+    return dataclasses.replace(
+        model,
+        network=build_network(architecture, 2, channels=4).eval(),
+        architecture=architecture,
+        classes=CLASSES,
+        normalisation=Normalisation((0.5,) * 4, (0.25,) * 4),
+        reading=ReadOptions(channels=4, value_ranges=((0.0, 10_000.0),) * 4),
+        scale=(scale, scale),
+    )
+
+
+def reflectance(height: int, width: int) -> Pixels:
+    return np.random.default_rng(0).integers(0, 10_000, (height, width, 4), np.uint16)
+
+
+def predict(predictor: Predictor, path: Path, output: Path, **options: Any) -> tuple[Outcome, list[Item]]:
+    items = inputs.collect_items([path])
+    return batch_job.predict(predictor, items, output, lineage(), None, **options), items
+
+
+def make_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every raster be one that does not fit into memory."""
+    monkeypatch.setattr("inference.geo.windows.pixel_limit", lambda: 1)
+
+
+def test_prediction_of_an_ordinary_raster_keeps_its_coordinates(tmp_path: Path) -> None:
+    path = put_raster(tmp_path / "in/site.tif", noise(48, 65))
+    outcome, _ = predict(Predictor(make_model(), CPU), path, tmp_path / "out")
+    assert outcome.written == 1
+    with rasterio.open(tmp_path / "out/site.tif") as mask:
+        assert mask.crs == rasterio.CRS.from_string(CRS) and tuple(mask.transform)[:6] == TRANSFORM
+        assert mask.shape == (48, 65) and mask.dtypes == ("uint8",)
+        assert set(np.unique(mask.read(1))) <= set(CLASSES.ids)
+        assert mask.colormap(1)[7][:3] == CLASSES.colors[1] and mask.tags()["model_sha256"] == "a" * 64
+    assert ownership.is_prediction(tmp_path / "out/site.tif")
+    listing = json.loads((tmp_path / "out/predictions.json").read_text(encoding="utf-8"))
+    assert listing["images"][0]["mask"] == "site.tif"
+    again, _ = predict(Predictor(make_model(), CPU), path, tmp_path / "out", resume=True)
+    assert again.reused == 1
+    assert predict(Predictor(make_model(), CPU), path, tmp_path / "out")[0].written == 1
+
+
+@pytest.mark.parametrize("architecture", ["compact_unet", "compact_fpn"])
+def test_windows_equal_one_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
+    """Of odd sides, larger than a tile; the pyramid's network sees the mean of the full image in each window."""
+    path = put_raster(tmp_path / "in/site.tif", reflectance(801, 999), tiled=True, blockxsize=256, blockysize=256)
+    model = band_model(architecture)
+    predict(Predictor(model, CPU, Method(tile=1024)), path, tmp_path / "whole")
+    make_large(monkeypatch)
+    outcome, _ = predict(Predictor(model, CPU, Method(tile=640)), path, tmp_path / "windows")
+    assert outcome.written == 1
+    with rasterio.open(tmp_path / "whole/site.tif") as one, rasterio.open(tmp_path / "windows/site.tif") as other:
+        whole, windows = one.read(1), other.read(1)
+        assert other.crs == one.crs and other.transform == one.transform
+    assert (whole != windows).mean() < 1e-4  # float rounding at ties
+    assert len(np.unique(whole)) == 2
+    listing = json.loads((tmp_path / "windows/predictions.json").read_text(encoding="utf-8"))
+    (record,) = listing["images"]
+    assert (record["height"], record["width"], record["crs"]) == (801, 999, CRS)
+    assert sum(record["class_shares"].values()) == pytest.approx(1)
+    assert (tmp_path / "windows/site_overlay.jpg").stat().st_size
+
+
+def test_windows_at_another_scale_have_the_size_of_the_raster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_large(monkeypatch)
+    path = put_raster(tmp_path / "in/site.tif", reflectance(301, 500))
+    predict(Predictor(band_model(scale=0.5), CPU, Method(tile=128)), path, tmp_path / "out")
+    with rasterio.open(tmp_path / "out/site.tif") as mask:
+        assert mask.shape == (301, 500) and set(np.unique(mask.read(1))) <= set(CLASSES.ids)
+
+
+def test_pixels_without_data_are_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_large(monkeypatch)
+    pixels = reflectance(300, 300) + np.uint16(1)
+    pixels[:, :100] = 0
+    path = put_raster(tmp_path / "in/site.tif", pixels, nodata=0)
+    predict(Predictor(band_model(), CPU, Method(tile=128)), path, tmp_path / "out")
+    with rasterio.open(tmp_path / "out/site.tif") as mask:
+        values = mask.read(1)
+    assert (values[:, :100] == CLASSES.ignore_ids[0]).all() and (values[:, 100:] != CLASSES.ignore_ids[0]).all()
+    assert (read_mask(tmp_path / "out/site.tif", CLASSES, DEFAULT_READING)[:, :100] == 255).all()
+
+
+def test_what_windows_cannot_do_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_large(monkeypatch)
+    path = put_raster(tmp_path / "in/site.tif", reflectance(60, 60))
+    for method, extras in ((Method(), ["coco"]), (Method(flip=True), [])):
+        with pytest.raises(UsageError, match="cannot be used with images that are predicted in windows"):
+            predict(Predictor(band_model(), CPU, method), path, tmp_path / "out", extras=extras)
+    outcome, _ = predict(Predictor(make_model(), CPU), path, tmp_path / "out")
+    assert (
+        outcome.written == 0 and "expected an image of 3 bands" in outcome.failed[0] and "site.tif" in outcome.failed[0]
+    )
+
+
+def test_the_package_is_named_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = put_raster(tmp_path / "in/site.tif", noise(48, 64))
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"1 images are georeferenced \(.*site\.tif\).*pip install rasterio"):
+        predict(Predictor(make_model(), CPU), path, tmp_path / "out")
