@@ -14,7 +14,7 @@ from dataset.directory import GROUPS_FILE, SPLITS
 from dataset.faults import DataWarning, Fault, LeftOut
 from dataset.pairing import Candidate, order_of
 from dataset.splitting.assignment import assign_splits
-from dataset.splitting.films import find_leaks, gap_of, label_blocks, step_of
+from dataset.splitting.films import Positions, find_leaks, gap_of, label_blocks, step_of
 from dataset.splitting.group_file import read_group_file
 from dataset.splitting.groups import Groups, detect_groups, join_groups
 from dataset.splitting.names import Frame
@@ -164,7 +164,7 @@ def check_leaks(groups: Groups, splits: Mapping[str, str], own: bool) -> Iterato
     """
     held_out = [name for name, split in splits.items() if split != "train"]
     films = {name: frame for name, frame in groups.frames.items() if name in splits}
-    near = find_leaks(films, splits, step_of if own else gap_of)
+    near = find_leaks(films, splits, _neighbour_distance if own else gap_of)
     if near:
         text = tr(
             "{count} of {total} images of val and test are frames beside frames of train ({names}): metrics are too good",
@@ -185,6 +185,10 @@ def check_leaks(groups: Groups, splits: Mapping[str, str], own: bool) -> Iterato
             names=abbreviate(sorted({groups.of[name] for name in shared}), 3),
         )
         yield DataWarning("leaking-split", f"{text} ({_cure(own)})")
+
+
+def _neighbour_distance(film: Positions) -> float:
+    return min(step_of(film), gap_of(film))
 
 
 def _cure(own: bool) -> str:

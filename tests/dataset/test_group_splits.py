@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from dataset.checks.groups import check_leaks
 from dataset.data import SegmentationData
 from dataset.directory import SPLITS
 from dataset.faults import DataFaults
@@ -196,6 +197,14 @@ def test_stored_split_of_a_film_by_hash_is_kept_with_a_warning(tmp_path: Path) -
     assert splits_of(data) == made
     (warning,) = warnings_of(data)
     assert warning.kind == "leaking-split" and "delete splits/" in warning.text
+
+
+@pytest.mark.parametrize("step", [1, 7, 30, 100, 2500])
+def test_split_that_was_made_here_never_leaks(step: int) -> None:
+    groups = detect_groups([f"{stem}_{number * step}" for stem in ("a", "b") for number in range(120)])
+    splits = split_by_groups(groups, {}, 0)
+    assert set(splits.values()) == set(SPLITS)
+    assert not list(check_leaks(groups, splits, own=True)) and not list(check_leaks(groups, splits, own=False))
 
 
 # --- properties --------------------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from config import load_settings
+from core.errors import UsageError
 from dataset.classes import UInt8
 from dataset.faults import Fault
 from dataset.splitting.groups import detect_groups
@@ -92,6 +94,15 @@ def test_expression_wins_over_group_file_and_names() -> None:
     found = detect_groups(names, None, r"_([ab])_(x)", dict.fromkeys(names, "all"))
     assert (found.rule, set(found.of.values())) == ("split-group", {"a/x", "b/x"})
     assert detect_groups(names, listed=dict.fromkeys(names, "all")).rule == "groups.csv"
+
+
+@pytest.mark.parametrize(
+    ("expression", "rule"),
+    [("(a", "a regular expression"), (r"a\d", "a group in parentheses"), ("(?P<a>x)(?P<a>y)", "a regular expression")],
+)
+def test_expression_that_is_not_one_is_refused(expression: str, rule: str) -> None:
+    with pytest.raises(UsageError, match=f"SPLIT_GROUP=.*expected .*{rule}"):
+        load_settings(split_group=expression)
 
 
 @pytest.mark.parametrize("header", ["name,group", "file;group", "Group\tName"])
