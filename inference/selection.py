@@ -94,7 +94,8 @@ def write_selection(output: Path, count: int, classes: ClassMap) -> list[Selecte
         {"file": item.file, "sha256": record["input_sha256"], "uncertainty": item.uncertainty}
         for item, record in zip(selected, ranked, strict=True)
     ]
-    content = {**origin, "method": METHOD, "selected_from": len(listing["images"]), "images": images}
+    model = {key: listing[key] for key in PNG_TEXT_KEYS}
+    content = {**model, "method": METHOD, "selected_from": len(listing["images"]), "images": images}
     staging, folder = output / STAGING, output / FOLDER
     shutil.rmtree(staging, ignore_errors=True)
     _write_labelme(staging / "labelme", selected, classes, origin)

@@ -50,7 +50,8 @@ def read_selection(path: Path) -> Selection:
     """Return the content of a selection's file. Raises UsageError for a file that is missing, damaged or changed."""
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
-        metadata = {key: str(content[name]) for name, key in METADATA_KEYS.items()}
+        known = {key: content[name] for name, key in METADATA_KEYS.items()}
+        metadata = {key: str(value) for key, value in known.items() if value is not None}  # no version: unregistered
         images = frozenset(str(image["sha256"]) for image in content["images"])
         intact = verify_checksum(content)
     except (OSError, ValueError, KeyError, TypeError) as error:
