@@ -39,6 +39,8 @@ def resolve_layout(files: Collection[str], root_name: str = "data", committed: b
         found = tr("no data") + (f" ({abbreviate(files, 3)})" if files else "")
         raise DataFaults([Fault(f"{root_name}/", wanted_layouts(), found)])
     survey = survey_directories(paths, prefix)
+    if survey.flat and survey.split and survey.without_weak().has_pairs:
+        survey = survey.without_weak()
     if survey.flat and survey.split:
         raise DataFaults([_both_layouts(root_name)])
     splits = _one_of(files, prefix, "splits/")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from dataset.directory import SPLITS
 from dataset.layout.vocabulary import IMAGES, MASKS, read_directory_name
+
+K = TypeVar("K")
 
 _read_name = functools.lru_cache(4096)(read_directory_name)
 
@@ -39,6 +42,14 @@ class Survey:
     def subdirectories(self) -> list[str]:
         """Return the splits that have a directory inside the directories of images and masks."""
         return [split for split in SPLITS if any((split, role) in self.flat_splits for role in (IMAGES, MASKS))]
+
+    def without_weak(self) -> Survey:
+        """Return the survey without directories whose names often mean something else."""
+
+        def strong(places: dict[K, set[str]]) -> dict[K, set[str]]:
+            return {key: names - self.weak for key, names in places.items() if names - self.weak}
+
+        return replace(self, flat=strong(self.flat), split=strong(self.split))
 
     def add(self, path: str) -> None:
         """Record an image file."""

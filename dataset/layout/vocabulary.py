@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 IMAGES, MASKS = "images", "masks"
 
-# Compared in lower case, without "_", "-", "." and spaces. _lakefs_actions/quality_gate.yaml has the same names.
+# Compared in lower case, without "_", "-", "." and spaces.
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
@@ -24,6 +24,11 @@ ROLE_NAMES = {
 WEAK_ROLE_NAMES = {
     IMAGES: ("photos", "photo", "pictures", "picture", "frames", "inputs", "input"),
     MASKS: ("gt", "gts", "groundtruth", "groundtruths", "targets", "target"),
+}
+# Words that may be beside others in a name, which is a weak one then: 'original_images', 'label_images_semantic'.
+NEUTRAL_WORDS = {
+    *("dir", "folder", "files", "data", "dataset", "set", "all", "raw", "original", "prepped", "semantic", "class"),
+    *("rgb", "color", "colour", "gray", "grey", "png", "jpg", "jpeg", "tif", "tiff", "binary", "2d"),
 }
 
 MASK_WORDS = (
@@ -55,7 +60,17 @@ def read_directory_name(name: str) -> DirectoryName:
             if rest != plain and (not rest or rest in _ROLES):
                 role = _ROLES.get(rest, DirectoryName())
                 return DirectoryName(role.role, split, role.weak)
-    return DirectoryName()
+    return _read_words(name)
+
+
+def _read_words(name: str) -> DirectoryName:
+    """Return the meaning of a name of several words, one of which is a role; 'label_images' are masks."""
+    words = [word.casefold() for word in re.split(_SEPARATOR, name) if word.casefold() not in NEUTRAL_WORDS]
+    roles = {_ROLES[word].role for word in words if word in _ROLES}
+    splits = {_SPLITS[word] for word in words if word in _SPLITS}
+    if not roles or len(splits) > 1 or not all(word in _ROLES or word in _SPLITS for word in words):
+        return DirectoryName()
+    return DirectoryName(MASKS if MASKS in roles else IMAGES, next(iter(splits), ""), weak=True)
 
 
 _ROLES = {

@@ -35,6 +35,7 @@ def names_by_split(data: SegmentationData) -> dict[str, list[str]]:
         ("IMAGE/#.png", "annotations/#.png"),
         ("JPEGImages/#.jpg", "Masks/#.png"),
         ("photos/#.jpg", "ground truth/#.png"),
+        ("drone/original_images/#.jpg", "drone/label_images_semantic/#.png"),
         ("data/export/images/#.png", "data/export/masks/#.png"),
         ("segmentation/images/#.png", "segmentation/masks/#.png"),
         ("images/images/#.png", "masks/masks/#.png"),
@@ -86,6 +87,7 @@ def test_pairs_have_the_names_of_their_images(tmp_path: Path) -> None:
         ("images-{}/#.jpg", "annot-{}/#.png"),
         ("{}/#.png", "{}annot/#.png"),  # SegNet
         ("{}/#.jpg", "{}/masks/#.png"),
+        ("images_prepped_{}/#.png", "annotations_prepped_{}/#.png"),
         ("unpacked/dataset/images/{}/#.png", "unpacked/dataset/masks/{}/#.png"),
     ],
 )
@@ -133,6 +135,14 @@ def test_more_than_one_reading_is_a_fault(tmp_path: Path, extra: str) -> None:
         assert len(check_data(tmp_path, 0).pairs) == 4, "images/ + masks/ are complete"
         return
     assert len(faults_of(tmp_path)) <= 2
+
+
+def test_names_that_often_mean_something_else_count_only_alone(tmp_path: Path) -> None:
+    put_files(tmp_path, "images/#.png", "masks/#.png")
+    put_files(tmp_path, "raw_images/#.png", "frames/#.png")
+    put_files(tmp_path, "raw_images_train/#.png", "gt_test/#.png")
+    data = check_data(tmp_path, 0)
+    assert data.layout == "images/ + masks/ + splits/" and len(data.left_out) == 16
 
 
 def test_two_nested_data_sets_are_a_fault(tmp_path: Path) -> None:
