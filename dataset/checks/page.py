@@ -32,7 +32,9 @@ TEMPLATE = Path(__file__).with_name("check.html")
 PAIRS = 6
 SIDE = 480  # pixels, largest side of a drawn image
 SHOWN_FAULTS = 20
-UNKNOWN, IGNORED = (255, 0, 255), (128, 128, 128)  # colours of pixels without a class
+UNKNOWN = (255, 0, 255)  # of pixels without a class
+IGNORED = (96, 176)  # two greys in stripes: a class may have any one colour
+STRIPE = 4  # pixels
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def _render(inspection: Inspection, contents: list[PairContent]) -> str:
         for value, name, color in zip(classes.ids, classes.names, classes.colors, strict=True)
     ]
     if classes.ignore_ids:
-        legend.append((format_color(IGNORED), tr("ignored")))
+        legend.append(("", tr("ignored")))  # striped
     legend.append((format_color(UNKNOWN), tr("unknown value")))
     return render(
         TEMPLATE,
@@ -138,9 +140,13 @@ def _class_indices(mask: MaskPixels, classes: ClassMap) -> tuple[UInt8, UInt8]:
 
 def _draw(indices: UInt8, unknown: UInt8, classes: ClassMap) -> UInt8:
     """Return the mask in the colours of its classes, (H,W,3) uint8."""
-    colors = np.full((256, 3), IGNORED, np.uint8)
+    colors = np.zeros((256, 3), np.uint8)
     colors[: classes.num_classes] = classes.colors
     drawn: UInt8 = colors[indices]
+    rows, columns = np.ogrid[: indices.shape[0], : indices.shape[1]]
+    stripes = np.array(IGNORED, np.uint8)[(rows + columns) // STRIPE % 2]
+    ignored = indices == IGNORE_INDEX
+    drawn[ignored] = stripes[ignored, None]
     drawn[unknown > 0] = UNKNOWN
     return drawn
 

@@ -62,6 +62,17 @@ def test_pairs_with_a_fault_come_first_and_say_what_is_wrong(tmp_path: Path) -> 
     assert other.shape == (6, 8, 3) and tall.shape == (8, 6, 3) and over.shape == (6, 8, 3)
 
 
+def test_ignored_pixels_are_striped(tmp_path: Path) -> None:
+    make_flat(tmp_path)
+    for number in range(10):
+        put_mask(tmp_path / f"masks/a{number}.png", (0, 1, 255))
+    page = check(tmp_path)
+    assert 'class="swatch striped"' in page
+    mask = drawn(page)[1]
+    values = np.resize(np.array([0, 1, 255], np.uint8), (6, 8))
+    assert {tuple(pixel) for pixel in mask[values == 255].tolist()} == {(96, 96, 96), (176, 176, 176)}
+
+
 def test_unknown_values_stand_out(tmp_path: Path) -> None:
     make_flat(tmp_path)
     put_mask(tmp_path / "masks/a3.png", (0, 7))

@@ -30,7 +30,7 @@ EVERY_STEP = {"CHECKPOINT_MINUTES": "0.0000001"}
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = make_project(tmp_path_factory.mktemp("resume"), images=25)
-    (project.folder / "tests").mkdir()
+    (project.folder / "tests/support").mkdir(parents=True)
     shutil.copy(SOURCE / "tests/support/kill_training.py", project.folder / "tests/support/kill_training.py")
     return project
 
