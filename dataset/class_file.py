@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from core.errors import one_line
 from core.i18n import tr
@@ -25,6 +25,8 @@ from dataset.classes import ClassMap, InvalidFileError, build_classes
 
 Problems = list[tuple[str, str]]  # (expected, found)
 Entry = tuple[int, str, tuple[int, int, int] | None, bool]  # id, name, colour, ignored
+
+Form = Literal["entries", "id -> name", "name -> id"]
 
 ENTRY_KEYS = ("id", "name", "color", "ignore")
 CATEGORY_KEYS = (*ENTRY_KEYS, "supercategory", "isthing", "keypoints", "skeleton")
@@ -48,6 +50,18 @@ class ClassFile:
 
     classes: ClassMap
     partial: bool = False
+    form: Form = "entries"
+
+
+def entry_to_add(value: int, form: Form) -> str:
+    """Return the JSON text that adds a mask value to a `classes.json` of this form."""
+    name = {0: "background", 255: "ignored"}.get(value, "...")
+    if form == "id -> name":
+        return f'"{value}": "{name}"'
+    if form == "name -> id":
+        return f'"{name}": {value}'
+    entry = {"id": value, "name": name} | ({"ignore": True} if value == 255 else {})
+    return json.dumps(entry)
 
 
 def read_classes(path: Path) -> ClassMap:
@@ -78,7 +92,7 @@ def read_class_file(path: Path) -> ClassFile:
         problems.append((tr("1 to 255 classes to learn (not ignored)"), str(learned)))
     if problems:
         raise InvalidFileError(*problems)
-    return ClassFile(build_classes(entries), partial)
+    return ClassFile(build_classes(entries), partial, _form_of(content))
 
 
 def _unique_keys(pairs: list[tuple[str, Any]], problems: Problems) -> dict[str, Any]:
@@ -140,6 +154,13 @@ def _items_of_mapping(content: Mapping[str, Any], problems: Problems) -> list[An
     if key_ids and all(isinstance(value, str) for value in values):
         return [_short_entry(int(key), value) for key, value in content.items()]
     return _refuse("", content, problems)
+
+
+def _form_of(content: Any) -> Form:
+    """Return the form in which an entry can be added; a list of names has none, so that it is that of entries."""
+    if not isinstance(content, dict) or any(isinstance(value, dict) for value in content.values()):
+        return "entries"
+    return "id -> name" if all(map(_is_number, content)) else "name -> id"
 
 
 def _short_entry(value: int, name: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from dataset.checks.mask_values import check_values, infer_classes
 from dataset.checks.orientation import check_orientation
 from dataset.checks.palettes import check_palettes
 from dataset.checks.split_contents import check_absent_classes, check_split_directories, check_split_sizes
+from dataset.class_file import Form
 from dataset.data import SegmentationData
 from dataset.decoding.options import DEFAULT_READING, ReadOptions
 from dataset.directory import data_files
@@ -84,7 +85,7 @@ def inspect_data(
     measured = measure_images(inspection.contents, reading)
     inspection.reading, inspection.bands = measured.reading, measured.bands
     inspection.add(measured.findings)
-    _check_masks(inspection, inspection.layout.class_file)
+    _check_masks(inspection, inspection.layout.class_file, listed.form if listed is not None else "entries")
     inspection.add(check_duplicates(inspection.contents))
     inspection.add(check_near_duplicates(inspection.contents, inspection.groups))
     inspection.add(check_split_directories(inspection.layout))
@@ -94,11 +95,11 @@ def inspect_data(
     return inspection
 
 
-def _check_masks(inspection: Inspection, class_file: str) -> None:
+def _check_masks(inspection: Inspection, class_file: str, form: Form) -> None:
     """Check whether the masks of all pairs mean the same, fit their images, and show something to learn."""
     contents, classes = inspection.contents, inspection.classes
     inspection.add(check_palettes(contents, classes))
     inspection.add(check_orientation(contents, inspection.reading))
     if classes is not None:
-        faults = list(check_values(contents, classes, class_file))
+        faults = list(check_values(contents, classes, class_file, form))
         inspection.add(faults or check_learnable(inspection.class_counts(), classes, class_file))

@@ -7,13 +7,12 @@ from collections.abc import Collection, Iterator
 
 from core.i18n import tr
 from dataset.checks.ambiguous_values import MAX_VALUES, check_ambiguous_values, check_lossy, is_interpolated
+from dataset.class_file import Form, entry_to_add
 from dataset.classes import ClassMap, InvalidFileError, abbreviate, classes_from_values
 from dataset.decoding.mask import bilevel_high
 from dataset.decoding.mask_colors import format_color
 from dataset.faults import Fault, faults_from_error
 from dataset.pair_reading import PairContent
-
-_USUAL_ENTRIES = {0: '{"id": 0, "name": "background"}', 255: '{"id": 255, "name": "ignored", "ignore": true}'}
 
 
 def infer_classes(contents: Collection[PairContent]) -> tuple[ClassMap | None, list[Fault]]:
@@ -48,8 +47,13 @@ def count_values(content: PairContent, classes: ClassMap) -> dict[int, int]:
     return {value * high: pixels for value, pixels in content.mask.values.items()}
 
 
-def check_values(contents: Collection[PairContent], classes: ClassMap, class_file: str) -> Iterator[Fault]:
-    """Yield faults for unknown values, and for masks without a labelled pixel; `class_file` is where an entry can lack."""
+def check_values(
+    contents: Collection[PairContent], classes: ClassMap, class_file: str, form: Form = "entries"
+) -> Iterator[Fault]:
+    """Yield faults for unknown values, and for masks without a labelled pixel.
+
+    `class_file` is where an entry can lack; `form` is how it would be written there.
+    """
     forgotten = _find_forgotten_entry(contents, classes)
     for content in contents:
         values, mask = count_values(content, classes), content.candidate.mask
@@ -62,7 +66,8 @@ def check_values(contents: Collection[PairContent], classes: ClassMap, class_fil
             expected = tr("class values {known}", known=abbreviate(classes.known, 16))
             yield Fault(mask, expected, _describe_unknown(content, unknown))
     if forgotten is not None:
-        yield _forgotten_entry_fault(contents, classes, forgotten, class_file)
+        entry = entry_to_add(forgotten, form)
+        yield _forgotten_entry_fault(contents, classes, forgotten, class_file, entry)
 
 
 def _describe_unknown(content: PairContent, unknown: Collection[int]) -> str:
@@ -86,11 +91,12 @@ def _find_forgotten_entry(contents: Collection[PairContent], classes: ClassMap) 
     return value if masks > 1 else None
 
 
-def _forgotten_entry_fault(contents: Collection[PairContent], classes: ClassMap, value: int, file: str) -> Fault:
+def _forgotten_entry_fault(
+    contents: Collection[PairContent], classes: ClassMap, value: int, file: str, entry: str
+) -> Fault:
     counted = [count_values(content, classes) for content in contents]
     total = sum((Counter(values) for values in counted), Counter[int]())
     unused = [pair for pair in zip(classes.ids, classes.names, strict=True) if not total[pair[0]]]
-    entry = _USUAL_ENTRIES.get(value, f'{{"id": {value}, "name": "..."}}')
     expected = tr("an entry for each mask value: add {entry}", entry=entry)
     if value and unused:
         (number, name), *_ = unused

@@ -84,11 +84,19 @@ def test_key_that_occurs_twice_is_a_fault(flat: Path) -> None:
     assert Fault("classes.json", "each key once", "'road' x2") in faults_of(flat)
 
 
-def test_forgotten_background_is_a_fault_with_the_entry_to_add(flat: Path) -> None:
-    write_classes(flat, [{"id": 1, "name": "crack"}])
+@pytest.mark.parametrize(
+    ("content", "entry"),
+    [
+        ([{"id": 1, "name": "crack"}], '{"id": 0, "name": "background"}'),
+        ({"1": "crack"}, '"0": "background"'),
+        ({"crack": 1}, '"background": 0'),
+    ],
+)
+def test_forgotten_background_is_a_fault_with_the_entry_to_add(flat: Path, content: object, entry: str) -> None:
+    write_classes(flat, content)
     file, expected, found = only_fault(flat)
     assert (file, found) == ("classes.json", "unknown values 0: in 10 masks, 50.0% of all pixels")
-    assert expected == 'an entry for each mask value: add {"id": 0, "name": "background"}'
+    assert expected == f"an entry for each mask value: add {entry}"
 
 
 @pytest.mark.parametrize(

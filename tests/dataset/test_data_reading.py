@@ -333,7 +333,7 @@ def test_sample_never_mixes_with_other_data(tmp_path: Path) -> None:
     staging = tmp_path / SAMPLE_STAGING
     staging.mkdir()
     (staging / "complete").write_text("images/sample_0000.png")
-    with pytest.raises(UsageError, match="not belong to the sample"):
+    with pytest.raises(UsageError, match="not part of the interrupted data"):
         generate_sample(tmp_path, 0, 4)
 
 
