@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,7 +47,7 @@ def read_palette(
     if len(entries) < len(used) or _has_one_color(colors):
         return PaletteMask(indices, False, (), True)
     if classes is not None and classes.listed_colors:
-        by_color = None if have_equal_colors(classes) else _values_by_class_color(entries, classes)
+        by_color = None if have_equal_colors(classes) else _values_by_class_color(entries, _repeated(colors), classes)
         if by_color is not None:
             return PaletteMask(_lookup(by_color)[indices], False, listed, all(i == v for i, v in by_color.items()))
     elif _is_grey_ramp(entries):
@@ -88,17 +88,28 @@ def _has_one_color(colors: npt.NDArray[np.uint8]) -> bool:
     return len(colors) > 1 and bool((colors == colors[0]).all())
 
 
-def _values_by_class_color(entries: Mapping[int, Color], classes: ClassMap) -> dict[int, int] | None:
-    """Return index -> value by the class colours; None if the index is the value. Raises InvalidFileError for a conflict."""
+def _repeated(colors: npt.NDArray[np.uint8]) -> set[int]:
+    """Return the indices whose colour an earlier one has: mostly black, which fills palettes up."""
+    first = np.unique(colors, axis=0, return_index=True)[1]
+    return set(range(len(colors))) - set(first.tolist())
+
+
+def _values_by_class_color(
+    entries: Mapping[int, Color], repeated: Collection[int], classes: ClassMap
+) -> dict[int, int] | None:
+    """Return index -> value by the class colours; None if the index is the value. Raises InvalidFileError for a conflict.
+
+    An index with a repeated colour got no colour of its own: one of ignored pixels is taken as it is.
+    """
     table = class_colors(classes)
-    found = {index: table.get(color) for index, color in entries.items()}
+    bare = [index for index in repeated if index in classes.ignore_ids]
+    found = {index: index if index in bare else table.get(color) for index, color in entries.items()}
     by_color = {index: value for index, value in found.items() if value is not None}
     index_known = set(entries) <= set(classes.known)
     if len(by_color) == len(entries):
         if index_known and (_is_grey_ramp(entries) or all(index == value for index, value in by_color.items())):
             return None
-        merged = len(set(by_color.values())) < len(by_color)
-        if not (index_known and merged):
+        if not (index_known and any(index in repeated and index != value for index, value in by_color.items())):
             return by_color
     near = {index: _nearest_class(color, table) for index, color in entries.items()}
     meant = by_color if None in near.values() else near  # colours that all look like class colours were meant as such

@@ -83,6 +83,24 @@ def test_voc_border_is_ignored_by_index_and_by_colour() -> None:
     assert np.array_equal(read_mask(reordered, classes), classes.encode(ids))
 
 
+@pytest.mark.parametrize("used", [(0, 1, 255), (1, 255), (255,)])
+def test_ignored_index_without_a_colour_of_its_own_is_ignored(used: tuple[int, ...]) -> None:
+    """A palette of three colours, filled up with black, which is the colour of class 0."""
+    entries = [(value, f"c{value}", color, False) for value, color in COLORS.items()]
+    classes = build_classes([*entries, (255, "border", None, True)])
+    image = Image.fromarray(np.resize(np.array(used, np.uint8), (4, 6)))
+    image.putpalette([channel for color in COLORS.values() for channel in color] + [0] * 759)
+    assert np.array_equal(decoded(saved(image), classes), np.resize(np.array(used, np.uint8), (4, 6)))
+
+
+def test_reordered_palette_that_is_filled_up_is_read_by_colour() -> None:
+    ids = scene()
+    order = [2, 1, 0]
+    image = Image.open(io.BytesIO(palette_png(ids, COLORS, order)))
+    image.putpalette([channel for value in order for channel in COLORS[value]] + [0] * 759)
+    assert np.array_equal(decoded(saved(image), LISTED), ids)
+
+
 def test_masks_that_this_project_writes_are_read_back() -> None:
     for classes in (LISTED, UNCOLORED, classes_from_values({0, 3, 200})):
         ids = classes.decode((np.arange(12, dtype=np.uint8) % classes.num_classes).reshape(3, 4))
