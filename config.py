@@ -330,7 +330,7 @@ def load_settings(**overrides: Any) -> Settings:
         text = os.environ.get(name.upper(), dotenv.get(name.upper()))  # an empty one cancels that of .env
         if overrides.get(name) is not None:
             values[name] = overrides[name]
-        elif text:
+        elif text and text.strip():
             values[name] = parse_value(name.upper(), text.strip(), hint)
     settings = Settings(**values, explicit=frozenset(values))
     set_language(settings.app_lang or language_of_locale())

@@ -254,8 +254,15 @@ def add_setting_options(parser: argparse._ActionsContainer, cls: type, names: It
         else:
             arguments["metavar"] = info.metavar or "|".join(info.choices) or None
             if hint is not str:
-                arguments["type"] = hint
+                arguments["type"] = _path if hint is Path else hint
         parser.add_argument(info.option, **arguments)
+
+
+def _path(text: str) -> Path:
+    """Return the path; an empty one, of an unset shell variable, would be the current directory."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(tr("expected a path, found an empty text"))
+    return Path(text)
 
 
 def help_text(info: Setting, default: Any) -> str:

@@ -17,7 +17,7 @@ def is_default(settings: Settings) -> bool:
 
 
 def require_place(settings: Settings) -> None:
-    """Raise UsageError if no data directory can be at its place: there is a file, or a link to nothing."""
+    """Raise UsageError if no data directory can be at its place: there is a file, a link to nothing, or the project."""
     root = settings.data_dir
     link = broken_link(root)
     if link is not None:
@@ -28,6 +28,13 @@ def require_place(settings: Settings) -> None:
                 path=root,
                 link=link,
                 target=link.readlink(),
+            )
+        )
+    if ROOT.is_relative_to(root):
+        raise UsageError(
+            tr(
+                "{path}: contains the project itself: name the directory of the data by --data-dir or DATA_DIR",
+                path=root,
             )
         )
     other = next((path for path in (root, *root.parents) if path.exists() and not path.is_dir()), None)

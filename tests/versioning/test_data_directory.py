@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import runpy
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,22 @@ def test_named_default_directory_must_exist_too(monkeypatch: pytest.MonkeyPatch,
     (tmp_path / "data").symlink_to(tmp_path / "unmounted")
     with pytest.raises(UsageError, match="leads to"):
         require_data(config.load_settings())
+
+
+def test_unset_shell_variable_is_not_the_current_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    for script, *command in (("train.py",), ("lake.py", "push")):
+        parse = runpy.run_path(str(config.ROOT / script))["parse"]
+        with pytest.raises(SystemExit) as caught:
+            parse([*command, "--data-dir", ""])
+        assert caught.value.code == 2
+    monkeypatch.setenv("DATA_DIR", " ")
+    assert is_default(config.load_settings())
+
+
+@pytest.mark.parametrize("path", [config.ROOT, config.ROOT.parent])
+def test_directory_of_the_project_itself_is_not_data(path: Path) -> None:
+    with pytest.raises(UsageError, match="contains the project itself"):
+        require_data(config.load_settings(data_dir=path))
 
 
 def test_scripts_stop_before_anything_is_made(tmp_path: Path) -> None:
