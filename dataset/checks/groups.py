@@ -13,7 +13,7 @@ from dataset.classes import abbreviate
 from dataset.directory import GROUPS_FILE, SPLITS
 from dataset.faults import DataWarning, Fault, LeftOut
 from dataset.pairing import Candidate, order_of
-from dataset.splitting.assignment import assign_splits
+from dataset.splitting.assignment import assign_splits, leave_out_copies
 from dataset.splitting.films import Positions, find_leaks, gap_of, label_blocks, step_of
 from dataset.splitting.group_file import read_group_file
 from dataset.splitting.groups import Groups, detect_groups, join_groups
@@ -124,6 +124,9 @@ def assign_pairs(inspection: Inspection, groups: Groups, seed: int, pattern: str
         reason = tr("directories have classes of their own, so they do not show which images belong together")
         groups = replace(found, reason=f"{reason}; {found.reason}")
     assignment = replace(assign_splits(inspection.pairing.plan, seed, groups, classes), pattern=pattern)
+    if groups.divisible and inspection.pairing.plan.stored is None:
+        thumbnails = {c.candidate.name: c.thumbnail for c in inspection.contents if c.thumbnail is not None}
+        assignment = leave_out_copies(assignment, groups, thumbnails)
     inspection.assignment = assignment
     inspection.add(assignment.faults)
     contents = []
@@ -133,7 +136,9 @@ def assign_pairs(inspection: Inspection, groups: Groups, seed: int, pattern: str
             assigned = replace(candidate, split=assignment.splits[candidate.name])
             contents.append(replace(content, candidate=assigned))
         else:
-            inspection.add([LeftOut(candidate.image, tr("a frame too near to a frame of another split"))])
+            inspection.add(
+                [LeftOut(candidate.image, tr("a frame too near to a frame of another split, or showing the same"))]
+            )
     inspection.contents = sorted(contents, key=lambda content: order_of(content.candidate))
     return groups
 

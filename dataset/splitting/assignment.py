@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from core.i18n import tr
-from dataset.classes import InvalidFileError
+from dataset.classes import InvalidFileError, UInt8
 from dataset.faults import Fault, faults_from_error
 from dataset.splitting.group_file import resolve_name
 from dataset.splitting.group_splits import extend_by_groups, split_by_groups
 from dataset.splitting.groups import Groups
+from dataset.splitting.near_duplicates import find_near_duplicates
 from dataset.splitting.splits import SplitFiles, read_splits
+
+MOST_COPIES = 0.1  # part of the images that may be left out because they show the same as val or test
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,22 @@ def assign_splits(plan: SplitPlan, seed: int, groups: Groups, classes: Mapping[s
         expected = tr("at least 2 groups (1 train, 1 val)")
         faults = [Fault("images/", expected, tr("1 group ({reason})", reason=groups.reason))]
     return Assignment(splits, seed, tuple(faults), left_out)
+
+
+def leave_out_copies(assignment: Assignment, groups: Groups, thumbnails: Mapping[str, UInt8]) -> Assignment:
+    """Return a new assignment without frames that show the same as a frame of their film in another split.
+
+    A camera that stands still does so for longer than the gap between splits. Train gives way to val and test, and val
+    to test. Where too many frames would be lost, as of a camera that never moves, the assignment stays as it is.
+    """
+    splits = {name: split for name, split in assignment.splits.items() if name in groups.frames and name in thumbnails}
+    found = find_near_duplicates({name: thumbnails[name] for name in splits}, splits)
+    copies = {pair.other for pair in found if groups.frames[pair.name].sequence == groups.frames[pair.other].sequence}
+    lost = Counter(splits[name] for name in copies)
+    if lost["train"] > MOST_COPIES * len(splits) or 2 * lost["val"] > list(splits.values()).count("val"):
+        return assignment
+    kept = {name: split for name, split in assignment.splits.items() if name not in copies}
+    return replace(assignment, splits=kept, left_out=(*assignment.left_out, *sorted(copies)))
 
 
 def _plan_by_user_files(stored: SplitFiles, names: Collection[str]) -> SplitPlan:

@@ -95,6 +95,22 @@ def test_single_film_is_cut_into_blocks_and_frames_between_them_are_left_out(tmp
     assert stored is not None and len(stored.left_out) == len(data.left_out)
 
 
+def test_frames_of_a_standing_camera_are_left_out_beside_another_split(tmp_path: Path) -> None:
+    put_film(tmp_path, "film_", 120, 0)
+    moving = check_data(tmp_path, 0, make_split=False)
+    first = min(int(pair.name[-4:]) for pair in moving.split("val"))
+    start = first - 10 if first >= 10 else max(int(pair.name[-4:]) for pair in moving.split("val")) - 1
+    still = np.asarray(Image.open(tmp_path / "images" / f"film_{start:04d}.png"))
+    for number in range(start, start + 12):
+        noise = np.random.default_rng(number).integers(0, 3, still.shape)
+        path = tmp_path / "images" / f"film_{number:04d}.png"
+        Image.fromarray(np.clip(still + noise, 0, 255).astype(np.uint8)).save(path)
+    data = check_data(tmp_path, 0)
+    assert len(data.left_out) > len(moving.left_out)
+    assert not [warning for warning in warnings_of(data) if warning.kind == "near-duplicate"]
+    assert check_data(tmp_path, 0).pairs == data.pairs
+
+
 def test_frames_that_are_added_to_a_film_do_not_move_others(tmp_path: Path) -> None:
     put_film(tmp_path / "all", "film_", 150, 0)
     for kind in ("images", "masks"):
