@@ -128,6 +128,9 @@ class Settings:
         minimum=0,
         below=1,
     )
+    register_accept_warnings: bool = runtime_setting(
+        False, mark("promote even if val is small or lacks classes"), option="--accept-warnings"
+    )
     register_min_class_iou: str | None = runtime_setting(
         None,
         mark("minimum IoU of the classes: 0.2, road=0.5 car=0.3, or both; an absent class fails unless it has =0"),

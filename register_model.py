@@ -39,7 +39,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     what.add_argument("--compare", nargs="*", metavar="A B", help=tr("compare two versions or runs on the same images"))
     parser.add_argument("--manual", action="store_true", help=tr("choose from a table"))
-    add_setting_options(parser, Settings, ["register_metric", "register_threshold", "register_min_gain"])
+    add_setting_options(
+        parser, Settings, ["register_metric", "register_threshold", "register_min_gain", "register_accept_warnings"]
+    )
     parser.add_argument("--force", metavar="WHY", help=tr("champion whatever the gate says; recorded with who and why"))
     parser.add_argument(
         "--keep-branch", action="store_true", help=tr("keep the branch of an experiment after its merge")

@@ -91,8 +91,8 @@ def published(options: argparse.Namespace) -> Figures:
     names = ("training", "data", "steps", "validation", "checkpoints", "tracking", BESIDE)
     parts = {name: clock[name] for name in names}
     return {
-        "network": settings.model, "images": images, "seconds": training.trained_seconds, "miou": result.miou,
-        "accuracy": result.accuracy, "iou": training.best.validation.iou, "parts": parts, "batch": training.setup.batch_size,
+        "network": settings.model, "images": images, "seconds": training.trained_seconds, "miou": result.val.miou,
+        "accuracy": result.val.accuracy, "iou": training.best.validation.iou, "parts": parts, "batch": training.setup.batch_size,
     }  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from core.console import format_table
@@ -14,11 +14,10 @@ MAX_ROWS = 200  # of the printed table
 
 # Kinds of warnings: the validation split does not tell good models from bad ones.
 SMALL_SPLIT = "small-split"  # it has SMALL_SPLIT_IMAGES images or fewer
-ONE_CLASS = "one-class"  # only one class has labelled pixels in it
-ABSENT_CLASS = "absent-class"  # a class of the data has no labelled pixel in it
+ABSENT_CLASS = "absent-class"  # a class that other splits have has no labelled pixel in it; so it may have one class
 SMALL_SPLIT_IMAGES = 10
 # The kinds that count against the promotion of a model that was trained with them; see registry/gate.py.
-UNINFORMATIVE_KINDS = frozenset({SMALL_SPLIT, ONE_CLASS, ABSENT_CLASS})
+UNINFORMATIVE_KINDS = frozenset({SMALL_SPLIT, ABSENT_CLASS})
 
 
 @dataclass(frozen=True, order=True)
@@ -36,6 +35,11 @@ class DataWarning:
 
     kind: str  # a fixed identifier such as 'absent-class', for programs
     text: str  # one sentence for people
+    split: str = ""  # that it is about; empty: about all of the data
+
+    def counts_against(self, split: str) -> bool:
+        """Return whether this makes the validation split, or the split that judges, uninformative."""
+        return self.kind in UNINFORMATIVE_KINDS and self.split in ("", "val", split)
 
 
 @dataclass(frozen=True, order=True)
@@ -62,3 +66,13 @@ class DataFaults(UsageError):
 def faults_from_error(file: str, error: InvalidFileError) -> list[Fault]:
     """Return a fault of `file` for each problem of the error."""
     return [Fault(file, expected, found) for expected, found in error.problems]
+
+
+def warning_records(warnings: Iterable[DataWarning]) -> list[dict[str, str]]:
+    """Return warnings as they are stored with models and runs."""
+    return [{"kind": warning.kind, "text": warning.text, "split": warning.split} for warning in warnings]
+
+
+def parse_warnings(records: Iterable[Mapping[str, str]]) -> tuple[DataWarning, ...]:
+    """Return the warnings of `warning_records`. Raises KeyError or TypeError for other content."""
+    return tuple(DataWarning(str(row["kind"]), str(row["text"]), str(row.get("split", ""))) for row in records)

@@ -29,6 +29,7 @@ from inference.geo.georeference import is_georeferenced, require_rasterio
 from inference.geo.windows import is_large
 from inference.outputs import OutputDirectory
 from segmentation.evaluation import read_labels
+from segmentation.means import Coverage
 from segmentation.metrics import ConfusionMatrix
 from segmentation.predictor import InputImage, Prediction, Predictor
 from segmentation.preprocess import EVAL_BATCH
@@ -243,7 +244,8 @@ class BatchJob:
         if item.mask is None:
             return record, np.zeros((classes.num_classes, classes.num_classes), np.int64)
         confusion = self._compare(item, indices)
-        return record | {"accuracy": confusion.accuracy, "miou": confusion.miou}, confusion.counts
+        means = {"accuracy": confusion.accuracy, "miou": confusion.miou, "classes": str(Coverage.of(confusion.iou()))}
+        return record | means, confusion.counts
 
     def _compare(self, item: Item, indices: UInt8) -> ConfusionMatrix:
         model = self.predictor.model
@@ -264,13 +266,14 @@ class BatchJob:
             miou=self.confusion.miou if measured else None,
             iou=dict(zip(model.classes.names, self.confusion.iou(), strict=True)) if measured else {},
         )
-        totals = {"accuracy": outcome.accuracy, "miou": outcome.miou, "iou": outcome.iou} if measured else {}
+        classes = str(Coverage.of(outcome.iou.values()))
+        means = {"accuracy": outcome.accuracy, "miou": outcome.miou, "classes": classes, "iou": outcome.iou}
         self.outputs.finish(
             {
                 **self.settings,
                 "model_metrics": model.metrics,
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                **totals,
+                **(means if measured else {}),
                 "images": [self.records[item.name] for item in self.items if item.name in self.records],
                 "broken": self.failed,
             }

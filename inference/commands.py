@@ -188,6 +188,7 @@ def onnx_device(settings: Settings) -> torch.device:
 def _predict(job: Job, predictor: Predictor, items: Sequence[Item], split: str | None) -> int:
     """Predict images into the output directory. Raises AppError that names the images that could not be read."""
     from inference import batch_job
+    from segmentation.means import Coverage, format_mean
 
     options = job.options
     if split:
@@ -198,10 +199,10 @@ def _predict(job: Job, predictor: Predictor, items: Sequence[Item], split: str |
     if outcome.miou is not None:
         notify(
             tr(
-                "{split} split: accuracy {accuracy:.4f}, mIoU {miou:.4f}",
+                "{split} split: accuracy {accuracy:.4f}, mIoU {miou}",
                 split=split,
                 accuracy=outcome.accuracy,
-                miou=outcome.miou,
+                miou=format_mean(outcome.miou, Coverage.of(outcome.iou.values())),
             )
         )
     notify(tr("predicted {count} images: {output}", count=outcome.written, output=job.output))

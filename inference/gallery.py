@@ -9,6 +9,7 @@ from core.files import write_atomically
 from core.html import render
 from core.i18n import current_language, tr
 from dataset.classes import ClassMap
+from segmentation.means import Coverage, format_mean
 
 TEMPLATE = Path(__file__).with_name("gallery.html")
 
@@ -34,12 +35,20 @@ def write_gallery(path: Path, listing: dict[str, Any], classes: ClassMap) -> Non
                 "width": record["width"],
                 "height": record["height"],
                 "miou": record.get("miou"),
+                "measured": _describe_mean(record),
                 "shares": list(record["class_shares"].values()),
             }
             for record in listing["images"]
         ],
     }
     write_atomically(path, render(TEMPLATE, data=content).encode())
+
+
+def _describe_mean(record: dict[str, Any]) -> str:
+    """Return the mIoU of an image with the number of classes that it is of; empty for an image without a mask."""
+    if record.get("miou") is None:
+        return ""
+    return f"mIoU {format_mean(record['miou'], Coverage.parse(record.get('classes')), 3)}"
 
 
 def _texts() -> dict[str, str]:

@@ -14,7 +14,8 @@ from core.reporting import notify
 from registry.experiment_branch import delete_experiment
 from registry.overview import overview
 from registry.promotion import Promotion, lock_registry, require_registrable, require_threshold
-from registry.versions import CHAMPION, PENDING, STATE, Registry, version_lineage
+from registry.versions import CHAMPION, PENDING, STATE, TEST_METRICS, Registry, version_lineage
+from segmentation.means import format_metric
 from utils import mlflow_utils
 from utils.lakefs_utils import connect
 
@@ -70,8 +71,9 @@ def register(promotion: Promotion, options: argparse.Namespace, finished: list[s
         finished = [str(version.version)]
     if not options.keep_branch:
         delete_experiment(promotion.lake, run)
-    value = run.data.metrics[settings.register_metric]
-    notify(f"{version.name} v{version.version}: {settings.register_metric} {value:.4f}, {version.source}")
+    shown = dict.fromkeys([settings.register_metric, *(name for name in TEST_METRICS if name in run.data.metrics)])
+    metrics = ", ".join(f"{name} {format_metric(name, run.data.metrics[name], run.data.tags)}" for name in shown)
+    notify(f"{version.name} v{version.version}: {metrics}, {version.source}")
     if unfinished:
         return EXIT_FAILED
     champion = registry.aliases(version.name).get(CHAMPION)
@@ -145,7 +147,7 @@ def ask_run(registry: Registry, runs: list[Run]) -> Run | None:
     rows = []
     for number, run in enumerate(runs, 1):
         tags, version = run.data.tags, known.get(run.info.run_id)
-        value = f"{run.data.metrics[metric]:.4f}"
+        value = format_metric(metric, run.data.metrics[metric], tags)
         dirty = "+" if tags.get("git_dirty") == "true" else ""
         commits = [tags.get("git_commit", "none")[:8] + dirty, tags.get("lakefs_data_commit", "none")[:8]]
         mark = f"v{version.version}" if version else tr("no")

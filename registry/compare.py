@@ -117,7 +117,7 @@ def class_table(a: EvaluationResult, b: EvaluationResult, confidence: float) -> 
         total_a, total_b = a.metric(metric), b.metric(metric)
         interval = gain_interval(a, b, metric, confidence)
         shown = tr("too few groups") if interval is None else "[{:+.4f}, {:+.4f}]".format(*interval)
-        rows.append([name, f"{total_a:.4f}", f"{total_b:.4f}", f"{total_b - total_a:+.4f}", shown])
+        rows.append([name, a.format(metric), b.format(metric), f"{total_b - total_a:+.4f}", shown])
     return format_table([tr("class"), "A", "B", "B - A", f"{confidence:.0%}"], rows)
 
 
@@ -127,7 +127,7 @@ def image_table(a: EvaluationResult, b: EvaluationResult, shown: Sequence[int]) 
     for index in shown:
         old, new = a.only([index]).metric("miou"), b.only([index]).metric("miou")
         rows.append([b.images[index], f"{old:.4f}", f"{new:.4f}", f"{new - old:+.4f}"])
-    return format_table([tr("images that differ most"), "A", "B", "B - A"], rows)
+    return format_table([tr("images that differ most (mIoU of the classes in each)"), "A", "B", "B - A"], rows)
 
 
 def _most_different(gains: np.ndarray[Any, Any]) -> list[int]:
@@ -144,6 +144,7 @@ def _record(lineage: Lineage, measured: EvaluationResult) -> dict[str, Any]:
         "model": str(lineage.model_path),
         "model_sha256": lineage.model_sha256,
         "miou": measured.metric("miou"),
+        "classes": str(measured.coverage),
         "accuracy": measured.metric("accuracy"),
         "iou": measured.iou(),
         "milliseconds": round(measured.milliseconds, 3),

@@ -21,9 +21,11 @@ from core.settings import parse_minimums
 from dataset.checks.committed_groups import add_groups
 from dataset.samples import Item, committed_items
 from registry.intervals import MIN_GROUPS, gain_interval
+from registry.metrics import run_metric, split_metric
 from registry.overlap import seen_in_training
 from registry.versions import CHALLENGER, CHAMPION
 from segmentation.evaluation import EvaluationResult, measure
+from segmentation.means import Coverage, format_mean, format_metric
 from segmentation.model_file import Model, load_model
 from utils.lakefs_utils import LakeFS
 
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
 
 ROUNDING = 1e-9  # of a gain: 0.61 - 0.6 passes a minimum of 0.01
 REPRODUCTION_TOLERANCE = 0.01  # of a metric: other hardware and precision round differently
-RUN_METRICS = {"accuracy": "best_val_accuracy", "miou": "best_val_miou"}  # metric of a split -> metric of a run
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,12 @@ def judge(
         "device": device.type,
         "megabytes": round(size / 1e6, 3),
     }
+    warnings = [warning.text for warning in model.warnings if warning.counts_against(split)]
+    if warnings and settings.register_accept_warnings:
+        record["accepted"] = warnings
+        warnings = []
     reasons = [
+        *(_describe_warning(text) for text in warnings),
         *_check_reproduction(settings, candidate, new),
         *_check_classes(minimums, new, split),
         *_check_limits(settings, new, size),
@@ -103,9 +109,9 @@ def judge(
     return Verdict(CHALLENGER if reasons else CHAMPION, tuple(reasons), number, record)
 
 
-def split_metric(run_metric: str) -> str:
-    """Return the metric of a split, `miou` or `accuracy`, that belongs to a metric of runs."""
-    return "accuracy" if "accuracy" in run_metric else "miou"
+def _describe_warning(text: str) -> str:
+    """Return the reason for a warning about the validation data that is stored with the model."""
+    return tr("{text} (warning of the data check; REGISTER_ACCEPT_WARNINGS=true promotes all the same)", text=text)
 
 
 def _compare_unseen(
@@ -136,10 +142,11 @@ def _compare(settings: Settings, old: EvaluationResult, new: EvaluationResult) -
     metrics: dict[str, Any] = {
         "compared": len(new.images),
         "groups": groups,
+        "classes": str(new.coverage) if metric == "miou" else None,
         "champion": before,
         "gain": gain,
     }
-    reasons += check_gain(settings.register_min_gain, metric, before, after)
+    reasons += check_gain(settings.register_min_gain, metric, before, after, new.coverage)
     interval = gain_interval(old, new, metric, confidence) if confidence else None
     if confidence and interval is None:
         reasons.append(
@@ -169,18 +176,18 @@ def _compare(settings: Settings, old: EvaluationResult, new: EvaluationResult) -
     return reasons, metrics
 
 
-def check_gain(minimum: float, metric: str, before: float, after: float) -> list[str]:
-    """Return a reason if the gain is not above 0, or below the minimum of the settings."""
+def check_gain(minimum: float, metric: str, before: float, after: float, coverage: Coverage | None) -> list[str]:
+    """Return a reason if the gain is not above 0, or below the minimum of the settings; `coverage` is that of a mean."""
     gain = after - before
     if gain > 0 and gain >= minimum - ROUNDING:
         return []
     needed = tr("at least {minimum:.4f}", minimum=minimum) if minimum > 0 else tr("more than 0")
     return [
         tr(
-            "{metric} {after:.4f}, champion {before:.4f}: gain {gain:+.4f}, needed {needed}",
+            "{metric} {after}, champion {before}: gain {gain:+.4f}, needed {needed}",
             metric=metric,
-            after=after,
-            before=before,
+            after=format_mean(after, coverage if metric == "miou" else None),
+            before=format_mean(before, coverage if metric == "miou" else None),
             gain=gain,
             needed=needed,
         )
@@ -188,17 +195,18 @@ def check_gain(minimum: float, metric: str, before: float, after: float) -> list
 
 
 def _check_reproduction(settings: Settings, candidate: Lineage, new: EvaluationResult) -> list[str]:
-    """Return a reason if the run's own metric, which was measured on the validation split, is not reproduced."""
+    """Return a reason if the run's own metric of the split is not reproduced; older runs have none of the test split."""
     metric = split_metric(settings.register_metric)
-    recorded, measured = candidate.metrics.get(RUN_METRICS[metric]), new.metric(metric)
-    if settings.register_split != "val" or recorded is None or abs(recorded - measured) <= REPRODUCTION_TOLERANCE:
+    name = run_metric(settings.register_split, metric)
+    recorded, measured = candidate.metrics.get(name), new.metric(metric)
+    if recorded is None or abs(recorded - measured) <= REPRODUCTION_TOLERANCE:
         return []
     return [
         tr(
-            "the run's {metric} {recorded:.4f} could not be reproduced: measured {measured:.4f}",
-            metric=RUN_METRICS[metric],
-            recorded=recorded,
-            measured=measured,
+            "the run's {metric} {recorded} could not be reproduced: measured {measured}",
+            metric=name,
+            recorded=format_metric(name, recorded, candidate.classes),
+            measured=new.format(metric),
         )
     ]
 

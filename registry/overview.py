@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from core.console import format_table
 from core.i18n import tr
+from registry.metrics import split_metric
 from registry.versions import GATE, PENDING, ROLLED_BACK, STATE, Registry
+from segmentation.means import format_metric
 from utils import mlflow_utils
 
 if TYPE_CHECKING:
@@ -21,6 +24,7 @@ def overview(registry: Registry, numbered: bool = False) -> str:
         tr("version"),
         tr("aliases"),
         metric,
+        *_test_columns(metric),
         tr("verdict"),
         tr("date"),
         tr("run"),
@@ -39,7 +43,7 @@ def _row(version: ModelVersion, metric: str, aliases: dict[str, str]) -> list[st
     return [
         f"v{version.version}",
         ", ".join(sorted(alias for alias, number in aliases.items() if number == str(version.version))),
-        tags.get(f"metric.{metric}", "-")[:6],
+        *(_metric_of(tags, name) for name in (metric, *_test_columns(metric))),
         _verdict(tags),
         mlflow_utils.format_time(version.creation_timestamp),
         str(version.run_id or tags.get("run_id", "-"))[:12],
@@ -47,6 +51,16 @@ def _row(version: ModelVersion, metric: str, aliases: dict[str, str]) -> list[st
         tags.get("lakefs_data_commit", "-")[:8],
         tags.get("lakefs_model_commit", "-")[:8],
     ]
+
+
+def _test_columns(metric: str) -> list[str]:
+    """Return the metric of the test split that stands beside the one that decides."""
+    return [] if metric.startswith("test") else [f"test_{split_metric(metric)}"]
+
+
+def _metric_of(tags: Mapping[str, str], name: str) -> str:
+    value = tags.get(f"metric.{name}")
+    return "-" if value is None else format_metric(name, float(value), tags)
 
 
 def _verdict(tags: dict[str, str]) -> str:

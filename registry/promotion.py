@@ -37,6 +37,7 @@ from registry.versions import (
     Registry,
     version_lineage,
 )
+from segmentation.means import Coverage, format_mean, format_metric
 from utils import mlflow_utils
 from utils.lakefs_utils import LakeFS
 
@@ -84,10 +85,10 @@ def require_threshold(run: Run, settings: Settings) -> None:
     if not value >= threshold:  # NaN is not good enough either
         raise BelowThreshold(
             tr(
-                "run {run_id}: {metric} {value:.4f} < threshold {threshold:.4f}: not registered",
+                "run {run_id}: {metric} {value} < threshold {threshold:.4f}: not registered",
                 run_id=run.info.run_id,
                 metric=metric,
-                value=value,
+                value=format_metric(metric, value, run.data.tags),
                 threshold=threshold,
             )
         )
@@ -275,7 +276,7 @@ def report_verdict(verdict: dict[str, Any]) -> None:
     """Report the figures and the reasons of a recorded verdict."""
     compared = verdict.get("compared")
     if compared:
-        interval = verdict.get("interval")
+        interval, coverage = verdict.get("interval"), Coverage.parse(verdict.get("classes"))
         shown = ""
         if interval:
             shown = tr(
@@ -286,18 +287,20 @@ def report_verdict(verdict: dict[str, Any]) -> None:
             )
         notify(
             tr(
-                "on the same {compared} images of {split} ({groups} groups): {figure} {new:.4f}, champion "
-                "{champion:.4f}, gain {gain:+.4f}{interval}",
+                "on the same {compared} images of {split} ({groups} groups): {figure} {new}, champion "
+                "{champion}, gain {gain:+.4f}{interval}",
                 compared=compared,
                 groups=verdict.get("groups", compared),  # older verdicts took each image as a group of its own
                 split=verdict["split"],
                 figure=verdict["figure"],
-                new=verdict["champion"] + verdict["gain"],
-                champion=verdict["champion"],
+                new=format_mean(verdict["champion"] + verdict["gain"], coverage),
+                champion=format_mean(verdict["champion"], coverage),
                 gain=verdict["gain"],
                 interval=shown,
             )
         )
+    for text in verdict.get("accepted", ()):
+        warn(tr("accepted by REGISTER_ACCEPT_WARNINGS: {text}", text=text))
     if verdict.get("forced"):
         forced = verdict["forced"]
         notify(tr("forced by {by}, {at}: {why}", by=forced["by"], at=forced["at"], why=forced["why"]))

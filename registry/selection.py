@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from core.console import choose, format_table
 from core.errors import AppError
 from core.i18n import tr
 from core.reporting import notify
 from registry.versions import CHAMPION, Registry, version_lineage
+from segmentation.means import format_metric
 from utils import mlflow_utils
 from utils.lineage import Lineage
 
@@ -64,4 +67,4 @@ def ask(registry: Registry) -> Lineage | None:
 
 def _row(lineage: Lineage, metric: str) -> list[str]:
     name = lineage.version or tr("run {run_id}", run_id=lineage.run_id[:8])
-    return [name, f"{lineage.metrics.get(metric, float('nan')):.4f}"]
+    return [name, format_metric(metric, lineage.metrics.get(metric, math.nan), lineage.classes)]

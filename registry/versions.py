@@ -12,7 +12,7 @@ from core.i18n import tr
 from core.reporting import notify
 from utils import mlflow_utils
 from utils.lakefs_utils import LakePath
-from utils.lineage import Lineage
+from utils.lineage import CLASSES_TAGS, Lineage
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,6 +25,7 @@ STATE, PENDING, DONE = "registration", "pending", "done"  # tag of a version, an
 LAKEFS_TAG = "lakefs_tag"  # tag of a version: name of its tag in lakeFS
 GATE = "gate"  # tag of a version: the verdict, as JSON
 REPLACED = "replaced"  # tag of a version: number of the champion that it replaced; empty: there was none
+TEST_METRICS = ("test_miou", "test_accuracy")  # of the run that a version keeps, besides those of the best epoch
 ROLLED_BACK = "rolled_back"  # tag of a version that a person took out of use: when, who, to which version
 
 
@@ -49,16 +50,18 @@ def version_lineage(version: ModelVersion) -> Lineage:
         data_path=LakePath.parse(tags["lakefs_data_path"]),
         git_commit=tags.get("git_commit", "none"),
         metrics={key.removeprefix("metric."): float(value) for key, value in tags.items() if key.startswith("metric.")},
+        classes={key: tags[key] for key in CLASSES_TAGS if key in tags},
     )
 
 
 def lineage_tags(lineage: Lineage, run: Run) -> dict[str, str]:
     """Return the lineage as tags of a version, so that deleting the run does not cut the version from data and code."""
     git = {key: value for key, value in run.data.tags.items() if key.startswith("git_")}
-    metrics = {f"metric.{key}": repr(value) for key, value in lineage.metrics.items() if key.startswith("best_")}
+    kept = {key: value for key, value in lineage.metrics.items() if key.startswith("best_") or key in TEST_METRICS}
     return {
         **git,
-        **metrics,
+        **{f"metric.{key}": repr(value) for key, value in kept.items()},
+        **lineage.classes,
         "run_id": lineage.run_id,
         "lakefs_model_path": str(lineage.model_path),
         "lakefs_data_path": str(lineage.data_path),

@@ -20,6 +20,7 @@ from dataset.decoding.mask import read_mask
 from dataset.decoding.options import ReadOptions
 from dataset.decoding.orientation import reorient
 from dataset.samples import Item
+from segmentation.means import Coverage, format_mean
 from segmentation.metrics import ConfusionMatrix
 from segmentation.model_file import Model
 from segmentation.predictor import segment
@@ -56,6 +57,15 @@ class EvaluationResult:
     def metric(self, name: str) -> float:
         """Return `miou` or `accuracy` over the split."""
         return self.total.accuracy if name == "accuracy" else self.total.miou
+
+    def format(self, name: str) -> str:
+        """Return `miou`, with the number of its classes, or `accuracy` as text."""
+        return format_mean(self.metric(name), self.coverage if name == "miou" else None)
+
+    @property
+    def coverage(self) -> Coverage:
+        """How many classes of the data occur in these images."""
+        return Coverage.of(self.iou().values())
 
     def only(self, keep: Sequence[int]) -> EvaluationResult:
         """Return the result for the images of these indices."""

@@ -19,6 +19,7 @@ from core.files import write_atomically
 from core.i18n import tr
 from dataset.classes import ClassMap
 from dataset.decoding.options import DEFAULT_READING, ReadOptions
+from dataset.faults import DataWarning, parse_warnings, warning_records
 from segmentation.networks import build_network
 from segmentation.preprocess import Normalisation
 
@@ -41,6 +42,7 @@ class Model:
     # Input pixels per pixel of a typical training image: vertical, horizontal.
     scale: tuple[float, float] = (1.0, 1.0)
     reading: ReadOptions = DEFAULT_READING
+    warnings: tuple[DataWarning, ...] = ()  # about the data that it was trained and validated on
 
 
 def save_model(path: Path, model: Model) -> None:
@@ -57,6 +59,7 @@ def save_model(path: Path, model: Model) -> None:
         "normalisation": {"mean": list(model.normalisation.mean), "std": list(model.normalisation.std)},
         "metrics": model.metrics,
         "lineage": model.lineage,
+        "warnings": warning_records(model.warnings),
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -151,6 +154,7 @@ def load_model(path: Path, sha256: str, device: torch.device) -> Model:
             lineage=content["lineage"],
             scale=_checked_scale(content.get("scale", (1.0, 1.0))),  # missing in older files
             reading=reading,
+            warnings=parse_warnings(content.get("warnings", [])),  # missing in older files
         )
     except Exception as error:  # torch raises many types for an unreadable file
         reason = one_line(error, 200)

@@ -14,6 +14,7 @@ from core.errors import AppError
 from core.i18n import tr
 from core.process import defer_interrupt
 from core.reporting import notify, progress
+from segmentation.means import Coverage
 
 SMOKE_BATCHES = 2  # of training and of validation with --smoke
 
@@ -24,12 +25,17 @@ class Diverged(AppError):
 
 @dataclass(frozen=True)
 class Validation:
-    """Metrics of the whole validation split at native size; `iou` is None for a class that is absent from it."""
+    """Metrics of a whole split at native size; `iou` is None for a class that is absent from it."""
 
     loss: float
     accuracy: float
     miou: float
     iou: dict[str, float | None]
+
+    @property
+    def coverage(self) -> Coverage:
+        """How many classes the mean is of."""
+        return Coverage.of(self.iou.values())
 
 
 @dataclass(frozen=True)

@@ -178,6 +178,7 @@ def train_and_publish(
         if job.interrupted is None:
             images = {split: len(job.data.split(split)) for split in job.data.pixel_counts}
             tracker.log_data(data.path, data.manifest_sha256, images, list(job.data.classes.names))
+            tracker.log_warnings(job.data.warnings)
         broadcast_job(WorkerJob(settings.reproducible_settings(), job.facts.smoke, data.path, state), job.data)
         training = MlflowTrain(prepare_training(settings, job.data, job.facts.smoke), tracker, data)
         if job.interrupted is None:
@@ -186,7 +187,7 @@ def train_and_publish(
         tracker.background.finish()
         with tempfile.TemporaryDirectory() as folder:
             figures.draw_all(Path(folder), training)
-            result = publication.commit_model(training.best_file, best, data)
+            result = publication.commit_model(training.best_file, best, training.test, data)
             training.log_report(result, Path(folder))
     return training, publication, result
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from train.reports.history import CLASSES_TABLE
 from train.reports.html import REPORT_FILE, write_report
 from train.resume import RunRecord
 from train.setup import TrainingSetup
-from train.tracking.result import DataCommit, Result, RunSummary
+from train.tracking.result import DataCommit, Result, RunSummary, class_metrics
 from train.tracking.run_tracker import RunTracker
 
 
@@ -82,7 +81,7 @@ class MlflowTrain(ModelTrain):
             "val_miou": v.miou,
             "images_per_second": result.images_per_second,
             "learning_rate": result.learning_rate,
-            **{f"val_iou/{_metric_name(name)}": iou for name, iou in v.iou.items() if iou is not None},
+            **class_metrics("val", v),
         }
         self.tracker.log_metrics(metrics, result.epoch)
 
@@ -132,9 +131,5 @@ class MlflowTrain(ModelTrain):
             image_counts={split: len(data.split(split)) for split in data.pixel_counts},
             confusion=self.best_confusion,
             worst=tuple((images.pairs[index].name, score) for index, score in worst),
+            warnings=data.warnings,
         )
-
-
-def _metric_name(name: str) -> str:
-    """Return a class name with only the characters that MLflow allows in a metric's name."""
-    return re.sub(r"[^\w.\- ]", "_", name)

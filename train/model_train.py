@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +15,14 @@ from torch import Tensor, nn
 from core.errors import AppError
 from core.i18n import tr
 from core.reporting import notify
+from segmentation.means import format_mean
 from segmentation.metrics import ConfusionMatrix
 from segmentation.model_file import Model, save_model
 from segmentation.preprocess import to_input
 from train import auto_settings
 from train.base_train import BaseTrain, Diverged, EpochResult, Validation
 from train.checkpoint import save_checkpoint
+from train.final_test import measure_test, report_splits
 from train.loading import loader
 from train.loading.augmentation import STRENGTHS, augment
 from train.optim.ema import AveragedWeights
@@ -60,6 +63,18 @@ class ModelTrain(BaseTrain):
         self.scores: Tensor | None = None  # mIoU of each validation image, (N,) float64
         self.best_confusion: ConfusionMatrix | None = None
         self.best_scores: Tensor | None = None
+        self.test: Validation | None = None  # of the best model, at the end
+
+    def fit(self, resume_from: dict[str, Any] | None = None) -> EpochResult:
+        """Train to the end, measure the best model on the test split once, and return the best epoch."""
+        best = super().fit(resume_from)
+        if self.setup.test_images is not None:
+            if self.test is None:  # else restored from a checkpoint
+                self.test = measure_test(self, self.setup.test_images)
+                self.save_checkpoint()
+            if distributed.is_main():
+                report_splits(best.epoch, {"val": best.validation, "test": self.test})
+        return best
 
     # --- files ---
 
@@ -193,6 +208,7 @@ class ModelTrain(BaseTrain):
             lineage=self.lineage,
             scale=auto_settings.working_scale(setup.data, setup.size),
             reading=setup.data.reading,
+            warnings=setup.data.warnings,
         )
 
     def save_best(self, result: EpochResult) -> None:
@@ -211,12 +227,12 @@ class ModelTrain(BaseTrain):
         notify(
             tr(
                 "{epoch}  train loss {train_loss:.4f}  val loss {val_loss:.4f}  val accuracy {accuracy:.4f}  "
-                "val mIoU {miou:.4f}{mark}  {speed:.1f} images/s  lr {rate:.2e}",
+                "val mIoU {miou}{mark}  {speed:.1f} images/s  lr {rate:.2e}",
                 epoch=self.epoch_label(result.epoch),
                 train_loss=result.train_loss,
                 val_loss=v.loss,
                 accuracy=v.accuracy,
-                miou=v.miou,
+                miou=format_mean(v.miou, v.coverage),
                 mark="*" if result.best else " ",
                 speed=result.images_per_second,
                 rate=result.learning_rate,
@@ -237,6 +253,7 @@ class ModelTrain(BaseTrain):
             "gradients": [p.grad for p in self.network.parameters()],  # between two batches of one step (ACCUMULATE)
             "sums": [self.loss_sum, self.loss_weight, self.first_nonfinite_step],
             "best_scores": self.best_scores,
+            "test": None if self.test is None else dataclasses.asdict(self.test),
             "best_confusion": None if self.best_confusion is None else torch.from_numpy(self.best_confusion.counts),
         }
 
@@ -251,6 +268,7 @@ class ModelTrain(BaseTrain):
             parameter.grad = None if gradient is None else gradient.to(self.device)
         self.loss_sum, self.loss_weight, self.first_nonfinite_step = (v.to(self.device) for v in state["sums"])
         self.best_scores = state["best_scores"]
+        self.test = Validation(**state["test"]) if state.get("test") else None  # missing in older checkpoints
         if state["best_confusion"] is not None:
             self.best_confusion = ConfusionMatrix(self.setup.data.classes.num_classes)
             self.best_confusion.counts += state["best_confusion"].numpy()

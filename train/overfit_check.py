@@ -13,6 +13,7 @@ from core.errors import AppError, UsageError
 from core.i18n import tr
 from core.reporting import notify
 from dataset.data import SegmentationData
+from segmentation.means import format_mean
 from train.model_train import ModelTrain
 from train.setup import prepare_training
 
@@ -34,21 +35,22 @@ def overfit_check(settings: Settings, data: SegmentationData, count: int) -> Non
     setup = prepare_training(settings, subset(data, count))
     with tempfile.TemporaryDirectory() as folder:
         best = OverfitTrain(setup, Path(folder)).fit()
+    mean = format_mean(best.validation.miou, best.validation.coverage)
     if best.validation.miou < GOAL:
         raise AppError(
             tr(
-                "mIoU {miou:.4f} on {count} images, expected {goal}: check masks, input size, learning rate and network",
-                miou=best.validation.miou,
+                "mIoU {miou} on {count} images, expected {goal}: check masks, input size, learning rate and network",
+                miou=mean,
                 count=count,
                 goal=GOAL,
             )
         )
     notify(
         tr(
-            "the model overfits {count} images after {epochs} epochs: mIoU {miou:.4f}",
+            "the model overfits {count} images after {epochs} epochs: mIoU {miou}",
             count=count,
             epochs=best.epoch + 1,
-            miou=best.validation.miou,
+            miou=mean,
         )
     )
 

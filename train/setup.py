@@ -37,6 +37,7 @@ class TrainingSetup:
     crop: tuple[int, int]  # of the part that a training step uses
     train_images: loader.SegmentationDataset
     val_images: loader.SegmentationDataset
+    test_images: loader.SegmentationDataset | None  # read once, at the end: never in the cache
     normalisation: Normalisation
     criterion: SegmentationLoss
     network: nn.Module
@@ -99,6 +100,8 @@ def prepare_training(settings: Settings, data: SegmentationData, smoke: bool = F
     train_images = loader.SegmentationDataset(data.split("train"), data.classes, size, False, data.reading)
     val_images = loader.SegmentationDataset(data.split("val"), data.classes, size, True, data.reading)
     loader.attach_decoded_cache(settings.decoded_dir, settings.picture_cache_gb * 1e9, train_images, val_images)
+    test = data.split("test")
+    test_images = loader.SegmentationDataset(test, data.classes, size, True, data.reading) if test else None
     channels = data.reading.channels
     normalisation = published_normalisation(settings.pretrained, channels) or loader.measure_normalisation(train_images)
     weights, reason = class_weights(settings.class_weights, data.pixel_counts["train"])
@@ -130,6 +133,7 @@ def prepare_training(settings: Settings, data: SegmentationData, smoke: bool = F
         crop=crop,
         train_images=train_images,
         val_images=val_images,
+        test_images=test_images,
         normalisation=normalisation,
         criterion=SegmentationLoss(settings.loss, weights).to(device),
         network=network,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from core.errors import UsageError
 from core.i18n import tr
 from utils.lakefs_utils import LakePath
+
+CLASSES_TAGS = ("val_classes", "test_classes")  # tags of runs and versions; see segmentation/means.py
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Lineage:
     data_path: LakePath
     git_commit: str
     metrics: dict[str, float]
+    classes: dict[str, str] = field(default_factory=dict)  # CLASSES_TAGS -> '9/11': classes that a split's mean is of
 
 
 def require_repository(configured: str, run_id: str, recorded: str) -> None:

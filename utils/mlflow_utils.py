@@ -19,7 +19,7 @@ from core.i18n import tr
 from core.locks import file_lock
 from core.process import defer_interrupt
 from utils.lakefs_utils import LakePath
-from utils.lineage import Lineage
+from utils.lineage import CLASSES_TAGS, Lineage
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -237,6 +237,7 @@ def run_lineage(run: Run) -> Lineage:
         data_path=LakePath.parse(params["lakefs_data_path"]),
         git_commit=tags.get("git_commit", "none"),
         metrics=dict(run.data.metrics),
+        classes={key: tags[key] for key in CLASSES_TAGS if key in tags},
     )
 
 

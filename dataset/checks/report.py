@@ -34,7 +34,7 @@ def report(inspection: Inspection) -> dict[str, Any]:
         },
         "left_out": [asdict(item) for item in sorted(inspection.left_out)],
         "faults": [asdict(fault) for fault in sorted(set(inspection.faults))],
-        "warnings": [asdict(warning) for warning in inspection.warnings],
+        "warnings": [{"kind": warning.kind, "text": warning.text} for warning in inspection.warnings],
     }
 
 

@@ -7,11 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from core.i18n import tr
 from dataset.classes import ClassMap, abbreviate
-from dataset.faults import DataWarning
+from dataset.faults import ABSENT_CLASS, SMALL_SPLIT, SMALL_SPLIT_IMAGES, DataWarning
 from dataset.layout.layout import Layout
 from dataset.pair_reading import PairContent
-
-SMALL_SPLIT = 10  # images, at most, of a split whose metrics say little
 
 
 def check_split_sizes(contents: Iterable[PairContent]) -> Iterator[DataWarning]:
@@ -19,15 +17,15 @@ def check_split_sizes(contents: Iterable[PairContent]) -> Iterator[DataWarning]:
     counts = Counter(content.candidate.split for content in contents)
     for split in ("val", "test"):
         count = counts[split]
-        if 1 <= count <= SMALL_SPLIT:
+        if 1 <= count <= SMALL_SPLIT_IMAGES:
             text = tr(
                 "images in {split}: {count}, so its metrics say little about other images "
                 "(label more images, or assign more than {least} of them to {split})",
                 split=split,
                 count=count,
-                least=SMALL_SPLIT,
+                least=SMALL_SPLIT_IMAGES,
             )
-            yield DataWarning("small-split", text)
+            yield DataWarning(SMALL_SPLIT, text, split)
 
 
 def check_split_directories(layout: Layout) -> Iterator[DataWarning]:
@@ -45,10 +43,12 @@ def check_split_directories(layout: Layout) -> Iterator[DataWarning]:
 def check_absent_classes(counts: Mapping[str, Mapping[int, int]], classes: ClassMap) -> Iterator[DataWarning]:
     """Yield a warning for each split that lacks classes, from split -> mask value -> pixels.
 
-    Such a class is excluded from that split's mIoU.
+    Such a class is excluded from that split's mIoU. A class that no split has is another warning.
     """
+    labelled = {value for counted in counts.values() for value, pixels in counted.items() if pixels}
     for split, counted in counts.items():
-        absent = [name for value, name in zip(classes.ids, classes.names, strict=True) if not counted.get(value)]
+        pairs = zip(classes.ids, classes.names, strict=True)
+        absent = [name for value, name in pairs if value in labelled and not counted.get(value)]
         if absent:
             text = tr("classes absent from {split}: {names}", split=split, names=abbreviate(absent))
-            yield DataWarning("absent-class", text)
+            yield DataWarning(ABSENT_CLASS, text, split)

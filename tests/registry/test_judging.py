@@ -18,12 +18,15 @@ import torch
 from config import Settings
 from core.errors import UsageError
 from dataset.classes import ClassMap, UInt8
+from dataset.faults import ABSENT_CLASS, SMALL_SPLIT, UNINFORMATIVE_KINDS, DataWarning
 from dataset.samples import committed_items
 from registry import gate, intervals, overlap
 from registry.compare import compare_models
+from registry.overview import overview
 from registry.promotion import Promotion
 from registry.versions import Registry
 from segmentation import evaluation
+from segmentation.means import format_metric
 from segmentation.model_file import Model
 from tests.support.lab import CPU, Lab, open_lab, road_and_car, segment_by_quality
 from tests.support.servers import Server
@@ -136,6 +139,47 @@ def test_too_few_groups_prevent_promotion(lab: Lab, count: int) -> None:
     assert lab.aliases()["champion"] == "3", "REGISTER_CONFIDENCE=0 disables the check"
 
 
+@pytest.mark.parametrize("kind", sorted(UNINFORMATIVE_KINDS))
+def test_warnings_of_the_validation_split_prevent_promotion(
+    lab: Lab, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also of the first model, which no champion is compared with."""
+    data = lab.data(["t"], VAL)
+    run = lab.run(0.9, data, warnings=(DataWarning(kind, "val says little", "val"), DataWarning("other", "an aside")))
+    lab.promotion.register(run)
+    assert lab.aliases() == {"challenger": "1"}
+    assert lab.reasons("1").startswith("val says little (warning of the data check; REGISTER_ACCEPT_WARNINGS")
+    assert "Not promoted because:\n  - val says little" in capsys.readouterr().out and "aside" not in lab.reasons("1")
+    accepting = dataclasses.replace(lab.settings, register_accept_warnings=True)
+    Promotion(Registry(lab.client, accepting), lab.lake).register(run)
+    assert lab.aliases()["champion"] == "1" and gate_record(lab, "1")["accepted"] == ["val says little"]
+    assert "accepted by REGISTER_ACCEPT_WARNINGS: val says little" in capsys.readouterr().err
+
+
+def test_warnings_of_other_splits_do_not_count(lab: Lab) -> None:
+    data = lab.data(["t"], VAL)
+    warnings = (DataWarning(SMALL_SPLIT, "test is small", "test"), DataWarning(ABSENT_CLASS, "not in train", "train"))
+    lab.promotion.register(lab.run(0.9, data, warnings=warnings))
+    assert lab.aliases() == {"champion": "1"}
+
+
+def test_means_of_a_split_without_all_classes_say_so(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    classes = road_and_car("road", "car", "sky")
+    data = lab.data(["t"], VAL, classes)
+    register(lab, 0.5, data, classes)
+    register(lab, 0.4, data, classes)
+    assert "miou 0.2308 (2 of 3 classes), champion 0.3333 (2 of 3 classes)" in lab.reasons("2")
+    out = capsys.readouterr().out
+    assert "miou 0.2308 (2 of 3 classes), champion 0.3333 (2 of 3 classes), gain" in out
+    a, b = (run_lineage(lab.client.get_run(lab.tags(version)["run_id"])) for version in "12")
+    compare_models(lab.settings, lab.lake, a, b, lab.folder / "compare")
+    out = capsys.readouterr().out
+    assert "0.3333 (2 of 3 classes)" in out and "(mIoU of the classes in each)" in out
+    assert overview(lab.registry).count("(2 of 3 classes)") == 0, "these runs stored no number of classes"
+    lab.client.set_tag(b.run_id, "val_classes", "2/3")
+    assert format_metric("best_val_miou", 0.25, lab.client.get_run(b.run_id).data.tags) == "0.2500 (2 of 3 classes)"
+
+
 def test_images_of_one_group_are_one_observation(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     two = lab.data(["t"], VAL, groups={name: f"film{index % 2}" for index, name in enumerate(["t", *VAL])})
     register(lab, 0.3, two)
@@ -216,7 +260,7 @@ def test_compare_reports_all_metrics_and_images_seen_in_training(lab: Lab, capsy
     rows = {line.split()[0]: line.split()[1:] for line in shown.splitlines() if line.strip()}
     assert rows["road"] == ["0.6000", "0.3333", "-0.2667"] == rows["car"], "right in 3 of 4 rows, and in half"
     assert rows["sky"] == ["absent", "absent"]
-    assert rows["mIoU"] == ["0.6000", "0.3333", "-0.2667", "[-0.2667,", "-0.2667]"]
+    assert "mIoU 0.6000 (2 of 3 classes) 0.3333 (2 of 3 classes) -0.2667 [-0.2667, -0.2667]" in " ".join(shown.split())
     assert rows["accuracy"][:3] == ["0.7500", "0.5000", "-0.2500"]
     assert rows["t0"] == ["0.6000", "0.3333", "-0.2667"] and not {"v3", "v4", "v5"} & set(rows), "8 of 11"
     assert "A was trained on 1 of them, which favours A" in shown

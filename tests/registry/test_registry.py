@@ -267,7 +267,7 @@ def test_the_interval_covers_the_true_gain_of_dependent_frames() -> None:
 def test_an_equal_gain_passes_the_minimum_and_the_wording_says_so(
     minimum: float, after: float, passes: bool, needed: str
 ) -> None:
-    reasons = gate.check_gain(minimum, "miou", 0.6, after)
+    reasons = gate.check_gain(minimum, "miou", 0.6, after, None)
     assert (reasons == []) == passes and needed in "".join(reasons)
 
 

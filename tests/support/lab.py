@@ -21,6 +21,7 @@ from config import Settings
 from core.hashing import file_sha256
 from dataset.classes import ClassMap, UInt8, build_classes
 from dataset.directory import composed
+from dataset.faults import DataWarning
 from dataset.samples import committed_items
 from registry.promotion import Promotion
 from registry.versions import Registry
@@ -118,7 +119,12 @@ class Lab:
         return LocalFile(path, file_sha256(path))
 
     def run(
-        self, quality: float, data: LakePath, classes: ClassMap | None = None, experiment: str | None = None
+        self,
+        quality: float,
+        data: LakePath,
+        classes: ClassMap | None = None,
+        experiment: str | None = None,
+        warnings: tuple[DataWarning, ...] = (),
     ) -> Run:
         """Create a finished run whose model has this quality, with the metrics that the gate will measure.
 
@@ -128,7 +134,7 @@ class Lab:
         metrics = {QUALITY: quality}
         network = build_network("compact_unet", classes.num_classes).eval()
         zero = Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-        model = Model(network, "compact_unet", classes, (SIDE, SIDE), zero, metrics, {})
+        model = Model(network, "compact_unet", classes, (SIDE, SIDE), zero, metrics, {}, warnings=warnings)
         path = self.folder / secrets.token_hex(8)
         save_model(path, model)
         file = LocalFile(path, file_sha256(path))

@@ -48,7 +48,9 @@ class Project:
 
     def environment(self) -> dict[str, str]:
         clean = {key: value for key, value in os.environ.items() if not key.startswith(OWN_NAMES)}
-        return clean | {"APP_LANG": "en", "PYTHONDONTWRITEBYTECODE": "1"} | self.env
+        own = {"APP_LANG": "en", "PYTHONDONTWRITEBYTECODE": "1"}
+        own["REGISTER_ACCEPT_WARNINGS"] = "true"  # the data of these projects is small
+        return clean | own | self.env
 
     def environment_with(self, changes: Mapping[str, str | None]) -> dict[str, str]:
         """Return the environment with changes; None removes a variable."""

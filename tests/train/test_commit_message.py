@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 import config
 from core.git import without_credentials
-from train.release.commit_message import percent, report_block
+from core.i18n import set_language
+from train.base_train import Validation
+from train.release.commit_message import percent, report_block, tag_command
 from train.tracking.result import Result
 from utils.lakefs_utils import LakePath
 
@@ -27,8 +29,8 @@ def test_report_block_matches_the_specification() -> None:
         "1" * 64,
         LakePath("r", commit, "models/model.pth"),
         "0" * 64,
-        0.8567,
-        0.7,
+        Validation(0.1, 0.8567, 0.7, {"road": 0.7, "car": None}),
+        Validation(0.1, 0.8, 0.65, {"road": 0.7, "car": 0.6}),
     )
     assert report_block(result) == (
         "=== LakeFS 커밋 완료 ===\n"
@@ -38,6 +40,18 @@ def test_report_block_matches_the_specification() -> None:
         f"- LakeFS 커밋: {commit}\n"
         "- 업로드된 파일: models/model.pth\n"
         "- 모델 성능: accuracy 85%"
+    )
+
+
+def test_tag_command_names_both_splits_and_absent_classes() -> None:
+    set_language("en")
+    val = Validation(0.1, 0.8567, 0.7, {"road": 0.7, "car": None})
+    test = Validation(0.1, 0.8, 0.65, {"road": 0.7, "car": 0.6})
+    path = LakePath("r", "a" * 64, "models/model.pth")
+    result = Result("run", LakePath("r", "b" * 64, "data/"), "1" * 64, path, "0" * 64, val, test)
+    assert tag_command(result, "v1.0-acc85") == (
+        'git tag -a "v1.0-acc85" -m "val accuracy 85%, val mIoU 0.700 (1 of 2 classes), '
+        f'test accuracy 80%, test mIoU 0.650, LakeFS {"a" * 64}, MLflow run"'
     )
 
 

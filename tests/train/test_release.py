@@ -12,6 +12,7 @@ from config import Settings
 from core.errors import AppError, UsageError
 from core.hashing import file_sha256
 from tests.support.project import Project, make_project
+from train.base_train import Validation
 from train.release import publish as release
 from train.tracking.result import Result
 from utils import local_lakefs
@@ -51,8 +52,8 @@ def result(project: Project, lake: LakeFS, content: bytes, accuracy: float, miou
         data_manifest_sha256="e" * 64,
         model_path=LakePath(REPO, done.commit_id, "models/model.pth"),
         model_sha256=sha256,
-        accuracy=accuracy,
-        miou=miou,
+        val=Validation(0.1, accuracy, miou, {"road": miou, "car": miou}),
+        test=None,
     )
     write_lock(project.folder, Lock(made.data_path, "e" * 64, made.model_path, sha256, made.run_id))
     return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,10 +86,46 @@ def test_every_epoch_logs_every_metric(trained: tuple[Project, str]) -> None:
     artifacts = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
     assert artifacts == {
         *("curves.png", "confusion.png", "overlays.png", "worst.png", "report.html", "history.csv", "per_class.csv"),
-        *("code", "overlays"),
+        *("code", "overlays", "data_warnings.json"),
     }
     overlays = {artifact.path for artifact in client.list_artifacts(run.info.run_id, "overlays")}
     assert overlays == {"overlays/epoch-0001.jpg", "overlays/epoch-0002.jpg"}
+
+
+def test_the_test_split_is_measured_once_and_reported_beside_val(trained: tuple[Project, str], lake: LakeFS) -> None:
+    project, output = trained
+    run = project.runs()[0]
+    metrics = run.data.metrics
+    for name in ("test_miou", "test_accuracy", "test_iou/disc"):
+        assert len(project.mlflow().get_metric_history(run.info.run_id, name)) == 1
+    for split, prefix in (("val", "best_val"), ("test", "test")):
+        accuracy, miou = metrics[f"{prefix}_accuracy"], metrics[f"{prefix}_miou"]
+        assert f"\n  {split}: accuracy {accuracy:.4f}, mIoU {miou:.4f}\n" in output
+        assert f"{split} accuracy {int(accuracy * 100 + 1e-9)}%, {split} mIoU {miou:.3f}" in output, "the tag command"
+        page = (project.folder / "models" / run.info.run_id / "report.html").read_text()
+        assert f"{split} mIoU<b>{miou:.4f}</b>" in page
+        assert run.data.tags[f"{split}_classes"] == "4/4"
+    content = json.loads((project.folder / "models/metrics.json").read_text())
+    assert (content["test_miou"], content["test_accuracy"]) == (metrics["test_miou"], metrics["test_accuracy"])
+    assert content["test_iou"]["disc"] == metrics["test_iou/disc"] and content["test_classes"] == "4/4"
+    metadata = lake.commit_metadata(run.data.tags["lakefs_model_commit"])
+    assert float(metadata["test_miou"]) == pytest.approx(metrics["test_miou"], abs=1e-6)
+    done = project.run("infer.py", "--run-id", run.info.run_id, "--split", "test", "--output", "measured")
+    assert f"test split: accuracy {metrics['test_accuracy']:.4f}, mIoU {metrics['test_miou']:.4f}" in done.stdout
+
+
+def test_warnings_of_the_data_stay_with_the_model(trained: tuple[Project, str], lake: LakeFS) -> None:
+    project, _ = trained
+    run = project.runs()[0]
+    stored = torch.load(project.folder / "models/model.pth", weights_only=True)["warnings"]
+    assert [(row["kind"], row["split"]) for row in stored] == [("small-split", "val"), ("small-split", "test")]
+    assert "images in val: 3" in stored[0]["text"]
+    assert json.loads(run.data.tags["data_warnings"]) == stored
+    assert json.loads((project.folder / "models/metrics.json").read_text())["warnings"] == stored
+    metadata = lake.commit_metadata(run.data.tags["lakefs_model_commit"])
+    assert metadata["data_warnings"] == "small-split (val), small-split (test)"
+    page = (project.folder / "models" / run.info.run_id / "report.html").read_text()
+    assert "images in val: 3" in page
 
 
 def test_run_directory_contains_report_and_tables_only(trained: tuple[Project, str]) -> None:
@@ -250,8 +287,8 @@ def test_unknown_names_are_usage_errors(trained: tuple[Project, str]) -> None:
         done = project.run(*arguments)
         assert (done.returncode, done.stdout) == (2, ""), done.stderr
         assert text in done.stderr and "Traceback" not in done.stderr
-    done = project.run("register_model.py", "--metric", "test_miou")
-    assert done.returncode == 1 and "no finished run with metric 'test_miou'" in done.stderr
+    done = project.run("register_model.py", "--metric", "other_miou")
+    assert done.returncode == 1 and "no finished run with metric 'other_miou'" in done.stderr
     done = project.run("register_model.py", "--metric", "val_loss")
     assert done.returncode == 2 and "REGISTER_METRIC='val_loss': expected …miou or …accuracy" in done.stderr
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from segmentation.means import format_mean
+from train.base_train import Validation
 from train.tracking.result import Result
 
 
@@ -20,15 +22,22 @@ def report_block(result: Result) -> str:
             "LakeFS 업로드 정보:",
             f"- LakeFS 커밋: {result.model_path.ref}",
             f"- 업로드된 파일: {result.model_path.path}",
-            f"- 모델 성능: accuracy {percent(result.accuracy)}%",
+            f"- 모델 성능: accuracy {percent(result.val.accuracy)}%",
         ]
     )
+
+
+def describe_split(split: str, measured: Validation) -> str:
+    """Return the metrics of a split for one line of a message, as tags of results have them."""
+    mean = format_mean(measured.miou, measured.coverage, 3)
+    return f"{split} accuracy {percent(measured.accuracy)}%, {split} mIoU {mean}"
 
 
 def tag_command(result: Result, tag: str) -> str:
     """Return the command that tags this result in Git."""
     message = (
-        f"val accuracy {percent(result.accuracy)}%, val mIoU {result.miou:.3f}, "
-        f"LakeFS {result.model_path.ref}, MLflow {result.run_id}"
+        f"{describe_split('val', result.val)}, "
+        + (f"{describe_split('test', result.test)}, " if result.test is not None else "")
+        + f"LakeFS {result.model_path.ref}, MLflow {result.run_id}"
     )
     return f'git tag -a "{tag}" -m "{message}"'

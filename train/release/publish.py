@@ -13,8 +13,9 @@ from core import git
 from core.errors import AppError, UsageError, one_line
 from core.i18n import tr
 from core.reporting import notify
+from segmentation.means import format_mean
 from train.release import tags
-from train.release.commit_message import percent, report_block
+from train.release.commit_message import describe_split, percent, report_block
 
 if TYPE_CHECKING:
     from train.tracking.result import Result
@@ -75,7 +76,7 @@ def release(lake: LakeFS, result: Result, tag: str | None, parameters: Mapping[s
 
 def next_tag(lake: LakeFS, result: Result, folder: Path = ROOT) -> str:
     """Return the next name of the form v1.1-acc90 after the tags of Git and of lakeFS."""
-    return tags.next_result_tag(folder, percent(result.accuracy), dict(lake.list_refs("tags")))
+    return tags.next_result_tag(folder, percent(result.val.accuracy), dict(lake.list_refs("tags")))
 
 
 def _tag_in_lakefs(lake: LakeFS, result: Result, tag: str, folder: Path) -> str:
@@ -104,13 +105,15 @@ def _tag_in_lakefs(lake: LakeFS, result: Result, tag: str, folder: Path) -> str:
 
 def tag_message(result: Result, name: str, parameters: Mapping[str, str], folder: Path = ROOT) -> str:
     """Return metrics, lakeFS commit, files, hyperparameters, and the gain over the last result's tag."""
+    val = result.val
     chosen = {key: parameters.get(f"resolved_{key}", parameters.get(key)) for key in PARAMETERS}
     shown = ", ".join(
         f"{key.replace('_', ' ')} {value}" for key, value in chosen.items() if value not in (None, "None")
     )
     lines = [
-        f"{name}: accuracy {percent(result.accuracy)}%, mIoU {result.miou:.3f}",
+        f"{name}: accuracy {percent(val.accuracy)}%, mIoU {format_mean(val.miou, val.coverage, 3)}",
         "",
+        *([describe_split("test", result.test)] if result.test is not None else []),
         tr("LakeFS commit: {ref}", ref=result.model_path.ref),
         tr("uploaded file: {path}", path=result.model_path.path),
         f"SHA-256: {result.model_sha256}",
@@ -121,9 +124,7 @@ def tag_message(result: Result, name: str, parameters: Mapping[str, str], folder
     earlier = tags.last_result_tag(folder)
     figures = FIGURES.search(git.tag_message(folder, earlier)) if earlier else None
     if figures:
-        gain = (
-            f"accuracy {percent(result.accuracy) - int(figures[1]):+d}%p, mIoU {result.miou - float(figures[2]):+.3f}"
-        )
+        gain = f"accuracy {percent(val.accuracy) - int(figures[1]):+d}%p, mIoU {val.miou - float(figures[2]):+.3f}"
         lines.append(tr("since {earlier}: {gain}", earlier=earlier, gain=gain))
     return "\n".join(lines)
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from dataset.classes import ClassMap, UInt8
 from dataset.overlay import KOREAN_FONTS, as_rgb, overlay
+from segmentation.means import Coverage
 from segmentation.metrics import ConfusionMatrix
 from segmentation.preprocess import class_indices, native_logits
 from train.base_train import EpochResult
@@ -82,7 +83,12 @@ def save_curves(path: Path, history: list[EpochResult]) -> None:
     )
     right.plot(epochs, [result.validation.miou for result in history], marker="o", markersize=3, label="val mIoU")
     best = max(history, key=lambda result: result.validation.miou)
-    right.axvline(best.epoch + 1, color="grey", linestyle=":", label=f"saved: mIoU {best.validation.miou:.3f}")
+    right.axvline(
+        best.epoch + 1,
+        color="grey",
+        linestyle=":",
+        label=f"saved: mIoU {_shown_mean(best.validation.miou, best.validation.coverage)}",
+    )
     right.set(title="Validation split, native size", xlabel="epoch", ylim=(0, 1))
     for axes in (left, right):
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -90,6 +96,12 @@ def save_curves(path: Path, history: list[EpochResult]) -> None:
         axes.legend()
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _shown_mean(mean: float, coverage: Coverage) -> str:
+    """Return a mean in English, as all texts of the figures: fonts for other languages may be missing."""
+    suffix = "" if coverage.present == coverage.total else f" ({coverage.present} of {coverage.total} classes)"
+    return f"{mean:.3f}{suffix}"
 
 
 def save_confusion(path: Path, confusion: ConfusionMatrix, classes: ClassMap) -> None:
@@ -109,7 +121,8 @@ def save_confusion(path: Path, confusion: ConfusionMatrix, classes: ClassMap) ->
     axes.set(
         xlabel="predicted",
         ylabel="label",
-        title=f"Validation split: mIoU {confusion.miou:.3f}, % of each label's pixels",
+        title=f"Validation split: mIoU {_shown_mean(confusion.miou, Coverage.of(confusion.iou()))}, "
+        "% of each label's pixels",
     )
     figure.colorbar(drawn, shrink=0.8)
     figure.savefig(path, dpi=110)

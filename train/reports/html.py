@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 from core.files import write_atomically
 from core.html import render
 from core.i18n import tr
+from segmentation.means import format_mean
+from train.base_train import Validation
 from train.reports.history import CLASS_COLUMNS, class_rows
 from train.tracking.result import RunSummary
 from utils.lakefs_utils import LakePath
@@ -29,21 +32,40 @@ def write_report(path: Path, summary: RunSummary, images: Path) -> None:
         lineage=_lineage(summary),
         data_head=[tr("class"), *summary.pixel_counts],
         data_rows=_data_rows(summary),
-        class_head=CLASS_COLUMNS,
+        class_head=[*CLASS_COLUMNS, *(["iou (test)"] if summary.result.test is not None else [])],
+        warnings=[warning.text for warning in summary.warnings],
         class_rows=_class_rows(summary),
         images={name: _data_url(images / name) for name in IMAGES},
-        worst=", ".join(f"{name} ({score:.3f})" for name, score in summary.worst),
+        worst_caption=_describe_worst(summary.worst),
     )
     write_atomically(path, page.encode())
 
 
 def _figures(summary: RunSummary) -> list[tuple[str, str]]:
     return [
-        ("mIoU", f"{summary.result.miou:.4f}"),
-        (tr("accuracy"), f"{summary.result.accuracy:.4f}"),
+        *(figure for split, measured in _splits(summary) for figure in _split_figures(split, measured)),
         (tr("best epoch"), f"{summary.best.epoch + 1} / {len(summary.history)}"),
         (tr("training time"), f"{sum(epoch.seconds for epoch in summary.history):.0f} s"),
     ]
+
+
+def _describe_worst(worst: Sequence[tuple[str, float]]) -> str:
+    """Return names and mIoU; an image rarely has all classes, and its mean is of those that it has."""
+    if not worst:
+        return ""
+    images = ", ".join(f"{name} ({score:.3f})" for name, score in worst)
+    return tr("mIoU of the classes in each image: {images}", images=images)
+
+
+def _splits(summary: RunSummary) -> list[tuple[str, Validation]]:
+    """Return the splits that the saved model was measured on."""
+    val, test = summary.result.val, summary.result.test
+    return [("val", val)] + ([("test", test)] if test is not None else [])
+
+
+def _split_figures(split: str, measured: Validation) -> list[tuple[str, str]]:
+    mean = format_mean(measured.miou, measured.coverage)
+    return [(f"{split} mIoU", mean), (tr("{split} accuracy", split=split), f"{measured.accuracy:.4f}")]
 
 
 def _lineage(summary: RunSummary) -> list[tuple[str, str, str]]:
@@ -80,7 +102,11 @@ def _data_rows(summary: RunSummary) -> list[list[object]]:
 def _class_rows(summary: RunSummary) -> list[list[object]]:
     if summary.confusion is None:
         return []
-    return [[_cell(value) for value in row] for row in class_rows(summary.confusion, summary.classes)]
+    rows = class_rows(summary.confusion, summary.classes)
+    test = summary.result.test
+    if test is not None:
+        rows = [[*row, test.iou[str(row[0])]] for row in rows]
+    return [[_cell(value) for value in row] for row in rows]
 
 
 def _cell(value: object) -> object:

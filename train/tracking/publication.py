@@ -14,12 +14,14 @@ from core.i18n import tr
 from core.reporting import notify
 from dataset.data import SegmentationData
 from dataset.directory import data_files
+from dataset.faults import warning_records
 from dataset.formats.record import source_metadata
 from segmentation import pyfunc
 from segmentation.file_names import METRICS_FILE, MLMODEL, MODEL_FILE
-from train.base_train import EpochResult
-from train.tracking.result import DataCommit, Result
-from train.tracking.run_tracker import RunTracker
+from segmentation.means import classes_tag, format_mean
+from train.base_train import EpochResult, Validation
+from train.tracking.result import DataCommit, Result, class_metrics, split_metrics
+from train.tracking.run_tracker import WARNINGS_KEY, RunTracker
 from utils import mlflow_utils
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath
@@ -82,22 +84,22 @@ class Publication:
 
     # --- model ---
 
-    def commit_model(self, best_file: Path, best: EpochResult, data: DataCommit) -> Result:
+    def commit_model(self, best_file: Path, best: EpochResult, test: Validation | None, data: DataCommit) -> Result:
         """Commit the model file, record its path, hash and metrics in the run, and copy it to MODEL_PATH."""
         tracker, model_path = self.tracker, self.tracker.settings.model_path
-        sha256, v = file_sha256(best_file), best.validation
+        sha256 = file_sha256(best_file)
         side_files = {
-            METRICS_FILE: json.dumps(self._metrics_report(best, sha256), indent=1),
+            METRICS_FILE: json.dumps(self._metrics_report(best, test, sha256), indent=1),
             MLMODEL: pyfunc.mlmodel(tracker.run_id, MODEL_FILE, sha256),
         }
         for name, text in side_files.items():
             write_atomically(tracker.folder / name, text.encode())
-        path = self._recorded_model() or self.publish_model(best_file, best, sha256, data)
+        path = self._recorded_model() or self.publish_model(best_file, best, test, sha256, data)
         # Copies: until everything is done, a second call must find all files in the run's folder.
         for name in side_files:
             link_or_copy(tracker.folder / name, model_path.with_name(name))
         link_or_copy(best_file, model_path)
-        return Result(tracker.run_id, data.path, data.manifest_sha256, path, sha256, v.accuracy, v.miou)
+        return Result(tracker.run_id, data.path, data.manifest_sha256, path, sha256, best.validation, test)
 
     def _recorded_model(self) -> LakePath | None:
         """Return the model's path if an earlier process recorded it completely."""
@@ -106,19 +108,28 @@ class Publication:
         complete = "model_sha256" in recorded.tags  # it is written last
         return LakePath.parse(recorded.params["lakefs_model_path"]) if complete else None
 
-    def publish_model(self, best_file: Path, best: EpochResult, sha256: str, data: DataCommit) -> LakePath:
+    def publish_model(
+        self, best_file: Path, best: EpochResult, test: Validation | None, sha256: str, data: DataCommit
+    ) -> LakePath:
         """Commit the model, and record its path and metrics in the run."""
         from mlflow.entities import Param, RunTag
 
-        tracker, v = self.tracker, best.validation
-        metrics = {"best_val_miou": v.miou, "best_val_accuracy": v.accuracy}
+        tracker, metrics = self.tracker, split_metrics(best.validation, test)
+        classes = {
+            classes_tag(split): str(v.coverage)
+            for split, v in (("val", best.validation), ("test", test))
+            if v is not None
+        }
         metadata = {
             **tracker.commit_metadata(),
             **{key: f"{value:.6f}" for key, value in metrics.items()},
+            **classes,
+            **self._warning_metadata(),
             "model_sha256": sha256,
             "lakefs_data_path": str(data.path),
         }
-        message = f"model: {tracker.settings.model}, val mIoU {v.miou:.4f}, val accuracy {v.accuracy:.4f}"
+        message = f"model: {tracker.settings.model}, {_describe_split('val', best.validation)}"
+        message += f", {_describe_split('test', test)}" if test is not None else ""
         side_files = {name: tracker.folder / name for name in (METRICS_FILE, MLMODEL)}
         files = {
             MODEL_FILE: LocalFile(best_file, sha256),
@@ -129,22 +140,30 @@ class Publication:
         with mlflow_utils.convert_errors(tracker.settings, tr("recording the run")):
             recorded = "best_epoch" in tracker.client.get_run(tracker.run_id).data.metrics
             if not recorded:  # otherwise by a process that was killed right afterwards
-                tracker.log_metrics({**metrics, "best_epoch": float(best.epoch)}, best.epoch)
+                of_classes = class_metrics("test", test) if test is not None else {}
+                tracker.log_metrics({**metrics, **of_classes, "best_epoch": float(best.epoch)}, best.epoch)
             tracker.client.log_batch(
                 tracker.run_id,
                 params=[Param("lakefs_model_path", str(path))],
-                tags=[RunTag("lakefs_model_commit", done.commit_id)],
+                tags=[RunTag(key, value) for key, value in {"lakefs_model_commit": done.commit_id, **classes}.items()],
             )
             tracker.client.set_tag(tracker.run_id, "model_sha256", sha256)
         return path
 
-    def _metrics_report(self, best: EpochResult, model_sha256: str) -> dict[str, object]:
+    def _warning_metadata(self) -> dict[str, str]:
+        """Return the kinds of the data's warnings; their texts are in metrics.json."""
+        kinds = dict.fromkeys(f"{w.kind} ({w.split})" if w.split else w.kind for w in self.data.warnings)
+        return {WARNINGS_KEY: ", ".join(kinds)} if kinds else {}
+
+    def _metrics_report(self, best: EpochResult, test: Validation | None, model_sha256: str) -> dict[str, object]:
         """Return the content of `models/metrics.json`, which the quality gate of _lakefs_actions/ reads.
 
         `passed`: whether register_model.py would accept it; `finite` false: a metric is not finite, and is null here.
         """
         v, settings = best.validation, self.tracker.settings
-        metrics = {"best_val_miou": v.miou, "best_val_accuracy": v.accuracy, "val_loss": v.loss}
+        metrics = {**split_metrics(v, test), "val_loss": v.loss} | (
+            {"test_loss": test.loss} if test is not None else {}
+        )
         known = {name: value for name, value in metrics.items() if math.isfinite(value)}
         finite = len(known) == len(metrics)
         metric = settings.register_metric if settings.register_metric in known else "best_val_miou"
@@ -155,6 +174,9 @@ class Publication:
             "threshold": settings.register_threshold,
             **{name: known.get(name) for name in metrics},
             "val_iou": v.iou,
+            classes_tag("val"): str(v.coverage),
+            **({"test_iou": test.iou, classes_tag("test"): str(test.coverage)} if test is not None else {}),
+            "warnings": warning_records(self.data.warnings),
             "best_epoch": best.epoch,
             "smoke": self.tracker.facts.smoke,
             "mlflow_run_id": self.tracker.run_id,
@@ -167,3 +189,8 @@ class Publication:
         for file in (best_file, checkpoint, *side_files):
             file.unlink(missing_ok=True)
         self.tracker.release()
+
+
+def _describe_split(split: str, measured: Validation) -> str:
+    mean = format_mean(measured.miou, measured.coverage)
+    return f"{split} mIoU {mean}, {split} accuracy {measured.accuracy:.4f}"

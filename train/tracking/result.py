@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,8 +11,9 @@ from utils.lakefs_utils import LakePath
 if TYPE_CHECKING:
     from core.git import GitFacts
     from dataset.classes import ClassMap
+    from dataset.faults import DataWarning
     from segmentation.metrics import ConfusionMatrix
-    from train.base_train import EpochResult
+    from train.base_train import EpochResult, Validation
 
 
 @dataclass(frozen=True)
@@ -24,15 +26,15 @@ class DataCommit:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run produced; `accuracy` and `miou` are those of the saved model on the validation split."""
+    """What a run produced: the saved model, and its metrics on the validation and the test split."""
 
     run_id: str
     data_path: LakePath
     data_manifest_sha256: str
     model_path: LakePath
     model_sha256: str
-    accuracy: float
-    miou: float
+    val: Validation
+    test: Validation | None  # None: there is no test split
 
 
 @dataclass(frozen=True)
@@ -51,3 +53,20 @@ class RunSummary:
     image_counts: dict[str, int]  # by split
     confusion: ConfusionMatrix | None  # of the best epoch, on the validation split
     worst: tuple[tuple[str, float], ...]  # validation images with the lowest mIoU, worst first
+    warnings: tuple[DataWarning, ...]  # about the data
+
+
+def split_metrics(val: Validation, test: Validation | None) -> dict[str, float]:
+    """Return the means of the saved model, under the names of runs, versions and commits."""
+    metrics = {"best_val_miou": val.miou, "best_val_accuracy": val.accuracy}
+    return metrics | ({"test_miou": test.miou, "test_accuracy": test.accuracy} if test is not None else {})
+
+
+def class_metrics(split: str, measured: Validation) -> dict[str, float]:
+    """Return the IoU of each class that occurs, as metrics of a run."""
+    return {f"{split}_iou/{_metric_name(name)}": iou for name, iou in measured.iou.items() if iou is not None}
+
+
+def _metric_name(name: str) -> str:
+    """Return a class name with only the characters that MLflow allows in a metric's name."""
+    return re.sub(r"[^\w.\- ]", "_", name)

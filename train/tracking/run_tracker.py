@@ -11,7 +11,7 @@ import platform
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from core.i18n import tr
 from core.locks import lock_or_fail
 from core.process import defer_interrupt
 from core.reporting import notify, warn
+from dataset.faults import DataWarning, warning_records
 from train.base_train import Diverged
 from train.parallel import distributed
 from train.resume import CHECKPOINT_FILE, Interrupted
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from utils.lakefs_utils import LakePath
 
 PARAM_LIMIT, ERROR_LIMIT = 6000, 5000  # characters that MLflow stores of a parameter; that we store of an error
+WARNINGS_KEY, WARNINGS_FILE = "data_warnings", "data_warnings.json"  # tag, and artifact with all texts
+TAG_LIMIT = 5000  # characters of the tag; MLflow stores 8,000, older servers 5,000
 
 
 @dataclass(frozen=True)
@@ -269,6 +272,20 @@ class RunTracker:
                 params=[Param(key, value[:PARAM_LIMIT]) for key, value in parameters.items()],
                 tags=[RunTag(key, value) for key, value in tags.items()],
             )
+
+    def log_warnings(self, warnings: Sequence[DataWarning]) -> None:
+        """Record the data's warnings: as an artifact, and as a tag that leaves out texts that are too long."""
+        if not warnings:
+            return
+        records = warning_records(warnings)
+        tag = json.dumps(records, ensure_ascii=False)
+        if len(tag) > TAG_LIMIT:
+            tag = json.dumps(sorted({warning.kind for warning in warnings}))
+        with self._recording(tr("recording the run")), tempfile.TemporaryDirectory() as folder:
+            self.client.set_tag(self.run_id, WARNINGS_KEY, tag)
+            content = json.dumps(records, ensure_ascii=False, indent=1)
+            (Path(folder) / WARNINGS_FILE).write_text(content, encoding="utf-8")
+            self.client.log_artifacts(self.run_id, folder)
 
     def log_params(self, values: Mapping[str, object]) -> None:
         """Record parameters in one request."""

@@ -1,0 +1,49 @@
+"""The test split: measured once, with the saved model, after everything was decided on the validation split."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from core.hashing import file_sha256
+from core.i18n import tr
+from core.reporting import notify
+from segmentation.means import format_mean
+from segmentation.model_file import Model, load_model
+from train.base_train import Validation
+from train.loading.loader import SegmentationDataset
+from train.parallel import distributed
+from train.validation import evaluate
+
+if TYPE_CHECKING:
+    from train.model_train import ModelTrain
+
+
+def measure_test(training: ModelTrain, images: SegmentationDataset) -> Validation:
+    """Return the metrics of the best model on the test split, as inference computes them. All processes take part."""
+    model = _best_model(training)
+    return evaluate(model, images, training.device, training.setup.criterion, training.smoke)[0]
+
+
+def _best_model(training: ModelTrain) -> Model:
+    """Load the saved model; under torchrun the other processes, which may have no such file, get its weights."""
+    file = training.best_file
+    if distributed.is_main():
+        model = load_model(file, file_sha256(file), training.device)
+    else:
+        current = training.model({})
+        model = dataclasses.replace(current, network=copy.deepcopy(current.network))
+    if distributed.world_size() > 1:
+        weights = {name: value.cpu() for name, value in model.network.state_dict().items()}
+        model.network.load_state_dict(distributed.broadcast_from_main(lambda: weights))
+    return model
+
+
+def report_splits(best_epoch: int, measured: Mapping[str, Validation]) -> None:
+    """Report the metrics of the saved model on each split."""
+    notify(tr("saved model (epoch {epoch}):", epoch=best_epoch + 1))
+    for split, result in measured.items():
+        mean = format_mean(result.miou, result.coverage)
+        notify(tr("  {split}: accuracy {accuracy:.4f}, mIoU {miou}", split=split, accuracy=result.accuracy, miou=mean))
