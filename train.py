@@ -11,6 +11,7 @@ python train.py --git-tag                          # commit lakefs.lock, tag Git
 torchrun --nproc_per_node=4 train.py               # four processes, one GPU each
 python train.py --resume last                      # resume the newest interrupted run
 python train.py --reproduce RUN_ID                 # train a run again from its records, and compare
+python train.py --audit-labels                     # rank masks that look wrong, with a page to look at them
 """
 
 from __future__ import annotations
@@ -63,6 +64,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--overfit", type=int, metavar="N", help=tr("sanity check: can the model overfit N images? (mIoU 0.95)")
     )
+    parser.add_argument(
+        "--audit-labels", action="store_true", help=tr("rank suspicious masks in models/audit/ (needs cleanlab)")
+    )
     parser.add_argument("--smoke", action="store_true", help=tr("two batches of everything, end to end"))
     parser.add_argument("--git-commit", action="store_true", help=tr("commit lakefs.lock to Git at the end"))
     parser.add_argument(
@@ -81,6 +85,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         parser.error(tr("--json: only with --check-only"))
     if options.smoke and (options.git_commit or options.git_tag):
         parser.error(tr("--smoke: not allowed with --git-commit and --git-tag"))
+    if options.audit_labels:
+        others = ("check_only", "overfit", "reproduce", "resume", "smoke", "git_commit", "git_tag", "experiment_branch")
+        wrong = next((name for name in others if getattr(options, name) not in (None, False)), None)
+        if wrong is not None:
+            parser.error(tr("--audit-labels: not allowed with --{option}", option=wrong.replace("_", "-")))
     return options
 
 

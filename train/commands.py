@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 def run(options: argparse.Namespace) -> int:
     """Do what the options ask; return the exit code. Under torchrun, every process calls this."""
-    single = "--overfit" if options.overfit is not None else "--reproduce" if options.reproduce else None
+    alone = {"--overfit": options.overfit is not None, "--reproduce": options.reproduce}
+    alone["--audit-labels"] = options.audit_labels
+    single = next((option for option, given in alone.items() if given), None)
     if single and distributed.world_size() > 1:
         if not distributed.is_main():
             return 2  # the main process reports it
@@ -63,6 +65,8 @@ def _run_main_process(options: argparse.Namespace) -> int:
     prepare_directory(settings, options)
     if options.overfit is not None:
         overfit(settings, options)
+    elif options.audit_labels:
+        audit(settings, options)
     elif options.reproduce:
         from train.reproduce import TOLERANCE, reproduce
 
@@ -114,6 +118,22 @@ def overfit(settings: Settings, options: argparse.Namespace) -> None:
     with connect(settings) as lake:
         _, data = checked_data(settings, lake, options.data_ref, options.sample)
     overfit_check(settings, data, options.overfit)
+
+
+def audit(settings: Settings, options: argparse.Namespace) -> None:
+    """Rank the masks that look wrong; records nothing."""
+    from train.audit.ranking import require_cleanlab
+
+    require_cleanlab()
+    from segmentation.networks import check_network
+    from train.audit.command import audit_labels
+    from utils.lakefs_utils import connect
+    from versioning.checkout import checked_data
+
+    check_network(settings.model, settings.pretrained)
+    with connect(settings, create=not options.data_ref) as lake:
+        _, data = checked_data(settings, lake, options.data_ref, options.sample)
+    audit_labels(settings, data)
 
 
 def train(settings: Settings, given: dict[str, Any], options: argparse.Namespace) -> None:

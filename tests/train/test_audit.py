@@ -1,0 +1,147 @@
+"""--audit-labels: folds, evidence for typical mistakes, the ranking, and what the command writes."""
+
+from __future__ import annotations
+
+import csv
+import re
+import subprocess
+import sys
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import config
+from core.errors import UsageError
+from core.i18n import set_language
+from dataset.classes import IGNORE_INDEX, UInt8, build_classes
+from dataset.synthetic import generate_sample
+from dataset.validation import check_data
+from tests.support.project import SOURCE
+from train.audit.command import audit_labels
+from train.audit.evidence import log_probabilities, region_gain, shift_gain, swap_gain
+from train.audit.folds import FOLDS, assign_folds
+from train.audit.ranking import rank_masks, require_cleanlab
+
+CLASSES = build_classes((i, name, None, False) for i, name in enumerate(("sky", "road", "car")))
+SIDE = 48
+
+
+def scene(seed: int) -> UInt8:
+    """Return a mask of sky above road, with a car."""
+    random = np.random.default_rng(seed)
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    horizon, left = int(random.integers(16, 24)), int(random.integers(4, 28))
+    mask[horizon:] = 1
+    mask[horizon + 4 : horizon + 14, left : left + 14] = 2
+    mask[:, 0] = IGNORE_INDEX
+    return mask
+
+
+def predicted(mask: UInt8, seed: int) -> np.ndarray:
+    """Return the probabilities of a model that is right in most places, and unsure along boundaries."""
+    random = np.random.default_rng(seed)
+    logits = np.stack([(mask == index) * 4.0 for index in range(3)]) + random.normal(0, 1, (3, SIDE, SIDE))
+    exponents = np.exp(logits)
+    return np.asarray(exponents / exponents.sum(0), np.float16)
+
+
+def test_whole_groups_are_in_one_fold() -> None:
+    names = [f"n{index:02d}" for index in range(60)]
+    groups = [f"patient{index // 5}" for index in range(60)]
+    folds = assign_folds(names, groups)
+    assert all(len({fold for fold, group in zip(folds, groups, strict=True) if group == one}) == 1 for one in groups)
+    assert Counter(folds) == {0: 20, 1: 20, 2: 20}
+    order = np.random.default_rng(0).permutation(60)
+    assert [folds[i] for i in order] == assign_folds([names[i] for i in order], [groups[i] for i in order])
+
+
+def test_few_films_are_cut_into_runs_of_neighbours() -> None:
+    names = [f"{film}_{index:03d}" for film in "ab" for index in range(60)]
+    folds = assign_folds(names, [name[0] for name in names])
+    assert all(set(folds[start : start + 60]) == {0, 1, 2} for start in (0, 60)), "each model knows each film"
+    changes = sum(a != b for a, b in pairwise(folds))
+    assert changes < 4 * FOLDS + 2, "neighbours are mostly in one fold"
+
+
+def test_each_typical_mistake_is_explained() -> None:
+    mask = scene(1)
+    logs = log_probabilities(predicted(mask, 2))
+    swapped = np.where(mask == 0, 1, np.where(mask == 1, 0, mask)).astype(np.uint8)
+    gain, pair = swap_gain(swapped, logs)
+    assert gain > 1 and pair == (0, 1) and swap_gain(mask, logs) == (0.0, None)
+    gain, place = shift_gain(np.roll(mask, (2, -1), (0, 1)), logs)
+    assert gain > 0.1 and place == (2, -1) and shift_gain(mask, logs)[1] == (0, 0)
+    erased = np.where(mask == 2, 1, mask).astype(np.uint8)
+    gain, classes = region_gain(erased, logs, logs.argmax(0) != erased)
+    assert gain > 0.1 and classes == (1, 2)
+
+
+def test_corrupted_masks_come_first_and_ignored_pixels_are_no_issue() -> None:
+    pytest.importorskip("cleanlab")
+    set_language("en")
+    labels = np.stack([scene(seed) for seed in range(30)])
+    probabilities = np.stack([predicted(mask, seed) for seed, mask in enumerate(labels)])
+    labels[4] = np.where(labels[4] == 0, 1, np.where(labels[4] == 1, 0, labels[4]))
+    labels[11] = np.roll(labels[11], (2, 0), (0, 1))
+    labels[20][labels[20] == 2] = 1
+    ranked = rank_masks(labels, probabilities, [None] * 30, CLASSES)
+    assert {found.index for found in ranked[:3]} == {4, 11, 20} and len(ranked) == 30
+    explained = {found.index: found.explanation for found in ranked}
+    assert explained[4] == "sky and road are exchanged" and explained[20] == "a region labelled road looks like car"
+    assert explained[11].startswith("the mask is moved by +2 down, +0 right")
+
+
+def test_the_command_writes_table_and_page_outside_of_the_data_and_reuses_folds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("cleanlab")
+    generate_sample(tmp_path / "data", 0, 12)
+    data = check_data(tmp_path / "data", 0)
+    before = sorted((tmp_path / "data").rglob("*"))
+    settings = config.load_settings(
+        model_path=tmp_path / "models/m.pth",
+        lakefs_local_dir=tmp_path / "lake",
+        epochs=1,
+        image_size=(32, 32),
+        device="cpu",
+        app_lang="en",
+    )
+    folder = audit_labels(settings, data)
+    out = capsys.readouterr().out
+    assert out.count(" of 3: ") == FOLDS and "out-of-fold predictions: mIoU" in out
+    assert sorted((tmp_path / "data").rglob("*")) == before and folder == tmp_path / "models/audit"
+    rows = list(csv.DictReader((folder / "audit.csv").read_text(encoding="utf-8-sig").splitlines()))
+    assert [row["rank"] for row in rows] == [str(rank) for rank in range(1, 13)]
+    assert {row["name"] for row in rows} == {pair.name for pair in data.pairs}
+    page = (folder / "audit.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 36 and rows[0]["mask"] in page
+    assert not re.search(r"""(?:src|href|url)\s*[=(]\s*["']?(?!data:)[a-z]""", page), "it loads no external resource"
+    audit_labels(settings, data)
+    assert capsys.readouterr().out.count("predicted by an earlier audit") == FOLDS
+    assert list(csv.DictReader((folder / "audit.csv").read_text(encoding="utf-8-sig").splitlines())) == rows
+
+
+def test_missing_cleanlab_is_named_with_its_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cleanlab.segmentation.filter", None)
+    with pytest.raises(UsageError, match="pip install cleanlab"):
+        require_cleanlab()
+
+
+def test_planted_corruptions_are_found_again_by_the_benchmark(tmp_path: Path) -> None:
+    generate_sample(tmp_path / "source", 0, 40)
+    command = [sys.executable, str(SOURCE / "benchmarks/audit_labels.py")]
+    options = [str(tmp_path / "source"), str(tmp_path / "planted"), "--share", "0.15", "--things", "disc", "triangle"]
+    subprocess.run([*command, "plant", *options], check=True)
+    changed = [
+        path.stem
+        for path in (tmp_path / "source/masks").iterdir()
+        if path.read_bytes() != (tmp_path / "planted/data/masks" / path.name).read_bytes()
+    ]
+    names = sorted(path.stem for path in (tmp_path / "source/masks").iterdir())
+    table = tmp_path / "audit.csv"
+    table.write_text("name\n" + "\n".join([*sorted(changed), *(name for name in names if name not in changed)]))
+    done = subprocess.run([*command, "score", str(tmp_path / "planted"), str(table)], capture_output=True, text=True)
+    assert len(changed) >= 6 and "top 2 of 40: 2 of 6 corrupted masks (33%)" in done.stdout, done.stdout

@@ -1,0 +1,1 @@
+"""Audit of labels: rank the masks that a model, which was trained without them, contradicts."""

@@ -1,0 +1,91 @@
+"""Explanations for a mask that the out-of-fold model contradicts, each with what it would gain; higher is more suspicious.
+
+A model's everyday errors (blurred boundaries, rare classes, large regions of similar classes) contradict nearly every
+mask, so the plain probability of the given labels ranks hard images, not wrong masks. An explanation is evidence only
+where another mask, made from the given one by a typical mistake, fits the predictions clearly better.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+
+from dataset.classes import IGNORE_INDEX, UInt8
+
+Plane = npt.NDArray[np.float32]
+Stack = npt.NDArray[np.float32]  # (num_classes, H, W)
+FLOOR = 1e-3  # of a probability: one confident pixel must not outweigh a thousand
+SHIFT_SHARE = 0.025  # of the image's width: how far a mask may have moved
+
+
+def log_probabilities(probabilities: npt.NDArray[np.float16]) -> Stack:
+    """Return logarithms of (num_classes,H,W) probabilities, none below that of FLOOR."""
+    return np.log(np.maximum(probabilities.astype(np.float32), FLOOR))
+
+
+def swap_gain(labels: UInt8, logs: Stack) -> tuple[float, tuple[int, int] | None]:
+    """Return what exchanging two classes of the mask gains, in nats per labelled pixel, and the classes.
+
+    Both must fit better after the exchange: a class that the model merely confuses with another gains on one side only.
+    """
+    classes = len(logs)
+    flat, known = labels.ravel(), max(1, int((labels != IGNORE_INDEX).sum()))
+    # sums[a, b]: log-probability of class b over the pixels that are labelled a
+    sums = np.stack([logs[:, labels == a].sum(1) if (flat == a).any() else np.zeros(classes) for a in range(classes)])
+    change = sums - np.diagonal(sums)[:, None]
+    best, pair = 0.0, None
+    for a, b in combinations(np.unique(flat[flat != IGNORE_INDEX]).tolist(), 2):
+        if min(change[a, b], change[b, a]) > 0 and (gain := float(change[a, b] + change[b, a]) / known) > best:
+            best, pair = gain, (a, b)
+    return best, pair
+
+
+def shift_gain(labels: UInt8, logs: Stack) -> tuple[float, tuple[int, int]]:
+    """Return what moving the mask gains, in nats per labelled pixel, and how far its content seems to have moved.
+
+    The second value is (down, right) in pixels. The border, as wide as the largest shift, is left out.
+    """
+    height, width = labels.shape
+    reach = max(2, min(round(SHIFT_SHARE * width), min(height, width) // 4))
+    inner = logs[:, reach : height - reach, reach : width - reach]
+    rows, columns = np.indices(inner.shape[1:])
+
+    def fit(down: int, right: int) -> tuple[Plane, npt.NDArray[np.bool_]]:
+        moved = labels[reach + down : height - reach + down, reach + right : width - reach + right]
+        known = moved != IGNORE_INDEX
+        return inner[np.where(known, moved, 0), rows, columns], known
+
+    stay, known_here = fit(0, 0)
+    best, place = 0.0, (0, 0)
+    for down in range(-reach, reach + 1):
+        for right in range(-reach, reach + 1):
+            there, known = fit(down, right)
+            both = known & known_here
+            gain = float(((there - stay) * both).sum()) / max(1, int(both.sum()))
+            if gain > best:
+                best, place = gain, (down, right)
+    return best, place
+
+
+def region_gain(labels: UInt8, logs: Stack, issues: npt.NDArray[np.bool_]) -> tuple[float, tuple[int, int] | None]:
+    """Return what relabelling one connected region of label issues gains, and (given class, predicted class).
+
+    The gain is in nats per labelled pixel of the image. `issues` is cleanlab's mask of label issues; slivers along
+    boundaries are left out.
+    """
+    from scipy import ndimage
+
+    predicted = logs.argmax(0)
+    known = labels != IGNORE_INDEX
+    core = ndimage.binary_opening(issues & known, np.ones((3, 3), bool))
+    given = np.take_along_axis(logs, np.where(known, labels, 0)[None].astype(np.int64), 0)[0]
+    gain = np.where(core, logs.max(0) - given, 0)
+    regions, count = ndimage.label(core)
+    if not count:
+        return 0.0, None
+    gains = ndimage.sum_labels(gain, regions, np.arange(1, count + 1))
+    chosen = regions == int(np.argmax(gains)) + 1
+    classes = int(np.bincount(labels[chosen]).argmax()), int(np.bincount(predicted[chosen]).argmax())
+    return float(gains.max()) / max(1, int(known.sum())), classes

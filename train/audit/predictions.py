@@ -1,0 +1,167 @@
+"""Out-of-fold probabilities: each image is predicted by a model that was trained on the other folds."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from config import Settings
+from core.console import format_size
+from core.errors import UsageError
+from core.files import atomic_replace
+from core.i18n import tr
+from core.reporting import notify, progress
+from dataset.data import Pair, SegmentationData
+from segmentation.preprocess import EVAL_BATCH, native_logits
+from train.audit.folds import FOLDS
+from train.base_train import EpochResult, Validation
+from train.loading import loader
+from train.model_train import ModelTrain
+from train.setup import TrainingSetup, prepare_training
+
+Probabilities = npt.NDArray[np.float16]
+
+
+class FoldTrain(ModelTrain):
+    """Trains the model of one fold to its end: nothing is chosen on the images that it will judge, and nothing kept."""
+
+    def validate(self) -> Validation:
+        return Validation(math.nan, math.nan, math.nan, {})
+
+    def save_best(self, result: EpochResult) -> None:
+        pass
+
+    def save_checkpoint(self) -> None:
+        pass
+
+    def on_epoch_end(self, result: EpochResult) -> None:
+        notify(
+            tr(
+                "{epoch}  train loss {train_loss:.4f}  {speed:.1f} images/s",
+                epoch=self.epoch_label(result.epoch),
+                train_loss=result.train_loss,
+                speed=result.images_per_second,
+            )
+        )
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """The audited pairs with their images and masks at working size, and what the models of the other folds predict.
+
+    `images` reads item i as (image (H,W,3) uint8, mask (H,W) uint8 class indices, 255: ignored). `probabilities` is
+    (N, num_classes, H, W) float16, a memory map.
+    """
+
+    images: loader.SegmentationDataset
+    probabilities: Probabilities
+
+
+def predict_out_of_fold(settings: Settings, data: SegmentationData, fold_of: Sequence[int], cache: Path) -> OutOfFold:
+    """Train a model for each fold and predict the images of that fold. Raises AppError.
+
+    A fold is stored in `cache` when it is finished, under a hash of all that decides it: an interrupted audit goes on
+    with the next one, and a second audit of unchanged data only reads.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    parts: list[tuple[list[int], Path]] = []
+    size: tuple[int, int] | None = None
+    for fold in range(FOLDS):
+        held_out = [index for index, number in enumerate(fold_of) if number == fold]
+        file = cache / f"fold-{_key(settings, data, fold_of, fold)}.npy"
+        notify(tr("fold {number} of {count}: {images} images", number=fold + 1, count=FOLDS, images=len(held_out)))
+        if file.exists():
+            notify(tr("predicted by an earlier audit: {file}", file=file))
+        else:
+            _train_fold(settings, data, fold_of, fold, file)
+        parts.append((held_out, file))
+        size = np.load(file, mmap_mode="r").shape[-2:]
+    assert size is not None  # FOLDS is not 0
+    return OutOfFold(_images(settings, data, size), _joined(parts, len(data.pairs), cache))
+
+
+def _train_fold(settings: Settings, data: SegmentationData, fold_of: Sequence[int], fold: int, file: Path) -> None:
+    setup = prepare_training(settings, _fold_data(data, fold_of, fold))
+    needed = len(setup.val_images) * data.classes.num_classes * setup.size[0] * setup.size[1] * 2
+    if (free := shutil.disk_usage(file.parent).free) < 2 * needed:  # the joined file needs as much again
+        raise UsageError(
+            tr(
+                "{folder}: {need} needed for the predictions, {free} free: choose a smaller --image-size",
+                folder=file.parent,
+                need=format_size(2 * needed),
+                free=format_size(free),
+            )
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        training = FoldTrain(setup, Path(folder))
+        training.fit()
+    with atomic_replace(file) as part, part.open("wb") as stream:
+        np.save(stream, _predict(training, setup))
+
+
+def _fold_data(data: SegmentationData, fold_of: Sequence[int], fold: int) -> SegmentationData:
+    """Return the data with this fold as its validation split, and all other pairs as its training split."""
+    pairs = [
+        dataclasses.replace(pair, split="val" if number == fold else "train")
+        for pair, number in zip(data.pairs, fold_of, strict=True)
+    ]
+    pairs.sort(key=lambda pair: pair.split)  # stable: 'train' before 'val', each in the order of `data`
+    counts = tuple(map(sum, zip(*data.pixel_counts.values(), strict=True)))  # of all: class weights need shares only
+    return dataclasses.replace(data, pairs=tuple(pairs), pixel_counts={"train": counts, "val": counts})
+
+
+@torch.inference_mode()
+def _predict(training: FoldTrain, setup: TrainingSetup) -> Probabilities:
+    """Return the probabilities (n, num_classes, H, W) float16 of the held-out images at working size."""
+    model, images = training.model({}), setup.val_images
+    model.network.eval()
+    batches = [list(range(i, min(i + EVAL_BATCH, len(images)))) for i in range(0, len(images), EVAL_BATCH)]
+    predicted = np.empty((len(images), setup.data.classes.num_classes, *setup.size), np.float16)
+    for batch, (inputs, _, _) in zip(
+        progress(batches, len(batches), tr("predict"), tr("batches")), loader.load(images, batches, 0), strict=True
+    ):
+        logits = native_logits(model.network, inputs, [setup.size] * len(batch), setup.normalisation, setup.device)
+        for index, item in zip(batch, logits, strict=True):
+            predicted[index] = item.softmax(0).half().cpu().numpy()
+    return predicted
+
+
+def _joined(parts: Sequence[tuple[list[int], Path]], count: int, cache: Path) -> Probabilities:
+    """Return the folds as one array in the order of the pairs, memory-mapped over an unnamed file in `cache`."""
+    shape = (count, *np.load(parts[0][1], mmap_mode="r").shape[1:])
+    with tempfile.TemporaryFile(dir=cache) as stream:
+        joined: Any = np.memmap(stream, np.float16, "w+", shape=shape)
+    for indices, file in parts:
+        for index, item in zip(indices, np.load(file, mmap_mode="r"), strict=True):
+            joined[index] = item
+    return np.asarray(joined)
+
+
+def _images(settings: Settings, data: SegmentationData, size: tuple[int, int]) -> loader.SegmentationDataset:
+    images = loader.SegmentationDataset(data.pairs, data.classes, size, False, data.reading)
+    loader.attach_decoded_cache(settings.decoded_dir, settings.picture_cache_gb * 1e9, images)
+    return images
+
+
+def _key(settings: Settings, data: SegmentationData, fold_of: Sequence[int], fold: int) -> str:
+    """Return a hash of everything that decides the predictions of a fold, besides the code."""
+
+    def digest(pair: Pair) -> tuple[str, str]:
+        return pair.image_sha256, pair.mask_sha256
+
+    held_out = [digest(pair) for pair, number in zip(data.pairs, fold_of, strict=True) if number == fold]
+    trained = [digest(pair) for pair, number in zip(data.pairs, fold_of, strict=True) if number != fold]
+    parts = [settings.reproducible_settings(), data.classes.to_dict(), held_out, trained]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:20]
