@@ -16,6 +16,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 import lake
+from dataset.faults import DataFaults
 from dataset.formats.record import read_record
 from dataset.splitting.splits import read_splits
 from dataset.validation import check_data
@@ -88,6 +89,28 @@ def test_overlap_of_two_classes_is_refused_with_strict(
     assert all("--strict" in fault.expected and "covers" in fault.found for fault in found)
 
 
+@pytest.mark.parametrize(
+    ("write", "title"),
+    [
+        (exports.write_coco, "COCO"),
+        (exports.write_labelme, "labelme"),
+        (exports.write_yolo, "YOLO segmentation"),
+        (exports.write_supervisely, "Supervisely"),
+        (exports.write_label_studio, "Label Studio (JSON)"),
+        (lambda root: exports.write_roboflow(root, "coco"), "Roboflow"),
+        (lambda root: exports.write_roboflow(root, "yolo"), "Roboflow"),
+        (lambda root: exports.write_roboflow(root, "masks"), "Roboflow"),
+    ],
+)
+def test_training_on_an_export_names_the_format_and_the_command(
+    source: Path, write: Callable[[Path], Path], title: str
+) -> None:
+    with pytest.raises(DataFaults) as caught:
+        check_data(write(source), 0)
+    (fault,) = caught.value.faults
+    assert title in fault.found and f"lake.py import-labels {source}" in fault.expected
+
+
 @pytest.mark.skipif(not CASES.is_dir(), reason="the shared cases are not here")
 @pytest.mark.parametrize(
     ("case", "title", "corners"),
@@ -100,6 +123,8 @@ def test_overlap_of_two_classes_is_refused_with_strict(
 def test_case_is_named_and_imported(
     target: Path, capsys: pytest.CaptureFixture[str], case: str, title: str, corners: list[float]
 ) -> None:
+    with pytest.raises(DataFaults, match=rf"import-labels .*{case}(.|\n)*{title}"):
+        check_data(CASES / case / "data", 0)
     assert run_import(CASES / case / "data", target) == 0
     assert title in capsys.readouterr().out
     assert class_list(target) == {"background": 0, "road": 1}
