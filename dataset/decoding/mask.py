@@ -14,12 +14,14 @@ from PIL import Image
 from core.i18n import tr
 from dataset.classes import ClassMap, InvalidFileError, UInt8
 from dataset.decoding.bit_depth import has_cut_samples, is_inverted, is_lossy, unstretch
-from dataset.decoding.files import error_with_name, open_image, read_bytes
+from dataset.decoding.files import error_with_name, open_image, pixel_limit, read_bytes
 from dataset.decoding.mask_colors import Color, class_colors, values_of_colors
 from dataset.decoding.mask_palette import read_palette
 from dataset.decoding.options import ReadOptions
-from dataset.decoding.tiff import frame_number
+from dataset.decoding.orientation import to_upright
+from dataset.decoding.tiff import is_tiff, read_samples
 
+_MAX_BANDS = 4  # red, green, blue, alpha
 _ANIMATED = ("GIF", "PNG", "WEBP")  # formats whose further frames a viewer plays; pages of a TIFF are something else
 
 
@@ -41,9 +43,13 @@ def decode_mask(data: bytes, classes: ClassMap | None, options: ReadOptions, pag
 
     Colours are read through those of `classes`.
     """
-    with open_image(data, options, frame=frame_number(data, page or 0)) as image:
+    samples = read_samples(data, page or 0, pixel_limit()) if is_tiff(data) else 0
+    if not isinstance(samples, int):  # Pillow has no mode for them, or would lose some of their bits
+        pixels = samples.pixels if options.raw_orientation else to_upright(samples.pixels, samples.orientation)
+        return MaskPixels(_values_of_bands(pixels, classes))
+    with open_image(data, options, frame=samples) as image:
         if has_cut_samples(data, image):
-            raise _not_eight_bit(tr("several channels of 16 bits"))
+            raise _not_eight_bit(tr("several channels of {bits} bits", bits=16))
         if image.format in _ANIMATED and getattr(image, "is_animated", False):
             raise InvalidFileError((tr("a mask of one frame"), tr("an animation")))
         lossy = is_lossy(data, image)
@@ -79,10 +85,30 @@ def _values(data: bytes, image: Image.Image, pixels: npt.NDArray[Any], classes: 
     if image.mode in ("RGB", "RGBA"):
         return values_of_colors(pixels, classes)
     if image.mode == "F":
-        low, high = float(np.nanmin(pixels)), float(np.nanmax(pixels))
-        found = tr("float pixels from {low:g} to {high:g}", low=low, high=high)
-        raise _not_eight_bit(found, tr("convert probabilities by a threshold, and class ids to integers"))
+        raise _float_error(pixels)
     raise _not_eight_bit(tr("mode '{mode}'", mode=image.mode))
+
+
+def _values_of_bands(pixels: npt.NDArray[Any], classes: ClassMap | None) -> UInt8:
+    """Return the values (H,W) uint8 of the samples (H,W,C) of a TIFF file."""
+    if pixels.dtype.kind not in "iu":
+        raise _float_error(pixels)
+    if pixels.shape[2] == 1:
+        return _small_integers(pixels[..., 0])
+    if pixels.dtype != np.uint8:
+        raise _not_eight_bit(tr("several channels of {bits} bits", bits=8 * pixels.dtype.itemsize))
+    if pixels.shape[2] == 2:
+        return values_of_colors(pixels[..., [0, 0, 0, 1]], classes)
+    if pixels.shape[2] > _MAX_BANDS:
+        raise _not_eight_bit(tr("{bands} bands", bands=pixels.shape[2]))
+    return values_of_colors(pixels, classes)
+
+
+def _float_error(pixels: npt.NDArray[Any]) -> InvalidFileError:
+    finite = pixels[np.isfinite(pixels)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (float("nan"),) * 2
+    found = tr("float pixels from {low:g} to {high:g}", low=low, high=high)
+    return _not_eight_bit(found, tr("convert probabilities by a threshold, and class ids to integers"))
 
 
 def _only_stretched_known(stored: UInt8, stretched: UInt8, classes: ClassMap | None) -> bool:

@@ -87,12 +87,6 @@ def has_tag(path: Path, tags: Iterable[int]) -> bool:
             return False
 
 
-def frame_number(data: bytes, page: int) -> int:
-    """Return the position in a file of this page, which may lie behind overviews; 0 for other than TIFF files."""
-    numbers = _page_numbers(io.BytesIO(data)) if page and is_tiff(data) else []
-    return numbers[page] if page < len(numbers) else 0
-
-
 def _page_numbers(stream: BinaryIO) -> list[int]:
     try:
         with _tifffile().TiffFile(stream) as file:

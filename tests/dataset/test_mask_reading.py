@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -253,9 +256,27 @@ def test_animations_are_refused() -> None:
         assert "expected a mask of one frame, found an animation" in refusal(data)
 
 
-def test_label_images_of_16_and_32_bits_are_read() -> None:
-    for dtype in (np.uint16, np.int32):
-        assert np.array_equal(decoded(saved(Image.fromarray(scene().astype(dtype)), "TIFF")), scene())
+def tiff(pixels: npt.NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, pixels, photometric="rgb" if pixels.ndim == 3 else "minisblack")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int32, np.uint32, np.int64])
+def test_label_images_of_any_integers_are_read(dtype: type[np.integer[Any]]) -> None:
+    """As scikit-image and Fiji write them; Pillow opens neither 64 bits nor signed 8 bits."""
+    assert np.array_equal(decoded(tiff(scene().astype(dtype))), scene())
+    assert "values -1 to 2" in refusal(tiff(scene().astype(np.int64) - (np.arange(32) == 0)))
+
+
+def test_tiff_masks_of_several_bands_are_colours_or_explained() -> None:
+    rgb = np.array([COLORS[value] for value in scene().ravel().tolist()], np.uint8).reshape(24, 32, 3)
+    opaque = np.full((24, 32, 1), 255, np.uint8)
+    assert np.array_equal(decoded(tiff(np.concatenate([rgb, opaque], 2)), LISTED), scene())
+    alpha = opaque * (scene()[..., None] > 0)
+    assert "alpha channel" in refusal(tiff(np.concatenate([np.zeros_like(rgb), alpha], 2)))
+    assert "several channels of 16 bits" in refusal(tiff(rgb.astype(np.uint16)))
+    assert "float pixels from 0 to 2" in refusal(tiff(scene().astype(np.float64)))
 
 
 def test_color_mask_whose_colors_are_not_listed_shows_how_to_list_them() -> None:
