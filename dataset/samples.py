@@ -77,7 +77,8 @@ def committed_items(lake: LakeFS, source: LakePath, split: str | None, cache: Pa
         Item(name, safe_join(root, image), safe_join(root, mask), page=found[name][1])
         for name, (image, mask) in chosen.items()
     ]
-    return wanted, [page for item in items for page in expand_item(item)]
+    pages = [page for item in items for page in expand_item(item)]
+    return wanted, [replace(item, group=item.file_name) if item.page is not None else item for item in pages]
 
 
 def expand_item(item: Item) -> list[Item]:
@@ -85,7 +86,7 @@ def expand_item(item: Item) -> list[Item]:
     pages = 1 if item.page is not None or item.fault else count_pages_of(item.image)
     if pages == 1:
         return [item]
-    return [replace(item, name=page_name(item.name, page), page=page, group=item.name) for page in range(pages)]
+    return [replace(item, name=page_name(item.name, page), page=page) for page in range(pages)]
 
 
 def committed_data(lake: LakeFS, source: LakePath, cache: Path) -> list[RemoteFile]:

@@ -11,6 +11,7 @@ import numpy as np
 from core.files import safe_join
 from dataset.checks.groups import are_categories
 from dataset.classes import IGNORE_INDEX, ClassMap, InvalidFileError, UInt8
+from dataset.decoding.image import to_preview
 from dataset.decoding.mask import read_mask
 from dataset.decoding.options import ReadOptions
 from dataset.decoding.samples import decode_raw
@@ -63,7 +64,9 @@ def add_groups(
         return list(items)
     splits = {groups.key(part, name): part for part in SPLITS for name in names[part]}
     of = label_blocks(groups.of, groups.frames, splits) if groups.divisible else groups.of
-    return [replace(item, group=of[groups.key(split, item.name)]) for item in items]
+    known = {item.name: of.get(groups.key(split, item.name)) for item in items}
+    # Split files may name a file for all of its pages.
+    return [replace(item, group=known[item.name] or of[groups.key(split, item.file_name)]) for item in items]
 
 
 def _find(
@@ -95,7 +98,7 @@ def _download_lists(lake: LakeFS, source: LakePath, layout: Layout, cache: Path)
 
 def _thumbnail(item: Item, reading: ReadOptions) -> UInt8 | None:
     try:
-        return make_thumbnail(decode_raw(item.image.read_bytes(), reading).pixels)
+        return make_thumbnail(to_preview(decode_raw(item.image.read_bytes(), reading, page=item.page)))
     except InvalidFileError:  # the measurement reports it
         return None
 
@@ -103,4 +106,4 @@ def _thumbnail(item: Item, reading: ReadOptions) -> UInt8 | None:
 def _classes_of(item: Item, classes: ClassMap, reading: ReadOptions) -> frozenset[int]:
     if item.mask is None:
         return frozenset()
-    return frozenset(np.unique(read_mask(item.mask, classes, reading)).tolist()) - {IGNORE_INDEX}
+    return frozenset(np.unique(read_mask(item.mask, classes, reading, item.page)).tolist()) - {IGNORE_INDEX}

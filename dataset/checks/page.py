@@ -22,7 +22,6 @@ from dataset.decoding.image import to_preview
 from dataset.decoding.mask import MaskPixels, bilevel_high, decode_mask
 from dataset.decoding.mask_colors import format_color
 from dataset.decoding.samples import decode_raw
-from dataset.decoding.value_range import measure_values
 from dataset.directory import CHECK_PAGE, is_check_page
 from dataset.faults import Fault
 from dataset.overlay import overlay
@@ -105,14 +104,13 @@ def _classes_of_values(contents: list[PairContent]) -> ClassMap:
 def _row(inspection: Inspection, content: PairContent, classes: ClassMap) -> Row:
     candidate = content.candidate
     notes = [_describe(fault) for fault in inspection.faults if fault.file in (candidate.image, candidate.mask)]
-    raw = decode_raw(inspection.files[candidate.image].read_bytes(), inspection.reading)
-    deep = raw.pixels.dtype != np.uint8
-    full = to_preview(raw, measure_values(raw.pixels, raw.valid) if deep else None)
+    data = inspection.files[candidate.image].read_bytes()
+    full = to_preview(decode_raw(data, inspection.reading, page=candidate.page))
     scale = min(1.0, SIDE / max(full.shape[:2]))
     image = _scaled(full, scale, Image.Resampling.BOX)
     mask_data = inspection.files[candidate.mask].read_bytes()
     try:
-        mask = decode_mask(mask_data, inspection.classes, inspection.reading)
+        mask = decode_mask(mask_data, inspection.classes, inspection.reading, candidate.page)
     except InvalidFileError:
         return Row(
             candidate.name, candidate.split, _url(image), _plain_url(mask_data, inspection, scale), "", tuple(notes)

@@ -11,7 +11,7 @@ from dataset.classes import InvalidFileError, UInt8
 from dataset.decoding.files import error_with_name, read_bytes
 from dataset.decoding.options import ReadOptions
 from dataset.decoding.samples import RawImage, decode_raw
-from dataset.decoding.value_range import BandValues, pool_ranges, scale_to_bytes
+from dataset.decoding.value_range import BandValues, measure_values, pool_ranges, scale_to_bytes
 from dataset.overlay import as_rgb
 
 
@@ -36,8 +36,13 @@ def to_channels(image: RawImage, options: ReadOptions) -> UInt8:
     return scaled if scaled.shape[2] == wanted else np.repeat(scaled, wanted, axis=2)
 
 
-def to_preview(image: RawImage, values: BandValues | None) -> UInt8:
-    """Return an image as (H,W,3) uint8 to look at or to compare; more than 8 bits by the range of its own `values`."""
+def to_preview(image: RawImage, values: BandValues | None = None) -> UInt8:
+    """Return an image as (H,W,3) uint8 to look at or to compare; more than 8 bits by the range of its own values.
+
+    They are measured unless `values` are given.
+    """
+    if values is None and image.pixels.dtype != np.uint8:
+        values = measure_values(image.pixels, image.valid)
     ranges = pool_ranges([values], shared=True) if values is not None else ()
     return as_rgb(scale_to_bytes(image.pixels, image.valid, ranges))
 

@@ -9,14 +9,20 @@ import numpy as np
 import pytest
 import tifffile
 
+from config import Settings
 from core.errors import UsageError
+from core.hashing import file_sha256
+from dataset.checks.committed_groups import add_groups
+from dataset.checks.page import write_page
 from dataset.classes import UInt8
 from dataset.decoding.image import decode_image, read_image
 from dataset.decoding.mask import read_mask
 from dataset.decoding.options import DEFAULT_READING
 from dataset.decoding.tiff import count_pages
+from dataset.directory import CHECK_PAGE
 from dataset.pages import find_page
-from dataset.validation import check_data
+from dataset.samples import committed_items
+from dataset.validation import check_data, inspect_data
 from inference import batch_job, inputs
 from segmentation.predictor import Predictor
 from tests.support.data_directories import faults_of, put_image, put_mask
@@ -24,6 +30,8 @@ from tests.support.models import CPU, lineage, make_model
 from tests.support.rasters import tiff
 from train.loading import decoded_cache
 from train.loading.loader import SegmentationDataset
+from utils.lakefs_client.content import LocalFile
+from utils.lakefs_utils import LakePath, connect
 
 RANDOM = np.random.default_rng(0)
 
@@ -159,3 +167,31 @@ def test_prediction_writes_a_mask_for_each_page(tmp_path: Path) -> None:
     assert [record.get("page") for record in listing["images"]] == [1, 2, 3, None]
     outcome = batch_job.predict(Predictor(make_model(), CPU), items, tmp_path / "out", lineage(), None, resume=True)
     assert outcome.reused == 4
+
+
+@pytest.mark.parametrize("own_split", [False, True])
+def test_pages_of_a_commit_are_those_of_the_data_check(tmp_path: Path, own_split: bool) -> None:
+    root = tmp_path / "data"
+    if own_split:
+        put_stack(root / "train", "a", 3)
+        put_stack(root / "val", "b", 4)
+    else:
+        put_stack(root, "scan", 30)
+    data = check_data(root, 0)
+    with connect(Settings(lakefs_local_dir=tmp_path / ".lakefs"), create=True) as lake:
+        files = {name: LocalFile(path, file_sha256(path)) for name, path in data.files().items()}
+        commit = lake.publish(files, "data/", "data", {}, mirror=True).commit_id
+        source = LakePath(lake.repo, commit, "data/")
+        committed = committed_items(lake, source, "val", tmp_path / "cache")
+        items = add_groups(lake, source, committed, tmp_path / "cache", data.classes, data.reading)
+    pairs = data.split("val")
+    assert [(item.name, item.page) for item in items] == [(pair.name, pair.page) for pair in pairs]
+    assert all(item.group for item in items), "pages of a stack depend on each other"
+
+
+def test_check_page_shows_each_page(tmp_path: Path) -> None:
+    put_stack(tmp_path, "scan", 12)
+    inspection = inspect_data(tmp_path, 0)
+    write_page(inspection)
+    page = (tmp_path / CHECK_PAGE).read_text(encoding="utf-8")
+    assert page.count("<h2>scan_00") == 6
