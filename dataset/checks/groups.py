@@ -177,7 +177,7 @@ def check_leaks(groups: Groups, splits: Mapping[str, str], own: bool) -> Iterato
             total=len(held_out),
             names=abbreviate(sorted(near), 3),
         )
-        yield DataWarning("leaking-split", f"{text} ({_cure(own)})")
+        yield DataWarning("leaking-split", f"{text} ({_cure(own, groups.rule)})")
     trained = {groups.of[name] for name, split in splits.items() if split == "train"}
     cut = films if groups.divisible else {}
     shared = [name for name in held_out if name not in cut and groups.of[name] in trained]
@@ -196,7 +196,9 @@ def _neighbour_distance(film: Positions) -> float:
     return min(step_of(film), gap_of(film))
 
 
-def _cure(own: bool) -> str:
+def _cure(own: bool, rule: str = "") -> str:
+    if own and rule in ("split-group", "groups.csv"):
+        return tr("the groups of {rule} divide a film: make them larger", rule=rule)
     if own:
         return tr("delete splits/ to split again by groups")
     return tr("move each group to one split, or use images/ + masks/ without splits/, which is split by groups")

@@ -215,6 +215,13 @@ def test_stored_split_of_a_film_by_hash_is_kept_with_a_warning(tmp_path: Path) -
     assert warning.kind == "leaking-split" and "delete splits/" in warning.text
 
 
+def test_groups_that_the_user_named_may_divide_a_film_with_a_warning(tmp_path: Path) -> None:
+    put_film(tmp_path, "film_", 60, 0)
+    data = check_data(tmp_path, 0, split_group=r"_\d\d(\d)")
+    (warning,) = (warning for warning in data.warnings if warning.kind == "leaking-split")
+    assert "the groups of split-group divide a film" in warning.text
+
+
 @pytest.mark.parametrize("step", [1, 7, 30, 100, 2500])
 def test_split_that_was_made_here_never_leaks(step: int) -> None:
     groups = detect_groups([f"{stem}_{number * step}" for stem in ("a", "b") for number in range(120)])
