@@ -446,6 +446,7 @@ def test_supervisely_bitmaps_of_each_kind_are_read(source: Path, target: Path, p
     ("change", "expected"),
     [
         ({"classTitle": "boat"}, "a class of meta.json"),
+        ({"classTitle": ["car"]}, "a class of meta.json"),
         ({"geometryType": "line"}, "a shape with an area"),
         ({"bitmap": {"data": "AAAA", "origin": [0, 0]}}, "packed by zlib and base64"),
         ({"bitmap": {"data": base64.b64encode(zlib.compress(b"no PNG")).decode(), "origin": [0, 0]}}, "image"),
@@ -530,6 +531,37 @@ def test_malformed_label_studio_task_is_named(
     edit(source / "export.json", lambda tasks: change(tasks[1]))
     (fault,) = refused(source, target)
     assert fault.file == "export.json" and found in fault.found
+
+
+def test_relations_and_choices_of_label_studio_are_not_regions(source: Path, target: Path) -> None:
+    exports.write_label_studio(source, 1)
+    others = [{"type": "relation", "from_id": "a", "to_id": "b"}, {"type": "choices", "value": {"choices": ["x"]}}]
+    edit(source / "export.json", lambda tasks: tasks[0]["annotations"][0]["result"].extend(others))
+    assert run_import(source, target) == 0
+
+
+def test_annotation_that_is_the_ground_truth_is_chosen(source: Path, target: Path) -> None:
+    exports.write_label_studio(source, 1)
+
+    def add_other(tasks: Any) -> None:
+        tasks[0]["annotations"][0]["ground_truth"] = True
+        tasks[0]["annotations"].insert(0, {"id": 9, "result": [], "ground_truth": False})
+
+    edit(source / "export.json", add_other)
+    run_import(source, target)
+    assert differing(target, "p00", reference(road=2, car=1)) <= 0.005
+
+
+def test_label_studio_region_ids_of_any_kind_are_joined(source: Path, target: Path) -> None:
+    exports.write_label_studio(source, 1)
+
+    def odd_ids(tasks: Any) -> None:
+        result = tasks[0]["annotations"][0]["result"]
+        result[0].update(id=[1], type="polygon")
+        result.append({"id": [1], "type": "labels", "value": {"labels": result[0]["value"].pop("polygonlabels")}})
+
+    edit(source / "export.json", odd_ids)
+    assert run_import(source, target) == 0
 
 
 def test_skipped_label_studio_tasks_are_left_out(

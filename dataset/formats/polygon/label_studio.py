@@ -89,6 +89,8 @@ class _Reader:
             made = [
                 entry for entry in task["annotations"] if isinstance(entry, dict) and not entry.get("was_cancelled")
             ]
+            truth = [entry for entry in made if entry.get("ground_truth")]
+            made = truth if len(truth) == 1 else made  # the annotation that a reviewer chose
             image = find_task_image(self.index, task.get("data"))
             if not made:
                 self.findings.left_out.append(LeftOut(image, tr("not annotated")))
@@ -112,10 +114,10 @@ class _Reader:
         """Return the shapes of an annotation, in the order of its result."""
         if not isinstance(result, list):
             raise InvalidFileError((tr("a list '{key}'", key="result"), show(result)))
-        labels: dict[Any, list[Any]] = {}
+        labels: dict[str, list[Any]] = {}
         for entry in result:
             if isinstance(entry, dict) and entry.get("type") == "labels" and isinstance(entry.get("value"), dict):
-                labels.setdefault(entry.get("id"), []).extend(_as_list(entry["value"].get("labels")))
+                labels.setdefault(show(entry.get("id")), []).extend(_as_list(entry["value"].get("labels")))
         shapes = []
         for number, entry in enumerate(result, 1):
             text = f"{task}, " + tr("region {number}", number=number)
@@ -126,24 +128,27 @@ class _Reader:
         return tuple(shapes)
 
     def _read_region(
-        self, name: str, text: str, entry: Any, labels: Mapping[Any, list[Any]], image: str, size: Size
+        self, name: str, text: str, entry: Any, labels: Mapping[str, list[Any]], image: str, size: Size
     ) -> Shape | None:
         """Return the shape of one entry of a result; None for what is not a region, such as a choice or a text."""
         kind = entry.get("type") if isinstance(entry, dict) else None
-        value = entry.get("value") if isinstance(entry, dict) else None
-        if not isinstance(kind, str) or not isinstance(value, dict):
+        if not isinstance(kind, str):
             raise InvalidFileError((tr('a region with "type" and "value"'), show(entry)))
         shape = kind.removesuffix("labels")
         if shape not in _SHAPES:
             if shape.startswith(_WITHOUT_AREA):
                 raise InvalidFileError((tr("a shape with an area ({types})", types=", ".join(_SHAPES)), kind))
             return None
-        own = _as_list(value.get(kind)) if kind.endswith("labels") else labels.get(entry.get("id"), [])
+        value = entry.get("value")
+        if not isinstance(value, dict):
+            raise InvalidFileError((tr('a region with "type" and "value"'), show(entry)))
+        own = _as_list(value.get(kind)) if kind.endswith("labels") else labels.get(show(entry.get("id")), [])
         if len(own) != 1 or not isinstance(own[0], str):
             raise InvalidFileError((tr("one label for each region"), show(own)))
         if entry.get("image_rotation"):
             raise InvalidFileError((tr("an image that is not rotated in Label Studio"), show(entry["image_rotation"])))
-        self.index.check_size(image, entry.get("original_height"), entry.get("original_width"))
+        if (declared := (entry.get("original_height"), entry.get("original_width"))) != size:
+            self.index.check_size(image, *declared)
         if shape == "brush":
             runs = value.get("rle")
             return Shape(text, own[0], lambda height, width: Region(0, 0, decode_brush(runs, height, width)))

@@ -127,7 +127,7 @@ class _Reader:
         title = entry.get("classTitle") if isinstance(entry, dict) else None
         text = tr("object {number}", number=number) + (f" ({title})" if isinstance(title, str) else "")
         with self.findings.entry(name, text):
-            if not isinstance(entry, dict) or title not in self.titles:
+            if not isinstance(title, str) or title not in self.titles:
                 expected = tr("a class of {file}", file=META)
                 raise InvalidFileError((expected, show(title)))
             kind = entry.get("geometryType") or ("bitmap" if entry.get("bitmap") else "polygon")
