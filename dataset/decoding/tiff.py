@@ -10,6 +10,7 @@ import functools
 import io
 import logging
 import sys
+import warnings
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -173,7 +174,7 @@ def _require_bounded(segment: bytes, most: int) -> None:
 
 def _decode(page: TiffPage, data: bytes, number: int) -> Samples:
     """Return the pixels (H,W,C)."""
-    if int(page.compression) in BOUNDED_WITHOUT_IMAGECODECS or _has_imagecodecs():
+    if int(page.compression) in BOUNDED_WITHOUT_IMAGECODECS or _has_package("imagecodecs"):
         try:
             pixels = np.asarray(page.asarray())
         except (ValueError, KeyError) as error:
@@ -185,6 +186,8 @@ def _decode(page: TiffPage, data: bytes, number: int) -> Samples:
             native = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
             return native if native.ndim == 3 else native[:, :, None]
     other = _decode_by_pillow(data, number, page.samplesperpixel, page.dtype)
+    if other is None and number == 0 and _has_package("rasterio"):
+        other = _decode_by_gdal(data)
     if other is None:
         name = getattr(page.compression, "name", page.compression)
         found = tr(
@@ -200,10 +203,23 @@ def _decode(page: TiffPage, data: bytes, number: int) -> Samples:
 
 
 @functools.cache
-def _has_imagecodecs() -> bool:
+def _has_package(name: str) -> bool:
     import importlib.util
 
-    return importlib.util.find_spec("imagecodecs") is not None
+    return importlib.util.find_spec(name) is not None
+
+
+def _decode_by_gdal(data: bytes) -> Samples | None:
+    """Return the pixels (H,W,C) of the first page; None if GDAL cannot read them either."""
+    import rasterio
+    from rasterio.io import MemoryFile
+
+    warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
+    try:
+        with MemoryFile(data) as memory, memory.open(driver="GTiff") as source:
+            return np.ascontiguousarray(source.read().transpose(1, 2, 0))
+    except rasterio.errors.RasterioError:
+        return None
 
 
 def _decode_by_pillow(data: bytes, number: int, samples: int, dtype: Any) -> Samples | None:

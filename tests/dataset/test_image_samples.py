@@ -215,11 +215,23 @@ def test_lzw_needs_no_other_package(mode: str) -> None:
 
 
 def test_other_compressions_name_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "_has_imagecodecs", lambda: False)
+    monkeypatch.setattr(decoding, "_has_package", lambda name: False)
     buffer = io.BytesIO()
     Image.fromarray(samples(20, 30, 2).astype(np.uint8), "LA").save(buffer, "TIFF", compression="tiff_lzw")
     with pytest.raises(InvalidFileError, match=r"pip install imagecodecs\), found LZW compression, 2 bands of uint8"):
         decode_raw(buffer.getvalue(), DEFAULT_READING)
+
+
+@pytest.mark.parametrize(("compress", "predictor"), [("lzw", 2), ("lzw", 1), ("zstd", 2), ("deflate", 3)])
+def test_rasterio_reads_the_compressions_of_gdal(compress: str, predictor: int) -> None:
+    memory = pytest.importorskip("rasterio.io")
+    pixels = RANDOM.random((20, 30, 5)).astype(np.float32) if predictor == 3 else samples(20, 30, 5)
+    shape = {"height": 20, "width": 30, "count": 5, "dtype": pixels.dtype}
+    with memory.MemoryFile() as file:
+        with file.open(driver="GTiff", compress=compress, predictor=predictor, **shape) as target:
+            target.write(pixels.transpose(2, 0, 1))
+        data = bytes(file.getbuffer())
+    assert np.array_equal(decode_raw(data, DEFAULT_READING).pixels, pixels)
 
 
 def test_orientation_of_a_tiff_is_applied_unless_raw() -> None:
