@@ -22,11 +22,14 @@ from dataset.decoding.options import DEFAULT_READING, ReadOptions, options_of
 from dataset.decoding.orientation import exif_orientation, to_stored, to_upright
 from dataset.samples import Item
 from dataset.validation import check_data
+from inference import batch_job
+from inference.batch_job import describe_origin
+from inference.server import Service
 from segmentation.evaluation import measure
 from segmentation.model_file import load_model, save_model
-from segmentation.predictor import segment
+from segmentation.predictor import Predictor, segment
 from segmentation.pyfunc import Segmenter
-from tests.support.models import CLASSES, CPU, make_model
+from tests.support.models import CLASSES, CPU, lineage, make_model
 from train.resume import RunRecord, settings_of
 from utils.lakefs_utils import LakePath
 
@@ -137,3 +140,17 @@ def test_mask_of_another_size_than_its_image_is_named(tmp_path: Path) -> None:
     item = Item("a", tmp_path / "a.png", tmp_path / "mask.png")
     with pytest.raises(UsageError, match=r"mask\.png: .* 48x80, 80x48 \(RAW_ORIENTATION\?\)"):
         measure(make_model(), [item], CLASSES, CPU)
+
+
+def test_inference_reads_images_as_the_model_was_trained(tmp_path: Path) -> None:
+    """Masks of infer.py and of the server have the size of the stored pixels."""
+    stored = encoded(noise(48, 80), 6)
+    (tmp_path / "a.png").write_bytes(stored)
+    for reading, size in ((RAW, (80, 48)), (DEFAULT_READING, (48, 80))):
+        predictor = Predictor(dataclasses.replace(make_model(), reading=reading), CPU)
+        out = tmp_path / f"out-{reading.raw_orientation}"
+        batch_job.predict(predictor, [Item("a", tmp_path / "a.png")], out, lineage(), None)
+        service = Service(predictor, describe_origin(predictor, lineage()), Settings())
+        for mask in ((out / "a.png").read_bytes(), service._predict(stored)[0]):
+            with Image.open(io.BytesIO(mask)) as image:
+                assert image.size == size
