@@ -20,6 +20,7 @@ def check_palettes(contents: Iterable[PairContent], classes: ClassMap | None) ->
     """
     first: dict[int, tuple[Color, str]] = {}
     unlike: list[str] = []
+    black_and_white: list[PairContent] = []
     for content in contents:
         mask = content.mask
         if mask is None or not mask.palette:
@@ -27,15 +28,13 @@ def check_palettes(contents: Iterable[PairContent], classes: ClassMap | None) ->
         if mask.by_index:
             found = _compare(content, first)
             yield from found
-            if (
-                not found
-                and classes is not None
-                and classes.listed_colors
-                and not _has_class_colors(mask.palette, classes)
-            ):
+            listed = classes is not None and classes.listed_colors and not _has_class_colors(mask.palette, classes)
+            if listed and not found:
                 unlike.append(content.candidate.mask)
         elif mask.bilevel:
-            yield from _compare_black_and_white(content, first, bilevel_high(classes.known if classes else ()))
+            black_and_white.append(content)
+    for content in black_and_white:
+        yield from _compare_black_and_white(content, first, bilevel_high(classes.known if classes else ()))
     if unlike:
         text = tr(
             "{count} palette masks are read by index, because their colours are not those of classes.json (such as {file})",
@@ -68,7 +67,7 @@ def _compare_black_and_white(content: PairContent, first: dict[int, tuple[Color,
     meant = {BLACK: 0, WHITE: high}
     for index, (color, file) in first.items():
         value = meant.get(color, index)
-        if value not in (index, 255) and index != value:
+        if value != index and not (color == WHITE and index == 1):  # 1 and 255 are both the usual white
             expected = tr("index {index} in {color}, as in {file}", index=index, color=format_color(color), file=file)
             found = tr("{color} for the value {value}", color=format_color(color), value=value)
             yield Fault(content.candidate.mask, expected, found)

@@ -59,6 +59,20 @@ def test_palettes_that_differ_without_listed_colours_are_a_fault_that_names_both
     assert "index 1 in #3cb44b: 1 by index, 2 by colour" in found
 
 
+def test_black_and_white_palette_beside_one_with_a_white_background_is_a_fault(tmp_path: Path) -> None:
+    """White is class 0 in the coloured masks, and the foreground in the one of two colours."""
+    white, red = (255, 255, 255), (230, 75, 60)
+    bits = [(scene(seed=n) > 0).astype(np.uint8) for n in range(4)]
+    files = {f"p{n}.png": palette_png(mask, {0: white, 1: red}, [0, 1]) for n, mask in enumerate(bits)}
+    files["a.png"] = palette_png(bits[0], {0: white, 1: (0, 0, 0)}, [0, 1])
+    file, expected, found = only_fault(put_masks(tmp_path, files))
+    assert (file, expected, found) == (
+        "masks/a.png",
+        "index 0 in #ffffff, as in masks/p0.png",
+        "#ffffff for the value 1",
+    )
+
+
 def test_palettes_in_one_order_are_read_by_index_without_classes(tmp_path: Path) -> None:
     put_masks(tmp_path, {f"p{n}.png": palette_png(scene(seed=n), COLORS, [0, 1, 2]) for n in range(4)})
     assert check_data(tmp_path, 0).classes.ids == (0, 1, 2)
