@@ -218,8 +218,6 @@ def test_skipped_files_of_a_directory_are_named(
 
 def test_invalid_preprocessing_values_are_refused(model_file: Path) -> None:
     for values in ({"mean": [0.5], "std": [0.2]}, {"mean": [0.5] * 3, "std": [0.2, 0, 0.2]}, {"mean": [0.5] * 3}):
-        refused(
-            resaved(model_file, normalisation=values), "not a model file of this project .*(3 values each|'std')"
-        )
+        refused(resaved(model_file, normalisation=values), "not a model file of this project .*(3 values each|'std')")
     set_language("ko")
     refused(resaved(model_file, normalisation={"mean": [0.0] * 3, "std": [float("nan")] * 3}), "std 는 0 보다 큼")
