@@ -121,18 +121,21 @@ def overfit(settings: Settings, options: argparse.Namespace) -> None:
 
 
 def audit(settings: Settings, options: argparse.Namespace) -> None:
-    """Rank the masks that look wrong; records nothing."""
+    """Rank the masks that look wrong; records nothing, and needs no server unless the data is there."""
     from train.audit.ranking import require_cleanlab
 
     require_cleanlab()
+    from dataset.decoding.options import options_of
+    from dataset.summary import summary
+    from dataset.validation import check_data
     from segmentation.networks import check_network
     from train.audit.command import audit_labels
-    from utils.lakefs_utils import connect
-    from versioning.checkout import checked_data
+    from train.data_check import find_directory
 
     check_network(settings.model, settings.pretrained)
-    with connect(settings, create=not options.data_ref) as lake:
-        _, data = checked_data(settings, lake, options.data_ref, options.sample)
+    folder = find_directory(settings, options.data_ref)
+    data = check_data(folder, settings.seed, False, options_of(settings), settings.split_group)
+    notify(summary(data))
     audit_labels(settings, data)
 
 

@@ -39,7 +39,7 @@ def json_output(settings: Settings) -> Iterator[None]:
 
 def check(settings: Settings, data_ref: str | None, as_json: bool) -> None:
     """Report what is known of the data, as text or JSON, and draw the first pairs. Raises DataFaults after that."""
-    folder = _find_directory(settings, data_ref)
+    folder = find_directory(settings, data_ref)
     inspection = inspect_data(folder, settings.seed, options_of(settings), settings.split_group)
     if data_ref is None:
         write_page(inspection)
@@ -55,7 +55,7 @@ def _print_json(inspection: Inspection) -> None:
     print(json.dumps(report(inspection), ensure_ascii=False, indent=2), flush=True)  # noqa: T201 (this is the output)
 
 
-def _find_directory(settings: Settings, data_ref: str | None) -> Path:
+def find_directory(settings: Settings, data_ref: str | None) -> Path:
     """Return the data directory, or that of a downloaded commit."""
     if data_ref is None:
         return settings.data_dir
