@@ -15,9 +15,10 @@ from core.i18n import tr
 from core.reporting import progress
 from core.workers import parallel
 from inference.formats import EXPORT_FILES, export_path_tag, export_sha256_tag
-from lineage.links import MODEL_METRICS, Link, commit_facts, format_metric, hash_mismatch
+from lineage.links import MODEL_METRICS, TEST_METRICS, Link, commit_facts, format_metric, hash_mismatch
 from segmentation.file_names import METRICS_FILE, MLMODEL
 from utils.lakefs_utils import LakeFS, LakePath
+from utils.lineage import CLASSES_TAGS
 from versioning.versions import data_manifest
 
 HEAD_BYTES = 1 << 20  # of a file that are kept, to be parsed as JSON
@@ -67,6 +68,8 @@ class LakeFSLinks:
             report.facts["run_id"] = str(metrics.get("mlflow_run_id"))
             report.facts["model_sha256"] = str(metrics.get("model_sha256"))
             report.facts |= {key: format_metric(metrics.get(key)) for key in (*MODEL_METRICS, "val_loss", "best_epoch")}
+            report.facts |= {key: format_metric(metrics[key]) for key in TEST_METRICS if key in metrics}
+            report.facts |= {key: str(metrics[key]) for key in CLASSES_TAGS if key in metrics}
         if not mlmodel.faults:
             mlmodel.facts["run_id"] = str(description.get("run_id"))
             mlmodel.facts["model_sha256"] = str(dict(description.get("metadata") or {}).get("model_sha256"))
@@ -145,7 +148,7 @@ class LakeFSLinks:
 
 def _metadata_faults(metadata: Mapping[str, str], metrics: Mapping[str, Any]) -> Iterator[str]:
     """Yield where the metadata of a model's commit, which have six digits of each metric, contradict metrics.json."""
-    for name in MODEL_METRICS:
+    for name in (*MODEL_METRICS, *TEST_METRICS):
         value = metrics.get(name)
         wanted = f"{value:.6f}" if isinstance(value, int | float) else "nan"
         if metadata.get(name, wanted) != wanted:

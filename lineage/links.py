@@ -17,6 +17,7 @@ from utils.lakefs_utils import LakeFS, LakePath
 
 LINEAGE_KEYS = ("run_id", "lakefs_model_path", "model_sha256", "lakefs_data_path", "git_commit")  # in every record
 MODEL_METRICS = ("best_val_miou", "best_val_accuracy")
+TEST_METRICS = ("test_miou", "test_accuracy")  # only where there is a test split, and not of older versions
 
 # What links state about the chain: key of a tag, of commit metadata or of a record -> value as text. The set of keys
 # differs by kind of link and grows with each stored record, and only equality matters: strings, so that a value of

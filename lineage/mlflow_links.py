@@ -11,10 +11,11 @@ from config import Settings
 from core.errors import AppError
 from core.i18n import tr
 from inference.formats import EXPORT_FILES, export_sha256_tag
-from lineage.links import LINEAGE_KEYS, MODEL_METRICS, Link, format_metric, is_tag_of
+from lineage.links import LINEAGE_KEYS, MODEL_METRICS, TEST_METRICS, Link, format_metric, is_tag_of
 from registry.versions import LAKEFS_TAG, Registry, version_lineage
 from utils import mlflow_utils
 from utils.lakefs_utils import LakeFS, LakePath
+from utils.lineage import CLASSES_TAGS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
 # Metric whose value at the best epoch is compared -> fact that it must equal.
 BEST_EPOCH_FACTS = {"val_miou": "best_val_miou", "val_accuracy": "best_val_accuracy", "val_loss": "val_loss"}
 RUN_TAGS = (
-    *("git_dirty", "data_manifest_sha256", "lakefs_model_commit", "lakefs_data_commit"),
+    *("git_dirty", "data_manifest_sha256", "lakefs_model_commit", "lakefs_data_commit", *CLASSES_TAGS),
     *map(export_sha256_tag, EXPORT_FILES),
 )
-VERSION_TAGS = (*LINEAGE_KEYS, "git_dirty", "lakefs_model_commit", "lakefs_data_commit")
+VERSION_TAGS = (*LINEAGE_KEYS, "git_dirty", "lakefs_model_commit", "lakefs_data_commit", *CLASSES_TAGS)
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class MlflowLinks:
             **{name: format_metric(run.data.metrics.get(name)) for name in (*MODEL_METRICS, "best_epoch")},
         }
         link.facts |= {key: run.data.tags[key] for key in RUN_TAGS if key in run.data.tags}
+        link.facts |= {key: format_metric(run.data.metrics[key]) for key in TEST_METRICS if key in run.data.metrics}
         return link, run
 
     def metric_history(self, run: Run) -> Link:
@@ -84,7 +86,9 @@ class MlflowLinks:
                 lineage = version_lineage(version)
                 link.facts = {key: version.tags[key] for key in VERSION_TAGS if key in version.tags}
                 link.facts |= {
-                    key: format_metric(value) for key, value in lineage.metrics.items() if key in MODEL_METRICS
+                    key: format_metric(value)
+                    for key, value in lineage.metrics.items()
+                    if key in (*MODEL_METRICS, *TEST_METRICS)
                 }
                 link.faults += self._version_faults(version, lineage.model_path)
             except (AppError, ValueError) as error:  # ValueError: a metric tag that is not a number
