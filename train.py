@@ -78,6 +78,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     add_common_options(parser)
     options = parser.parse_args(arguments)
+    reject_combinations(parser, options)
+    return options
+
+
+def reject_combinations(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Reject options that contradict each other."""
     if options.sample and (options.dataset or options.check_only):
         other = "--dataset" if options.dataset else "--check-only"
         parser.error(tr("--sample: not allowed with {option}", option=other))
@@ -90,7 +96,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         wrong = next((name for name in others if getattr(options, name) not in (None, False)), None)
         if wrong is not None:
             parser.error(tr("--audit-labels: not allowed with --{option}", option=wrong.replace("_", "-")))
-    return options
 
 
 def main(arguments: list[str]) -> int:

@@ -28,7 +28,7 @@ from dataset.data import Pair, SegmentationData
 from dataset.decoding.mask import read_mask
 from dataset.formats.raster.voc import voc_color
 from dataset.validation import check_data
-from tests.support.annotation_exports import (
+from tests.support.exports.raster import (
     Labelled,
     labelled_pairs,
     palette_of,

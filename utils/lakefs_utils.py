@@ -77,11 +77,9 @@ class LakeFS:
         self.set_tag = refs.set_tag
         self.delete_tag = refs.delete_tag
         self.tag_with_metadata = refs.tag_with_metadata
-
         self.merger = merger = Merger(connection, queries)
         self.merge_commit = merger.merge_commit
         self.revert = merger.revert
-
         self.downloader = downloader = Downloader(connection, queries)
         self.verified_file = downloader.verified_file
         self.download = downloader.download

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from config import Settings
 from dataset.formats.record import source_metadata
-from tests.support.annotation_exports import draw_labelled, write_cvat
-from tests.support.label_imports import run_import
+from tests.support.exports.imports import run_import
+from tests.support.exports.raster import draw_labelled, write_cvat
 from tests.support.lake_cli_helpers import REPO, commit_id, run_lake, run_train
 from tests.support.project import make_project
 from utils import local_lakefs

@@ -3,85 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
-import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-import config
-from core.errors import AppError, UsageError
+from core.errors import UsageError
 from core.hashing import file_sha256
 from dataset.splitting.splits import SPLIT_MARK
+from tests.support.clones import Clone
 from tests.support.servers import branches
 from utils.lakefs_client.content import LocalFile
-from utils.lakefs_utils import LakeFS, LakePath
+from utils.lakefs_utils import LakePath
 from versioning import sync
 from versioning.base import REF_FILE, recorded_base
 from versioning.commands import diff
-from versioning.divergence import Divergence
-from versioning.push import Mode, push
 from versioning.status import status
-from versioning.versions import compare
 
 NAMES = [f"images/{number:02}.png" for number in range(20)]
 
 
-@dataclasses.dataclass(frozen=True)
-class Clone:
-    """A clone of the project with its own data directory and cache."""
-
-    settings: config.Settings
-    lake: LakeFS
-
-    @property
-    def root(self) -> Path:
-        return self.settings.data_dir
-
-    def write(self, **contents: str | None) -> None:
-        """Write files of images/ by their stem; None deletes one."""
-        for name, content in contents.items():
-            path = self.root / f"images/{name.removeprefix('n')}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if content is None:
-                path.unlink()
-            else:
-                path.write_text(content)
-
-    def read(self) -> dict[str, str]:
-        files = (path for path in self.root.rglob("*") if path.is_file() and not path.name.startswith("."))
-        return {path.relative_to(self.root).as_posix(): path.read_text() for path in files}
-
-    def push(self, mode: Mode = "default") -> str:
-        push(self.settings, self.lake, None, mode)
-        return self.lake.head()
-
-    def branch(self) -> dict[str, str]:
-        """Return the content of the branch's data."""
-        tree = self.lake.download(LakePath(self.lake.repo, self.lake.head(), "data/"), self.settings.cache_dir)
-        files = (path for path in (tree / "data").rglob("*") if path.is_file())
-        return {path.relative_to(tree / "data").as_posix(): path.read_text() for path in files}
-
-
-@pytest.fixture
-def clone(lake: LakeFS, lake_settings: config.Settings, tmp_path: Path) -> Callable[[str], Clone]:
-    def make(name: str) -> Clone:
-        folder = tmp_path / name
-        return Clone(dataclasses.replace(lake_settings, data_dir=folder / "data", lakefs_local_dir=folder / "l"), lake)
-
-    return make
-
-
-@pytest.fixture
-def pair(clone: Callable[[str], Clone]) -> tuple[Clone, Clone]:
-    """Two clones with the same twenty files; the first one has published them."""
-    mine, theirs = clone("mine"), clone("theirs")
-    mine.write(**{f"n{number:02}": "first" for number in range(20)})
-    mine.push()
-    sync.pull(theirs.settings, theirs.lake, "main", force=False)
-    return mine, theirs
+def local_file(path: Path) -> LocalFile:
+    return LocalFile(path, file_sha256(path))
 
 
 def test_push_of_an_outdated_directory_is_refused(
@@ -356,63 +300,3 @@ def test_record_of_another_lakectl_directory_is_left_alone(
     mine.push()
     assert (mine.root / REF_FILE).read_text() == foreign
     assert "connects this directory with lakefs://datasets/main/camvid/" in capsys.readouterr().err
-
-
-def test_three_way_merge_of_every_combination() -> None:
-    for base in (None, "b"):
-        for local in (None, "b", "l", "s"):
-            for branch in (None, "b", "r", "s"):
-                sides = [{"x": side} if side else {} for side in (base, local, branch)]
-                divergence = Divergence(*sides)
-                conflict = len({base, local, branch}) == 3
-                taken, conflicts = divergence.merged(lambda name: None)
-                assert conflicts == (["x"] if conflict else []), (base, local, branch)
-                after = taken.get("x", local) if not conflict else local
-                assert after == (local if conflict else branch if local == base else local), (base, local, branch)
-                lost = branch not in (base, local)
-                assert divergence.undone() == (["x"] if lost else [])
-
-
-def test_renames_are_paired_once_and_by_file_name() -> None:
-    changes = compare({"b/1": "x", "b/2": "x", "c": "y"}, {"a/2": "x", "a/3": "x", "d": "z"})
-    assert changes.renamed == {"b/1": "a/3", "b/2": "a/2"}
-    assert changes.counts() == "1 new, 0 changed, 1 removed, 2 renamed"
-
-
-def local_file(path: Path) -> LocalFile:
-    return LocalFile(path, file_sha256(path))
-
-
-@pytest.mark.skipif(shutil.which("lakectl") is None, reason="no lakectl program")
-def test_lakectl_local_status_agrees(pair: tuple[Clone, Clone], lakefs_server_kind: str, tmp_path: Path) -> None:
-    if lakefs_server_kind != "real":
-        pytest.skip("lakectl local needs a real server")
-    mine, theirs = pair
-    mine.write(n05="mine")
-
-    def lakectl(clone: Clone) -> str:
-        keys = clone.settings
-        environment = {
-            **os.environ,
-            "HOME": str(tmp_path),
-            "LAKECTL_SERVER_ENDPOINT_URL": str(keys.lakefs_endpoint),
-            "LAKECTL_CREDENTIALS_ACCESS_KEY_ID": str(keys.lakefs_access_key_id),
-            "LAKECTL_CREDENTIALS_SECRET_ACCESS_KEY": str(keys.lakefs_secret_access_key),
-            "LAKECTL_SERVER_RETRIES_ENABLED": "false",
-        }
-        command = ["lakectl", "local", "status", str(clone.root), "--no-color"]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    assert "No diff found" in lakectl(theirs)
-    changed = lakectl(mine)
-    assert "images/05.png" in changed and "images/04.png" not in changed
-    mine.push()
-    assert "No diff found" in lakectl(mine)
-    remote = lakectl(theirs)
-    assert "remote" in remote and "images/05.png" in remote and "images/04.png" not in remote
-    sync.merge(theirs.settings, theirs.lake, "main", None)
-    assert "No diff found" in lakectl(theirs)
-    with pytest.raises(AppError):
-        sync.pull(theirs.settings, theirs.lake, "nowhere", force=False)

@@ -14,7 +14,7 @@ from dataset.classes import UInt8
 from dataset.data import SegmentationData
 from dataset.faults import DataFaults, Fault
 from dataset.validation import check_data
-from tests.support.annotation_exports import Labelled
+from tests.support.exports.raster import Labelled
 
 
 def run_import(source: Path, target: Path, *options: str) -> int:

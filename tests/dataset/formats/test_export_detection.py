@@ -12,7 +12,9 @@ import pytest
 
 import lake
 from dataset.validation import check_data
-from tests.support.annotation_exports import (
+from tests.support.data_directories import make_flat, only_fault, put_image, put_mask, write_classes
+from tests.support.exports.imports import faults_of_import
+from tests.support.exports.raster import (
     Labelled,
     draw_labelled,
     write_ade20k,
@@ -22,8 +24,6 @@ from tests.support.annotation_exports import (
     write_nnunet,
     write_voc,
 )
-from tests.support.data_directories import make_flat, only_fault, put_image, put_mask, write_classes
-from tests.support.label_imports import faults_of_import
 
 NNUNET_LABELS: dict[str, object] = {"background": 0, "road": 1, "car": 2}
 

@@ -12,7 +12,7 @@ from core.hashing import file_sha256
 from dataset.checks.committed_groups import add_groups
 from dataset.samples import committed_items
 from dataset.validation import check_data
-from tests.dataset.test_group_splits import put_film
+from tests.dataset.splitting.test_group_splits import put_film
 from tests.support.data_directories import make_split, put_pair
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakePath, connect

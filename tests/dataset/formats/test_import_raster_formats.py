@@ -18,7 +18,8 @@ from dataset.decoding.samples import decode_raw
 from dataset.faults import DataFaults
 from dataset.formats.raster.cityscapes import LABELS
 from dataset.validation import check_data
-from tests.support.annotation_exports import (
+from tests.support.exports.imports import check_imported, faults_of_import, mask_ids, only_fault, run_import
+from tests.support.exports.raster import (
     COLORS,
     NAMES,
     SIZE,
@@ -32,7 +33,6 @@ from tests.support.annotation_exports import (
     write_kaggle_camvid,
     write_nnunet,
 )
-from tests.support.label_imports import check_imported, faults_of_import, mask_ids, only_fault, run_import
 from tests.support.mask_files import grey_png, palette_png
 
 SPLITS = ("train", "train", "val", "test")

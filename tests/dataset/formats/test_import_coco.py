@@ -14,7 +14,7 @@ from PIL import Image
 from dataset.splitting.splits import read_splits
 from dataset.validation import check_data
 from tests.support.data_directories import put_image
-from tests.support.polygon_exports import (
+from tests.support.exports.polygon import (
     CAR,
     HEIGHT,
     ROAD,

@@ -17,9 +17,9 @@ from dataset.faults import DataFaults, Fault
 from dataset.formats.record import source_metadata
 from dataset.splitting.splits import read_splits
 from dataset.validation import check_data
-from tests.support.annotation_exports import COLORS, NAMES, SIZE, Labelled, draw_labelled, write_cvat, write_voc
 from tests.support.data_directories import make_split
-from tests.support.label_imports import mask_ids, run_import
+from tests.support.exports.imports import mask_ids, run_import
+from tests.support.exports.raster import COLORS, NAMES, SIZE, Labelled, draw_labelled, write_cvat, write_voc
 
 SPLITS = ("train", "train", "val", None, "train")
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from dataset.classes import UInt8
-from tests.support.annotation_exports import SIZE, Labelled, draw_labelled, save_png
-from tests.support.label_imports import check_imported, faults_of_import, only_fault, run_import
+from tests.support.exports.imports import check_imported, faults_of_import, only_fault, run_import
+from tests.support.exports.raster import SIZE, Labelled, draw_labelled, save_png
 
 LABELS = ("car", "traffic-sign")  # numbered from 1 by name
 

@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -227,3 +227,10 @@ def write_roboflow(root: Path, kind: str) -> Path:
         lines = "train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnc: 2\nnames: ['road', 'car']\n"
         (root / "data.yaml").write_text(lines + "roboflow:\n  version: 1\n")
     return root
+
+
+def edit(path: Path, change: Callable[[Any], object]) -> None:
+    """Change the content of a JSON file in place."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))

@@ -27,7 +27,7 @@ from dataset.directory import SAMPLE_STAGING, data_files, is_empty
 from dataset.synthetic import draw_pair, generate_sample
 from dataset.validation import check_data
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 ROAD = build_classes([(0, "sky", (10, 20, 30), False), (7, "road", (200, 0, 0), False), (9, "off", (0, 0, 0), True)])
 
 

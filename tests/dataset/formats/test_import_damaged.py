@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from core.errors import UsageError
-from tests.support import polygon_exports as exports
+from tests.support.exports import polygon as exports
 
 VALUES: tuple[Any, ...] = (
     *(None, True, -1, 0, 1, 10**30, 1.5, float("nan"), float("inf"), "", "x", "../x", "\x00", "p00.png", "a" * 300),
