@@ -55,7 +55,7 @@ def register(promotion: Promotion, options: argparse.Namespace, finished: list[s
     if options.force is None:
         require_threshold(run, settings)
     version, unfinished = registry.versions_by_run().get(run.info.run_id), False
-    chosen = options.run_id or options.manual or options.force
+    chosen = options.run_id or options.manual or options.force or options.register_accept_warnings
     if version is not None and not chosen:  # a challenger, or what was rolled back, must not be promoted unasked
         notify(
             tr(

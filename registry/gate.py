@@ -111,7 +111,7 @@ def judge(
 
 def _describe_warning(text: str) -> str:
     """Return the reason for a warning about the validation data that is stored with the model."""
-    return tr("{text} (warning of the data check; REGISTER_ACCEPT_WARNINGS=true promotes all the same)", text=text)
+    return tr("{text} (warning of the data check; --accept-warnings promotes all the same)", text=text)
 
 
 def _compare_unseen(

@@ -300,7 +300,7 @@ def report_verdict(verdict: dict[str, Any]) -> None:
             )
         )
     for text in verdict.get("accepted", ()):
-        warn(tr("accepted by REGISTER_ACCEPT_WARNINGS: {text}", text=text))
+        warn(tr("accepted by --accept-warnings: {text}", text=text))
     if verdict.get("forced"):
         forced = verdict["forced"]
         notify(tr("forced by {by}, {at}: {why}", by=forced["by"], at=forced["at"], why=forced["why"]))

@@ -148,12 +148,12 @@ def test_warnings_of_the_validation_split_prevent_promotion(
     run = lab.run(0.9, data, warnings=(DataWarning(kind, "val says little", "val"), DataWarning("other", "an aside")))
     lab.promotion.register(run)
     assert lab.aliases() == {"challenger": "1"}
-    assert lab.reasons("1").startswith("val says little (warning of the data check; REGISTER_ACCEPT_WARNINGS")
+    assert lab.reasons("1").startswith("val says little (warning of the data check; --accept-warnings")
     assert "Not promoted because:\n  - val says little" in capsys.readouterr().out and "aside" not in lab.reasons("1")
     accepting = dataclasses.replace(lab.settings, register_accept_warnings=True)
     Promotion(Registry(lab.client, accepting), lab.lake).register(run)
     assert lab.aliases()["champion"] == "1" and gate_record(lab, "1")["accepted"] == ["val says little"]
-    assert "accepted by REGISTER_ACCEPT_WARNINGS: val says little" in capsys.readouterr().err
+    assert "accepted by --accept-warnings: val says little" in capsys.readouterr().err
 
 
 def test_warnings_of_other_splits_do_not_count(lab: Lab) -> None:

@@ -15,6 +15,7 @@ import pytest
 import register_model
 from config import Settings
 from core.errors import AppError, UsageError
+from dataset.faults import DataWarning
 from registry import lakefs_tags, promotion
 from registry.overview import overview
 from registry.promotion import Promotion
@@ -74,6 +75,15 @@ def interrupted_registration(
         with pytest.raises(KeyboardInterrupt):
             register(lab, quality, data)
     return str(lab.registry.versions()[0].version)
+
+
+def test_accept_warnings_promotes_a_run_that_was_registered_before(
+    lab: Lab, data: LakePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.run(0.9, data, warnings=(DataWarning("small-split", "val says little", "val"),))
+    assert call(lab, monkeypatch) == 3 and lab.aliases() == {"challenger": "1"}
+    assert call(lab, monkeypatch) == 0 and lab.aliases() == {"challenger": "1"}, "no run has finished since"
+    assert call(lab, monkeypatch, "--accept-warnings") == 0 and lab.aliases()["champion"] == "1"
 
 
 # --- names in lakeFS ---
