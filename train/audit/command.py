@@ -28,9 +28,8 @@ def audit_labels(settings: Settings, data: SegmentationData) -> Path:
         raise UsageError(
             tr("--audit-labels needs at least {least} pairs, found {count}", least=2 * FOLDS, count=len(data.pairs))
         )
-    names = [f"{pair.split}/{pair.name}" for pair in data.pairs]
     groups = [pair.group for pair in data.pairs]
-    fold_of = assign_folds(names, [group or name for group, name in zip(groups, names, strict=True)])
+    fold_of = assign_folds([pair.name for pair in data.pairs], [group or "" for group in groups])
     predicted = predict_out_of_fold(settings, data, fold_of, settings.cache_dir / "audit")
     labels = np.stack([predicted.images.arrays(index)[1] for index in range(len(data.pairs))])
     _report_quality(data, labels, predicted)
