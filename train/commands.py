@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     single = next((option for option, given in alone.items() if given), None)
     if single and distributed.world_size() > 1:
         if not distributed.is_main():
-            return 2  # the main process reports it
+            return 0  # the main process reports it; torchrun would stop it if this one failed first
         raise UsageError(tr("{option} uses one process: start train.py without torchrun", option=single))
     try:
         with distributed.process_group():

@@ -220,4 +220,4 @@ def test_invalid_preprocessing_values_are_refused(model_file: Path) -> None:
     for values in ({"mean": [0.5], "std": [0.2]}, {"mean": [0.5] * 3, "std": [0.2, 0, 0.2]}, {"mean": [0.5] * 3}):
         refused(resaved(model_file, normalisation=values), "not a model file of this project .*(3 values each|'std')")
     set_language("ko")
-    refused(resaved(model_file, normalisation={"mean": [0.0] * 3, "std": [float("nan")] * 3}), "std 는 0 보다 큼")
+    refused(resaved(model_file, normalisation={"mean": [0.0] * 3, "std": [float("nan")] * 3}), "표준편차는 0보다 큼")
