@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path
+
+import torch
 
 from core.hashing import file_sha256
 from core.i18n import tr
 from core.reporting import notify
+from segmentation.losses import SegmentationLoss
 from segmentation.means import format_mean
 from segmentation.model_file import Model, load_model
 from train.base_train import Validation
@@ -17,23 +20,23 @@ from train.loading.loader import SegmentationDataset
 from train.parallel import distributed
 from train.validation import evaluate
 
-if TYPE_CHECKING:
-    from train.model_train import ModelTrain
+
+def measure_test(
+    best_file: Path, current: Model, images: SegmentationDataset, criterion: SegmentationLoss, smoke: bool
+) -> Validation:
+    """Return the metrics of the saved model on the test split, as inference computes them. All processes take part.
+
+    `current` is the model of this process, on the device that measures.
+    """
+    device = next(current.network.parameters()).device
+    return evaluate(_best_model(best_file, current, device), images, device, criterion, smoke)[0]
 
 
-def measure_test(training: ModelTrain, images: SegmentationDataset) -> Validation:
-    """Return the metrics of the best model on the test split, as inference computes them. All processes take part."""
-    model = _best_model(training)
-    return evaluate(model, images, training.device, training.setup.criterion, training.smoke)[0]
-
-
-def _best_model(training: ModelTrain) -> Model:
+def _best_model(file: Path, current: Model, device: torch.device) -> Model:
     """Load the saved model; under torchrun the other processes, which may have no such file, get its weights."""
-    file = training.best_file
     if distributed.is_main():
-        model = load_model(file, file_sha256(file), training.device)
+        model = load_model(file, file_sha256(file), device)
     else:
-        current = training.model({})
         model = dataclasses.replace(current, network=copy.deepcopy(current.network))
     if distributed.world_size() > 1:
         weights = {name: value.cpu() for name, value in model.network.state_dict().items()}

@@ -70,7 +70,8 @@ class ModelTrain(BaseTrain):
         best = super().fit(resume_from)
         if self.setup.test_images is not None:
             if self.test is None:  # else restored from a checkpoint
-                self.test = measure_test(self, self.setup.test_images)
+                current, criterion = self.model({}), self.setup.criterion
+                self.test = measure_test(self.best_file, current, self.setup.test_images, criterion, self.smoke)
                 self.save_checkpoint()
             if distributed.is_main():
                 report_splits(best.epoch, {"val": best.validation, "test": self.test})

@@ -46,3 +46,21 @@ def write_files(folder: Path, count: int, size: int) -> dict[str, LocalFile]:
 
 def sha256s(files: dict[str, LocalFile]) -> dict[str, str | None]:
     return {name: file.sha256 for name, file in files.items()}
+
+
+def random_file(folder: Path, size: int) -> LocalFile:
+    path = folder / secrets.token_hex(4)
+    path.write_bytes(secrets.token_bytes(size))
+    return LocalFile(path, file_sha256(path))
+
+
+def publish_file(lake: LakeFS, file: LocalFile) -> str:
+    return lake.publish({"x": file}, "data/", "m", {}, mirror=True).commit_id
+
+
+def published_paths(lake: LakeFS) -> list[str]:
+    return [file.path for file in lake.objects("main", "")]
+
+
+def supports_multipart(lake: LakeFS) -> bool:
+    return lake.connection.transfer.presign_support()[1]

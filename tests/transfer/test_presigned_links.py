@@ -14,8 +14,8 @@ import pytest
 
 from core.hashing import file_sha256
 from tests.support.faults import Faults, fault_proxy
+from tests.support.publish_helpers import publish_file, published_paths, random_file, supports_multipart
 from tests.support.servers import Server
-from tests.support.transfer_helpers import publish, published_paths, random_file, supports_multipart
 from utils.lakefs_client import multipart, transfer
 from utils.lakefs_client.http import HttpClient
 from utils.lakefs_utils import LakeFS, LakePath
@@ -53,7 +53,7 @@ def test_presigned_upload_survives_a_broken_connection(
 ) -> None:
     storage.match, storage.cut_uploads = "PUT /", [at, at]
     file = random_file(tmp_path, size)
-    commit = publish(lake, file)
+    commit = publish_file(lake, file)
     assert storage.cut_uploads == [] and [f.sha256 for f in lake.objects(commit, "")] == [file.sha256]
 
 
@@ -63,7 +63,7 @@ def test_presigned_download_resumes_after_a_broken_connection(
 ) -> None:
     lake, server = faulty_lake
     file = random_file(tmp_path, 200_000)
-    source = LakePath(lake.repo, publish(lake, file), "data/x")
+    source = LakePath(lake.repo, publish_file(lake, file), "data/x")
     storage.match, storage.cut_downloads = "GET /", list(at)
     assert file_sha256(lake.verified_file(source, file.sha256, tmp_path / "cache")) == file.sha256
     assert storage.cut_downloads == [] and not [
@@ -130,7 +130,7 @@ def test_abandoned_multipart_upload_is_aborted(
     with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
         killed.setattr(multipart, "CONCURRENT_PARTS", 1)
         killed.setattr(multipart.MultipartUpload, "_upload_part", interrupted)
-        publish(lake, random_file(tmp_path, multipart.MULTIPART + 100))
+        publish_file(lake, random_file(tmp_path, multipart.MULTIPART + 100))
     assert lake.connection.journals is not None
     (journal,) = lake.connection.journals.iterdir()
     state = json.loads(journal.read_text())
@@ -161,7 +161,7 @@ def test_multipart_upload_resumes_after_a_kill(lake: LakeFS, tmp_path: Path, mon
     monkeypatch.setattr(multipart, "CONCURRENT_PARTS", 1)
     monkeypatch.setattr(multipart.MultipartUpload, "_upload_part", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        publish(lake, file)
+        publish_file(lake, file)
     assert sent == [1, 2, 3] and published_paths(lake) == []
 
     def recorded(self: multipart.MultipartUpload, state: dict[str, object], number: int) -> None:
@@ -169,7 +169,7 @@ def test_multipart_upload_resumes_after_a_kill(lake: LakeFS, tmp_path: Path, mon
         send(self, state, number)
 
     monkeypatch.setattr(multipart.MultipartUpload, "_upload_part", recorded)
-    commit = publish(lake, file)
+    commit = publish_file(lake, file)
     assert sent == [1, 2, 3, 4, 5], "uploaded files are not sent again"
     path = lake.verified_file(LakePath(lake.repo, commit, "data/x"), file.sha256, tmp_path / "cache")
     assert file_sha256(path) == file.sha256
@@ -246,7 +246,7 @@ def test_download_falls_back_when_the_presigned_link_expired(lake: LakeFS, tmp_p
     import dataclasses
 
     file = random_file(tmp_path, 1000)
-    commit = publish(lake, file)
+    commit = publish_file(lake, file)
     remote = next(lake.objects(commit, "data/x", links=True))
     assert remote.link is not None
     old = dataclasses.replace(remote, link=expire_link(remote.link))

@@ -10,7 +10,7 @@ import pytest
 from core.errors import AppError
 from core.workers import MAX_UNAVAILABLE
 from tests.support.faults import Faults
-from tests.support.transfer_helpers import publish, published_paths, random_file
+from tests.support.publish_helpers import publish_file, published_paths, random_file
 from utils.lakefs_client import content, transfer
 from utils.lakefs_client.content import RemoteFile
 from utils.lakefs_client.http import RetriesExhausted
@@ -33,7 +33,7 @@ def test_temporary_server_errors_are_retried(
     lake, faults = faulty_lake
     faults.match, faults.statuses = step, [status, status]
     file = random_file(tmp_path, 100)
-    commit = publish(lake, file)
+    commit = publish_file(lake, file)
     assert faults.statuses == [] and [f.sha256 for f in lake.objects(commit, "")] == [file.sha256]
 
 
@@ -43,7 +43,7 @@ def test_publish_succeeds_after_a_lost_response(faulty_lake: tuple[LakeFS, Fault
     before = len(lake.connection.sdk.refs_api.log_commits(lake.repo, "main").results)
     faults.match, faults.lost_responses = step, 1
     file = random_file(tmp_path, 100)
-    commit = publish(lake, file)
+    commit = publish_file(lake, file)
     assert faults.lost_responses == 0
     assert [f.sha256 for f in lake.objects(commit, "")] == [file.sha256] == [f.sha256 for f in lake.objects("main", "")]
     assert len(lake.connection.sdk.refs_api.log_commits(lake.repo, "main").results) == before + 2, (
@@ -56,7 +56,7 @@ def test_tag_branch_and_revert_succeed_after_a_lost_response(
 ) -> None:
     """Branches, tags and reverts: the retry finds the first request completed, which is not an error."""
     lake, faults = faulty_lake
-    first, second = (publish(lake, random_file(tmp_path, 100)) for _ in range(2))
+    first, second = (publish_file(lake, random_file(tmp_path, 100)) for _ in range(2))
     source = LakePath(lake.repo, first, "data/x")
 
     def lost(request: str, work: Callable[[], object]) -> None:
@@ -90,14 +90,14 @@ def test_tag_on_a_duplicate_commit_is_accepted(lake: LakeFS, tmp_path: Path) -> 
     """Earlier versions of this project created such commits after a lost response."""
     import lakefs_sdk
 
-    first = publish(lake, random_file(tmp_path, 100))
+    first = publish_file(lake, random_file(tmp_path, 100))
     lake.create_branch("aside", first)
     empty = lakefs_sdk.CommitCreation(message="m", metadata={"key": "value"}, allow_empty=True)
     made = [lake.connection.sdk.commits_api.commit(lake.repo, "aside", empty).id for _ in range(2)]
     lake.set_tag("model-x-v1", made[1])
     lake.tag_with_metadata("model-x-v1", LakePath(lake.repo, first, "data/x"), "m", {"key": "another server's"})
     assert dict(lake.list_refs("tags")) == {"model-x-v1": made[1]}
-    second = publish(lake, random_file(tmp_path, 100))
+    second = publish_file(lake, random_file(tmp_path, 100))
     with pytest.raises(AppError, match="names another commit"):
         lake.tag_with_metadata("model-x-v1", LakePath(lake.repo, second, "data/x"), "m", {})
     lake.set_tag("later", second)
@@ -110,7 +110,7 @@ def test_upload_survives_a_broken_connection(faulty_lake: tuple[LakeFS, Faults],
     lake, faults = faulty_lake
     faults.match, faults.cut_uploads = "POST /api/v1/repositories/" + lake.repo + "/branches/sync", [at, at]
     file = random_file(tmp_path, 200_000)
-    commit = publish(lake, file)
+    commit = publish_file(lake, file)
     assert faults.cut_uploads == [] and [f.sha256 for f in lake.objects(commit, "")] == [file.sha256]
 
 
@@ -121,7 +121,7 @@ def test_download_resumes_by_range_after_a_broken_connection(
     lake, faults = faulty_lake
     lake.connection.transfer._presign_support = (False, False)  # through the server, where the faults are injected
     file = random_file(tmp_path, 200_000)
-    source = LakePath(lake.repo, publish(lake, file), "data/x")
+    source = LakePath(lake.repo, publish_file(lake, file), "data/x")
     faults.match, faults.cut_downloads = "/objects?path", list(at)
     path = lake.verified_file(source, file.sha256, tmp_path / "cache")
     assert path.read_bytes() == file.path.read_bytes() and faults.cut_downloads == []
@@ -160,9 +160,9 @@ def test_response_that_is_not_from_lakefs_is_an_error(
     faults.match, faults.statuses = step, [201 if step.startswith("/obj") else 200]  # with a meaningless body
     file = random_file(tmp_path, 100)
     with pytest.raises(AppError, match=r"data/x|not a response of lakeFS"):
-        publish(lake, file)
+        publish_file(lake, file)
     assert lake.head() == head and published_paths(lake) == []
-    assert [f.sha256 for f in lake.objects(publish(lake, file), "")] == [file.sha256]
+    assert [f.sha256 for f in lake.objects(publish_file(lake, file), "")] == [file.sha256]
 
 
 def test_server_that_does_not_respond_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,13 +180,13 @@ def test_transfer_timeouts_are_retried_then_reported(faulty_lake: tuple[LakeFS, 
     lake.connection.transfer._presign_support, lake.connection.transfer.http.read_s = (False, False), 0.3
     file, faults.match = random_file(tmp_path, 100), "/objects?path"
     faults.unanswered = 2
-    source = LakePath(lake.repo, publish(lake, file), "data/")
+    source = LakePath(lake.repo, publish_file(lake, file), "data/")
     faults.unanswered = 2
     lake.download(source, tmp_path / "cache")
     assert faults.unanswered == 0
     faults.unanswered = 1000
     with pytest.raises(AppError, match=r"data/x: .*does not answer \(ProtocolError"):
-        publish(lake, random_file(tmp_path, 100))
+        publish_file(lake, random_file(tmp_path, 100))
     with pytest.raises(AppError, match="data/x: connection lost repeatedly: TimeoutError: timed out"):
         lake.download(source, tmp_path / "other")
     assert faults.unanswered == 1000 - 2 * 7, "requests retried by the HTTP pool are not retried again as a file"
@@ -227,7 +227,7 @@ def test_retry_after_is_limited_to_one_minute(
     monkeypatch.setattr("urllib3.util.retry.time.sleep", slept.append)
     for step, seconds in (("/objects?path", "7"), ("/objects?path", "86400"), ("/commits", "7000")):
         faults.match, faults.statuses, faults.retry_after = step, [429], seconds
-        publish(lake, random_file(tmp_path, 10))
+        publish_file(lake, random_file(tmp_path, 10))
     assert [seconds for seconds in slept if seconds] == [7, 60, 60]
 
 

@@ -19,8 +19,8 @@ from core.errors import AppError, UsageError
 from core.hashing import file_sha256
 from tests.support.faults import Faults
 from tests.support.project import OWN_NAMES, SOURCE
+from tests.support.publish_helpers import publish_file, random_file
 from tests.support.servers import Server
-from tests.support.transfer_helpers import publish, random_file
 from utils.lakefs_client import content, multipart, transfer
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath
@@ -55,7 +55,7 @@ def test_content_types_do_not_depend_on_the_python_version(monkeypatch: pytest.M
 )
 def test_every_upload_method_stores_the_same_object(lake: LakeFS, tmp_path: Path, size: int) -> None:
     file = random_file(tmp_path, size)
-    commit = publish(lake, file)
+    commit = publish_file(lake, file)
     remote = next(lake.objects(commit, "data/x"))
     assert (remote.size_bytes, remote.sha256) == (size, file.sha256)
     path = lake.verified_file(LakePath(lake.repo, commit, "data/x"), file.sha256, tmp_path / "cache")
@@ -65,7 +65,7 @@ def test_every_upload_method_stores_the_same_object(lake: LakeFS, tmp_path: Path
 
 def test_cached_commit_needs_no_server_until_a_file_is_truncated(lake: LakeFS, tmp_path: Path) -> None:
     file = random_file(tmp_path, 1000)
-    source = LakePath(lake.repo, publish(lake, file), "data/")
+    source = LakePath(lake.repo, publish_file(lake, file), "data/")
     tree = lake.download(source, tmp_path / "cache")
     away = LakeFS("http://127.0.0.1:9", "a", "b", lake.repo, "main")
     assert away.download(source, tmp_path / "cache") == tree
@@ -78,7 +78,7 @@ def test_cached_commit_needs_no_server_until_a_file_is_truncated(lake: LakeFS, t
 @pytest.mark.parametrize("size", [200_000, transfer.SMALL + 200_000])
 def test_full_disk_leaves_no_partial_download(lake: LakeFS, tmp_path: Path, size: int) -> None:
     file = random_file(tmp_path, size)
-    source, cache = LakePath(lake.repo, publish(lake, file), "data/x"), tmp_path / "cache"
+    source, cache = LakePath(lake.repo, publish_file(lake, file), "data/x"), tmp_path / "cache"
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # limits the file size, as on a full disk
     try:
@@ -117,7 +117,7 @@ def wait_for_megabytes(cache: Path, file: LocalFile, count: int) -> Path:
 @pytest.mark.parametrize("damage", ["", "a changed byte", "too long", "all there"])
 def test_download_resumes_after_a_kill(lake: LakeFS, lakefs_server: Server, tmp_path: Path, damage: str) -> None:
     file, cache = random_file(tmp_path, transfer.SMALL + 3_000_000), tmp_path / "cache"
-    source = LakePath(lake.repo, publish(lake, file), "data/")
+    source = LakePath(lake.repo, publish_file(lake, file), "data/")
     process = download_slowly(lake, lakefs_server, source, cache)
     part = wait_for_megabytes(cache, file, 3)
     process.kill()
@@ -142,7 +142,7 @@ def test_download_resumes_after_a_kill(lake: LakeFS, lakefs_server: Server, tmp_
 
 def test_concurrent_downloads_of_one_file_do_not_interfere(lake: LakeFS, lakefs_server: Server, tmp_path: Path) -> None:
     file, cache = random_file(tmp_path, transfer.SMALL + 3_000_000), tmp_path / "cache"
-    source = LakePath(lake.repo, publish(lake, file), "data/")
+    source = LakePath(lake.repo, publish_file(lake, file), "data/")
     process = download_slowly(lake, lakefs_server, source, cache)
     wait_for_megabytes(cache, file, 1)
     tree = lake.download(source, cache)
@@ -158,7 +158,7 @@ def test_old_partial_files_are_removed(lake: LakeFS, tmp_path: Path) -> None:
     for path in (old, new):
         path.write_bytes(b"beginning")
     os.utime(old, (1_000_000, 1_000_000))
-    lake.download(LakePath(lake.repo, publish(lake, random_file(tmp_path, 10)), "data/"), cache)
+    lake.download(LakePath(lake.repo, publish_file(lake, random_file(tmp_path, 10)), "data/"), cache)
     assert not old.exists() and new.exists()
 
 
