@@ -77,14 +77,18 @@ def committed(lake: LakeFS) -> set[str]:
 
 
 def test_ignored_files_are_not_versioned_and_the_rules_are(
-    lake: LakeFS, settings: config.Settings, flat: Path, capsys: pytest.CaptureFixture[str]
+    lake: LakeFS,
+    settings: config.Settings,
+    flat: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     write(flat / "scratch/notes.txt")
     ignore(flat, "scratch/")
     push(settings, lake, None, "default")
     assert committed(lake) == set(data_files(flat)) and IGNORE_FILE in committed(lake)
     assert status(settings, lake) and "same as on main" in capsys.readouterr().out
-    other = dataclasses.replace(settings, data_dir=flat.with_name("other"))
+    other = dataclasses.replace(settings, data_dir=tmp_path_factory.mktemp("other"))
     sync.pull(other, lake, "main", force=False)
     assert (other.data_dir / IGNORE_FILE).read_bytes() == (flat / IGNORE_FILE).read_bytes()
     ignore(flat, "scratch/", "a9.png")
