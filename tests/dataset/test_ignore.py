@@ -69,7 +69,9 @@ def test_only_the_file_at_the_top_counts() -> None:
 
 @pytest.fixture
 def settings(lake_settings: config.Settings, flat: Path, tmp_path: Path) -> config.Settings:
-    return dataclasses.replace(lake_settings, data_dir=flat, lakefs_local_dir=tmp_path.with_name(f"{tmp_path.name}-local"))
+    return dataclasses.replace(
+        lake_settings, data_dir=flat, lakefs_local_dir=tmp_path.with_name(f"{tmp_path.name}-local")
+    )
 
 
 def committed(lake: LakeFS) -> set[str]:
