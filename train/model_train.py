@@ -125,9 +125,7 @@ class ModelTrain(BaseTrain):
         random = np.random.default_rng((self.settings.seed, epoch, own_step, 1))
         # Images are augmented on the training device: as bytes they are the fastest to copy there.
         images, masks = (tensor.to(self.device, non_blocking=True) for tensor in batch[:2])
-        images, masks = augment(
-            images, masks, STRENGTHS[setup.augmentation], setup.crop, random, setup.has_ignored_pixels
-        )
+        images, masks = augment(images, masks, STRENGTHS[setup.augmentation], setup.crop, random, setup.crops_on_labels)
         inputs = to_input(images, setup.normalisation, self.device)
         with torch.autocast(self.device.type, setup.precision, enabled=setup.precision != torch.float32):
             outputs = self.parallel(inputs)

@@ -48,9 +48,13 @@ class TrainingSetup:
     resolved: dict[str, str] = field(default_factory=dict)  # open settings -> decided values, as text
 
     @property
-    def has_ignored_pixels(self) -> bool:
-        """Whether a part of a training image may be without a label."""
-        return self.data.ignored_pixels.get("train", 0) > 0
+    def crops_on_labels(self) -> bool:
+        """Whether training crops are moved to labels: if more than half of the pixels of train are ignored.
+
+        A GPU has to wait for each image that is looked at; a crop of other data hardly ever lacks a label.
+        """
+        ignored = self.data.ignored_pixels.get("train", 0)
+        return ignored > sum(self.data.pixel_counts["train"])
 
     def epoch_batches(self, epoch: int) -> list[list[int]]:
         """Return the batches of all processes together; each takes its part of every one.
