@@ -17,6 +17,8 @@ from dataset.classes import IGNORE_INDEX, UInt8
 Plane = npt.NDArray[np.float32]
 Stack = npt.NDArray[np.float32]  # (num_classes, H, W)
 FLOOR = 1e-3  # of a probability: one confident pixel must not outweigh a thousand
+RING, MIN_REGION = 3, 12  # pixels: width of the surroundings of a region, smallest region
+CHANCE = 0.3  # mean probability of a region below which the model does not know its class
 SHIFT_SHARE = 0.025  # of the image's width: how far a mask may have moved
 
 
@@ -69,23 +71,33 @@ def shift_gain(labels: UInt8, logs: Stack) -> tuple[float, tuple[int, int]]:
     return best, place
 
 
-def region_gain(labels: UInt8, logs: Stack, issues: npt.NDArray[np.bool_]) -> tuple[float, tuple[int, int] | None]:
-    """Return what relabelling one connected region of label issues gains, and (given class, predicted class).
+def region_gain(labels: UInt8, logs: Stack, confusion: npt.NDArray[np.float64]) -> tuple[float, tuple[int, int] | None]:
+    """Return how clearly one region was given a wrong class, such as an erased object, and (given, predicted class).
 
-    The gain is in nats per labelled pixel of the image. `issues` is cleanlab's mask of label issues; slivers along
-    boundaries are left out.
+    A candidate is a connected region of one predicted class that the mask does not have there. What speaks for a mistake
+    of the mask: a large region, where each pixel gains much (their product grows like a z-score, with the root of the
+    area), a confident model, no label of that class beside the region (else only a boundary differs), and two classes
+    that the model seldom confuses: `confusion[given, predicted]` is that share of the pixels of all masks, 0 to 1.
     """
     from scipy import ndimage
 
-    predicted = logs.argmax(0)
-    known = labels != IGNORE_INDEX
-    core = ndimage.binary_opening(issues & known, np.ones((3, 3), bool))
+    predicted, known = logs.argmax(0), labels != IGNORE_INDEX
     given = np.take_along_axis(logs, np.where(known, labels, 0)[None].astype(np.int64), 0)[0]
-    gain = np.where(core, logs.max(0) - given, 0)
-    regions, count = ndimage.label(core)
-    if not count:
-        return 0.0, None
-    gains = ndimage.sum_labels(gain, regions, np.arange(1, count + 1))
-    chosen = regions == int(np.argmax(gains)) + 1
-    classes = int(np.bincount(labels[chosen]).argmax()), int(np.bincount(predicted[chosen]).argmax())
-    return float(gains.max()) / max(1, int(known.sum())), classes
+    gain, differs = logs.max(0) - given, known & (predicted != labels)
+    square, best, change = np.ones((3, 3), bool), 0.0, None
+    for value in np.unique(predicted[differs]).tolist():
+        regions, _ = ndimage.label(ndimage.binary_opening(differs & (predicted == value), square))
+        for number, box in enumerate(ndimage.find_objects(regions), 1):
+            near = tuple(slice(max(0, side.start - RING), side.stop + RING) for side in box)
+            region = regions[near] == number
+            if region.sum() < MIN_REGION:
+                continue
+            ring = ndimage.binary_dilation(region, square, iterations=RING) & ~region & known[near]
+            beside = float((labels[near][ring] == value).mean()) if ring.any() else 1.0
+            instead = int(np.bincount(labels[near][region]).argmax())
+            confidence = max(0.0, float(np.exp(logs[value][near][region]).mean()) - CHANCE)
+            clear = np.sqrt(region.sum()) * float(gain[near][region].mean()) * confidence**2 * (1 - beside) ** 3
+            score = float(clear / (confusion[instead, value] + FLOOR) ** 0.25)
+            if score > best:
+                best, change = score, (instead, int(value))
+    return best, change

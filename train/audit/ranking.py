@@ -15,8 +15,8 @@ from dataset.classes import IGNORE_INDEX, ClassMap, UInt8
 from train.audit.evidence import log_probabilities, region_gain, shift_gain, swap_gain
 
 BATCH_VALUES = 2_000_000  # numbers that cleanlab processes at once
-# Nats per pixel of swap, shift and region below which evidence is not worth a unit, however quiet the others are.
-FLOORS = (0.02, 0.005, 0.02)
+# Evidence that is not worth a unit, however quiet the others are: nats per pixel of swap and shift, score of a region.
+FLOORS = (0.02, 0.005, 1.0)
 MIN_GROUP = 20  # images of a group that are compared with each other rather than with all
 Figures = npt.NDArray[np.float64]
 
@@ -51,13 +51,13 @@ def rank_masks(
     Each kind of evidence is measured in units of its spread over the images of a group, so that a group that the model
     finds hard does not fill the list.
     """
-    issues = find_issues(labels, probabilities)
+    issues, confusion = find_issues(labels, probabilities), _confusion(labels, probabilities)
     found = []
     for index in progress(range(len(labels)), len(labels), tr("judging masks"), tr("masks")):
         logs = log_probabilities(probabilities[index])
         swap, pair = swap_gain(labels[index], logs)
         shift, place = shift_gain(labels[index], logs)
-        region, change = region_gain(labels[index], logs, issues[index])
+        region, change = region_gain(labels[index], logs, confusion)
         found.append(((swap, shift, region), pair, place, change))
     evidence = [(np.array([row[0][kind] for row in found]), floor) for kind, floor in enumerate(FLOORS)]
     scores = np.stack([_relative(values, groups, floor) for values, floor in evidence])
@@ -69,6 +69,18 @@ def rank_masks(
         best = int(np.argmax(scores[:, index]))
         ranked.append(Suspicion(index, float(scores[best, index]), texts[best], float(quality[index])))
     return sorted(ranked, key=lambda suspicion: (-suspicion.score, suspicion.quality, suspicion.index))
+
+
+def _confusion(labels: UInt8, probabilities: npt.NDArray[np.float16]) -> Figures:
+    """Return (num_classes, num_classes): the share of the pixels of each labelled class that is predicted as each class."""
+    classes = probabilities.shape[1]
+    counts = np.zeros((classes, classes))
+    for mask, predicted in zip(labels, probabilities, strict=True):
+        known = mask != IGNORE_INDEX
+        pairs = mask[known].astype(np.int64) * classes + predicted.argmax(0)[known]
+        counts += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+    shares: Figures = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    return shares
 
 
 def find_issues(labels: UInt8, probabilities: npt.NDArray[np.float16]) -> npt.NDArray[np.bool_]:
