@@ -89,13 +89,13 @@ def plant(source: Path, target: Path, seed: int, share: float, thing_names: list
             break
         path, kind = masks[str(name)], KINDS[len(planted) % len(KINDS)]
         mask = np.asarray(Image.open(path))
-        made = (
-            swap(mask, random, ignored)
-            if kind == "swap"
-            else shift(mask, random)
-            if kind == "shift"
-            else erase(mask, random, things)
-        )
+        match kind:
+            case "swap":
+                made = swap(mask, random, ignored)
+            case "shift":
+                made = shift(mask, random)
+            case _:
+                made = erase(mask, random, things)
         if made is None or np.array_equal(made[0], mask):
             continue
         Image.fromarray(made[0]).save(path)

@@ -7,8 +7,7 @@ import json
 import secrets
 import time
 import unicodedata
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import lakefs_sdk as sdk
 import numpy as np
@@ -28,23 +27,11 @@ from registry.versions import Registry
 from segmentation import evaluation
 from segmentation.means import format_metric
 from segmentation.model_file import Model
-from tests.support.lab import CPU, Lab, open_lab, road_and_car, segment_by_quality
-from tests.support.servers import Server
+from tests.support.lab import CPU, Lab, road_and_car, segment_by_quality
 from utils.lakefs_utils import LakePath
 from utils.mlflow_utils import run_lineage
 
 VAL = [f"v{i}" for i in range(12)]
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("judging")
-
-
-@pytest.fixture
-def lab(lakefs_server: Server, place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
-    with open_lab(lakefs_server, place / secrets.token_hex(4), monkeypatch) as lab:
-        yield lab
 
 
 def register(lab: Lab, quality: float, data: LakePath, classes: ClassMap | None = None, **settings: object) -> str:

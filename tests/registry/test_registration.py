@@ -6,7 +6,6 @@ import dataclasses
 import json
 import secrets
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +25,6 @@ from utils.lakefs_utils import LakeFS, LakePath, connect
 from versioning.migrate import copy_history
 
 VAL = [f"v{i}" for i in range(12)]
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("registration")
-
-
-@pytest.fixture
-def lab(lakefs_server: Server, place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
-    with open_lab(lakefs_server, place / secrets.token_hex(4), monkeypatch) as lab:
-        yield lab
 
 
 @pytest.fixture

@@ -35,11 +35,6 @@ FILE = "annotations/instances_default.json"
 
 
 @pytest.fixture
-def target(tmp_path: Path) -> Path:
-    return tmp_path / "data"
-
-
-@pytest.fixture
 def source(tmp_path: Path) -> Path:
     return write_coco(tmp_path / "export")
 

@@ -33,11 +33,6 @@ def items(tmp_path: Path) -> list[Labelled]:
     return draw_labelled(tmp_path / "drawn", SPLITS)
 
 
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    return tmp_path / "data"
-
-
 # --- CVAT ------------------------------------------------------------------------------------------------------------
 
 

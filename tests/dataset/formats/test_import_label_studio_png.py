@@ -39,11 +39,6 @@ def items(tmp_path: Path) -> list[Labelled]:
     return draw_labelled(tmp_path / "drawn", [None] * 3)
 
 
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    return tmp_path / "data"
-
-
 def test_brushes_become_classes_by_name_over_background(tmp_path: Path, items: list[Labelled], target: Path) -> None:
     run_import(write_brushes(tmp_path / "export", items), target)
     assert check_imported(target, renamed(items)).classes.names == ("background", *LABELS)
