@@ -53,7 +53,7 @@ def serve(folder: Path, port: int) -> int:
             tr("cannot serve {folder} on 127.0.0.1:{port}: {error}", folder=folder, port=port, error=error)
         ) from error
     with server:
-        from .server import write_private
+        from .http_server.server import write_private
 
         env = folder.resolve() / "lakectl.env"
         values = {

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal
 
-from . import commits, merges, refs, staging
 from .database import Transaction
-from .http_request import RequestBody, read_form_content
-from .listing import MAX_PAGE, Page
+from .http_server.requests import RequestBody, read_form_content
+from .operations import commits, merges, refs, staging
+from .operations.listing import MAX_PAGE, Page
 from .store import Json, LakeFSError, Store
 
 MAX_PATH_BYTES = 1024

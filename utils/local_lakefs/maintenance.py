@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from core.hashing import file_sha256
 
-from .http_request import CHUNK_BYTES
+from .http_server.requests import CHUNK_BYTES
 from .store import Store
 from .trees import range_id, tree_id
 

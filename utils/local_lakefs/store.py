@@ -1,8 +1,7 @@
 """What one directory holds: the database, the content files, the trees and the commits that name them.
 
-The operations of lakeFS's API on it are functions of a `Store`: refs.py, staging.py, commits.py and merges.py. Each
-answers what lakeFS's API answers or raises LakeFSError, and is called inside a transaction of `Store.db`, except where
-its docstring says otherwise.
+The operations of lakeFS's API on it are functions of a `Store`, in `operations`. Each answers what lakeFS's API answers
+or raises LakeFSError, and is called inside a transaction of `Store.db`, except where its docstring says otherwise.
 """
 
 import hashlib

@@ -4,8 +4,8 @@ import json
 import re
 import time
 
+from ..store import Commit, Json, LakeFSError, Store
 from .listing import Page
-from .store import Commit, Json, LakeFSError, Store
 
 NAMES = {
     "repositories": re.compile("[a-z0-9][a-z0-9-]{2,62}"),

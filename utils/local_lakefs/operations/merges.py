@@ -3,11 +3,11 @@
 import heapq
 from collections.abc import Iterator
 
+from ..store import Commit, Json, LakeFSError, Metadata, Store
+from ..trees import DELETED, identity
 from .commits import advance_branch, get_clean_head
 from .listing import Change, Page, render_change
 from .refs import get_commit_at
-from .store import Commit, Json, LakeFSError, Metadata, Store
-from .trees import DELETED, identity
 
 STRATEGIES = {"": "default", "source-wins": "source-wins", "dest-wins": "dest-wins"}
 

@@ -4,10 +4,10 @@ import heapq
 import itertools
 from collections.abc import Iterator, Sequence
 
+from ..store import Commit, Json, LakeFSError, Metadata, Store
 from .listing import Page, make_page
 from .refs import get_branch_head, get_commit_at
 from .staging import scan_staged, scan_staged_changes, sync_staged, unstage
-from .store import Commit, Json, LakeFSError, Metadata, Store
 
 
 def get_clean_head(store: Store, repo: str, branch: str) -> Commit:

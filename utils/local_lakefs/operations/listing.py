@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeVar
 
-from .store import Json
-from .trees import Entry, identity
+from ..store import Json
+from ..trees import Entry, identity
 
 T = TypeVar("T")
 Change = tuple[Entry | None, Entry | None, bool]  # before, after, whether it is a conflict

@@ -4,11 +4,11 @@ import json
 import time
 from collections.abc import Iterator
 
-from .content import Blob
+from ..content import Blob
+from ..store import Json, LakeFSError, Metadata, Store
+from ..trees import DELETED, Entry, identity, outer_join
 from .listing import Change, Page, render_change, render_entry
 from .refs import get_branch_head, get_ref, resolve_ref
-from .store import Json, LakeFSError, Metadata, Store
-from .trees import DELETED, Entry, identity, outer_join
 
 MAX_DELETE = 1000
 

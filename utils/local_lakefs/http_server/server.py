@@ -17,10 +17,10 @@ from pathlib import Path
 from socketserver import StreamRequestHandler, ThreadingTCPServer
 from typing import BinaryIO, cast
 
-from .api import Request, Response, dispatch
-from .database import create_once
-from .http_request import CHUNK_BYTES, BadRequest, RequestBody, RequestHead, read_head
-from .store import LakeFSError, Store
+from ..api import Request, Response, dispatch
+from ..database import create_once
+from ..store import LakeFSError, Store
+from .requests import CHUNK_BYTES, BadRequest, RequestBody, RequestHead, read_head
 
 API = "/api/v1"
 LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "[::1]"}
