@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from core.i18n import tr
+from core.machine.limits import usable_cores
 from dataset.classes import ClassMap, InvalidFileError, UInt8
 from dataset.decoding.image import to_preview
 from dataset.decoding.mask import decode_mask
@@ -67,7 +67,7 @@ def read_pairs(
     files: Mapping[str, Path], candidates: list[Candidate], classes: ClassMap | None, options: ReadOptions
 ) -> Iterator[PairContent]:
     """Yield the content of every pair, in order. Decoding and hashing release the GIL, so threads help."""
-    with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1)) as pool:
+    with ThreadPoolExecutor(min(8, usable_cores() + 1)) as pool:
         for start in range(0, len(candidates), _WINDOW):
             window = candidates[start : start + _WINDOW]
             yield from pool.map(lambda candidate: _read_pair(files, candidate, classes, options), window)

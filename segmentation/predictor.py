@@ -17,6 +17,7 @@ from torch import Tensor
 
 from core.errors import AppError
 from core.i18n import tr
+from core.machine.limits import available_memory, usable_cores
 from core.reporting import warn
 from dataset.classes import UInt8
 from segmentation.global_pooling import GlobalPoolingOverride, partition_tiles
@@ -90,11 +91,13 @@ class Predictor:
         self.forward: Forward = (
             functools.partial(_average_with_flip, self._plain_forward) if self.method.flip else self._plain_forward
         )
-        self.cores = torch.get_num_threads()
+        self.cores = min(torch.get_num_threads(), usable_cores())  # who imported torch may not know the limits
         self._tile = self.method.tile or AUTO_TILE  # halved when memory runs out
         self._margins: dict[int, int] = {}
         self._pooling = GlobalPoolingOverride(model.network) if self.method.tile is not None else None
         self._lock = threading.Lock()
+        # A quarter of the memory, 4 bytes each; that of a GPU is measured by running out of it.
+        self._max_logits = min(MAX_LOGITS, available_memory() // 16) if device.type == "cpu" else MAX_LOGITS
         self._reserved_logits, self._logits_released = (
             0,
             threading.Condition(),
@@ -110,10 +113,11 @@ class Predictor:
         if self.device.type != "cpu" or batches < 2:
             yield 1, None
             return
+        threads = torch.get_num_threads()
         try:
             yield self.cores, functools.partial(torch.set_num_threads, 1)
         finally:
-            torch.set_num_threads(self.cores)
+            torch.set_num_threads(threads)
 
     def prepare(self, image: UInt8, sha256: str) -> InputImage:
         """Return the image with its resized copy; meant for the threads that read, which have time for it."""
@@ -157,7 +161,7 @@ class Predictor:
         wanted = size[0] * size[1] * self.model.classes.num_classes
         with self._logits_released:
             self._logits_released.wait_for(
-                lambda: not self._reserved_logits or self._reserved_logits + wanted <= MAX_LOGITS
+                lambda: not self._reserved_logits or self._reserved_logits + wanted <= self._max_logits
             )
             self._reserved_logits += wanted
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import time
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import nn
 
 from core.console import format_size
 from core.i18n import tr
+from core.machine.limits import available_memory
 from dataset.data import SegmentationData
 from segmentation.networks import COMPACT
 
@@ -77,11 +77,7 @@ def free_memory(device: torch.device) -> int:
     """Return the free memory of the device in bytes."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):  # not Linux: half of the installed memory
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return available_memory()
 
 
 def peak_rate(wanted: float | None, model: str, pretrained: bool) -> tuple[float, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from core.i18n import tr
+from core.machine.limits import usable_cores
 from core.reporting import progress
 from dataset.classes import ClassMap, InvalidFileError, UInt8, abbreviate
 from dataset.decoding.header import Size, image_sizes
@@ -79,7 +79,7 @@ def _repeated(items: Sequence[ExportItem]) -> list[ExportItem]:
 def write_items(staging: Path, source: Source, items: Sequence[ExportItem], classes: ClassMap) -> Iterator[Outcome]:
     """Write images and masks; yield the outcomes in order. Decoding releases the GIL, so threads help."""
     write = functools.partial(_write_item, staging, source, classes=classes, palette=classes.palette())
-    with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1)) as pool:
+    with ThreadPoolExecutor(min(8, usable_cores() + 1)) as pool:
 
         def windows() -> Iterator[Outcome]:
             for start in range(0, len(items), _WINDOW):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
-import sys
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from core.files import write_atomically
 from core.git import GitFacts, code_changes
 from core.i18n import tr
+from core.machine.limits import total_memory, usable_cores
 from core.reporting import warn
 
 if TYPE_CHECKING:
@@ -65,9 +64,9 @@ def environment(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "platform": platform.platform(),
         "cpu": _cpu_name(),
-        "cores": os.cpu_count() or 0,
+        "cores": usable_cores(),
         "threads": torch.get_num_threads(),  # the order of summation depends on it
-        "memory_gb": _memory_gb(),
+        "memory_gb": round(total_memory() / 2**30, 1),
         "device": device.type,
         "gpus": names,
     }
@@ -94,9 +93,3 @@ def _cpu_name() -> str:
     except OSError:  # not Linux
         return platform.processor() or platform.machine()
     return next((row.split(":", 1)[1].strip() for row in rows if row.startswith("model name")), platform.machine())
-
-
-def _memory_gb() -> float | None:
-    if sys.platform == "win32":
-        return None
-    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
