@@ -125,11 +125,8 @@ def test_limits_of_version_1(machine: Machine, mounted: str) -> None:
 
 
 def test_container_that_sees_the_path_of_its_host_uses_its_own_mount(machine: Machine) -> None:
-    files = {
-        "memory": {"memory.limit_in_bytes": str(GB)},
-        "cpu": {"cpu.cfs_quota_us": "50000", "cpu.cfs_period_us": "50000"},
-    }
-    machine.version_1("/", **files)
+    quota = {"cpu.cfs_quota_us": "50000", "cpu.cfs_period_us": "50000"}
+    machine.version_1("/", cpu=quota, memory={"memory.limit_in_bytes": str(GB)})
     machine.write("proc/self/cgroup", "4:cpu,cpuacct:/docker/77\n6:memory:/docker/77\n")
     assert (limits.usable_cores(), limits.total_memory()) == (1, GB)
 
