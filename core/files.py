@@ -16,12 +16,16 @@ from core.errors import AppError
 from core.i18n import tr
 
 STALE_S = 7 * 86_400  # seconds after which the partial file of an interrupted download is not resumed
+_DRIVE = re.compile("[A-Za-z]:")
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 def safe_join(folder: Path, relative: str) -> Path:
-    """Return `folder`/`relative`. Raises AppError if the path, from a server or a listing, is outside the directory."""
+    """Return `folder`/`relative`. Raises AppError if the path, from a server or a listing, is outside the directory.
+
+    It is outside, too, if a link below the directory leads there; the directory itself may be reached through links.
+    """
     parts = PurePosixPath(relative).parts
     if (
         not parts
@@ -29,10 +33,31 @@ def safe_join(folder: Path, relative: str) -> Path:
         or ".." in parts
         or "\\" in relative
         or "\0" in relative
-        or ":" in parts[0]
+        or any(_DRIVE.match(part) for part in parts)  # `a/C:b` would be on another drive
     ):
         raise AppError(tr("invalid path '{relative}': it is outside of '{folder}'", relative=relative, folder=folder))
-    return folder.joinpath(*parts)
+    path = folder.joinpath(*parts)
+    link = first_link(folder, relative)
+    if link is not None and not path.resolve().is_relative_to(folder.resolve()):
+        raise AppError(
+            tr(
+                "invalid path '{relative}': the link {link} leads out of '{folder}'",
+                relative=relative,
+                link=link,
+                folder=folder,
+            )
+        )
+    return path
+
+
+def first_link(folder: Path, relative: str) -> Path | None:
+    """Return the first symbolic link on the way from a directory to a path below it; None if there is none."""
+    place = str(folder)
+    for part in PurePosixPath(relative).parts:
+        place = os.path.join(place, part)
+        if os.path.islink(place):
+            return Path(place)
+    return None
 
 
 def broken_link(path: Path) -> Path | None:

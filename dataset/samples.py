@@ -16,6 +16,7 @@ from dataset.layout.layout import SPLIT, Layout
 from dataset.layout.resolve import resolve_layout
 from dataset.pages import count_pages_of, find_page, page_name
 from utils.lakefs_client.content import RemoteFile
+from utils.lakefs_client.download import commit_directory, object_file
 from utils.lakefs_utils import LakeFS, LakePath
 
 
@@ -95,7 +96,7 @@ def committed_data(lake: LakeFS, source: LakePath, cache: Path) -> list[RemoteFi
     file = next((file for file in found if file.path == source.path + IGNORE_FILE), None)
     if file is None:
         return found
-    cached = safe_join(cache / "commits" / source.repo / source.ref, file.path)
+    cached = object_file(commit_directory(source, cache), file.path)
     known = cached.is_file() and file.sha256 == file_sha256(cached)
     content = cached.read_bytes() if known else b"".join(lake.read(source, file))
     rules = parse_ignore_rules(content, LakePath(source.repo, source.ref, file.path))

@@ -77,7 +77,7 @@ class LakeFSLinks:
 
     def _read_json_beside(self, model: LakePath, name: str) -> tuple[Link, dict[str, Any]]:
         """Read a JSON file beside the model file; empty if it is not readable. MLmodel is YAML written as JSON."""
-        path = replace(model, path=f"{model.path.rpartition('/')[0]}/{name}".lstrip("/"))
+        path = LakePath(model.repo, model.ref, f"{model.path.rpartition('/')[0]}/{name}".lstrip("/"))
         link, found, content = self._read_file(name, path)
         if link.faults:
             return link, {}

@@ -294,6 +294,7 @@ def report(settings: Settings, lake: LakeFS, result: Result, smoke: bool) -> Non
     from core.files import write_atomically
     from train.release.commit_message import report_block, tag_command
     from train.release.publish import next_tag
+    from utils.identifiers import RunId, Sha256
     from versioning.lockfile import EMBEDDED, Lock, write_lock
 
     block = report_block(result)
@@ -306,7 +307,12 @@ def report(settings: Settings, lake: LakeFS, result: Result, smoke: bool) -> Non
         return
     server = settings.lakefs_endpoint or EMBEDDED
     lock = Lock(
-        result.data_path, result.data_manifest_sha256, result.model_path, result.model_sha256, result.run_id, server
+        result.data_path,
+        Sha256(result.data_manifest_sha256),
+        result.model_path,
+        Sha256(result.model_sha256),
+        RunId(result.run_id),
+        server,
     )
     notify(
         tr(

@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from config import Settings
-from core.errors import UsageError
+from core.errors import AppError, UsageError
 from core.files import write_atomically
 from core.i18n import tr
 from core.reporting import warn
+from utils.identifiers import CommitId
 from utils.lakefs_utils import LakeFS, LakePath
 from versioning.versions import committed_files
 
@@ -27,11 +28,13 @@ _OURS = "# of lake.py and train.py; lakectl local reads it too\n"
 def recorded_base(root: Path) -> LakePath | None:
     """Return the data commit that the directory comes from; None if it is not recorded, or lakectl was interrupted."""
     fields = _fields(_read(root))
-    match = re.fullmatch(r"lakefs://([^/]+)/[^/]+/(.+)", fields.get("src", ""))
-    head = fields.get("at_head", "")
-    if match is None or not re.fullmatch(r"[0-9a-f]{64}", head) or fields.get("active_operation"):
+    if fields.get("active_operation"):
         return None
-    return LakePath(match[1], head, match[2].rstrip("/") + "/")
+    try:
+        source, head = LakePath.parse(fields.get("src", "")), CommitId(fields.get("at_head", ""))
+    except AppError:
+        return None
+    return LakePath(source.repo, head, source.path.rstrip("/") + "/") if source.path else None
 
 
 def base_files(lake: LakeFS, root: Path, cache: Path, head: str) -> dict[str, str] | None:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from config import ROOT, Settings
 from core.console import format_table
 from core.errors import UsageError
-from core.files import safe_join
 from core.git import read_facts
 from core.i18n import tr
 from core.reporting import notify
@@ -22,6 +21,7 @@ from dataset.directory import data_files, is_image
 from dataset.faults import DataFaults
 from dataset.mask_diff import compare_masks
 from dataset.samples import committed_layout
+from utils.lakefs_client.download import commit_directory, object_file
 from utils.lakefs_utils import connect
 from versioning import status, sync
 from versioning.data_directory import require_data, require_directory, require_place
@@ -162,7 +162,7 @@ def _download(lake: LakeFS, settings: Settings, side: LakePath, class_file: str,
     wanted = {side.path + name for name in [*masks, class_file]}
     if any(True for _ in lake.objects(side.ref, side.path, side.repo)):
         lake.download(side, settings.cache_dir, wanted.__contains__)
-    return safe_join(settings.cache_dir / "commits" / side.repo / side.ref, side.path)
+    return object_file(commit_directory(side, settings.cache_dir), side.path)
 
 
 def log(lake: LakeFS, ref: str, count: int) -> None:
@@ -170,7 +170,7 @@ def log(lake: LakeFS, ref: str, count: int) -> None:
     source = find_data(lake, ref)
     rows = []
     for commit in islice(lake.log(source.ref, repo=source.repo), count):
-        metadata = commit.metadata or {}
+        metadata = commit.metadata
         seconds = int(metadata.get("embedded_creation_date", commit.creation_date))
         git = metadata.get("git_commit", "none")[:12] + ("+" if metadata.get("git_dirty") == "true" else "")
         message = _first_line(commit.message)

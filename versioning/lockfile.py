@@ -15,6 +15,7 @@ from core.errors import UsageError, describe_error
 from core.files import write_atomically
 from core.git import LOCK_NAME
 from core.i18n import tr
+from utils.identifiers import CommitId, RunId, Sha256
 from utils.lakefs_utils import LakeFS, LakePath
 
 EMBEDDED = "embedded"  # the server of a lock whose data is in the embedded store of the clone that trained
@@ -25,10 +26,10 @@ class Lock:
     """`data_manifest_sha256` is that of `lakefs_utils.manifest_sha256` over the data's paths in lakeFS."""
 
     data: LakePath
-    data_manifest_sha256: str
+    data_manifest_sha256: Sha256
     model: LakePath
-    model_sha256: str
-    run_id: str
+    model_sha256: Sha256
+    run_id: RunId
     server: str = ""  # URL of the lakeFS server, or EMBEDDED; unknown in files of older versions
 
     def text(self) -> str:
@@ -71,11 +72,11 @@ def parse_lock(text: str, where: str) -> Lock:
             raise ValueError(f"version {content['version']}")
         return Lock(
             data=_path(data),
-            data_manifest_sha256=_hex(data["manifest_sha256"]),
+            data_manifest_sha256=Sha256(data["manifest_sha256"]),
             model=_path(model),
-            model_sha256=_hex(model["sha256"]),
-            run_id=str(content["mlflow_run_id"]),
-            server=str(content.get("server", "")),
+            model_sha256=Sha256(model["sha256"]),
+            run_id=RunId(content["mlflow_run_id"]),
+            server=_server(content.get("server", "")),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise _not_a_lock(where, error) from error
@@ -148,11 +149,14 @@ def _shown(path: LakePath) -> dict[str, str]:
 
 
 def _path(entry: dict[str, Any]) -> LakePath:
-    return LakePath(str(entry["repository"]), _hex(entry["commit"]), str(entry["path"]))
+    """Return the path of an entry. Raises InvalidValue, also for a short commit id, which could become ambiguous."""
+    return LakePath(entry["repository"], CommitId(entry["commit"]), entry["path"])
 
 
-def _hex(value: object) -> str:
-    """Return a full commit id or SHA-256. Raises ValueError for a short one, which could become ambiguous."""
-    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{64}", value):
-        raise ValueError(tr("not 64 hex digits: {value!r}", value=value))
+def _server(value: object) -> str:
+    """Return where the data is, for messages. Raises ValueError if it is no URL, and not `EMBEDDED`."""
+    if value in ("", EMBEDDED):
+        return str(value)
+    if not isinstance(value, str) or not re.fullmatch(r"https?://[\x21-\x7e]{1,1000}", value):
+        raise ValueError(f"server {value!r:.80}")
     return value

@@ -14,14 +14,15 @@ import tempfile
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from config import Settings
 from core.errors import AppError, UsageError
 from core.i18n import tr
 from core.reporting import notify, progress
 from core.workers import iterate_successes, parallel
+from utils.identifiers import CommitId, ObjectPath
 from utils.lakefs_client.content import LocalFile, RemoteFile, content_type
+from utils.lakefs_client.responses import Commit
 from utils.lakefs_utils import LakeFS, connect
 
 EMBEDDED_ID = "embedded_commit_id"  # metadata of a copied commit: its id in the embedded store
@@ -60,7 +61,8 @@ class _Migration:
         self.branches = {name: commit for name, commit in branches if not PRIVATE.fullmatch(name)}
         self.tags = dict(source.list_refs("tags", copied=True))
         self.commits = self._history([*self.branches.values(), *self.tags.values()])
-        self.copies = {name: commit for name, commit in target.list_refs("tags", copied=True) if name in self.commits}
+        tagged = target.list_refs("tags", copied=True)
+        self.copies = {CommitId(name): commit for name, commit in tagged if name in self.commits}
 
     def run(self) -> None:
         """Copy what is missing, then set branches and tags; compare both ends at last."""
@@ -85,9 +87,9 @@ class _Migration:
             )
         )
 
-    def _history(self, heads: Iterable[str]) -> dict[str, Any]:
+    def _history(self, heads: Iterable[CommitId]) -> dict[CommitId, Commit]:
         """Return commits by their id, parents before children."""
-        found: dict[str, Any] = {}
+        found: dict[CommitId, Commit] = {}
         due = list(heads)
         while due:
             commit_id = due.pop()
@@ -142,7 +144,7 @@ class _Migration:
 
     # --- commits --------------------------------------------------------------------------------------------------
 
-    def _copy(self, commit: Any) -> str:
+    def _copy(self, commit: Commit) -> CommitId:
         """Copy one commit on a private branch, then tag it; return its id on the target."""
         work, parents = _branch_name(commit.id), [self.copies[parent] for parent in commit.parents]
         with self.target.convert_errors(tr("private branch")):
@@ -167,19 +169,19 @@ class _Migration:
         self.target.delete_branch(work)
         return copied
 
-    def _find_copy(self, work: str, commit: Any, parents: list[str]) -> str | None:
+    def _find_copy(self, work: str, commit: Commit, parents: list[CommitId]) -> CommitId | None:
         """Return the copy on the private branch; not an empty second one that a lost response may have added on top."""
         for found in itertools.islice(self.target.log(work), 5):
-            if (found.metadata or {}).get(EMBEDDED_ID) == commit.id and list(found.parents) == parents:
-                return str(found.id)
+            if found.metadata.get(EMBEDDED_ID) == commit.id and found.parents == parents:
+                return found.id
         return None
 
-    def _metadata(self, commit: Any) -> dict[str, str]:
+    def _metadata(self, commit: Commit) -> dict[str, str]:
         """Return the commit's metadata without what the server adds, and with its old id and date."""
-        own = {key: value for key, value in (commit.metadata or {}).items() if not key.startswith(".lakefs.")}
+        own = {key: value for key, value in commit.metadata.items() if not key.startswith(".lakefs.")}
         return {**own, EMBEDDED_ID: commit.id, DATE: str(commit.creation_date)}
 
-    def _tag(self, name: str, commit_id: str) -> str:
+    def _tag(self, name: str, commit_id: CommitId) -> CommitId:
         """Tag the copy with the old id and return its id; another process may have done so with an equal copy."""
         if name != commit_id:
             try:
@@ -190,12 +192,12 @@ class _Migration:
 
     # --- files ----------------------------------------------------------------------------------------------------
 
-    def _stage(self, work: str, commit: Any, is_new: bool) -> None:
+    def _stage(self, work: str, commit: Commit, is_new: bool) -> None:
         """Stage the files of the commit on the private branch, except those that an earlier call uploaded."""
         existing = {} if is_new else {f.path: (f.sha256, f.checksum) for f in self.target.objects(work, "")}
         removed: list[str] = []
 
-        def changed() -> Iterable[str]:
+        def changed() -> Iterable[ObjectPath]:
             for change in self.source.differences(commit.parents[0], commit.id):
                 if change.type != "removed":
                     yield change.path
@@ -215,21 +217,19 @@ class _Migration:
         self.target.remove(work, removed)
 
     def _send(
-        self, work: str, commit_id: str, path: str, folder: Path, existing: tuple[str | None, str] | None
+        self, work: str, commit_id: CommitId, path: ObjectPath, folder: Path, existing: tuple[str | None, str] | None
     ) -> None:
         """Copy one object with its metadata and type, which the next merge compares too."""
         source, target = self.source.migration, self.target
-        stat = source.stat(commit_id, path)
-        metadata = dict(stat.metadata or {})
-        remote = RemoteFile(path, stat.size_bytes or 0, metadata.get("sha256"), stat.checksum)
+        remote, metadata, kind = source.stat(commit_id, path)
         if existing and (existing[0] == remote.sha256 if remote.sha256 else existing[1] == remote.checksum):
             return
         file = folder / uuid.uuid4().hex
         source.download(commit_id, remote, file)
-        if set(metadata) == {"sha256"} and stat.content_type == content_type(path):
+        if set(metadata) == {"sha256"} and kind == content_type(path):
             target.upload(work, path, LocalFile(file, metadata["sha256"]))
         else:  # an object of another client, as it is
-            target.migration.upload_as_is(work, path, file, metadata, stat)
+            target.migration.upload_as_is(work, remote, file, metadata, kind)
         file.unlink()
 
     # --- names ----------------------------------------------------------------------------------------------------
@@ -250,7 +250,7 @@ class _Migration:
         for name in heads.keys() & {_branch_name(commit_id) for commit_id in self.commits}:
             self.target.delete_branch(name)
 
-    def _require_same(self, commit_id: str) -> None:
+    def _require_same(self, commit_id: CommitId) -> None:
         """Raise AppError naming the first file that differs between a commit and its copy."""
         sides = (lake.objects(commit, "") for lake, commit in self._ends(commit_id))
         for ours, theirs in itertools.zip_longest(*sides):
@@ -265,7 +265,7 @@ class _Migration:
                     )
                 )
 
-    def _ends(self, commit_id: str) -> tuple[tuple[LakeFS, str], tuple[LakeFS, str]]:
+    def _ends(self, commit_id: CommitId) -> tuple[tuple[LakeFS, str], tuple[LakeFS, str]]:
         return (self.source, commit_id), (self.target, self.copies[commit_id])
 
 

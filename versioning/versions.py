@@ -16,8 +16,8 @@ from core.reporting import progress
 from core.workers import iterate_successes, parallel
 from dataset.directory import data_files
 from dataset.samples import committed_data
+from utils.identifiers import CommitId
 from utils.lakefs_client.content import LocalFile, RemoteFile
-from utils.lakefs_client.queries import COMMIT_ID
 from utils.lakefs_utils import LakeFS, LakePath, manifest_sha256
 from versioning.lockfile import is_reachable, require_lock, unreachable_data
 
@@ -74,7 +74,7 @@ def find_data(lake: LakeFS, ref: str, cache: Path | None = None) -> LakePath:
     """
     lock = require_lock(ROOT) if ref == LOCK else None
     path = lock.data if lock else _parse_ref(lake, ref)
-    if cache and COMMIT_ID.fullmatch(path.ref) and cached_files(lake, path, cache) is not None:
+    if cache and CommitId.accepts(path.ref) and cached_files(lake, path, cache) is not None:
         return path
     if lock and not is_reachable(lake, lock):
         raise unreachable_data(lock, lake)

@@ -19,6 +19,7 @@ from tests.support.lifecycle import NAME, REPO, Lifecycle
 from tests.support.project import make_project
 from tests.support.tampering import MODEL, TAMPERINGS, flipped_bit, replaced_content
 from utils import local_lakefs, mlflow_utils
+from utils.identifiers import Sha256
 from utils.lakefs_utils import LakeFS, connect
 from versioning.lockfile import Lock
 from versioning.migrate import copy_history
@@ -226,7 +227,7 @@ def test_a_changed_lock_contradicts_the_chain(
 
     def changed(folder: Path, commit: str | None) -> Lock | None:
         lock = read(folder, commit)
-        return lock and dataclasses.replace(lock, data_manifest_sha256="1" * 64)
+        return lock and dataclasses.replace(lock, data_manifest_sha256=Sha256("1" * 64))
 
     monkeypatch.setattr(finder, "_read_lock", changed)
     intact, report = run_trace(lifecycle, lake, "v1.0-acc1", capsys)

@@ -25,9 +25,9 @@ def test_report_block_matches_the_specification() -> None:
     commit = "a" * 64
     result = Result(
         "run",
-        LakePath("r", "b" * 64, "data/"),
+        LakePath("repo", "b" * 64, "data/"),
         "1" * 64,
-        LakePath("r", commit, "models/model.pth"),
+        LakePath("repo", commit, "models/model.pth"),
         "0" * 64,
         Validation(0.1, 0.8567, 0.7, {"road": 0.7, "car": None}),
         Validation(0.1, 0.8, 0.65, {"road": 0.7, "car": 0.6}),
@@ -47,8 +47,8 @@ def test_tag_command_names_both_splits_and_absent_classes() -> None:
     set_language("en")
     val = Validation(0.1, 0.8567, 0.7, {"road": 0.7, "car": None})
     test = Validation(0.1, 0.8, 0.65, {"road": 0.7, "car": 0.6})
-    path = LakePath("r", "a" * 64, "models/model.pth")
-    result = Result("run", LakePath("r", "b" * 64, "data/"), "1" * 64, path, "0" * 64, val, test)
+    path = LakePath("repo", "a" * 64, "models/model.pth")
+    result = Result("run", LakePath("repo", "b" * 64, "data/"), "1" * 64, path, "0" * 64, val, test)
     assert tag_command(result, "v1.0-acc85") == (
         'git tag -a "v1.0-acc85" -m "val accuracy 85%, val mIoU 0.700 (1 of 2 classes), '
         f'test accuracy 80%, test mIoU 0.650, LakeFS {"a" * 64}, MLflow run"'

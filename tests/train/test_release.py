@@ -16,6 +16,7 @@ from train.base_train import Validation
 from train.release import publish as release
 from train.tracking.result import Result
 from utils import local_lakefs
+from utils.identifiers import RunId, Sha256
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath
 from versioning.lockfile import Lock, write_lock
@@ -55,7 +56,9 @@ def result(project: Project, lake: LakeFS, content: bytes, accuracy: float, miou
         val=Validation(0.1, accuracy, miou, {"road": miou, "car": miou}),
         test=None,
     )
-    write_lock(project.folder, Lock(made.data_path, "e" * 64, made.model_path, sha256, made.run_id))
+    write_lock(
+        project.folder, Lock(made.data_path, Sha256("e" * 64), made.model_path, Sha256(sha256), RunId(made.run_id))
+    )
     return made
 
 

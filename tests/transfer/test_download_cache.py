@@ -118,6 +118,7 @@ def test_invalid_sha256_metadata_is_ignored(lake: LakeFS, tmp_path: Path, sha256
     assert lake.connection.pool.request("POST", url, body=b"bytes", headers=headers).status == 201
     assert [file.sha256 for file in lake.objects("main", "")] == [None]
     cache = tmp_path / "a/b/c/cache"
-    tree = lake.download(LakePath(lake.repo, "main", "data/"), cache)
+    lake.connection.sdk.commits_api.commit(lake.repo, "main", sdk.CommitCreation(message="theirs"))
+    tree = lake.download(LakePath(lake.repo, lake.head(), "data/"), cache)
     assert (tree / "data/theirs").read_bytes() == b"bytes"
     assert not (cache / "sha256").exists() and not list(tmp_path.rglob("escaped"))

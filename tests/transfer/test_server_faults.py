@@ -11,6 +11,7 @@ from core.errors import AppError
 from core.workers import MAX_UNAVAILABLE
 from tests.support.faults import Faults
 from tests.support.publish_helpers import publish_file, published_paths, random_file
+from utils.identifiers import Checksum, ObjectPath
 from utils.lakefs_client import content, transfer
 from utils.lakefs_client.content import RemoteFile
 from utils.lakefs_client.http import RetriesExhausted
@@ -242,7 +243,7 @@ def test_messages_contain_no_signature_or_password() -> None:
     xml = f"<Error><Code>SignatureDoesNotMatch</Code><Message>Check it.</Message><StringToSign>{secret}</StringToSign>"
     refused = str(content.PresignedRequestRefused(403, xml))
     assert refused == "403 SignatureDoesNotMatch: Check it."
-    remote = RemoteFile("x", 3, None, "", f"http://127.0.0.1:9/x?{secret}")
+    remote = RemoteFile(ObjectPath("x"), 3, None, Checksum(""), f"http://127.0.0.1:9/x?{secret}")
     with pytest.raises(AppError, match="connection lost repeatedly: ") as read:
         list(lake.connection.transfer.read("repo", "main", remote, 1))
     assert not any("5ec2e7" in text for text in (str(unanswered.value), refused, str(read.value)))

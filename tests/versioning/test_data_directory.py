@@ -15,6 +15,7 @@ from dataset.directory import data_files
 from dataset.synthetic import generate_sample, holds_sample
 from tests.support.project import Project, make_project
 from train.resume import CHECKPOINT_FILE, find
+from utils.identifiers import RunId, Sha256
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath
 from versioning import checkout, lockfile
@@ -192,7 +193,7 @@ def test_samples_are_not_made_in_place_of_locked_data(
     default = default_settings(lake_settings, tmp_path, monkeypatch)
     monkeypatch.setattr("versioning.versions.ROOT", tmp_path)
     data, model = LakePath("other-repo", "a" * 64, "data/"), LakePath("other-repo", "b" * 64, "models/model.pth")
-    lock = Lock(data, "c" * 64, model, "d" * 64, "run")
+    lock = Lock(data, Sha256("c" * 64), model, Sha256("d" * 64), RunId("e" * 32))
     expected = {
         "": "on a lakeFS server .set LAKEFS_ENDPOINT.* or in the embedded store of another clone .set LAKEFS_LOCAL_DIR",
         lockfile.EMBEDDED: "it is in the embedded store of another clone: set LAKEFS_LOCAL_DIR",
@@ -210,7 +211,9 @@ def test_samples_are_not_made_in_place_of_locked_data(
 def test_lock_without_its_store_is_explained_by_every_script(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project", images=0)
     data, model = LakePath("team", "a" * 64, "data/"), LakePath("team", "b" * 64, "models/model.pth")
-    write_lock(project.folder, Lock(data, "c" * 64, model, "d" * 64, "run", "http://lake:8000"))
+    write_lock(
+        project.folder, Lock(data, Sha256("c" * 64), model, Sha256("d" * 64), RunId("e" * 32), "http://lake:8000")
+    )
     for script, *arguments in (
         ("lake.py", "pull", "lock"),
         ("lake.py", "status"),

@@ -11,6 +11,7 @@ from core.hashing import file_sha256
 from tests.support.lake_cli_helpers import REPO, commit_id, run_lake
 from tests.support.project import Project, make_project
 from utils import local_lakefs
+from utils.identifiers import RunId, Sha256
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath
 from versioning.lockfile import Lock, write_lock
@@ -43,7 +44,7 @@ def test_verify_checks_the_model_of_the_lock_file(project: Project) -> None:
         sha256 = file_sha256(file)
         model = store.publish({"model.pth": LocalFile(file, sha256)}, "models/", "model", {}, mirror=False).commit_id
     paths = LakePath(REPO, data, "data/"), LakePath(REPO, model, "models/model.pth")
-    write_lock(project.folder, Lock(paths[0], "0" * 64, paths[1], sha256, "run"))
+    write_lock(project.folder, Lock(paths[0], Sha256("0" * 64), paths[1], Sha256(sha256), RunId("e" * 32)))
     printed = run_lake(project, "verify", "lock")
     assert f"{data}: 0 of" in printed and f"{model}: 0 of" in printed
     corrupt_files(project.folder / ".lakefs", sha256)

@@ -18,6 +18,7 @@ from core.errors import AppError, UsageError
 from dataset.mask_diff import MaskChanges, compare_masks
 from tests.support.publish_helpers import write_local_files
 from tests.support.servers import branches
+from utils.identifiers import ObjectPath, RunId, Sha256
 from utils.lakefs_client.queries import Queries
 from utils.lakefs_utils import LakeFS, LakePath, connect
 from versioning.checkout import fill_if_empty
@@ -87,8 +88,8 @@ def test_versions_are_listed_and_reverted(lake: LakeFS, tmp_path: Path) -> None:
     source = LakePath(lake.repo, second, "data/")
     for file in lake.objects(second, "data/"):
         assert lake.verify_object(source, file) is None
-        assert "expected" in str(lake.verify_object(source, dataclasses.replace(file, sha256="0" * 64)))
-        assert "404" in str(lake.verify_object(source, dataclasses.replace(file, path="data/nowhere")))
+        assert "expected" in str(lake.verify_object(source, dataclasses.replace(file, sha256=Sha256("0" * 64))))
+        assert "404" in str(lake.verify_object(source, dataclasses.replace(file, path=ObjectPath("data/nowhere"))))
 
 
 def test_cached_commit_is_not_listed_again(lake: LakeFS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +129,7 @@ def test_mask_changes_are_counted(tmp_path: Path) -> None:
 
 def test_lock_file_round_trip_and_damaged_lock_error(tmp_path: Path) -> None:
     data, model = LakePath("repo", "a" * 64, "data/"), LakePath("repo", "b" * 64, "models/model.pth")
-    lock = Lock(data, "c" * 64, model, "d" * 64, "run")
+    lock = Lock(data, Sha256("c" * 64), model, Sha256("d" * 64), RunId("e" * 32))
     assert read_lock(tmp_path) is None
     path = write_lock(tmp_path, lock)
     assert read_lock(tmp_path) == lock and path.read_text().endswith("}\n") and list(tmp_path.iterdir()) == [path]

@@ -19,7 +19,7 @@ def branch_paths(project: Project) -> tuple[list[str], list[str]]:
         lake = LakeFS(
             server.endpoint, server.access_key_id, server.secret_access_key, "image-segmentation-local-repo", "main"
         )
-        paths = [file.path for file in lake.objects("main", "")]
+        paths = [str(file.path) for file in lake.objects("main", "")]
         return paths, [branch.id for branch in lake.connection.sdk.branches_api.list_branches(lake.repo).results]
 
 

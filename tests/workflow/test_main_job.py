@@ -152,7 +152,7 @@ def test_run_directory_contains_report_and_tables_only(trained: tuple[Project, s
 def test_branch_contains_data_and_model_with_their_origin(trained: tuple[Project, str], lake: LakeFS) -> None:
     project, _ = trained
     run = project.runs()[0]
-    found = {file.path: file.sha256 for file in lake.objects("main", "")}
+    found: dict[str, str | None] = {file.path: file.sha256 for file in lake.objects("main", "")}
     assert {path for path in found if path.startswith("models/")} == {
         "models/model.pth",
         "models/metrics.json",

@@ -17,29 +17,54 @@ from config import ROOT
 from core.errors import AppError, UsageError, one_line
 from core.git import LOCK_NAME
 from core.i18n import tr
+from utils.identifiers import CommitId, InvalidValue, PathPrefix, Ref, Repository
 from utils.lakefs_client import transfer
 
 HEALTH_S = 5.0  # seconds that a configured server may take to answer before it counts as down
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class LakePath:
     """Path `lakefs://<repo>/<ref>/<path>`; in stored paths `ref` is a full commit id."""
 
-    repo: str
-    ref: str
-    path: str
+    repo: Repository
+    ref: Ref
+    path: PathPrefix
+
+    def __init__(self, repo: str, ref: str, path: str) -> None:
+        """Check the parts. Raises InvalidValue."""
+        object.__setattr__(self, "repo", Repository(repo))
+        object.__setattr__(self, "ref", Ref(ref))
+        object.__setattr__(self, "path", PathPrefix(path))
 
     def __str__(self) -> str:
         return f"lakefs://{self.repo}/{self.ref}/{self.path}"
 
+    @property
+    def commit(self) -> CommitId:
+        """The commit that `ref` is. Raises InvalidValue if it is another reference, which may move."""
+        return CommitId(self.ref)
+
     @classmethod
     def parse(cls, uri: str) -> LakePath:
         """Parse lakefs://<repo>/<ref>/<path>. Raises UsageError for anything else."""
-        match = re.fullmatch(r"lakefs://([^/]+)/([^/]+)/(.*)", uri)
+        match = re.fullmatch(r"lakefs://([^/]+)/([^/]+)/(.*)", uri, re.DOTALL)
         if not match:
             raise UsageError(tr("not a lakeFS path: '{uri}' (expected lakefs://<repo>/<commit>/<path>)", uri=uri))
-        return cls(*match.groups())
+        try:
+            return cls(*match.groups())
+        except InvalidValue as error:
+            raise UsageError(tr("not a lakeFS path: '{uri}' ({reason})", uri=uri, reason=error)) from error
+
+    @classmethod
+    def parse_recorded(cls, uri: str) -> LakePath:
+        """Parse the path of a record, which must name a full commit id. Raises UsageError for anything else."""
+        path = cls.parse(uri)
+        if not CommitId.accepts(path.ref):
+            raise UsageError(
+                tr("not a recorded lakeFS path: '{uri}' (expected lakefs://<repo>/<full commit ID>/<path>)", uri=uri)
+            )
+        return path
 
 
 class Connection:
@@ -118,6 +143,10 @@ class Connection:
             raise AppError(f"{what} ({where}): {error.status} {error.reason or ''}: {message}") from error
         except ValidationError as error:  # of the request: an invalid response raises InvalidResponse
             raise UsageError(f"{what} ({where}): {one_line(error, 200)}") from error
+        except InvalidValue as error:
+            raise AppError(
+                tr("{what} ({where}): refused the server's response: {reason}", what=what, where=where, reason=error)
+            ) from error
         except (ValueError, AttributeError, KeyError) as error:
             # No JSON, other fields, or an unexpected status: the page of a proxy, or another program.
             raise AppError(

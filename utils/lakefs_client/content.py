@@ -11,6 +11,7 @@ from typing import Any
 from core.errors import AppError
 from core.i18n import tr
 from core.workers import ServerUnavailable, raise_if_cancelled
+from utils.identifiers import Checksum, ObjectPath, Sha256
 
 CHUNK = 1 << 20  # bytes read at a time
 BUSY = (429, 502, 503, 504)  # HTTP statuses that other requests would get too
@@ -54,10 +55,10 @@ class LocalFile:
 class RemoteFile:
     """Object of a version. `sha256` is None if another client uploaded it without one."""
 
-    path: str
+    path: ObjectPath
     size_bytes: int
-    sha256: str | None
-    checksum: str
+    sha256: Sha256 | None
+    checksum: Checksum
     link: str | None = None  # presigned link to the object storage; valid for some minutes
     mtime: int | None = None  # seconds since 1970
 
@@ -106,6 +107,7 @@ class Digests:
 
 def verify_digests(remote: RemoteFile, digests: Digests) -> None:
     """Compare with the recorded SHA-256, else with the MD5, else with the size. Raises ChecksumMismatch."""
+    expected: str
     if remote.sha256:
         expected, found = remote.sha256, digests.sha256.hexdigest()
     elif digests.md5 and re.fullmatch(r"[0-9a-f]{32}", remote.checksum):

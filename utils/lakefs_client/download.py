@@ -18,9 +18,12 @@ from core.hashing import file_md5, file_sha256, stat_key
 from core.i18n import tr
 from core.reporting import progress, warn
 from core.workers import is_unavailable, iterate_successes, parallel
+from utils.identifiers import Checksum, CommitId, ObjectPath, Sha256, parse_size, parse_time
 from utils.lakefs_client.connection import Connection, LakePath, missing_store_fix
 from utils.lakefs_client.content import Digests, RemoteFile
-from utils.lakefs_client.queries import COMMIT_ID, Queries
+from utils.lakefs_client.queries import Queries
+
+RECORDS = ".complete"  # in the directory of a commit: records of the paths that are complete there
 
 
 class Downloader:
@@ -60,7 +63,7 @@ class Downloader:
         `wanted` selects paths. A complete commit in the cache is not requested again, unless one of its files was changed
         since. Raises AppError for missing or invalid files.
         """
-        tree = _tree(source, cache)
+        tree = commit_directory(source, cache)
         if _is_complete(source, cache):
             return tree
         with self.connection.convert_errors(tr("the server's configuration")):
@@ -74,7 +77,9 @@ class Downloader:
         chosen = [f for f in remote if wanted is None or wanted(f.path)]
         label = tr("download from lakeFS")
         results = parallel(
-            lambda f: self._download_object(source, f, cache, safe_join(tree, f.path)), chosen, self.connection.workers
+            lambda f: self._download_object(source, f, cache, object_file(tree, f.path)),
+            chosen,
+            self.connection.workers,
         )
         fetched = list(
             iterate_successes(
@@ -93,7 +98,7 @@ class Downloader:
             listed = self.queries.objects(source.ref, source.path, source.repo, links)
             return [file for file in listed if _at_or_below(file.path, source.path)]
         except AppError as error:
-            if getattr(error.__cause__, "status", None) != 404 or not COMMIT_ID.fullmatch(source.ref):
+            if getattr(error.__cause__, "status", None) != 404 or not CommitId.accepts(source.ref):
                 raise
             fix = missing_store_fix(recorded=True)
             message = tr("{source} is not in {store}: {fix}", source=source, store=self.connection.store, fix=fix)
@@ -113,7 +118,7 @@ class Downloader:
         if remote.sha256 is None:
             self.connection.transfer.download(source.repo, source.ref, remote, out)
         else:
-            blob = cache / "sha256" / remote.sha256
+            blob = safe_join(cache / "sha256", remote.sha256)
             if not blob.exists() or file_sha256(blob) != remote.sha256:
                 self.connection.transfer.download(source.repo, source.ref, remote, blob)
             link_or_copy(blob, out)
@@ -148,14 +153,21 @@ def _at_or_below(path: str, wanted: str) -> bool:
     return path == wanted or not wanted or path.startswith(wanted.rstrip("/") + "/")
 
 
-def _tree(source: LakePath, cache: Path) -> Path:
-    """Return the directory of a commit's files."""
-    return cache / "commits" / source.repo / source.ref
+def commit_directory(source: LakePath, cache: Path) -> Path:
+    """Return the directory in the cache of a commit's files. Raises InvalidValue for another reference, which may move."""
+    return safe_join(cache / "commits", f"{source.repo}/{source.commit}")
+
+
+def object_file(tree: Path, path: str) -> Path:
+    """Return where the directory of a commit has an object. Raises AppError for a path that leads out of it."""
+    if path.split("/", 1)[0] == RECORDS:
+        raise AppError(tr("invalid path '{relative}': the cache uses this name", relative=path))
+    return safe_join(tree, path)
 
 
 def _record(source: LakePath, cache: Path) -> Path:
     """Return the file that records that a path of a commit is complete: a commit never changes."""
-    return _tree(source, cache) / ".complete" / hashlib.sha256(source.path.encode()).hexdigest()
+    return commit_directory(source, cache) / RECORDS / hashlib.sha256(source.path.encode()).hexdigest()
 
 
 def _record_complete(source: LakePath, cache: Path, files: list[tuple[RemoteFile, str]]) -> None:
@@ -168,10 +180,10 @@ def _record_complete(source: LakePath, cache: Path, files: list[tuple[RemoteFile
 
 def _read_record(source: LakePath, cache: Path) -> list[tuple[RemoteFile, Path, str]] | None:
     """Return what `_record_complete` wrote, with the path of each file; None if it is missing or damaged."""
-    tree = _tree(source, cache)
+    tree = commit_directory(source, cache)
     try:
         rows = json.loads(_record(source, cache).read_bytes())
-        return [(_recorded_file(row), safe_join(tree, row[0]), str(row[4])) for row in rows]
+        return [(_recorded_file(row), object_file(tree, row[0]), str(row[4])) for row in rows]
     except (FileNotFoundError, ValueError, TypeError, LookupError, AppError):
         return None
 
@@ -179,7 +191,13 @@ def _read_record(source: LakePath, cache: Path) -> list[tuple[RemoteFile, Path, 
 def _recorded_file(row: list[Any]) -> RemoteFile:
     """Return the object of a row of a record; those of older versions have no time."""
     path, size_bytes, sha256, checksum, _stat, *rest = row
-    return RemoteFile(path, size_bytes, sha256, checksum, mtime=rest[0] if rest else None)
+    return RemoteFile(
+        ObjectPath(path),
+        parse_size(size_bytes),
+        None if sha256 is None else Sha256(sha256),
+        Checksum(checksum),
+        mtime=parse_time(rest[0] if rest else None),
+    )
 
 
 def _is_complete(source: LakePath, cache: Path) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from core.errors import AppError
 from core.i18n import tr
+from utils.identifiers import CommitId
 from utils.lakefs_client.connection import Connection, server_message
 from utils.lakefs_client.queries import Queries
 
@@ -53,7 +54,7 @@ class Merger:
             )
         )
 
-    def merge_commit(self, commit_id: str, message: str, metadata: Mapping[str, str]) -> str:
+    def merge_commit(self, commit_id: str, message: str, metadata: Mapping[str, str]) -> CommitId:
         """Merge a commit of another branch into the target and return the target's head; it may be merged already.
 
         If only model files conflict, those of `commit_id` win. Raises Conflict naming conflicting data files.
@@ -82,7 +83,7 @@ class Merger:
                     raise
         return self.queries.head()
 
-    def revert(self, commit_id: str, message: str, metadata: Mapping[str, str]) -> str:
+    def revert(self, commit_id: str, message: str, metadata: Mapping[str, str]) -> CommitId:
         """Revert one commit on the target branch by a new one, a merge against its first parent; return the new head."""
         import lakefs_sdk
         from lakefs_sdk.exceptions import ApiException
@@ -107,7 +108,7 @@ class Merger:
     def _is_committed(self, before: str, message: str, metadata: Mapping[str, str]) -> bool:
         """Return whether the target's head is this commit on `before`: then only the response was lost."""
         head = self.queries.commit(self.queries.head())
-        same_metadata = metadata.items() <= (head.metadata or {}).items()
+        same_metadata = metadata.items() <= (head.metadata).items()
         return bool(before in head.parents and head.message == message and same_metadata)
 
 
@@ -122,7 +123,7 @@ def _not_revertible(branch: str, commit_id: str) -> AppError:
     )
 
 
-def _conflict(branch: str, commit_id: str, paths: list[str]) -> MergeConflict:
+def _conflict(branch: str, commit_id: str, paths: Sequence[str]) -> MergeConflict:
     """Return the error for files that both sides changed."""
     names = ", ".join(paths[:10]) + (tr(" and {count} more", count=len(paths) - 10) if len(paths) > 10 else "")
     return MergeConflict(

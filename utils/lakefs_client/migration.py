@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from core.errors import AppError
 from core.i18n import tr
+from utils.identifiers import Checksum, ObjectPath, parse_size
 from utils.lakefs_client.connection import Connection
 from utils.lakefs_client.content import RemoteFile
+from utils.lakefs_client.responses import Commit, parse_sha256
 
 
 class MigrationTarget:
@@ -18,27 +20,30 @@ class MigrationTarget:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
 
-    def stat(self, ref: str, path: str) -> Any:
-        """Return an object's metadata as a model of lakefs-sdk."""
+    def stat(self, ref: str, path: ObjectPath) -> tuple[RemoteFile, dict[str, str], str]:
+        """Return an object, its metadata and its content type."""
         with self.connection.convert_errors(path):
-            return self.connection.sdk.objects_api.stat_object(self.connection.repo, ref, path)
+            stat = self.connection.sdk.objects_api.stat_object(self.connection.repo, ref, path)
+            metadata = dict(stat.metadata or {})
+            size, checksum = parse_size(stat.size_bytes), Checksum(stat.checksum)
+            remote = RemoteFile(path, size, parse_sha256(metadata), checksum)
+            return remote, metadata, str(stat.content_type or "application/octet-stream")
 
     def download(self, ref: str, remote: RemoteFile, target: Path) -> None:
         """Download and verify an object, without the cache."""
         self.connection.transfer.download(self.connection.repo, ref, remote, target)
 
-    def upload_as_is(self, branch: str, path: str, file: Path, metadata: Mapping[str, str], stat: Any) -> None:
-        """Upload an object with its own metadata and type. Raises AppError if the server's MD5 is not that of `stat`."""
-        headers = {f"x-lakefs-meta-{key}": value for key, value in metadata.items()}
-        content_type = stat.content_type or "application/octet-stream"
-        with self.connection.convert_errors(tr("uploading {path}", path=path)):
-            response = self.connection.transfer.post_raw(
-                self.connection.repo, branch, path, file, {**headers, "Content-Type": content_type}
-            )
-        if response.status != 201 or stat.checksum.encode() not in response.data:
-            raise AppError(f"{path}: {response.status} {response.data[:300].decode(errors='replace')}")
+    def upload_as_is(
+        self, branch: str, remote: RemoteFile, file: Path, metadata: Mapping[str, str], content_type: str
+    ) -> None:
+        """Upload a copy of an object with its metadata and type. Raises AppError if the server's MD5 is another one."""
+        headers = {f"x-lakefs-meta-{key}": value for key, value in metadata.items()} | {"Content-Type": content_type}
+        with self.connection.convert_errors(tr("uploading {path}", path=remote.path)):
+            response = self.connection.transfer.post_raw(self.connection.repo, branch, remote.path, file, headers)
+            if response.status != 201 or json.loads(response.data)["checksum"] != remote.checksum:
+                raise AppError(f"{remote.path}: {response.status} {response.data[:300].decode(errors='replace')}")
 
-    def commit(self, branch: str, commit: Any, metadata: dict[str, str]) -> None:
+    def commit(self, branch: str, commit: Commit, metadata: dict[str, str]) -> None:
         """Commit a branch with the message and date of `commit`."""
         import lakefs_sdk
 
@@ -48,11 +53,11 @@ class MigrationTarget:
         with self.connection.convert_errors(tr("commit {id}", id=commit.id[:12])):
             self.connection.sdk.commits_api.commit(self.connection.repo, branch, creation)
 
-    def merge(self, branch: str, source: str, commit: Any, metadata: dict[str, str]) -> None:
+    def merge(self, branch: str, source: str, commit: Commit, metadata: dict[str, str]) -> None:
         """Merge `source` into a branch with the message and strategy of `commit`."""
         import lakefs_sdk
 
-        strategy = (commit.metadata or {}).get(".lakefs.merge.strategy", "default")
+        strategy = commit.metadata.get(".lakefs.merge.strategy", "default")
         options = {"strategy": strategy} if strategy != "default" else {}
         merge = lakefs_sdk.Merge(message=commit.message, metadata=metadata, allow_empty=True, **options)
         with self.connection.convert_errors(tr("merge {id}", id=commit.id[:12])):

@@ -16,11 +16,13 @@ from core.hashing import file_md5
 from core.i18n import tr
 from core.reporting import progress
 from core.workers import iterate_successes, parallel
+from utils.identifiers import CommitId
 from utils.lakefs_client.connection import Connection, server_message
 from utils.lakefs_client.content import LocalFile, RemoteFile
 from utils.lakefs_client.merge import Merger
 from utils.lakefs_client.queries import Queries
 from utils.lakefs_client.refs import Refs
+from utils.lakefs_client.responses import parse_commit
 
 MERGE_ATTEMPTS = 5
 
@@ -29,7 +31,7 @@ MERGE_ATTEMPTS = 5
 class PublishResult:
     """Result of `publish`: the commit that holds the files, and how many were uploaded and removed."""
 
-    commit_id: str
+    commit_id: CommitId
     uploaded: int
     removed: int
 
@@ -136,14 +138,14 @@ class Publisher:
                 self.refs.delete_branch(job.branch)
             raise
 
-    def _find_existing(self, job: _Publication, head: str, key: str, digest: str) -> PublishResult:
+    def _find_existing(self, job: _Publication, head: CommitId, key: str, digest: str) -> PublishResult:
         """Return the commit that brought these files, so that equal data keeps one name; nothing is uploaded."""
         with contextlib.suppress(AppError):  # of a call that was killed after its merge; usually there is none
             self.refs.delete_branch(job.branch)
         known = (commit for commit in self._commits_with(head, key, digest) if not self._compare(job, commit).needed())
         return PublishResult(next(known, head), 0, 0)
 
-    def _upload_and_merge(self, job: _Publication, head: str, changes: _Changes) -> tuple[str, str | None]:
+    def _upload_and_merge(self, job: _Publication, head: str, changes: _Changes) -> tuple[CommitId, CommitId | None]:
         """Upload to the private branch, commit and merge; return its commit and the merge (None: conflict)."""
         with self.connection.convert_errors(tr("private branch")):
             is_new = self.refs.create_branch(job.branch, head)
@@ -184,18 +186,19 @@ class Publisher:
         """Return whether a merge's first parent is the compared head: then it holds what was merged and no more."""
         return bool(self.queries.commit(merged).parents[0] == head)
 
-    def _commits_with(self, head: str, key: str, value: str) -> list[str]:
+    def _commits_with(self, head: str, key: str, value: str) -> list[CommitId]:
         """Return the commits behind `head` with this metadata, newest first, among the newest thousand.
 
         The metadata says what was published, not what the commit holds: a merge brings other files too.
         """
         with self.connection.convert_errors(tr("reading the log")):
             log = self.connection.sdk.refs_api.log_commits(self.connection.repo, head, amount=1000)
-        return [str(commit.id) for commit in log.results if (commit.metadata or {}).get(key) == value]
+            commits = map(parse_commit, log.results)
+            return [commit.id for commit in commits if commit.metadata.get(key) == value]
 
     def _compare(self, job: _Publication, ref: str) -> _Changes:
         """Return the paths to upload and to remove so that `ref` holds the publication."""
-        missing, remove = dict(job.wanted), []
+        missing, remove = dict(job.wanted), list[str]()
         for remote in self.queries.objects(ref, job.prefix):
             file = job.wanted.get(remote.path)
             if file is None:
@@ -235,7 +238,7 @@ class Publisher:
         with self.connection.convert_errors(tr("uploading {path}", path=path)):
             self.connection.transfer.upload(self.connection.repo, branch, path, file, self.connection.journals)
 
-    def commit_staged(self, branch: str, message: str, metadata: Mapping[str, str]) -> str:
+    def commit_staged(self, branch: str, message: str, metadata: Mapping[str, str]) -> CommitId:
         """Commit what is staged; 'no changes' after a lost response or a kill means that the head is that commit."""
         import lakefs_sdk
         from lakefs_sdk.exceptions import ApiException
@@ -243,13 +246,13 @@ class Publisher:
         creation = lakefs_sdk.CommitCreation(message=message, metadata=dict(metadata))
         with self.connection.convert_errors(tr("commit")):
             try:
-                return str(self.connection.sdk.commits_api.commit(self.connection.repo, branch, creation).id)
+                return CommitId(self.connection.sdk.commits_api.commit(self.connection.repo, branch, creation).id)
             except ApiException as error:
                 if error.status == 400 and "no changes" in server_message(error):
                     return self.queries.head(branch)
                 raise
 
-    def merge_into_target(self, source: str, message: str, metadata: Mapping[str, str]) -> str | None:
+    def merge_into_target(self, source: str, message: str, metadata: Mapping[str, str]) -> CommitId | None:
         """Merge into the target and return the merge; its head if that is done already; None after a conflict."""
         import lakefs_sdk
         from lakefs_sdk.exceptions import ApiException
@@ -257,7 +260,7 @@ class Publisher:
         merge = lakefs_sdk.Merge(message=message, metadata=dict(metadata))
         with self.merger.changing_target(tr("merge into {branch}", branch=self.connection.branch)):
             try:
-                return str(
+                return CommitId(
                     self.connection.sdk.refs_api.merge_into_branch(
                         self.connection.repo, source, self.connection.branch, merge=merge
                     ).reference

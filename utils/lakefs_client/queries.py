@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import functools
-import json
-import re
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from core.errors import UsageError
 from core.i18n import tr
+from utils.identifiers import Branch, CommitId
 from utils.lakefs_client.connection import Connection, missing_store_fix, server_message
 from utils.lakefs_client.content import RemoteFile
+from utils.lakefs_client.responses import (
+    Change,
+    Commit,
+    parse_branch,
+    parse_change,
+    parse_commit,
+    parse_models,
+    parse_objects,
+    parse_tag,
+)
 
-COMMIT_ID = SHA256 = re.compile("[0-9a-f]{64}")
 T = TypeVar("T")
 
 
@@ -23,27 +31,24 @@ class Queries:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
 
-    def head(self, branch: str | None = None) -> str:
+    def head(self, branch: str | None = None) -> CommitId:
         """Return the full id of a branch's newest commit."""
-        with self.connection.convert_errors(tr("branch {branch}", branch=branch or self.connection.branch)):
-            return str(
-                self.connection.sdk.branches_api.get_branch(
-                    self.connection.repo, branch or self.connection.branch
-                ).commit_id
-            )
+        name = branch or self.connection.branch
+        with self.connection.convert_errors(tr("branch {branch}", branch=name)):
+            return CommitId(self.connection.sdk.branches_api.get_branch(self.connection.repo, name).commit_id)
 
-    def default_branch(self) -> str:
+    def default_branch(self) -> Branch:
         """Return the branch that the repository was created with, which cannot be deleted."""
         with self.connection.convert_errors(tr("the repository")):
-            return str(self.connection.sdk.repositories_api.get_repository(self.connection.repo).default_branch)
+            return Branch(self.connection.sdk.repositories_api.get_repository(self.connection.repo).default_branch)
 
-    def resolve(self, ref: str, repo: str | None = None) -> str:
+    def resolve(self, ref: str, repo: str | None = None) -> CommitId:
         """Return the full commit id of a branch, tag, commit id or unique prefix, or `main~1`. Raises UsageError."""
         from lakefs_sdk.exceptions import ApiException
 
         with self.connection.convert_errors(tr("version '{ref}'", ref=ref)):
             try:
-                return str(self.connection.sdk.commits_api.get_commit(repo or self.connection.repo, ref).id)
+                return CommitId(self.connection.sdk.commits_api.get_commit(repo or self.connection.repo, ref).id)
             except ApiException as error:
                 if error.status not in (400, 404):
                     raise
@@ -53,7 +58,7 @@ class Queries:
                             "lakeFS {endpoint} has no repository '{repo}': {fix}",
                             endpoint=self.connection.endpoint,
                             repo=repo or self.connection.repo,
-                            fix=missing_store_fix(bool(COMMIT_ID.fullmatch(ref))),
+                            fix=missing_store_fix(CommitId.accepts(ref)),
                         )
                     ) from error
         names = [name for name, _ in [*self.list_refs("branches", repo), *self.list_refs("tags", repo)]]
@@ -69,17 +74,17 @@ class Queries:
 
     def list_refs(
         self, kind: Literal["branches", "tags"], repo: str | None = None, copied: bool = False
-    ) -> Iterator[tuple[str, str]]:
+    ) -> Iterator[tuple[str, CommitId]]:
         """Yield (name, full commit id) of all 'branches' or 'tags', sorted by name.
 
         Tags that map old commit ids to new ones (`versioning.migrate`) are included only if `copied`.
         """
         sdk = self.connection.sdk
         call = sdk.tags_api.list_tags if kind == "tags" else sdk.branches_api.list_branches
+        parse: Callable[[object], tuple[str, CommitId]] = parse_tag if kind == "tags" else parse_branch
         request = functools.partial(call, repo or self.connection.repo, amount=1000)
-        for ref in self._pages(tr("listing {kind}", kind=kind), lambda after: _models(request(after=after))):
-            if copied or not COMMIT_ID.fullmatch(ref.id):
-                yield str(ref.id), str(ref.commit_id)
+        listed = self._pages(tr("listing {kind}", kind=kind), lambda after: parse_models(request(after=after), parse))
+        return ((name, commit_id) for name, commit_id in listed if copied or not CommitId.accepts(name))
 
     def has_repository(self, repo: str | None = None) -> bool:
         """Return whether a repository exists on the server."""
@@ -110,13 +115,13 @@ class Queries:
         with self.connection.convert_errors(tr("branch {branch}", branch=branch)):
             try:
                 # An old id of a migrated commit is a tag: it must be resolved first.
-                wanted = self.connection.sdk.commits_api.get_commit(self.connection.repo, commit_id).id
+                wanted = CommitId(self.connection.sdk.commits_api.get_commit(self.connection.repo, commit_id).id)
                 found = self.connection.sdk.refs_api.find_merge_base(self.connection.repo, wanted, branch)
             except NotFoundException:
                 return False
             return bool(found.base_commit_id == wanted)
 
-    def merge_base(self, left: str, right: str) -> str | None:
+    def merge_base(self, left: str, right: str) -> CommitId | None:
         """Return the newest commit that is in the history of both commits; None without one, or for an unknown commit."""
         from lakefs_sdk.exceptions import NotFoundException
 
@@ -125,18 +130,18 @@ class Queries:
                 found = self.connection.sdk.refs_api.find_merge_base(self.connection.repo, left, right)
             except NotFoundException:
                 return None
-            return str(found.base_commit_id) if found.base_commit_id else None
+            return CommitId(found.base_commit_id) if found.base_commit_id else None
 
-    def commit(self, commit_id: str, repo: str | None = None) -> Any:
-        """Return a commit as a model of lakefs-sdk."""
+    def commit(self, commit_id: str, repo: str | None = None) -> Commit:
+        """Return a commit."""
         with self.connection.convert_errors(tr("commit {commit_id}", commit_id=commit_id[:12])):
-            return self.connection.sdk.commits_api.get_commit(repo or self.connection.repo, commit_id)
+            return parse_commit(self.connection.sdk.commits_api.get_commit(repo or self.connection.repo, commit_id))
 
     def commit_metadata(self, commit_id: str, repo: str | None = None) -> dict[str, str]:
         """Return the metadata of a commit."""
-        return dict(self.commit(commit_id, repo).metadata or {})
+        return self.commit(commit_id, repo).metadata
 
-    def log(self, ref: str, first_parent: bool = True, prefix: str = "", repo: str | None = None) -> Iterator[Any]:
+    def log(self, ref: str, first_parent: bool = True, prefix: str = "", repo: str | None = None) -> Iterator[Commit]:
         """Yield commits from `ref` back, newest first; with `prefix` those that changed something below it."""
         request = functools.partial(
             self.connection.sdk.refs_api.log_commits,
@@ -146,14 +151,14 @@ class Queries:
             first_parent=first_parent,
             prefixes=[prefix] if prefix else [],
         )
-        return self._pages(tr("reading the log"), lambda after: _models(request(after=after)))
+        return self._pages(tr("reading the log"), lambda after: parse_models(request(after=after), parse_commit))
 
-    def differences(self, left: str, right: str, kind: str = "two_dot", repo: str | None = None) -> Iterator[Any]:
+    def differences(self, left: str, right: str, kind: str = "two_dot", repo: str | None = None) -> Iterator[Change]:
         """Yield differing paths with their `type`; 'three_dot': changes of `right` since the merge base, and conflicts."""
         request = functools.partial(
             self.connection.sdk.refs_api.diff_refs, repo or self.connection.repo, left, right, amount=1000, type=kind
         )
-        return self._pages(tr("comparing"), lambda after: _models(request(after=after)))
+        return self._pages(tr("comparing"), lambda after: parse_models(request(after=after), parse_change))
 
     def objects(self, ref: str, prefix: str, repo: str | None = None, links: bool = False) -> Iterator[RemoteFile]:
         """Yield objects under a prefix in the byte order of their paths, with one page of 1,000 in memory.
@@ -172,7 +177,7 @@ class Queries:
             _preload_content=False,
         )
         what = tr("listing {ref}/{prefix}", ref=ref[:12], prefix=prefix)
-        return self._pages(what, lambda after: _parse_page(request(after=after).raw_data, links))
+        return self._pages(what, lambda after: parse_objects(request(after=after).raw_data, links))
 
     def _pages(self, what: str, request: Callable[[str], tuple[list[T], str | None]]) -> Iterator[T]:
         """Yield all results of a listing; `request` takes an offset and returns a page and the next offset (None: last page)."""
@@ -184,29 +189,3 @@ class Queries:
                     raise ValueError(f"has_more, next_offset {after!r} again")
             yield from results
             after = following
-
-
-def _models(page: Any) -> tuple[list[Any], str | None]:
-    """Return the results of an SDK page and the offset of the next page."""
-    return page.results, page.pagination.next_offset if page.pagination.has_more else None
-
-
-def _parse_page(body: bytes, links: bool) -> tuple[list[RemoteFile], str | None]:
-    """Return a page of objects and the offset of the next. Raises ValueError or KeyError for an invalid page."""
-    page = json.loads(body)
-    try:
-        pagination, results = page["pagination"], [_remote_file(found, links) for found in page["results"]]
-        return results, str(pagination["next_offset"]) if pagination["has_more"] else None
-    except TypeError as error:  # a list instead of an object
-        raise ValueError(str(error)) from error
-
-
-def _remote_file(found: dict[str, Any], links: bool) -> RemoteFile:
-    sha256 = (found.get("metadata") or {}).get("sha256")
-    if sha256 is not None and not SHA256.fullmatch(sha256):
-        sha256 = None  # of another client: an invalid hash must not become a file name
-    path, checksum = found["path"], found["checksum"]
-    if not isinstance(path, str) or not isinstance(checksum, str):
-        raise ValueError(f"path {path!r}, checksum {checksum!r}")
-    link, mtime = found["physical_address"] if links else None, found.get("mtime")
-    return RemoteFile(path, found.get("size_bytes") or 0, sha256, checksum, link, mtime)
