@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -17,6 +20,7 @@ from core.i18n import tr
 
 STALE_S = 7 * 86_400  # seconds after which the partial file of an interrupted download is not resumed
 _DRIVE = re.compile("[A-Za-z]:")
+_OPEN_FLAGS = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"))
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -68,6 +72,34 @@ def broken_link(path: Path) -> Path | None:
 def resolve(path: Path) -> Path:
     """Return the absolute path without links; with a broken link, the path as it is, so that nothing is made behind it."""
     return path.resolve() if broken_link(path) is None else path.absolute()
+
+
+def open_regular(path: Path) -> FileIO:
+    """Open a regular file, or a link to one, for reading without a buffer.
+
+    Raises OSError for anything else, without opening it: a named pipe would wait for its writer, a device may never end.
+    """
+    _require_regular(os.stat(path), path)
+    descriptor = os.open(path, os.O_RDONLY | _OPEN_FLAGS)
+    try:
+        _require_regular(os.fstat(descriptor), path)  # replaced in between; O_NONBLOCK kept the opening from waiting
+        return FileIO(descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _require_regular(status: os.stat_result, path: Path) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, tr("a special file"), str(path))
+
+
+def read_regular(path: Path) -> bytes:
+    """Return the content of a regular file, or of a link to one. Raises OSError for anything else, without opening it."""
+    with open_regular(path) as stream:
+        return stream.read()
 
 
 def _shorten(name: str) -> str:

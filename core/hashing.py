@@ -9,16 +9,18 @@ import threading
 import time
 from pathlib import Path
 
+from core.files import open_regular
+
 BLOCK = 1 << 18  # bytes read and hashed at a time
 BATCH = 1000  # hashes per transaction: one transaction takes as long as hashing an image
 YOUNG_NS = 2_000_000_000  # a file changed this recently may change again within the resolution of the clock
 
 
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 (hex) of a file, read in blocks."""
+    """Return the SHA-256 (hex) of a regular file, read in blocks. Raises OSError for a special file."""
     digest = hashlib.sha256()
     # hashlib.file_digest clears its own buffer for each file: half of the time for an image.
-    with path.open("rb", buffering=0) as stream:
+    with open_regular(path) as stream:
         while block := stream.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()
@@ -26,7 +28,7 @@ def file_sha256(path: Path) -> str:
 
 def file_md5(path: Path) -> str:
     """Return the MD5 (hex) of a file: lakeFS knows only that of objects which other clients wrote."""
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         return hashlib.file_digest(stream, "md5").hexdigest()
 
 

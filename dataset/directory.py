@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import unicodedata
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import UsageError
+from core.files import open_regular
+from core.i18n import tr
 from dataset.classes import CLASSES_FILE
+from dataset.faults import DataFaults, Fault
 from dataset.layout.ignore import IGNORE_FILE, read_ignore_rules
 from dataset.layout.vocabulary import read_directory_name
 
@@ -35,38 +40,85 @@ _CLUTTER_NAMES = {
 _CLUTTER_ENDINGS = ("zone.identifier", ":smartscreen", ":com.dropbox.attributes", ":com.dropbox.attrs", "~")
 
 
+@dataclass(frozen=True)
+class Listing:
+    """The entries of a data directory: files that may be read, and what must not be opened."""
+
+    files: dict[str, Path]  # relative '/' path -> path of a regular file inside the directory, sorted
+    refused: tuple[Fault, ...]  # special files, and links that lead nowhere, out of the directory or to a directory
+
+
 def data_files(root: Path) -> dict[str, Path]:
     """Return relative '/' path -> path of every file of the data directory, sorted.
 
-    Clutter (`is_data_name`), `predictions/` and what `.lakefsignore` names are excluded. Linked files are included, linked
-    directories only in the places of a layout (`list_linked_directories` returns the others).
+    Clutter (`is_data_name`), `predictions/` and what `.lakefsignore` names are excluded. Links to files inside the
+    directory are included. Raises DataFaults, without opening any file, for everything that is not a regular file inside.
     """
-    return dict(sorted(_walk(root)))
+    listing = list_directory(root)
+    if listing.refused:
+        raise DataFaults(listing.refused)
+    return listing.files
 
 
-def list_linked_directories(root: Path) -> list[str]:
-    """Return links to directories that `data_files` does not follow, as relative '/' paths."""
-    return sorted(name for name, _ in _walk(root, links=True))
+def list_directory(root: Path) -> Listing:
+    """Return what is in a data directory; no file but `.lakefsignore` is opened. Raises UsageError if it cannot be listed.
+
+    A link to a directory inside of it is followed in the places of a layout only.
+    """
+    rules = read_ignore_rules(root) if not refusal(root / IGNORE_FILE, root) else None
+    files: dict[str, Path] = {}
+    refused: list[Fault] = []
+    for name, path, is_regular in [*_walk_below(root, root), *_ignore_file(root)]:
+        if rules is not None and rules.ignores(name):
+            continue
+        found = None if is_regular else refusal(path, root)
+        if found is None:
+            files[name] = path
+        elif os.path.isdir(path):
+            refused.append(Fault(name, tr("a directory (or DATA_DIR set to the original)"), found))
+        else:
+            refused.append(Fault(name, tr("a regular file inside the directory"), found))
+    return Listing(dict(sorted(files.items())), tuple(sorted(refused)))
+
+
+def refusal(path: Path, root: Path) -> str | None:
+    """Return why a file must not be opened: it is no regular file, or a link out of `root`; None for a good or missing one.
+
+    Opening a named pipe or a terminal would wait forever, a device may never end, and a link may lead to any file of the
+    machine, which a push would publish.
+    """
+    try:
+        linked, mode = path.is_symlink(), path.stat().st_mode
+    except FileNotFoundError:
+        return tr("a broken link") if path.is_symlink() else None
+    except OSError:  # a loop of links, or one through a directory that may not be entered
+        return tr("a broken link")
+    if linked and not path.resolve().is_relative_to(root.resolve()):
+        return tr("a link to a directory outside of it") if stat.S_ISDIR(mode) else tr("a link to a file outside of it")
+    if stat.S_ISREG(mode):
+        return None
+    if stat.S_ISDIR(mode):
+        return tr("a link to a directory") if linked else tr("a directory")
+    return tr("a link to a special file") if linked else tr("a special file")
 
 
 def ignored_files(root: Path) -> list[str]:
     """Return the files that `.lakefsignore` excludes, as relative '/' paths."""
     rules = read_ignore_rules(root)
-    return [] if rules is None else sorted(name for name, _ in _walk_below(root) if rules.ignores(name))
+    return [] if rules is None else sorted(name for name, *_ in _walk_below(root, root) if rules.ignores(name))
 
 
-def _walk(root: Path, links: bool = False) -> Iterator[tuple[str, Path]]:
-    """Yield every file that is not ignored, or with `links` every link to a directory that is not followed."""
-    rules = read_ignore_rules(root)
-    if rules is not None and not links:
-        yield IGNORE_FILE, root / IGNORE_FILE
-    for name, path in _walk_below(root, links=links):
-        if rules is None or not rules.ignores(name):
-            yield name, path
+def _ignore_file(root: Path) -> Iterator[tuple[str, Path, bool]]:
+    """Yield the file of the rules, which is hidden and yet part of the data."""
+    if os.path.lexists(root / IGNORE_FILE):
+        yield IGNORE_FILE, root / IGNORE_FILE, False
 
 
-def _walk_below(folder: Path, prefix: str = "", links: bool = False) -> Iterator[tuple[str, Path]]:
-    """Yield every file below a directory, or every link that is not followed, ignored ones too."""
+def _walk_below(folder: Path, root: Path, prefix: str = "") -> Iterator[tuple[str, Path, bool]]:
+    """Yield every file below a directory, and every link to a directory that is not followed, ignored ones too.
+
+    The third value is whether it is known to be a regular file: it saves `refusal` two system calls per file.
+    """
     try:
         entries = list(os.scandir(folder))
     except FileNotFoundError:
@@ -74,19 +126,22 @@ def _walk_below(folder: Path, prefix: str = "", links: bool = False) -> Iterator
     except OSError as error:
         raise UsageError(f"{folder}: {error.strerror}") from None
     for entry in entries:
-        name = prefix + entry.name
+        name, path = prefix + entry.name, Path(entry.path)
         if is_clutter(entry.name) or name == OUTPUT_FOLDER:
             continue
-        if name == CHECK_PAGE and is_check_page(Path(entry.path)):
+        if name == CHECK_PAGE and is_check_page(path):
             continue
         linked = entry.is_symlink()
-        if not (Path(entry.path).is_dir() if linked else entry.is_dir()):  # a link to itself makes entry.is_dir() raise
-            if not links:
-                yield name, Path(entry.path)
-        elif not linked or _is_layout_directory(name):
-            yield from _walk_below(Path(entry.path), name + "/", links)
-        elif links:
-            yield name, Path(entry.path)
+        if not (os.path.isdir(path) if linked else entry.is_dir()):  # a link to itself makes entry.is_dir() raise
+            yield name, path, entry.is_file(follow_symlinks=False)
+        elif not linked or (_is_layout_directory(name) and _leads_inside(path, root)):
+            yield from _walk_below(path, root, name + "/")
+        else:
+            yield name, path, False
+
+
+def _leads_inside(path: Path, root: Path) -> bool:
+    return path.resolve().is_relative_to(root.resolve())
 
 
 def move_is_pending(root: Path) -> bool:
@@ -96,7 +151,8 @@ def move_is_pending(root: Path) -> bool:
 
 def holds_only_texts(root: Path) -> bool:
     """Return whether there is nothing but texts about the directory, such as README.md: no data, and no lost data either."""
-    return all(re.fullmatch(_TEXTS, name, re.IGNORECASE) for name, _ in _walk(root))
+    listing = list_directory(root)
+    return not listing.refused and all(re.fullmatch(_TEXTS, name, re.IGNORECASE) for name in listing.files)
 
 
 def is_empty(root: Path) -> bool:
@@ -106,12 +162,13 @@ def is_empty(root: Path) -> bool:
     """
     if move_is_pending(root):
         return True
-    return not any(
+    listing = list_directory(root)
+    return not listing.refused and not any(
         name == CLASSES_FILE
         or is_image(name)
         or name.startswith("splits/")
         or ("/" in name and _is_layout_directory(name.split("/")[0]))
-        for name, _ in _walk(root)
+        for name in listing.files
     )
 
 
@@ -122,9 +179,11 @@ def is_clutter(name: str) -> bool:
 
 
 def is_check_page(path: Path) -> bool:
-    """Return whether a file was written by `train.py --check-only`, and not by the user."""
+    """Return whether a file was written by `train.py --check-only`, and not by the user; a link never was."""
+    if path.is_symlink():
+        return False
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             return _CHECK_PAGE_MARK in stream.read(1000)
     except OSError:
         return False

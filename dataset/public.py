@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import AppError, UsageError, describe_error
+from core.files import read_regular
 from core.hashing import file_sha256
 from core.i18n import tr
 from core.reporting import notify, progress
@@ -33,7 +34,7 @@ def fetch(name: str, root: Path, seed: int) -> None:
     Raises UsageError if the directory holds other data, AppError if the download fails.
     """
     mark = root / MARK
-    if mark.exists() and mark.read_text(encoding="utf-8") == name and not is_empty(root):
+    if mark.exists() and read_regular(mark) == name.encode() and not is_empty(root):
         return
     if not is_empty(root):
         raise UsageError(

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from core.errors import UsageError
+from core.files import read_regular
 from core.i18n import tr
 from core.reporting import progress
 from dataset.classes import CLASSES_FILE, ClassMap, build_classes
@@ -97,7 +98,7 @@ def _build(staging: Path, seed: int, count: int) -> None:
 
 def _check_other_files(root: Path, staging: Path) -> None:
     """Raise UsageError if other files were added after an interruption: what is moved here is never mixed with other data."""
-    own = set((staging / "complete").read_text(encoding="utf-8").splitlines())
+    own = set(read_regular(staging / "complete").decode().splitlines())
     places = ("images/", "masks/", "splits/")
     others = [name for name in data_files(root) if name not in own and name.startswith(places)]
     if others:

@@ -8,7 +8,7 @@ from core.i18n import tr
 from core.reporting import progress
 from dataset.checks.categories import complete_classes
 from dataset.checks.duplicates import check_duplicates, check_near_duplicates
-from dataset.checks.files import check_files, check_unused_files, explain_ignored, find_classes, find_layout
+from dataset.checks.files import check_unused_files, explain_ignored, find_classes, find_layout
 from dataset.checks.groups import split_by_groups
 from dataset.checks.image_values import measure_images
 from dataset.checks.inspection import Inspection
@@ -20,7 +20,7 @@ from dataset.checks.split_contents import check_absent_classes, check_split_dire
 from dataset.class_file import Form
 from dataset.data import SegmentationData
 from dataset.decoding.options import DEFAULT_READING, ReadOptions
-from dataset.directory import data_files
+from dataset.directory import list_directory
 from dataset.formats.record import import_warnings
 from dataset.pages import expand_pages
 from dataset.pair_reading import read_pairs
@@ -57,14 +57,16 @@ def inspect_data(
 
     Raises UsageError where a file or directory cannot be used at all.
     """
-    inspection = Inspection(root, data_files(root), reading)
-    files = inspection.files
+    listing = list_directory(root)
+    inspection, files = Inspection(root, listing.files, reading), listing.files
+    inspection.add(listing.refused)
+    if listing.refused:
+        return inspection  # nothing of a directory with special files or links out of it is read
     inspection.add(import_warnings(root))
     inspection.layout, faults = find_layout(root, files)
     inspection.add(faults)
     if inspection.layout is None:
         return inspection
-    inspection.add(check_files(root, files))
     listed, faults = find_classes(files, inspection.layout)
     inspection.add(faults)
     inspection.pairing = expand_pages(find_pairs(root, files, inspection.layout), files)

@@ -14,7 +14,7 @@ from core.reporting import notify, warn
 from dataset.classes import abbreviate
 from dataset.decoding.files import has_image_header
 from dataset.decoding.kinds import unread_suffix, why_unread
-from dataset.directory import is_clutter, is_image
+from dataset.directory import is_clutter, is_image, refusal
 from dataset.formats.selection import is_selection
 from dataset.pages import count_pages_of, page_name
 from dataset.samples import Item
@@ -67,9 +67,10 @@ class _Search:
 def collect_items(inputs: Sequence[Path]) -> list[Item]:
     """Return the images of files and directories, searched recursively; item names include subdirectories.
 
-    Images are recognized by their suffix, or by their content where the suffix is unknown. Links to regular files are
-    followed; a broken one and one to a directory, which may form a loop, become faults, as does a subdirectory that
-    cannot be read. Files that infer.py wrote are excluded; videos in a directory and files that are not read are left
+    Images are recognized by their suffix, or by their content where the suffix is unknown. Special files are not opened,
+    and links are followed to regular files of the same directory only, unless they are named themselves: other ones
+    become faults, as does a subdirectory that cannot be read.
+    Files that infer.py wrote are excluded; videos in a directory and files that are not read are left
     out with a warning. Raises UsageError if there are no images, or an input does not exist.
     """
     search = _Search()
@@ -80,6 +81,8 @@ def collect_items(inputs: Sequence[Path]) -> list[Item]:
             if ownership.is_prediction(path):
                 raise UsageError(tr("{path}: a prediction that infer.py wrote, not an image to predict", path=path))
             search.found.append(_Found(Path(path.name), path, None))
+        elif path.exists():
+            raise UsageError(tr("{path}: a special file: name an image, a video or a directory", path=path))
         else:
             raise UsageError(tr("{path}: no such file or directory", path=path))
     search.report()
@@ -98,26 +101,24 @@ def collect_items(inputs: Sequence[Path]) -> list[Item]:
 def _search_directory(folder: Path, search: _Search) -> None:
     """Add the files below a directory to the search."""
     below, unreadable = _walk(folder)
-    own = _find_own_outputs([path for path in below if path.is_file()])
+    refused = {path: reason for path in below if (reason := refusal(path, folder))}
+    own = _find_own_outputs([path for path in below if path not in refused])
     for path in below:
         if path in own:
             search.predictions += is_image(path.name)
         elif is_image(path.name) or path.is_dir():
-            search.found.append(_Found(path.relative_to(folder), path, _link_fault(path)))
+            fault = _refusal_fault(path, refused[path]) if path in refused else None
+            search.found.append(_Found(path.relative_to(folder), path, fault))
+        elif path in refused:
+            search.left_out.setdefault(refused[path], []).append(printable(path))
         elif path.suffix.lower() in VIDEO_SUFFIXES:
             search.videos.append(printable(path))
         elif not unread_suffix(path.name) and has_image_header(path):
             search.found.append(_Found(path.relative_to(folder), path, None))
         else:
-            reason = _why_left_out(path)
+            reason = why_unread(path.name) if unread_suffix(path.name) else tr("not an image file")
             search.left_out.setdefault(reason, []).append(printable(path))
     search.found += unreadable
-
-
-def _why_left_out(path: Path) -> str:
-    if path.is_symlink() and not path.exists():
-        return tr("a broken link")
-    return why_unread(path.name) if unread_suffix(path.name) else tr("not an image file")
 
 
 def _expand_pages(file: _Found) -> list[_Found]:
@@ -130,7 +131,7 @@ def _expand_pages(file: _Found) -> list[_Found]:
 
 
 def _walk(folder: Path) -> tuple[list[Path], list[_Found]]:
-    """Return the files and links below a directory, sorted and without clutter, and the subdirectories that fail."""
+    """Return files, special files and links below a directory, without clutter, and the subdirectories that fail."""
     errors: list[OSError] = []
     paths: list[Path] = []
     for parent, folders, files in os.walk(folder, onerror=errors.append):
@@ -138,17 +139,20 @@ def _walk(folder: Path) -> tuple[list[Path], list[_Found]]:
         links = [name for name in folders if Path(parent, name).is_symlink()]
         paths += [Path(parent, name) for name in (*links, *files) if not is_clutter(name)]
     unreadable = [(Path(str(error.filename)), error.strerror) for error in errors]
-    readable = sorted(path for path in paths if path.is_file() or path.is_symlink())
-    return readable, [_Found(p.relative_to(folder), p, f"{printable(p)}: {reason}") for p, reason in unreadable]
+    return sorted(paths), [_Found(p.relative_to(folder), p, f"{printable(p)}: {reason}") for p, reason in unreadable]
 
 
-def _link_fault(path: Path) -> str | None:
-    """Return the fault of a link that leads to no regular file; None for another file."""
-    if not path.is_symlink() or path.is_file():
-        return None
+def _refusal_fault(path: Path, reason: str) -> str:
+    """Return the fault of an image file that must not be opened, and how to fix it."""
+    if not path.is_symlink():
+        return f"{printable(path)}: " + tr("expected a regular file, found {found}: remove it", found=reason)
     target = printable(path.readlink())
     if path.is_dir():
         rule = tr("links to directories are not followed: name its target {target} with --input", target=target)
+    elif path.is_file():
+        rule = tr("a link out of the directory: name the link or its target {target} with --input", target=target)
+    elif path.exists():
+        rule = tr("a link to the special file {target}: remove the link", target=target)
     else:
         rule = tr("a broken link to {target}: restore the target, or remove the link", target=target)
     return f"{printable(path)}: {rule}"
@@ -157,7 +161,7 @@ def _link_fault(path: Path) -> str | None:
 def _find_own_outputs(paths: Sequence[Path]) -> set[Path]:
     """Return those of these files that infer.py wrote: by their own mark, or by the listing of their directory."""
     parents = {parent for path in paths for parent in path.parents}
-    roots = [parent for parent in parents if (parent / LISTING).is_file()]
+    roots = [parent for parent in parents if (parent / LISTING).is_file() and not (parent / LISTING).is_symlink()]
     listed = {root / name for root in roots for name in ownership.listed_files(root)}
     selections = {parent for parent in parents if is_selection(parent)}
     return {

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from config import Settings
 from core.errors import AppError, UsageError
-from core.files import write_atomically
+from core.files import read_regular, write_atomically
 from core.i18n import tr
 from core.reporting import warn
 from utils.identifiers import CommitId
@@ -107,7 +107,7 @@ def match_times(lake: LakeFS, source: LakePath, cache: Path, files: Mapping[str,
 def _read(root: Path) -> str:
     """Return the text of the record; empty if it is missing or not readable."""
     try:
-        return (root / REF_FILE).read_text(encoding="utf-8")
+        return read_regular(root / REF_FILE).decode()
     except (OSError, UnicodeDecodeError):
         return ""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from config import ROOT, Settings
 from core.errors import AppError, UsageError
-from core.files import atomic_replace, remove_partial_files, safe_join, write_atomically
+from core.files import atomic_replace, read_regular, remove_partial_files, safe_join, write_atomically
 from core.git import LOCK_NAME
 from core.hashing import file_md5, file_sha256
 from core.i18n import tr
@@ -267,7 +267,7 @@ def require_complete(root: Path) -> None:
     """Raise UsageError for a data directory in which a pull was interrupted: it is not a version."""
     mark = root / UNFINISHED
     if mark.exists():
-        source = mark.read_text(encoding="utf-8").strip()
+        source = read_regular(mark).decode(errors="replace").strip()
         raise UsageError(
             tr(
                 "{root}: a pull of {source} was interrupted: run python lake.py pull {source} again",

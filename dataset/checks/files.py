@@ -1,4 +1,4 @@
-"""Check which files a data directory has: its layout, its class list, links, and files that are in no pair."""
+"""Check which files a data directory has: its layout, its class list, and files that are in no pair."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from core.i18n import tr
 from dataset.class_file import ClassFile, read_class_file
 from dataset.classes import InvalidFileError, abbreviate
 from dataset.decoding.kinds import unread_suffix, why_unread
-from dataset.directory import IMAGE_SUFFIXES, SPLITS, ignored_files, is_image, list_linked_directories
+from dataset.directory import IMAGE_SUFFIXES, SPLITS, ignored_files, is_image
 from dataset.faults import DataFaults, Fault, LeftOut, faults_from_error
 from dataset.formats.record import RECORD_FILE
 from dataset.formats.registry import check_export
@@ -36,17 +36,6 @@ def find_layout(root: Path, files: Mapping[str, Path]) -> tuple[Layout | None, l
     return (None, exports) if exports else (layout, faults)
 
 
-def check_files(root: Path, files: Mapping[str, Path]) -> Iterator[Fault]:
-    """Yield faults of broken links, special files and links to directories."""
-    for name in list_linked_directories(root):
-        expected = tr("a directory (or DATA_DIR set to the original)")
-        yield Fault(name, expected, tr("a link to a directory"))
-    for name, path in files.items():
-        if not path.is_file():
-            found = tr("a broken link") if path.is_symlink() else tr("a special file")
-            yield Fault(name, tr("a regular file"), found)
-
-
 def check_unused_files(files: Mapping[str, Path], layout: Layout, pairing: Pairing) -> Iterator[Fault | LeftOut]:
     """Yield each file that is in no pair and is not a list of the data set: left out, or a fault for an unread mask."""
     used = {path for candidate in pairing.candidates for path in (candidate.image, candidate.mask)}
@@ -54,8 +43,8 @@ def check_unused_files(files: Mapping[str, Path], layout: Layout, pairing: Pairi
     splits = tuple(f"{layout.splits_root}splits/{name}.txt" for name in (*SPLITS, LEFT_OUT))
     masks = {path[: path.rindex(".")] for path in used if layout.is_mask(path)}
     directories = layout.directories()
-    for name, path in files.items():
-        if name in used or name in splits or not path.is_file():
+    for name in files:
+        if name in used or name in splits:
             continue
         inside, suffix = name.startswith(directories), unread_suffix(name)
         if is_image(name):

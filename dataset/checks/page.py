@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,7 @@ class Row:
 def write_page(inspection: Inspection) -> None:
     """Write the page into the data directory and report its path; a file that is not ours stays, with a warning."""
     path = inspection.root / CHECK_PAGE
-    if path.exists() and not is_check_page(path):
+    if os.path.lexists(path) and not is_check_page(path):
         warn(tr("{path}: not written by train.py, so the overlays are not stored there: rename it", path=path))
         return
     contents = _choose(inspection)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UsageError, one_line
+from core.files import read_regular
 from core.i18n import tr
 from dataset.faults import DataWarning
 
@@ -39,7 +40,7 @@ def read_record(root: Path) -> ImportRecord | None:
     """Return the record of a data directory; None if its labels were not imported. Raises UsageError if it is damaged."""
     path = root / RECORD_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_regular(path))
         return _parse(content)
     except FileNotFoundError:
         return None

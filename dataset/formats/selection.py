@@ -10,6 +10,7 @@ from typing import Any
 
 from core.checksummed_json import verify_checksum
 from core.errors import UsageError, one_line
+from core.files import read_regular
 from core.hashing import file_sha256
 from core.i18n import tr
 from dataset.faults import DataWarning
@@ -49,7 +50,7 @@ def find_selection(source: Source, named: Path | None) -> Selection | None:
 def read_selection(path: Path) -> Selection:
     """Return the content of a selection's file. Raises UsageError for a file that is missing, damaged or changed."""
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        content: Any = json.loads(read_regular(path))
         known = {key: content[name] for name, key in METADATA_KEYS.items()}
         metadata = {key: str(value) for key, value in known.items() if value is not None}  # no version: unregistered
         images = frozenset(str(image["sha256"]) for image in content["images"])

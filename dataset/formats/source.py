@@ -14,7 +14,7 @@ from core.files import safe_join
 from core.hashing import file_sha256
 from core.i18n import tr
 from core.reporting import progress
-from dataset.directory import data_files, list_linked_directories
+from dataset.directory import data_files
 from dataset.faults import DataFaults, Fault
 
 
@@ -77,20 +77,7 @@ def open_source(root: Path) -> Source:
                 hint=hint,
             )
         )
-    files, inside = data_files(root), root.resolve()
-    faults = [
-        Fault(name, tr("a directory inside the export"), tr("a link to a directory"))
-        for name in list_linked_directories(root)
-    ]
-    for name, path in files.items():
-        if not path.is_file():
-            found = tr("a broken link") if path.is_symlink() else tr("a special file")
-            faults.append(Fault(name, tr("a regular file"), found))
-        elif not path.resolve().is_relative_to(inside):
-            faults.append(Fault(name, tr("a file inside the export"), tr("a link to a file outside of it")))
-    if faults:
-        raise DataFaults(faults)
-    return Source(root, files)
+    return Source(root, data_files(root))
 
 
 def levels(source: Source) -> Iterator[Source]:

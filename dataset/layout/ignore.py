@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.errors import UsageError, describe_error
+from core.files import read_regular
 from core.i18n import tr
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def read_ignore_rules(root: Path) -> IgnoreRules | None:
     """Return the rules of a data directory, or None. Raises UsageError for an invalid file."""
     path = root / IGNORE_FILE
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except FileNotFoundError:
         return None
     except OSError as error:

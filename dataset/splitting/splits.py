@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import UsageError
+from core.files import read_regular
 from core.i18n import tr
 from dataset.classes import InvalidFileError
 from dataset.directory import SPLITS, composed
@@ -71,7 +72,7 @@ def _read_rows(root: Path, name: str) -> list[str] | None:
     """Return the lines of a file of splits/, None if there is no such file. Raises InvalidFileError."""
     path = root / "splits" / f"{name}.txt"
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        return read_regular(path).decode("utf-8-sig").splitlines()
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from core.i18n import set_language
 from dataset import faults
-from dataset.directory import SPLITS, data_files, is_empty, list_linked_directories
+from dataset.directory import SPLITS, is_empty
 from dataset.faults import DataFaults, Fault
 from dataset.summary import summary
 from dataset.validation import check_data
@@ -195,31 +195,6 @@ def test_two_files_of_one_name_are_faults(flat: Path) -> None:
     first, second = faults_of(flat)
     assert [first.file, second.file] == ["images/a6.bmp", "images/a6.png"]
     assert first.found == "2: images/a6.bmp, images/a6.png"
-
-
-def test_links_to_files_are_read_and_links_to_directories_are_faults(
-    flat: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-    target = put_image(elsewhere / "x.png")
-    (flat / "images" / "a7.png").unlink()
-    (flat / "images" / "a7.png").symlink_to(target)
-    assert len(check_data(flat, 0).pairs) == 10, "a link to a file is a file"
-    (flat / "images" / "loop").symlink_to(flat)
-    (flat / "images" / "self.png").symlink_to("self.png")
-    put_mask(flat / "masks" / "self.png")
-    assert list_linked_directories(flat) == ["images/loop"]
-    assert not any(name.startswith("images/loop") for name in data_files(flat))
-    found = {fault.file: fault.found for fault in faults_of(flat) if fault.expected != "a readable file"}
-    assert found == {"images/loop": "a link to a directory", "images/self.png": "a broken link"}
-
-
-def test_linked_layout_directory_is_followed(flat: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    root = tmp_path_factory.mktemp("linked")
-    for part in ("images", "masks"):
-        (root / part).symlink_to(flat / part)
-    assert len(check_data(root, 0).pairs) == 10
-    assert "images/a0.png" in data_files(root)
 
 
 def test_all_faults_are_raised_at_once_and_the_table_is_limited(flat: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,12 +123,11 @@ def test_listing_cannot_make_infer_remove_other_files(predictor: Predictor, tmp_
     assert (out / "thesis.png").read_bytes() == b"precious"
 
 
-def test_links_to_regular_files_are_predicted(predictor: Predictor, tmp_path: Path) -> None:
-    draw(tmp_path / "blobs", 2)
-    (tmp_path / "in").mkdir()
+def test_links_to_regular_files_of_the_directory_are_predicted(predictor: Predictor, tmp_path: Path) -> None:
+    draw(tmp_path / "in/.blobs", 2)
     for number in range(2):
-        os.rename(tmp_path / f"blobs/00{number}.png", tmp_path / f"blobs/{number}")  # as content is stored by its hash
-        (tmp_path / f"in/{number}.png").symlink_to(tmp_path / f"blobs/{number}")
+        os.rename(tmp_path / f"in/.blobs/00{number}.png", tmp_path / f"in/.blobs/{number}")  # stored by its hash
+        (tmp_path / f"in/{number}.png").symlink_to(tmp_path / f"in/.blobs/{number}")
     outcome = predict(predictor, tmp_path / "in", tmp_path / "out")
     assert (outcome.written, outcome.failed) == (2, [])
 
