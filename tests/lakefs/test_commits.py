@@ -94,6 +94,20 @@ def test_log_is_ordered_by_date_and_paged(repo: Repo) -> None:
     assert log(amount=2, limit=True) == (["merged", "four"], False)
 
 
+def test_log_orders_commits_of_the_same_second(repo: Repo) -> None:
+    repo.branch("dev")
+    repo.put("a", branch="dev")
+    ids = [repo.commit("dev").id]
+    repo.put("b")
+    ids.append(repo.commit().id)
+    ids.append(repo.merge("dev"))
+    repo.put("c", branch="dev")
+    ids.append(repo.commit("dev").id)
+    ids.append(repo.merge("dev"))
+    log = repo.api.refs_api.log_commits(repo.name, "main").results
+    assert [commit.id for commit in log[:-1]] == ids[::-1]
+
+
 def test_diff_of_refs_lists_added_changed_and_removed(repo: Repo) -> None:
     for path in ("a", "b", "d/1", "d/2"):
         repo.put(path, "old")
@@ -128,6 +142,8 @@ def test_diff_of_branch_lists_staged_changes(repo: Repo) -> None:
     repo.put("d/1")
     repo.put("d/2")
     assert repo.staged() == [("a", "changed"), ("b", "removed"), ("d/1", "added"), ("d/2", "added")]
+    sizes = [change.size_bytes for change in repo.api.branches_api.diff_branch(repo.name, "main").results]
+    assert sizes == [7, 0, 1, 1], "a removed object has no size here"
     assert repo.staged(amount=1, after="a") == [("b", "removed")]
     assert repo.staged(delimiter="/") == [("a", "changed"), ("b", "removed"), ("d/", "prefix_changed")]
     assert repo.staged(prefix="d/") == [("d/1", "added"), ("d/2", "added")]

@@ -2,24 +2,21 @@
 
 import contextlib
 import functools
-import json
 import re
 import urllib.parse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple
 
+from .arguments import NUMBER, OPTIONAL_METADATA, OPTIONAL_NUMBER, TEXT, Field, Fields, read_fields
 from .database import Transaction
 from .http_server.requests import RequestBody, read_form_content
-from .operations import commits, merges, refs, staging
+from .operations import commits, merges, refs, repositories, staging
 from .operations.listing import MAX_PAGE, Page
-from .store import Json, LakeFSError, Store
+from .store import Json, LakeFSError, Store, UnsupportedError
 
 MAX_PATH_BYTES = 1024
 META_HEADER = "x-lakefs-meta-"
-UNSUPPORTED = (
-    "the embedded lakeFS server does not support this request: set LAKEFS_ENDPOINT to a real lakeFS server to use it"
-)
 CONFIG = {
     "storage_config": {
         "blockstore_type": "local",
@@ -79,38 +76,18 @@ class Request:
     def log_page(self) -> Page:
         """Return the requested part of a log. Raise LakeFSError (501) for parameters that are not supported."""
         if unknown := [name for name in ("objects", "since", "stop_at") if self.text(name)]:
-            raise LakeFSError(501, f"the log's {unknown[0]}: {UNSUPPORTED}")
+            raise UnsupportedError(f"the log's {unknown[0]}")
         return self.page()
 
     def arguments(self, wanted: Mapping[str, object]) -> Json:
         """Return a handler's arguments. Raise LakeFSError (400) for a missing or invalid one.
 
-        `wanted` gives the source of each argument: a function of the request, the default of a field of the JSON body,
-        which has to be of the same type, or TEXT for a required text field.
+        `wanted` gives the source of each argument: a function of the request, or a field of the JSON body as
+        `read_fields` wants it.
         """
         found = {name: source(self) for name, source in wanted.items() if callable(source)}
-        defaults = {name: source for name, source in wanted.items() if name not in found}
-        try:
-            body = json.loads(b"".join(self.body) or b"{}") if defaults else {}
-        except json.JSONDecodeError as error:
-            raise LakeFSError(400, f"the request body is not JSON: {error}") from None
-        for name, default in defaults.items():
-            value = body.get(name) if isinstance(body, dict) else None
-            value = default if value is None else value
-            kind = str if default is TEXT else type(default)
-            if type(value) is not kind or not (kind in (int, bool) or _is_text(value)):
-                raise LakeFSError(400, f"request body: {name} is missing or is not a {kind.__name__} of text")
-            found[name] = value
-        return found
-
-
-def _is_text(value: object) -> bool:
-    """Return whether a JSON value is a text, or a list or object of nothing but text."""
-    if isinstance(value, dict):
-        return all(map(_is_text, value.values()))
-    if isinstance(value, list):
-        return all(map(_is_text, value))
-    return isinstance(value, str)
+        fields = {name: source for name, source in wanted.items() if name not in found}
+        return found | (read_fields(b"".join(self.body), fields) if fields else {})
 
 
 def upload_object(request: Request, repo: str, branch: str) -> object:
@@ -153,52 +130,77 @@ def flag(name: str) -> Callable[[Request], bool]:
     return lambda request: request.text(name).lower() in ("1", "t", "true")
 
 
-TEXT = object()  # a required text field of the JSON body
+class Route(NamedTuple):
+    """One endpoint of the API.
+
+    `transaction` "" leaves it to the handler, which reads or writes files meanwhile. The handler gets the store (or the
+    request), the parts of the path, and the arguments named by `wanted`. `force` tells where the request may have the
+    option that allows it on a read-only repository; "" is for requests that change nothing there.
+    """
+
+    methods: str
+    path: str
+    status: int  # of success
+    transaction: Transaction | Literal[""]
+    handler: Callable[..., object]
+    wanted: Mapping[str, object] = {}
+    force: Literal["", "query", "body"] = ""
+
+
 PAGE, PATH = {"page": Request.page}, {"path": Request.path}
 REQUEST: Json = {"request": lambda request: request}
+OVERRIDES = Fields(message="", metadata=OPTIONAL_METADATA)
 REPO = "/repositories/{repo}"
 BRANCH, REF, KIND = REPO + "/branches/{branch}", REPO + "/refs/{ref}", REPO + "/(?P<kind>branches|tags)"
-# An endpoint: methods; path; status of success; transaction ("" leaves that to the handler, which reads or writes files
-# meanwhile); handler, which gets the store (or the request), the parts of the path, and these arguments.
 # fmt: off
-ROUTES: list[tuple[str, str, int, Transaction | Literal[""], Callable[..., object], Mapping[str, object]]] = [
-    ("GET HEAD", REF + "/objects", 200, "read", get_object, REQUEST),
-    ("POST", BRANCH + "/objects", 201, "", upload_object, REQUEST),
-    ("GET", "/healthcheck", 204, "", lambda _: None, {}),
-    ("GET", "/config", 200, "", lambda _: CONFIG, {}),
-    ("GET", "/repositories", 200, "read", refs.list_repositories, PAGE),
-    ("POST", "/repositories", 201, "durable", refs.create_repository,
-     {"name": TEXT, "storage_namespace": TEXT, "default_branch": "main"}),
-    ("GET", REPO, 200, "read", refs.get_repository, {}),
-    ("DELETE", REPO, 204, "durable", refs.delete_repository, {}),
-    ("GET", KIND, 200, "read", refs.list_refs, PAGE | {"hidden": flag("show_hidden")}),
-    ("GET", KIND + "/{name}", 200, "read", refs.get_ref, {}),
-    ("DELETE", KIND + "/{name}", 204, "durable", refs.delete_ref, {}),
-    ("POST", REPO + "/branches", 201, "durable", refs.create_branch, {"name": TEXT, "source": TEXT, "hidden": False}),
-    ("POST", REPO + "/tags", 201, "durable", refs.create_tag, {"id": TEXT, "ref": TEXT}),
-    ("PUT", BRANCH, 204, "write", staging.reset_branch, {"type": TEXT, "path": ""}),
-    ("POST", BRANCH + "/commits", 201, "", commits.commit_staged,
-     {"message": TEXT, "metadata": {}, "date": 0, "allow_empty": False}),
-    ("GET", REPO + "/commits/{ref}", 200, "read", refs.get_commit_at, {}),
-    ("GET", REF + "/commits", 200, "read", commits.get_log,
-     {"page": Request.log_page, "first_parent": flag("first_parent"), "limit": flag("limit"),
-      "prefixes": lambda request: request.query.get("prefixes", [])}),
-    ("GET", REF + "/merge/{branch}", 200, "read", merges.find_merge_base, {}),
-    ("POST", REF + "/merge/{branch}", 200, "durable", merges.merge,
-     {"message": "", "metadata": {}, "strategy": "", "squash_merge": False, "allow_empty": False, "force": False}),
-    ("POST", BRANCH + "/revert", 204, "durable", merges.revert,
-     {"ref": TEXT, "parent_number": 0, "allow_empty": False, "commit_overrides": {}}),
-    ("PUT", BRANCH + "/hard_reset", 204, "durable", commits.reset_branch_to,
-     {"ref": lambda request: request.text("ref")}),
-    ("GET", BRANCH + "/diff", 200, "read", staging.diff_branch, PAGE),
-    ("GET", REPO + "/refs/{left}/diff/{right}", 200, "read", merges.diff_refs,
-     PAGE | {"type": lambda request: request.text("type")}),
-    ("DELETE", BRANCH + "/objects", 204, "write", staging.delete_objects, {"paths": lambda request: [request.path()]}),
-    ("POST", BRANCH + "/objects/delete", 200, "write", staging.delete_objects, {"paths": []}),
-    ("POST", BRANCH + "/objects/copy", 201, "write", staging.copy_object,
-     {"path": lambda request: request.path("dest_path"), "src_path": TEXT, "src_ref": ""}),
-    ("GET", REF + "/objects/stat", 200, "read", staging.stat_object, PATH),
-    ("GET", REF + "/objects/ls", 200, "read", staging.list_objects, PAGE),
+ROUTES = [
+    Route("GET HEAD", REF + "/objects", 200, "read", get_object, REQUEST),
+    Route("POST", BRANCH + "/objects", 201, "", upload_object, REQUEST, "query"),
+    Route("GET", "/healthcheck", 204, "", lambda _: None),
+    Route("GET", "/config", 200, "", lambda _: CONFIG),
+    Route("GET", "/repositories", 200, "read", repositories.list_repositories, PAGE),
+    Route("POST", "/repositories", 201, "durable", repositories.create_repository,
+          {"name": TEXT, "storage_namespace": TEXT, "storage_id": "", "default_branch": "main", "read_only": False,
+           "sample_data": False, "bare": flag("bare")}),
+    Route("GET", REPO, 200, "read", repositories.get_repository),
+    Route("DELETE", REPO, 204, "durable", repositories.delete_repository, {}, "query"),
+    Route("GET", REPO + "/metadata", 200, "read", repositories.get_metadata),
+    Route("POST", REPO + "/metadata", 204, "durable", repositories.update_metadata, {"metadata": Field(dict)}),
+    Route("DELETE", REPO + "/metadata", 204, "durable", repositories.delete_metadata, {"keys": Field(list)}),
+    Route("GET", KIND, 200, "read", refs.list_refs, PAGE | {"hidden": flag("show_hidden")}),
+    Route("GET", KIND + "/{name}", 200, "read", refs.get_ref),
+    Route("DELETE", KIND + "/{name}", 204, "durable", refs.delete_ref, {}, "query"),
+    Route("POST", REPO + "/branches", 201, "durable", refs.create_branch,
+          {"name": TEXT, "source": TEXT, "hidden": False}, "body"),
+    Route("POST", REPO + "/tags", 201, "durable", refs.create_tag, {"id": TEXT, "ref": TEXT}, "body"),
+    Route("PUT", BRANCH, 204, "write", staging.reset_branch, {"type": TEXT, "path": ""}, "body"),
+    Route("POST", BRANCH + "/commits", 201, "", commits.commit_staged,
+          {"message": TEXT, "metadata": {}, "date": 0, "allow_empty": False,
+           "source_metarange": lambda request: request.text("source_metarange")}, "body"),
+    Route("GET", REPO + "/commits/{ref}", 200, "read", commits.get_commit),
+    Route("GET", REF + "/commits", 200, "read", commits.get_log,
+          {"page": Request.log_page, "first_parent": flag("first_parent"), "limit": flag("limit"),
+           "prefixes": lambda request: request.query.get("prefixes", [])}),
+    Route("GET", REF + "/merge/{branch}", 200, "read", merges.find_merge_base),
+    Route("POST", REF + "/merge/{branch}", 200, "durable", merges.merge,
+          {"message": "", "metadata": {}, "strategy": "", "squash_merge": False, "allow_empty": False, "force": False},
+          "body"),
+    Route("POST", BRANCH + "/revert", 204, "durable", merges.revert,
+          {"ref": TEXT, "parent_number": NUMBER, "allow_empty": False, "commit_overrides": OVERRIDES}, "body"),
+    Route("POST", BRANCH + "/cherry-pick", 201, "durable", merges.cherry_pick,
+          {"ref": TEXT, "parent_number": OPTIONAL_NUMBER, "commit_overrides": OVERRIDES}, "body"),
+    Route("PUT", BRANCH + "/hard_reset", 204, "durable", commits.reset_branch_to,
+          {"ref": lambda request: request.text("ref")}, "query"),
+    Route("GET", BRANCH + "/diff", 200, "read", staging.diff_branch, PAGE),
+    Route("GET", REPO + "/refs/{left}/diff/{right}", 200, "read", merges.diff_refs,
+          PAGE | {"type": lambda request: request.text("type")}),
+    Route("DELETE", BRANCH + "/objects", 204, "write", staging.delete_object, PATH, "query"),
+    Route("POST", BRANCH + "/objects/delete", 200, "write", staging.delete_objects,
+          {"paths": [], "force": flag("force")}),
+    Route("POST", BRANCH + "/objects/copy", 201, "write", staging.copy_object,
+          {"path": lambda request: request.path("dest_path"), "src_path": TEXT, "src_ref": ""}, "body"),
+    Route("GET", REF + "/objects/stat", 200, "read", staging.stat_object, PATH),
+    Route("GET", REF + "/objects/ls", 200, "read", staging.list_objects, PAGE),
 ]
 # fmt: on
 
@@ -210,16 +212,24 @@ def _compile(path: str) -> re.Pattern[str]:
 
 def dispatch(request: Request, path: str) -> Response:
     """Find the endpoint and call it. Raise LakeFSError, BadRequest and UnicodeDecodeError."""
-    for methods, pattern, status, transaction, handler, wanted in ROUTES:
-        if request.method not in methods.split() or not (match := _compile(pattern).fullmatch(path)):
-            continue
-        parts = {name: urllib.parse.unquote(part, errors="strict") for name, part in match.groupdict().items()}
-        # A JSON body is read before the transaction, so that a slow client does not block the others.
-        arguments = request.arguments(wanted)
-        with request.store.db.transaction(transaction) if transaction else contextlib.nullcontext():
-            if "repo" in parts:
-                refs.get_repository(request.store, parts["repo"])  # unknown: 404
-            first: Any = arguments.pop("request", request.store)
-            result = handler(first, **parts, **arguments)
-        return result if isinstance(result, Response) else Response(status, None if status == 204 else result)
-    raise LakeFSError(501, UNSUPPORTED)
+    for route in ROUTES:
+        if request.method in route.methods.split() and (match := _compile(route.path).fullmatch(path)):
+            parts = {name: urllib.parse.unquote(part, errors="strict") for name, part in match.groupdict().items()}
+            result = _call(route, request, parts)
+            if isinstance(result, Response):
+                return result
+            return Response(route.status, None if route.status == 204 else result)
+    raise UnsupportedError
+
+
+def _call(route: Route, request: Request, parts: dict[str, str]) -> object:
+    """Call a route's handler, in the route's transaction and if the repository may be changed."""
+    force: dict[str, object] = {"force": flag("force") if route.force == "query" else False} if route.force else {}
+    # A JSON body is read before the transaction, so that a slow client does not block the others.
+    arguments = request.arguments({**force, **route.wanted})
+    first: Any = arguments.pop("request", request.store)
+    forced = arguments["force"] if "force" in route.wanted else arguments.pop("force", False)
+    with request.store.db.transaction(route.transaction) if route.transaction else contextlib.nullcontext():
+        if "repo" in parts:
+            repositories.check_repository(request.store, parts["repo"], change=bool(route.force) and not forced)
+        return route.handler(first, **parts, **arguments)

@@ -67,7 +67,10 @@ def find_reachable(store: Store, since: float, report: Report, dropped_runs: Seq
 
 
 def _add_tree(store: Store, tree: str, address: str, found: Reachable, report: Report) -> None:
-    """Add a tree's nodes and content to `found`; nodes that are known already are not read again."""
+    """Add a tree's nodes and content to `found`; nodes that are known already are not read again.
+
+    A repository's first commit has no tree: "".
+    """
 
     def read(key: str, read_node: Callable[[str], list[Any]], hash_node: Callable[[list[Any]], str]) -> list[Any]:
         if key in found.nodes:
@@ -82,7 +85,7 @@ def _add_tree(store: Store, tree: str, address: str, found: Reachable, report: R
             report(f"{address}: {error}")
         return []
 
-    for reference in read(tree, store.trees.ranges, tree_id):
+    for reference in read(tree, store.trees.ranges, tree_id) if tree else ():
         for path, entry in read(reference.id, store.trees.rows, range_id):
             found.content.setdefault(entry.sha256, []).append(f"{address}/{path}")
 

@@ -17,7 +17,8 @@ from .trees import Trees
 
 Json = dict[str, Any]
 Metadata = dict[str, str]
-Commit = Json  # as lakeFS shows it: "meta_range_id" is the id of its tree, "creation_date" in seconds since 1970
+# As lakeFS shows it, and "creation_ns": "meta_range_id" is the id of its tree, "creation_date" in seconds since 1970.
+Commit = Json
 
 SCHEMA_VERSION = 2
 SCHEMA = f"""
@@ -37,6 +38,15 @@ class LakeFSError(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status, self.message = status, message
+
+
+class UnsupportedError(LakeFSError):
+    """What only a real lakeFS server can do."""
+
+    def __init__(self, what: str = "") -> None:
+        advice = "set LAKEFS_ENDPOINT to a real lakeFS server to use it"
+        prefix = f"{what}: " if what else ""
+        super().__init__(501, f"{prefix}the embedded lakeFS server does not support this request: {advice}")
 
 
 class Store:
@@ -61,12 +71,14 @@ class Store:
 
         `date` is in seconds since 1970; 0 means now.
         """
+        now = time.time()
         commit = {
             "parents": [parent["id"] for parent in parents],
             "committer": "local" if parents else "",
             "message": message,
             "metadata": dict(sorted(metadata.items())),
-            "creation_date": date or int(time.time()),
+            "creation_date": date or int(now),
+            "creation_ns": 0 if date else int(now % 1 * 1e9),  # orders the log within a second; older commits have none
             "generation": 1 + max((parent["generation"] for parent in parents), default=0),
             "meta_range_id": tree,
             "version": 1,

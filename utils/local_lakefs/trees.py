@@ -136,6 +136,8 @@ class Trees:
         if rows:
             result.append(self._write_range(rows))
         ranges = [reference for reference in result if reference.id]
+        if not ranges and not tree:
+            return ""  # still the empty tree
         return self._write(tree_id(ranges), ranges)
 
     def _write_range(self, rows: list[tuple[str, Entry]]) -> Range:

@@ -4,8 +4,8 @@ import heapq
 import itertools
 from collections.abc import Iterator, Sequence
 
-from ..store import Commit, Json, LakeFSError, Metadata, Store
-from .listing import Page, make_page
+from ..store import Commit, Json, LakeFSError, Metadata, Store, UnsupportedError
+from .listing import Page, make_page, render_commit
 from .refs import get_branch_head, get_commit_at
 from .staging import scan_staged, scan_staged_changes, sync_staged, unstage
 
@@ -32,12 +32,15 @@ def reset_branch_to(store: Store, repo: str, branch: str, ref: str) -> None:
 
 
 def commit_staged(
-    store: Store, repo: str, branch: str, message: str, metadata: Metadata, date: int, allow_empty: bool
-) -> Commit:
+    store: Store, repo: str, branch: str, *, message: str, metadata: Metadata, date: int, allow_empty: bool,
+    source_metarange: str,
+) -> Json:  # fmt: skip
     """Commit what is staged at one moment, durably: the content first, then the commit.
 
     To be called outside a transaction. Raise LakeFSError (400) if nothing changed, unless `allow_empty`.
     """
+    if source_metarange:
+        raise UnsupportedError("source_metarange")
     sync_staged(store, repo, branch)  # most of the content is synced before other writers have to wait
     with store.db.transaction("durable"):
         sync_staged(store, repo, branch)
@@ -45,7 +48,13 @@ def commit_staged(
         tree = store.trees.apply(head["meta_range_id"], scan_staged(store, repo, branch))
         if tree == head["meta_range_id"] and not allow_empty:
             raise LakeFSError(400, "commit: no changes")
-        return advance_branch(store, repo, branch, store.add_commit(repo, [head], tree, message, metadata, date))
+        made = store.add_commit(repo, [head], tree, message, metadata, date)
+        return render_commit(advance_branch(store, repo, branch, made))
+
+
+def get_commit(store: Store, repo: str, ref: str) -> Json:
+    """Return the commit that a reference names, as lakeFS shows it."""
+    return render_commit(get_commit_at(store, repo, ref))
 
 
 def get_log(
@@ -62,7 +71,8 @@ def get_log(
         next((commit for commit in commits if commit["id"] == page.after), None)
     found = list(itertools.islice(commits, page.amount + 1))
     more = len(found) > page.amount and not limit
-    return make_page(found[: page.amount], found[page.amount - 1]["id"] if more else "")
+    shown = [render_commit(commit) for commit in found[: page.amount]]
+    return make_page(shown, found[page.amount - 1]["id"] if more else "")
 
 
 def _has_changes(store: Store, repo: str, commit: Commit, prefixes: Sequence[str]) -> bool:
@@ -76,11 +86,12 @@ def _has_changes(store: Store, repo: str, commit: Commit, prefixes: Sequence[str
 
 def _scan_history(store: Store, repo: str, ref: str, first_parent: bool) -> Iterator[Commit]:
     """Yield commits from `ref` back, newest first."""
-    queue: list[tuple[int, int, str]] = []
+    queue: list[tuple[int, int, int, str]] = []
     due, seen = [get_commit_at(store, repo, ref)["id"]], set[str]()
     while due or queue:
         for commit in (store.get_commit(repo, commit_id) for commit_id in due):
-            heapq.heappush(queue, (-commit["creation_date"], -commit["generation"], commit["id"]))
+            age = -commit["creation_date"], -commit.get("creation_ns", 0)
+            heapq.heappush(queue, (*age, -commit["generation"], commit["id"]))
         seen.update(due)
-        yield (commit := store.get_commit(repo, heapq.heappop(queue)[2]))
+        yield (commit := store.get_commit(repo, heapq.heappop(queue)[3]))
         due = [parent for parent in commit["parents"][: 1 if first_parent else None] if parent not in seen]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeVar
 
-from ..store import Json
+from ..store import Commit, Json
 from ..trees import Entry, identity
 
 T = TypeVar("T")
@@ -57,6 +57,11 @@ def make_page(results: list[Json], next_offset: str = "") -> Json:
     """Return one page as JSON; `next_offset` is the last result's name where more results follow."""
     page = {"has_more": bool(next_offset), "next_offset": next_offset, "results": len(results)}
     return {"pagination": page | {"max_per_page": MAX_PAGE}, "results": results}
+
+
+def render_commit(commit: Commit) -> Json:
+    """Return a commit as lakeFS shows it."""
+    return {name: value for name, value in commit.items() if name != "creation_ns"}
 
 
 def render_entry(path: str, entry: Entry) -> Json:

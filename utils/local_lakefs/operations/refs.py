@@ -1,11 +1,10 @@
-"""Repositories, branches and tags, and which commit a reference such as `main~2` names."""
+"""Branches and tags, and which commit a reference such as `main~2` names."""
 
-import json
 import re
-import time
 
 from ..store import Commit, Json, LakeFSError, Store
 from .listing import Page
+from .repositories import get_repository
 
 NAMES = {
     "repositories": re.compile("[a-z0-9][a-z0-9-]{2,62}"),
@@ -15,47 +14,11 @@ NAMES = {
 REF = re.compile(r"([^~^@$]+)((?:[~^]\d{0,9})*|[@$])")
 
 
-def _validate_name(kind: str, name: str) -> str:
+def validate_name(kind: str, name: str) -> str:
     """Return a valid name. Raise LakeFSError (400) otherwise."""
     if not NAMES[kind].fullmatch(name):
         raise LakeFSError(400, f"{name!r} is not a valid name in {kind} (expected: {NAMES[kind].pattern})")
     return name
-
-
-# Repositories
-
-
-def create_repository(store: Store, name: str, storage_namespace: str, default_branch: str) -> Json:
-    """Create a repository, its first commit and its default branch."""
-    known = {"storage_namespace": storage_namespace, "default_branch": _validate_name("branches", default_branch)}
-    data = {"id": _validate_name("repositories", name), **known, "creation_date": int(time.time()), "storage_id": ""}
-    if not storage_namespace.startswith("local://"):
-        raise LakeFSError(400, "the storage namespace of the embedded server begins with local://")
-    if not store.db("INSERT OR IGNORE INTO repositories VALUES(?, ?)", name, json.dumps(data)).rowcount:
-        raise LakeFSError(409, "error creating repository: not unique")
-    first = store.add_commit(name, [], store.trees.apply("", []), "Repository created", {})
-    store.db("INSERT INTO refs VALUES(?, ?, 'branches', ?, 0)", name, default_branch, first["id"])
-    return data
-
-
-def get_repository(store: Store, repo: str) -> Json:
-    """Return a repository. Raise LakeFSError (404) for an unknown one."""
-    if not (row := store.db("SELECT data FROM repositories WHERE id=?", repo).fetchone()):
-        raise LakeFSError(404, "repository not found")
-    return dict(json.loads(row[0]))
-
-
-def list_repositories(store: Store, page: Page) -> Json:
-    """Return a page of the repositories."""
-    query = "SELECT id, data FROM repositories WHERE id>=? ORDER BY id"
-    return page.select(lambda start: store.db(query, start), lambda _, data: dict(json.loads(data)))
-
-
-def delete_repository(store: Store, repo: str) -> None:
-    """Delete a repository; content and trees, which others may share, stay until gc."""
-    store.db("DELETE FROM repositories WHERE id=?", repo)
-    for table in ("refs", "commits", "staging"):
-        store.db(f"DELETE FROM {table} WHERE repo=?", repo)
 
 
 # Branches and tags; `kind` is "branches" or "tags"
@@ -81,9 +44,14 @@ def list_refs(store: Store, repo: str, kind: str, page: Page, hidden: bool) -> J
 def create_ref(store: Store, repo: str, kind: str, name: str, source: str, hidden: bool = False) -> Json:
     """Create a branch or tag at the commit that `source` names. Raise LakeFSError (409) if the name is in use."""
     commit_id = get_commit_at(store, repo, source)["id"]
-    names = "SELECT repo, id FROM refs UNION ALL SELECT repo, id FROM commits"
-    if store.db(f"SELECT 1 FROM ({names}) WHERE repo=? AND id=?", repo, _validate_name(kind, name)).fetchone():
-        raise LakeFSError(409, f"{name} already exists: not unique")
+    if found := store.db("SELECT kind FROM refs WHERE repo=? AND id=?", repo, validate_name(kind, name)).fetchone():
+        known, titles = {"branches": "branch", "tags": "tag"}, {"branches": "branch name", "tags": "tag ID"}
+        same = found[0] == kind
+        raise LakeFSError(
+            409, f"{known[kind]} already exists: not unique" if same else f"{titles[found[0]]} {name}: conflict found"
+        )
+    if store.db("SELECT 1 FROM commits WHERE repo=? AND id=?", repo, name).fetchone():
+        raise LakeFSError(409, f"commit ID {name}: conflict found")
     store.db("INSERT INTO refs VALUES(?, ?, ?, ?, ?)", repo, name, kind, commit_id, hidden)
     return {"id": name, "commit_id": commit_id}
 
@@ -101,7 +69,7 @@ def create_tag(store: Store, repo: str, id: str, ref: str) -> Json:
 def delete_ref(store: Store, repo: str, kind: str, name: str) -> None:
     """Delete a branch, with its staged changes, or a tag. Raise LakeFSError (403) for the default branch."""
     get_ref(store, repo, kind, name)
-    if get_repository(store, repo)["default_branch"] == name:
+    if kind == "branches" and name == get_repository(store, repo)["default_branch"]:
         raise LakeFSError(403, "cannot delete repository default branch")
     store.db("DELETE FROM refs WHERE repo=? AND id=?", repo, name)
     store.db("DELETE FROM staging WHERE repo=? AND branch=?", repo, name)

@@ -9,6 +9,7 @@ from ..store import Json, LakeFSError, Metadata, Store
 from ..trees import DELETED, Entry, identity, outer_join
 from .listing import Change, Page, render_change, render_entry
 from .refs import get_branch_head, get_ref, resolve_ref
+from .repositories import check_repository
 
 MAX_DELETE = 1000
 
@@ -82,16 +83,30 @@ def copy_object(store: Store, repo: str, branch: str, path: str, src_ref: str, s
     return _stage(store, repo, branch, path, entry._replace(mtime=int(time.time())))
 
 
-def delete_objects(store: Store, repo: str, branch: str, paths: list[str]) -> Json:
-    """Stage deletions; paths that do not exist are ignored."""
+def delete_object(store: Store, repo: str, branch: str, path: str) -> None:
+    """Stage a deletion; a path that does not exist is ignored."""
+    _delete(store, repo, branch, [path])
+
+
+def delete_objects(store: Store, repo: str, branch: str, paths: list[str], force: bool) -> Json:
+    """Stage deletions; paths that do not exist are ignored. Return the errors by path, as lakeFS does."""
     if len(paths) > MAX_DELETE:
         raise LakeFSError(400, f"request size exceeded, max paths is set to {MAX_DELETE}")
+    try:
+        check_repository(store, repo, change=not force)
+    except LakeFSError as error:
+        reason = {"status_code": error.status, "message": error.message}
+        return {"errors": [{"path": path, **reason} for path in paths]}
+    _delete(store, repo, branch, paths)
+    return {"errors": []}
+
+
+def _delete(store: Store, repo: str, branch: str, paths: list[str]) -> None:
     tree = get_branch_head(store, repo, branch)["meta_range_id"]
     for path in paths:
         unstage(store, repo, branch, path, exact=True)
         if store.trees.get(tree, path):
             _stage(store, repo, branch, path, DELETED)
-    return {"errors": []}
 
 
 def reset_branch(store: Store, repo: str, branch: str, type: str, path: str) -> None:
@@ -140,6 +155,11 @@ def list_objects(store: Store, repo: str, ref: str, page: Page) -> Json:
 
 
 def diff_branch(store: Store, repo: str, branch: str, page: Page) -> Json:
-    """Return a page of a branch's staged changes."""
+    """Return a page of a branch's staged changes; in it, unlike in other differences, a removed object has no size."""
     tree = get_branch_head(store, repo, branch)["meta_range_id"]
-    return page.select(lambda start: scan_staged_changes(store, repo, branch, tree, start), render_change)
+
+    def render(path: str, change: Change) -> Json:
+        shown = render_change(path, change)
+        return shown | {"size_bytes": 0} if shown["type"] == "removed" else shown
+
+    return page.select(lambda start: scan_staged_changes(store, repo, branch, tree, start), render)
