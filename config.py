@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.dotenv_file import check_known_keys, read_dotenv
+from core.dotenv_file import load_dotenv, peek_dotenv
 from core.files import resolve
 from core.git import without_credentials
 from core.i18n import LANGUAGES, language_of_locale, mark, set_language
@@ -324,10 +324,10 @@ OWN_PREFIXES = ("LAKEFS_", "MINIO_", "REGISTER", "SERVE_")
 def load_settings(**overrides: Any) -> Settings:
     """Load the settings from the environment and `.env`; `overrides` that are not None win.
 
-    Raises UsageError that names the key, the value, and the rule or the nearest known key.
+    Variables of libraries in `.env` are set for this process (`load_dotenv`). Raises UsageError that names the key, the
+    value, and the rule or the nearest known key.
     """
-    dotenv = read_dotenv(ROOT / ".env")
-    check_known_keys(ROOT / ".env", dotenv, FIELDS, OWN_PREFIXES, FOREIGN_PREFIXES)
+    dotenv = load_dotenv(ROOT / ".env", FIELDS, OWN_PREFIXES, FOREIGN_PREFIXES)
     values: dict[str, Any] = {}
     for name, hint in FIELDS.items():
         text = os.environ.get(name.upper(), dotenv.get(name.upper()))  # an empty one cancels that of .env
@@ -346,4 +346,4 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 # Before any text is shown, that of --help included; load_settings reports an invalid value.
-set_language(os.environ.get("APP_LANG", read_dotenv(ROOT / ".env").get("APP_LANG")) or language_of_locale())
+set_language(os.environ.get("APP_LANG", peek_dotenv(ROOT / ".env", "APP_LANG")) or language_of_locale())
