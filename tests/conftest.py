@@ -10,8 +10,9 @@ import pytest
 from core.console import ConsoleReporter
 from core.i18n import set_language
 from core.reporting import use_reporter
-from tests.support import servers
-from tests.support.servers import Server, Storage
+from tests.support import servers, stores
+from tests.support.servers import Server
+from tests.support.stores import Storage
 from utils.lakefs_client import transfer
 
 os.environ["APP_LANG"] = "en"  # before config.py is imported: tests expect English messages
@@ -48,10 +49,10 @@ def lakefs_server_kind(lakefs_server: Server) -> str:
     return lakefs_server.kind
 
 
-@pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
-    """An S3 server: the one of MINIO_ENDPOINT, otherwise MinIO if installed, otherwise moto."""
-    with servers.s3(tmp_path_factory.mktemp("s3")) as storage:
+@pytest.fixture(scope="session", params=stores.choices())
+def s3(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
+    """An S3 server; its tests run on the one of MINIO_ENDPOINT, otherwise on each installed store, otherwise on moto."""
+    with stores.s3(request.param, tmp_path_factory.mktemp("s3")) as storage:
         yield storage
 
 

@@ -28,7 +28,13 @@ CONNECT_S, READ_S, ATTEMPTS = 5, 30, 4  # timeouts in seconds; attempts with bot
 LINK_S = 900  # default validity of a presigned link in seconds
 LINK_MAX_S = 7 * 24 * 3600  # seconds; the maximum of S3 signatures
 _NO_BUCKET = ("NoSuchBucket", "NoSuchKey", "404", "NotFound")
-_WRONG_KEY = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthorizationHeaderMalformed", "401")
+_WRONG_KEY = (
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "AuthorizationHeaderMalformed",
+    "XAdminUserNotFound",  # VersityGW's code for an unknown access key
+    "401",
+)
 
 
 def make_client(settings: Settings) -> Any:

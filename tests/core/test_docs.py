@@ -8,7 +8,15 @@ import pytest
 
 from tests.support.project import SOURCE
 
-DOCUMENTS = ("README.md", "README.ko.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/glossary.md")
+DOCUMENTS = (
+    "README.md",
+    "README.ko.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "SECURITY.md",
+    "docs/glossary.md",
+)
 
 
 def text_of(document: str) -> str:

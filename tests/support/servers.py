@@ -1,34 +1,26 @@
 """Servers for the tests: the embedded lakeFS server, and real servers where their programs are installed."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support import stores
+from tests.support.processes import free_port, run_server, wait_until_up
+from tests.support.stores import Storage
 from utils.lakefs_utils import LakeFS
 
 SOURCE = Path(__file__).resolve().parents[2]
 KINDS = ["embedded", *(["real"] if shutil.which("lakefs") else [])]
-
-
-@dataclass(frozen=True)
-class Storage:
-    """A running S3 server with its root keys."""
-
-    endpoint: str
-    access_key: str
-    secret_key: str
 
 
 @dataclass(frozen=True)
@@ -40,7 +32,7 @@ class Server:
     access_key_id: str
     secret_access_key: str
     storage_namespace: str
-    storage: "Storage | None" = None  # the object storage behind it, if this module started one
+    storage: Storage | None = None  # the object storage behind it, if this module started one
 
     def settings(self, **changes: Any) -> dict[str, Any]:
         """Return the settings that connect to this server, with the name of a new repository."""
@@ -77,26 +69,27 @@ def embedded(folder: Path) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def real(folder: Path, first_admin: bool = True) -> Iterator[Server]:
-    """Yield the server of LAKEFS_ENDPOINT, or run one on `folder`: on MinIO if it is installed, otherwise on files.
+def real(folder: Path, first_admin: bool = True, store: str | None = None) -> Iterator[Server]:
+    """Yield the server of LAKEFS_ENDPOINT, or run one on `folder`: over `store`, else the first installed, else files.
 
     Without `first_admin` the new server waits for somebody to make its first user.
     """
     env = os.environ
-    if env.get("LAKEFS_ENDPOINT"):
+    if env.get("LAKEFS_ENDPOINT") and store is None:
         keys = env["LAKEFS_ACCESS_KEY_ID"], env["LAKEFS_SECRET_ACCESS_KEY"]
         yield Server("real", env["LAKEFS_ENDPOINT"].rstrip("/"), *keys, env["LAKEFS_STORAGE_NAMESPACE"])
         return
     with contextlib.ExitStack() as stack:
-        minio = stack.enter_context(minio_server(folder / "minio")) if shutil.which("minio") else None
-        storage = _s3_blocks(minio) if minio else _local_blocks(folder)
-        namespace = "s3://lake" if minio else "local://lake"
-        address, access, secret = f"127.0.0.1:{_free_port()}", "AKIA" + secrets.token_hex(8), secrets.token_hex(20)
+        name = store or next(iter(stores.installed()), None)
+        storage = stack.enter_context(stores.start(name, folder)) if name else None
+        blocks = _s3_blocks(storage) if storage else _local_blocks(folder)
+        namespace = f"s3://{stores.BUCKET}" if storage else "local://lake"
+        address, access, secret = f"127.0.0.1:{free_port()}", "AKIA" + secrets.token_hex(8), secrets.token_hex(20)
         settings = _lakefs_settings(folder, address, access, secret)
         if not first_admin:
             settings["LAKEFS_INSTALLATION_USER_NAME"] = ""
-        stack.enter_context(_process(["lakefs", "run"], settings | storage, f"http://{address}/_health", folder))
-        yield Server("real", f"http://{address}", access, secret, namespace, minio)
+        stack.enter_context(run_server(["lakefs", "run"], settings | blocks, f"http://{address}/_health", folder))
+        yield Server("real", f"http://{address}", access, secret, namespace, storage)
 
 
 def _lakefs_settings(folder: Path, address: str, access: str, secret: str) -> dict[str, str]:
@@ -116,12 +109,12 @@ def _lakefs_settings(folder: Path, address: str, access: str, secret: str) -> di
 class KillableServer:
     """A lakeFS server on `folder`, embedded or real, in its own process that can be killed and restarted.
 
-    Real lakeFS stores its objects as local files, because MinIO would survive the kill.
+    Real lakeFS stores its objects as local files, because an object store would survive the kill.
     """
 
     def __init__(self, kind: str, folder: Path) -> None:
         self.kind, self.folder = kind, folder
-        self.address, self.access, self.secret = f"127.0.0.1:{_free_port()}", "AKIA" + secrets.token_hex(8), "s" * 40
+        self.address, self.access, self.secret = f"127.0.0.1:{free_port()}", "AKIA" + secrets.token_hex(8), "s" * 40
         self.process: subprocess.Popen[bytes] | None = None
         folder.mkdir(exist_ok=True)
 
@@ -139,7 +132,7 @@ class KillableServer:
         with (folder / "log").open("ab") as log:
             environment = os.environ | settings
             self.process = subprocess.Popen(command, env=environment, cwd=SOURCE, stdout=log, stderr=log)
-        _wait_until_up(self.process, f"http://{self.address}{health}", folder / "log")
+        wait_until_up(self.process, f"http://{self.address}{health}", folder / "log")
         keys = self.access, self.secret
         if self.kind == "embedded":
             stored = json.loads((folder / "store/credentials.json").read_text())
@@ -156,48 +149,17 @@ class KillableServer:
 @contextlib.contextmanager
 def quickstart(folder: Path) -> Iterator[Server]:
     """Run the server of `python -m lakefs.quickstart`: files in the home directory and the documented key pair."""
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     settings = {"HOME": str(folder), "LAKEFS_LISTEN_ADDRESS": address, "LAKEFS_STATS_ENABLED": "false"}
-    with _process(["lakefs", "run", "--quickstart"], settings, f"http://{address}/_health", folder):
+    with run_server(["lakefs", "run", "--quickstart"], settings, f"http://{address}/_health", folder):
         key, secret = "AKIAIOSFOLQUICKSTART", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
         yield Server("real", f"http://{address}", key, secret, "local://")
 
 
 @contextlib.contextmanager
-def minio_server(folder: Path) -> Iterator[Storage]:
-    """Run MinIO on `folder` with the empty bucket "lake"."""
-    (folder / "lake").mkdir(parents=True)  # a directory there is a bucket
-    address, user, password = f"127.0.0.1:{_free_port()}", "tests", secrets.token_hex(16)
-    command = ["minio", "server", "--address", address, str(folder)]
-    settings = {"MINIO_ROOT_USER": user, "MINIO_ROOT_PASSWORD": password}
-    with _process(command, settings, f"http://{address}/minio/health/live", folder.parent):
-        yield Storage(f"http://{address}", user, password)
-
-
-@contextlib.contextmanager
-def s3(folder: Path) -> Iterator[Storage]:
-    """The server MINIO_ENDPOINT names, else MinIO where it is installed, else moto."""
-    env = os.environ
-    if env.get("MINIO_ENDPOINT"):
-        yield Storage(env["MINIO_ENDPOINT"], env["MINIO_ACCESS_KEY"], env["MINIO_SECRET_KEY"])
-    elif shutil.which("minio"):
-        with minio_server(folder / "minio") as storage:
-            yield storage
-    else:
-        from moto.server import ThreadedMotoServer
-
-        server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-        server.start()
-        try:
-            yield Storage("http://{}:{}".format(*server.get_host_and_port()), "tests", "tests")
-        finally:
-            server.stop()
-
-
-@contextlib.contextmanager
 def mlflow_server(folder: Path) -> Iterator[str]:
     """Run an MLflow server on `folder`; yield its URL."""
-    address, port = "127.0.0.1", _free_port()
+    address, port = "127.0.0.1", free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", address, "--port", str(port), "--workers", "1"]
     command += [
         "--backend-store-uri",
@@ -205,56 +167,21 @@ def mlflow_server(folder: Path) -> Iterator[str]:
         "--artifacts-destination",
         f"{folder}/artifacts",
     ]
-    with _process(command, {}, f"http://{address}:{port}/health", folder):
+    with run_server(command, {}, f"http://{address}:{port}/health", folder):
         yield f"http://{address}:{port}"
 
 
-def _s3_blocks(minio: Storage) -> dict[str, str]:
+def _s3_blocks(storage: Storage) -> dict[str, str]:
     return {
         "LAKEFS_BLOCKSTORE_TYPE": "s3",
         "LAKEFS_BLOCKSTORE_S3_FORCE_PATH_STYLE": "true",
-        "LAKEFS_BLOCKSTORE_S3_ENDPOINT": minio.endpoint,
+        "LAKEFS_BLOCKSTORE_S3_ENDPOINT": storage.endpoint,
         "LAKEFS_BLOCKSTORE_S3_DISCOVER_BUCKET_REGION": "false",
         "LAKEFS_BLOCKSTORE_S3_REGION": "us-east-1",
-        "LAKEFS_BLOCKSTORE_S3_CREDENTIALS_ACCESS_KEY_ID": minio.access_key,
-        "LAKEFS_BLOCKSTORE_S3_CREDENTIALS_SECRET_ACCESS_KEY": minio.secret_key,
+        "LAKEFS_BLOCKSTORE_S3_CREDENTIALS_ACCESS_KEY_ID": storage.access_key,
+        "LAKEFS_BLOCKSTORE_S3_CREDENTIALS_SECRET_ACCESS_KEY": storage.secret_key,
     }
 
 
 def _local_blocks(folder: Path) -> dict[str, str]:
     return {"LAKEFS_BLOCKSTORE_TYPE": "local", "LAKEFS_BLOCKSTORE_LOCAL_PATH": str(folder / "blocks")}
-
-
-@contextlib.contextmanager
-def _process(command: list[str], settings: dict[str, str], health_url: str, folder: Path) -> Iterator[None]:
-    """Runs `command` until the block ends, and enters it once `health_url` answers (60 seconds at most)."""
-    log = folder / f"{Path(command[0]).name}.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, env=os.environ | settings, cwd=folder, stdout=output, stderr=subprocess.STDOUT
-        )
-    try:
-        _wait_until_up(process, health_url, log)
-        yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _wait_until_up(process: "subprocess.Popen[bytes]", health_url: str, log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(urllib.error.URLError, ConnectionError):
-            urllib.request.urlopen(health_url, timeout=5).close()
-            return
-        time.sleep(0.1)
-    raise RuntimeError(f"{process.args!r} does not answer at {health_url}:\n{log.read_text(errors='replace')[-2000:]}")
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])

@@ -25,23 +25,34 @@ import yaml
 
 from config import Settings
 from core.hashing import file_sha256
-from tests.support import servers
+from tests.support.processes import free_port, run_server
 from tests.support.project import SOURCE
 from utils.lakefs_client import multipart, transfer
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath, connect
 
-FILES = ("docker-compose.yml", "docker-compose.postgres.yml")
+FILES = ("docker-compose.yml", "docker-compose.postgres.yml", "docker-compose.minio.yml")
+BASE, POSTGRES, MINIO = FILES
 DOCUMENTS: dict[str, Any] = {name: yaml.safe_load((SOURCE / name).read_text()) for name in FILES}
 SERVICES = [(file, name, service) for file in FILES for name, service in DOCUMENTS[file]["services"].items()]
-COMPLETE_SERVICES = [row for row in SERVICES if "image" in row[2]]  # the others extend a service of the first file
+COMPLETE_SERVICES = [row for row in SERVICES if "volumes" in row[2]]  # the others extend a service of the first file
+PINNED = r"\$\{[A-Z_]+_IMAGE:-([\w./-]+:(?!latest)[\w.-]+)(@sha256:[0-9a-f]{64})?\}"
+
+
+def test_every_image_is_pinned_by_digest_or_named_in_security_md() -> None:
+    text = (SOURCE / "SECURITY.md").read_text(encoding="utf-8")
+    for file, name, service in SERVICES:
+        if "image" in service:
+            match = re.fullmatch(PINNED, service["image"])
+            assert match, f"{file}: {name}"
+            assert match[2] or f"`{match[1]}`" in text, f"{file}: {name}: SECURITY.md lists images pinned by tag only"
 
 
 @pytest.mark.parametrize(("file", "name", "service"), COMPLETE_SERVICES)
 def test_every_service_is_pinned_health_checked_local_and_persistent(
     file: str, name: str, service: dict[str, Any]
 ) -> None:
-    assert re.fullmatch(r"\$\{[A-Z_]+_IMAGE:-[\w./-]+:(?!latest)[\w.-]+\}", service["image"])
+    assert re.fullmatch(PINNED, service["image"])
     assert service["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL")
     assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
     assert "profiles" not in service  # `docker compose up` and `--profile local-lakefs up` start the same
@@ -117,14 +128,17 @@ def configured(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.skipif(compose() is None, reason="no Docker Compose")
-@pytest.mark.parametrize("options", [(), ("--profile", "local-lakefs"), ("-f", FILES[0], "-f", FILES[1])])
+@pytest.mark.parametrize(
+    "options", [(), ("--profile", "local-lakefs"), ("-f", BASE, "-f", POSTGRES), ("-f", BASE, "-f", MINIO)]
+)
 def test_compose_accepts_the_files(folder: Path, options: tuple[str, ...]) -> None:
     done = configured(folder, *options)
     assert done.returncode == 0 and not done.stderr, done.stderr  # no warning about an unset variable either
     services = json.loads(done.stdout)["services"]
-    assert set(services) == {"object-store", "lakefs", "mlflow", *(["postgres"] if "-f" in options else [])}
+    assert set(services) == {"object-store", "lakefs", "mlflow", *(["postgres"] if POSTGRES in options else [])}
     assert {port.get("host_ip") for service in services.values() for port in service.get("ports", [])} == {"127.0.0.1"}
-    assert services["lakefs"]["environment"]["LAKEFS_DATABASE_TYPE"] == ("postgres" if "-f" in options else "local")
+    assert services["lakefs"]["environment"]["LAKEFS_DATABASE_TYPE"] == ("postgres" if POSTGRES in options else "local")
+    assert ("minio" in services["object-store"]["image"]) == (MINIO in options)
 
 
 @pytest.mark.skipif(compose() is None, reason="no Docker Compose")
@@ -155,19 +169,48 @@ def test_lakefs_on_postgres_starts_only_after_setup(tmp_path: Path, output: str,
     assert done.stderr == ("" if runs else f"{output}\n")  # and no key
 
 
-# Entry points of the images, and their commands where the file has none.
-IMAGES = {"object-store": ["minio"], "lakefs": ["lakefs", "run"], "mlflow": []}
+@pytest.mark.skipif(shutil.which("sh") is None, reason="no shell")
+def test_object_store_leaves_a_volume_of_minio_as_it_is(tmp_path: Path) -> None:
+    """An earlier docker-compose.yml ran MinIO on the volume: its files are unreadable for another store."""
+    program, data = tmp_path / "versitygw", tmp_path / "data"
+    program.write_text("#!/bin/sh\necho running\n")
+    program.chmod(0o755)
+    data.mkdir()
+    service = DOCUMENTS[BASE]["services"]["object-store"]
+    command = [*service["entrypoint"], *(line.replace("/data", str(data)) for line in service["command"])]
+    env = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    assert subprocess.run(command, env=env, capture_output=True, text=True).stdout == "running\n"
+    (data / ".minio.sys").mkdir()
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 1 and not done.stdout
+    assert "the data of MinIO: set COMPOSE_FILE in .env to use docker-compose.minio.yml" in done.stderr
+
+
+# Commands of the images where the files have no entrypoint.
+IMAGES = {"lakefs": ["lakefs", "run"], "mlflow": []}
+
+
+def merge_services(*files: str) -> dict[str, Any]:
+    """Merge the services of several files as Compose does: mappings and ports are added, the rest is replaced."""
+    merged: dict[str, Any] = {}
+    for file in files:
+        for name, service in DOCUMENTS[file]["services"].items():
+            old = merged.get(name, {})
+            added = {key: old.get(key, []) + service[key] for key in ("ports", "volumes") if key in service}
+            environment = old.get("environment", {}) | service.get("environment", {})
+            merged[name] = old | service | added | {"environment": environment}
+    return merged
 
 
 class Loopback:
-    """The services of docker-compose.yml as programs of this machine: other hosts, ports and folders, all else the same."""
+    """The services of Compose files as programs of this machine: other hosts, ports and folders, all else the same."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *files: str) -> None:
         self.folder = folder
-        self.services = DOCUMENTS["docker-compose.yml"]["services"]
+        self.services = merge_services(*files)
         self.keys = dict(re.findall(r"^(\w+)=(.+)$", (folder / ".env").read_text(encoding="utf-8"), re.MULTILINE))
         published = [port.split(":")[-1] for service in self.services.values() for port in service["ports"]]
-        self.ports = {port: str(servers._free_port()) for port in published}
+        self.ports = {port: str(free_port()) for port in published}
 
     def placed(self, text: str, service: str) -> str:
         """A value of the file with this machine's hosts, ports, folders and keys."""
@@ -187,18 +230,21 @@ class Loopback:
             for name, service in self.services.items():
                 (self.folder / name).mkdir(exist_ok=True)
                 command = service.get("command", [])
-                command = [*IMAGES[name], *(shlex.split(command) if isinstance(command, str) else command)]
+                command = shlex.split(command) if isinstance(command, str) else command
                 environment = {key: self.placed(value, name) for key, value in service["environment"].items()}
                 if name == "lakefs":  # by default on port 8000 of all interfaces
                     environment["LAKEFS_LISTEN_ADDRESS"] = self.placed(":8000", name)
                 (health,) = re.findall(r"http://127[\w.:/]+", " ".join(service["healthcheck"]["test"]))
                 placed = [self.placed(word, name) for word in command]
+                program = service.get("entrypoint", IMAGES.get(name, []))
                 values = [*placed, *environment.values()]
                 paths = [path for value in values for path in re.findall(r"(?:^|=|sqlite:///)(/\S+)", value)]
                 assert all(Path(path).is_relative_to(self.folder / name) for path in paths), (
                     "only volumes are persistent"
                 )
-                stack.enter_context(servers._process(placed, environment, self.placed(health, name), self.folder))
+                stack.enter_context(
+                    run_server([*program, *placed], environment, self.placed(health, name), self.folder)
+                )
             yield
 
     @contextlib.contextmanager
@@ -221,13 +267,13 @@ class Loopback:
             )
 
 
-@pytest.mark.skipif(
-    not all(map(shutil.which, ("minio", "lakefs", "mlflow"))), reason="not all of minio, lakefs and mlflow installed"
-)
-def test_restart_keeps_all_data(folder: Path) -> None:
+@pytest.mark.parametrize(("store", "compose_files"), [("versitygw", (BASE,)), ("minio", (BASE, MINIO))])
+def test_restart_keeps_all_data(folder: Path, store: str, compose_files: tuple[str, ...]) -> None:
+    if missing := [name for name in (store, "lakefs", "mlflow") if not shutil.which(name)]:
+        pytest.skip(f"not installed: {', '.join(missing)}")
     from mlflow import MlflowClient
 
-    services = Loopback(folder)
+    services = Loopback(folder, *compose_files)
     runs = MlflowClient(services.placed("http://127.0.0.1:5000", "mlflow"))
     contents = {f"{size}.bin": secrets.token_bytes(size) for size in (0, 1000, transfer.SMALL + 1, multipart.MULTIPART)}
     files = {}
