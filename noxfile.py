@@ -11,9 +11,11 @@ from pathlib import Path
 import nox
 
 nox.options.default_venv_backend = "none"
-nox.options.sessions = ["lint", "types", "docs", "tests"]
+nox.options.sessions = ["lint", "types", "docs", "audit", "tests"]
 
 PACKAGES = sorted(marker.parent.name for marker in Path(__file__).resolve().parent.glob("*/py.typed"))
+# Lock file without suffix -> the files that limit its versions: both locks name the same packages.
+LOCKS = {"requirements": [], "requirements-dev": ["requirements.lock"]}
 SCRIPTS = ("train.py", "register_model.py", "infer.py", "lake.py")
 
 
@@ -46,3 +48,29 @@ def tests(session: nox.Session) -> None:
     """Run the tests and print the line coverage; `nox -s tests -- tests/dataset/test_data.py` runs a part of them."""
     session.run("python", "-m", "pytest", "--cov", "--cov-report=", *session.posargs)
     session.run("python", "-m", "coverage", "report", "--skip-covered", "--sort=cover")
+
+
+@nox.session
+def lock(session: nox.Session) -> None:
+    """Regenerate the lock files with hashes for Python 3.11 on Linux; `nox -s lock -- --upgrade` takes newer versions."""
+    options = ["--generate-hashes", "--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28"]
+    options += ["--no-annotate", "--custom-compile-command", "nox -s lock", "--quiet"]
+    for name, limits in LOCKS.items():
+        limited = [option for limit in limits for option in ("--constraint", limit)]
+        command = [
+            "uv",
+            "pip",
+            "compile",
+            *options,
+            *limited,
+            *session.posargs,
+            f"--output-file={name}.lock",
+            f"{name}.txt",
+        ]
+        session.run(*command, silent=True)
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """Look for known vulnerabilities in the locked packages, where the database can be reached."""
+    session.run("python", "tools/audit_packages.py", *LOCKS)
