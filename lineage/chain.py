@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config import ROOT, Settings
@@ -22,6 +21,7 @@ from utils.lakefs_utils import LakeFS, LakePath
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 PATCH = f"{environment.FOLDER}/{environment.PATCH}"  # artifact of a run that trained with uncommitted changes
 PATCH_SHA256_TAG = f"{environment.PATCH_TAG}_sha256"
@@ -45,6 +45,7 @@ class Chain:
         yield run_link
         if run is not None:
             yield self.mlflow.metric_history(run)
+            yield self.artifacts(run)
         if "lakefs_model_path" in known:
             yield from self.lakefs.model(LakePath.parse(known["lakefs_model_path"]))
         tags = dict(run.data.tags) if run is not None else {}
@@ -52,6 +53,27 @@ class Chain:
         if "lakefs_data_path" in known:
             yield self.lakefs.data(LakePath.parse(known["lakefs_data_path"]))
         yield self.code(run_id, known, tags)
+
+    def artifacts(self, run: Run) -> Link:
+        """Return the link of the files that a run recorded in MLflow, each of which must be there."""
+        link = Link(tr("artifacts"), run.info.run_id)
+        expected = []
+        if environment.PATCH_TAG in run.data.tags:  # else of a version that did not record them
+            expected += [f"{environment.FOLDER}/{name}" for name in environment.RECORDED]
+        if run.info.status == "FINISHED":
+            expected.append(environment.REPORT_FILE)
+        try:
+            with mlflow_utils.convert_errors(self.settings, tr("listing artifacts of the run")):
+                found = mlflow_utils.list_artifacts(self.client, self.settings, run.info.run_id)
+                found |= mlflow_utils.list_artifacts(self.client, self.settings, run.info.run_id, environment.FOLDER)
+        except (AppError, OSError) as error:
+            link.faults.append(str(error))
+            return link
+        missing = [name for name in expected if name not in found]
+        if missing:
+            link.faults.append(tr("missing in {place}: {names}", place=run.info.artifact_uri, names=", ".join(missing)))
+        link.note = tr("{count} files", count=len(expected) - len(missing))
+        return link
 
     def _check_stated_version(self, start: list[Link], versions: list[Link]) -> None:
         """Add a fault if a prediction names a version of the settings' model that was not registered from this run."""
@@ -93,7 +115,7 @@ class Chain:
                 tempfile.TemporaryDirectory() as folder,
                 mlflow_utils.convert_errors(self.settings, tr("downloading artifacts of the run")),
             ):
-                found = file_sha256(Path(self.client.download_artifacts(run_id, PATCH, folder)))
+                found = file_sha256(mlflow_utils.download_artifacts(self.client, self.settings, run_id, PATCH, folder))
             if expected is not None and found != expected:
                 fault = hash_mismatch(PATCH, expected, found)
         except (AppError, OSError) as error:

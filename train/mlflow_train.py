@@ -18,9 +18,10 @@ from train.model_train import ModelTrain
 from train.parallel import distributed
 from train.reports import figures
 from train.reports.history import CLASSES_TABLE
-from train.reports.html import REPORT_FILE, write_report
+from train.reports.html import write_report
 from train.resume import RunRecord
 from train.setup import TrainingSetup
+from train.tracking.environment import REPORT_FILE
 from train.tracking.result import DataCommit, Result, RunSummary, class_metrics
 from train.tracking.run_tracker import RunTracker
 

@@ -97,7 +97,7 @@ def read_recipe(client: MlflowClient, settings: Settings, run_id: str) -> Recipe
     if "lakefs_data_path" not in params:
         raise _irreproducible(run_id, tr("it ended before its data was committed"))
     with tempfile.TemporaryDirectory() as folder, mlflow_utils.convert_errors(settings, tr("reading the run")):
-        files = Path(client.download_artifacts(run_id, environment.FOLDER, folder))
+        files = mlflow_utils.download_artifacts(client, settings, run_id, environment.FOLDER, folder)
         recipe = json.loads((files / environment.SETTINGS).read_text(encoding="utf-8"))
         histories = {name: client.get_metric_history(run_id, name) for name in COMPARED}
         return Recipe(

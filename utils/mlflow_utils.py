@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -16,8 +15,8 @@ from config import ROOT, Settings
 from core.errors import AppError, UsageError, one_line
 from core.git import without_credentials
 from core.i18n import tr
-from core.locks import file_lock
 from core.process import defer_interrupt
+from utils import mlflow_local
 from utils.lakefs_utils import LakePath
 from utils.lineage import CLASSES_TAGS, Lineage
 
@@ -31,7 +30,9 @@ HEALTH_S = 5.0  # seconds that a configured server may take to answer before it 
 
 def tracking_uri(settings: Settings) -> str:
     """Return the URI of the configured server, or of a SQLite file by its absolute path."""
-    return settings.mlflow_tracking_uri or f"sqlite:///{(ROOT / 'mlflow.db').as_posix()}"
+    uri = settings.mlflow_tracking_uri or "sqlite:///mlflow.db"
+    database = mlflow_local.database_of(uri)
+    return uri if database is None else f"sqlite:///{(ROOT / database).as_posix()}"
 
 
 @contextlib.contextmanager
@@ -68,31 +69,13 @@ def connect(settings: Settings) -> MlflowClient:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # otherwise it logs each table of a new database
     import mlflow
 
-    with convert_errors(settings, tr("connecting to MLflow")):
-        if uri.startswith("sqlite:///"):
-            _create_database(Path(uri.removeprefix("sqlite:///")))
+    database = mlflow_local.database_of(uri)
+    with convert_errors(settings, tr("connecting to MLflow")), mlflow_local.explain_database_errors(uri):
+        if database is not None:
+            mlflow_local.open_database(database)
         client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     return client
-
-
-def _create_database(path: Path) -> None:
-    """Create MLflow's schema under a lock, in a file of another name, and move it into place when it is complete.
-
-    It takes seconds: two processes must not do it at once, and a kill must not leave an incomplete one.
-    """
-    import mlflow
-
-    with file_lock(Path(f"{path}.lock"), tr("waiting for another process that creates the MLflow database")):
-        if path.exists():
-            return
-        new, complete = path.with_name(f"{path.name}.new"), path.with_name(f"{path.name}.whole")
-        new.unlink(missing_ok=True)
-        mlflow.MlflowClient(tracking_uri=f"sqlite:///{new.as_posix()}").search_experiments(max_results=1)
-        shutil.copyfile(new, complete)  # MLflow keeps `new` open, and Windows cannot rename open files
-        os.replace(complete, path)
-        with contextlib.suppress(PermissionError):
-            new.unlink()
 
 
 def _check_health(uri: str) -> None:
@@ -123,16 +106,47 @@ def get_or_create_experiment(client: MlflowClient, settings: Settings) -> str:
         found = client.get_experiment_by_name(name)
         if found is not None and found.lifecycle_stage == "active":
             return str(found.experiment_id)
+        if found is not None:
+            raise _deleted_experiment(settings, found)
         # Without a server the default location of artifacts is relative to the working directory.
-        location = None if settings.mlflow_tracking_uri else (ROOT / "mlartifacts").as_uri()
+        database = mlflow_local.database_of(tracking_uri(settings))
+        location = None if database is None else mlflow_local.artifact_place(database)
         try:
             return str(client.create_experiment(name, artifact_location=location))
         except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is not None:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         created = client.get_experiment_by_name(name)
         assert created is not None  # another process has just created it
         return str(created.experiment_id)
+
+
+def _deleted_experiment(settings: Settings, experiment: Experiment) -> UsageError:
+    return UsageError(
+        tr(
+            "experiment '{name}' was deleted in MLflow: restore it (MLFLOW_TRACKING_URI={uri} mlflow experiments restore "
+            "--experiment-id {number}), or set MLFLOW_EXPERIMENT to another name",
+            name=experiment.name,
+            uri=without_credentials(tracking_uri(settings)),
+            number=experiment.experiment_id,
+        )
+    )
+
+
+def log_artifacts(client: MlflowClient, settings: Settings, run_id: str, folder: Path, path: str | None = None) -> None:
+    """Record the files of a directory as artifacts of a run, below `path`."""
+    mlflow_local.artifacts_of(client, tracking_uri(settings), run_id).log_artifacts(str(folder), path)
+
+
+def download_artifacts(client: MlflowClient, settings: Settings, run_id: str, path: str, folder: str) -> Path:
+    """Download an artifact of a run, or a directory of them, into `folder`; return its path. Raises MlflowException."""
+    return Path(mlflow_local.artifacts_of(client, tracking_uri(settings), run_id).download_artifacts(path, folder))
+
+
+def list_artifacts(client: MlflowClient, settings: Settings, run_id: str, path: str | None = None) -> set[str]:
+    """Return the paths of the artifacts of a run that are directly below `path`."""
+    found = mlflow_local.artifacts_of(client, tracking_uri(settings), run_id).list_artifacts(path)
+    return {entry.path for entry in found}
 
 
 def all_pages(list_page: Callable[[str | None], Any]) -> Iterator[Any]:

@@ -16,7 +16,6 @@ from train.reports.history import CLASS_COLUMNS, class_rows
 from train.tracking.result import RunSummary
 from utils.lakefs_utils import LakePath
 
-REPORT_FILE = "report.html"
 TEMPLATE = Path(__file__).with_name("report.html")
 IMAGES = ("curves.png", "confusion.png", "overlays.png", "worst.png")
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 PATCH_LIMIT = 5 << 20  # bytes; larger changes are not code
 FOLDER = "code"  # directory of the run's artifacts
 PATCH, SETTINGS, PACKAGES, ENVIRONMENT = "changes.patch", "settings.json", "packages.txt", "environment.json"
+REPORT_FILE = "report.html"  # of every finished run
+RECORDED = (SETTINGS, PACKAGES, ENVIRONMENT)  # of every run
 PATCH_TAG = "git_patch"  # tag: "clean", "recorded", or why it is not recorded
 
 

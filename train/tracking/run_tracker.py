@@ -285,7 +285,7 @@ class RunTracker:
             self.client.set_tag(self.run_id, WARNINGS_KEY, tag)
             content = json.dumps(records, ensure_ascii=False, indent=1)
             (Path(folder) / WARNINGS_FILE).write_text(content, encoding="utf-8")
-            self.client.log_artifacts(self.run_id, folder)
+            mlflow_utils.log_artifacts(self.client, self.settings, self.run_id, Path(folder))
 
     def log_params(self, values: Mapping[str, object]) -> None:
         """Record parameters in one request."""
@@ -318,7 +318,7 @@ class RunTracker:
     def log_artifacts(self, folder: Path, destination: str | None = None) -> None:
         """Record the files of a folder as artifacts."""
         with self._recording(tr("recording artifacts")):
-            self.client.log_artifacts(self.run_id, str(folder), destination)
+            mlflow_utils.log_artifacts(self.client, self.settings, self.run_id, folder, destination)
 
 
 def lock_run_folder(folder: Path) -> FileLock:

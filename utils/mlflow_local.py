@@ -1,0 +1,237 @@
+"""MLflow without a server: the SQLite file of a project, and the artifacts beside it, wherever the project is now.
+
+MLflow stores the absolute place of artifacts with each experiment and run, for ever. A project that was moved, copied,
+or mounted under another path would write to the old place, or to the project that it is a copy of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import re
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from core.errors import AppError
+from core.git import without_credentials
+from core.i18n import tr
+from core.locks import file_lock
+from core.reporting import notify
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+ARTIFACTS = "mlartifacts"  # directory beside the database
+_OLD_ARTIFACTS = "mlruns"  # of experiments that MLflow itself created; they have a directory each
+_PLACES = (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"))
+# Of SQLAlchemy's drivers, those whose package has another name.
+_PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
+
+
+def database_of(uri: str) -> Path | None:
+    """Return the file of a SQLite URI; None for another store, and for a URI with options, which is MLflow's matter."""
+    path = uri.removeprefix("sqlite:///")
+    return Path(path) if path not in (uri, "", ":memory:") and "?" not in path else None
+
+
+def artifact_place(database: Path) -> str:
+    """Return the URI under which new experiments store their artifacts: beside the database."""
+    return (database.parent / ARTIFACTS).as_uri()
+
+
+def open_database(database: Path) -> None:
+    """Prepare the database for MLflow's client: create it, check who wrote it, and follow a moved project."""
+    if not database.exists():
+        _create(database)
+    _refuse_newer(database)
+    _relocate_artifacts(database)
+
+
+def _create(path: Path) -> None:
+    """Create MLflow's schema under a lock, in a file of another name, and move it into place when it is complete.
+
+    It takes seconds: two processes must not do it at once, and a kill must not leave an incomplete one.
+    """
+    import mlflow
+
+    with file_lock(Path(f"{path}.lock"), tr("waiting for another process that creates the MLflow database")):
+        if path.exists():
+            return
+        new, complete = path.with_name(f"{path.name}.new"), path.with_name(f"{path.name}.whole")
+        new.unlink(missing_ok=True)
+        mlflow.MlflowClient(tracking_uri=f"sqlite:///{new.as_posix()}").search_experiments(max_results=1)
+        shutil.copyfile(new, complete)  # MLflow keeps `new` open, and Windows cannot rename open files
+        os.replace(complete, path)
+        with contextlib.suppress(PermissionError):
+            new.unlink()
+
+
+# --- databases of other versions ---------------------------------------------------------------------------
+
+
+def _refuse_newer(database: Path) -> None:
+    """Raise AppError for a database that a newer MLflow wrote; its client would fail in many ways, or change it."""
+    with _reading(database) as db:
+        try:
+            found = [str(row[0]) for row in db.execute("SELECT version_num FROM alembic_version")]
+        except sqlite3.OperationalError:  # no such table: not MLflow's yet
+            return
+    unknown = [revision for revision in found if not _is_known(revision)]
+    if unknown:
+        raise _newer(f"sqlite:///{database.as_posix()}", unknown[0])
+
+
+@contextlib.contextmanager
+def _reading(database: Path) -> Iterator[sqlite3.Connection]:
+    try:
+        with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", timeout=30, uri=True)) as db:
+            yield db
+    except sqlite3.DatabaseError as error:
+        raise AppError(
+            tr("{file}: not a readable database ({error}): restore it from a backup", file=database, error=error)
+        ) from error
+
+
+def _is_known(revision: str) -> bool:
+    """Return whether the installed MLflow has this revision of the schema; files of revisions begin with their id."""
+    found = importlib.util.find_spec("mlflow.store.db_migrations")
+    folders = list(found.submodule_search_locations or ()) if found else []
+    return not folders or any(Path(folders[0], "versions").glob(f"{revision}_*.py"))
+
+
+def _newer(uri: str, revision: str) -> AppError:
+    return AppError(
+        tr(
+            "MLflow {uri}: the database is of a newer MLflow (schema {revision}; installed is MLflow {version}): pip "
+            "install --upgrade mlflow",
+            uri=without_credentials(uri),
+            revision=revision,
+            version=version("mlflow"),
+        )
+    )
+
+
+@contextlib.contextmanager
+def explain_database_errors(uri: str) -> Iterator[None]:
+    """Convert what MLflow raises for a database of another version, or without its driver, to AppError with the fix."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        name = error.name or str(error)
+        raise AppError(
+            tr(
+                "MLflow {uri}: needs the Python package '{name}': pip install '{package}'",
+                uri=without_credentials(uri),
+                name=name,
+                package=_PACKAGES.get(name, name),
+            )
+        ) from error
+    except MlflowException as error:
+        match = re.search(r"found version (\w+), but expected", str(error))
+        if match is None:
+            raise
+        if not _is_known(match[1]):
+            raise _newer(uri, match[1]) from error
+        raise AppError(
+            tr(
+                "MLflow {uri}: the database is of an older MLflow: make a copy of it, then run: mlflow db upgrade {uri}",
+                uri=without_credentials(uri),
+            )
+        ) from error
+    except Exception as error:
+        match = re.search(r"Can't locate revision identified by '(\w+)'", str(error))  # alembic's CommandError
+        if match is None:
+            raise
+        raise _newer(uri, match[1]) from error
+
+
+# --- moved projects ----------------------------------------------------------------------------------------
+
+
+def _relocate_artifacts(database: Path) -> None:
+    """Let experiments and runs that name another place of the project's artifacts name the one beside the database."""
+    with _reading(database) as db:
+        try:
+            places = [str(row[0]) for row in db.execute("SELECT DISTINCT artifact_location FROM experiments")]
+        except sqlite3.OperationalError:  # no such table: not MLflow's yet
+            return
+    moved = {old: new for old in places if (new := _relocated(old, database))}
+    if not moved:
+        return
+    with contextlib.closing(sqlite3.connect(database, timeout=30, isolation_level=None)) as db:
+        tables = {str(row[0]) for row in db.execute("SELECT name FROM sqlite_master")}
+        db.execute("BEGIN IMMEDIATE")
+        for old, new in moved.items():
+            for table, column in _PLACES:
+                if table in tables:
+                    query = (
+                        f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} = ? OR {column} GLOB ?"
+                    )
+                    db.execute(query, (new, len(old) + 1, old, f"{_escape_glob(old)}/*"))
+        db.execute("COMMIT")
+    old = ", ".join(str(_local_path(place)) for place in moved)
+    place = database.parent / ARTIFACTS
+    notify(
+        tr(
+            "MLflow: the project was at another place: its artifacts are in {place} now, not in {old}",
+            place=place,
+            old=old,
+        )
+    )
+
+
+def _escape_glob(text: str) -> str:
+    return re.sub(r"([*?[])", r"[\1]", text)
+
+
+def _relocated(location: str, database: Path) -> str | None:
+    """Return where the artifacts of an experiment are now; None if the stored place is right, or is somebody's choice.
+
+    The stored place is that of an earlier path of the project if it does not exist, or if it belongs to another project,
+    of which this one is a copy.
+    """
+    old = _local_path(location)
+    if old is None:
+        return None
+    new = database.parent / (ARTIFACTS if old.name == ARTIFACTS else f"{old.parent.name}/{old.name}")
+    if old.name != ARTIFACTS and (old.parent.name != _OLD_ARTIFACTS or not new.is_dir()):
+        return None
+    project = old.parent if old.name == ARTIFACTS else old.parent.parent
+    if old == new or (os.path.exists(old) and os.path.exists(new) and os.path.samefile(old, new)):
+        return None
+    if os.path.exists(project) and os.path.samefile(project, database.parent):
+        return None  # the same directory under another name
+    is_copy = os.path.exists(project / database.name)
+    return new.as_uri() if is_copy or not os.path.exists(old) else None
+
+
+def _local_path(location: str) -> Path | None:
+    """Return the path of a file: URI or of an absolute path; None for other places."""
+    parts = urlsplit(location)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        return Path(unquote(parts.path))
+    return Path(location) if not parts.scheme and location.startswith("/") else None
+
+
+def artifacts_of(client: MlflowClient, uri: str, run_id: str) -> Any:
+    """Return MLflow's ArtifactRepository (untyped) of a run.
+
+    Of a project with a database, it is beside the database, whatever that says: another process may have the same
+    directory under another path, such as a container, and have entered its own.
+    """
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    location, database = client.get_run(run_id).info.artifact_uri, database_of(uri)
+    place = _local_path(location) if database is not None else None
+    if database is not None and place is not None and place.parts[-2:] == (run_id, "artifacts"):
+        root = _relocated(place.parents[1].as_uri(), database)
+        location = f"{root}/{run_id}/artifacts" if root else location
+    return get_artifact_repository(location, tracking_uri=uri)
