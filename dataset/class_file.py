@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from core.errors import one_line
 from core.i18n import tr
-from dataset.classes import ClassMap, InvalidFileError, build_classes
+from dataset.classes import MAX_NAME, ClassMap, InvalidFileError, build_classes, is_class_name
 
 Problems = list[tuple[str, str]]  # (expected, found)
 Entry = tuple[int, str, tuple[int, int, int] | None, bool]  # id, name, colour, ignored
@@ -207,7 +207,7 @@ def _read_entry(item: Any, number: int, known: tuple[str, ...], problems: Proble
     _check_keys(item, known, where, problems)
     rules: tuple[tuple[str, Any, str, Callable[[Any], bool]], ...] = (
         ("id", None, tr("id is a whole number from 0 to 255"), _is_byte),
-        ("name", None, tr("a name that is not empty"), lambda name: isinstance(name, str) and bool(name.strip())),
+        ("name", None, tr("a name of 1 to {limit} characters, none of control", limit=MAX_NAME), is_class_name),
         ("color", [0, 0, 0], tr('color is [red, green, blue], 0 to 255 each, or "#rrggbb"'), _is_color),
         ("ignore", False, tr("ignore is true or false"), lambda ignored: isinstance(ignored, bool)),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import functools
+import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,8 @@ from core.i18n import tr
 
 IGNORE_INDEX = 255  # class index of a pixel that is excluded from every loss and metric
 CLASSES_FILE = "classes.json"
+MAX_NAME = 200  # characters of a class name
+CONTROL_CATEGORIES = ("Cc", "Cs", "Zl", "Zp")  # of Unicode: control, half a character, line and paragraph separator
 UInt8 = npt.NDArray[np.uint8]
 
 
@@ -100,17 +103,24 @@ class ClassMap:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ClassMap:
-        """Return the class map of `to_dict`. Raises KeyError for a missing entry, ValueError for lists of unequal length."""
+        """Return the class map of `to_dict`, which may come from a stranger's file. Raises ValueError for anything else."""
+        lists = ("ids", "names", "colors", "ignore_ids", "ignore_colors")
+        if not isinstance(values, Mapping) or not all(isinstance(values.get(key), list | tuple) for key in lists):
+            raise ValueError(tr("classes: expected the lists {names}", names=", ".join(lists)))
+        if any(len(values[key]) > 256 for key in lists):
+            raise ValueError(tr("classes: expected at most 256 values in each list"))
         made = cls(
-            ids=tuple(int(value) for value in values["ids"]),
-            names=tuple(str(name) for name in values["names"]),
+            ids=tuple(_as_byte(value) for value in values["ids"]),
+            names=tuple(_as_name(name) for name in values["names"]),
             colors=tuple(_as_color(color) for color in values["colors"]),
-            ignore_ids=tuple(int(value) for value in values["ignore_ids"]),
+            ignore_ids=tuple(_as_byte(value) for value in values["ignore_ids"]),
             ignore_colors=tuple(_as_color(color) for color in values["ignore_colors"]),
-            listed_colors=bool(values.get("listed_colors", False)),  # missing in older files
+            listed_colors=values.get("listed_colors", False) is True,  # missing in older files
         )
         if not len(made.ids) == len(made.names) == len(made.colors) or len(made.ignore_ids) != len(made.ignore_colors):
             raise ValueError(tr("the lists of the classes differ in length"))
+        if not 1 <= made.num_classes <= 255 or len(set(made.known)) != len(made.known):
+            raise ValueError(tr("classes: expected 1 to 255 with IDs that differ"))
         return made
 
 
@@ -151,8 +161,32 @@ def _free_color(value: int, taken: Collection[tuple[int, int, int]]) -> tuple[in
         step += 256
 
 
-def _as_color(color: Iterable[int]) -> tuple[int, int, int]:
-    red, green, blue = (int(channel) for channel in color)
+def is_class_name(name: object) -> bool:
+    """Return whether it is a text of 1 to `MAX_NAME` characters without control characters, which terminals obey."""
+    return (
+        isinstance(name, str)
+        and bool(name.strip())
+        and len(name) <= MAX_NAME
+        and not any(unicodedata.category(character) in CONTROL_CATEGORIES for character in name)
+    )
+
+
+def _as_name(name: object) -> str:
+    if not is_class_name(name):
+        raise ValueError(tr("a class name: expected 1 to {limit} characters, none of control", limit=MAX_NAME))
+    return str(name)
+
+
+def _as_byte(value: object) -> int:
+    if type(value) is not int or not 0 <= value <= 255:
+        raise ValueError(tr("a class ID or colour: expected a whole number from 0 to 255"))
+    return value
+
+
+def _as_color(color: object) -> tuple[int, int, int]:
+    if not isinstance(color, list | tuple) or len(color) != 3:
+        raise ValueError(tr("a colour: expected 3 numbers from 0 to 255"))
+    red, green, blue = (_as_byte(channel) for channel in color)
     return red, green, blue
 
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
-import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,18 +11,26 @@ from typing import Any
 import torch
 from torch import nn
 
-from core.errors import AppError, one_line
+from core.errors import AppError, UsageError
 from core.files import write_atomically
 from core.i18n import tr
 from dataset.classes import ClassMap
-from dataset.decoding.options import DEFAULT_READING, ReadOptions
+from dataset.decoding.options import DEFAULT_READING, MAX_CHANNELS, ReadOptions
 from dataset.faults import DataWarning, parse_warnings, warning_records
-from segmentation.networks import build_network
+from segmentation.archive.entries import shown
+from segmentation.archive.pickled import MODEL_LIMITS
+from segmentation.archive.reader import read_archive, reason_of
+from segmentation.archive.values import items, mapping, number, pair, text, whole
+from segmentation.loaded_network import build_from_weights
 from segmentation.preprocess import Normalisation
 
 MODEL_FILE, METRICS_FILE = "model.pth", "metrics.json"  # names in models/, locally and in lakeFS
 FORMAT = 1  # of models that read images by the default options
 READING_FORMAT = 2  # of other ones, which older code would read wrongly
+MAX_ARCHITECTURE = 200  # characters of its name
+MAX_WARNINGS = 1000
+# Of a normalisation, in units of 0..1: a training measures at least 0.01, and smaller ones would blow up every input.
+MIN_STD, MAX_LEVEL = 1e-4, 100.0
 
 
 @dataclass(frozen=True)
@@ -67,57 +72,30 @@ def save_model(path: Path, model: Model) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def _checked_scale(values: Sequence[float]) -> tuple[float, float]:
-    vertical, horizontal = map(float, values)
-    if not all(1 / 64 <= value <= 64 for value in (vertical, horizontal)):
-        raise ValueError(
-            tr("scale {vertical} {horizontal}, expected 1/64 to 64", vertical=vertical, horizontal=horizontal)
-        )
-    return vertical, horizontal
-
-
-def _checked_normalisation(content: dict[str, Sequence[float]], channels: int) -> Normalisation:
-    mean, std = (tuple(map(float, content[key])) for key in ("mean", "std"))
-    if not len(mean) == len(std) == channels or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
-        raise ValueError(
-            tr(
-                "normalisation: mean {mean}, std {std}, expected {channels} values each, one per channel, and std above 0",
-                mean=mean,
-                std=std,
-                channels=channels,
-            )
-        )
-    return Normalisation(mean, std)
-
-
-def _require_plain_archive(data: bytes) -> None:
-    """Raise ValueError for archives that torch.save does not write: another format, compressed or overlapping entries.
-
-    torch.load allocates the sizes that an archive declares before it reads: a small file could declare terabytes.
-    """
-    if not data.startswith(b"PK\x03\x04"):
-        raise ValueError(tr("not an archive of torch.save"))
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        entries = archive.infolist()
-    packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
-    if packed or sum(entry.file_size for entry in entries) > len(data):
-        declared = sum(entry.file_size for entry in entries)
-        raise ValueError(
-            tr(
-                "entries declare {declared:,} bytes in a file of {count:,}, compressed: {packed}",
-                declared=declared,
-                count=len(data),
-                packed=packed[:3],
-            )
-        )
-
-
 def load_model(path: Path, sha256: str, device: torch.device) -> Model:
     """Load a model file, after checking its SHA-256 (hex).
 
-    Raises AppError for another checksum, not a model file of this project, or weights that do not fit their network.
+    `sha256` must come from a record elsewhere, such as the run, the registry or a commit's metadata. Raises AppError for
+    another checksum, not a model file of this project, or weights that do not fit their network. Nothing in the file is
+    executed, nothing is downloaded, and nothing is allocated that the file only claims to have.
     """
     data = path.read_bytes()  # read once, so that the checked bytes are the ones that are loaded
+    require_origin(path, data, sha256)
+    try:
+        content = read_archive(io.BytesIO(data), MODEL_LIMITS)
+        model = _parse_model(content, len(data))
+        model.network.to(memory_format=torch.channels_last).to(device).eval()
+        return model
+    except UsageError as error:  # an architecture that is not registered, or that needs a package
+        raise AppError(f"{path}: {error}") from error
+    except Exception as error:  # a damaged archive, and torch for weights that do not fit, raise many types
+        raise AppError(
+            tr("{path}: not a model file of this project ({reason})", path=path, reason=reason_of(error))
+        ) from error
+
+
+def require_origin(path: Path, data: bytes, sha256: str) -> None:
+    """Raise AppError unless these are the bytes that the record names. Signatures of a model are checked here too."""
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise AppError(
@@ -128,41 +106,64 @@ def load_model(path: Path, sha256: str, device: torch.device) -> Model:
                 found=found,
             )
         )
-    try:
-        _require_plain_archive(data)
-        content: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        if content["format"] not in (FORMAT, READING_FORMAT):
-            raise ValueError(
-                tr("format {found}, expected {format}", found=content["format"], format=f"{FORMAT}, {READING_FORMAT}")
-            )
-        classes = ClassMap.from_dict(content["classes"])
-        reading = ReadOptions.from_dict(content.get("reading", {}))
-        network = build_network(content["architecture"], classes.num_classes, channels=reading.channels)
-        network.load_state_dict(content["state_dict"])
-        height, width = content["input_size"]
-        if not all(16 <= side <= 8192 for side in (height, width)):
-            raise ValueError(
-                tr("input_size {height}x{width}, expected sides of 16 to 8192 pixels", height=height, width=width)
-            )
-        return Model(
-            network=network.to(memory_format=torch.channels_last).to(device).eval(),
-            architecture=content["architecture"],
-            classes=classes,
-            input_size=(int(height), int(width)),
-            normalisation=_checked_normalisation(content["normalisation"], reading.channels),
-            metrics=content["metrics"],
-            lineage=content["lineage"],
-            scale=_checked_scale(content.get("scale", (1.0, 1.0))),  # missing in older files
-            reading=reading,
-            warnings=parse_warnings(content.get("warnings", [])),  # missing in older files
+
+
+def _parse_model(content: dict[str, Any], file_size: int) -> Model:
+    """Return the model of a file's content. Raises ValueError for a value that `save_model` does not write."""
+    missing = sorted(
+        {"format", "architecture", "state_dict", "classes", "input_size", "normalisation"} - content.keys()
+    )
+    found = content.get("format", FORMAT)
+    if type(found) is not int or found not in (FORMAT, READING_FORMAT):
+        raise ValueError(
+            tr("format {found}, expected {format}", found=shown(found), format=f"{FORMAT}, {READING_FORMAT}")
         )
-    except Exception as error:  # torch raises many types for an unreadable file
-        reason = one_line(error, 200)
-        raise AppError(
+    if missing:
+        raise ValueError(tr("missing: {names}", names=", ".join(missing)))
+    classes = ClassMap.from_dict(content["classes"])
+    reading = _parse_reading(content.get("reading", {}))
+    architecture = text(content["architecture"], "architecture", MAX_ARCHITECTURE)
+    # Older files lack these three.
+    scale = [number(value, "scale", 1 / 64, 64) for value in pair(content.get("scale", (1.0, 1.0)), "scale")]
+    warnings = [mapping(row, "warnings") for row in items(content.get("warnings", []), "warnings", MAX_WARNINGS)]
+    height, width = (whole(side, "input_size", 16, 8192) for side in pair(content["input_size"], "input_size"))
+    weights = mapping(content["state_dict"], "state_dict")
+    facts: dict[str, Any] = dict(
+        architecture=architecture,
+        classes=classes,
+        input_size=(height, width),
+        normalisation=_parse_normalisation(content["normalisation"], reading.channels),
+        metrics={k: number(v, shown(k)) for k, v in mapping(content.get("metrics"), "metrics").items()},
+        lineage={k: text(v, shown(k)) for k, v in mapping(content.get("lineage"), "lineage").items()},
+        scale=(scale[0], scale[1]),
+        reading=reading,
+        warnings=parse_warnings([{k: text(v, "warnings") for k, v in row.items()} for row in warnings]),
+    )
+    return Model(build_from_weights(architecture, classes.num_classes, reading.channels, weights, file_size), **facts)
+
+
+def _parse_reading(value: object) -> ReadOptions:
+    values = dict(mapping(value, "reading"))
+    if "value_ranges" in values:
+        ranges = items(values["value_ranges"], "value_ranges", MAX_CHANNELS)
+        values["value_ranges"] = [
+            [number(bound, "value_ranges") for bound in pair(limits, "value_ranges")] for limits in ranges
+        ]
+    return ReadOptions.from_dict(values)
+
+
+def _parse_normalisation(value: object, channels: int) -> Normalisation:
+    content = mapping(value, "normalisation")
+    mean, std = (items(content.get(key), f"normalisation '{key}'", MAX_CHANNELS) for key in ("mean", "std"))
+    means = tuple(number(one, "mean", -MAX_LEVEL, MAX_LEVEL) for one in mean)
+    stds = tuple(number(one, "std", MIN_STD, MAX_LEVEL) for one in std)
+    if not len(means) == len(stds) == channels:
+        raise ValueError(
             tr(
-                "{path}: not a model file of this project ({error_type}: {reason})",
-                path=path,
-                error_type=type(error).__name__,
-                reason=reason,
+                "normalisation: {means} means and {stds} standard deviations, expected {channels} values each, one per channel",
+                means=len(means),
+                stds=len(stds),
+                channels=channels,
             )
-        ) from error
+        )
+    return Normalisation(means, stds)

@@ -10,6 +10,7 @@ In training, one with an auxiliary head gives (logits, auxiliary logits).
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
@@ -20,9 +21,12 @@ from torch import Tensor, nn
 
 from core.errors import AppError, UsageError, describe_error
 from core.i18n import tr
+from segmentation.archive.entries import shown
 from segmentation.preprocess import IMAGENET, Normalisation
 
 SMP_PREFIX = "smp:"
+TIMM_PREFIX = "tu-"  # of smp's encoders that timm has, such as tu-resnet18 or tu-resnet18.a1_in1k
+TIMM_NAME = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)?", re.ASCII)
 SMP_MULTIPLE = 32  # sides that every encoder of segmentation_models.pytorch can halve five times
 Outputs = Tensor | tuple[Tensor, Tensor]
 
@@ -186,9 +190,17 @@ def _smp(name: str) -> tuple[Any, str, str]:
     if architecture not in smp.MODEL_ARCHITECTURES_MAPPING:
         raise _unknown(tr("architecture of smp"), architecture, smp.MODEL_ARCHITECTURES_MAPPING)
     encoders = smp.encoders.get_encoder_names()
-    if encoder not in encoders and not encoder.startswith("tu-"):
-        raise _unknown(tr("encoder of smp"), encoder, encoders)
+    if encoder not in encoders and not _is_timm_encoder(encoder):
+        raise _unknown(tr("encoder of smp"), encoder, [*encoders, TIMM_PREFIX + "resnet18"])
     return smp, architecture, encoder
+
+
+def _is_timm_encoder(encoder: str) -> bool:
+    """Return whether timm has this encoder built in; its other names are places on a hub or in the file system."""
+    import timm
+
+    name = encoder.removeprefix(TIMM_PREFIX)
+    return name != encoder and bool(TIMM_NAME.fullmatch(name)) and bool(timm.is_model(name))
 
 
 # --- the registry ---------------------------------------------------------------------------------------------------
@@ -288,5 +300,11 @@ def _unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     meant = tr(" (did you mean '{near}'?)", near=near[0]) if near else ""
     listed = ", ".join(names)
     return UsageError(
-        tr("unknown {kind} '{name}'{meant}: available: {listed}", kind=kind, name=name, meant=meant, listed=listed)
+        tr(
+            "unknown {kind} '{name}'{meant}: available: {listed}",
+            kind=kind,
+            name=shown(name),
+            meant=meant,
+            listed=listed,
+        )
     )

@@ -7,9 +7,12 @@ from typing import Any
 
 import torch
 
-from core.errors import AppError, one_line
+from core.errors import AppError
 from core.files import atomic_replace
 from core.i18n import tr
+from segmentation.archive.entries import shown
+from segmentation.archive.pickled import CHECKPOINT_LIMITS
+from segmentation.archive.reader import read_archive, reason_of
 
 CHECKPOINT_FORMAT = 1  # raised when today's reader could misunderstand a future file
 
@@ -23,25 +26,20 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Return what `save_checkpoint` wrote, on the CPU. Raises AppError for any other file; no code in it is executed."""
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if (content["kind"], content["format"]) != ("checkpoint", CHECKPOINT_FORMAT):
-            kind, found = content["kind"], content["format"]
+        with path.open("rb") as stream:
+            content = read_archive(stream, CHECKPOINT_LIMITS)
+        kind, found = content.get("kind"), content.get("format")
+        if (kind, found) != ("checkpoint", CHECKPOINT_FORMAT):
             raise ValueError(
                 tr(
                     "{kind}, format {found}; expected checkpoint, {checkpoint_format}",
-                    kind=kind,
-                    found=found,
+                    kind=shown(kind),
+                    found=shown(found),
                     checkpoint_format=CHECKPOINT_FORMAT,
                 )
             )
-    except Exception as error:  # torch raises many types for a file that it cannot read; all mean the same here
-        reason = one_line(error, 200)
+    except Exception as error:  # a damaged archive raises many types; all mean the same here
         raise AppError(
-            tr(
-                "{path}: not a checkpoint of this project ({error_type}: {reason})",
-                path=path,
-                error_type=type(error).__name__,
-                reason=reason,
-            )
+            tr("{path}: not a checkpoint of this project ({reason})", path=path, reason=reason_of(error))
         ) from error
     return content

@@ -107,7 +107,7 @@ def test_forgotten_background_is_a_fault_with_the_entry_to_add(flat: Path, conte
         ([GOOD, {"id": 256, "name": "b"}], "class 2: id is a whole number from 0 to 255", "256"),
         ([GOOD, {"id": True, "name": "b"}], "class 2: id is a whole number from 0 to 255", "true"),
         ([GOOD, {"name": "b"}], "class 2: id is a whole number from 0 to 255", "missing"),
-        ([GOOD, {"id": 1}], "class 2: a name that is not empty", "missing"),
+        ([GOOD, {"id": 1}], "class 2: a name of 1 to 200 characters, none of control", "missing"),
         (
             [{**GOOD, "color": [0, 0, 300]}],
             'class 1: color is [red, green, blue], 0 to 255 each, or "#rrggbb"',
