@@ -33,17 +33,26 @@ def repo(embedded: servers.Server) -> Repo:
     return open_repo(embedded)
 
 
-def send_request(repo: Repo, request: str, body: bytes = b"", host: str = "127.0.0.1") -> bytes:
-    """Send a request with valid credentials; return what arrives until the server closes or 0.5 seconds pass."""
+def make_head(repo: Repo, request: str, host: str = "127.0.0.1") -> bytes:
+    """Return the head of a request with valid credentials."""
     server = repo.server
     token = base64.b64encode(f"{server.access_key_id}:{server.secret_access_key}".encode()).decode()
     line, _, headers = request.partition("\n")
     head = [f"{line} HTTP/1.1", f"Host: {host}", f"Authorization: Basic {token}", *headers.splitlines(), "", ""]
-    return send_bytes(server, "\r\n".join(head).encode() + body)
+    return "\r\n".join(head).encode()
+
+
+def send_request(repo: Repo, request: str, body: bytes = b"", host: str = "127.0.0.1") -> bytes:
+    """Send a request with valid credentials; return what arrives until the server closes or 0.5 seconds pass."""
+    return send_bytes(repo.server, make_head(repo, request, host) + body)
+
+
+def open_connection(server: servers.Server, timeout: float = 30) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", int(server.endpoint.rpartition(":")[2])), timeout=timeout)
 
 
 def send_bytes(server: servers.Server, sent: bytes) -> bytes:
-    with socket.create_connection(("127.0.0.1", int(server.endpoint.rpartition(":")[2])), timeout=0.5) as connection:
+    with open_connection(server, 0.5) as connection:
         connection.sendall(sent)
         answer = b""
         try:
@@ -76,8 +85,11 @@ def test_unsupported_request_explains_alternative(repo: Repo) -> None:
 def test_expect_continue_is_answered_before_body(repo: Repo) -> None:
     where = f"POST /api/v1/repositories/{repo.name}/branches"
     headers = "Expect: 100-continue\nContent-Length: 5"
-    answer = send_request(repo, f"{where}/main/objects?path=a\n{headers}", b"hello")
-    assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 ")
+    with open_connection(repo.server) as connection:
+        connection.sendall(make_head(repo, f"{where}/main/objects?path=a\n{headers}"))
+        assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(b"hello")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 201 ")
 
 
 def test_body_of_refused_request_is_not_parsed_as_request(repo: Repo) -> None:

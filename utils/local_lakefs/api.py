@@ -10,12 +10,14 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 
 from .arguments import NUMBER, OPTIONAL_METADATA, OPTIONAL_NUMBER, TEXT, Field, Fields, read_fields
 from .database import Transaction
-from .http_server.requests import RequestBody, read_form_content
+from .http_server.forms import check_content_type, read_form_content
+from .http_server.requests import RequestBody
 from .operations import commits, merges, refs, repositories, staging
 from .operations.listing import MAX_PAGE, Page
 from .store import Json, LakeFSError, Store, UnsupportedError
 
 MAX_PATH_BYTES = 1024
+MAX_BODY_BYTES = 8 * 1024 * 1024  # of JSON
 META_HEADER = "x-lakefs-meta-"
 CONFIG = {
     "storage_config": {
@@ -61,8 +63,8 @@ class Request:
     def path(self, name: str = "path") -> str:
         """Return a query parameter that is an object's path. Raise LakeFSError (400) for an invalid one."""
         path = self.text(name)
-        if not 0 < len(path.encode()) <= MAX_PATH_BYTES:
-            raise LakeFSError(400, f"{name} is required, and {MAX_PATH_BYTES} bytes at most")
+        if not 0 < len(path.encode()) <= MAX_PATH_BYTES or "\0" in path:
+            raise LakeFSError(400, f"{name} is required, {MAX_PATH_BYTES} bytes at most, and without a NUL")
         return path
 
     def page(self) -> Page:
@@ -87,19 +89,22 @@ class Request:
         """
         found = {name: source(self) for name, source in wanted.items() if callable(source)}
         fields = {name: source for name, source in wanted.items() if name not in found}
-        return found | (read_fields(b"".join(self.body), fields) if fields else {})
+        return found | (read_fields(self.body.read_all(MAX_BODY_BYTES), fields) if fields else {})
 
 
 def upload_object(request: Request, repo: str, branch: str) -> object:
     """Stage the request's body, or the `content` part of its multipart form."""
     store, headers, path = request.store, request.headers, request.path()
     refs.get_ref(store, repo, "branches", branch)  # before the body is read
-    content_type, content = headers.get("content-type", "application/octet-stream"), iter(request.body)
+    content_type = check_content_type(headers.get("content-type", "application/octet-stream"))
+    content = iter(request.body)
     if content_type.lower().startswith("multipart/form-data"):
         content_type, content = read_form_content(request.body, content_type)
     blob = store.files.receive(content)
     metadata = {
-        name.removeprefix(META_HEADER): value for name, value in headers.items() if name.startswith(META_HEADER)
+        name.removeprefix(META_HEADER): _decode(value)
+        for name, value in headers.items()
+        if name.startswith(META_HEADER)
     }
     with store.db.transaction("write"):
         return staging.put_object(
@@ -108,12 +113,20 @@ def upload_object(request: Request, repo: str, branch: str) -> object:
         )  # fmt: skip
 
 
+def _decode(value: str) -> str:
+    """Return a header's value, read as Latin-1, as the UTF-8 that it is in lakeFS, unless it cannot be that."""
+    try:
+        return value.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        return value
+
+
 def get_object(request: Request, repo: str, ref: str) -> Response:
     """Return an object's content, or the requested range of it."""
     entry = staging.get_entry(request.store, repo, ref, request.path())
     headers = {"ETag": f'"{entry.checksum}"', "Accept-Ranges": "bytes", "Content-Type": entry.content_type}
     # Requests for several ranges, or in other units, may be answered with the complete content.
-    match = re.fullmatch(r"bytes=(?=.*\d)(\d*)-(\d*)", request.headers.get("range", ""))
+    match = re.fullmatch(r"bytes=(?=.*\d)(\d{0,18})-(\d{0,18})", request.headers.get("range", ""))
     first, last = match.groups() if match else ("0", "")
     start = int(first) if first else max(entry.size - int(last), 0)
     stop = min(int(last) + 1, entry.size) if first and last else entry.size
@@ -206,14 +219,16 @@ ROUTES = [
 
 
 @functools.cache
-def _compile(path: str) -> re.Pattern[str]:
-    return re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path))
+def _find_routes(method: str) -> list[tuple[re.Pattern[str], Route]]:
+    """Return the routes of a method, with the patterns of their paths."""
+    routes = [route for route in ROUTES if method in route.methods.split()]
+    return [(re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", route.path)), route) for route in routes]
 
 
 def dispatch(request: Request, path: str) -> Response:
     """Find the endpoint and call it. Raise LakeFSError, BadRequest and UnicodeDecodeError."""
-    for route in ROUTES:
-        if request.method in route.methods.split() and (match := _compile(route.path).fullmatch(path)):
+    for pattern, route in _find_routes(request.method):
+        if match := pattern.fullmatch(path):
             parts = {name: urllib.parse.unquote(part, errors="strict") for name, part in match.groupdict().items()}
             result = _call(route, request, parts)
             if isinstance(result, Response):

@@ -1,5 +1,6 @@
 """Pages of sorted listings, and how entries and changes look in lakeFS's API."""
 
+import sys
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeVar
 
@@ -43,7 +44,8 @@ class Page(NamedTuple):
                     name = group or path
                     results.append({"path": group, **COMMON_PREFIX} if group else render(path, value))
                 if group:
-                    seek, more = group[:-1] + chr(ord(group[-1]) + 1), True  # the first path after the group
+                    seek = _first_after(group)
+                    more = bool(seek)
                     break
         return make_page(results)
 
@@ -51,6 +53,15 @@ class Page(NamedTuple):
         """Return the path up to the first delimiter after the prefix, "" where there is none."""
         end = path.find(self.delimiter, len(self.prefix)) if self.delimiter else -1
         return path[: end + len(self.delimiter)] if end >= 0 else ""
+
+
+def _first_after(prefix: str) -> str:
+    """Return the first text after all texts with this prefix, "" if there is none."""
+    prefix = prefix.rstrip(chr(sys.maxunicode))
+    if not prefix:
+        return ""
+    following = ord(prefix[-1]) + 1
+    return prefix[:-1] + chr(0xE000 if following == 0xD800 else following)  # no halves of surrogate pairs
 
 
 def make_page(results: list[Json], next_offset: str = "") -> Json:
