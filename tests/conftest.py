@@ -75,6 +75,17 @@ def once_trained(tmp_path_factory: pytest.TempPathFactory) -> "Project":
     return project
 
 
+@pytest.fixture(scope="session")
+def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without runs, to be copied: MLflow takes seconds to make one."""
+    from config import Settings
+    from utils import mlflow_utils
+
+    database = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    mlflow_utils.connect(Settings(mlflow_tracking_uri=f"sqlite:///{database}"))
+    return database
+
+
 @pytest.fixture
 def flat(tmp_path: Path) -> Path:
     """A data directory with ten valid pairs in images/ and masks/."""

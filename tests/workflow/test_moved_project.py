@@ -59,10 +59,11 @@ def places(project: Path) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def recorded(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> tuple[Path, str]:
     """A directory with a database and the artifacts of a run; only copies of it are changed."""
     project = tmp_path_factory.mktemp("original") / "[a] 사진 project"
     project.mkdir()
+    shutil.copy(mlflow_database, project)
     return project, record_run(project)
 
 

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import platform
-import socket
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,14 +20,13 @@ from core.background import Background
 from core.errors import describe_error
 from core.git import GitFacts, without_credentials
 from core.i18n import tr
-from core.locks import lock_or_fail
 from core.process import defer_interrupt
 from core.reporting import notify, warn
 from dataset.faults import DataWarning, warning_records
 from train.base_train import Diverged
 from train.parallel import distributed
 from train.resume import CHECKPOINT_FILE, Interrupted
-from train.tracking import environment
+from train.tracking import environment, liveness
 from utils import mlflow_utils
 
 if TYPE_CHECKING:
@@ -64,17 +62,14 @@ class RunFacts:
             "lakefs_repo": self.repo,
             "lakefs_branch": self.branch,
             "smoke": str(self.smoke).lower(),
-            **_process_tags(),
+            **liveness.process_tags(),
+            "pid": str(os.getpid()),  # for people
         }
         if self.target_branch:
             tags["lakefs_target_branch"] = self.target_branch
         if self.git.commit != "none":
             tags["mlflow.source.git.commit"] = self.git.commit
         return tags
-
-
-def _process_tags() -> dict[str, str]:
-    return {"host": socket.gethostname(), "pid": str(os.getpid())}
 
 
 def _user() -> str:
@@ -111,15 +106,15 @@ class RunTracker:
                 tags["git_patch_sha256"] = hashlib.sha256(changes.patch).hexdigest()
             run = client.create_run(experiment, tags=tags, start_time=int(time.time() * 1000))
             folder = settings.model_path.parent / str(run.info.run_id)
-            return cls._opened(client, settings, facts, run, folder, lock_run_folder(folder), changes)
+            return cls._opened(client, settings, facts, run, folder, liveness.lock_run_folder(folder), changes)
 
     @classmethod
     def reopen(cls, client: MlflowClient, settings: Settings, facts: RunFacts, interrupted: Interrupted) -> RunTracker:
         """Open an interrupted run again. Raises UsageError if another process uses it or MLflow does not know it."""
         with mlflow_utils.convert_errors(settings, tr("opening the run")):
-            lock = lock_run_folder(interrupted.folder)
+            lock = liveness.lock_run_folder(interrupted.folder)
             run = mlflow_utils.get_run(client, settings, interrupted.record.run_id)
-            for key, value in _process_tags().items():
+            for key, value in {**liveness.process_tags(), "pid": str(os.getpid())}.items():
                 client.set_tag(run.info.run_id, key, value)
             if "error" in run.data.tags:
                 client.delete_tag(run.info.run_id, "error")
@@ -138,7 +133,7 @@ class RunTracker:
         changes: environment.CodeChanges | None,
     ) -> RunTracker:
         tracker = cls(client, settings, facts, str(run.info.run_id), str(run.info.experiment_id), folder, lock, changes)
-        tracker.close_dead_runs()
+        liveness.close_dead_runs(client, settings, tracker.experiment_id, tracker.run_id)
         notify(tr("MLflow run: {name} ({run_id})", name=run.info.run_name, run_id=tracker.run_id))
         return tracker
 
@@ -147,13 +142,17 @@ class RunTracker:
     @contextlib.contextmanager
     def closing(self) -> Iterator[None]:
         """End the run as FINISHED, as KILLED (Ctrl-C, SIGTERM), or as FAILED with its error."""
+        heartbeat = liveness.Heartbeat(self.client, self.run_id)
         try:
             yield
+            heartbeat.stop()
         except BaseException as error:
+            heartbeat.stop()
             self._close_after(distributed.cause(error))
             raise
         with self._recording(tr("closing the run")):
             self.client.set_terminated(self.run_id, "FINISHED")
+            liveness.remove_false_error(self.client, self.run_id)
 
     def _close_after(self, error: BaseException) -> None:
         checkpoint = self.folder / CHECKPOINT_FILE
@@ -197,31 +196,6 @@ class RunTracker:
         Path(self.lock.lock_file).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # not empty
             self.folder.rmdir()
-
-    def close_dead_runs(self) -> None:
-        """Close runs of this host whose process is gone (kill -9, power cut): MLflow would show them as RUNNING forever."""
-        wanted = f"attributes.status = 'RUNNING' and tags.host = '{socket.gethostname()}'"
-        with self._recording(tr("opening the run")):
-            # A list first: closing runs changes what the next page would hold.
-            for run in list(mlflow_utils.search_runs(self.client, [self.experiment_id], wanted)):
-                pid = run.data.tags.get("pid", "")
-                if pid.isdigit() and not _is_alive(int(pid)):
-                    self._close_dead_run(str(run.info.run_id))
-
-    def _close_dead_run(self, run_id: str) -> None:
-        self.client.set_tag(run_id, "error", "the process ended without closing its run")
-        self.client.set_terminated(run_id, "KILLED")
-        if (self.settings.model_path.parent / run_id / CHECKPOINT_FILE).exists():
-            command = f"python train.py --resume {run_id}"
-            notify(
-                tr(
-                    "an earlier run, {run_id}, was interrupted: closed as KILLED ({command})",
-                    run_id=run_id,
-                    command=command,
-                )
-            )
-        else:
-            notify(tr("an earlier run, {run_id}, was interrupted: closed as KILLED", run_id=run_id))
 
     # --- records ---
 
@@ -319,21 +293,3 @@ class RunTracker:
         """Record the files of a folder as artifacts."""
         with self._recording(tr("recording artifacts")):
             mlflow_utils.log_artifacts(self.client, self.settings, self.run_id, folder, destination)
-
-
-def lock_run_folder(folder: Path) -> FileLock:
-    """Lock a run's folder for this process. Raises UsageError if another one has it."""
-    message = tr("run {run_id} is still in progress in another process", run_id=folder.name)
-    return lock_or_fail(folder / ".lock", message)
-
-
-def _is_alive(pid: int) -> bool:
-    if os.name == "nt":  # there signal 0 is Ctrl-C: asking would interrupt
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's process, or a system that cannot tell
-        return True
-    return True
