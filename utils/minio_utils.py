@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from config import BUCKET, BUCKET_RULE, ROOT, Settings, load_settings
 from core.console import add_common_options, format_size
@@ -23,6 +24,9 @@ from core.errors import AppError, UsageError, one_line
 from core.i18n import tr
 from core.process import run_script
 from core.reporting import notify
+from utils.network.certificates import STORE
+from utils.network.failures import REFUSALS, explain_failure, explain_refusal
+from utils.network.policy import NetworkPolicy
 
 CONNECT_S, READ_S, ATTEMPTS = 5, 30, 4  # timeouts in seconds; attempts with botocore's backoff
 LINK_S = 900  # default validity of a presigned link in seconds
@@ -42,6 +46,7 @@ def make_client(settings: Settings) -> Any:
     import boto3
     from botocore.config import Config
 
+    trust, proxies = NetworkPolicy.from_environment().boto_options(str(settings.minio_endpoint), STORE)
     return boto3.client(
         "s3",
         endpoint_url=settings.minio_endpoint,
@@ -54,7 +59,9 @@ def make_client(settings: Settings) -> Any:
             retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
             signature_version="s3v4",  # for presigned links too: other servers do not support older versions
             s3={"addressing_style": "path" if settings.minio_path_style else "virtual"},
+            **proxies,
         ),
+        **trust,
     )
 
 
@@ -63,12 +70,16 @@ def _convert_errors(settings: Settings, what: str) -> Iterator[None]:
     """Convert exceptions of botocore to AppError: server, operation, reason, how to fix it."""
     from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
-    where = f"{settings.minio_endpoint}, {what}"
+    endpoint = str(settings.minio_endpoint)
+    where = f"{endpoint}, {what}"
     try:
         yield
     except ClientError as error:
-        code = str(error.response["Error"]["Code"])
-        if code in _NO_BUCKET:
+        code, proxy = str(error.response["Error"]["Code"]), NetworkPolicy.from_environment().proxy(endpoint)
+        status = int(error.response["ResponseMetadata"]["HTTPStatusCode"])
+        if proxy is not None and status in REFUSALS and not code.isalpha():  # stores have codes of their own
+            text = explain_refusal(status, urlsplit(endpoint).hostname or "", proxy)
+        elif code in _NO_BUCKET:
             text = tr("does not exist ({code})", code=code)
         elif code in _WRONG_KEY:
             text = tr(
@@ -81,6 +92,9 @@ def _convert_errors(settings: Settings, what: str) -> Iterator[None]:
         reason = one_line(error, 200)
         raise UsageError(tr("{where}: invalid name ({reason})", where=where, reason=reason)) from error
     except BotoCoreError as error:
+        network = explain_failure(error, endpoint, NetworkPolicy.from_environment(), STORE)
+        if network:
+            raise AppError(f"{where}: {network}") from error
         raise AppError(
             tr(
                 "{where}: the server does not answer ({error_type}): start it or correct MINIO_ENDPOINT",

@@ -19,6 +19,9 @@ from core.process import defer_interrupt
 from utils import mlflow_local
 from utils.lakefs_utils import LakePath
 from utils.lineage import CLASSES_TAGS, Lineage
+from utils.network.certificates import MLFLOW
+from utils.network.failures import explain_failure, raise_if_refused
+from utils.network.policy import NetworkPolicy, PolicyPool, prepare_mlflow
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -51,7 +54,8 @@ def convert_errors(settings: Settings, what: str) -> Iterator[None]:
 
 def _message(settings: Settings, error: Exception) -> str:
     """Return the message of MLflow on one line, without the user and password of the server's URL."""
-    text = one_line(error)
+    reason = explain_failure(error, tracking_uri(settings), NetworkPolicy.from_environment(), MLFLOW)
+    text = reason or one_line(error)
     user, at, _ = urlsplit(tracking_uri(settings)).netloc.rpartition("@")
     return (text.replace(user + at, "") if at else text)[:400]
 
@@ -64,6 +68,7 @@ def connect(settings: Settings) -> MlflowClient:
     uri = tracking_uri(settings)
     if uri.startswith(("http://", "https://")):
         _check_health(uri)
+        prepare_mlflow(uri)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")  # MLflow's default of 7 takes four minutes
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # otherwise it logs each table of a new database
@@ -79,20 +84,24 @@ def connect(settings: Settings) -> MlflowClient:
 
 
 def _check_health(uri: str) -> None:
-    """Raise AppError if the server does not answer its health check."""
+    """Raise AppError if the server does not answer its health check, UsageError for unusable network settings."""
     import urllib3
 
+    pool, shown = PolicyPool(NetworkPolicy.from_environment(), MLFLOW), without_credentials(uri)
     try:
+        url = uri.rstrip("/") + "/health"
         retries = urllib3.Retry(2, backoff_factor=0.3, status=0)
-        urllib3.request("GET", uri.rstrip("/") + "/health", timeout=HEALTH_S, retries=retries)
+        raise_if_refused(pool, url, pool.request("GET", url, timeout=HEALTH_S, retries=retries))
     except urllib3.exceptions.HTTPError as error:
-        shown, cause = without_credentials(uri), type(getattr(error, "reason", None) or error).__name__
+        reason = explain_failure(error, uri, pool.policy, MLFLOW)
+        if reason:
+            raise AppError(f"MLflow {shown}: {reason}") from error
         raise AppError(
             tr(
                 "MLflow {shown}: the server does not answer ({cause}): start it or correct "
                 "MLFLOW_TRACKING_URI (unset: SQLite in the project directory)",
                 shown=shown,
-                cause=cause,
+                cause=type(getattr(error, "reason", None) or error).__name__,
             )
         ) from error
 

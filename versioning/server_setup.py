@@ -10,6 +10,7 @@ from config import ROOT, Settings
 from core.errors import AppError
 from core.i18n import tr
 from core.reporting import notify
+from utils.network.certificates import LAKEFS
 
 if TYPE_CHECKING:
     from utils.lakefs_utils import LakeFS
@@ -40,9 +41,13 @@ def create_first_admin(settings: Settings) -> None:
     from lakefs_sdk.client import LakeFSClient
 
     from utils.lakefs_client.connection import make_configuration
+    from utils.network.failures import explain_failure
+    from utils.network.policy import NetworkPolicy, PolicyPool
 
     endpoint = str(settings.lakefs_endpoint).rstrip("/")
     setup = LakeFSClient(configuration=make_configuration(f"{endpoint}/api/v1")).internal_api
+    pool = PolicyPool(NetworkPolicy.from_environment(), LAKEFS)
+    setup.api_client.rest_client.pool_manager = pool
     key = lakefs_sdk.AccessKeyCredentials(
         access_key_id=settings.lakefs_access_key_id, secret_access_key=settings.lakefs_secret_access_key
     )
@@ -55,6 +60,9 @@ def create_first_admin(settings: Settings) -> None:
         if error.status != 409:  # another process was first
             raise AppError(f"lakeFS {endpoint}: {error.status} {error.reason}") from error
     except urllib3.exceptions.HTTPError as error:
+        reason = explain_failure(error, endpoint, pool.policy, LAKEFS)
+        if reason:
+            raise AppError(f"lakeFS {endpoint}: {reason}") from error
         raise AppError(
             tr("lakeFS {endpoint}: the server does not answer: start it, or correct LAKEFS_ENDPOINT", endpoint=endpoint)
         ) from error

@@ -19,6 +19,8 @@ from core.git import LOCK_NAME
 from core.i18n import tr
 from utils.identifiers import CommitId, InvalidValue, PathPrefix, Ref, Repository
 from utils.lakefs_client import transfer
+from utils.network.certificates import LAKEFS
+from utils.network.failures import explain_failure, raise_if_refused
 
 HEALTH_S = 5.0  # seconds that a configured server may take to answer before it counts as down
 
@@ -116,9 +118,9 @@ class Connection:
         """
         self.contacted = True
         with self.convert_errors(tr("connecting to lakeFS")):
-            self.pool.request(
-                "GET", f"{self.api}/healthcheck", retries=urllib3.Retry(2, backoff_factor=0.3), timeout=HEALTH_S
-            )
+            health = f"{self.api}/healthcheck"
+            retries = urllib3.Retry(2, backoff_factor=0.3)
+            raise_if_refused(self.pool, health, self.pool.request("GET", health, retries=retries, timeout=HEALTH_S))
             self.sdk.config_api.get_config()
 
     @contextlib.contextmanager
@@ -158,6 +160,9 @@ class Connection:
                 )
             ) from error
         except urllib3.exceptions.HTTPError as error:
+            reason = explain_failure(error, self.endpoint, self.pool.policy, LAKEFS)
+            if reason:
+                raise AppError(f"{what} ({where}): {reason}") from error
             cause = getattr(error, "reason", None) or error
             raise AppError(
                 tr(

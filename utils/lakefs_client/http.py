@@ -7,7 +7,6 @@ of a sync if client and server share a machine. The retry policy is urllib3's `R
 from __future__ import annotations
 
 import contextlib
-import functools
 import http.client
 import ssl
 from collections import defaultdict, deque
@@ -20,6 +19,9 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, MaxRetryError, Pr
 from urllib3.util import wait_for_read
 
 from core.workers import ServerUnavailable, raise_if_cancelled
+from utils.network.certificates import LAKEFS, STORE
+from utils.network.connections import connect
+from utils.network.policy import NetworkPolicy
 
 BLOCK = 1 << 20  # bytes of a body read or sent at a time
 CONNECTION_ERRORS = (
@@ -57,10 +59,11 @@ class Response:
 class HttpClient:
     """HTTP client with connections to any number of servers; thread-safe."""
 
-    def __init__(self, retries: urllib3.Retry, connect_s: float, read_s: float) -> None:
+    def __init__(self, retries: urllib3.Retry, connect_s: float, read_s: float, endpoint: str = "") -> None:
+        """`endpoint`: URL of the lakeFS server; other servers are object storage."""
         self.retries, self.connect_s, self.read_s = retries, connect_s, read_s
+        self.policy, self.endpoint = NetworkPolicy.from_environment(), endpoint
         self._idle: defaultdict[Origin, deque[http.client.HTTPConnection]] = defaultdict(deque)
-        self._tls = ssl.create_default_context()
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -85,6 +88,8 @@ class HttpClient:
         while True:
             try:
                 connection, response = self._send(origin, method, target, body, headers)
+            except RetriesExhausted:
+                raise
             except HTTPError as error:
                 try:
                     retries = retries.increment(method, parts.path, error=error, _pool=cast(Any, origin[1]))
@@ -134,20 +139,21 @@ class HttpClient:
         return None
 
     def _new_connection(self, origin: Origin) -> http.client.HTTPConnection:
-        """Return a new connection. Raises ConnectTimeoutError."""
-        scheme, host = origin
-        make = (
-            functools.partial(http.client.HTTPSConnection, context=self._tls)
-            if scheme == "https"
-            else http.client.HTTPConnection
-        )
-        connection = make(host, timeout=self.connect_s, blocksize=BLOCK)
+        """Return a new connection. Raises ConnectTimeoutError, or RetriesExhausted where another attempt is useless."""
         try:
-            connection.connect()
+            connection = connect(origin, self.policy, self.client_of(origin), self.connect_s, BLOCK)
         except OSError as error:
-            raise ConnectTimeoutError(f"{type(error).__name__}: {error}") from error
+            failed = ConnectTimeoutError(f"{type(error).__name__}: {error}")
+            if isinstance(error, ssl.SSLCertVerificationError) or str(error).startswith("Tunnel connection failed: 4"):
+                raise RetriesExhausted(cast(Any, origin[1]), "", failed) from error
+            raise failed from error
         connection.sock.settimeout(self.read_s)
         return connection
+
+    def client_of(self, origin: Origin) -> str:
+        """Return which client's certificates are trusted: presigned links lead to the object storage."""
+        parts = urlsplit(self.endpoint)
+        return LAKEFS if origin == (parts.scheme, parts.netloc) else STORE
 
 
 def _chunks(body: Any) -> Iterator[bytes]:

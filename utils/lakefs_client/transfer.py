@@ -40,6 +40,9 @@ from utils.lakefs_client.content import (
 )
 from utils.lakefs_client.http import HttpClient, RetriesExhausted
 from utils.lakefs_client.multipart import EXPIRED, MULTIPART, MultipartUpload
+from utils.network.certificates import LAKEFS, STORE
+from utils.network.failures import explain_failure
+from utils.network.policy import NetworkPolicy, PolicyPool
 
 if TYPE_CHECKING:
     from lakefs_sdk.client import LakeFSClient
@@ -60,7 +63,7 @@ class CappedRetry(urllib3.Retry):
         return asked and min(asked, RETRY_AFTER_S)
 
 
-class TimedPoolManager(urllib3.PoolManager):
+class TimedPoolManager(PolicyPool):
     """Pool with default timeouts: lakefs-sdk passes timeout=None, which would wait forever."""
 
     def urlopen(  # type: ignore[override]
@@ -83,7 +86,7 @@ def make_pool() -> TimedPoolManager:
         allowed_methods=None,
         raise_on_status=False,
     )
-    return TimedPoolManager(retries=retries)
+    return TimedPoolManager(NetworkPolicy.from_environment(), LAKEFS, retries=retries)
 
 
 class Transfer:
@@ -91,7 +94,7 @@ class Transfer:
 
     def __init__(self, sdk: LakeFSClient, pool: TimedPoolManager, api: str, auth: dict[str, str]) -> None:
         self.sdk, self.pool, self.api, self.auth = sdk, pool, api, auth
-        self.http = HttpClient(pool.connection_pool_kw["retries"], CONNECT_S, READ_S)
+        self.http = HttpClient(pool.connection_pool_kw["retries"], CONNECT_S, READ_S, api)
         self.parts = threading.BoundedSemaphore(MAX_CONCURRENT_PARTS)
         self._lock = threading.Lock()
         self._presign_support: tuple[bool, bool] | None = (
@@ -132,8 +135,11 @@ class Transfer:
         with self._lock:
             if self._presign_support != (False, False):
                 host = urllib3.util.parse_url(url).netloc
+                network = explain_failure(reason, url, self.http.policy, STORE)
                 warn(
-                    tr(
+                    tr("presigned links are unreachable, using lakeFS instead: {reason}", reason=network)
+                    if network
+                    else tr(
                         "presigned links ({host}) are unreachable ({error_type}), using "
                         "lakeFS instead: check the server's LAKEFS_BLOCKSTORE_S3_PRE_SIGNED_ENDPOINT",
                         host=host,
