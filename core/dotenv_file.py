@@ -20,7 +20,7 @@ _BYTE_ORDER_MARKS = (  # that of UTF-32 begins with that of UTF-16
 )
 # What the libraries below this project read from the environment, and users put into .env: certificates, proxies, MLflow's.
 _LIBRARY_VARIABLES = frozenset(
-    {"REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+    {"REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR", "AWS_CA_BUNDLE"}
     | {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"}
 )
 _LIBRARY_PREFIX = "MLFLOW_"

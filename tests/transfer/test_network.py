@@ -15,7 +15,7 @@ import pytest
 import config
 from core.errors import AppError, UsageError
 from core.hashing import file_sha256
-from tests.support import servers
+from tests.support import servers, stores
 from tests.support.network import (
     Authority,
     forward_proxy,
@@ -83,7 +83,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     right, wrong = make_authority(folder, "right.pem"), make_authority(folder, "wrong.pem")
     with contextlib.ExitStack() as stack:
         lakefs = stack.enter_context(servers.embedded(folder / "lakefs"))
-        store = stack.enter_context(servers.s3(folder / "s3"))
+        store = stack.enter_context(stores.s3("moto", folder / "s3"))
         mlflow = stack.enter_context(tracking_server())
         plain = {"lakefs": lakefs.endpoint, "s3": store.endpoint, "mlflow": mlflow}
         ports = {name: stack.enter_context(tls_front(url, right)) for name, url in plain.items()}
