@@ -21,7 +21,7 @@ from core.settings import (
     parse_minimums,
     parse_value,
     require_expression,
-    require_keys,
+    require_servers,
     runtime_setting,
     setting,
     table_of,
@@ -285,8 +285,7 @@ class Settings:
         validate(self)
         require_expression("SPLIT_GROUP", self.split_group)
         parse_minimums("REGISTER_MIN_CLASS_IOU", self.register_min_class_iou)
-        require_keys(self, "lakefs_endpoint", "lakefs_access_key_id", "lakefs_secret_access_key")
-        require_keys(self, "minio_endpoint", "minio_access_key", "minio_secret_key")
+        require_servers(self)
 
     @property
     def cache_dir(self) -> Path:

@@ -227,6 +227,41 @@ def require_keys(settings: Any, endpoint: str, *keys: str) -> None:
         )
 
 
+def require_servers(settings: Any) -> None:
+    """Raise UsageError for a server without its keys, or a URL that cannot work, with what was probably meant."""
+    require_keys(settings, "lakefs_endpoint", "lakefs_access_key_id", "lakefs_secret_access_key")
+    require_keys(settings, "minio_endpoint", "minio_access_key", "minio_secret_key")
+    lakefs_endpoint, tracking_uri = settings.lakefs_endpoint, settings.mlflow_tracking_uri
+    root, found, rest = (lakefs_endpoint or "").partition("/api/v1")
+    if found and not rest.strip("/"):  # as the files of lakectl have it
+        raise UsageError(
+            tr("LAKEFS_ENDPOINT={url}: leave out /api/v1: LAKEFS_ENDPOINT={root}", url=lakefs_endpoint, root=root)
+        )
+    meant = _meant_uri(tracking_uri or "databricks")
+    if meant:
+        shown = str(tracking_uri).rpartition("@")[2]  # without user and password
+        raise UsageError(
+            tr(
+                "MLFLOW_TRACKING_URI={uri} is not a URL: did you mean MLFLOW_TRACKING_URI={meant}?",
+                uri=shown,
+                meant=meant,
+            )
+        )
+
+
+def _meant_uri(uri: str) -> str | None:
+    """Return what was probably meant by a tracking URI without scheme or host; None if it has them."""
+    scheme, colons, _ = uri.partition("://")
+    if colons and (scheme.lower() not in ("http", "https") or is_http_url(uri)):
+        return None  # other schemes: a database, or the store of a plugin
+    if uri.partition(":")[0].lower() in ("databricks", "databricks-uc", "uc", "file"):
+        return None
+    host = re.sub(r"(?i)^https?[:/]+", "", uri).rpartition("@")[2]
+    if not colons and re.match(r"[/.~\\]|[A-Za-z]:[/\\]|.*\.(db|sqlite3?)$", uri):
+        return f"sqlite:///{uri}"
+    return f"http://{host}" if re.match(r"[\w\[]", host) and not host.isdigit() else "http(s)://HOST[:PORT]"
+
+
 def is_http_url(url: str) -> bool:
     """Return whether it is http(s)://HOST with a valid port, if any."""
     try:
