@@ -15,22 +15,30 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from core.errors import AppError
 from core.i18n import tr
 from core.machine.limits import available_memory, usable_cores
 from core.reporting import warn
 from dataset.classes import UInt8
+from segmentation.activations import measure_activations
 from segmentation.global_pooling import GlobalPoolingOverride, partition_tiles
 from segmentation.model_file import Model
+from segmentation.out_of_memory import is_out_of_memory, memory_error
 from segmentation.preprocess import class_indices, native_logits, resize_image, resize_logits, to_input
-from segmentation.tiling import ALIGN, Forward, PixelSource, limit_margin, measure_receptive_field, predict_bands
+from segmentation.tiling import (
+    ALIGN,
+    Forward,
+    Window,
+    WindowSource,
+    limit_margin,
+    measure_receptive_field,
+    predict_bands,
+)
 
 AUTO_TILE = 2048  # pixels per side; `auto` does not cut images up to this size
 MAX_LOGITS = 1 << 28  # at native size, in all threads together: 1 GiB of float32
-OUT_OF_MEMORY_TEXTS = (
-    *("out of memory", "not enough memory", "can't allocate memory"),  # torch's, on MPS, Windows and Linux
-    *("could not create a primitive", "failed to allocate memory", "bad_alloc"),  # oneDNN's, ONNX Runtime's, C++'s
-)
+WINDOW_BYTES = 7 << 27  # on a CPU, of a tile of an image that is read in windows: its pixels and activations
+ACTIVATION_RESERVE = 1.2  # times the measured activations, for what the kernels of the CPU allocate themselves
+INPUT_BYTES = 16  # per pixel and channel: samples as read, as bytes, as float32, and normalised
 SMALLEST_TILE = 128  # pixels; in a smaller tile hardly anything is left between the margins
 
 
@@ -138,12 +146,12 @@ class Predictor:
         try:
             return self._predict_resized(images)
         except Exception as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         try:
             return [prediction for image in images for prediction in self._predict_resized([image])]
         except Exception as error:
-            raise _memory_error(error, "--tile auto") from error
+            raise memory_error(error, "--tile auto") from error
 
     def _predict_resized(self, images: Sequence[InputImage]) -> list[Prediction]:
         batch = torch.from_numpy(np.stack([image.resized for image in images])).permute(0, 3, 1, 2)
@@ -188,8 +196,8 @@ class Predictor:
             try:
                 return self._predict_with_tile(image, tile)
             except Exception as error:
-                if not _is_out_of_memory(error) or tile // 2 < SMALLEST_TILE:
-                    raise _memory_error(error, tr("smaller images")) from error
+                if not is_out_of_memory(error) or tile // 2 < SMALLEST_TILE:
+                    raise memory_error(error, tr("smaller images")) from error
                 self._tile = min(self._tile, tile // 2)
                 warn(tr("out of memory: continuing with tiles of {tile} pixels", tile=self._tile))
 
@@ -245,42 +253,68 @@ class Predictor:
         method = replace(self.method, tile=0)
         return Predictor(self.model, self.device, method, self._plain_forward, self.engine)
 
-    def count_windows(self, image: PixelSource) -> int:
+    def count_windows(self, image: WindowSource) -> int:
         """Return how many windows `predict_windows` yields."""
-        margin = self._margin_of(self._tile)
-        rows, columns = (partition_tiles(length, self._tile, margin) for length in image.shape[-2:])
-        return len(rows) * len(columns)
+        return math.prod(map(len, self._partition(image, self.window_size(image))))
 
-    def predict_windows(self, image: PixelSource) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Yield (rows, columns, logits (num_classes,h,w) float32) of an image that is read in parts, row by row.
+    def window_size(self, image: WindowSource) -> int:
+        """Return the side of the tiles of an image that is read in windows, pixels: as large as memory allows on a CPU.
+
+        A tile is computed with margins that are discarded: larger ones waste less.
+        """
+        tile = self._tile
+        if self.method.tile or self.device.type != "cpu":
+            return tile
+        per_pixel = ACTIVATION_RESERVE * self._activations + INPUT_BYTES * self.model.reading.channels
+        while tile > SMALLEST_TILE and tile * (tile * per_pixel + image.row_bytes) > WINDOW_BYTES:
+            tile -= ALIGN
+        return tile
+
+    @functools.cached_property
+    def _activations(self) -> float:
+        """Bytes per pixel that the network needs."""
+        return measure_activations(self._measured_network, self.device, self.model.reading.channels)
+
+    def predict_windows(self, image: WindowSource) -> Iterator[Window]:
+        """Yield the windows of an image that is read in parts, row by row; a window without data is not computed.
 
         Each pixel is taken from the tile that it is deepest in. Raises AppError when memory runs out.
         """
-        tile = self._tile
-        margin = self._margin_of(tile)
+        tile = self.window_size(image)
         forward = self._plain_forward
         with torch.inference_mode():
             if self._pooling:
-                means = self._pooling.compute_means(image, tile, margin)
+                means = self._pooling.compute_means(image, tile, self._margin_of(tile))
                 forward = self._pooling.with_means(means, forward if self.engine == "torch" else self.model.network)
-        rows, columns = (partition_tiles(length, tile, margin) for length in image.shape[-2:])
+        rows, columns = self._partition(image, tile)
         for (top, row), (left, column) in itertools.product(rows, columns):
             try:
                 with torch.inference_mode():
                     part = image[None, :, top : top + tile, left : left + tile]
-                    logits = forward(part.contiguous(memory_format=torch.channels_last))[0].float()[:, row, column]
+                    height, width = part.shape[-2:]
+                    logits = None
+                    if image.has_data(row, column):
+                        logits = forward(part.contiguous(memory_format=torch.channels_last))[0].float()
             except Exception as error:
-                raise _memory_error(error, "--tile 512") from error
-            yield _placed(top, row, logits.shape[1]), _placed(left, column, logits.shape[2]), logits
+                raise memory_error(error, "--tile 512") from error
+            yield Window(top, left, _placed(top, row, height), _placed(left, column, width), logits)
+
+    def _partition(self, image: WindowSource, tile: int) -> tuple[list[tuple[int, slice]], list[tuple[int, slice]]]:
+        margin = self._margin_of(tile)
+        rows, columns = (partition_tiles(length, tile, margin) for length in image.shape[-2:])
+        return rows, columns
+
+    @property
+    def _measured_network(self) -> Forward:
+        """The network by which margins and memory are measured."""
+        return self._pooling.forward_without_means if self._pooling else self.model.network
 
     def _margin_of(self, tile: int) -> int:
         """Return how many pixels at a tile's edges are discarded; warn once if the tile is too small for a sufficient margin."""
         with self._lock:
             if tile not in self._margins:
                 wanted = measure_receptive_field(
-                    self._pooling.forward_without_means if self._pooling else self.model.network,
-                    self.device,
-                    channels=self.model.reading.channels,
+                    self._measured_network, self.device, channels=self.model.reading.channels
                 )
                 self._margins[tile] = limit_margin(tile, wanted)
                 if self._margins[tile] < wanted:
@@ -305,26 +339,14 @@ def _mean_entropy(logits: Tensor) -> float:
 
 
 def _placed(start: int, part: slice, length: int) -> slice:
-    """Return where a part of a tile that starts here lies in the image."""
-    return slice(start + part.start, start + part.start + length)
+    """Return where a part of a tile of this length that starts here lies in the image."""
+    begin, end, _ = part.indices(length)
+    return slice(start + begin, start + end)
 
 
 def _average_with_flip(forward: Forward, images: Tensor) -> Tensor:
     """Return the mean of the logits of images (N,C,H,W) and of their left-right mirror images."""
     return (forward(images) + forward(images.flip(-1)).flip(-1)) / 2
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Return whether memory ran out: only CUDA has an exception type for it, the other backends only a message."""
-    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return known or any(words in str(error).lower() for words in OUT_OF_MEMORY_TEXTS)
-
-
-def _memory_error(error: Exception, advice: str) -> Exception:
-    """Return the error to raise: an AppError with this advice if memory ran out, else the error itself."""
-    if not _is_out_of_memory(error):
-        return error
-    return AppError(tr("out of memory: use {advice}", advice=advice))
 
 
 def segment(model: Model, images: Sequence[UInt8], device: torch.device) -> list[UInt8]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -32,6 +32,31 @@ class PixelSource(Protocol):
 
     def __getitem__(self, key: Any, /) -> Tensor:
         """Return `[None, :, top:bottom, left:right]` as (1,C,h,w)."""
+
+
+class WindowSource(PixelSource, Protocol):
+    """An image that is read in windows, because it does not fit into memory."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes that it keeps in memory for each row of a tile; 0: none."""
+
+    def has_data(self, rows: slice, columns: slice) -> bool:
+        """Return whether the part of the tile that was read last has pixels with data; slices within the tile."""
+
+
+class Window(NamedTuple):
+    """A tile of an image and the part of it that counts.
+
+    `top`, `left`: where the tile begins in the image. `rows`, `columns`: the part that counts, in the image.
+    `logits` (num_classes,h,w) float32 of the tile; None where no pixel of that part has data.
+    """
+
+    top: int
+    left: int
+    rows: slice
+    columns: slice
+    logits: Tensor | None
 
 
 @torch.inference_mode()

@@ -13,19 +13,21 @@ from torch import Tensor
 
 from core.errors import UsageError
 from core.files import atomic_replace
+from core.heap import keep_freed_memory
 from core.i18n import tr
 from core.reporting import notify, progress
 from dataset.classes import IGNORE_INDEX, InvalidFileError, UInt8
 from dataset.decoding.files import pixel_limit
-from dataset.decoding.image import to_channels
-from dataset.decoding.samples import RawImage, find_valid
-from dataset.overlay import overlay
-from inference.geo.georeference import Georeference, describe_mask, mask_profile
+from dataset.overlay import as_rgb, overlay
+from inference.geo.georeference import ROWS_PER_STRIP, Georeference, describe_mask, mask_profile
+from inference.geo.pixels import RasterPixels, cache_bytes
 from segmentation.predictor import Predictor
-from segmentation.preprocess import class_indices, resize_logits, resize_mask, to_input
+from segmentation.preprocess import class_indices
+from segmentation.tiling import Window
 
-CACHE_MB = 64  # of GDAL's blocks; its default is a twentieth of the machine's memory
 OVERLAY_SIDE = 2048  # pixels; the overlay of a larger raster is scaled down
+WRITTEN_ROWS = 8 * ROWS_PER_STRIP  # at a time
+DECIDED_PIXELS = 1 << 18  # whose classes are chosen at a time
 
 
 def is_large(path: Path) -> bool:
@@ -39,56 +41,6 @@ def is_large(path: Path) -> bool:
         raise UsageError(f"{path}: {error}") from None
 
 
-class RasterPixels:
-    """The pixels of an open raster at the scale of the network, read where they are needed.
-
-    Sliced like a tensor (1,C,H,W) float32, normalised: `pixels[None, :, top:bottom, left:right]`.
-    """
-
-    def __init__(self, source: Any, predictor: Predictor) -> None:
-        self.source, self.model, self.device = source, predictor.model, predictor.device
-        height, width = predictor.working_size(source.height, source.width)
-        self.size = height, width
-        # Even sides, as the predictor pads an image that it cuts.
-        self.shape = torch.Size((self.model.reading.channels, height + height % 2, width + width % 2))
-        self.valid: npt.NDArray[np.bool_] | None = None  # of the part that was read last; None: all of it
-        self.corner = (0, 0)  # row and column where that part begins
-
-    def __getitem__(self, key: tuple[None, slice, slice, slice]) -> Tensor:
-        _, _, rows, columns = key
-        bottom, right = min(rows.stop, self.shape[1]), min(columns.stop, self.shape[2])
-        inner = slice(rows.start, min(bottom, self.size[0])), slice(columns.start, min(right, self.size[1]))
-        pixels, self.valid = self.read(*inner)
-        self.corner = rows.start, columns.start
-        missing = (0, bottom - inner[0].stop), (0, right - inner[1].stop)
-        if any(after for _, after in missing):
-            pixels = np.pad(pixels, (*missing, (0, 0)), "edge")
-        batch = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
-        return to_input(batch, self.model.normalisation, self.device)
-
-    def read(self, rows: slice, columns: slice) -> tuple[UInt8, npt.NDArray[np.bool_] | None]:
-        """Return a part as (h,w,C) uint8, and which of its pixels have data; None: all."""
-        from rasterio.enums import Resampling
-        from rasterio.windows import Window
-
-        vertical, horizontal = self.size[0] / self.source.height, self.size[1] / self.source.width
-        height, width = rows.stop - rows.start, columns.stop - columns.start
-        window = Window(columns.start / horizontal, rows.start / vertical, width / horizontal, height / vertical)
-        resampling = Resampling.average if min(vertical, horizontal) < 1 else Resampling.bilinear
-        shape = (self.source.count, height, width)
-        samples = self.source.read(window=window, out_shape=shape, resampling=resampling).transpose(1, 2, 0)
-        return self._to_channels(samples)
-
-    def _to_channels(self, samples: npt.NDArray[Any]) -> tuple[UInt8, npt.NDArray[np.bool_] | None]:
-        reading, bands = self.model.reading, samples.shape[2]
-        valid = find_valid(samples, self.source.nodata)
-        if bands == reading.channels + 1 and self.source.colorinterp[-1].name == "alpha":
-            visible = samples[..., -1] > 0
-            valid, samples, bands = visible if valid is None else valid & visible, samples[..., :-1], bands - 1
-        image = RawImage(samples, bands, valid if samples.dtype != np.uint8 else None)
-        return to_channels(image, reading), valid
-
-
 def predict_raster(
     predictor: Predictor, path: Path, target: Path, origin: Mapping[str, str]
 ) -> tuple[dict[str, Any], UInt8]:
@@ -98,9 +50,7 @@ def predict_raster(
     """
     import rasterio
 
-    classes = predictor.model.classes
-    counts = np.zeros(256, np.int64)
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_MB), rasterio.open(path) as source:
+    with rasterio.open(path) as source:
         notify(
             tr(
                 "{path}: {width}x{height} pixels, predicted in windows",
@@ -114,61 +64,143 @@ def predict_raster(
                 tr("{path}: expected bands, found a palette: convert it (gdal_translate -expand rgb)", path=path)
             )
         pixels = RasterPixels(source, predictor)
-        profile = mask_profile((source.height, source.width), Georeference(source.crs, source.transform))
+        cache = cache_bytes(source, predictor.window_size(pixels))
         try:
-            with atomic_replace(target, durable=False) as part:
-                with rasterio.open(part, "w", **profile) as out:
-                    describe_mask(out, classes, origin)
-                    for top, band in _predict_bands(predictor, pixels, counts):
-                        out.write(band, 1, window=rasterio.windows.Window(0, top, band.shape[1], band.shape[0]))
-                drawn = _draw_overlay(part, pixels, predictor)
+            with rasterio.Env(GDAL_CACHEMAX=cache), keep_freed_memory(), atomic_replace(target, durable=False) as part:
+                job = _RasterPrediction(predictor, pixels)
+                job.write(part, origin)
         except InvalidFileError as error:
             raise UsageError(f"{path}: {error}") from None
-        known = max(1, int(counts[: classes.num_classes].sum()))
-        shares = {name: round(float(count / known), 9) for name, count in zip(classes.names, counts, strict=False)}
-        record = {"height": source.height, "width": source.width, "class_shares": shares, "crs": str(source.crs)}
-        return record, drawn
+        return job.record(), job.overview.draw()
 
 
-def _predict_bands(
-    predictor: Predictor, pixels: RasterPixels, counts: npt.NDArray[np.int64]
-) -> Iterator[tuple[int, UInt8]]:
-    """Yield (first row, mask values (h,W) uint8) from top to bottom, at the raster's own size; no data: ignored.
+class _RasterPrediction:
+    """One raster that is being predicted: its rows of windows, the pixels of each class, and what its overlay shows."""
 
-    `counts` (256,) is increased by the pixels of each class index.
+    def __init__(self, predictor: Predictor, pixels: RasterPixels) -> None:
+        self.predictor, self.pixels, self.classes = predictor, pixels, predictor.model.classes
+        self.height, self.width = pixels.source.height, pixels.source.width
+        self.counts = np.zeros(256, np.int64)  # pixels of each class index
+        self.overview = _Overview(self)
+
+    def write(self, target: Path, origin: Mapping[str, str]) -> None:
+        """Write the mask, with the coordinates of the raster."""
+        import rasterio
+
+        source = self.pixels.source
+        profile = mask_profile((self.height, self.width), Georeference(source.crs, source.transform))
+        with rasterio.open(target, "w", **profile) as out:
+            describe_mask(out, self.classes, origin)
+            for top, band in self._predict_bands():
+                self.overview.add_indices(band, slice(top, top + len(band)))
+                for start in range(0, len(band), WRITTEN_ROWS):
+                    values = self.classes.decode(band[start : start + WRITTEN_ROWS])
+                    out.write(values, 1, window=((top + start, top + start + len(values)), (0, self.width)))
+
+    def record(self) -> dict[str, Any]:
+        """Return what the listing has about the raster."""
+        known = max(1, int(self.counts[: self.classes.num_classes].sum()))
+        named = zip(self.classes.names, self.counts, strict=False)
+        shares = {name: round(float(count / known), 9) for name, count in named}
+        return {"height": self.height, "width": self.width, "class_shares": shares, "crs": str(self.pixels.source.crs)}
+
+    def _predict_bands(self) -> Iterator[tuple[int, UInt8]]:
+        """Yield (first row, class indices (h,W) uint8) from top to bottom, at the raster's own size; no data: ignored."""
+        band, first = np.empty((0, self.width), np.uint8), 0
+        windows, count = self.predictor.predict_windows(self.pixels), self.predictor.count_windows(self.pixels)
+        for window in progress(windows, count, tr("predict"), tr("windows")):
+            rows = to_native(window.rows, self.pixels.size[0], self.height)
+            columns = to_native(window.columns, self.pixels.size[1], self.width)
+            if rows.start != first or not len(band):
+                if len(band):
+                    yield first, band
+                band, first = np.empty((rows.stop - rows.start, self.width), np.uint8), rows.start
+            self._decide(window, rows, columns, band[:, columns])
+            self.overview.add_pixels(window)
+        yield first, band
+
+    def _decide(self, window: Window, rows: slice, columns: slice, target: UInt8) -> None:
+        """Write the class indices of a window into `target`, which lies at these rows and columns of the raster."""
+        if window.logits is None:
+            target[:] = IGNORE_INDEX
+            self.counts[IGNORE_INDEX] += target.size
+            return
+        valid = self.pixels.valid
+        beside = _nearest(columns, self.pixels.size[1], self.width) - window.left
+        step = max(1, DECIDED_PIXELS // max(1, target.shape[1]))
+        for start in range(rows.start, rows.stop, step):
+            part = slice(start, min(start + step, rows.stop))
+            inner = target[part.start - rows.start : part.stop - rows.start]
+            logits = interpolate(window.logits, 1, window.top, part, (self.pixels.size[0], self.height))
+            logits = interpolate(logits, 2, window.left, columns, (self.pixels.size[1], self.width))
+            inner[:] = class_indices(logits).to(torch.uint8).cpu().numpy()
+            if valid is not None:
+                shown = _nearest(part, self.pixels.size[0], self.height) - window.top
+                inner[~valid[np.ix_(shown, beside)]] = IGNORE_INDEX
+            self.counts += np.bincount(inner.ravel(), minlength=256)
+
+
+class _Overview:
+    """The raster and its mask, scaled down by the nearest pixels, of which the overlay is drawn."""
+
+    def __init__(self, job: _RasterPrediction) -> None:
+        self._job = job
+        scale = min(1.0, OVERLAY_SIDE / max(job.height, job.width))
+        height, width = max(1, round(job.height * scale)), max(1, round(job.width * scale))
+        self._image = np.zeros((height, width, job.pixels.shape[0]), np.uint8)
+        self._indices = np.full((height, width), IGNORE_INDEX, np.uint8)
+
+    def add_pixels(self, window: Window) -> None:
+        """Take the pixels of a window that was read last."""
+        height, width = self._job.pixels.size
+        rows, columns = (
+            to_native(window.rows, height, len(self._image)),
+            to_native(window.columns, width, self._image.shape[1]),
+        )
+        inner = _nearest(rows, height, len(self._image)) - window.top
+        beside = _nearest(columns, width, self._image.shape[1]) - window.left
+        self._image[rows, columns] = self._job.pixels.part[np.ix_(inner, beside)]
+
+    def add_indices(self, band: UInt8, rows: slice) -> None:
+        """Take the class indices (h,W) of these rows of the raster."""
+        shown = to_native(rows, self._job.height, len(self._indices))
+        inner = _nearest(shown, self._job.height, len(self._indices)) - rows.start
+        columns = _nearest(slice(0, self._indices.shape[1]), self._job.width, self._indices.shape[1])
+        self._indices[shown] = band[np.ix_(inner, columns)]
+
+    def draw(self) -> UInt8:
+        """Return the overlay (h,w,3) uint8."""
+        return overlay(as_rgb(self._image), self._indices, self._job.classes)
+
+
+# --- two scales ---------------------------------------------------------------------------------------------------
+
+
+def to_native(part: slice, length: int, native: int) -> slice:
+    """Return which of `native` pixels have their centre in this part of `length` pixels that show the same."""
+    begin, end = (-(-(2 * edge * native - length) // (2 * length)) for edge in (part.start, min(part.stop, length)))
+    return slice(max(0, begin), native if part.stop >= length else end)
+
+
+def _nearest(part: slice, length: int, native: int) -> npt.NDArray[np.int64]:
+    """Return which of `length` pixels shows the centre of each of this part of `native` pixels."""
+    return (2 * np.arange(part.start, part.stop) + 1) * length // (2 * native)
+
+
+def interpolate(values: Tensor, axis: int, first: int, part: slice, lengths: tuple[int, int]) -> Tensor:
+    """Return values at a part of the pixels of the larger or smaller scale, as a bilinear resize of the full image does.
+
+    `values` begin at pixel `first` of `lengths[0]` along the axis; `part` is of `lengths[1]` pixels.
     """
-    height, width = pixels.source.height, pixels.source.width
-    vertical, horizontal = pixels.size[0] / height, pixels.size[1] / width
-    band, first = np.empty((0, width), np.uint8), -1
-    windows = predictor.predict_windows(pixels)
-    for rows, columns, logits in progress(windows, predictor.count_windows(pixels), tr("predict"), tr("windows")):
-        top, bottom = round(rows.start / vertical), min(height, round(rows.stop / vertical))
-        left, right = round(columns.start / horizontal), min(width, round(columns.stop / horizontal))
-        if top != first:
-            if len(band):
-                yield first, band
-            band, first = np.empty((bottom - top, width), np.uint8), top
-        unpadded = logits[:, : pixels.size[0] - rows.start, : pixels.size[1] - columns.start]
-        indices = class_indices(resize_logits(unpadded, (bottom - top, right - left))).to(torch.uint8).cpu().numpy()
-        if pixels.valid is not None:
-            inside = pixels.valid[rows.start - pixels.corner[0] :, columns.start - pixels.corner[1] :]
-            shown = resize_mask(inside[: unpadded.shape[1], : unpadded.shape[2]].view(np.uint8), indices.shape)
-            indices[shown == 0] = IGNORE_INDEX
-        counts += np.bincount(indices.ravel(), minlength=256)
-        band[:, left:right] = predictor.model.classes.decode(indices)
-    yield first, band
-
-
-def _draw_overlay(mask: Path, pixels: RasterPixels, predictor: Predictor) -> UInt8:
-    """Return the raster with its mask over it, (h,w,3) uint8, scaled down to OVERLAY_SIDE."""
-    import rasterio
-
-    source, classes = pixels.source, predictor.model.classes
-    scale = min(1.0, OVERLAY_SIDE / max(source.height, source.width))
-    size = max(1, round(source.height * scale)), max(1, round(source.width * scale))
-    image, _ = pixels._to_channels(source.read(out_shape=(source.count, *size)).transpose(1, 2, 0))
-    with rasterio.open(mask) as written:
-        values = written.read(1, out_shape=size)
-    index = np.full(256, IGNORE_INDEX, np.uint8)
-    index[list(classes.ids)] = np.arange(classes.num_classes, dtype=np.uint8)
-    return overlay(image, index[values], classes)
+    length, native = lengths
+    if length == native:
+        return values.narrow(axis, part.start - first, part.stop - part.start)
+    centres = (torch.arange(part.start, part.stop, device=values.device, dtype=torch.float64) + 0.5) * (length / native)
+    positions = (centres - 0.5).clamp_(0, length - 1)
+    before = positions.floor().long()
+    after = (before + 1).clamp_(max=length - 1)
+    shape = [1] * values.ndim
+    shape[axis] = -1
+    weights = (positions - before).to(values.dtype).view(shape)
+    lower, upper = (values.index_select(axis, index - first) for index in (before, after))
+    return torch.lerp(lower, upper, weights)

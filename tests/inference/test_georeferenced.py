@@ -6,10 +6,12 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from core.errors import UsageError
 from dataset.decoding.mask import read_mask
@@ -17,9 +19,10 @@ from dataset.decoding.options import DEFAULT_READING, ReadOptions
 from dataset.samples import Item
 from inference import batch_job, inputs, ownership
 from inference.batch_job import Outcome
+from inference.geo.pixels import RasterPixels
 from segmentation.model_file import Model
-from segmentation.networks import build_network
-from segmentation.predictor import Method, Predictor
+from segmentation.networks import CompactUNet, build_network
+from segmentation.predictor import AUTO_TILE, SMALLEST_TILE, Method, Predictor
 from segmentation.preprocess import Normalisation
 from tests.support.images import noise
 from tests.support.models import CLASSES, CPU, lineage, make_model
@@ -106,12 +109,77 @@ def test_windows_equal_one_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert (tmp_path / "windows/site_overlay.jpg").stat().st_size
 
 
-def test_windows_at_another_scale_have_the_size_of_the_raster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("scale", [0.5, 0.37, 1.3])
+def test_windows_at_another_scale_equal_one_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scale: float) -> None:
+    """Resized and interpolated as the uncut image, without seams where two windows meet."""
+    sides = (round(400 / scale), round(500 / scale))
+    areas = np.kron(reflectance(32, 40), np.ones((40, 40, 1), np.uint16))[: sides[0], : sides[1]]
+    path = put_raster(tmp_path / "in/site.tif", areas, tiled=True, blockxsize=256, blockysize=256)
+    model = band_model(scale=scale)
+    network = cast(CompactUNet, model.network)
+    with torch.no_grad():  # both classes occur
+        seen = torch.from_numpy(areas.astype(np.float32)).permute(2, 0, 1)[None] / 2500 - 2
+        first, second = network(seen)[0]
+        network.head.bias[0] -= (first - second).median()  # type: ignore[index]
+    predict(Predictor(model, CPU, Method(tile=1024)), path, tmp_path / "whole")
     make_large(monkeypatch)
-    path = put_raster(tmp_path / "in/site.tif", reflectance(301, 500))
-    predict(Predictor(band_model(scale=0.5), CPU, Method(tile=128)), path, tmp_path / "out")
-    with rasterio.open(tmp_path / "out/site.tif") as mask:
-        assert mask.shape == (301, 500) and set(np.unique(mask.read(1))) <= set(CLASSES.ids)
+    predict(Predictor(model, CPU, Method(tile=416)), path, tmp_path / "windows")
+    with rasterio.open(tmp_path / "whole/site.tif") as one, rasterio.open(tmp_path / "windows/site.tif") as other:
+        whole, windows = one.read(1), other.read(1)
+    assert windows.shape == sides and len(np.unique(whole)) == 2
+    assert (whole != windows).mean() < 1e-3
+
+
+def test_a_raster_in_strips_is_decoded_once_and_predicted_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_large(monkeypatch)
+    monkeypatch.setattr("inference.geo.pixels.AUTO_TILE", 320)  # strips are wider than a tile
+    monkeypatch.setattr("inference.geo.pixels.PART_PIXELS", 1 << 14)
+    pixels = reflectance(420, 340)
+    pixels[:90, :200] = 0
+    tiles = put_raster(tmp_path / "in/tiles.tif", pixels, nodata=0, tiled=True, blockxsize=64, blockysize=64)
+    strips = put_raster(tmp_path / "in/strips.tif", pixels, nodata=0, blockysize=8)
+    read: list[int] = []
+    real = RasterPixels._read_part
+
+    def count(self: RasterPixels, rows: slice, columns: slice) -> Any:
+        read.append((rows.stop - rows.start) * (columns.stop - columns.start))
+        return real(self, rows, columns)
+
+    monkeypatch.setattr(RasterPixels, "_read_part", count)
+    predict(Predictor(band_model(), CPU, Method(tile=320)), strips, tmp_path / "out")
+    assert sum(read) == 420 * 340
+    predict(Predictor(band_model(), CPU, Method(tile=320)), tiles, tmp_path / "again")
+    with rasterio.open(tmp_path / "out/strips.tif") as one, rasterio.open(tmp_path / "again/tiles.tif") as other:
+        assert (one.read(1) == other.read(1)).all()
+    assert (tmp_path / "out/strips_overlay.jpg").stat().st_size
+
+
+def test_the_overlay_reads_nothing_a_second_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_large(monkeypatch)
+    monkeypatch.setattr("inference.geo.windows.OVERLAY_SIDE", 100)
+    pixels = np.full((300, 200, 4), 10_000, np.uint16)
+    pixels[:, 100:] = 1
+    path = put_raster(tmp_path / "in/site.tif", pixels)
+    predict(Predictor(band_model(), CPU, Method(tile=128)), path, tmp_path / "out")
+    drawn = np.asarray(Image.open(tmp_path / "out/site_overlay.jpg")).astype(int).sum(2)
+    assert drawn.shape == (100, 67)
+    assert drawn[:, :30].mean() > drawn[:, 37:].mean() + 200
+
+
+def test_memory_for_tiles_does_not_grow_with_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More classes, or full rows that are kept, give smaller tiles."""
+
+    def side(classes: int, row_bytes: int = 0) -> int:
+        network = build_network("compact_unet", classes, channels=4).eval()
+        model = dataclasses.replace(band_model(), network=network)
+        source = type("Source", (), {"row_bytes": row_bytes})()
+        return Predictor(model, CPU, Method(tile=0)).window_size(source)
+
+    assert SMALLEST_TILE < side(200) < side(32) < side(2) <= AUTO_TILE
+    assert side(2, row_bytes=40_000 * 5) < side(2)
+    assert Predictor(band_model(), CPU, Method(tile=640)).window_size(type("Source", (), {"row_bytes": 0})()) == 640
 
 
 def test_pixels_without_data_are_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
