@@ -10,17 +10,19 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from io import FileIO
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from core.errors import AppError
+from core.errors import AppError, UsageError
 from core.i18n import tr
 
 STALE_S = 7 * 86_400  # seconds after which the partial file of an interrupted download is not resumed
 _DRIVE = re.compile("[A-Za-z]:")
 _OPEN_FLAGS = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"))
+_LFS_MARKS = (b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/")
+_LFS_BYTES = 1024  # a pointer is smaller
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -100,6 +102,29 @@ def read_regular(path: Path) -> bytes:
     """Return the content of a regular file, or of a link to one. Raises OSError for anything else, without opening it."""
     with open_regular(path) as stream:
         return stream.read()
+
+
+def is_lfs_pointer(data: bytes) -> bool:
+    """Return whether the content of a file is the pointer that Git LFS has in its place until `git lfs pull`."""
+    return len(data) <= _LFS_BYTES and data.startswith(_LFS_MARKS)
+
+
+def find_lfs_pointers(paths: Iterable[Path]) -> list[Path]:
+    """Return those of these files that are pointers of Git LFS. Only small regular files are opened."""
+
+    def is_pointer(path: Path) -> bool:
+        try:
+            return path.stat().st_size <= _LFS_BYTES and is_lfs_pointer(read_regular(path))
+        except OSError:  # unreadable: reported by whoever reads it
+            return False
+
+    return [path for path in paths if is_pointer(path)]
+
+
+def require_content(path: Path) -> None:
+    """Raise UsageError with the fix if the file is a pointer of Git LFS."""
+    if find_lfs_pointers([path]):
+        raise UsageError(tr("{path}: a Git LFS pointer, not the file itself: run git lfs pull", path=path))
 
 
 def _shorten(name: str) -> str:

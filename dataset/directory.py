@@ -6,14 +6,14 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import UsageError
-from core.files import open_regular
+from core.files import find_lfs_pointers, open_regular
 from core.i18n import tr
-from dataset.classes import CLASSES_FILE
+from dataset.classes import CLASSES_FILE, abbreviate
 from dataset.faults import DataFaults, Fault
 from dataset.layout.ignore import IGNORE_FILE, read_ignore_rules
 from dataset.layout.vocabulary import read_directory_name
@@ -38,6 +38,21 @@ _CLUTTER_NAMES = {
     *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot"),
 }
 _CLUTTER_ENDINGS = ("zone.identifier", ":smartscreen", ":com.dropbox.attributes", ":com.dropbox.attrs", "~")
+
+
+def require_contents(root: Path, files: Mapping[str, Path]) -> None:
+    """Raise UsageError if files of a directory are pointers of Git LFS, which have neither pixels nor lists."""
+    pointers = set(find_lfs_pointers(files.values()))
+    names = [name for name, path in files.items() if path in pointers]
+    if names:
+        raise UsageError(
+            tr(
+                "{root}: {count} files are Git LFS pointers, not the files themselves ({names}): run git lfs pull",
+                root=root,
+                count=len(names),
+                names=abbreviate(names, 3),
+            )
+        )
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from dataset.checks.split_contents import check_absent_classes, check_split_dire
 from dataset.class_file import Form
 from dataset.data import SegmentationData
 from dataset.decoding.options import DEFAULT_READING, ReadOptions
-from dataset.directory import list_directory
+from dataset.directory import list_directory, require_contents
 from dataset.formats.record import import_warnings
 from dataset.pages import expand_pages
 from dataset.pair_reading import read_pairs
@@ -62,6 +62,7 @@ def inspect_data(
     inspection.add(listing.refused)
     if listing.refused:
         return inspection  # nothing of a directory with special files or links out of it is read
+    require_contents(root, files)
     inspection.add(import_warnings(root))
     inspection.layout, faults = find_layout(root, files)
     inspection.add(faults)

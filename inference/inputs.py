@@ -9,6 +9,7 @@ from itertools import chain, count
 from pathlib import Path
 
 from core.errors import UsageError
+from core.files import require_content
 from core.i18n import tr
 from core.reporting import notify, warn
 from dataset.classes import abbreviate
@@ -80,6 +81,7 @@ def collect_items(inputs: Sequence[Path]) -> list[Item]:
         elif path.is_file():
             if ownership.is_prediction(path):
                 raise UsageError(tr("{path}: a prediction that infer.py wrote, not an image to predict", path=path))
+            require_content(path)
             search.found.append(_Found(Path(path.name), path, None))
         elif path.exists():
             raise UsageError(tr("{path}: a special file: name an image, a video or a directory", path=path))

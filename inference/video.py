@@ -15,7 +15,7 @@ from PIL import Image
 
 from core.checksummed_json import with_checksum
 from core.errors import AppError, UsageError
-from core.files import atomic_replace, write_atomically
+from core.files import atomic_replace, require_content, write_atomically
 from core.hashing import file_sha256
 from core.i18n import tr
 from core.reporting import notify, progress
@@ -62,6 +62,7 @@ def select_videos(inputs: Sequence[Path], output: Path) -> list[Path]:
             raise UsageError(tr("{path}: predict images and videos in separate calls", path=path))
         if not path.is_file():
             raise UsageError(tr("{path}: no such file", path=path))
+        require_content(path)
         if path.resolve() in targets or targets.count(target) > 1:
             raise UsageError(
                 tr(

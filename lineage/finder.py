@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from config import ROOT, Settings
 from core import git as git_utils
 from core.errors import UsageError
+from core.files import require_content
 from core.hashing import file_sha256
 from core.i18n import tr
 from inference.formats import EXPORT_FILES, LISTING, export_sha256_tag
@@ -72,6 +73,7 @@ class Finder:
 
     def find_file(self, path: Path) -> tuple[list[Link], list[str]]:
         """Find a model file, an export, metrics.json or MLmodel by its SHA-256, else by the files beside it."""
+        require_content(path)
         sha256 = file_sha256(path)
         fact, runs = FACT_OF_FILE.get(path.name, "model_sha256"), list[str]()
         for tag in SHA256_TAGS:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from core.errors import AppError, UsageError
-from core.files import write_atomically
+from core.files import require_content, write_atomically
 from core.i18n import tr
 from dataset.classes import ClassMap
 from dataset.decoding.options import DEFAULT_READING, MAX_CHANNELS, ReadOptions
@@ -80,6 +80,7 @@ def load_model(path: Path, sha256: str, device: torch.device) -> Model:
     executed, nothing is downloaded, and nothing is allocated that the file only claims to have.
     """
     data = path.read_bytes()  # read once, so that the checked bytes are the ones that are loaded
+    require_content(path)
     require_origin(path, data, sha256)
     try:
         content = read_archive(io.BytesIO(data), MODEL_LIMITS)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from core.errors import AppError
-from core.files import atomic_replace
+from core.files import atomic_replace, require_content
 from core.i18n import tr
 from segmentation.archive.entries import shown
 from segmentation.archive.pickled import CHECKPOINT_LIMITS
@@ -25,6 +25,7 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Return what `save_checkpoint` wrote, on the CPU. Raises AppError for any other file; no code in it is executed."""
+    require_content(path)
     try:
         with path.open("rb") as stream:
             content = read_archive(stream, CHECKPOINT_LIMITS)

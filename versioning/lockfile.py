@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UsageError, describe_error
-from core.files import write_atomically
+from core.files import require_content, write_atomically
 from core.git import LOCK_NAME
 from core.i18n import tr
 from utils.identifiers import CommitId, RunId, Sha256
@@ -55,6 +55,7 @@ def write_lock(folder: Path, lock: Lock) -> Path:
 def read_lock(folder: Path) -> Lock | None:
     """Return the lock in a directory, or None. Raises UsageError for an invalid file."""
     path = folder / LOCK_NAME
+    require_content(path)
     try:
         return parse_lock(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:

@@ -10,6 +10,7 @@ from core.errors import AppError, UsageError
 from core.git import read_facts
 from core.i18n import tr
 from core.reporting import notify
+from dataset.directory import data_files, require_contents
 from dataset.formats.record import source_metadata
 from dataset.layout.resolve import layout_metadata
 from utils.lakefs_client.content import LocalFile
@@ -28,6 +29,7 @@ def push(settings: Settings, lake: LakeFS, message: str | None, mode: Mode) -> N
     """Commit the data directory to the target branch, without a data check, and report the commit."""
     root = settings.data_dir
     require_complete(root)
+    require_contents(root, data_files(root))
     files = local_files(settings)
     metadata = {**read_facts(ROOT).metadata(), **source_metadata(root)}
     publish_directory(settings, lake, files, message or f"data: {len(files)} files", metadata, mode)

@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from core.errors import UsageError
+from core.files import is_lfs_pointer
 from core.i18n import tr
 from dataset.classes import InvalidFileError
 from dataset.decoding.options import ReadOptions
@@ -85,6 +86,8 @@ def too_large(limit: int) -> ImageTooLargeError:
 
 def unreadable(data: bytes, error: Exception) -> InvalidFileError:
     """Return the error of bytes that the decoder refused."""
+    if is_lfs_pointer(data):
+        return InvalidFileError((tr("a complete image"), tr("a Git LFS pointer: run git lfs pull")))
     # Pillow prints the address of the buffer, which does not help the user.
     reason = " ".join(str(error).split("<_io.")[0].split())
     found = tr("unreadable, {count:,} bytes: {reason}", count=len(data), reason=reason)

@@ -14,7 +14,7 @@ from core.files import safe_join
 from core.hashing import file_sha256
 from core.i18n import tr
 from core.reporting import progress
-from dataset.directory import data_files
+from dataset.directory import data_files, require_contents
 from dataset.faults import DataFaults, Fault
 
 
@@ -77,7 +77,9 @@ def open_source(root: Path) -> Source:
                 hint=hint,
             )
         )
-    return Source(root, data_files(root))
+    files = data_files(root)
+    require_contents(root, files)
+    return Source(root, files)
 
 
 def levels(source: Source) -> Iterator[Source]:
