@@ -15,8 +15,10 @@ from typing import Any
 
 from core.dotenv_file import load_dotenv, peek_dotenv
 from core.files import resolve
-from core.git import without_credentials
 from core.i18n import LANGUAGES, language_of_locale, mark, set_language
+from core.safety.private_files import keep_private
+from core.safety.redaction import add_secrets
+from core.safety.urls import credentials, without_credentials
 from core.settings import (
     parse_minimums,
     parse_value,
@@ -306,8 +308,11 @@ class Settings:
         return {k: without_credentials(str(getattr(self, k))) for k, info in SETTINGS.items() if not info.secret}
 
     def secrets(self) -> list[str]:
-        """Return the values of all keys that are set."""
-        return [str(getattr(self, k)) for k, info in SETTINGS.items() if info.secret and getattr(self, k)]
+        """Return the values of all keys that are set, and the credentials in URLs."""
+        values = {k: str(getattr(self, k)) for k in SETTINGS if getattr(self, k)}
+        return [v for k, v in values.items() if SETTINGS[k].secret] + [
+            c for v in values.values() for c in credentials(v)
+        ]
 
 
 SETTINGS = table_of(Settings)
@@ -335,12 +340,14 @@ def load_settings(**overrides: Any) -> Settings:
         elif text and text.strip():
             values[name] = parse_value(name.upper(), text.strip(), hint)
     settings = Settings(**values, explicit=frozenset(values))
+    add_secrets(settings.secrets())
     set_language(settings.app_lang or language_of_locale())
     absolute: dict[str, Any] = {
         name: resolve(ROOT / getattr(settings, name) if overrides.get(name) is None else Path(overrides[name]))
         for name, hint in FIELDS.items()
         if hint is Path
     }
+    keep_private(absolute["lakefs_local_dir"])
     return dataclasses.replace(settings, **absolute)
 
 

@@ -17,7 +17,7 @@ import argparse
 from pathlib import Path
 
 from config import Settings, load_settings
-from core.console import add_common_options
+from core.console import ArgumentParser, add_common_options
 from core.i18n import tr
 from core.process import run_script
 from core.reporting import notify
@@ -30,9 +30,7 @@ FOLDER_OPTIONS, SERVER_OPTIONS = ("output", "extra", "resume", "select"), ("host
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the options; those that are not given are None."""
-    parser = argparse.ArgumentParser(
-        prog="infer.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(prog="infer.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--interactive", action="store_true", help=tr("choose a model from tables"))
     which.add_argument("--run-id", metavar="ID", help=tr("the model of this run"))

@@ -20,7 +20,7 @@ import argparse
 from pathlib import Path
 
 from config import Settings, load_settings
-from core.console import add_common_options
+from core.console import ArgumentParser, add_common_options
 from core.i18n import tr
 from core.process import run_script
 from core.settings import add_setting_options
@@ -28,9 +28,7 @@ from core.settings import add_setting_options
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the command and its options; those that are not given are None."""
-    parser = argparse.ArgumentParser(
-        prog="lake.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(prog="lake.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_common_options(parser)
     commands = _Commands(parser)
     add_data_commands(commands)
@@ -59,7 +57,7 @@ class _Commands:
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:
         self.commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-        self.common, self.data = argparse.ArgumentParser(add_help=False), argparse.ArgumentParser(add_help=False)
+        self.common, self.data = ArgumentParser(add_help=False), ArgumentParser(add_help=False)
         self.common.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         add_setting_options(self.data, Settings, ["data_dir"])
 

@@ -16,7 +16,7 @@ import argparse
 from pathlib import Path
 
 from config import Settings, load_settings
-from core.console import add_common_options
+from core.console import ArgumentParser, add_common_options
 from core.i18n import tr
 from core.process import run_script
 from core.settings import add_setting_options, given_options
@@ -24,7 +24,7 @@ from core.settings import add_setting_options, given_options
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the options; those that are not given are None."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="register_model.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     what = parser.add_mutually_exclusive_group()

@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 
 from config import TRAINING_OPTIONS, Settings
-from core.console import add_common_options
+from core.console import ArgumentParser, add_common_options
 from core.i18n import tr
 from core.process import run_script
 from core.settings import add_setting_options
@@ -29,9 +29,7 @@ DATASETS = ("oxford-iiit-pet", "voc2012")  # of dataset/public.py, whose imports
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the options; those that are not given are None."""
-    parser = argparse.ArgumentParser(
-        prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group()
     add_setting_options(source, Settings, ["data_dir"])
     source.add_argument(

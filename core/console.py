@@ -1,23 +1,54 @@
-"""Console output and input: tables, sizes, progress bars, prompts, and the options that all scripts share."""
+"""Console output and input: messages, tables, sizes, progress bars, prompts, and the options that all scripts share.
+
+Everything that the scripts print passes through here. Control characters in it, which may come from file names, servers
+and errors, are shown as escapes, and URLs without user and password.
+"""
 
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
+import traceback
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TextIO, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar
 
-from core.i18n import tr
+from core.i18n import Message, tr
+from core.safety.redaction import redact
+from core.safety.terminal import escape_line, escape_text
 
 T = TypeVar("T")
+_standard_warning = warnings.formatwarning
+
+
+def print_text(text: str, file: TextIO | None = None) -> None:
+    """Print a message on `file` (standard output) without secrets, and flush it: a pipe must not delay it."""
+    print(escape_text(redact(text)), file=file, flush=True)
+
+
+def print_result(text: str) -> None:
+    """Print what a command was asked for on standard output: a link with its signature is printed as it is."""
+    print(escape_text(text), flush=True)
+
+
+def print_error(text: str) -> None:
+    """Print a message on standard error."""
+    print_text(text, sys.stderr)
+
+
+def print_traceback() -> None:
+    """Print the traceback of the exception that is being handled on standard error."""
+    print_error(traceback.format_exc().rstrip("\n"))
 
 
 def format_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Format a plain table; columns are aligned for Korean too (tabulate uses wcwidth)."""
+    """Format a plain table, one line per row; columns are aligned for Korean too (tabulate uses wcwidth)."""
     import tabulate
 
-    return tabulate.tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True)
+    cells = [[escape_line(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
+    return tabulate.tabulate(cells, headers=headers, tablefmt="simple", disable_numparse=True)
 
 
 def format_size(size_bytes: float) -> str:
@@ -39,12 +70,12 @@ class ConsoleReporter:
         self.to_stderr = to_stderr
 
     def notify(self, text: str) -> None:
-        """Print a message and flush it: a pipe must not delay it."""
-        print(text, file=self._output(), flush=True)
+        """Print a message."""
+        print_text(text, self._output())
 
     def warn(self, text: str) -> None:
         """Print a warning to standard error."""
-        print(tr("warning: {text}", text=text), file=sys.stderr, flush=True)
+        print_error(tr("warning: {text}", text=Message(text)))
 
     def progress(self, items: Iterable[T], total: int | None, description: str, unit: str) -> Iterator[T]:
         """Yield the items with a tqdm bar (rate, ETA) on a terminal, otherwise with a plain line every 10 s."""
@@ -60,6 +91,7 @@ def show_progress(
     """Yield the items with a tqdm bar on a terminal, otherwise with a plain line on `output` (stdout) every 10 s."""
     from tqdm import tqdm
 
+    description, unit = escape_line(redact(description)), escape_line(unit)
     if sys.stderr.isatty():
         yield from tqdm(items, total=total, desc=description, unit=unit, leave=False, dynamic_ncols=True)
         return
@@ -70,22 +102,56 @@ def show_progress(
         if now - shown >= 10:
             shown, rate = now, done / (now - start)
             eta = f", ETA {(total - done) / rate:.0f} s" if total else ""
-            print(f"{description}: {done}/{total or '?'} {unit}, {rate:.1f} {unit}/s{eta}", file=output, flush=True)
+            print_text(f"{description}: {done}/{total or '?'} {unit}, {rate:.1f} {unit}/s{eta}", output)
 
 
 def choose(prompt: str, count: int) -> int | None:
     """Prompt for a number from 1 to `count` until it is valid; return its 0-based index, or None for 'q' or end of input."""
+    question = tr("{prompt} [1-{count}, q = quit]: ", prompt=prompt, count=count)
     while True:
         try:
-            answer = input(tr("{prompt} [1-{count}, q = quit]: ", prompt=prompt, count=count)).strip()
+            answer = input(escape_text(redact(question))).strip()
         except EOFError:
-            print()
+            print_text("")
             return None
         if answer.lower() in ("q", "quit", "exit"):
             return None
         if answer.isascii() and answer.isdigit() and 1 <= int(answer) <= count:
             return int(answer) - 1
-        print(tr("'{answer}' is not a number from 1 to {count}.", answer=answer, count=count))
+        print_text(tr("'{answer}' is not a number from 1 to {count}.", answer=answer, count=count))
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Command-line parser whose errors, which quote what was typed, are printed like all other messages."""
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Print the message on standard error and exit."""
+        if message:
+            print_error(message.rstrip("\n"))
+        sys.exit(status)
+
+
+class _Formatter(logging.Formatter):
+    """Formatter for the console: one record may have several lines, of its traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return escape_text(redact(super().format(record)))
+
+
+def _format_warning(*arguments: Any, **named: Any) -> str:
+    return escape_text(redact(_standard_warning(*arguments, **named)))
+
+
+def configure_logging(debug: bool) -> None:
+    """Set the log levels of this process; without `debug`, libraries do not add lines to an error message."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter("%(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO if debug else logging.ERROR, handlers=[handler])
+    warnings.formatwarning = _format_warning
+    if not debug:
+        logging.getLogger("urllib3").setLevel(logging.CRITICAL)
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        logging.getLogger("alembic").setLevel(logging.ERROR)
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:

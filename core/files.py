@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from core.errors import AppError, UsageError
 from core.i18n import tr
+from core.safety.private_files import make_directory, restrict_if_private
 
 STALE_S = 7 * 86_400  # seconds after which the partial file of an interrupted download is not resumed
 _DRIVE = re.compile("[A-Za-z]:")
@@ -135,11 +136,11 @@ def _shorten(name: str) -> str:
 @contextlib.contextmanager
 def atomic_replace(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path to write to; after the block it replaces `path` (with `durable`, flushed to disk first)."""
-    if not path.parent.is_dir():
-        path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     part = path.with_name(f".{_shorten(path.name)}.{secrets.token_hex(16)}.part")
     try:
         yield part
+        restrict_if_private(part)
         if durable:
             with part.open("rb") as stream:
                 os.fsync(stream.fileno())

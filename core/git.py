@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 from core.errors import one_line
 from core.i18n import tr
+from core.safety.urls import without_credentials
 
 NONE = "none"  # recorded for a missing value: no Git, no repository, no commit yet, detached HEAD
 LOCK_NAME = "lakefs.lock"  # names the data and model that belong to the code: see versioning/lockfile.py
@@ -159,14 +159,6 @@ def verify_commit(folder: Path, commit: str) -> str | None:
     command = ["git", "-C", str(folder), "fsck", "--no-progress", "--no-dangling", "--no-reflogs", commit]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     return None if done.returncode == 0 else " | ".join((done.stderr + done.stdout).split("\n"))[:500]
-
-
-def without_credentials(url: str) -> str:
-    """Return a URL without user and password: they must not be recorded."""
-    parts = urlsplit(url)
-    if not parts.scheme or "@" not in parts.netloc:
-        return url
-    return urlunsplit(parts._replace(netloc=parts.netloc.rsplit("@", 1)[1]))
 
 
 def tag_message(folder: Path, tag: str) -> str:

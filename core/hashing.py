@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from core.files import open_regular
+from core.safety.private_files import create_private_file, is_private, make_directory
 
 BLOCK = 1 << 18  # bytes read and hashed at a time
 BATCH = 1000  # hashes per transaction: one transaction takes as long as hashing an image
@@ -45,7 +46,7 @@ class HashCache:
     """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
         self._path, self._lock = path, threading.Lock()
         self._new: list[tuple[str, str, str]] = []  # not written yet
         self._db = self._open()
@@ -62,6 +63,8 @@ class HashCache:
             return self._connect()
 
     def _connect(self) -> sqlite3.Connection:
+        if is_private(self._path):
+            create_private_file(self._path)
         db = sqlite3.connect(self._path, timeout=30, check_same_thread=False, isolation_level=None)
         try:
             db.execute("PRAGMA journal_mode = WAL")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import functools
 import gettext
 import os
-from pathlib import Path
+from pathlib import Path, PurePath
+
+from core.errors import AppError
+from core.safety.terminal import escape_line
 
 LANGUAGES = ("ko", "en")
 DOMAIN = "messages"
@@ -31,10 +34,25 @@ def current_language() -> str:
     return _language
 
 
+class Message(str):
+    """Field of `tr` that this program composed: it may have several lines. Names in it are escaped already."""
+
+
 def tr(message: str, /, **fields: object) -> str:
-    """Translate an English message into the current language, then insert the fields by `str.format`."""
+    """Translate an English message into the current language, then insert the fields by `str.format`.
+
+    Fields are names, paths and errors of any origin: none can start a new line or contain control characters, unless it
+    is a Message or an AppError.
+    """
     text = message if _language == "en" else _catalogue(_language).gettext(message)
-    return text.format(**fields) if fields else text
+    return text.format(**{name: _escaped(value) for name, value in fields.items()}) if fields else text
+
+
+def _escaped(value: object) -> object:
+    """Return a field that is a text without control characters; numbers keep their format."""
+    if isinstance(value, Message | AppError) or not isinstance(value, str | PurePath | BaseException):
+        return value
+    return escape_line(str(value))
 
 
 def mark(message: str) -> str:

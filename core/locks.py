@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from core.errors import UsageError
 from core.reporting import notify
+from core.safety.private_files import is_private, make_directory, restrict_if_private
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -20,8 +21,8 @@ def file_lock(path: Path, waiting: str) -> Iterator[None]:
     """Hold a lock file; if another process has it, report `waiting` and wait."""
     import filelock
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(path)
+    make_directory(path.parent)
+    lock = filelock.FileLock(path, mode=_mode(path))
     try:
         lock.acquire(timeout=1)
     except filelock.Timeout:
@@ -37,8 +38,8 @@ def lock_or_fail(path: Path, message: str) -> FileLock:
     """Acquire a lock file until it is released or the process ends. Raises UsageError if another process has it."""
     import filelock
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(path)
+    make_directory(path.parent)
+    lock = filelock.FileLock(path, mode=_mode(path))
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
@@ -53,14 +54,19 @@ def open_exclusive(part: Path) -> Iterator[BinaryIO | None]:
     Yields None if another process has it, or if the system has no such locks. The lock is on the file itself: a lock
     file beside each of thousands of cache entries would double their number.
     """
-    part.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(part.parent)
     try:
         opened = part.open("a+b")
+        restrict_if_private(part)
     except PermissionError:  # another user's, in a shared directory
         yield None
         return
     with opened as stream:
         yield stream if _flock(stream) and _is_at(part, stream) else None
+
+
+def _mode(path: Path) -> int:
+    return 0o600 if is_private(path) else 0o644
 
 
 def _flock(stream: BinaryIO) -> bool:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import logging
 import os
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from core.console import ConsoleReporter
+from core.console import ConsoleReporter, configure_logging, print_error, print_traceback
 from core.errors import EXIT_FAILED, EXIT_INTERRUPTED, AppError, describe_error
-from core.i18n import tr
+from core.i18n import Message, tr
 from core.reporting import use_reporter
 
 GC_THRESHOLD = 100_000  # new objects between collections: importing torch and MLflow takes 10 % less time than with 700
@@ -79,15 +77,6 @@ def defer_interrupt() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def configure_logging(debug: bool) -> None:
-    """Set the log levels of this process; without `debug`, libraries do not add lines to an error message."""
-    logging.basicConfig(level=logging.INFO if debug else logging.ERROR, format="%(name)s: %(message)s")
-    if not debug:
-        logging.getLogger("urllib3").setLevel(logging.CRITICAL)
-        logging.getLogger("mlflow").setLevel(logging.ERROR)
-        logging.getLogger("alembic").setLevel(logging.ERROR)
-
-
 def run_script(main: Callable[[list[str]], int]) -> None:
     """Run a script's `main` and exit with its code; an error is one line, `--debug` adds the traceback.
 
@@ -104,18 +93,18 @@ def run_script(main: Callable[[list[str]], int]) -> None:
         configure_logging(debug)
         code = main(sys.argv[1:])
     except KeyboardInterrupt:
-        print(tr("\ninterrupted."), file=sys.stderr)
+        print_error(tr("\ninterrupted."))
         code = EXIT_INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_FAILED
     except Exception as error:  # every error ends here as one line and an exit code
         if debug:
-            traceback.print_exc()
+            print_traceback()
         text = str(error) if isinstance(error, AppError) else describe_error(error)
-        print(tr("error: {text}", text=text), file=sys.stderr)
+        print_error(tr("error: {text}", text=Message(text)))
         if not isinstance(error, AppError) and not debug:
-            print(tr("run with --debug for the traceback."), file=sys.stderr)
+            print_error(tr("run with --debug for the traceback."))
         code = error.exit_code if isinstance(error, AppError) else EXIT_FAILED
     sys.stdout.flush()
     sys.exit(code)

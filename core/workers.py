@@ -12,6 +12,7 @@ from typing import Any, Generic
 from core.errors import AppError
 from core.files import R, T
 from core.i18n import tr
+from core.safety.terminal import escape_line
 
 WORKERS = 32  # concurrent transfers: each waits for its server most of the time
 MAX_UNAVAILABLE = 3  # consecutive items for which the server is unavailable before the rest is skipped
@@ -49,7 +50,9 @@ def iterate_successes(
         else:
             yield item, result
     if failed:
-        lines = "".join(f"\n  {name}: {result}" for name, result in sorted(failed, key=lambda pair: pair[0]))
+        lines = "".join(
+            "\n" + escape_line(f"  {name}: {result}") for name, result in sorted(failed, key=lambda pair: pair[0])
+        )
         more = tr("\n  … and {count} more not tried: the server is unavailable", count=skipped) if skipped else ""
         raise error(f"{summary(len(failed) + skipped)}:{lines}{more}")
 

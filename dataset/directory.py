@@ -13,6 +13,7 @@ from pathlib import Path
 from core.errors import UsageError
 from core.files import find_lfs_pointers, open_regular
 from core.i18n import tr
+from core.safety.terminal import escape_line
 from dataset.classes import CLASSES_FILE, abbreviate
 from dataset.faults import DataFaults, Fault
 from dataset.layout.ignore import IGNORE_FILE, read_ignore_rules
@@ -139,7 +140,7 @@ def _walk_below(folder: Path, root: Path, prefix: str = "") -> Iterator[tuple[st
     except FileNotFoundError:
         return
     except OSError as error:
-        raise UsageError(f"{folder}: {error.strerror}") from None
+        raise UsageError(escape_line(f"{folder}: {error.strerror}")) from None
     for entry in entries:
         name, path = prefix + entry.name, Path(entry.path)
         if is_clutter(entry.name) or name == OUTPUT_FOLDER:

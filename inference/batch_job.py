@@ -17,6 +17,7 @@ from core.errors import UsageError
 from core.hashing import file_sha256
 from core.i18n import tr
 from core.reporting import notify, progress, warn
+from core.safety.terminal import escape_line
 from core.workers import parallel
 from dataset.classes import InvalidFileError, UInt8
 from dataset.decoding.image import to_channels
@@ -222,7 +223,7 @@ class BatchJob:
             image = self.predictor.prepare(pixels, hashlib.sha256(data).hexdigest())
             return replace(image, truncated=raw.truncated)
         except (InvalidFileError, OSError) as error:
-            raise UsageError(f"{item.image}: {error}") from None
+            raise UsageError(escape_line(f"{item.image}: {error}")) from None
 
     def write(self, item: Item, image: InputImage, prediction: Prediction) -> tuple[dict[str, Any], Counts]:
         """Write an image's files; return its record, and its confusion matrix, zeros for an image without a mask."""

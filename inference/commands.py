@@ -13,6 +13,7 @@ from core.errors import AppError, UsageError
 from core.i18n import tr
 from core.process import keep_freed_memory
 from core.reporting import notify
+from core.safety.terminal import escape_line
 from dataset.directory import OUTPUT_FOLDER
 from inference import ownership
 from utils.lakefs_utils import connect
@@ -222,7 +223,7 @@ def _select(job: Job, predictor: Predictor) -> None:
     folder = job.output / selection.FOLDER
     notify(tr("selected the {count} most uncertain images: {folder}", count=len(selected), folder=folder))
     for item in selected[:SHOWN]:
-        notify(f"  {item.uncertainty:.3f}  {item.file}")
+        notify(escape_line(f"  {item.uncertainty:.3f}  {item.file}"))
     notify(
         tr("after correcting them: python lake.py import-labels EXPORT --to DIR --selection {folder}", folder=folder)
     )

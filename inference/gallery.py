@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from core.files import write_atomically
-from core.html import render
 from core.i18n import current_language, tr
+from core.safety import html
 from dataset.classes import ClassMap
 from segmentation.means import Coverage, format_mean
 
 TEMPLATE = Path(__file__).with_name("gallery.html")
+BESIDE = "'self' file:"  # the images of the directory, from a web server or a disk
 
 
 def write_gallery(path: Path, listing: dict[str, Any], classes: ClassMap) -> None:
@@ -41,7 +41,7 @@ def write_gallery(path: Path, listing: dict[str, Any], classes: ClassMap) -> Non
             for record in listing["images"]
         ],
     }
-    write_atomically(path, render(TEMPLATE, data=content).encode())
+    html.write_page(path, TEMPLATE, BESIDE, data=content)
 
 
 def _describe_mean(record: dict[str, Any]) -> str:

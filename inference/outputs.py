@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import functools
 import hashlib
 import io
@@ -23,6 +22,7 @@ from core.files import atomic_replace, remove_partial_files, safe_join, write_at
 from core.hashing import file_sha256
 from core.i18n import tr
 from core.locks import lock_or_fail
+from core.safety.spreadsheet import csv_bytes
 from dataset.classes import ClassMap, UInt8
 from dataset.overlay import overlay
 from inference import ownership, polygons
@@ -179,16 +179,14 @@ class OutputDirectory:
             listed[GALLERY] = file_sha256(self.folder / GALLERY)
         return listed
 
-    def _areas(self, records: Iterable[dict[str, Any]]) -> str:
+    def _areas(self, records: Iterable[dict[str, Any]]) -> bytes:
         """Return CSV with a row for each image and class: pixels and share."""
-        text = io.StringIO()
-        rows = csv.writer(text)
-        rows.writerow(["picture", "class", "pixels", "share"])
+        rows: list[list[object]] = [["picture", "class", "pixels", "share"]]
         for record in records:
             pixels = record["height"] * record["width"]
             for name, share in record["class_shares"].items():
-                rows.writerow([record["input"], name, round(share * pixels), share])
-        return text.getvalue()
+                rows.append([record["input"], name, round(share * pixels), share])
+        return csv_bytes(rows)
 
     # --- journal and listing ---
 
@@ -241,7 +239,7 @@ class OutputDirectory:
         """Write the gallery, the requested summaries and, last, predictions.json; then remove the journal."""
         write_gallery(self.folder / GALLERY, content, self.classes)
         if "areas" in self.extras:
-            write_atomically(self.folder / AREAS, self._areas(content["images"]).encode("utf-8-sig"))  # for Excel
+            write_atomically(self.folder / AREAS, self._areas(content["images"]))
         if "coco" in self.extras:
             write_atomically(self.folder / COCO, coco_json(self.folder, content["images"], self.classes))
         if "polygons" in self.extras:

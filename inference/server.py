@@ -10,7 +10,6 @@ import base64
 import contextlib
 import hashlib
 import ipaddress
-import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,9 +26,9 @@ from starlette.routing import Route
 
 from config import Settings
 from core.errors import AppError, UsageError
-from core.html import render
 from core.i18n import current_language, tr
 from core.reporting import notify, warn
+from core.safety.html import content_policy, render
 from dataset.classes import InvalidFileError
 from dataset.decoding.files import ImageTooLargeError
 from dataset.decoding.image import to_channels
@@ -160,18 +159,8 @@ def render_page(service: Service) -> tuple[str, str]:
         "origin": service.origin,
         "colors": {name: f"rgb{color}" for name, color in zip(classes.names, classes.colors, strict=True)},
     }
-    text = render(TEMPLATE, data=content)
-    style, script = (_csp_hash(text, f"<{tag}>", f"</{tag}>") for tag in ("style", "script"))
-    policy = (
-        f"default-src 'none'; style-src {style}; script-src {script}; img-src blob: data:; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-    return text, policy
-
-
-def _csp_hash(text: str, start: str, end: str) -> str:
-    part = re.split(re.escape(end), text.split(start)[1])[0]
-    return f"'sha256-{base64.b64encode(hashlib.sha256(part.encode()).digest()).decode()}'"
+    policy = content_policy(TEMPLATE, "blob: data:", "; connect-src 'self'; frame-ancestors 'none'")
+    return render(TEMPLATE, data=content), policy
 
 
 def _texts(service: Service) -> dict[str, str]:

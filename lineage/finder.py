@@ -14,6 +14,7 @@ from core.errors import UsageError
 from core.files import require_content
 from core.hashing import file_sha256
 from core.i18n import tr
+from core.safety.terminal import escape_line
 from inference.formats import EXPORT_FILES, LISTING, export_sha256_tag
 from lineage import predictions
 from lineage.links import Facts, Link, commit_facts, is_tag_of
@@ -68,7 +69,7 @@ class Finder:
             return [], [str(version.run_id or version.tags.get("run_id"))]
         if path.suffix.lower() in TRACEABLE_SUFFIXES or "/" in target or "\\" in target:
             problem = tr("directory without predictions") if path.is_dir() else tr("no such file")
-            raise UsageError(f"{target}: {problem}")
+            raise UsageError(escape_line(f"{target}: {problem}"))
         return self.find_commit(self.lake.repo, target)
 
     def find_file(self, path: Path) -> tuple[list[Link], list[str]]:

@@ -12,6 +12,7 @@ from config import Settings
 from core.console import format_table
 from core.i18n import tr
 from core.reporting import notify
+from core.safety.terminal import escape_line
 from lineage.chain import Chain
 from lineage.finder import Finder
 from lineage.links import Link, mark_contradictions
@@ -52,6 +53,6 @@ def report(links: list[Link]) -> None:
     notify(format_table((tr("link"), tr("name"), tr("state"), ""), rows))
     for link in links:
         for fault in link.faults:
-            notify(f"  {link.kind} {link.name}: {fault}")
+            notify(escape_line(f"  {link.kind} {link.name}: {fault}"))
     broken = sum(bool(link.faults) for link in links)
     notify(tr("{broken} of {count} links broken", broken=broken, count=len(links)))

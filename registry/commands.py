@@ -11,6 +11,7 @@ from core.console import choose, format_table
 from core.errors import EXIT_BELOW_THRESHOLD, EXIT_DONE, EXIT_FAILED, UsageError
 from core.i18n import tr
 from core.reporting import notify
+from core.safety.terminal import escape_line
 from registry.experiment_branch import delete_experiment
 from registry.overview import overview
 from registry.promotion import Promotion, lock_registry, require_registrable, require_threshold
@@ -73,7 +74,7 @@ def register(promotion: Promotion, options: argparse.Namespace, finished: list[s
         delete_experiment(promotion.lake, run)
     shown = dict.fromkeys([settings.register_metric, *(name for name in TEST_METRICS if name in run.data.metrics)])
     metrics = ", ".join(f"{name} {format_metric(name, run.data.metrics[name], run.data.tags)}" for name in shown)
-    notify(f"{version.name} v{version.version}: {metrics}, {version.source}")
+    notify(escape_line(f"{version.name} v{version.version}: {metrics}, {version.source}"))
     if unfinished:
         return EXIT_FAILED
     champion = registry.aliases(version.name).get(CHAMPION)

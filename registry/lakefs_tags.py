@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from core.git import without_credentials
 from core.i18n import tr
 from core.reporting import notify
+from core.safety.urls import without_credentials
 from registry.versions import LAKEFS_TAG, Registry, version_lineage
 from utils.lakefs_client.refs import TagConflict
 from utils.lakefs_utils import LakeFS

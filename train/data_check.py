@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from config import Settings
-from core.console import ConsoleReporter
+from core.console import ConsoleReporter, print_result
 from core.errors import UsageError
 from core.i18n import tr
 from core.reporting import notify, use_reporter
@@ -52,7 +52,7 @@ def check(settings: Settings, data_ref: str | None, as_json: bool) -> None:
 
 
 def _print_json(inspection: Inspection) -> None:
-    print(json.dumps(report(inspection), ensure_ascii=False, indent=2), flush=True)  # noqa: T201 (this is the output)
+    print_result(json.dumps(report(inspection), ensure_ascii=False, indent=2))
 
 
 def find_directory(settings: Settings, data_ref: str | None) -> Path:

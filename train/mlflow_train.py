@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from core.files import write_atomically
-from core.git import without_credentials
 from core.i18n import tr
 from core.reporting import notify
+from core.safety.urls import without_credentials
 from dataset.classes import UInt8
 from train.base_train import EpochResult
 from train.model_train import ModelTrain

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from core.errors import AppError
 from core.i18n import tr
 from core.reporting import notify
+from core.safety.terminal import escape_line
 from segmentation.means import format_mean
 from segmentation.metrics import ConfusionMatrix
 from segmentation.model_file import Model, save_model
@@ -239,7 +240,7 @@ class ModelTrain(BaseTrain):
         )
         absent = tr("absent")
         classes = (f"{name} {absent if iou is None else f'{iou:.3f}'}" for name, iou in v.iou.items())
-        notify("    IoU  " + "  ".join(classes))
+        notify(escape_line("    IoU  " + "  ".join(classes)))
 
     # --- checkpoints ---
 

@@ -13,6 +13,7 @@ from core.errors import UsageError
 from core.i18n import tr
 from core.process import keep_freed_memory
 from core.reporting import notify
+from core.safety.terminal import escape_line
 from dataset.data import SegmentationData
 from segmentation.losses import SegmentationLoss, class_weights
 from segmentation.networks import build_network, published_normalisation
@@ -84,7 +85,7 @@ class _Decisions:
         """Report and remember (value, reason); return the value."""
         value, reason = choice
         shown = " ".join(map(str, value)) if isinstance(value, tuple) else str(value).removeprefix("torch.")
-        notify(f"{name}: {shown} ({reason})")
+        notify(escape_line(f"{name}: {shown} ({reason})"))
         self.resolved[key] = shown
         return value
 

@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from config import BUCKET, BUCKET_RULE, ROOT, Settings, load_settings
-from core.console import add_common_options, format_size
+from core.console import ArgumentParser, add_common_options, format_size, print_result
 from core.errors import AppError, UsageError, one_line
 from core.i18n import tr
 from core.process import run_script
@@ -175,7 +175,7 @@ def make_presigned_link(settings: Settings, bucket: str, key: str, expires_s: in
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m utils.minio_utils", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_common_options(parser)
@@ -225,7 +225,7 @@ def main(arguments: list[str]) -> int:
             raise UsageError(
                 tr("--expires {seconds}: expected 1 to {maximum} seconds", seconds=options.expires, maximum=LINK_MAX_S)
             )
-        print(make_presigned_link(settings, *split_uri(options.uri, key_needed=True), options.expires))
+        print_result(make_presigned_link(settings, *split_uri(options.uri, key_needed=True), options.expires))
     return 0
 
 
@@ -242,12 +242,12 @@ def show_list(settings: Settings, uri: str | None) -> None:
     """Print the buckets, or objects with their sizes and a total."""
     if uri is None:
         for name in list_buckets(settings):
-            print(f"s3://{name}")
+            print_result(f"s3://{name}")
         return
     bucket, prefix = split_uri(uri)
     count = total = 0
     for key, size_bytes in list_objects(settings, bucket, prefix):
-        print(f"{format_size(size_bytes):>10}  s3://{bucket}/{key}")
+        print_result(f"{format_size(size_bytes):>10}  s3://{bucket}/{key}")
         count, total = count + 1, total + size_bytes
     notify(tr("{count} objects, {size}", count=count, size=format_size(total)))
 

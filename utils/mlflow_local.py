@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from core.errors import AppError
-from core.git import without_credentials
 from core.i18n import tr
 from core.locks import file_lock
 from core.reporting import notify
+from core.safety.private_files import create_private_file, restrict
+from core.safety.urls import without_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -49,6 +50,8 @@ def open_database(database: Path) -> None:
     """Prepare the database for MLflow's client: create it, check who wrote it, and follow a moved project."""
     if not database.exists():
         _create(database)
+    # Those of earlier versions have the rights of the umask, and the artifacts contain code.
+    restrict(database.parent / ARTIFACTS, *(Path(f"{database}{suffix}") for suffix in ("", "-wal", "-shm", "-journal")))
     _refuse_newer(database)
     _relocate_artifacts(database)
 
@@ -65,9 +68,12 @@ def _create(path: Path) -> None:
             return
         new, complete = path.with_name(f"{path.name}.new"), path.with_name(f"{path.name}.whole")
         new.unlink(missing_ok=True)
+        create_private_file(new)
         mlflow.MlflowClient(tracking_uri=f"sqlite:///{new.as_posix()}").search_experiments(max_results=1)
+        create_private_file(complete)
         shutil.copyfile(new, complete)  # MLflow keeps `new` open, and Windows cannot rename open files
         os.replace(complete, path)
+        (path.parent / ARTIFACTS).mkdir(0o700, exist_ok=True)
         with contextlib.suppress(PermissionError):
             new.unlink()
 

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from config import ROOT, Settings
 from core.errors import AppError, UsageError, one_line
-from core.git import without_credentials
 from core.i18n import tr
 from core.process import defer_interrupt
+from core.safety.redaction import redact
+from core.safety.urls import MASK, without_credentials
 from utils import mlflow_local
 from utils.lakefs_utils import LakePath
 from utils.lineage import CLASSES_TAGS, Lineage
@@ -53,11 +53,12 @@ def convert_errors(settings: Settings, what: str) -> Iterator[None]:
 
 
 def _message(settings: Settings, error: Exception) -> str:
-    """Return the message of MLflow on one line, without the user and password of the server's URL."""
+    """Return the message of MLflow on one line, without the keys of the settings."""
     reason = explain_failure(error, tracking_uri(settings), NetworkPolicy.from_environment(), MLFLOW)
     text = reason or one_line(error)
-    user, at, _ = urlsplit(tracking_uri(settings)).netloc.rpartition("@")
-    return (text.replace(user + at, "") if at else text)[:400]
+    for secret in settings.secrets():
+        text = text.replace(secret, MASK)
+    return redact(text)[:400]
 
 
 def connect(settings: Settings) -> MlflowClient:
@@ -72,6 +73,7 @@ def connect(settings: Settings) -> MlflowClient:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")  # MLflow's default of 7 takes four minutes
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # otherwise it logs each table of a new database
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it prints the user and password of the server's URL
     import mlflow
 
     database = mlflow_local.database_of(uri)

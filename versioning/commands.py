@@ -16,6 +16,7 @@ from core.errors import UsageError
 from core.git import read_facts
 from core.i18n import tr
 from core.reporting import notify
+from core.safety.terminal import escape_line
 from dataset.classes import CLASSES_FILE
 from dataset.directory import data_files, is_image
 from dataset.faults import DataFaults
@@ -130,10 +131,10 @@ def _report_changes(changes: list[tuple[str, str]], renamed: dict[str, str]) -> 
     counts, old = Counter(dict.fromkeys(kinds, 0)), set(renamed.values())
     for path, kind in changes:
         if path in renamed:
-            notify(f"{tr('renamed'):8} {renamed[path]} -> {path}")
+            notify(escape_line(f"{tr('renamed'):8} {renamed[path]} -> {path}"))
         elif path not in old:
             counts[kind] += 1
-            notify(f"{kinds[kind]:8} {path}")
+            notify(escape_line(f"{kinds[kind]:8} {path}"))
     shown = [f"{kinds[kind]} {count}" for kind, count in counts.items()]
     notify(", ".join([*shown, *([f"{tr('renamed')} {len(renamed)}"] if renamed else [])]))
 

@@ -13,6 +13,7 @@ from typing import Literal
 
 from core.errors import UsageError
 from core.i18n import tr
+from core.safety.terminal import escape_line
 from versioning.versions import compare, find_renames
 
 Files = Mapping[str, str]
@@ -102,7 +103,7 @@ def require_nothing_undone(divergence: Divergence, root: Path, branch: str) -> N
             total=len(divergence.branch),
             branch=branch,
         )
-        raise UsageError(problem + "\n" + list_lines(f"  {name}" for name in deleted))
+        raise UsageError(problem + "\n" + list_lines(escape_line(f"  {name}") for name in deleted))
 
 
 def _effects(divergence: Divergence, names: set[str]) -> list[str]:
@@ -117,7 +118,7 @@ def _effects(divergence: Divergence, names: set[str]) -> list[str]:
         (tr("restored"), [name for name in effect.new if name not in effect.renamed]),
         (tr("renamed"), [f"{before} -> {after}" for after, before in effect.renamed.items()]),
     )
-    return [f"  {mark:9} {name}" for mark, shown in marks for name in shown]
+    return [escape_line(f"  {mark:9} {name}") for mark, shown in marks for name in shown]
 
 
 def offers() -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from core.errors import UsageError
 from core.i18n import tr
 from core.reporting import notify, warn
+from core.safety.terminal import escape_line
 from dataset.classes import abbreviate
 from dataset.directory import OUTPUT_FOLDER, is_empty
 from dataset.faults import DataWarning, LeftOut
@@ -35,7 +36,7 @@ def import_labels(
             tr("{target}: holds data already: set --to to an empty directory, or add to it by --update", target=target)
         )
     known, source = require_format(open_source(path), format_name)
-    notify(f"{source.root}: {known.title}")
+    notify(escape_line(f"{source.root}: {known.title}"))
     export = known.read(source, ImportOptions(strict))
     selection = find_selection(source, selection_path)
     if selection is not None:

@@ -10,6 +10,7 @@ from core.git import LOCK_NAME
 from core.hashing import file_sha256
 from core.i18n import tr
 from core.reporting import notify, progress
+from core.safety.terminal import escape_line
 from core.workers import iterate_successes, parallel
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath
@@ -117,7 +118,7 @@ def _verify(lake: LakeFS, source: LakePath) -> bool:
         name_of=lambda file: file.path,
     ):
         if result is not None:
-            broken.append(f"  {file.path}: {result}")
+            broken.append(escape_line(f"  {file.path}: {result}"))
     weak = sum(not file.sha256 and not re.fullmatch(r"[0-9a-f]{32}", file.checksum) for file in remote)
     if weak:
         notify(tr("no checksum, compared by size only: {weak}", weak=weak))

@@ -14,8 +14,9 @@ from core.errors import AppError, UsageError
 from core.files import atomic_replace, read_regular, remove_partial_files, safe_join, write_atomically
 from core.git import LOCK_NAME
 from core.hashing import file_md5, file_sha256
-from core.i18n import tr
+from core.i18n import Message, tr
 from core.reporting import notify, progress
+from core.safety.terminal import escape_line
 from core.workers import iterate_successes, parallel
 from dataset.directory import SPLITS, data_files
 from dataset.splitting.splits import LEFT_OUT, read_splits
@@ -239,7 +240,7 @@ def _refuse_data_loss(folder: Path, names: list[str]) -> None:
     """Raise UsageError for files that no commit holds."""
     if not names:
         return
-    listed = "\n".join(f"  {folder / name}" for name in names[:10])
+    listed = Message("\n".join(f"  {escape_line(str(folder / name))}" for name in names[:10]))
     more = tr("\n  … and {count} more", count=len(names) - 10) if len(names) > 10 else ""
     raise UsageError(
         tr(
@@ -247,7 +248,7 @@ def _refuse_data_loss(folder: Path, names: list[str]) -> None:
             "discard them by --force\n{listed}{more}",
             count=len(names),
             listed=listed,
-            more=more,
+            more=Message(more),
         )
     )
 

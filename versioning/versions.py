@@ -13,6 +13,7 @@ from core.files import safe_join
 from core.hashing import HashCache, file_sha256
 from core.i18n import tr
 from core.reporting import progress
+from core.safety.terminal import escape_line
 from core.workers import iterate_successes, parallel
 from dataset.directory import data_files
 from dataset.samples import committed_data
@@ -58,7 +59,7 @@ class Changes:
             (tr("removed"), [name for name in self.removed if name not in old]),
             (tr("renamed"), [f"{before} -> {after}" for after, before in self.renamed.items()]),
         )
-        lines = [f"  {mark:8} {name}" for mark, names in marks for name in names]
+        lines = [escape_line(f"  {mark:8} {name}") for mark, names in marks for name in names]
         more = len(lines) - limit
         return lines[:limit] + ([tr("  … and {more} more", more=more)] if more > 0 else [])
 

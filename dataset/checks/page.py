@@ -8,14 +8,14 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from core.files import write_atomically
-from core.html import render
 from core.i18n import tr
 from core.reporting import notify, warn
+from core.safety import html
 from dataset.checks.inspection import Inspection
 from dataset.classes import IGNORE_INDEX, ClassMap, InvalidFileError, UInt8, build_classes
 from dataset.decoding.files import open_image
@@ -60,7 +60,7 @@ def write_page(inspection: Inspection) -> None:
         path.unlink(missing_ok=True)  # that of other data
         return
     try:
-        write_atomically(path, _render(inspection, contents).encode("utf-8", "backslashreplace"))
+        html.write_page(path, TEMPLATE, **_fields(inspection, contents))
     except OSError as error:
         warn(tr("{path}: cannot write ({reason})", path=path, reason=error.strerror))
         return
@@ -75,7 +75,8 @@ def _choose(inspection: Inspection) -> list[PairContent]:
     return [*with_fault, *(c for c in readable if c not in with_fault)][:PAIRS]
 
 
-def _render(inspection: Inspection, contents: list[PairContent]) -> str:
+def _fields(inspection: Inspection, contents: list[PairContent]) -> dict[str, Any]:
+    """Return what the template shows."""
     classes = inspection.classes or _classes_of_values(contents)
     legend = [
         (format_color(color), f"{value}: {name}")
@@ -84,16 +85,15 @@ def _render(inspection: Inspection, contents: list[PairContent]) -> str:
     if classes.ignore_ids:
         legend.append(("", tr("ignored")))  # striped
     legend.append((format_color(UNKNOWN), tr("unknown value")))
-    return render(
-        TEMPLATE,
-        title=tr("Data check"),
-        directory=str(inspection.root),
-        legend=legend,
-        rows=[_row(inspection, content, classes) for content in contents],
-        faults=sorted(set(inspection.faults))[:SHOWN_FAULTS],
-        fault_count=len(set(inspection.faults)),
-        warnings=[warning.text for warning in inspection.warnings],
-    )
+    return {
+        "title": tr("Data check"),
+        "directory": str(inspection.root),
+        "legend": legend,
+        "rows": [_row(inspection, content, classes) for content in contents],
+        "faults": sorted(set(inspection.faults))[:SHOWN_FAULTS],
+        "fault_count": len(set(inspection.faults)),
+        "warnings": [warning.text for warning in inspection.warnings],
+    }
 
 
 def _classes_of_values(contents: list[PairContent]) -> ClassMap:

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from core.errors import UsageError
 from core.files import is_lfs_pointer
 from core.i18n import tr
+from core.safety.terminal import escape_line
 from dataset.classes import InvalidFileError
 from dataset.decoding.options import ReadOptions
 
@@ -102,4 +103,4 @@ def read_bytes(source: Path | bytes) -> bytes:
 def error_with_name(source: Path | bytes, error: Exception) -> UsageError:
     """Return an error that names the file."""
     name = tr("image data") if isinstance(source, bytes) else source
-    return UsageError(f"{name}: {error}")
+    return UsageError(escape_line(f"{name}: {error}"))

@@ -12,6 +12,7 @@ import numpy as np
 
 from core.errors import UsageError
 from core.i18n import tr
+from core.safety.terminal import escape_line
 from dataset.classes import ClassMap, UInt8, abbreviate
 from dataset.decoding.tiff import has_tag
 
@@ -57,7 +58,7 @@ def read_georeference(path: Path) -> Georeference:
         with rasterio.open(path) as source:
             return Georeference(source.crs, source.transform)
     except rasterio.errors.RasterioError as error:
-        raise UsageError(f"{path}: {error}") from None
+        raise UsageError(escape_line(f"{path}: {error}")) from None
 
 
 def mask_profile(size: tuple[int, int], place: Georeference) -> dict[str, Any]:

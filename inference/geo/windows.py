@@ -16,6 +16,7 @@ from core.files import atomic_replace
 from core.heap import keep_freed_memory
 from core.i18n import tr
 from core.reporting import notify, progress
+from core.safety.terminal import escape_line
 from dataset.classes import IGNORE_INDEX, InvalidFileError, UInt8
 from dataset.decoding.files import pixel_limit
 from dataset.overlay import as_rgb, overlay
@@ -38,7 +39,7 @@ def is_large(path: Path) -> bool:
         with rasterio.open(path) as source:
             return bool(source.width * source.height > pixel_limit())
     except rasterio.errors.RasterioError as error:
-        raise UsageError(f"{path}: {error}") from None
+        raise UsageError(escape_line(f"{path}: {error}")) from None
 
 
 def predict_raster(
@@ -70,7 +71,7 @@ def predict_raster(
                 job = _RasterPrediction(predictor, pixels)
                 job.write(part, origin)
         except InvalidFileError as error:
-            raise UsageError(f"{path}: {error}") from None
+            raise UsageError(escape_line(f"{path}: {error}")) from None
         return job.record(), job.overview.draw()
 
 

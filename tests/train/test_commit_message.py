@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import config
-from core.git import without_credentials
 from core.i18n import set_language
+from core.safety.urls import without_credentials
 from train.base_train import Validation
 from train.release.commit_message import percent, report_block, tag_command
 from train.tracking.result import Result

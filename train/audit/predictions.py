@@ -23,6 +23,7 @@ from core.errors import UsageError
 from core.files import atomic_replace
 from core.i18n import tr
 from core.reporting import notify, progress
+from core.safety.private_files import make_directory
 from dataset.data import Pair, SegmentationData
 from segmentation.preprocess import EVAL_BATCH, native_logits
 from train.audit.folds import FOLDS
@@ -75,7 +76,7 @@ def predict_out_of_fold(settings: Settings, data: SegmentationData, fold_of: Seq
     A fold is stored in `cache` when it is finished, under a hash of all that decides it: an interrupted audit goes on
     with the next one, and a second audit of unchanged data only reads.
     """
-    cache.mkdir(parents=True, exist_ok=True)
+    make_directory(cache)
     parts: list[tuple[list[int], Path]] = []
     size: tuple[int, int] | None = None
     for fold in range(FOLDS):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import io
 import math
 from collections.abc import Sequence
@@ -12,8 +11,9 @@ from pathlib import Path
 from PIL import Image
 
 from core.files import write_atomically
-from core.html import render
 from core.i18n import tr
+from core.safety import html
+from core.safety.spreadsheet import csv_bytes
 from dataset.classes import IGNORE_INDEX, UInt8
 from dataset.data import SegmentationData
 from dataset.overlay import as_rgb, overlay
@@ -28,14 +28,12 @@ JPEG_QUALITY = 85
 
 def write_table(path: Path, data: SegmentationData, ranked: Sequence[Suspicion]) -> None:
     """Write one row per mask, the most suspicious first."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["rank", "split", "name", "mask", "score", "quality", "explanation"])
+    rows: list[list[object]] = [["rank", "split", "name", "mask", "score", "quality", "explanation"]]
     for rank, found in enumerate(ranked, 1):
         pair = data.pairs[found.index]
         figures = [f"{found.score:.4f}", f"{found.quality:.4f}", found.explanation]
-        writer.writerow([rank, pair.split, pair.name, _mask_path(data, found), *figures])
-    write_atomically(path, text.getvalue().encode("utf-8-sig"))  # the mark lets spreadsheets recognize Korean names
+        rows.append([rank, pair.split, pair.name, _mask_path(data, found), *figures])
+    write_atomically(path, csv_bytes(rows))
 
 
 def write_page(path: Path, data: SegmentationData, predicted: OutOfFold, ranked: Sequence[Suspicion]) -> int:
@@ -57,7 +55,7 @@ def write_page(path: Path, data: SegmentationData, predicted: OutOfFold, ranked:
         }
         for rank, found in enumerate(shown, 1)
     ]
-    write_atomically(path, render(TEMPLATE, intro=intro, entries=entries).encode())
+    html.write_page(path, TEMPLATE, intro=intro, entries=entries)
     return len(shown)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from core.files import write_atomically
+from core.safety.spreadsheet import csv_bytes
 from dataset.classes import ClassMap
 from segmentation.metrics import ConfusionMatrix
 from train.base_train import EpochResult
@@ -27,7 +26,7 @@ def write_history(path: Path, history: Sequence[EpochResult]) -> None:
         v = r.validation
         figures = [r.epoch + 1, r.train_loss, v.loss, v.accuracy, v.miou, int(r.best), r.learning_rate]
         rows.append([*figures, round(r.seconds, 3), round(r.images_per_second, 3), *(v.iou[name] for name in classes)])
-    write_atomically(path, _csv(rows))
+    write_atomically(path, csv_bytes(rows))
 
 
 def class_rows(confusion: ConfusionMatrix, classes: ClassMap) -> list[list[object]]:
@@ -44,11 +43,4 @@ CLASS_COLUMNS = ("class", "labelled_pixels", "predicted_pixels", "iou", "precisi
 
 def write_classes(path: Path, confusion: ConfusionMatrix, classes: ClassMap) -> None:
     """Write the per-class table of the saved model; an absent class has empty cells."""
-    write_atomically(path, _csv([list(CLASS_COLUMNS), *class_rows(confusion, classes)]))
-
-
-def _csv(rows: Iterable[Sequence[object]]) -> bytes:
-    """Return UTF-8 with a byte order mark, by which spreadsheets recognize Korean names."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode("utf-8-sig")
+    write_atomically(path, csv_bytes([list(CLASS_COLUMNS), *class_rows(confusion, classes)]))

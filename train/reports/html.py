@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from core.files import write_atomically
-from core.html import render
 from core.i18n import tr
+from core.safety.html import write_page
 from segmentation.means import format_mean
 from train.base_train import Validation
 from train.reports.history import CLASS_COLUMNS, class_rows
@@ -22,7 +21,8 @@ IMAGES = ("curves.png", "confusion.png", "overlays.png", "worst.png")
 
 def write_report(path: Path, summary: RunSummary, images: Path) -> None:
     """Write the page of a finished run; the directory `images` holds what `figures.draw_all` wrote."""
-    page = render(
+    write_page(
+        path,
         TEMPLATE,
         title=tr("Training report"),
         result=summary.result,
@@ -37,7 +37,6 @@ def write_report(path: Path, summary: RunSummary, images: Path) -> None:
         images={name: _data_url(images / name) for name in IMAGES},
         worst_caption=_describe_worst(summary.worst),
     )
-    write_atomically(path, page.encode())
 
 
 def _figures(summary: RunSummary) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from core.errors import AppError
 from core.files import link_or_copy, write_atomically
 from core.hashing import file_sha256
-from core.i18n import tr
+from core.i18n import Message, tr
 from core.reporting import notify
 from dataset.data import SegmentationData
 from dataset.directory import data_files
@@ -76,7 +76,7 @@ class Publication:
                     root=self.data.root,
                     commit=pinned,
                     cache=cache,
-                    changes="\n".join(changes.lines(10)),
+                    changes=Message("\n".join(changes.lines(10))),
                 )
             )
         notify(tr("data: {path}", path=pinned))

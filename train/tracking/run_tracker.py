@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 from config import ROOT, Settings
 from core.background import Background
 from core.errors import describe_error
-from core.git import GitFacts, without_credentials
+from core.git import GitFacts
 from core.i18n import tr
 from core.process import defer_interrupt
 from core.reporting import notify, warn
+from core.safety.urls import without_credentials
 from dataset.faults import DataWarning, warning_records
 from train.base_train import Diverged
 from train.parallel import distributed
@@ -153,6 +154,8 @@ class RunTracker:
         with self._recording(tr("closing the run")):
             self.client.set_terminated(self.run_id, "FINISHED")
             liveness.remove_false_error(self.client, self.run_id)
+        if page := self.page():
+            notify(tr("MLflow page of the run: {page}", page=page))
 
     def _close_after(self, error: BaseException) -> None:
         checkpoint = self.folder / CHECKPOINT_FILE

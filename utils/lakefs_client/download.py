@@ -173,7 +173,6 @@ def _record(source: LakePath, cache: Path) -> Path:
 def _record_complete(source: LakePath, cache: Path, files: list[tuple[RemoteFile, str]]) -> None:
     """Record that these are all files of a path, with the stat of each when it was verified."""
     record = _record(source, cache)
-    record.parent.mkdir(parents=True, exist_ok=True)
     rows = [(file.path, file.size_bytes, file.sha256, file.checksum, stat, file.mtime) for file, stat in files]
     write_atomically(record, json.dumps(rows).encode())
 

@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from config import load_settings
-from core.console import add_common_options
+from core.console import ArgumentParser, add_common_options, print_result
 from core.errors import AppError, UsageError
 from core.i18n import tr
 from core.process import run_script
+from core.safety.private_files import write_private
 
 from . import start
 
@@ -53,8 +54,6 @@ def serve(folder: Path, port: int) -> int:
             tr("cannot serve {folder} on 127.0.0.1:{port}: {error}", folder=folder, port=port, error=error)
         ) from error
     with server:
-        from .http_server.server import write_private
-
         env = folder.resolve() / "lakectl.env"
         values = {
             "LAKECTL_SERVER_ENDPOINT_URL": server.endpoint,
@@ -62,7 +61,7 @@ def serve(folder: Path, port: int) -> int:
             "LAKECTL_CREDENTIALS_SECRET_ACCESS_KEY": server.secret_access_key,
         }
         write_private(env, "".join(f"export {name}={value}\n" for name, value in values.items()))
-        print(f"source {env}", flush=True)
+        print_result(f"source {env}")
         return ended.get()
 
 
@@ -78,16 +77,16 @@ def run_maintenance(folder: Path, options: argparse.Namespace) -> int:
         store = Store(folder)
         if options.repair:  # reads everything, as fsck does again afterwards
             for line in maintenance.repair(store, options.repair):
-                print(line)
+                print_result(line)
         grace_seconds = options.grace_hours * 3600
         lines = [maintenance.gc(store, grace_seconds, options.drop_run)] if command == "gc" else maintenance.fsck(store)
-    print("\n".join(lines) or tr("no faults"))
+    print_result("\n".join(lines) or tr("no faults"))
     return 1 if command == "fsck" and lines else 0
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the command line; options take precedence over the environment and .env."""
-    parser = argparse.ArgumentParser(prog="python -m utils.local_lakefs", description=__doc__)
+    parser = ArgumentParser(prog="python -m utils.local_lakefs", description=__doc__)
     add_common_options(parser)
     parser.add_argument("command", nargs="?", choices=("serve", "fsck", "gc"), default="serve")
     parser.add_argument(

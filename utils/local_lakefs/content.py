@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from core.safety.private_files import create_private_file, make_directory
+
 from .database import Database
 
 INLINE_BYTES = 64 * 1024  # content up to this size lives in the database
@@ -41,7 +43,7 @@ class ContentFiles:
     def __init__(self, folder: Path, database: Database) -> None:
         self.folder = folder
         self._db = database
-        folder.mkdir(parents=True, exist_ok=True)
+        make_directory(folder)
         for path in folder.with_name("objects").glob("*/*"):  # older stores had subdirectories
             path.replace(folder / path.name)
 
@@ -62,6 +64,7 @@ class ContentFiles:
                 size += len(chunk)
                 if file is None and size > INLINE_BYTES:
                     stack.callback(part.unlink, missing_ok=True)
+                    create_private_file(part)
                     file = stack.enter_context(part.open("wb"))
                     file.write(head)
                 if file is None:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
+from core.safety.private_files import create_private_file
+
 BUSY_SECONDS = 120.0  # how long a writer waits for the others
 Transaction = Literal["read", "write", "durable"]
 
@@ -36,6 +38,7 @@ class Database:
         self._writing = threading.Lock()  # SQLite's own lock is waited for by sleeping, up to 0.1 s at a time
 
         def create(part: Path) -> None:
+            create_private_file(part)
             with contextlib.closing(sqlite3.connect(part, isolation_level=None)) as db:
                 db.execute("PRAGMA auto_vacuum=INCREMENTAL")  # lets gc give space back
                 db.execute("PRAGMA journal_mode=WAL")

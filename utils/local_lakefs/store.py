@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from core.safety.private_files import keep_private, make_directory
+
 from . import content, trees
 from .content import ContentFiles
 from .database import Database
@@ -53,7 +55,8 @@ class Store:
     """The storage of all repositories in one directory, which threads and processes may share."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_directory(folder)
+        keep_private(folder)
         self.db = Database(folder / "lakefs.db", SCHEMA, SCHEMA_VERSION)
         self.files = ContentFiles(folder / "content", self.db)
         self.trees = Trees(self.db)

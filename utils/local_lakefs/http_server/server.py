@@ -19,6 +19,8 @@ from http import HTTPStatus
 from pathlib import Path
 from socketserver import BaseRequestHandler, ThreadingTCPServer
 
+from core.safety.private_files import write_private
+
 from ..api import Request, Response, dispatch
 from ..database import create_once
 from ..store import LakeFSError, Store
@@ -153,13 +155,6 @@ class ConnectionHandler(BaseRequestHandler):
 @functools.lru_cache(maxsize=1)
 def _format_date(second: int) -> str:
     return email.utils.formatdate(second, usegmt=True)
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner can read."""
-    path.touch(0o600)
-    path.chmod(0o600)  # in case it exists already
-    path.write_text(text, encoding="utf-8")
 
 
 def _load_credentials(folder: Path) -> tuple[str, str]:

@@ -1,0 +1,1 @@
+"""What keeps secrets and foreign text from doing harm: redaction, escaping, private files."""

@@ -1,0 +1,67 @@
+"""HTML pages from Jinja2 templates: every text is escaped, and only the template's own style and script are allowed."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.files import write_atomically
+from core.i18n import current_language, tr
+
+if TYPE_CHECKING:
+    import jinja2
+
+# Elements whose content runs or styles; a script with a type attribute is data.
+_INLINE = re.compile(r"<(style|script)>(.*?)</\1>", re.DOTALL)
+EMBEDDED_IMAGES = "data:"
+
+
+def render(template: Path, image_sources: str = EMBEDDED_IMAGES, **fields: Any) -> str:
+    """Render a template file, which can use `tr`, `language` and `policy`. Every inserted text is escaped.
+
+    `image_sources`: sources of images that the page's policy allows.
+    """
+    from markupsafe import Markup
+
+    text = template.read_text(encoding="utf-8")
+    policy = Markup(content_policy(template, image_sources))
+    return _environment().from_string(text).render(tr=tr, language=current_language(), policy=policy, **fields)
+
+
+def write_page(path: Path, template: Path, image_sources: str = EMBEDDED_IMAGES, **fields: Any) -> None:
+    """Render a template file into `path`; bytes of names that are not UTF-8 are shown as escapes. Raises OSError."""
+    write_atomically(path, render(template, image_sources, **fields).encode("utf-8", "backslashreplace"))
+
+
+def content_policy(template: Path, image_sources: str = EMBEDDED_IMAGES, more: str = "") -> str:
+    """Return the Content-Security-Policy of a page: its style and script by the hashes of the template, and images.
+
+    The hashes are those of the template, not of the page, so that nothing that a page inserts can be allowed. Neither
+    element may contain expressions of the template. `more`: further directives.
+    """
+    hashes: dict[str, list[str]] = {"style": [], "script": []}
+    for match in _INLINE.finditer(template.read_text(encoding="utf-8")):
+        digest = hashlib.sha256(match[2].encode()).digest()
+        hashes[match[1]].append(f"'sha256-{base64.b64encode(digest).decode()}'")
+    sources = "".join(f"; {kind}-src {' '.join(values)}" for kind, values in hashes.items() if values)
+    return f"default-src 'none'{sources}; img-src {image_sources}; base-uri 'none'; form-action 'none'{more}"
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    """Return the one environment of all pages."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "sort_keys": False}
+    return environment
