@@ -15,11 +15,17 @@ from core.machine.limits import available_memory
 from dataset.data import SegmentationData
 from segmentation.networks import COMPACT
 
+EPOCHS = 10
 LARGEST_SIDE = 512  # pixels; larger images are scaled down unless IMAGE_SIZE is set
 STEP_PIXELS = 350_000  # pixels per step: many small steps learn more from the same images than few large ones
 BATCHES = (4, 16)  # smallest and largest batch size that is chosen
 MANY_EPOCHS = 30  # from here on a network overfits the images without standard augmentation
 MEMORY_SHARE = 0.5  # fraction of the free memory for the activations that a step keeps for its gradients
+
+
+def epochs(wanted: int | None) -> tuple[int, str]:
+    """Return the number of epochs, and why."""
+    return (EPOCHS, tr("default")) if wanted is None else (wanted, tr("as set"))
 
 
 def working_size(data: SegmentationData, wanted: tuple[int, int] | None) -> tuple[tuple[int, int], str]:

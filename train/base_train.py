@@ -58,9 +58,10 @@ class BaseTrain(ABC):
     that a checkpoint taken between two steps resumes exactly: order and augmentation depend on (seed, epoch, step) only.
     """
 
-    def __init__(self, settings: Settings, steps_per_epoch: int, smoke: bool = False) -> None:
-        """Start at epoch 0; `smoke`: one epoch of `SMOKE_BATCHES` batches, to test the whole chain."""
+    def __init__(self, settings: Settings, epochs: int, steps_per_epoch: int, smoke: bool = False) -> None:
+        """Start at epoch 0; `smoke`: the epochs have `SMOKE_BATCHES` batches, to test the whole chain."""
         self.settings = settings
+        self.epochs = epochs
         self.steps_per_epoch = steps_per_epoch
         self.smoke = smoke
         self.history: list[EpochResult] = []
@@ -93,11 +94,6 @@ class BaseTrain(ABC):
         return self.best
 
     # --- position ---
-
-    @property
-    def epochs(self) -> int:
-        """Number of epochs of this run."""
-        return 1 if self.smoke else self.settings.epochs
 
     @property
     def best(self) -> EpochResult:

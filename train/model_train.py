@@ -44,7 +44,7 @@ class ModelTrain(BaseTrain):
 
     def __init__(self, setup: TrainingSetup, run_folder: Path, lineage: dict[str, str] | None = None) -> None:
         """Build optimizer and averages; `lineage` is stored in the model file, files are written to `run_folder`."""
-        super().__init__(setup.settings, len(setup.epoch_batches(0)), setup.smoke)
+        super().__init__(setup.settings, 1 if setup.smoke else setup.epochs, len(setup.epoch_batches(0)), setup.smoke)
         self.setup, self.run_folder, self.lineage = setup, run_folder, lineage or {}
         self.device = setup.device
         # channels_last: 6 to 12 % faster on CPUs, and what tensor cores need

@@ -43,6 +43,7 @@ class TrainingSetup:
     criterion: SegmentationLoss
     network: nn.Module
     batch_size: int  # of all processes together
+    epochs: int  # unless MAX_SECONDS ends the training
     peak_rate: float
     precision: torch.dtype
     augmentation: str
@@ -71,6 +72,7 @@ class TrainingSetup:
         return {
             **self.settings.reproducible_settings(),
             "batch_size": self.batch_size,
+            "epochs": self.epochs,
             "augmentation": self.augmentation,
         }
 
@@ -102,11 +104,7 @@ def prepare_training(settings: Settings, data: SegmentationData, smoke: bool = F
     decisions = _Decisions(device)
     size = decisions.take(tr("input size"), "image_size", auto_settings.working_size(data, settings.image_size))
     crop = settings.crop_size or size
-    train_images = loader.SegmentationDataset(data.split("train"), data.classes, size, False, data.reading)
-    val_images = loader.SegmentationDataset(data.split("val"), data.classes, size, True, data.reading)
-    loader.attach_decoded_cache(settings.decoded_dir, settings.picture_cache_gb * 1e9, train_images, val_images)
-    test = data.split("test")
-    test_images = loader.SegmentationDataset(test, data.classes, size, True, data.reading) if test else None
+    train_images, val_images, test_images = _images(settings, data, size)
     channels = data.reading.channels
     normalisation = published_normalisation(settings.pretrained, channels) or loader.measure_normalisation(train_images)
     weights, reason = class_weights(settings.class_weights, data.pixel_counts["train"])
@@ -118,9 +116,13 @@ def prepare_training(settings: Settings, data: SegmentationData, smoke: bool = F
     )
     batch_size = decisions.take(tr("batch size"), "batch_size", choice)
     distributed.validate_batch_size(batch_size)
-    epochs = _expected_epochs(settings, smoke, network, batch_size, crop, device, train_images)
+    epochs, reason = auto_settings.epochs(settings.epochs)
+    if settings.max_seconds is None:
+        decisions.take(tr("epochs"), "epochs", (epochs, reason))
+    timed = (network, batch_size, crop, device, train_images)
+    expected = 1.0 if smoke else _expected_epochs(settings, epochs, *timed)
     augmentation = decisions.take(
-        tr("augmentation"), "augmentation", auto_settings.augmentation(settings.augmentation, epochs)
+        tr("augmentation"), "augmentation", auto_settings.augmentation(settings.augmentation, expected)
     )
     peak_rate = decisions.take(
         tr("peak learning rate"),
@@ -143,11 +145,23 @@ def prepare_training(settings: Settings, data: SegmentationData, smoke: bool = F
         criterion=SegmentationLoss(settings.loss, weights).to(device),
         network=network,
         batch_size=batch_size,
+        epochs=epochs,
         peak_rate=peak_rate,
         precision=precision,
         augmentation=augmentation,
         resolved=decisions.resolved,
     )
+
+
+def _images(
+    settings: Settings, data: SegmentationData, size: tuple[int, int]
+) -> tuple[loader.SegmentationDataset, loader.SegmentationDataset, loader.SegmentationDataset | None]:
+    """Return the images of train, val and test at this input size; those of train and val are decoded ahead."""
+    train = loader.SegmentationDataset(data.split("train"), data.classes, size, False, data.reading)
+    val = loader.SegmentationDataset(data.split("val"), data.classes, size, True, data.reading)
+    loader.attach_decoded_cache(settings.decoded_dir, settings.picture_cache_gb * 1e9, train, val)
+    test = data.split("test")
+    return train, val, loader.SegmentationDataset(test, data.classes, size, True, data.reading) if test else None
 
 
 def _report_network(name: str, network: nn.Module, classes: int, device: torch.device) -> None:
@@ -175,7 +189,7 @@ def _training_device(settings: Settings) -> torch.device:
 
 def _expected_epochs(
     settings: Settings,
-    smoke: bool,
+    epochs: int,
     network: nn.Module,
     batch_size: int,
     crop: tuple[int, int],
@@ -183,8 +197,8 @@ def _expected_epochs(
     images: loader.SegmentationDataset,
 ) -> float:
     """Return the number of epochs, estimated from trial steps if time ends the training: it decides the augmentation."""
-    if settings.augmentation != "auto" or settings.max_seconds is None or smoke:
-        return 1.0 if smoke else float(settings.epochs)
+    if settings.augmentation != "auto" or settings.max_seconds is None:
+        return float(epochs)
     channels = images.split.reading.channels
     own = -(-batch_size // distributed.world_size())
     step = distributed.broadcast_from_main(lambda: auto_settings.step_seconds(network, own, crop, device, channels))
