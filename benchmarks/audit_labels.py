@@ -1,7 +1,7 @@
 """How many deliberately corrupted masks `train.py --audit-labels` ranks first.
 
     python benchmarks/audit_labels.py plant ../shared/camvid /tmp/planted            # corrupt 5 % of the masks of a copy
-    python train.py --audit-labels --data-dir /tmp/planted/data --max-seconds 480    # the real command
+    python train.py --audit-labels --data-dir /tmp/planted/data                      # the real command
     python benchmarks/audit_labels.py score /tmp/planted models/audit/audit.csv      # how many it ranked first
 
 plant: copies the data set (any layout with images/ and masks/), and corrupts a random 5 % of its masks, a third each:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import re
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from dataset.classes import IGNORE_INDEX, UInt8, build_classes
 from dataset.synthetic import generate_sample
 from dataset.validation import check_data
 from tests.support.project import SOURCE
-from train.audit.command import audit_labels
+from train.audit.command import audit_labels, decide_training
 from train.audit.evidence import log_probabilities, region_gain, shift_gain, swap_gain
 from train.audit.folds import FOLDS, assign_folds
 from train.audit.ranking import rank_masks, require_cleanlab
@@ -74,6 +75,34 @@ def test_each_typical_mistake_is_explained() -> None:
     erased = np.where(mask == 2, 1, mask).astype(np.uint8)
     gain, classes = region_gain(erased, logs, np.eye(3))
     assert gain > 0.1 and classes == (1, 2)
+
+
+def test_one_misplaced_boundary_is_no_shift() -> None:
+    mask = scene(1)
+    lower = mask.copy()
+    lower[1:, 1:][:, :14] = mask[:-1, 1:][:, :14]  # the left third only
+    logs = log_probabilities(predicted(mask, 2))
+    moved, here = shift_gain(np.roll(mask, 1, 0), logs)[0], shift_gain(lower, logs)[0]
+    assert moved > 0.05 and here < moved / 10
+
+
+def test_a_large_region_of_a_doubtful_class_is_less_suspicious_than_a_small_clear_one() -> None:
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    doubtful, clear = np.full((3, SIDE, SIDE), 0.02), np.full((3, SIDE, SIDE), 0.01)
+    doubtful[0], clear[0] = 0.96, 0.98
+    doubtful[:, 8:40, 8:40] = np.array([0.38, 0.6, 0.02])[:, None, None]
+    clear[:, 20:25, 20:25] = np.array([0.02, 0.97, 0.01])[:, None, None]
+    large, small = (region_gain(mask, log_probabilities(p.astype(np.float16)), np.eye(3))[0] for p in (doubtful, clear))
+    assert small > 5 * large > 0
+
+
+def test_an_audit_decides_epochs_and_input_size_unless_they_are_set(tmp_path: Path) -> None:
+    generate_sample(tmp_path / "data", 0, 12)
+    data, settings = check_data(tmp_path / "data", 0), config.load_settings(app_lang="en")
+    decided = decide_training(settings, data)
+    assert decided.epochs == 300 and decided.image_size is not None and max(decided.image_size) <= 256
+    given = dataclasses.replace(settings, max_seconds=5.0, image_size=(32, 48))
+    assert decide_training(given, data) == given
 
 
 def test_corrupted_masks_come_first_and_ignored_pixels_are_no_issue() -> None:

@@ -19,7 +19,9 @@ Stack = npt.NDArray[np.float32]  # (num_classes, H, W)
 FLOOR = 1e-3  # of a probability: one confident pixel must not outweigh a thousand
 RING, MIN_REGION = 3, 12  # pixels: width of the surroundings of a region, smallest region
 CHANCE = 0.3  # mean probability of a region below which the model does not know its class
+SHIFT_WIDTH = 256  # pixels: a wider mask is searched for shifts at every second, third, ... pixel
 SHIFT_SHARE = 0.025  # of the image's width: how far a mask may have moved
+TILES, TILES_OUT = (4, 5), 0.15  # rows and columns of tiles; share of them, those that gain most, that does not count
 
 
 def log_probabilities(probabilities: npt.NDArray[np.float16]) -> Stack:
@@ -47,12 +49,16 @@ def swap_gain(labels: UInt8, logs: Stack) -> tuple[float, tuple[int, int] | None
 def shift_gain(labels: UInt8, logs: Stack) -> tuple[float, tuple[int, int]]:
     """Return what moving the mask gains, in nats per labelled pixel, and how far its content seems to have moved.
 
-    The second value is (down, right) in pixels. The border, as wide as the largest shift, is left out.
+    The second value is (down, right) in pixels. The border, as wide as the largest shift, is left out, and so are the
+    tiles that gain most: a moved mask is wrong everywhere, whereas one boundary that the model misplaces is not.
     """
+    stride = -(-labels.shape[1] // SHIFT_WIDTH)
+    labels, logs = labels[::stride, ::stride], logs[:, ::stride, ::stride]
     height, width = labels.shape
     reach = max(2, min(round(SHIFT_SHARE * width), min(height, width) // 4))
     inner = logs[:, reach : height - reach, reach : width - reach]
     rows, columns = np.indices(inner.shape[1:])
+    tile = rows * TILES[0] // inner.shape[1] * TILES[1] + columns * TILES[1] // inner.shape[2]
 
     def fit(down: int, right: int) -> tuple[Plane, npt.NDArray[np.bool_]]:
         moved = labels[reach + down : height - reach + down, reach + right : width - reach + right]
@@ -65,9 +71,11 @@ def shift_gain(labels: UInt8, logs: Stack) -> tuple[float, tuple[int, int]]:
         for right in range(-reach, reach + 1):
             there, known = fit(down, right)
             both = known & known_here
-            gain = float(((there - stay) * both).sum()) / max(1, int(both.sum()))
+            gains = np.bincount(tile[both], (there - stay)[both], TILES[0] * TILES[1])
+            counted = np.count_nonzero(gains) - round(TILES_OUT * np.count_nonzero(gains))  # 0: without a boundary
+            gain = float(np.sort(gains[gains != 0])[:counted].sum()) / max(1, int(both.sum()))
             if gain > best:
-                best, place = gain, (down, right)
+                best, place = gain, (down * stride, right * stride)
     return best, place
 
 
@@ -75,9 +83,10 @@ def region_gain(labels: UInt8, logs: Stack, confusion: npt.NDArray[np.float64]) 
     """Return how clearly one region was given a wrong class, such as an erased object, and (given, predicted class).
 
     A candidate is a connected region of one predicted class that the mask does not have there. What speaks for a mistake
-    of the mask: a large region, where each pixel gains much (their product grows like a z-score, with the root of the
-    area), a confident model, no label of that class beside the region (else only a boundary differs), and two classes
-    that the model seldom confuses: `confusion[given, predicted]` is that share of the pixels of all masks, 0 to 1.
+    of the mask: pixels that gain much on average, a confident model, no label of that class beside the region (else
+    only a boundary differs), and two classes that the model seldom confuses: `confusion[given, predicted]` is that share
+    of the pixels of all masks, 0 to 1. The area does not count: the pixels of a region are not independent, and the
+    largest regions are those of similar classes, such as walls and fences.
     """
     from scipy import ndimage
 
@@ -96,7 +105,7 @@ def region_gain(labels: UInt8, logs: Stack, confusion: npt.NDArray[np.float64]) 
             beside = float((labels[near][ring] == value).mean()) if ring.any() else 1.0
             instead = int(np.bincount(labels[near][region]).argmax())
             confidence = max(0.0, float(np.exp(logs[value][near][region]).mean()) - CHANCE)
-            clear = np.sqrt(region.sum()) * float(gain[near][region].mean()) * confidence**2 * (1 - beside) ** 3
+            clear = float(gain[near][region].mean()) * confidence**2 * (1 - beside) ** 3
             score = float(clear / (confusion[instead, value] + FLOOR) ** 0.25)
             if score > best:
                 best, change = score, (instead, int(value))

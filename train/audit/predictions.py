@@ -32,6 +32,10 @@ from train.loading import loader
 from train.model_train import ModelTrain
 from train.setup import TrainingSetup, prepare_training
 
+# Weights of the loss multiply the probabilities of rare classes, which then contradict many right masks. This power of
+# them is taken back: measured on CamVid, 0.5 finds more erased objects than 0 and 1, and has the highest mIoU.
+TAKEN_BACK = 0.5
+
 Probabilities = npt.NDArray[np.float16]
 
 
@@ -125,17 +129,26 @@ def _fold_data(data: SegmentationData, fold_of: Sequence[int], fold: int) -> Seg
 
 @torch.inference_mode()
 def _predict(training: FoldTrain, setup: TrainingSetup) -> Probabilities:
-    """Return the probabilities (n, num_classes, H, W) float16 of the held-out images at working size."""
+    """Return the probabilities (n, num_classes, H, W) float16 of the held-out images at working size.
+
+    They are the mean of those of the image and of its mirror image.
+    """
     model, images = training.model({}), setup.val_images
     model.network.eval()
+    weights = setup.criterion.table[: setup.data.classes.num_classes]
+    taken_back = TAKEN_BACK * torch.where(weights > 0, weights, 1).log()[:, None, None]  # 0: no pixel was trained on
     batches = [list(range(i, min(i + EVAL_BATCH, len(images)))) for i in range(0, len(images), EVAL_BATCH)]
     predicted = np.empty((len(images), setup.data.classes.num_classes, *setup.size), np.float16)
     for batch, (inputs, _, _) in zip(
         progress(batches, len(batches), tr("predict"), tr("batches")), loader.load(images, batches, 0), strict=True
     ):
-        logits = native_logits(model.network, inputs, [setup.size] * len(batch), setup.normalisation, setup.device)
-        for index, item in zip(batch, logits, strict=True):
-            predicted[index] = item.softmax(0).half().cpu().numpy()
+        both = (
+            native_logits(model.network, view, [setup.size] * len(batch), setup.normalisation, setup.device)
+            for view in (inputs, inputs.flip(-1))
+        )
+        for index, image, mirrored in zip(batch, *both, strict=True):
+            pair = ((logits - taken_back).softmax(0) for logits in (image, mirrored.flip(-1)))
+            predicted[index] = (sum(pair) / 2).half().cpu().numpy()
     return predicted
 
 
@@ -164,5 +177,5 @@ def _key(settings: Settings, data: SegmentationData, fold_of: Sequence[int], fol
 
     held_out = [digest(pair) for pair, number in zip(data.pairs, fold_of, strict=True) if number == fold]
     trained = [digest(pair) for pair, number in zip(data.pairs, fold_of, strict=True) if number != fold]
-    parts = [settings.reproducible_settings(), data.classes.to_dict(), held_out, trained]
+    parts = [TAKEN_BACK, settings.reproducible_settings(), data.classes.to_dict(), held_out, trained]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:20]
