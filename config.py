@@ -71,18 +71,12 @@ class Settings:
         mark("place of a new repository, such as s3://lake"),
         unset=mark("s3://MINIO_BUCKET, or the embedded store"),
     )
-    lakefs_local_dir: Path = runtime_setting(
-        Path(".lakefs"), mark("embedded store, and cache of downloads and decoded images")
-    )
+    lakefs_local_dir: Path = runtime_setting(Path(".lakefs"), mark("embedded store, and cache of downloads and images"))
 
     # --- object storage under lakeFS: MinIO or any S3 ---
-    minio_endpoint: str | None = runtime_setting(
-        None, mark("URL of MinIO or any S3 store"), unset=mark("no bucket is created")
-    )
+    minio_endpoint: str | None = runtime_setting(None, mark("URL of an S3 store"), unset=mark("no bucket is created"))
     minio_region: str = runtime_setting("us-east-1", mark("region of the store; signatures contain it"))
-    minio_path_style: bool = runtime_setting(
-        True, mark("true: http://host/bucket/key; false: http://bucket.host/key, as on AWS")
-    )
+    minio_path_style: bool = runtime_setting(True, mark("true: http://host/bucket/key; false: http://bucket.host/key"))
     minio_access_key: str | None = runtime_setting(None, mark("required with MINIO_ENDPOINT"), secret=True)
     minio_secret_key: str | None = runtime_setting(None, mark("required with MINIO_ENDPOINT"), secret=True)
     minio_bucket: str | None = runtime_setting(
@@ -90,9 +84,7 @@ class Settings:
     )
 
     # --- experiments and the registry ---
-    mlflow_tracking_uri: str | None = runtime_setting(
-        None, mark("URL of an MLflow server"), unset=mark("SQLite in mlflow.db")
-    )
+    mlflow_tracking_uri: str | None = runtime_setting(None, mark("URL of MLflow"), unset=mark("SQLite in mlflow.db"))
     mlflow_experiment: str = runtime_setting("Image Segmentation", mark("MLflow experiment"))
     registered_model: str = runtime_setting(
         "image-segmentation",
@@ -144,6 +136,14 @@ class Settings:
     register_max_ms: float | None = runtime_setting(
         None, mark("longest prediction time of an image in ms, on the machine that registers"), unset=UNLIMITED, above=0
     )
+    signing_key: Path | None = runtime_setting(
+        None,
+        mark("private key that signs promoted models"),
+        unset=mark("not signed"),
+        option="--signing-key",
+        metavar="FILE",
+    )
+    signing_key_password: str | None = runtime_setting(None, mark("if SIGNING_KEY is encrypted"), secret=True)
 
     # --- infer.py --serve ---
     serve_max_mb: float = runtime_setting(20.0, mark("largest image file of --serve in 10^6 bytes"), above=0)
@@ -345,7 +345,7 @@ def load_settings(**overrides: Any) -> Settings:
     absolute: dict[str, Any] = {
         name: resolve(ROOT / getattr(settings, name) if overrides.get(name) is None else Path(overrides[name]))
         for name, hint in FIELDS.items()
-        if hint is Path
+        if hint is Path and getattr(settings, name) is not None
     }
     keep_private(absolute["lakefs_local_dir"])
     return dataclasses.replace(settings, **absolute)

@@ -66,6 +66,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         metavar="N",
         help=tr("with --input: also write the N most uncertain images for annotation in labelme, CVAT or Label Studio"),
     )
+    parser.add_argument(
+        "--require-signature",
+        type=Path,
+        metavar="KEY",
+        help=tr("use the model only if its release is signed with this public key"),
+    )
     parser.add_argument("--tta", action="store_true", help=tr("test-time augmentation: average with the mirror image"))
     parser.add_argument("--resume", action="store_true", help=tr("resume an interrupted job"))
     add_setting_options(parser, Settings, ["device", "allow_truncated"])
@@ -108,6 +114,8 @@ def reject_unused_options(parser: argparse.ArgumentParser, options: argparse.Nam
         parser.error(tr("--{name} cannot be used with {mode}", name=name, mode=mode))
     if name is not None:
         parser.error(tr("--{name} cannot be used without --serve or --camera", name=name))
+    if options.require_signature is not None and options.engine == "onnxruntime":
+        parser.error(tr("--require-signature cannot be used with --engine onnxruntime: exports are not signed"))
     if options.select is not None and not options.input:
         parser.error(tr("--select needs --input, images without labels"))
     if options.seconds is not None and not 0 < options.seconds < float("inf"):

@@ -5,6 +5,7 @@
     python register_model.py --list                    # versions, aliases, figures, where they come from
     python register_model.py --rollback                # the champion before this one; or --rollback 3
     python register_model.py --compare 2 3             # tables, and images side by side in models/compare/
+    python register_model.py --make-signing-key KEY   # make KEY and KEY.pub; --signing-key KEY signs what is promoted
     python register_model.py --manual                  # choose from a table; with --rollback or --compare too
 
 Exit code 3: below the threshold and not registered, or registered (or an interrupted registration finished) as challenger.
@@ -38,9 +39,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help=tr("make an earlier version champion (default: the one before)"),
     )
     what.add_argument("--compare", nargs="*", metavar="A B", help=tr("compare two versions or runs on the same images"))
+    what.add_argument(
+        "--make-signing-key", type=Path, metavar="FILE", help=tr("make a key that signs models, and FILE.pub")
+    )
     parser.add_argument("--manual", action="store_true", help=tr("choose from a table"))
     add_setting_options(
-        parser, Settings, ["register_metric", "register_threshold", "register_min_gain", "register_accept_warnings"]
+        parser,
+        Settings,
+        ["register_metric", "register_threshold", "register_min_gain", "register_accept_warnings", "signing_key"],
     )
     parser.add_argument("--force", metavar="WHY", help=tr("champion whatever the gate says; recorded with who and why"))
     parser.add_argument(

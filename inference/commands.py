@@ -148,7 +148,40 @@ def _require_extras(options: argparse.Namespace) -> None:
 
 
 def _model_file(job: Job, lake: LakeFS) -> Path:
+    """Download and verify the model file and, if it is required, its signature. Raises AppError."""
+    if job.options.require_signature is not None:
+        return _signed_model_file(job, lake, job.options.require_signature)
     return lake.verified_file(job.lineage.model_path, job.lineage.model_sha256, job.settings.cache_dir)
+
+
+def _signed_model_file(job: Job, lake: LakeFS, key: Path) -> Path:
+    """Return the model file of the version's release. Raises AppError unless all its files are signed with this key.
+
+    What the signed statement says of model, data, code, run and version must be what the registry says.
+    """
+    from segmentation.file_names import MODEL_FILE
+    from utils import mlflow_utils
+    from utils.lakefs_utils import LakePath
+    from utils.lineage import RELEASE_TAG
+    from versioning.provenance.release import verified_release
+
+    lineage = job.lineage
+    if lineage.version is None:
+        raise UsageError(tr("run {run_id} is not registered: only promoted models are signed", run_id=lineage.run_id))
+    name, _, number = lineage.version.rpartition(" v")
+    with mlflow_utils.convert_errors(job.settings, tr("reading the version")):
+        recorded = job.client.get_model_version(name, number).tags.get(RELEASE_TAG)
+    if recorded is None:
+        raise UsageError(
+            tr(
+                "{version} has no release: run SIGNING_KEY=KEY register_model.py --rollback {number}",
+                version=lineage.version,
+                number=number,
+            )
+        )
+    folder = verified_release(lake, LakePath.parse(recorded), key, lineage, job.settings.cache_dir)
+    notify(tr("signed with {key}: {version}", key=key, version=lineage.version))
+    return folder / MODEL_FILE
 
 
 def load_predictor(job: Job, lake: LakeFS) -> Predictor:

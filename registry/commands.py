@@ -19,6 +19,7 @@ from registry.versions import CHAMPION, PENDING, STATE, TEST_METRICS, Registry, 
 from segmentation.means import format_metric
 from utils import mlflow_utils
 from utils.lakefs_utils import connect
+from versioning.provenance.signing import make_key
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
     """Do what the options ask; return the exit code."""
+    if options.make_signing_key is not None:
+        public = make_key(options.make_signing_key, settings.signing_key_password)
+        notify(tr("private key: {key}; for those who verify: {public}", key=options.make_signing_key, public=public))
+        return EXIT_DONE
     registry = Registry(mlflow_utils.connect(settings), settings)
     if options.list:
         notify(overview(registry))

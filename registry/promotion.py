@@ -25,6 +25,7 @@ from core.process import keep_freed_memory
 from core.reporting import notify, warn
 from registry.experiment_branch import merge_experiment
 from registry.lakefs_tags import tag_model_commit
+from registry.release import release
 from registry.versions import (
     CHALLENGER,
     CHAMPION,
@@ -218,6 +219,7 @@ class Promotion:
         if current not in (number, against):
             return False
         tag_model_commit(self.registry, self.lake, version)
+        release(self.registry, self.lake, version)
         if current != number:
             self.registry.set_tag(version, REPLACED, current or "")
         self.registry.set_champion(version)
@@ -249,11 +251,14 @@ class Promotion:
         target = target or self._version_before(current, previous)
         if target.version == current.version:
             notify(tr("already champion: {name} v{version}", name=current.name, version=current.version))
+            tag_model_commit(self.registry, self.lake, current)
+            release(self.registry, self.lake, current)  # a champion of an earlier version has none, or no signature
             self.registry.set_champion(current)  # an interrupted call may have left its marks
             return current
         lineage = version_lineage(target)
         self.lake.verified_file(lineage.model_path, lineage.model_sha256, self.registry.settings.cache_dir)
         tag_model_commit(self.registry, self.lake, target)  # a challenger that is chosen here has no tag yet
+        release(self.registry, self.lake, target)
         self.registry.set_tag(current, ROLLED_BACK, json.dumps({**audit_stamp(), "to": str(target.version)}))
         if str(target.version) != previous:  # a choice, not a step back: the next step back leads here
             self.registry.set_tag(target, REPLACED, str(current.version))

@@ -8,6 +8,7 @@ from core.errors import UsageError
 from core.i18n import tr
 from utils.lakefs_utils import LakePath
 
+RELEASE_TAG = "lakefs_release_path"  # of a version: the directory of its release in lakeFS
 CLASSES_TAGS = ("val_classes", "test_classes")  # tags of runs and versions; see segmentation/means.py
 
 

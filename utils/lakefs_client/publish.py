@@ -44,6 +44,11 @@ def manifest_sha256(files: Mapping[str, LocalFile]) -> str:
     return digest.hexdigest()
 
 
+def _flat(prefix: str) -> str:
+    """Return a prefix as part of a name: no branch may have a slash in it."""
+    return prefix.rstrip("/").replace("/", "-")
+
+
 @dataclass(frozen=True)
 class _Publication:
     """What is published: files by their path in the repository, and the private branch that they go through."""
@@ -96,7 +101,7 @@ class Publisher:
         """
         wanted = {prefix + path: file for path, file in files.items()}
         digest = manifest_sha256(wanted)
-        key = f"{prefix.rstrip('/')}_manifest_sha256"
+        key = f"{_flat(prefix)}_manifest_sha256"
         job = _Publication(
             wanted, prefix, mirror, self._branch_name(prefix, digest, mirror), message, {**metadata, key: digest}
         )
@@ -159,7 +164,7 @@ class Publisher:
     def _branch_name(self, prefix: str, digest: str, mirror: bool) -> str:
         """Return the private branch: files staged for another target, or with removals, must not get into it."""
         purpose = hashlib.sha256(f"{digest} {self.connection.branch} {mirror}".encode()).hexdigest()
-        return f"sync-{prefix.rstrip('/')}-{purpose[:24]}"
+        return f"sync-{_flat(prefix)}-{purpose[:24]}"
 
     def _is_deleted(self, branch: str) -> bool:
         """Return whether a branch is known to be deleted; False if the server does not answer."""

@@ -1,0 +1,92 @@
+"""The release of a promoted version: its records collected from MLflow and lakeFS, published, and noted in the registry."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from config import SETTINGS
+from core.errors import UsageError
+from core.files import safe_join
+from core.i18n import tr
+from core.reporting import notify
+from registry.versions import GATE, LAKEFS_TAG, Registry, version_lineage
+from segmentation.file_names import METRICS_FILE, MLMODEL, MODEL_FILE
+from utils import mlflow_utils
+from utils.lakefs_utils import LakeFS, LakePath
+from utils.lineage import RELEASE_TAG, Lineage
+from versioning.provenance.record import ModelRecord, utc
+from versioning.provenance.release import SigningKey, publish_release
+from versioning.versions import committed_files, data_manifest
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
+
+RESOLVED = "resolved_"  # prefix of parameters: what the training decided where a setting was open
+
+
+def release(registry: Registry, lake: LakeFS, version: ModelVersion) -> None:
+    """Publish the release of a version that has its lakeFS tag. Raises AppError."""
+    settings, version = registry.settings, registry.reload(version)
+    lineage = version_lineage(version)
+    folder = _verified_commit(lake, lineage, settings.cache_dir)
+    products = {name: folder / name for name in (MODEL_FILE, MLMODEL, METRICS_FILE) if (folder / name).is_file()}
+    record = _record(registry, lake, version, lineage, _metrics(folder))
+    key = SigningKey(settings.signing_key, settings.signing_key_password) if settings.signing_key else None
+    work = settings.lakefs_local_dir / "release"
+    path = publish_release(lake, record, version.tags[LAKEFS_TAG], products, key, work)
+    registry.set_tag(version, RELEASE_TAG, str(path))
+    if key is None:
+        notify(tr("release: {path} (not signed; SIGNING_KEY signs it)", path=path))
+    else:
+        notify(tr("release: {path}, signed with {key}", path=path, key=key.path))
+
+
+def _verified_commit(lake: LakeFS, lineage: Lineage, cache: Path) -> Path:
+    """Download the model file and the files beside it in its commit, and return their directory."""
+    path = lineage.model_path
+    lake.verified_file(path, lineage.model_sha256, cache)
+    prefix = path.path.rpartition("/")[0] + "/"
+    return safe_join(lake.download(LakePath(path.repo, path.ref, prefix), cache), prefix)
+
+
+def _metrics(folder: Path) -> dict[str, Any]:
+    """Return the content of metrics.json; empty where an older version did not write it."""
+    file = folder / METRICS_FILE
+    return dict(json.loads(file.read_bytes())) if file.is_file() else {}
+
+
+def _record(
+    registry: Registry, lake: LakeFS, version: ModelVersion, lineage: Lineage, metrics: dict[str, Any]
+) -> ModelRecord:
+    run = _find_run(registry, lineage.run_id)
+    tags = run.data.tags if run is not None else {}
+    manifest = data_manifest(committed_files(lake, lineage.data_path, registry.settings.cache_dir))
+    return ModelRecord(
+        name=version.name,
+        version=str(version.version),
+        lineage=lineage,
+        git={name: value for name, value in {**tags, **version.tags}.items() if name.startswith("git_")},
+        data_manifest_sha256=manifest,
+        parameters={} if run is None else _parameters(run.data.params),
+        metrics=metrics,
+        gate=json.loads(version.tags.get(GATE, "{}")),
+        started=utc(run.info.start_time) if run is not None else None,
+        finished=utc(run.info.end_time) if run is not None else None,
+    )
+
+
+def _find_run(registry: Registry, run_id: str) -> Run | None:
+    """Return the run, None if it was deleted for good: the version keeps what is needed."""
+    try:
+        return mlflow_utils.get_run(registry.client, registry.settings, run_id)
+    except UsageError:
+        return None
+
+
+def _parameters(recorded: dict[str, str]) -> dict[str, str]:
+    """Return the settings that decided the result, as decided where they were open."""
+    names = [name for name, info in SETTINGS.items() if not info.runtime_only and name in recorded]
+    return {name: recorded.get(RESOLVED + name, recorded[name]) for name in names}
