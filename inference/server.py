@@ -35,12 +35,13 @@ from dataset.decoding.image import to_channels
 from dataset.decoding.samples import decode_raw
 from inference.batch_job import describe_origin
 from inference.outputs import compute_class_shares, encode_mask
+from inference.serving.connections import LimitedProtocol
+from inference.serving.uploads import TooLargeError, Uploads
 from segmentation.predictor import Predictor
 from utils.lineage import Lineage
 
 TEMPLATE = Path(__file__).with_name("serve.html")
 MAX_WAITING = 8  # images that may wait for the one being predicted; more are rejected
-MAX_CONNECTIONS = 64  # open at once; more are rejected
 SHUTDOWN_S = 3  # seconds that open requests have to finish after Ctrl-C
 LOOPBACK = ["127.0.0.1", "localhost", "::1", "[::1]"]
 
@@ -59,6 +60,7 @@ class Service:
         self.page, self.policy = render_page(self)
         self._thread = ThreadPoolExecutor(1)
         self._waiting = 0
+        self._uploads = Uploads(self.max_bytes, self.timeout_s, self.max_bytes * (MAX_WAITING + 1))
 
     def app(self, hosts: list[str]) -> Starlette:
         """Return the application; `hosts` are the accepted values of the Host header, ["*"] for any."""
@@ -74,14 +76,9 @@ class Service:
 
     async def predict(self, request: Request) -> Response:
         """Return the mask. Statuses: 400 unreadable image, 408 upload too slow, 413 too large, 503 overloaded or timeout."""
-        if self._waiting > MAX_WAITING:
-            raise HTTPException(503, tr("too many requests: try again later"))
-        self._waiting += 1
+        self._refuse_overload()
         try:
-            data = await self._body(request)
-            loop = asyncio.get_running_loop()
-            work = loop.run_in_executor(self._thread, self._predict, data)
-            mask, record = await asyncio.wait_for(work, self.timeout_s)
+            mask, record = await self._answer(await self._body(request))
         except TimeoutError:
             raise HTTPException(503, tr("not finished within {seconds:g} s", seconds=self.timeout_s)) from None
         except ImageTooLargeError as error:
@@ -92,13 +89,25 @@ class Service:
             raise HTTPException(503, str(error)) from None
         except asyncio.CancelledError:  # by Ctrl-C, which would print a traceback of this request
             raise HTTPException(503, tr("the server is shutting down")) from None
-        finally:
-            self._waiting -= 1
         if "application/json" in request.headers.get("accept", ""):
             return JSONResponse(
                 {**record, "mask_png_base64": base64.b64encode(mask).decode()}, headers=RESPONSE_HEADERS
             )
         return Response(mask, media_type="image/png", headers=RESPONSE_HEADERS)
+
+    async def _answer(self, data: bytes) -> tuple[bytes, dict[str, Any]]:
+        """Predict an image when the others are done. Raise TimeoutError."""
+        self._refuse_overload()  # again: requests wait from here, so that slow uploads keep nobody waiting
+        self._waiting += 1
+        try:
+            work = asyncio.get_running_loop().run_in_executor(self._thread, self._predict, data)
+            return await asyncio.wait_for(work, self.timeout_s)
+        finally:
+            self._waiting -= 1
+
+    def _refuse_overload(self) -> None:
+        if self._waiting > MAX_WAITING:
+            raise HTTPException(503, tr("too many requests: try again later"))
 
     async def _body(self, request: Request) -> bytes:
         """Read the request body, at most `max_bytes` of it, whatever its Content-Length says."""
@@ -106,18 +115,14 @@ class Service:
         declared = request.headers.get("content-length", "0")
         if declared.isdigit() and int(declared) > self.max_bytes:
             raise too_large
-        data = bytearray()
         try:
-            async with asyncio.timeout(self.timeout_s):
-                async for chunk in request.stream():
-                    data += chunk
-                    if len(data) > self.max_bytes:
-                        raise too_large
+            return await self._uploads.receive(request.stream())
+        except TooLargeError:
+            raise too_large from None
         except TimeoutError:
             raise HTTPException(408, tr("the upload took too long")) from None
         except ClientDisconnect:
             raise HTTPException(400, tr("the connection was closed during the upload")) from None
-        return bytes(data)
 
     def _predict(self, data: bytes) -> tuple[bytes, dict[str, Any]]:
         """Return the mask as PNG, and its record for the JSON response."""
@@ -184,6 +189,21 @@ def is_loopback(host: str) -> bool:
     return host == "localhost"
 
 
+def configure(app: Starlette) -> uvicorn.Config:
+    """Return the configuration of the HTTP server."""
+    return uvicorn.Config(
+        app,
+        http=LimitedProtocol,
+        log_config=None,
+        log_level="error",  # invalid requests would fill the console
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        ws="none",
+        timeout_graceful_shutdown=SHUTDOWN_S,
+    )
+
+
 def serve(predictor: Predictor, lineage: Lineage, settings: Settings, host: str, port: int) -> NoReturn:
     """Serve until Ctrl-C, which raises KeyboardInterrupt. Raises UsageError for an address that cannot be used."""
     listener = open_listener(host, port)
@@ -191,16 +211,7 @@ def serve(predictor: Predictor, lineage: Lineage, settings: Settings, host: str,
     if not local:
         warn(tr("{host}: anyone who can reach this machine can use the server without a password", host=host))
     service = Service(predictor, describe_origin(predictor, lineage), settings)
-    config = uvicorn.Config(
-        service.app([*LOOPBACK, host, f"[{host}]"] if local else ["*"]),
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        lifespan="off",
-        ws="none",
-        limit_concurrency=MAX_CONNECTIONS,
-        timeout_graceful_shutdown=SHUTDOWN_S,
-    )
+    config = configure(service.app([*LOOPBACK, host, f"[{host}]"] if local else ["*"]))
     with listener:
         address = f"[{host}]" if ":" in host else host
         url = f"http://{address}:{listener.getsockname()[1]}/"
