@@ -310,18 +310,13 @@ class Settings:
     def secrets(self) -> list[str]:
         """Return the values of all keys that are set, and the credentials in URLs."""
         values = {k: str(getattr(self, k)) for k in SETTINGS if getattr(self, k)}
-        return [v for k, v in values.items() if SETTINGS[k].secret] + [
-            c for v in values.values() for c in credentials(v)
-        ]
+        in_urls = [found for value in values.values() for found in credentials(value)]
+        return [value for k, value in values.items() if SETTINGS[k].secret] + in_urls
 
 
 SETTINGS = table_of(Settings)
 FIELDS = types_of(Settings)
 TRAINING_OPTIONS = [name for name in list(SETTINGS)[list(SETTINGS).index("epochs") :] if SETTINGS[name].option]
-# Names of other programs in a shared .env (docker-compose.yml reads the same file).
-_STORE_KEYS = "ROOT_ IMAGE BROWSER SERVER_"
-_SERVER_KEYS = "INSTALLATION_ DATABASE_ BLOCKSTORE_ AUTH_ LOGGING_ STATS_ LISTEN_ IMAGE"
-FOREIGN_PREFIXES = (*(f"LAKEFS_{k}" for k in _SERVER_KEYS.split()), *(f"MINIO_{k}" for k in _STORE_KEYS.split()))
 OWN_PREFIXES = ("LAKEFS_", "MINIO_", "REGISTER", "SERVE_")
 
 
@@ -331,7 +326,7 @@ def load_settings(**overrides: Any) -> Settings:
     Variables of libraries in `.env` are set for this process (`load_dotenv`). Raises UsageError that names the key, the
     value, and the rule or the nearest known key.
     """
-    dotenv = load_dotenv(ROOT / ".env", FIELDS, OWN_PREFIXES, FOREIGN_PREFIXES)
+    dotenv = load_dotenv(ROOT / ".env", FIELDS, OWN_PREFIXES)
     values: dict[str, Any] = {}
     for name, hint in FIELDS.items():
         text = os.environ.get(name.upper(), dotenv.get(name.upper()))  # an empty one cancels that of .env

@@ -24,6 +24,10 @@ _LIBRARY_VARIABLES = frozenset(
     | {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"}
 )
 _LIBRARY_PREFIX = "MLFLOW_"
+# Keys of other programs: docker-compose.yml reads the same file.
+_STORE_KEYS = "ROOT_ IMAGE BROWSER SERVER_"
+_SERVER_KEYS = "INSTALLATION_ DATABASE_ BLOCKSTORE_ AUTH_ LOGGING_ STATS_ LISTEN_ IMAGE"
+_FOREIGN_PREFIXES = (*(f"LAKEFS_{k}" for k in _SERVER_KEYS.split()), *(f"MINIO_{k}" for k in _STORE_KEYS.split()))
 _KEY = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
 _VARIABLE = re.compile(r"\$\{([^}:]*)(?::-([^}]*))?\}")  # ${NAME} and ${NAME:-default}
 _SECRET = re.compile(r"KEY|SECRET|PASSWORD|TOKEN|CREDENTIAL")
@@ -39,16 +43,14 @@ class _Line:
     literal: bool
 
 
-def load_dotenv(
-    path: Path, settings: Collection[str], own: tuple[str, ...], foreign: tuple[str, ...]
-) -> dict[str, str]:
+def load_dotenv(path: Path, settings: Collection[str], own: tuple[str, ...]) -> dict[str, str]:
     """Return the keys and values of a `.env` file; set the variables of libraries that it has, unless they are set already.
 
-    `settings` are names in lower case; `own` and `foreign` are prefixes, see `_check_known_keys`. Proxy variables count
+    `settings` are names in lower case; `own` are prefixes, see `_check_known_keys`. Proxy variables count
     as set in lower case, too. Raises UsageError as `read_dotenv`, and for a misspelled key.
     """
     values = read_dotenv(path, settings)
-    _check_known_keys(path, values, settings, own, foreign)
+    _check_known_keys(path, values, settings, own)
     for key, value in values.items():
         if key.lower() not in settings and _is_of_library(key) and key.lower() not in os.environ:
             os.environ.setdefault(key, value)
@@ -166,16 +168,14 @@ def _expand(path: Path, line: _Line, known: Mapping[str, str]) -> str:
     return _VARIABLE.sub(replace, line.value)
 
 
-def _check_known_keys(
-    path: Path, keys: Iterable[str], settings: Iterable[str], own: tuple[str, ...], foreign: tuple[str, ...]
-) -> None:
+def _check_known_keys(path: Path, keys: Iterable[str], settings: Iterable[str], own: tuple[str, ...]) -> None:
     """Raise UsageError for an unknown key that looks like one of `settings`: it is probably misspelled.
 
-    Keys that start with a prefix in `foreign` belong to other programs; those with one in `own` are always checked.
+    Keys of other programs are accepted; those that start with a prefix in `own` are always checked.
     """
     known = [name.upper() for name in settings]
     for key in keys:
-        if key in known or key.startswith(foreign):
+        if key in known or key.startswith(_FOREIGN_PREFIXES):
             continue
         near = difflib.get_close_matches(key.upper(), known, n=1, cutoff=0.85)
         # MLflow has many variables of its own: only a nearly equal name counts as misspelled.

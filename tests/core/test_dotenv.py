@@ -115,7 +115,7 @@ def test_variables_of_libraries_are_set_for_the_process(env_file: Path, monkeypa
     )
     before = dict(os.environ)
     try:
-        load_dotenv(env_file, SETTINGS, (), ("MINIO_",))
+        load_dotenv(env_file, SETTINGS, ())
         assert {name: os.environ.get(name) for name in VARIABLES} == VARIABLES
         assert os.environ.keys() - before.keys() == VARIABLES.keys(), "other variables are not set"
     finally:
@@ -130,7 +130,7 @@ def test_environment_wins_over_dotenv(env_file: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv(name, "mine")
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "")  # an empty one cancels that of .env
     env_file.write_text("NO_PROXY=theirs\nMLFLOW_TRACKING_USERNAME=them\n")
-    load_dotenv(env_file, SETTINGS, (), ())
+    load_dotenv(env_file, SETTINGS, ())
     assert os.environ[name] == "mine" and os.environ["MLFLOW_TRACKING_USERNAME"] == ""
     assert name == "NO_PROXY" or "NO_PROXY" not in os.environ
 
