@@ -34,6 +34,12 @@ def keep_freed_memory() -> Iterator[None]:
         libc.malloc_trim(0)
 
 
+def release_freed_memory() -> None:
+    """Return the free parts of the heap to the system, where blocks of different sizes have left gaps."""
+    if (libc := _find_glibc()) is not None:
+        libc.malloc_trim(0)
+
+
 def _find_glibc() -> ctypes.CDLL | None:
     if not sys.platform.startswith("linux"):
         return None

@@ -36,7 +36,7 @@ from segmentation.tiling import (
 
 AUTO_TILE = 2048  # pixels per side; `auto` does not cut images up to this size
 MAX_LOGITS = 1 << 28  # at native size, in all threads together: 1 GiB of float32
-WINDOW_BYTES = 7 << 27  # on a CPU, of a tile of an image that is read in windows: its pixels and activations
+WINDOW_BYTES = 3 << 28  # on a CPU, of a tile of an image that is read in windows: its pixels and activations
 ACTIVATION_RESERVE = 1.2  # times the measured activations, for what the kernels of the CPU allocate themselves
 INPUT_BYTES = 16  # per pixel and channel: samples as read, as bytes, as float32, and normalised
 SMALLEST_TILE = 128  # pixels; in a smaller tile hardly anything is left between the margins
@@ -266,6 +266,7 @@ class Predictor:
         if self.method.tile or self.device.type != "cpu":
             return tile
         per_pixel = ACTIVATION_RESERVE * self._activations + INPUT_BYTES * self.model.reading.channels
+        per_pixel += 4 * self.model.classes.num_classes  # the logits, while their classes are chosen
         while tile > SMALLEST_TILE and tile * (tile * per_pixel + image.row_bytes) > WINDOW_BYTES:
             tile -= ALIGN
         return tile
@@ -297,7 +298,9 @@ class Predictor:
                         logits = forward(part.contiguous(memory_format=torch.channels_last))[0].float()
             except Exception as error:
                 raise memory_error(error, "--tile 512") from error
-            yield Window(top, left, _placed(top, row, height), _placed(left, column, width), logits)
+            window = Window(top, left, _placed(top, row, height), _placed(left, column, width), logits)
+            del part, logits  # only the window holds them: they must not exist beside the next one
+            yield window
 
     def _partition(self, image: WindowSource, tile: int) -> tuple[list[tuple[int, slice]], list[tuple[int, slice]]]:
         margin = self._margin_of(tile)

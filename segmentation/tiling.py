@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -45,8 +46,9 @@ class WindowSource(PixelSource, Protocol):
         """Return whether the part of the tile that was read last has pixels with data; slices within the tile."""
 
 
-class Window(NamedTuple):
-    """A tile of an image and the part of it that counts.
+@dataclass
+class Window:
+    """A tile of an image and the part of it that counts. Set `logits` to None when they are no longer needed.
 
     `top`, `left`: where the tile begins in the image. `rows`, `columns`: the part that counts, in the image.
     `logits` (num_classes,h,w) float32 of the tile; None where no pixel of that part has data.

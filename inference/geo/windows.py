@@ -13,7 +13,7 @@ from torch import Tensor
 
 from core.errors import UsageError
 from core.files import atomic_replace
-from core.heap import keep_freed_memory
+from core.heap import keep_freed_memory, release_freed_memory
 from core.i18n import tr
 from core.reporting import notify, progress
 from core.safety.terminal import escape_line
@@ -97,6 +97,7 @@ class _RasterPrediction:
                 for start in range(0, len(band), WRITTEN_ROWS):
                     values = self.classes.decode(band[start : start + WRITTEN_ROWS])
                     out.write(values, 1, window=((top + start, top + start + len(values)), (0, self.width)))
+                release_freed_memory()
 
     def record(self) -> dict[str, Any]:
         """Return what the listing has about the raster."""
@@ -117,6 +118,7 @@ class _RasterPrediction:
                     yield first, band
                 band, first = np.empty((rows.stop - rows.start, self.width), np.uint8), rows.start
             self._decide(window, rows, columns, band[:, columns])
+            window.logits = None
             self.overview.add_pixels(window)
         yield first, band
 
