@@ -15,7 +15,7 @@ _PNG_HEADER = 33  # bytes of the signature and the first chunk
 _TIFF_BITS, _TIFF_COMPRESSION, _TIFF_PHOTOMETRIC = 258, 259, 262
 _WHITE_IS_ZERO = 0
 _LOSSY_TIFF = (6, 7, 34712, 34892, 50001)  # JPEG (old and new), JPEG 2000, lossy JPEG of DNG, WebP
-_PGM_HEADER = re.compile(rb"P[25](?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+(\d+)\s")
+_PNM_HEADER = re.compile(rb"P[2356](?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+(\d+)\s")
 
 
 def unstretch(data: bytes, image: Image.Image, pixels: UInt8) -> UInt8 | None:
@@ -38,7 +38,7 @@ def _highest_sample(data: bytes, image: Image.Image) -> int:
         return (1 << _significant_png_bits(data)) - 1
     if image.format == "TIFF":
         return (1 << min(8, _tiff_bits(image))) - 1
-    if image.format == "PPM" and (header := _PGM_HEADER.match(data)):
+    if image.format == "PPM" and (header := _PNM_HEADER.match(data)):
         return min(255, int(header[1]))
     return 255
 
@@ -69,6 +69,8 @@ def has_cut_samples(data: bytes, image: Image.Image) -> bool:
         return False
     if image.format == "PNG":
         return data[24] > 8
+    if image.format == "PPM" and (header := _PNM_HEADER.match(data)):
+        return int(header[1]) > 255
     return image.format == "TIFF" and _tiff_bits(image) > 8
 
 

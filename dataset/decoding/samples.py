@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,9 @@ from dataset.decoding.orientation import to_upright
 PNG_MAGIC, PNG_DEPTH_AT, PNG_COLOUR_AT = b"\x89PNG\r\n\x1a\n", 24, 25  # offsets of two bytes of the header
 JPEG_MAGIC, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 PNG_RGB, PNG_GREY_ALPHA, PNG_RGBA = 2, 4, 6
+# A colour image in text (P3) or bytes (P6): kind, width, height, largest value, one white space; comments anywhere.
+_SPACE = rb"(?:\s|#[^\r\n]*[\r\n])+"
+PNM_HEADER = re.compile(rb"P([36])" + _SPACE + rb"\d+" + _SPACE + rb"\d+" + _SPACE + rb"(\d{1,5})\s")
 
 
 @dataclass(frozen=True)
@@ -42,12 +46,9 @@ def decode_raw(data: bytes, options: ReadOptions, max_pixels: int | None = None,
         found = tiff.read_samples(data, page, pixel_limit(max_pixels))
         return _from_pillow(data, options, max_pixels, found) if isinstance(found, int) else _from_tiff(found, options)
     if data.startswith(PNG_MAGIC) and data[PNG_DEPTH_AT : PNG_DEPTH_AT + 1] == b"\x10":
-        kind = data[PNG_COLOUR_AT]
-        if kind in (PNG_RGB, PNG_RGBA):
-            return _from_deep_png(data, options, max_pixels)
-        if kind == PNG_GREY_ALPHA:
-            expected = tr("a PNG of 16 bits as grey, RGB or RGBA")
-            raise InvalidFileError((expected, tr("grey with alpha of 16 bits (save it without alpha)")))
+        return _from_deep_png(data, options, max_pixels)
+    if (header := PNM_HEADER.match(data)) and int(header[2]) > 255:
+        return _from_deep_pnm(data, header, options, max_pixels)
     try:
         return _from_pillow(data, options, max_pixels, 0)
     except ImageTooLargeError:
@@ -120,11 +121,20 @@ def find_valid(pixels: npt.NDArray[Any], nodata: float | None) -> npt.NDArray[np
 
 
 def _from_deep_png(data: bytes, options: ReadOptions, max_pixels: int | None) -> RawImage:
-    """Return a colour PNG of 16 bits, over black where it is transparent.
+    """Return a PNG of 16 bits, over black where it is transparent. Raises InvalidFileError where Pillow loses alpha.
 
-    Pillow has no mode for it and keeps the upper byte of each sample: it is read a second time in the other byte order,
-    which keeps the lower one.
+    Pillow has no mode for colours of 16 bits and keeps the upper byte of each sample: they are read a second time in the
+    other byte order, which keeps the lower one.
     """
+    kind = data[PNG_COLOUR_AT]
+    if kind == PNG_GREY_ALPHA:
+        expected = tr("a PNG of 16 bits as grey, RGB or RGBA")
+        raise InvalidFileError((expected, tr("grey with alpha of 16 bits (save it without alpha)")))
+    if _has_transparent_value(data):
+        found = tr("16 bits with a transparent value (save it as RGBA, or without transparency)")
+        raise InvalidFileError((tr("a PNG of 16 bits without a transparent value"), found))
+    if kind not in (PNG_RGB, PNG_RGBA):
+        return _from_pillow(data, options, max_pixels, 0)
     with open_image(data, options, max_pixels) as image:
         upper: UInt8 = np.array(image)
     with open_image(data, options, max_pixels, raw_mode=f"{image.mode};16L") as image:
@@ -133,3 +143,31 @@ def _from_deep_png(data: bytes, options: ReadOptions, max_pixels: int | None) ->
         alpha = pixels[..., 3:].astype(np.float64) / 65535
         pixels = np.rint(pixels[..., :3] * alpha).astype(np.uint16)
     return RawImage(pixels, 3)
+
+
+def _has_transparent_value(data: bytes) -> bool:
+    """Return whether a PNG names one value as transparent, which Pillow does not apply to 16 bits."""
+    start = len(PNG_MAGIC)
+    while (kind := data[start + 4 : start + 8]) not in (b"IDAT", b"IEND", b""):
+        if kind == b"tRNS":
+            return True
+        start += 12 + int.from_bytes(data[start : start + 4], "big")
+    return False
+
+
+def _from_deep_pnm(data: bytes, header: re.Match[bytes], options: ReadOptions, max_pixels: int | None) -> RawImage:
+    """Return a colour PPM of more than 8 bits, scaled to 16 bits as Pillow scales a grey one.
+
+    Pillow reduces it to 8 bits.
+    """
+    with open_image(data, options, max_pixels) as image:  # raises for a damaged one
+        width, height = image.size
+    highest, count, body = int(header[2]), width * height * 3, data[header.end() :]
+    if header[1] == b"6":
+        samples = np.frombuffer(body, ">u2", count)
+    else:
+        samples = np.array(re.sub(rb"#[^\r\n]*", b"", body).split()[:count], np.int64)
+    if samples.max(initial=0) > highest:
+        raise InvalidFileError((tr("values of at most {high}", high=highest), str(samples.max())))
+    scaled = np.rint(samples * (65535 / highest)).astype(np.uint16)
+    return RawImage(scaled.reshape(height, width, 3), 3)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, little and big endian
 COLOUR_SPACES = (3, 5, 6, 8)  # palette, CMYK, YCbCr, CIELAB: the samples are no bands, Pillow converts them to RGB
+WHITE_IS_ZERO = 0
+BAND_SPACES = (WHITE_IS_ZERO, 1, 2)  # grey and RGB: any bands, where samples are read as they are stored
 ALPHA_KINDS = (1, 2)  # values of ExtraSamples that mark the last sample as alpha, as GDAL does for a fourth band
 REDUCED, TRANSPARENCY_MASK = 1, 4  # bits of NewSubfileType: pages that belong to another page
 ORIENTATION, GDAL_NODATA = 274, 42113  # tags
@@ -129,6 +131,8 @@ def read_samples(data: bytes, page: int | None, max_pixels: int) -> TiffSamples 
                 return int(number)
             _require_sane(found, data, max_pixels)
             pixels = _decode(found, data, number)
+            if int(found.photometric) == WHITE_IS_ZERO:
+                pixels = _inverted(pixels, found)
             alpha = bool(found.extrasamples) and int(found.extrasamples[-1]) in ALPHA_KINDS
             orientation = found.tags.get(ORIENTATION)
             return TiffSamples(pixels, alpha, _nodata(found), int(orientation.value) if orientation else 1)
@@ -152,6 +156,10 @@ def _require_sane(page: TiffPage, data: bytes, max_pixels: int) -> None:
 
     if page.imagewidth * page.imagelength > max_pixels or page.size > 16 * max_pixels:
         raise too_large(max_pixels)
+    if int(page.photometric) not in BAND_SPACES:
+        space, bits = getattr(page.photometric, "name", page.photometric), 8 * getattr(page.dtype, "itemsize", 0)
+        found = tr("colour space {space} of {bits} bits (convert it to RGB)", space=space, bits=bits)
+        raise InvalidFileError((tr("grey, RGB or bands"), found))
     if page.dtype is None or page.imagedepth > 1 or page.axes not in ("YX", "YXS", "SYX"):
         raise InvalidFileError((tr("an image of rows, columns and bands"), f"{page.axes} {page.shape} {page.dtype}"))
     expected = int(np.prod(page.chunked))
@@ -200,6 +208,14 @@ def _decode(page: TiffPage, data: bytes, number: int) -> Samples:
             (tr("no or DEFLATE compression, or the package for others (pip install imagecodecs)"), found)
         )
     return other
+
+
+def _inverted(pixels: Samples, page: TiffPage) -> Samples:
+    """Return samples of which 0 is white so that 0 is black, as Pillow does for 8 bits. Raises InvalidFileError."""
+    if pixels.dtype.kind != "u" or page.samplesperpixel > 1:
+        found = tr("{bands} bands of {type} whose value 0 is white", bands=page.samplesperpixel, type=pixels.dtype)
+        raise InvalidFileError((tr("a TIFF whose value 0 is black"), found))
+    return np.asarray((1 << page.bitspersample) - 1 - pixels, pixels.dtype)
 
 
 @functools.cache
