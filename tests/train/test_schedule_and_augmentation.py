@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -146,3 +148,25 @@ def test_automatic_settings_depend_on_data_and_machine(monkeypatch: pytest.Monke
         network, 8, (128, 128), CPU
     )
     assert all(p.grad is None for p in network.parameters()), "measured on a copy"
+
+
+@pytest.mark.parametrize("strength", ["none", "light", "standard", "strong"])
+def test_crops_are_never_shrunk(strength: str) -> None:
+    """A step sees objects at the scale of validation, or enlarged as without --crop-size, but never a reduced image."""
+    columns = torch.arange(256, dtype=torch.uint8).expand(4, 3, 192, 256)
+    limits = dataclasses.replace(STRENGTHS[strength], light=0.0, colour=0.0, flip=0.0)
+    masks = torch.zeros(4, 192, 256, dtype=torch.uint8)
+    crops, labels = augment(columns, masks, limits, (64, 64), np.random.default_rng(0))
+    assert crops.shape == (4, 3, 64, 64) and labels.shape == (4, 64, 64)
+    shown = crops[:, 0, 32, -1] - crops[:, 0, 32, 0]  # columns of the image between the first and the last of a crop
+    if limits.area == 1:
+        assert (shown == 63).all() and len(set(crops[:, 0, 0, 0].tolist())) > 1
+    assert (shown <= 63 * limits.aspect**0.5 + 1).all()
+
+
+def test_a_crop_larger_than_the_image_keeps_proportions() -> None:
+    rows = (torch.arange(40, dtype=torch.uint8) * 4)[:, None].expand(3, 40, 80)[None]
+    crop, _ = augment(
+        rows, torch.zeros(1, 40, 80, dtype=torch.uint8), STRENGTHS["none"], (80, 80), np.random.default_rng(0)
+    )
+    assert crop.shape == (1, 3, 80, 80) and crop[0, 0, -1, 0] - crop[0, 0, 0, 0] > 150

@@ -20,7 +20,7 @@ from segmentation.preprocess import SPARSE_SHARE, restore_sparse_labels
 class Strength:
     """Limits of the augmentation; the default values change nothing."""
 
-    area: float = 1.0  # smallest fraction of the image that a crop shows, 0..1; 1: always the whole image
+    area: float = 1.0  # smallest fraction of `size` that a crop shows, enlarged to it, 0..1; 1: always at its own scale
     aspect: float = 1.0  # crops are stretched by up to this factor, 1 or more
     flip: float = 0.0  # probability of a horizontal flip
     light: float = 0.0  # brightness and contrast each change by up to this fraction
@@ -45,8 +45,9 @@ def augment(
 ) -> tuple[Tensor, Tensor]:
     """Augment images (N,C,H,W) uint8 and masks (N,H,W) uint8 on their device.
 
-    Returns images (N,C,*size) float32 in about 0..255 and masks (N,*size) uint8. Each image is a random crop of at least
-    `strength.area` of it, scaled to `size`. `on_labels`: a crop without a labelled pixel is moved to one, if there is one.
+    Returns images (N,C,*size) float32 in about 0..255 and masks (N,*size) uint8. Each image is a random crop of `size` at
+    the scale of the image, or of at least `strength.area` of that, enlarged to `size`. `on_labels`: a crop without a
+    labelled pixel is moved to one, if there is one.
     """
     pairs = [
         _random_crop(image, mask, strength, size, random, on_labels) for image, mask in zip(images, masks, strict=True)
@@ -67,10 +68,11 @@ def _random_crop(
     from torchvision.transforms.v2 import functional as F
 
     height, width = mask.shape
+    largest = _largest_crop((height, width), size)
     side = np.sqrt(random.uniform(strength.area, 1.0))
     stretch = strength.aspect ** (random.uniform(-1, 1) / 2)
-    h = int(np.clip(round(height * side * stretch), 1, height))
-    w = int(np.clip(round(width * side / stretch), 1, width))
+    h = int(np.clip(round(largest[0] * side * stretch), 1, height))
+    w = int(np.clip(round(largest[1] * side / stretch), 1, width))
     top, left = int(random.integers(0, height - h + 1)), int(random.integers(0, width - w + 1))
     mirrored = random.random() < strength.flip
     if on_labels:
@@ -82,6 +84,12 @@ def _random_crop(
         sparse = on_labels and bool((mask != IGNORE_INDEX).float().mean() < SPARSE_SHARE)
         mask = restore_sparse_labels(small, mask) if sparse else small
     return (image.flip(-1), mask.flip(-1)) if mirrored else (image, mask)
+
+
+def _largest_crop(image: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """Return the size of a crop at the scale of the image, which validation sees too; smaller if the image is smaller."""
+    enlarged = max(1.0, size[0] / image[0], size[1] / image[1])
+    return min(image[0], round(size[0] / enlarged)), min(image[1], round(size[1] / enlarged))
 
 
 def _move_to_label(
