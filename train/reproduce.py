@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-3  # absolute difference of a metric; on the CPU of one machine it is 0
 COMPARED = ("train_loss", "val_loss", "val_accuracy", "val_miou", "learning_rate")
+COMPARED_AT_END = ("test_miou", "test_accuracy")  # of the saved model; only data with a test split has them
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def read_recipe(client: MlflowClient, settings: Settings, run_id: str) -> Recipe
     with tempfile.TemporaryDirectory() as folder, mlflow_utils.convert_errors(settings, tr("reading the run")):
         files = mlflow_utils.download_artifacts(client, settings, run_id, environment.FOLDER, folder)
         recipe = json.loads((files / environment.SETTINGS).read_text(encoding="utf-8"))
-        histories = {name: client.get_metric_history(run_id, name) for name in COMPARED}
+        histories = {name: client.get_metric_history(run_id, name) for name in (*COMPARED, *COMPARED_AT_END)}
         return Recipe(
             run_id=run_id,
             commit=commit,
@@ -174,7 +175,7 @@ def compare_metrics(recipe: Recipe, now: Mapping[str, list[float]], tolerance: f
     scores = recipe.figures["val_miou"]
     best = max(range(len(scores)), key=scores.__getitem__)
     rows, worst, equal = [], 0.0, True
-    for name in COMPARED:
+    for name in (*COMPARED, *_measured_at_end(recipe, now)):
         before, after = recipe.figures[name], now[name]
         if len(before) != len(after) or not before:
             raise AppError(
@@ -187,7 +188,8 @@ def compare_metrics(recipe: Recipe, now: Mapping[str, list[float]], tolerance: f
             )
         gap = max(abs(a - b) for a, b in zip(before, after, strict=True))
         worst, equal = max(worst, gap), equal and before == after
-        rows.append([name, repr(before[best]), repr(after[best]), f"{gap:.3g}"])
+        shown = best if name in COMPARED else 0
+        rows.append([name, repr(before[shown]), repr(after[shown]), f"{gap:.3g}"])
     heading = tr("epoch {best} (best)", best=best + 1)
     notify(format_table([heading, tr("run"), tr("reproduction"), tr("largest difference of all epochs")], rows))
     if equal:
@@ -206,6 +208,15 @@ def compare_metrics(recipe: Recipe, now: Mapping[str, list[float]], tolerance: f
             )
         )
     return 0
+
+
+def _measured_at_end(recipe: Recipe, now: Mapping[str, list[float]]) -> list[str]:
+    """Return the metrics of the test split that the run recorded; warn where its code does not measure them again."""
+    recorded = [name for name in COMPARED_AT_END if recipe.figures.get(name)]
+    missing = [name for name in recorded if not now.get(name)]
+    if missing:
+        warn(tr("not compared: {names} (the code of the run does not report them)", names=", ".join(missing)))
+    return [name for name in recorded if name not in missing]
 
 
 def main(arguments: list[str]) -> int:
@@ -228,6 +239,8 @@ def main(arguments: list[str]) -> int:
         "val_miou": [r.validation.miou for r in training.history],
         "learning_rate": [r.learning_rate for r in training.history],
     }
+    if training.test is not None:
+        figures |= {"test_miou": [training.test.miou], "test_accuracy": [training.test.accuracy]}
     content = {
         "figures": figures,
         "environment": environment.environment(training.device),
