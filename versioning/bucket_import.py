@@ -8,7 +8,9 @@ from config import ROOT, Settings
 from core.errors import AppError, UsageError
 from core.i18n import tr
 from core.reporting import notify
+from dataset.layout.resolve import layout_metadata
 from utils.minio_utils import list_objects, split_uri
+from versioning.versions import DATA_PREFIX
 
 
 def import_prefix(settings: Settings, uri: str, destination: str, replace: bool) -> None:
@@ -28,7 +30,8 @@ def import_prefix(settings: Settings, uri: str, destination: str, replace: bool)
     work = f"import-{hashlib.sha256(f'{source} {target}'.encode()).hexdigest()[:24]}"
     with connect(settings, create=True) as lake:
         metadata = {**read_facts(ROOT).metadata(), "import_source": source}
-        done = lake.import_objects(source, target, work, f"import {source} as {target}", metadata, replace)
+        describe = layout_metadata if target == DATA_PREFIX else None  # only there the quality gate matches names
+        done = lake.import_objects(source, target, work, f"import {source} as {target}", metadata, replace, describe)
         place = f"lakefs://{lake.repo}/{done.commit_id}/{target}"
     notify(
         tr(

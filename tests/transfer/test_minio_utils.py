@@ -183,6 +183,11 @@ def test_import_commits_a_bucket_without_copies(over_store: Server, tmp_path: Pa
         bucket_import.import_prefix(chosen, f"s3://{bucket}/set", "data/", replace=True)
         metadata = lake.commit_metadata(lake.head())
         assert metadata["import_source"] == f"s3://{bucket}/set/" and "git_commit" in metadata
+        assert "data_layout" not in metadata
+        for key in ("other/imgs/a.jpg", "other/masks/a_mask.png"):  # names that the gate cannot match by itself
+            s3.put_object(Bucket=bucket, Key=key, Body=key.encode())
+        bucket_import.import_prefix(chosen, f"s3://{bucket}/other", "data/", replace=True)
+        assert "NAME_mask" in lake.commit_metadata(lake.head())["data_layout"]
         assert branches(lake) == ["main"]
 
 

@@ -6,7 +6,7 @@ import contextlib
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from core.errors import AppError, UsageError
 from core.i18n import tr
@@ -28,12 +28,20 @@ class BucketImporter:
         self.publisher = publisher
 
     def import_objects(
-        self, source: str, target: str, work: str, message: str, metadata: Mapping[str, str], replace: bool
+        self,
+        source: str,
+        target: str,
+        work: str,
+        message: str,
+        metadata: Mapping[str, str],
+        replace: bool,
+        describe: Callable[[Collection[str]], Mapping[str, str]] | None = None,
     ) -> PublishResult:
         """Import the objects below `source` (s3://bucket/prefix/) to `target` ("data/") without copying.
 
         The server's import replaces everything below `target`, which `replace` must allow. It runs on a private branch
-        of its own, named after `work`, and is merged. Raises UsageError if the server does not store its files on S3.
+        of its own, named after `work`, and is merged. `describe` returns further metadata of the merge about the files,
+        which are named relative to `target`. Raises UsageError if the server does not store its files on S3.
         """
         storage = self.connection.sdk.config_api.get_config().storage_config
         if not storage or not storage.import_support or storage.blockstore_type != "s3":
@@ -61,6 +69,9 @@ class BucketImporter:
         try:
             self._import(source, target, work, message, metadata)
             changes = [str(change.type) for change in self.queries.differences(head, work)]
+            if describe is not None:
+                files = [file.path.removeprefix(target) for file in self.queries.objects(work, target)]
+                metadata = {**metadata, **describe(files)}
             merged = self.publisher.merge_into_target(work, message, metadata) if changes else head
         finally:
             with contextlib.suppress(AppError):
