@@ -74,11 +74,13 @@ def _report(target: Path, written: Written | None) -> None:
     if written is None:
         notify(tr("{target}: completed the interrupted import", target=target))
         return
-    names = {"": tr("without a split")}
-    counts = ", ".join(f"{names.get(split, split)} {count}" for split, count in written.splits.items())
+    counts = ", ".join(
+        f"{split} {count}" if split else tr("{count} without a split", count=count)
+        for split, count in written.splits.items()
+    )
     learned = [known.name for known in written.classes if not known.ignore]
     ignored = [known.name for known in written.classes if known.ignore]
-    notify(tr("{target}: {counts} pairs", target=target, counts=counts))
+    notify(tr("{target}: {total} pairs ({counts})", target=target, total=sum(written.splits.values()), counts=counts))
     notify(tr("classes: {count} ({names})", count=len(learned), names=abbreviate(learned)))
     if ignored:
         notify(tr("ignored: {names}", names=abbreviate(ignored)))

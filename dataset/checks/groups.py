@@ -104,7 +104,7 @@ def _explain(groups: Groups, splits: Mapping[str, str], left_out: int) -> Groups
     if of != groups.of:
         note = tr(
             "too few or too unequal for 80/10/10, so films are cut into blocks of consecutive frames; "
-            "{count} frames between blocks of different splits are left out",
+            "frames left out between blocks of different splits: {count}",
             count=left_out,
         )
     elif groups.rule != "none" and not SMALLEST <= fraction <= LARGEST and len(splits) >= 10:
