@@ -1,6 +1,7 @@
 """HTTP behaviour of the embedded server: access, invalid requests, connections, and unsupported endpoints."""
 
 import base64
+import contextlib
 import socket
 import sqlite3
 import subprocess
@@ -43,23 +44,24 @@ def make_head(repo: Repo, request: str, host: str = "127.0.0.1") -> bytes:
 
 
 def send_request(repo: Repo, request: str, body: bytes = b"", host: str = "127.0.0.1") -> bytes:
-    """Send a request with valid credentials; return what arrives until the server closes or 0.5 seconds pass."""
+    """Send a request with valid credentials, and return what `send_bytes` returns."""
     return send_bytes(repo.server, make_head(repo, request, host) + body)
 
 
-def open_connection(server: servers.Server, timeout: float = 30) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", int(server.endpoint.rpartition(":")[2])), timeout=timeout)
+def open_connection(server: servers.Server) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", int(server.endpoint.rpartition(":")[2])), timeout=60)
 
 
 def send_bytes(server: servers.Server, sent: bytes) -> bytes:
-    with open_connection(server, 0.5) as connection:
-        connection.sendall(sent)
+    """Send bytes, end the sending side, and return what arrives until the server closes the connection."""
+    with open_connection(server) as connection:
         answer = b""
-        try:
+        with contextlib.suppress(OSError):  # the server has refused the rest
+            connection.sendall(sent)
+            connection.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionResetError):
             while data := connection.recv(65536):
                 answer += data
-        except (TimeoutError, ConnectionResetError):  # the latter: the server closed with unread data
-            pass
         return answer
 
 
