@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 import os
-import shutil
+import shlex
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import one_line
 from core.i18n import tr
+from core.provenance.code_files import NOTEBOOK, CodeFiles
+from core.provenance.notebook import strip_outputs
+from core.reporting import warn
 from core.safety.urls import without_credentials
 
+MAIN_SCRIPT = "train.py"  # a repository that does not track it is not that of the project
 NONE = "none"  # recorded for a missing value: no Git, no repository, no commit yet, detached HEAD
-LOCK_NAME = "lakefs.lock"  # names the data and model that belong to the code: see versioning/lockfile.py
-# Untracked files with these suffixes are part of the recorded changes.
-CODE_SUFFIXES = (".py", ".pyi", ".sh", ".toml", ".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp")
-# Files that often hold secrets: changes to them are never recorded.
-_SECRET_FILES = tuple(f":(top,exclude,glob)**/{name}" for name in (".env*", "*.pem", "*.key", "*credentials*", "id_*"))
+
+
+@dataclass(frozen=True)
+class CodeChange:
+    """File of the project's code that differs from the commit; the path is relative to the project, with `/`."""
+
+    path: str
+    untracked: bool
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,12 @@ class GitFacts:
         }
 
 
+def start(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a Git command whose messages are in English. Raises OSError if Git is missing, TimeoutExpired after 60 s."""
+    command = ["git", "-c", "core.quotePath=false", *arguments]
+    return subprocess.run(command, cwd=folder, env={**os.environ, "LC_ALL": "C"}, capture_output=True, timeout=60)
+
+
 def run(folder: Path, *arguments: str) -> str | None:
     """Return the stripped output of a Git command; None if it fails, takes over 60 s, or Git is missing."""
     try:
@@ -54,40 +68,6 @@ def run(folder: Path, *arguments: str) -> str | None:
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
-
-
-def code_changes(folder: Path) -> bytes | None:
-    """Return the uncommitted changes as a patch for `git apply`, with untracked code files; None without a commit.
-
-    It uses a temporary index and object directory: the user's index and repository are not changed.
-    """
-    paths = [run(folder, "rev-parse", "--path-format=absolute", "--git-path", name) for name in ("index", "objects")]
-    index, objects = paths
-    if index is None or objects is None or run(folder, "rev-parse", "--verify", "HEAD") is None:
-        return None
-    with tempfile.TemporaryDirectory() as scratch:
-        own = {"GIT_INDEX_FILE": f"{scratch}/index", "GIT_OBJECT_DIRECTORY": scratch}
-        own["GIT_ALTERNATE_OBJECT_DIRECTORIES"] = objects
-        if Path(index).exists():
-            shutil.copyfile(index, own["GIT_INDEX_FILE"])
-        code = (":(top)", f":(top,exclude){LOCK_NAME}", f":(exclude,glob)**/{LOCK_NAME}", *_SECRET_FILES)
-        listed = _run_with(folder, own, "ls-files", "--others", "--exclude-standard", "-z", "--full-name", "--", *code)
-        new = [name for name in (listed or b"").decode().split("\0") if name.endswith(CODE_SUFFIXES)]
-        if _run_with(folder, own, "add", "--update", "--", *code) is None:
-            return None
-        for start in range(0, len(new), 500):
-            names = (f":(top,literal){name}" for name in new[start : start + 500])
-            if _run_with(folder, own, "add", "--", *names) is None:
-                return None
-        return _run_with(
-            folder, own, "diff", "--cached", "--binary", "--full-index", "--no-ext-diff", "HEAD", "--", *code
-        )
-
-
-def _run_with(folder: Path, environment: Mapping[str, str], *arguments: str) -> bytes | None:
-    """Return the output of a Git command; None if it failed."""
-    done = subprocess.run(["git", *arguments], cwd=folder, env={**os.environ, **environment}, capture_output=True)
-    return done.stdout if done.returncode == 0 else None
 
 
 def _run_checked(folder: Path, *arguments: str, content: bytes = b"") -> None:
@@ -117,19 +97,124 @@ def worktree(folder: Path, commit: str, patch: bytes) -> Iterator[Path]:
             run(folder, "worktree", "remove", "--force", str(root))
 
 
+def find_problem(folder: Path) -> str | None:
+    """Return why Git does not know the code of a project, with the fix; None if it does.
+
+    A repository further up that does not track the project, such as one of a home directory, is not its repository.
+    """
+    try:
+        done = start(folder, "rev-parse", "--show-toplevel")
+    except FileNotFoundError:
+        return tr("Git is not installed (there is no program 'git' in PATH): install it")
+    except subprocess.TimeoutExpired:
+        return tr("Git did not answer within 60 seconds")
+    if done.returncode != 0:
+        return _explain(folder, done.stderr.decode(errors="replace"))
+    top = Path(os.fsdecode(done.stdout.removesuffix(b"\n")))
+    if run(folder, "rev-parse", "--verify", "HEAD") is None:
+        return None if os.path.samefile(top, folder) else _not_tracked(folder, top)
+    probe = [MAIN_SCRIPT] if (folder / MAIN_SCRIPT).exists() else ["."]
+    if not run(folder, "ls-files", "--", *probe):
+        return _not_tracked(folder, top)
+    return None
+
+
+def _explain(folder: Path, message: str) -> str:
+    """Return what Git's message means, and the fix."""
+    words = one_line(message, 400)
+    if "not a git repository" in words and "dubious ownership" not in words:
+        return tr("{folder}: not a Git repository (git init makes it one)", folder=folder)
+    if "dubious ownership" in words:
+        fix = f"git config --global --add safe.directory {shlex.quote(str(_find_root(folder)))}"
+        return tr("Git refuses {folder}: {message} (fix: {command})", folder=folder, message=words, command=fix)
+    return tr("Git cannot read {folder}: {message}", folder=folder, message=words)
+
+
+def _find_root(folder: Path) -> Path:
+    """Return the directory at or above `folder` that has `.git`; `folder` if none has."""
+    return next((place for place in (folder, *folder.parents) if (place / ".git").exists()), folder)
+
+
+def _not_tracked(folder: Path, top: Path) -> str:
+    return tr(
+        "the Git repository {top} does not track {folder}: its commit is not the code of this project (git init in "
+        "{folder}, or git add there)",
+        top=top,
+        folder=folder,
+    )
+
+
 def read_facts(folder: Path) -> GitFacts:
-    """Return the state of the repository that contains `folder`; a missing repository is not an error."""
-    if run(folder, "rev-parse", "--is-inside-work-tree") != "true":
+    """Return the state of the repository that tracks `folder`; a missing repository is not an error.
+
+    Warns, once, where there is a repository that cannot be used: the record of a run would lack its code.
+    """
+    problem = find_problem(folder)
+    if problem is not None:
+        if (_find_root(folder) / ".git").exists():
+            _warn_once(problem)
         return GitFacts()
-    # Training itself writes lakefs.lock: that does not make the code of the next training dirty.
-    status = run(folder, "status", "--porcelain", "--", ":(top)", f":(exclude){LOCK_NAME}")
+    changed = changed_code(folder)
     return GitFacts(
         commit=run(folder, "rev-parse", "--verify", "HEAD") or NONE,
         branch=run(folder, "symbolic-ref", "--quiet", "--short", "HEAD") or NONE,
         tag=run(folder, "describe", "--tags", "--exact-match", "HEAD") or NONE,
-        dirty=NONE if status is None else str(bool(status)).lower(),
+        dirty=NONE if changed is None else str(bool(changed)).lower(),
         remote=without_credentials(run(folder, "remote", "get-url", "origin") or NONE),
     )
+
+
+@functools.cache
+def _warn_once(problem: str) -> None:
+    warn(tr("{problem}; the code is recorded as 'none'", problem=problem))
+
+
+def changed_code(folder: Path) -> list[CodeChange] | None:
+    """Return the files of the project's code that differ from the commit; None if Git fails.
+
+    Files of other directories of the repository, logs and files of editors are not code: provenance/code_files.py.
+    """
+    try:
+        done = start(folder, "status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", "--", ".")
+        prefix = start(folder, "rev-parse", "--show-prefix").stdout.removesuffix(b"\n")
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return None
+    if done.returncode != 0:
+        return None
+    code = CodeFiles(folder)
+    entries = ((entry[:2], os.fsdecode(entry[3:].removeprefix(prefix))) for entry in done.stdout.split(b"\0") if entry)
+    found = [
+        CodeChange(path, state == b"??")
+        for state, path in entries
+        if path in code or (state != b"??" and _is_submodule(folder, path))
+    ]
+    return [change for change in found if not _has_only_new_outputs(folder, change)]
+
+
+def describe_changes(changes: Sequence[CodeChange] | None, limit: int = 10) -> str:
+    """Return the names of changed files, at most `limit` of them."""
+    names = [change.path for change in changes or ()] or [tr("Git could not list them (git status)")]
+    more = len(names) - limit
+    return ", ".join(names[:limit]) + (f" (+{more})" if more > 0 else "")
+
+
+def _is_submodule(folder: Path, path: str) -> bool:
+    return (folder / path / ".git").exists()
+
+
+def _has_only_new_outputs(folder: Path, change: CodeChange) -> bool:
+    """Return whether a notebook was only run: its cells are those of the commit."""
+    if not change.path.endswith(NOTEBOOK) or change.untracked or not (folder / change.path).is_file():
+        return False
+    before = committed_content(folder, change.path)
+    after = strip_outputs((folder / change.path).read_bytes())
+    return before is not None and after is not None and strip_outputs(before) == after
+
+
+def committed_content(folder: Path, path: str) -> bytes | None:
+    """Return the content of a file in the commit; None for a file that it does not have."""
+    done = start(folder, "cat-file", "blob", f"HEAD:./{path}")
+    return done.stdout if done.returncode == 0 else None
 
 
 def read_config(folder: Path, key: str) -> str | None:

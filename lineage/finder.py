@@ -14,6 +14,7 @@ from core.errors import UsageError
 from core.files import require_content
 from core.hashing import file_sha256
 from core.i18n import tr
+from core.provenance.code_files import LOCK_NAME
 from core.safety.terminal import escape_line
 from inference.formats import EXPORT_FILES, LISTING, export_sha256_tag
 from lineage import predictions
@@ -171,7 +172,7 @@ def _lock_facts(lock: Lock) -> Facts:
 
 def _read_lock(folder: Path, commit: str | None) -> Lock | None:
     """Return lakefs.lock of a Git commit, or of the working tree for None; None if it has none."""
-    name = git_utils.LOCK_NAME
+    name = LOCK_NAME
     text = git_utils.show_file(folder, f"{commit}:./{name}") if commit else None
     if commit is None and (folder / name).is_file():
         text = (folder / name).read_text(encoding="utf-8")

@@ -13,8 +13,8 @@ from typing import Any
 
 from core.errors import UsageError, describe_error
 from core.files import require_content, write_atomically
-from core.git import LOCK_NAME
 from core.i18n import tr
+from core.provenance.code_files import LOCK_NAME
 from utils.identifiers import CommitId, RunId, Sha256
 from utils.lakefs_utils import LakeFS, LakePath
 

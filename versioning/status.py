@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 
 from config import ROOT, Settings
-from core.git import LOCK_NAME
 from core.hashing import file_sha256
 from core.i18n import tr
+from core.provenance.code_files import LOCK_NAME
 from core.reporting import notify, progress
 from core.safety.terminal import escape_line
 from core.workers import iterate_successes, parallel

@@ -12,9 +12,9 @@ from pathlib import Path
 from config import ROOT, Settings
 from core.errors import AppError, UsageError
 from core.files import atomic_replace, read_regular, remove_partial_files, safe_join, write_atomically
-from core.git import LOCK_NAME
 from core.hashing import file_md5, file_sha256
 from core.i18n import Message, tr
+from core.provenance.code_files import LOCK_NAME
 from core.reporting import notify, progress
 from core.safety.terminal import escape_line
 from core.workers import iterate_successes, parallel

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from core.git import code_changes, worktree
+from core.git import worktree
+from core.provenance.patch import CodePatch, read_patch
 from tests.support.project import Project, make_project
 
 TRAINING = ("--epochs", "1", "--batch-size", "4", "--image-size", "32", "32", "--seed", "3")
@@ -82,23 +83,25 @@ def test_uncommitted_changes_are_restored_in_a_worktree(tmp_path: Path) -> None:
         (sub / name).write_text(f"{name}\n")
     (sub / "image.bin").write_bytes(bytes(range(256)))
     project.git("init", "--quiet")
-    assert code_changes(project.folder) is None, "no commit to compare with"
+    assert read_patch(project.folder, ()) is None, "no commit to compare with"
     project.git("add", ".")
     project.git("commit", "--quiet", "-m", "first")
     commit = project.git("rev-parse", "HEAD")
-    assert code_changes(sub) == b""
+    assert read_patch(sub, ()) == CodePatch(b"")
     (sub / "changed.py").write_text("other\n")
     (sub / "gone.py").unlink()
     (sub / "image.bin").write_bytes(bytes(range(255, -1, -1)))
     (sub / "새 파일.py").write_text("new\n")
+    (sub / ".codefiles").write_text("*.py\n")
     for name in (".env", ".env.local", "server.key", "notes.md"):
         (sub / name).write_text("secret\n")
     staged = project.git("status", "--porcelain")
-    patch = code_changes(sub)
-    assert patch is not None and b"secret" not in patch
+    found = read_patch(sub, ())
+    assert found is not None and b"secret" not in found.patch
+    patch = found.patch
     assert project.git("status", "--porcelain") == staged
     with worktree(sub, commit, patch) as copy:
         assert {file.name for file in copy.iterdir()} == {"kept.py", "changed.py", "image.bin", "새 파일.py"}
         assert (copy / "changed.py").read_text() == "other\n"
-        assert (copy / "image.bin").read_bytes() == bytes(range(255, -1, -1))
+        assert (copy / "image.bin").read_bytes() == bytes(range(256)), "only code is recorded"
     assert len(project.git("worktree", "list").splitlines()) == 1

@@ -12,6 +12,7 @@ from config import ROOT
 from core import git
 from core.errors import AppError, UsageError, one_line
 from core.i18n import tr
+from core.provenance.code_files import LOCK_NAME
 from core.reporting import notify
 from segmentation.means import format_mean
 from train.release import tags
@@ -29,13 +30,16 @@ FIGURES = re.compile(r"accuracy (\d+)%.*?mIoU (\d\.\d+)", re.DOTALL)  # in the m
 
 def require_ready(lake: LakeFS, tag: str | None, folder: Path = ROOT) -> None:
     """Raise UsageError if commit or tag could not be created; called before training, not after it."""
-    facts = git.read_facts(folder)
-    if facts.commit == git.NONE:
-        raise UsageError(tr("{folder}: not a Git repository with a commit", folder=folder))
-    if facts.dirty != "false":
+    if (problem := git.find_problem(folder)) is not None:
+        raise UsageError(problem)
+    if git.read_facts(folder).commit == git.NONE:
+        raise UsageError(tr("{folder}: this Git repository has no commit: git add, then git commit", folder=folder))
+    changed = git.changed_code(folder)
+    if changed or changed is None:
         raise UsageError(
             tr(
-                "there are uncommitted changes: commit them first, so that the tag names the code that trains (git status)"
+                "uncommitted changes of the code: {files}: commit them first, so that the tag names the code that trains",
+                files=git.describe_changes(changed),
             )
         )
     _git(folder, "var", "GIT_COMMITTER_IDENT")  # fails without a name and an e-mail address, and says how to set them
@@ -56,9 +60,9 @@ def release(lake: LakeFS, result: Result, tag: str | None, parameters: Mapping[s
     with the message of the server or of Git.
     """
     name = _tag_in_lakefs(lake, result, tag, folder) if tag else None
-    _git(folder, "add", "--", git.LOCK_NAME)
-    if _git(folder, "status", "--porcelain", "--", git.LOCK_NAME):
-        _git(folder, "commit", "--quiet", "-m", report_block(result), "--", git.LOCK_NAME)
+    _git(folder, "add", "--", LOCK_NAME)
+    if _git(folder, "status", "--porcelain", "--", LOCK_NAME):
+        _git(folder, "commit", "--quiet", "-m", report_block(result), "--", LOCK_NAME)
     commit = _git(folder, "rev-parse", "HEAD")
     notify(tr("Git commit: {commit}", commit=commit))
     if name is None:

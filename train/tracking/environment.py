@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.files import write_atomically
-from core.git import GitFacts, code_changes
+from core.git import GitFacts
 from core.i18n import tr
 from core.machine.limits import total_memory, usable_cores
+from core.provenance.code_files import LIST_NAME
+from core.provenance.patch import read_patch
 from core.reporting import warn
+from core.safety.redaction import secret_values
 
 if TYPE_CHECKING:
     import torch
@@ -23,30 +27,52 @@ FOLDER = "code"  # directory of the run's artifacts
 PATCH, SETTINGS, PACKAGES, ENVIRONMENT = "changes.patch", "settings.json", "packages.txt", "environment.json"
 REPORT_FILE = "report.html"  # of every finished run
 RECORDED = (SETTINGS, PACKAGES, ENVIRONMENT)  # of every run
-PATCH_TAG = "git_patch"  # tag: "clean", "recorded", or why it is not recorded
+PATCH_TAG = "git_patch"  # tag: "clean", "recorded", "incomplete: " and the missing files, or why there is none
+INCOMPLETE = "incomplete"
+STATE_LIMIT = 4000  # characters; servers store 5,000 of a tag
+SHOWN = 10  # files that a warning names
 
 
 @dataclass(frozen=True)
 class CodeChanges:
-    """Uncommitted changes; `patch` is empty for a clean tree; `state` is the tag: clean, recorded, or why not."""
+    """Uncommitted changes; `patch` is empty for a clean tree; `state` is the tag: clean, recorded, incomplete, or why not."""
 
     patch: bytes
     state: str
 
 
-def read_code_changes(folder: Path, git: GitFacts, secrets: list[str]) -> CodeChanges:
-    """Return the uncommitted code changes. Those that are too large or contain a secret are not recorded, with a warning."""
+def read_code_changes(folder: Path, git: GitFacts, secrets: Sequence[str]) -> CodeChanges:
+    """Return the uncommitted code changes, without files that contain a secret; warns of all that is not recorded.
+
+    `secrets` are those of the settings; those of the environment are added.
+    """
     if git.dirty != "true":
         return CodeChanges(b"", "clean" if git.dirty == "false" else "no git")
-    patch = code_changes(folder)
-    if patch is None:
-        reason = "Git failed"
-    elif len(patch) > PATCH_LIMIT:
-        reason = f"{len(patch) / 2**20:.1f} MB, the limit is {PATCH_LIMIT >> 20} MB"
-    elif any(secret.encode() in patch for secret in secrets):
-        reason = "it contains a key of the settings"
-    else:
-        return CodeChanges(patch, "recorded")
+    found = read_patch(folder, [*secrets, *secret_values()])
+    if found is None:
+        return _not_recorded("Git failed")
+    if len(found.patch) > PATCH_LIMIT:
+        return _not_recorded(f"{len(found.patch) / 2**20:.1f} MB, the limit is {PATCH_LIMIT >> 20} MB")
+    if found.unused:
+        files = ", ".join(found.unused[:SHOWN])
+        warn(
+            tr(
+                "new files that no code mentions are not recorded: {files} ({count} in all; {list} can list files that belong "
+                "to the code)",
+                files=files,
+                count=len(found.unused),
+                list=LIST_NAME,
+            )
+        )
+    if found.left_out:
+        reasons = ", ".join(f"{tr(file.name)} ({tr(file.reason)})" for file in found.left_out)
+        warn(tr("changed code that is not recorded, so that --reproduce will refuse this run: {files}", files=reasons))
+        state = f"{INCOMPLETE}: " + ", ".join(f"{file.name} ({file.reason})" for file in found.left_out)
+        return CodeChanges(found.patch, state[:STATE_LIMIT])
+    return CodeChanges(found.patch, "recorded" if found.patch else "clean")
+
+
+def _not_recorded(reason: str) -> CodeChanges:
     warn(
         tr(
             "the code changes are not recorded ({reason}): --reproduce will not work for this run",

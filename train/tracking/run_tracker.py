@@ -22,7 +22,8 @@ from core.git import GitFacts
 from core.i18n import tr
 from core.process import defer_interrupt
 from core.reporting import notify, warn
-from core.safety.urls import without_credentials
+from core.safety.redaction import redact
+from core.safety.urls import MASK, without_credentials
 from dataset.faults import DataWarning, warning_records
 from train.base_train import Diverged
 from train.parallel import distributed
@@ -208,10 +209,10 @@ class RunTracker:
             yield
 
     def without_secrets(self, text: str) -> str:
-        """Return the text with every key of the settings masked."""
+        """Return the text with every key of the settings and of the environment masked."""
         for secret in self.settings.secrets():
-            text = text.replace(secret, "***")
-        return text
+            text = text.replace(secret, MASK)
+        return redact(text)
 
     def page(self) -> str | None:
         """Return the URL of the run in MLflow's web page; None without a server."""
@@ -246,7 +247,7 @@ class RunTracker:
             self.client.log_inputs(self.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
             self.client.log_batch(
                 self.run_id,
-                params=[Param(key, value[:PARAM_LIMIT]) for key, value in parameters.items()],
+                params=[Param(key, redact(value)[:PARAM_LIMIT]) for key, value in parameters.items()],
                 tags=[RunTag(key, value) for key, value in tags.items()],
             )
 

@@ -15,8 +15,8 @@ import urllib3
 
 from config import ROOT
 from core.errors import AppError, UsageError, one_line
-from core.git import LOCK_NAME
 from core.i18n import tr
+from core.provenance.code_files import LOCK_NAME
 from utils.identifiers import CommitId, InvalidValue, PathPrefix, Ref, Repository
 from utils.lakefs_client import transfer
 from utils.network.certificates import LAKEFS
