@@ -23,7 +23,7 @@ from segmentation.activations import measure_activations
 from segmentation.global_pooling import GlobalPoolingOverride, partition_tiles
 from segmentation.model_file import Model
 from segmentation.out_of_memory import is_out_of_memory, memory_error
-from segmentation.preprocess import class_indices, native_logits, resize_image, resize_logits, to_input
+from segmentation.preprocess import class_indices, mean_entropy, native_logits, resize_image, resize_logits, to_input
 from segmentation.tiling import (
     ALIGN,
     Forward,
@@ -182,7 +182,7 @@ class Predictor:
     def _to_prediction(self, logits: Tensor) -> Prediction:
         """Return the prediction of logits (num_classes,H,W) float32 at native size."""
         indices = class_indices(logits).to(torch.uint8).cpu().numpy()
-        uncertainty = _mean_entropy(logits) if self.method.uncertainty else None
+        uncertainty = mean_entropy(logits) if self.method.uncertainty else None
         if not self.method.probabilities:
             return Prediction(indices, uncertainty=uncertainty)
         return Prediction(indices, logits.softmax(0).to(torch.float16).cpu().numpy(), uncertainty)
@@ -330,15 +330,6 @@ class Predictor:
                         )
                     )
             return self._margins[tile]
-
-
-def _mean_entropy(logits: Tensor) -> float:
-    """Return the mean entropy of logits (num_classes,H,W) over the pixels, divided by that of equal probabilities."""
-    if len(logits) == 1:
-        return 0.0
-    logarithms = logits.log_softmax(0)
-    entropy = -(logarithms.exp() * logarithms).sum(0).mean(dtype=torch.float64)
-    return float(entropy) / math.log(len(logits))
 
 
 def _placed(start: int, part: slice, length: int) -> slice:
