@@ -83,9 +83,9 @@ def test_uncertainty_of_an_image_in_tiles_counts_every_pixel_once() -> None:
 
 
 def test_equal_probabilities_are_1_and_a_certain_class_0() -> None:
-    from segmentation.predictor import _mean_entropy
+    from segmentation.preprocess import mean_entropy
 
-    assert _mean_entropy(torch.zeros(5, 4, 4)) == pytest.approx(1)
+    assert mean_entropy(torch.zeros(5, 4, 4)) == pytest.approx(1)
     certain = torch.zeros(5, 4, 4)
     certain[2] = 1e4
     assert _mean_entropy(certain) == 0
