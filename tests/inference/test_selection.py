@@ -88,8 +88,8 @@ def test_equal_probabilities_are_1_and_a_certain_class_0() -> None:
     assert mean_entropy(torch.zeros(5, 4, 4)) == pytest.approx(1)
     certain = torch.zeros(5, 4, 4)
     certain[2] = 1e4
-    assert _mean_entropy(certain) == 0
-    assert _mean_entropy(torch.zeros(1, 4, 4)) == 0
+    assert mean_entropy(certain) == 0
+    assert mean_entropy(torch.zeros(1, 4, 4)) == 0
 
 
 def test_resume_measures_images_that_were_predicted_without(tmp_path: Path) -> None:
