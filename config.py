@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from core.dotenv_file import load_dotenv, peek_dotenv
-from core.files import resolve
+from core.files import resolve, writable_cache
 from core.i18n import LANGUAGES, language_of_locale, mark, set_language
 from core.safety.private_files import keep_private
 from core.safety.redaction import add_secrets
@@ -291,8 +291,8 @@ class Settings:
 
     @property
     def cache_dir(self) -> Path:
-        """Verified downloads, by content."""
-        return self.lakefs_local_dir / "cache"
+        """Verified downloads, by content; a temporary directory if LAKEFS_LOCAL_DIR cannot be written."""
+        return writable_cache(self.lakefs_local_dir / "cache")
 
     @property
     def decoded_dir(self) -> Path:

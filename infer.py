@@ -150,7 +150,7 @@ def main(arguments: list[str]) -> int:
     from registry.versions import Registry
     from utils import mlflow_utils
 
-    client = mlflow_utils.connect(settings)
+    client = mlflow_utils.connect(settings, read_only=not options.export)
     lineage = select_model(Registry(client, settings), options.run_id, options.model, options.interactive)
     if lineage is None:
         notify(tr("nothing chosen."))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
+import functools
 import os
 import re
 import secrets
 import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from io import FileIO
@@ -17,12 +20,14 @@ from typing import TypeVar
 
 from core.errors import AppError, UsageError
 from core.i18n import tr
+from core.reporting import warn
 from core.safety.private_files import make_directory, restrict_if_private
 
 STALE_S = 7 * 86_400  # seconds after which the partial file of an interrupted download is not resumed
 _DRIVE = re.compile("[A-Za-z]:")
 _OPEN_FLAGS = sum(getattr(os, name, 0) for name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"))
 _LFS_MARKS = (b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/")
+_LEAST_BYTES = 1 << 16  # of free space, below which a disk counts as full
 _LFS_BYTES = 1024  # a pointer is smaller
 T = TypeVar("T")
 R = TypeVar("R")
@@ -105,6 +110,23 @@ def read_regular(path: Path) -> bytes:
         return stream.read()
 
 
+def is_writable(path: Path) -> bool:
+    """Return whether this process may write a file or directory, or create it where it does not exist."""
+    existing = next((place for place in (path, *path.parents) if os.path.exists(place)), Path())
+    return os.access(existing, os.W_OK | os.X_OK if existing.is_dir() else os.W_OK)
+
+
+@functools.cache
+def writable_cache(path: Path) -> Path:
+    """Return the directory, or one for this process only, with a warning, if it is in a read-only place."""
+    if is_writable(path):
+        return path
+    warn(tr("{path} cannot be written: the downloads of this command are not kept", path=path))
+    folder = tempfile.mkdtemp(prefix="cache-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
 def is_lfs_pointer(data: bytes) -> bool:
     """Return whether the content of a file is the pointer that Git LFS has in its place until `git lfs pull`."""
     return len(data) <= _LFS_BYTES and data.startswith(_LFS_MARKS)
@@ -145,9 +167,22 @@ def atomic_replace(path: Path, durable: bool = True) -> Iterator[Path]:
             with part.open("rb") as stream:
                 os.fsync(stream.fileno())
         os.replace(part, path)
-    except BaseException:
+    except BaseException as error:
+        full = _is_full(path.parent)  # before the part file makes room
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(part)):
+            error.filename = str(path)
+        elif isinstance(error, Exception) and not isinstance(error, AppError) and full:
+            # Libraries that write files themselves report a full disk in many ways.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
+
+
+def _is_full(folder: Path) -> bool:
+    """Return whether a disk has no room for another small file."""
+    with contextlib.suppress(OSError):
+        return shutil.disk_usage(folder).free < _LEAST_BYTES
+    return False
 
 
 def remove_stale_partial_files(folder: Path) -> None:

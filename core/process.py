@@ -15,6 +15,7 @@ from types import FrameType
 from core.console import ConsoleReporter, configure_logging, print_error, print_traceback
 from core.errors import EXIT_FAILED, EXIT_INTERRUPTED, AppError, describe_error
 from core.i18n import Message, tr
+from core.machine.storage import describe_storage_error
 from core.reporting import use_reporter
 
 GC_THRESHOLD = 100_000  # new objects between collections: importing torch and MLflow takes 10 % less time than with 700
@@ -101,9 +102,10 @@ def run_script(main: Callable[[list[str]], int]) -> None:
     except Exception as error:  # every error ends here as one line and an exit code
         if debug:
             print_traceback()
-        text = str(error) if isinstance(error, AppError) else describe_error(error)
+        storage = describe_storage_error(error)
+        text = storage or (str(error) if isinstance(error, AppError) else describe_error(error))
         print_error(tr("error: {text}", text=Message(text)))
-        if not isinstance(error, AppError) and not debug:
+        if not isinstance(error, AppError) and storage is None and not debug:
             print_error(tr("run with --debug for the traceback."))
         code = error.exit_code if isinstance(error, AppError) else EXIT_FAILED
     sys.stdout.flush()

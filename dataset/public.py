@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import AppError, UsageError, describe_error
-from core.files import read_regular
+from core.files import read_regular, write_atomically
 from core.hashing import file_sha256
 from core.i18n import tr
 from core.reporting import notify, progress
@@ -55,7 +55,7 @@ def fetch(name: str, root: Path, seed: int) -> None:
                 archives=archives,
             )
         ) from error
-    mark.write_text(name, encoding="utf-8")
+    write_atomically(mark, name.encode())
     fill_folder(root, lambda staging: _arrange(staging, name, triples, seed))
     shutil.rmtree(archives)
 

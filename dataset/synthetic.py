@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from core.errors import UsageError
-from core.files import read_regular
+from core.files import read_regular, write_atomically
 from core.i18n import tr
 from core.reporting import progress
 from dataset.classes import CLASSES_FILE, ClassMap, build_classes
@@ -49,7 +49,7 @@ def fill_folder(root: Path, build: Callable[[Path], None]) -> None:
         if not move_is_pending(root):
             shutil.rmtree(staging, ignore_errors=True)
             build(staging)
-            (staging / "complete").write_text("\n".join(data_files(staging)), encoding="utf-8")
+            write_atomically(staging / "complete", "\n".join(data_files(staging)).encode())
         _check_other_files(root, staging)
         _move(staging, root)
     except OSError as error:

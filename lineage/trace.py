@@ -43,7 +43,7 @@ def trace_command(settings: Settings, target: str) -> int:
     """Trace a target with the servers of the settings; return the exit code: 1 if a link is broken."""
     with connect(settings) as lake:
         lake.check()  # a server that is down is not a broken link of the chain
-        return 0 if trace(settings, lake, mlflow_utils.connect(settings), target) else 1
+        return 0 if trace(settings, lake, mlflow_utils.connect(settings, read_only=True), target) else 1
 
 
 def report(links: list[Link]) -> None:

@@ -35,7 +35,8 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
         public = make_key(options.make_signing_key, settings.signing_key_password)
         notify(tr("private key: {key}; for those who verify: {public}", key=options.make_signing_key, public=public))
         return EXIT_DONE
-    registry = Registry(mlflow_utils.connect(settings), settings)
+    reads_only = options.list or options.compare is not None
+    registry = Registry(mlflow_utils.connect(settings, reads_only), settings)
     if options.list:
         notify(overview(registry))
         return EXIT_DONE

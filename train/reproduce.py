@@ -54,7 +54,7 @@ def reproduce(settings: Settings, run_id: str, tolerance: float) -> int:
     """Train the run again and report both results. Raises AppError if they differ by more than `tolerance`."""
     from utils import mlflow_utils
 
-    recipe = read_recipe(mlflow_utils.connect(settings), settings, run_id)
+    recipe = read_recipe(mlflow_utils.connect(settings, read_only=True), settings, run_id)
     with connect(settings) as lake:
         lake.resolve(recipe.data_path.ref, recipe.data_path.repo)  # fail early if the commit is missing
     changes = tr(" + recorded changes") if recipe.patch else ""

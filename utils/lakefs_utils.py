@@ -133,8 +133,11 @@ def connect(settings: Settings, create: bool = False, branch: str | None = None)
             key, secret = settings.lakefs_access_key_id, settings.lakefs_secret_access_key
         else:
             from utils import local_lakefs
+            from utils.local_lakefs.database import explain_store_errors
 
-            server = stack.enter_context(local_lakefs.start(settings.lakefs_local_dir))
+            with explain_store_errors(settings.lakefs_local_dir):
+                started = local_lakefs.start(settings.lakefs_local_dir)
+            server = stack.enter_context(started)
             endpoint, key, secret = server.endpoint, server.access_key_id, server.secret_access_key
         lake = LakeFS(
             endpoint,

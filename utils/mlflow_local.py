@@ -6,12 +6,14 @@ or mounted under another path would write to the old place, or to the project th
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib.util
 import os
 import re
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from core.errors import AppError
+from core.files import is_writable
 from core.i18n import tr
 from core.locks import file_lock
 from core.reporting import notify
@@ -46,14 +49,44 @@ def artifact_place(database: Path) -> str:
     return (database.parent / ARTIFACTS).as_uri()
 
 
-def open_database(database: Path) -> None:
-    """Prepare the database for MLflow's client: create it, check who wrote it, and follow a moved project."""
+def open_database(database: Path, read_only: bool) -> Path:
+    """Prepare the database for MLflow's client: create it, check who wrote it, and follow a moved project.
+
+    Return its path; with `read_only`, for a caller that only reads, that of a copy if this process may not write it:
+    MLflow's client cannot open such a file. Raises AppError if it must be writable and is not.
+    """
+    if not is_writable(database.parent) or (database.exists() and not is_writable(database)):
+        if not read_only:
+            raise AppError(
+                tr(
+                    "{path} cannot be written by this user: make the file and its directory writable, or set "
+                    "MLFLOW_TRACKING_URI",
+                    path=database,
+                )
+            )
+        copy = _copy(database)
+        _refuse_newer(copy)
+        return copy  # `artifacts_of` finds the artifacts of a project that was moved, too
     if not database.exists():
         _create(database)
     # Those of earlier versions have the rights of the umask, and the artifacts contain code.
     restrict(database.parent / ARTIFACTS, *(Path(f"{database}{suffix}") for suffix in ("", "-wal", "-shm", "-journal")))
     _refuse_newer(database)
     _relocate_artifacts(database)
+    return database
+
+
+def _copy(database: Path) -> Path:
+    """Return the path of a copy of the database in a directory of this process; an empty one if there is none."""
+    folder = tempfile.mkdtemp(prefix="mlflow-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    copy = Path(folder, database.name)
+    if not database.exists():
+        _create(copy)
+        return copy
+    with _reading(database) as source, contextlib.closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    return copy
 
 
 def _create(path: Path) -> None:

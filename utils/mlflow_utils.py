@@ -61,7 +61,7 @@ def _message(settings: Settings, error: Exception) -> str:
     return redact(text)[:400]
 
 
-def connect(settings: Settings) -> MlflowClient:
+def connect(settings: Settings, read_only: bool = False) -> MlflowClient:
     """Return a client of the configured server or of the SQLite default. Raises AppError if the server does not answer.
 
     Sets MLFLOW_* variables of this process that are not set.
@@ -79,7 +79,7 @@ def connect(settings: Settings) -> MlflowClient:
     database = mlflow_local.database_of(uri)
     with convert_errors(settings, tr("connecting to MLflow")), mlflow_local.explain_database_errors(uri):
         if database is not None:
-            mlflow_local.open_database(database)
+            uri = f"sqlite:///{mlflow_local.open_database(database, read_only).as_posix()}"
         client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     return client

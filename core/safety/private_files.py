@@ -104,8 +104,8 @@ def _close_to_others(entry: Path) -> None:
 
 
 def _restrict(path: Path) -> None:
-    """Take the rights of others; a link is not followed, and what cannot be changed (another user's) stays."""
-    with contextlib.suppress(FileNotFoundError, PermissionError):
+    """Take the rights of others; a link is not followed, and what cannot be changed (another user's, read-only) stays."""
+    with contextlib.suppress(OSError):
         mode = path.lstat().st_mode
         if not stat.S_ISLNK(mode) and mode & _OTHERS:
             path.chmod(stat.S_IMODE(mode) & _DIRECTORY)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UsageError, one_line
-from core.files import read_regular
+from core.files import read_regular, write_atomically
 from core.i18n import tr
 from dataset.faults import DataWarning
 
@@ -33,7 +33,7 @@ class ImportRecord:
             "metadata": dict(self.metadata),
             "warnings": [{"kind": warning.kind, "text": warning.text} for warning in self.warnings],
         }
-        (root / RECORD_FILE).write_bytes((json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode())
+        write_atomically(root / RECORD_FILE, (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode())
 
 
 def read_record(root: Path) -> ImportRecord | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import UsageError
-from core.files import read_regular
+from core.files import read_regular, write_atomically
 from core.i18n import tr
 from dataset.classes import InvalidFileError
 from dataset.directory import SPLITS, composed
@@ -132,9 +131,8 @@ def write_splits(
 
 def _write_names(folder: Path, stem: str, head: str, names: Iterable[str]) -> None:
     """Write one file, unless it has this content already."""
-    path, temporary = folder / f"{stem}.txt", folder / f".{stem}.txt.{os.getpid()}"
+    path = folder / f"{stem}.txt"
     content = (head + "".join(f"{name}\n" for name in sorted(names))).encode()
     if path.exists() and path.read_bytes() == content:
         return
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    write_atomically(path, content)

@@ -8,15 +8,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from dataset.classes import ClassMap, UInt8
 from dataset.data import Pair
 from dataset.decoding.options import ReadOptions
 from segmentation.preprocess import Normalisation
 from train.loading.decoded_cache import Decoded, Split, prepare_files
+from train.loading.shared_memory import explain_worker_errors, usable_workers
 from train.parallel import distributed
 
+PAGE_BYTES = 4096  # of memory
 Sample = tuple[Tensor, Tensor, Tensor]
 
 
@@ -74,9 +76,25 @@ def epoch_batches(count: int, batch_size: int, seed: int, epoch: int, least: int
 
 
 def _collate(samples: list[Sample]) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Stack tensors of equal size; native masks may differ in size and stay a list."""
+    """Stack tensors of equal size; native masks may differ in size and stay a list.
+
+    A worker process moves them to shared memory here, where a failure reaches the training. Otherwise its queue does, in
+    a thread that drops the batch and leaves the training waiting for it.
+    """
     images, small, native = zip(*samples, strict=True)
-    return torch.stack(images), torch.stack(small), list(native)
+    batch = torch.stack(images), torch.stack(small), list(native)
+    if get_worker_info() is not None:
+        for tensor in (*batch[:2], *batch[2]):
+            tensor.share_memory_()
+    return batch
+
+
+def _batch_bytes(images: SegmentationDataset, batches: list[list[int]]) -> int:
+    """Return the bytes of shared memory that the largest batch may take; each tensor takes whole pages."""
+    (height, width), channels = images.split.size, images.split.reading.channels
+    small = height * width
+    native = max((p.height * p.width for p in images.pairs), default=0) if images.split.native else small
+    return max(map(len, batches), default=0) * ((channels + 1) * small + native + 2 * PAGE_BYTES)
 
 
 def load(
@@ -87,10 +105,11 @@ def load(
     `pinned`: in page-locked memory, from which a GPU copies asynchronously.
     """
     # Reading decoded images in another process would only add the time to copy them.
-    processes = workers if images.decoded is None else 0
-    return iter(
-        DataLoader(images, batch_sampler=batches, num_workers=processes, collate_fn=_collate, pin_memory=pinned)
-    )
+    processes = usable_workers(workers, _batch_bytes(images, batches)) if images.decoded is None else 0
+    with explain_worker_errors(processes):
+        yield from DataLoader(
+            images, batch_sampler=batches, num_workers=processes, collate_fn=_collate, pin_memory=pinned
+        )
 
 
 def measure_normalisation(images: SegmentationDataset, limit: int = 512) -> Normalisation:

@@ -8,11 +8,8 @@ it first restores damaged content from equal files below data/.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import queue
 import signal
-import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 from config import load_settings
@@ -23,22 +20,7 @@ from core.process import run_script
 from core.safety.private_files import write_private
 
 from . import start
-
-
-@contextlib.contextmanager
-def explain_store_errors(folder: Path) -> Iterator[None]:
-    """Raise AppError, with a one-line message, for the errors of an unusable store."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:  # a full disk, a missing permission, a lock that is never released
-        raise AppError(f"{folder / 'lakefs.db'}: {error}") from error
-    except sqlite3.DatabaseError as error:
-        file = folder / "lakefs.db"
-        raise AppError(
-            tr("{file}: not a readable database ({error}): restore it from a backup", file=file, error=error)
-        ) from error
-    except RuntimeError as error:  # another schema version, or damage: the store's own message
-        raise AppError(str(error)) from error
+from .database import explain_store_errors
 
 
 def serve(folder: Path, port: int) -> int:

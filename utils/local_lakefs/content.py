@@ -40,9 +40,11 @@ class ContentFiles:
     There are no subdirectories: a commit would have to sync each of them.
     """
 
-    def __init__(self, folder: Path, database: Database) -> None:
+    def __init__(self, folder: Path, database: Database, read_only: bool = False) -> None:
         self.folder = folder
         self._db = database
+        if read_only:
+            return
         make_directory(folder)
         for path in folder.with_name("objects").glob("*/*"):  # older stores had subdirectories
             path.replace(folder / path.name)

@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
+from core.errors import AppError
+from core.files import is_writable
+from core.i18n import tr
 from core.safety.private_files import create_private_file
 
 BUSY_SECONDS = 120.0  # how long a writer waits for the others
@@ -29,11 +32,40 @@ def create_once(path: Path, write: Callable[[Path], None]) -> None:
         part.unlink(missing_ok=True)
 
 
-class Database:
-    """The file at `path`, created with `schema` if missing. Raises RuntimeError for a file of another schema version."""
+@contextlib.contextmanager
+def explain_store_errors(folder: Path) -> Iterator[None]:
+    """Raise AppError, with a one-line message, for the errors of an unusable store."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:  # a full disk, a missing permission, a lock that is never released
+        file = folder / "lakefs.db"
+        if not is_writable(folder) and not os.access(file, os.R_OK):
+            raise AppError(
+                tr(
+                    "{file}: missing or not readable, and {folder} cannot be written by this user: make the directory "
+                    "writable, or set LAKEFS_ENDPOINT",
+                    file=file,
+                    folder=folder,
+                )
+            ) from error
+        raise AppError(f"{file}: {error}") from error
+    except sqlite3.DatabaseError as error:
+        file = folder / "lakefs.db"
+        raise AppError(
+            tr("{file}: not a readable database ({error}): restore it from a backup", file=file, error=error)
+        ) from error
+    except RuntimeError as error:  # another schema version, or damage: the store's own message
+        raise AppError(str(error)) from error
 
-    def __init__(self, path: Path, schema: str, version: int) -> None:
-        self._path = path
+
+class Database:
+    """The file at `path`, created with `schema` if missing. Raises RuntimeError for a file of another schema version.
+
+    With `read_only` nothing is written, not even beside the file, as SQLite's readers otherwise do.
+    """
+
+    def __init__(self, path: Path, schema: str, version: int, read_only: bool = False) -> None:
+        self._path, self._read_only = path, read_only
         self._local = threading.local()
         self._writing = threading.Lock()  # SQLite's own lock is waited for by sleeping, up to 0.1 s at a time
 
@@ -44,7 +76,8 @@ class Database:
                 db.execute("PRAGMA journal_mode=WAL")
                 db.executescript(f"BEGIN; {schema} PRAGMA user_version={version}; COMMIT;")
 
-        create_once(path, create)
+        if not read_only:
+            create_once(path, create)
         (found,) = self("PRAGMA user_version").fetchone()
         if found != version:
             raise RuntimeError(f"{path}: expected schema {version}, found schema {found}")
@@ -56,8 +89,17 @@ class Database:
     @property
     def _connection(self) -> sqlite3.Connection:
         if not hasattr(self._local, "db"):
-            self._local.db = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
+            self._local.db = sqlite3.connect(self._address(), timeout=BUSY_SECONDS, isolation_level=None, uri=True)
         return self._local.db  # type: ignore[no-any-return]
+
+    def _address(self) -> str:
+        address = self._path.absolute().as_uri()
+        if not self._read_only:
+            return address
+        # With a log, another process may be writing, or was killed: SQLite reads it. Without one nobody writes, and it
+        # must not look for a log that it could not create.
+        log = Path(f"{self._path}-wal")
+        return f"{address}?mode=ro" if log.exists() and log.stat().st_size else f"{address}?mode=ro&immutable=1"
 
     def close(self) -> None:
         """Close this thread's connection; other threads close theirs when they end."""

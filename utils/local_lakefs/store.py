@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from core.files import is_writable
 from core.safety.private_files import keep_private, make_directory
 
 from . import content, trees
@@ -52,13 +53,19 @@ class UnsupportedError(LakeFSError):
 
 
 class Store:
-    """The storage of all repositories in one directory, which threads and processes may share."""
+    """The storage of all repositories in one directory, which threads and processes may share.
+
+    It is `read_only` if this process may not write the directory.
+    """
 
     def __init__(self, folder: Path) -> None:
-        make_directory(folder)
-        keep_private(folder)
-        self.db = Database(folder / "lakefs.db", SCHEMA, SCHEMA_VERSION)
-        self.files = ContentFiles(folder / "content", self.db)
+        self.folder, file = folder, folder / "lakefs.db"
+        self.read_only = not is_writable(folder) or (file.exists() and not is_writable(file))
+        if not self.read_only:
+            make_directory(folder)
+            keep_private(folder)
+        self.db = Database(file, SCHEMA, SCHEMA_VERSION, self.read_only)
+        self.files = ContentFiles(folder / "content", self.db, self.read_only)
         self.trees = Trees(self.db)
 
     def get_commit(self, repo: str, commit_id: str) -> Commit:

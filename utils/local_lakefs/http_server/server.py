@@ -19,6 +19,7 @@ from http import HTTPStatus
 from pathlib import Path
 from socketserver import BaseRequestHandler, ThreadingTCPServer
 
+from core.machine.storage import is_disk_full
 from core.safety.private_files import write_private
 
 from ..api import Request, Response, dispatch
@@ -37,6 +38,7 @@ from .requests import (
 )
 
 API = "/api/v1"
+READING_METHODS = ("GET", "HEAD")
 LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "[::1]"}
 # What is left of a body is read before the response, so that the next request can follow; a longer rest closes the
 # connection.
@@ -106,6 +108,9 @@ class ConnectionHandler(BaseRequestHandler):
         except ConnectionError:
             raise  # nobody is left to answer
         except Exception as error:
+            if is_disk_full(error):
+                text = f"the disk of {self.server.store.folder} is full (No space left on device)"
+                return Response(507, {"message": text})
             log.exception("%s %s", head.method, head.target.partition("?")[0])
             return Response(500, {"message": f"{type(error).__name__}: {error}"})
 
@@ -122,6 +127,11 @@ class ConnectionHandler(BaseRequestHandler):
             self.server.connections.begin_request(self.connection)
             if head.headers.get("expect", "").lower() == "100-continue" and not self.reader.has_complete_body():
                 self.request.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if self.server.store.read_only and head.method not in READING_METHODS:
+            raise LakeFSError(
+                403,
+                f"{self.server.store.folder} cannot be written by this user: make it writable, or set LAKEFS_ENDPOINT",
+            )
         fields = urllib.parse.parse_qs(query, keep_blank_values=True, errors="strict")
         request = Request(self.server.store, head.method, fields, head.headers, body)
         return dispatch(request, path.removeprefix(API) if path.startswith(API) else path)
@@ -157,10 +167,12 @@ def _format_date(second: int) -> str:
     return email.utils.formatdate(second, usegmt=True)
 
 
-def _load_credentials(folder: Path) -> tuple[str, str]:
-    """Return the directory's key pair, created on the first call."""
+def _load_credentials(folder: Path, read_only: bool) -> tuple[str, str]:
+    """Return the directory's key pair, created on the first call; of a read-only one, a pair for this process."""
     path = folder / "credentials.json"
     new = {"access_key_id": "AKIA" + secrets.token_hex(8).upper(), "secret_access_key": secrets.token_urlsafe(30)}
+    if read_only:
+        return new["access_key_id"], new["secret_access_key"]
     create_once(path, lambda part: write_private(part, json.dumps(new)))
     keys = json.loads(path.read_text(encoding="utf-8"))
     return keys["access_key_id"], keys["secret_access_key"]
@@ -176,7 +188,7 @@ class LocalServer(ThreadingTCPServer):
     def __init__(self, directory: Path, port: int = 0) -> None:
         self.store = Store(directory)
         self.connections = Connections()
-        self.access_key_id, self.secret_access_key = _load_credentials(directory)
+        self.access_key_id, self.secret_access_key = _load_credentials(directory, self.store.read_only)
         self.token = base64.b64encode(f"{self.access_key_id}:{self.secret_access_key}".encode())
         super().__init__(("127.0.0.1", port), ConnectionHandler)
         self.endpoint = f"http://127.0.0.1:{self.server_address[1]}"
