@@ -16,6 +16,7 @@ DOCUMENTS = (
     "CHANGELOG.md",
     "SECURITY.md",
     "docs/stores.md",
+    "docs/stores.ko.md",
     "docs/glossary.md",
 )
 

@@ -10,12 +10,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.support import stores
-from tests.support.processes import free_port, run_server, wait_until_up
+from tests.support.processes import ServerProcess, free_port, run_server, wait_until_up
 from tests.support.stores import Storage
 from utils.lakefs_utils import LakeFS
 
@@ -33,6 +33,7 @@ class Server:
     secret_access_key: str
     storage_namespace: str
     storage: Storage | None = None  # the object storage behind it, if this module started one
+    process: ServerProcess | None = field(default=None, compare=False, repr=False)
 
     def settings(self, **changes: Any) -> dict[str, Any]:
         """Return the settings that connect to this server, with the name of a new repository."""
@@ -88,8 +89,9 @@ def real(folder: Path, first_admin: bool = True, store: str | None = None) -> It
         settings = _lakefs_settings(folder, address, access, secret)
         if not first_admin:
             settings["LAKEFS_INSTALLATION_USER_NAME"] = ""
-        stack.enter_context(run_server(["lakefs", "run"], settings | blocks, f"http://{address}/_health", folder))
-        yield Server("real", f"http://{address}", access, secret, namespace, storage)
+        command, health = ["lakefs", "run"], f"http://{address}/_health"
+        process = stack.enter_context(run_server(command, settings | blocks, health, folder))
+        yield Server("real", f"http://{address}", access, secret, namespace, storage, process)
 
 
 def _lakefs_settings(folder: Path, address: str, access: str, secret: str) -> dict[str, str]:
@@ -97,6 +99,8 @@ def _lakefs_settings(folder: Path, address: str, access: str, secret: str) -> di
         "LAKEFS_LISTEN_ADDRESS": address,
         "LAKEFS_DATABASE_TYPE": "local",
         "LAKEFS_DATABASE_LOCAL_PATH": str(folder / "kv"),
+        # By default in the home directory: servers of other tests would share it, and delete each other's files.
+        "LAKEFS_COMMITTED_LOCAL_CACHE_DIR": str(folder / "committed-cache"),
         "LAKEFS_STATS_ENABLED": "false",
         "LAKEFS_LOGGING_LEVEL": "WARN",
         "LAKEFS_AUTH_ENCRYPT_SECRET_KEY": secret,
@@ -159,6 +163,13 @@ def quickstart(folder: Path) -> Iterator[Server]:
 @contextlib.contextmanager
 def mlflow_server(folder: Path) -> Iterator[str]:
     """Run an MLflow server on `folder`; yield its URL."""
+    with mlflow_process(folder) as (url, _):
+        yield url
+
+
+@contextlib.contextmanager
+def mlflow_process(folder: Path) -> Iterator[tuple[str, ServerProcess]]:
+    """Run an MLflow server on `folder`; yield its URL and its process."""
     address, port = "127.0.0.1", free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", address, "--port", str(port), "--workers", "1"]
     command += [
@@ -167,8 +178,8 @@ def mlflow_server(folder: Path) -> Iterator[str]:
         "--artifacts-destination",
         f"{folder}/artifacts",
     ]
-    with run_server(command, {}, f"http://{address}:{port}/health", folder):
-        yield f"http://{address}:{port}"
+    with run_server(command, {}, f"http://{address}:{port}/health", folder) as process:
+        yield f"http://{address}:{port}", process
 
 
 def _s3_blocks(storage: Storage) -> dict[str, str]:

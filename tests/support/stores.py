@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support.processes import free_port, run_server
+from tests.support.processes import ServerProcess, free_port, run_server
 
 BUCKET = "lake"  # created by every store, for lakeFS
 
@@ -25,6 +24,7 @@ class Storage:
     access_key: str
     secret_key: str
     store: str = "other"  # a key of STORES, "moto", or "other" for the server of MINIO_ENDPOINT
+    process: ServerProcess | None = field(default=None, compare=False, repr=False)
 
 
 @contextlib.contextmanager
@@ -32,10 +32,10 @@ def versitygw(folder: Path) -> Iterator[Storage]:
     """Run VersityGW over the files of `folder`."""
     folder.mkdir(parents=True)
     address, user, password = _address(), "tests", secrets.token_hex(16)
-    command = ["versitygw", "--port", address, "--health", "/health", "--quiet", "posix", str(folder)]
+    command = ["versitygw", "--port", address, "--health", "/health", "--keep-alive", "--quiet", "posix", str(folder)]
     settings = {"ROOT_ACCESS_KEY": user, "ROOT_SECRET_KEY": password}
-    with run_server(command, settings, f"http://{address}/health", folder.parent):
-        yield _with_bucket(Storage(f"http://{address}", user, password, "versitygw"))
+    with run_server(command, settings, f"http://{address}/health", folder.parent) as process:
+        yield _with_bucket(Storage(f"http://{address}", user, password, "versitygw", process))
 
 
 @contextlib.contextmanager
@@ -43,16 +43,15 @@ def seaweedfs(folder: Path) -> Iterator[Storage]:
     """Run SeaweedFS's master, volume server, filer and S3 gateway in one process on `folder`."""
     folder.mkdir(parents=True)
     user, password = "tests", secrets.token_hex(16)
-    keys = {"credentials": [{"accessKey": user, "secretKey": password}], "name": user, "actions": ["Admin"]}
-    (folder.parent / "s3.json").write_text(json.dumps({"identities": [keys]}), encoding="utf-8")
     ports = {name: free_port() for name in ("master.port", "volume.port", "filer.port", "s3.port")}
     ports |= {f"{name}.grpc": free_port() for name in ports}
     command = ["weed", "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]
     command += [f"-{name}={port}" for name, port in ports.items()]
-    command += ["-volume.max=0", "-master.volumeSizeLimitMB=1024", f"-s3.config={folder.parent / 's3.json'}"]
+    command += ["-volume.max=0", "-master.volumeSizeLimitMB=1024"]
+    settings = {"AWS_ACCESS_KEY_ID": user, "AWS_SECRET_ACCESS_KEY": password}
     address = f"127.0.0.1:{ports['s3.port']}"
-    with run_server(command, {}, f"http://{address}/healthz", folder.parent):
-        yield _with_bucket(Storage(f"http://{address}", user, password, "weed"))
+    with run_server(command, settings, f"http://{address}/healthz", folder.parent) as process:
+        yield _with_bucket(Storage(f"http://{address}", user, password, "weed", process))
 
 
 @contextlib.contextmanager
@@ -62,8 +61,8 @@ def minio(folder: Path) -> Iterator[Storage]:
     address, user, password = _address(), "tests", secrets.token_hex(16)
     command = ["minio", "server", "--address", address, str(folder)]
     settings = {"MINIO_ROOT_USER": user, "MINIO_ROOT_PASSWORD": password}
-    with run_server(command, settings, f"http://{address}/minio/health/live", folder.parent):
-        yield _with_bucket(Storage(f"http://{address}", user, password, "minio"))
+    with run_server(command, settings, f"http://{address}/minio/health/live", folder.parent) as process:
+        yield _with_bucket(Storage(f"http://{address}", user, password, "minio", process))
 
 
 # By the name of the program; the first that is installed is used wherever one store is enough.
