@@ -65,7 +65,7 @@ def unknown_lineage() -> Any:
     from utils.lineage import Lineage
 
     model, data = LakePath("repo", "1" * 64, "models/model.pth"), LakePath("repo", "2" * 64, "data/")
-    return Lineage("run", None, model, "0" * 64, data, "none", {})
+    return Lineage("f" * 32, None, model, "0" * 64, data, "none", {})
 
 
 def stages(predictor: Any, folder: Path, output: Path, rows: list[list[Any]]) -> None:

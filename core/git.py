@@ -84,6 +84,8 @@ def worktree(folder: Path, commit: str, patch: bytes) -> Iterator[Path]:
 
     It is removed at the end. After a kill, `git worktree list` shows it and the next call prunes it.
     """
+    if commit.startswith("-"):  # it would be an option
+        raise OSError(f"git worktree: {commit[:80]!r}")
     prefix = run(folder, "rev-parse", "--show-prefix") or ""
     run(folder, "worktree", "prune")
     with tempfile.TemporaryDirectory(prefix="reproduce-") as scratch:
@@ -239,7 +241,7 @@ def list_tags(folder: Path, commit: str | None = None) -> list[str]:
 
 def verify_commit(folder: Path, commit: str) -> str | None:
     """Let Git hash a commit and all its objects again; return what is wrong, or None."""
-    if run(folder, "cat-file", "-e", f"{commit}^{{commit}}") is None:
+    if commit.startswith("-") or run(folder, "cat-file", "-e", f"{commit}^{{commit}}") is None:
         return tr("commit {commit} is not in this repository", commit=commit)
     command = ["git", "-C", str(folder), "fsck", "--no-progress", "--no-dangling", "--no-reflogs", commit]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")

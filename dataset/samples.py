@@ -19,6 +19,8 @@ from utils.lakefs_client.content import RemoteFile
 from utils.lakefs_client.download import commit_directory, object_file
 from utils.lakefs_utils import LakeFS, LakePath
 
+MAX_RULES_BYTES = 1 << 20  # of a .lakefsignore that is read from a server
+
 
 @dataclass(frozen=True)
 class Item:
@@ -98,6 +100,15 @@ def committed_data(lake: LakeFS, source: LakePath, cache: Path) -> list[RemoteFi
         return found
     cached = object_file(commit_directory(source, cache), file.path)
     known = cached.is_file() and file.sha256 == file_sha256(cached)
+    if file.size_bytes > MAX_RULES_BYTES:
+        raise AppError(
+            tr(
+                "{source}: {size} bytes, expected at most {limit}",
+                source=file.path,
+                size=file.size_bytes,
+                limit=MAX_RULES_BYTES,
+            )
+        )
     content = cached.read_bytes() if known else b"".join(lake.read(source, file))
     rules = parse_ignore_rules(content, LakePath(source.repo, source.ref, file.path))
     return [file for file in found if not rules.ignores(file.path.removeprefix(source.path))]

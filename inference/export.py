@@ -27,6 +27,7 @@ from inference.formats import EXPORT_FILES, EXPORT_PREFIX, export_path_tag, expo
 from segmentation.model_file import Model
 from segmentation.tiling import Forward
 from utils import mlflow_utils
+from utils.identifiers import Sha256
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath
 from utils.lineage import Lineage
@@ -184,7 +185,7 @@ def fetch_onnx(lineage: Lineage, lake: LakeFS, client: MlflowClient, settings: S
                 run_id=lineage.run_id,
             )
         )
-    return lake.verified_file(LakePath.parse(path), sha256, cache)
+    return lake.verified_file(LakePath.parse_recorded(path), Sha256(sha256), cache)
 
 
 def onnx_forward(content: bytes) -> Forward:

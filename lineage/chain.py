@@ -47,11 +47,11 @@ class Chain:
             yield self.mlflow.metric_history(run)
             yield self.artifacts(run)
         if "lakefs_model_path" in known:
-            yield from self.lakefs.model(LakePath.parse(known["lakefs_model_path"]))
+            yield from self.lakefs.model(LakePath.parse_recorded(known["lakefs_model_path"]))
         tags = dict(run.data.tags) if run is not None else {}
         yield from self.lakefs.exports(tags, {link.export for link in start})
         if "lakefs_data_path" in known:
-            yield self.lakefs.data(LakePath.parse(known["lakefs_data_path"]))
+            yield self.lakefs.data(LakePath.parse_recorded(known["lakefs_data_path"]))
         yield self.code(run_id, known, tags)
 
     def artifacts(self, run: Run) -> Link:

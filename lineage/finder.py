@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from config import ROOT, Settings
 from core import git as git_utils
-from core.errors import UsageError
+from core.errors import AppError, UsageError
 from core.files import require_content
 from core.hashing import file_sha256
 from core.i18n import tr
@@ -22,6 +22,7 @@ from lineage.links import Facts, Link, commit_facts, is_tag_of
 from registry.versions import Registry
 from segmentation.file_names import METRICS_FILE, MLMODEL
 from utils import mlflow_utils
+from utils.identifiers import CommitId
 from utils.lakefs_utils import LakeFS, LakePath
 from versioning.lockfile import Lock, parse_lock
 from versioning.migrate import EMBEDDED_ID
@@ -120,9 +121,9 @@ class Finder:
         """
         commit_id = self.lake.resolve(ref, repo)
         commit = self.lake.commit(commit_id, repo)
-        metadata = dict(commit.metadata or {})
+        metadata = commit.metadata
         link = Link("lakeFS", f"lakefs://{repo}/{commit_id}", note=(commit.message.splitlines() or [""])[0][:60])
-        ids = [commit_id, *([metadata[EMBEDDED_ID]] if EMBEDDED_ID in metadata else [])]
+        ids = [commit_id, *([CommitId(metadata[EMBEDDED_ID])] if EMBEDDED_ID in metadata else [])]
         found = (self.runs_with_tag(tag, name) for tag in ("lakefs_model_commit", "lakefs_data_commit") for name in ids)
         runs = next(filter(None, found), [])
         if not runs and "mlflow_run_id" in metadata:
@@ -153,6 +154,8 @@ class Finder:
     def runs_with_tag(self, tag: str, value: str) -> list[str]:
         """Return ids of the runs of all experiments with this tag, newest first."""
         experiments = [e.experiment_id for e in mlflow_utils.list_experiments(self.client, self.settings)]
+        if not re.fullmatch(r"[\w.-]+", value):  # it would be more than a value of the search
+            raise AppError(tr("{tag}: expected a hash or a commit ID, found {value!r:.80}", tag=tag, value=value))
         with mlflow_utils.convert_errors(self.settings, tr("searching runs")):
             found = mlflow_utils.search_runs(
                 self.client, experiments, f"tags.{tag} = '{value}'", ["attributes.start_time DESC"]

@@ -84,7 +84,7 @@ class LakeFSLinks:
         link.facts[f"{name}_sha256"] = str(found)
         try:
             return link, dict(json.loads(content))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             link.faults.append(tr("not readable ({error})", error=error))
             return link, {}
 
@@ -100,7 +100,7 @@ class LakeFSLinks:
                 yield Link(tr("export"), uri or kind, faults=[fault])
                 continue
             try:
-                yield self._export(kind, LakePath.parse(uri))
+                yield self._export(kind, LakePath.parse_recorded(uri))
             except AppError as error:
                 yield Link(tr("export"), uri, faults=[str(error)])
 

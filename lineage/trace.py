@@ -17,6 +17,7 @@ from lineage.chain import Chain
 from lineage.finder import Finder
 from lineage.links import Link, mark_contradictions
 from utils import mlflow_utils
+from utils.identifiers import RunId
 from utils.lakefs_utils import LakeFS, connect
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ MAX_RUNS = 20  # runs that are followed from one commit of data
 
 def trace(settings: Settings, lake: LakeFS, client: MlflowClient, target: str) -> bool:
     """Report the chain that `target` belongs to; return whether none of its links is broken. Raises UsageError."""
-    start, runs = Finder(settings, lake, client).find(target)
+    start, found = Finder(settings, lake, client).find(target)
+    runs = [RunId(run) for run in found]  # some come from files and from metadata of commits
     if len(runs) > MAX_RUNS:
         notify(tr("{count} runs: following the newest {most}", count=len(runs), most=MAX_RUNS))
     chain, intact = Chain(settings, lake, client), True

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from config import Settings
-from core.errors import AppError, UsageError
+from core.errors import AppError, UsageError, one_line
 from core.i18n import tr
 from core.reporting import notify
 from utils import mlflow_utils
@@ -42,16 +42,21 @@ def version_lineage(version: ModelVersion) -> Lineage:
                 missing=", ".join(missing),
             )
         )
-    return Lineage(
-        run_id=version.run_id or tags.get("run_id", "none"),
-        version=f"{version.name} v{version.version}",
-        model_path=LakePath.parse(tags["lakefs_model_path"]),
-        model_sha256=tags["model_sha256"],
-        data_path=LakePath.parse(tags["lakefs_data_path"]),
-        git_commit=tags.get("git_commit", "none"),
-        metrics={key.removeprefix("metric."): float(value) for key, value in tags.items() if key.startswith("metric.")},
-        classes={key: tags[key] for key in CLASSES_TAGS if key in tags},
-    )
+    name = f"{version.name} v{version.version}"
+    values = {key.removeprefix("metric."): value for key, value in tags.items() if key.startswith("metric.")}
+    try:
+        return Lineage(
+            run_id=version.run_id or tags.get("run_id", "none"),
+            version=name,
+            model_path=LakePath.parse_recorded(tags["lakefs_model_path"]),
+            model_sha256=tags["model_sha256"],
+            data_path=LakePath.parse_recorded(tags["lakefs_data_path"]),
+            git_commit=tags.get("git_commit", "none"),
+            metrics={key: float(value) for key, value in values.items()},
+            classes={key: tags[key] for key in CLASSES_TAGS if key in tags},
+        )
+    except ValueError as error:  # InvalidValue, or a metric that is no number
+        raise AppError(f"{name}: {one_line(error, 400)}") from error
 
 
 def lineage_tags(lineage: Lineage, run: Run) -> dict[str, str]:

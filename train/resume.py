@@ -13,6 +13,7 @@ from core.git import GitFacts
 from core.i18n import tr
 from core.reporting import notify, warn
 from core.settings import defaults_of
+from utils.identifiers import Branch, Repository, RunId
 from utils.lakefs_utils import LakePath
 from utils.lineage import require_repository
 
@@ -46,9 +47,16 @@ class RunRecord:
     @staticmethod
     def from_dict(content: dict[str, Any]) -> RunRecord:
         """Restore from `to_dict`. Raises KeyError, TypeError or ValueError for other content."""
-        return RunRecord(
-            **{**content, "data_path": LakePath.parse(content["data_path"]), "git": GitFacts(**content["git"])}
-        )
+        target = content["target_branch"]
+        checked = {
+            "run_id": RunId(content["run_id"]),
+            "repo": Repository(content["repo"]),
+            "branch": Branch(content["branch"]),
+            "target_branch": None if target is None else Branch(target),
+            "data_path": LakePath.parse_recorded(content["data_path"]),
+            "git": GitFacts(**content["git"]),
+        }
+        return RunRecord(**{**content, **checked})
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from core.i18n import mark, tr
 
 MAX_NAME_BYTES = 1024  # of a branch, tag or reference; and of an object's path, as in lakeFS
 MAX_SIZE_BYTES = 1 << 50  # of one object
-NO_GIT = "none"  # recorded instead of a commit where there is no Git
+NONE = "none"  # recorded for a missing value, such as the commit where there is no Git
 _SEGMENT = r"(?!\.{1,2}(?:/|\Z))(?![A-Za-z]:)[^/\\\x00]+"  # not '.' or '..', and no drive letter
 _PATH = rf"{_SEGMENT}(?:/{_SEGMENT})*"
 _SHOWN = reprlib.Repr()
@@ -133,11 +133,17 @@ class Checksum(Identifier):
     pattern = re.compile(r"[\x20-\x7e]*")
 
 
-class RunId(Identifier):
-    """ID of an MLflow run."""
+class RecordedRun(Identifier):
+    """ID of the MLflow run that a record names, or `none`."""
 
     kind = mark("run ID")
     rule = mark("32 hex digits")
+    pattern = re.compile(rf"[0-9a-f]{{32}}|{NONE}")
+
+
+class RunId(RecordedRun):
+    """ID of an MLflow run."""
+
     pattern = re.compile(r"[0-9a-f]{32}")
 
 
@@ -146,7 +152,7 @@ class GitCommit(Identifier):
 
     kind = mark("Git commit")
     rule = mark("40 or 64 hex digits, or 'none'")
-    pattern = re.compile(rf"[0-9a-f]{{40}}|[0-9a-f]{{64}}|{NO_GIT}")
+    pattern = re.compile(rf"[0-9a-f]{{40}}|[0-9a-f]{{64}}|{NONE}")
 
 
 def parse_size(value: object) -> int:

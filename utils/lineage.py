@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from core.errors import UsageError
 from core.i18n import tr
+from utils.identifiers import CommitId, GitCommit, RecordedRun, Sha256
 from utils.lakefs_utils import LakePath
 
 RELEASE_TAG = "lakefs_release_path"  # of a version: the directory of its release in lakeFS
@@ -14,7 +15,10 @@ CLASSES_TAGS = ("val_classes", "test_classes")  # tags of runs and versions; see
 
 @dataclass(frozen=True)
 class Lineage:
-    """Origin of a model, as recorded by the MLflow run or the registered version made from it."""
+    """Origin of a model, as recorded by the MLflow run or the registered version made from it.
+
+    Raises InvalidValue for a run, hash or commit that has another form: they become parts of paths and of commands.
+    """
 
     run_id: str
     version: str | None  # "<name> v<N>" for a registered version
@@ -24,6 +28,13 @@ class Lineage:
     git_commit: str
     metrics: dict[str, float]
     classes: dict[str, str] = field(default_factory=dict)  # CLASSES_TAGS -> '9/11': classes that a split's mean is of
+
+    def __post_init__(self) -> None:
+        RecordedRun(self.run_id)
+        Sha256(self.model_sha256)
+        GitCommit(self.git_commit)
+        for path in (self.model_path, self.data_path):
+            CommitId(path.ref)
 
 
 def require_repository(configured: str, run_id: str, recorded: str) -> None:

@@ -18,6 +18,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from urllib3.exceptions import HTTPError
+
 from config import BUCKET, BUCKET_RULE, ROOT, Settings, load_settings
 from core.console import ArgumentParser, add_common_options, format_size, print_result
 from core.errors import AppError, UsageError, one_line
@@ -26,9 +28,11 @@ from core.process import run_script
 from core.reporting import notify
 from utils.network.certificates import STORE
 from utils.network.failures import REFUSALS, explain_failure, explain_refusal
+from utils.network.limits import LimitExceeded, PageLimit, read_body
 from utils.network.policy import NetworkPolicy
 
 CONNECT_S, READ_S, ATTEMPTS = 5, 30, 4  # timeouts in seconds; attempts with botocore's backoff
+PAGE = 1000  # entries of a listing's page; S3 allows no more
 LINK_S = 900  # default validity of a presigned link in seconds
 LINK_MAX_S = 7 * 24 * 3600  # seconds; the maximum of S3 signatures
 _NO_BUCKET = ("NoSuchBucket", "NoSuchKey", "404", "NotFound")
@@ -47,7 +51,7 @@ def make_client(settings: Settings) -> Any:
     from botocore.config import Config
 
     trust, proxies = NetworkPolicy.from_environment().boto_options(str(settings.minio_endpoint), STORE)
-    return boto3.client(
+    client = boto3.client(
         "s3",
         endpoint_url=settings.minio_endpoint,
         aws_access_key_id=settings.minio_access_key,
@@ -63,6 +67,30 @@ def make_client(settings: Settings) -> Any:
         ),
         **trust,
     )
+    _limit_answers(client)
+    return client
+
+
+def _limit_answers(client: Any) -> None:
+    """Let a client read answers within the limits of utils/network/limits.py, by a private attribute of botocore.
+
+    botocore reads an answer as a whole, whatever its size; its retries and its errors stay as they are.
+    """
+    from botocore.exceptions import HTTPClientError
+
+    session = client._endpoint.http_session
+    send = session.send
+
+    def send_within_limits(request: Any) -> Any:
+        request.stream_output = True  # else it would be read here
+        response = send(request)
+        try:
+            response._content = read_body(response.raw)
+        except HTTPError as error:
+            raise HTTPClientError(error=error) from error
+        return response
+
+    session.send = send_within_limits
 
 
 @contextlib.contextmanager
@@ -91,6 +119,10 @@ def _convert_errors(settings: Settings, what: str) -> Iterator[None]:
     except ParamValidationError as error:  # raised by botocore before it contacts the server
         reason = one_line(error, 200)
         raise UsageError(tr("{where}: invalid name ({reason})", where=where, reason=reason)) from error
+    except LimitExceeded as error:
+        raise AppError(
+            tr("{what} ({where}): refused the server's response: {reason}", what=what, where=endpoint, reason=error)
+        ) from error
     except BotoCoreError as error:
         network = explain_failure(error, endpoint, NetworkPolicy.from_environment(), STORE)
         if network:
@@ -160,9 +192,20 @@ def list_buckets(settings: Settings) -> list[str]:
 def list_objects(settings: Settings, bucket: str, prefix: str) -> Iterator[tuple[str, int]]:
     """Yield key and size (bytes) of every object below a prefix, page by page. Raises AppError."""
     with _convert_errors(settings, f"s3://{bucket}/{prefix}"):
-        for page in make_client(settings).get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-            for entry in page.get("Contents", ()):
+        s3, limit = make_client(settings), PageLimit(PAGE)
+        token: str | None = None
+        while True:
+            more: dict[str, str] = {"ContinuationToken": token} if token else {}
+            page = s3.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=PAGE, **more)
+            entries, token = (
+                page.get("Contents", ()),
+                page.get("NextContinuationToken") if page["IsTruncated"] else None,
+            )
+            limit.check(len(entries), token)
+            for entry in entries:
                 yield str(entry["Key"]), int(entry["Size"])
+            if token is None:
+                return
 
 
 def make_presigned_link(settings: Settings, bucket: str, key: str, expires_s: int = LINK_S) -> str:

@@ -27,6 +27,7 @@ from core.locks import file_lock
 from core.reporting import notify
 from core.safety.private_files import create_private_file, restrict
 from core.safety.urls import without_credentials
+from utils.network.limits import is_loopback
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -269,8 +270,33 @@ def artifacts_of(client: MlflowClient, uri: str, run_id: str) -> Any:
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     location, database = client.get_run(run_id).info.artifact_uri, database_of(uri)
-    place = _local_path(location) if database is not None else None
+    place = _local_path(location)
+    if uri.startswith(("http://", "https://")):
+        _require_place_of_server(location, uri, run_id)
     if database is not None and place is not None and place.parts[-2:] == (run_id, "artifacts"):
         root = _relocated(place.parents[1].as_uri(), database)
         location = f"{root}/{run_id}/artifacts" if root else location
     return get_artifact_repository(location, tracking_uri=uri)
+
+
+def _require_place_of_server(location: str, uri: str, run_id: str) -> None:
+    """Raise AppError if a server names a place for artifacts that only this machine, or another server, can have.
+
+    Files would be written there, or the keys of this server sent to another one. An object storage has keys of its own.
+    """
+    parts, server = urlsplit(location), urlsplit(uri)
+    if parts.scheme in ("", "file"):
+        foreign = not is_loopback(server.hostname or "")
+    else:
+        own = server.netloc.rpartition("@")[2]
+        foreign = parts.scheme in ("http", "https", "mlflow-artifacts") and parts.netloc not in ("", own)
+    if foreign:
+        raise AppError(
+            tr(
+                "MLflow {uri}: the artifacts of run {run_id} are in {location}, which is not a place of this server: start "
+                "it with --artifacts-destination, and set MLFLOW_EXPERIMENT to a new experiment",
+                uri=without_credentials(uri),
+                run_id=run_id,
+                location=without_credentials(location)[:200],
+            )
+        )

@@ -17,16 +17,19 @@ from core.process import defer_interrupt
 from core.safety.redaction import redact
 from core.safety.urls import MASK, without_credentials
 from utils import mlflow_local
+from utils.identifiers import InvalidValue
 from utils.lakefs_utils import LakePath
 from utils.lineage import CLASSES_TAGS, Lineage
 from utils.network.certificates import MLFLOW
 from utils.network.failures import explain_failure, raise_if_refused
+from utils.network.limits import LimitExceeded, PageLimit, check_artifacts
 from utils.network.policy import NetworkPolicy, PolicyPool, prepare_mlflow
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Run
 
+MAX_ENTRIES = 50_000  # of one page, whatever was asked for: the limit of MLflow's own listings
 PAGE = 1000  # entries of one page of a listing, at most; MLflow allows no more for most listings
 HEALTH_S = 5.0  # seconds that a configured server may take to answer before it counts as down
 
@@ -71,6 +74,8 @@ def connect(settings: Settings, read_only: bool = False) -> MlflowClient:
         _check_health(uri)
         prepare_mlflow(uri)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")  # MLflow's default of 7 takes four minutes
+    # MLflow's client would follow one anywhere, and a redirected POST becomes a GET, which no server of MLflow answers.
+    os.environ.setdefault("MLFLOW_ALLOW_HTTP_REDIRECTS", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # otherwise it logs each table of a new database
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it prints the user and password of the server's URL
@@ -94,6 +99,8 @@ def _check_health(uri: str) -> None:
         url = uri.rstrip("/") + "/health"
         retries = urllib3.Retry(2, backoff_factor=0.3, status=0)
         raise_if_refused(pool, url, pool.request("GET", url, timeout=HEALTH_S, retries=retries))
+    except LimitExceeded as error:
+        raise AppError(f"MLflow {shown}: {error}") from error
     except urllib3.exceptions.HTTPError as error:
         reason = explain_failure(error, uri, pool.policy, MLFLOW)
         if reason:
@@ -151,7 +158,9 @@ def log_artifacts(client: MlflowClient, settings: Settings, run_id: str, folder:
 
 def download_artifacts(client: MlflowClient, settings: Settings, run_id: str, path: str, folder: str) -> Path:
     """Download an artifact of a run, or a directory of them, into `folder`; return its path. Raises MlflowException."""
-    return Path(mlflow_local.artifacts_of(client, tracking_uri(settings), run_id).download_artifacts(path, folder))
+    repository = mlflow_local.artifacts_of(client, tracking_uri(settings), run_id)
+    check_artifacts(repository, path)
+    return Path(repository.download_artifacts(path, folder))
 
 
 def list_artifacts(client: MlflowClient, settings: Settings, run_id: str, path: str | None = None) -> set[str]:
@@ -163,11 +172,13 @@ def list_artifacts(client: MlflowClient, settings: Settings, run_id: str, path: 
 def all_pages(list_page: Callable[[str | None], Any]) -> Iterator[Any]:
     """Yield the entries of every page of a listing; `list_page` returns the page of a token, None for the first."""
     token: str | None = None
+    limit = PageLimit(MAX_ENTRIES)
     while True:
         page = list_page(token)
+        token = page.token or None
+        limit.check(len(page), token)
         yield from page
-        token = page.token
-        if not token:
+        if token is None:
             return
 
 
@@ -254,16 +265,19 @@ def run_lineage(run: Run) -> Lineage:
                 missing=", ".join(missing),
             )
         )
-    return Lineage(
-        run_id=run.info.run_id,
-        version=None,
-        model_path=LakePath.parse(params["lakefs_model_path"]),
-        model_sha256=tags["model_sha256"],
-        data_path=LakePath.parse(params["lakefs_data_path"]),
-        git_commit=tags.get("git_commit", "none"),
-        metrics=dict(run.data.metrics),
-        classes={key: tags[key] for key in CLASSES_TAGS if key in tags},
-    )
+    try:
+        return Lineage(
+            run_id=run.info.run_id,
+            version=None,
+            model_path=LakePath.parse_recorded(params["lakefs_model_path"]),
+            model_sha256=tags["model_sha256"],
+            data_path=LakePath.parse_recorded(params["lakefs_data_path"]),
+            git_commit=tags.get("git_commit", "none"),
+            metrics=dict(run.data.metrics),
+            classes={key: tags[key] for key in CLASSES_TAGS if key in tags},
+        )
+    except InvalidValue as error:
+        raise AppError(tr("run {run_id}: {reason}", run_id=one_line(run.info.run_id, 40), reason=error)) from error
 
 
 def format_time(timestamp_ms: int) -> str:

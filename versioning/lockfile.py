@@ -71,6 +71,8 @@ def parse_lock(text: str, where: str) -> Lock:
         data, model = content["data"], content["model"]
         if content["version"] != 1:
             raise ValueError(f"version {content['version']}")
+        if not str(data["path"]).endswith("/"):
+            raise ValueError(f"data path {data['path']!r:.80}")
         return Lock(
             data=_path(data),
             data_manifest_sha256=Sha256(data["manifest_sha256"]),
@@ -79,7 +81,7 @@ def parse_lock(text: str, where: str) -> Lock:
             run_id=RunId(content["mlflow_run_id"]),
             server=_server(content.get("server", "")),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _not_a_lock(where, error) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import posixpath
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from config import ROOT, Settings
 from core.errors import AppError, UsageError
-from core.files import atomic_replace, read_regular, remove_partial_files, safe_join, write_atomically
+from core.files import atomic_replace, first_link, read_regular, remove_partial_files, safe_join, write_atomically
 from core.hashing import file_md5, file_sha256
 from core.i18n import Message, tr
 from core.provenance.code_files import LOCK_NAME
@@ -59,6 +60,7 @@ def pull(settings: Settings, lake: LakeFS, ref: str, force: bool) -> None:
         if lock and ref == LOCK:
             _refuse_data_loss(settings.model_path.parent, _model_at_risk(settings, lake, lock))
     fetch = changes.changed + changes.removed
+    _require_no_links(root, [*fetch, *changes.new])
     if fetch:
         tree = lake.download(source, cache, {source.path + name for name in fetch}.__contains__)
     model = lake.verified_file(lock.model, lock.model_sha256, cache) if lock and ref == LOCK else None
@@ -92,6 +94,7 @@ def download_data(settings: Settings, lake: LakeFS, source: LakePath) -> None:
     cache = settings.cache_dir
     tree = lake.download(source, cache)
     wanted = committed_files(lake, source, cache)
+    _require_no_links(settings.data_dir, wanted)
     with _marked_unfinished(settings.data_dir, source):
         _write(safe_join(tree, source.path), settings.data_dir, wanted)
         record_version(settings, lake, source, data_files(settings.data_dir))
@@ -123,6 +126,7 @@ def merge(settings: Settings, lake: LakeFS, ref: str, prefer: Side | None) -> No
     taken |= {name: wanted.get(name) for name in splits if have.get(name) != wanted.get(name)}
     fetch = {name: sha256 for name, sha256 in taken.items() if sha256 is not None}
     removed = sorted(taken.keys() - fetch.keys())
+    _require_no_links(root, taken)
     hidden = _hidden_files(root, have, fetch)
     _refuse_data_loss(root, _uncommitted(lake, read_lock(ROOT), hidden, source.path, cache))
     tree = lake.download(source, cache, {source.path + name for name in fetch}.__contains__) if fetch else cache
@@ -234,6 +238,21 @@ def _objects_if_any(lake: LakeFS, version: LakePath) -> Iterable[RemoteFile]:
     except UsageError:
         return []
     return lake.objects(version.ref, version.path, version.repo)
+
+
+def _require_no_links(root: Path, names: Iterable[str]) -> None:
+    """Raise UsageError if a file would be written or removed through a link to a directory; a link to a file is replaced."""
+    for folder in sorted({posixpath.dirname(name) for name in names}):
+        link = first_link(root, folder)
+        if link is not None:
+            raise UsageError(
+                tr(
+                    "{link}: a link to {target}, through which nothing is written: replace it by a directory, or set DATA_DIR "
+                    "to the original",
+                    link=link,
+                    target=link.readlink(),
+                )
+            )
 
 
 def _refuse_data_loss(folder: Path, names: list[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from core.safety.terminal import escape_line
 from core.workers import iterate_successes, parallel
 from dataset.directory import data_files
 from dataset.samples import committed_data
-from utils.identifiers import CommitId
+from utils.identifiers import CommitId, InvalidValue, Ref
 from utils.lakefs_client.content import LocalFile, RemoteFile
 from utils.lakefs_utils import LakeFS, LakePath, manifest_sha256
 from versioning.lockfile import is_reachable, require_lock, unreachable_data
@@ -91,13 +90,11 @@ def cached_files(lake: LakeFS, source: LakePath, cache: Path) -> list[RemoteFile
 def _parse_ref(lake: LakeFS, ref: str) -> LakePath:
     """Parse REF without looking it up. Raises UsageError for an invalid one."""
     if "://" not in ref:
+        if not Ref.accepts(ref):
+            raise UsageError(str(InvalidValue(Ref.kind, tr(Ref.rule), ref)))
         return LakePath(lake.repo, ref, DATA_PREFIX)
-    match = re.fullmatch(r"lakefs://([^/]+)/([^/]+)/?(.*)", ref)
-    if not match:
-        LakePath.parse(ref)  # raises UsageError with the expected form
-    assert match is not None
-    folder = match[3].rstrip("/") + "/" if match[3] else DATA_PREFIX
-    return LakePath(match[1], match[2], folder)
+    source = LakePath.parse(ref if ref.count("/") > 3 else f"{ref}/")
+    return LakePath(source.repo, source.ref, f"{source.path.rstrip('/')}/" if source.path else DATA_PREFIX)
 
 
 def local_files(settings: Settings) -> dict[str, LocalFile]:

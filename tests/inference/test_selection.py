@@ -107,7 +107,7 @@ def test_most_uncertain_images_are_selected_and_described(output: Path) -> None:
     ranked = sorted(records(output), key=lambda record: -record["uncertainty"])[:4]
     assert [f"{item.name}.png" for item in selected] == [record["mask"] for record in ranked]
     content = json.loads((output / FOLDER / "selection.json").read_text())
-    assert (content["run_id"], content["model_sha256"], content["selected_from"]) == ("run", "a" * 64, 6)
+    assert (content["run_id"], content["model_sha256"], content["selected_from"]) == ("f" * 32, "a" * 64, 6)
     assert [image["sha256"] for image in content["images"]] == [record["input_sha256"] for record in ranked]
     for tool in ("labelme", "cvat", "label-studio"):
         assert (output / FOLDER / tool / "selection.json").is_file()
@@ -123,7 +123,7 @@ def test_pre_annotations_of_labelme_are_the_predictions_and_name_the_model_when_
     assert len(names) == 3
     assert all(np.array_equal(imported(tmp_path / "data", name), predicted(output, name)) for name in names)
     metadata = source_metadata(tmp_path / "data")
-    assert metadata["selected_by_run"] == "run" and metadata["selected_by_model_sha256"] == "a" * 64
+    assert metadata["selected_by_run"] == "f" * 32 and metadata["selected_by_model_sha256"] == "a" * 64
     assert metadata["label_format"] == "labelme"
     assert "selected by run run" in capsys.readouterr().out
 
@@ -140,7 +140,7 @@ def test_corrected_selection_updates_the_data_that_it_is_stored_beside(tmp_path:
     new = [path.stem for path in (data / "images").iterdir() if not path.stem.startswith("old")]
     assert len(new) == 3
     assert all(np.array_equal(imported(data, name), predicted(output, name)) for name in new)
-    assert source_metadata(data)["selected_by_run"] == "run"
+    assert source_metadata(data)["selected_by_run"] == "f" * 32
 
 
 def test_cvat_archive_is_the_directory_and_imports_as_the_predictions(tmp_path: Path, output: Path) -> None:
@@ -156,7 +156,7 @@ def test_cvat_archive_is_the_directory_and_imports_as_the_predictions(tmp_path: 
         order = {0: 0, 1: 7}
         values = imported(tmp_path / "data", pair.name)
         assert np.array_equal(np.vectorize(order.get)(values), predicted(output, pair.name))
-    assert source_metadata(tmp_path / "data")["selected_by_run"] == "run"
+    assert source_metadata(tmp_path / "data")["selected_by_run"] == "f" * 32
 
 
 def test_label_studio_tasks_become_an_export_that_imports_as_the_predictions(tmp_path: Path, output: Path) -> None:
@@ -174,7 +174,7 @@ def test_label_studio_tasks_become_an_export_that_imports_as_the_predictions(tmp
     assert lake.main(["import-labels", str(export), "--to", str(tmp_path / "data")]) == 0
     for path in (tmp_path / "data/images").iterdir():
         assert np.array_equal(imported(tmp_path / "data", path.stem), predicted(output, path.stem))
-    assert source_metadata(tmp_path / "data")["selected_by_run"] == "run"
+    assert source_metadata(tmp_path / "data")["selected_by_run"] == "f" * 32
 
 
 def test_gaps_of_corrected_outlines_are_ignored_where_no_class_is_background(

@@ -83,6 +83,13 @@ def page(results: list[Any], following: str = "") -> Answer:
     return Answer({"pagination": pagination, "results": results})
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: Any) -> None:
+        """Print nothing: clients that refuse a response close the connection."""
+
+
 @contextlib.contextmanager
 def hostile_server() -> Iterator[Hostile]:
     """Run the server."""
@@ -102,8 +109,7 @@ def hostile_server() -> Iterator[Hostile]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), Handler)
     hostile.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

@@ -30,4 +30,4 @@ def make_model(size: tuple[int, int] = (64, 96), seed: int = 0) -> Model:
 
 def lineage(sha256: str = "a" * 64) -> Lineage:
     model, data = LakePath("repo", "1" * 64, "models/model.pth"), LakePath("repo", "2" * 64, "data/")
-    return Lineage("run", "m v1", model, sha256, data, "none", {})
+    return Lineage("f" * 32, "m v1", model, sha256, data, "none", {})

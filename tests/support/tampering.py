@@ -115,7 +115,10 @@ def in_mlflow(table: str, key: str, fault: str, **where: object) -> TamperingMak
         owner = {"name": NAME, "version": 1} if table == "model_version_tags" else {"run_uuid": run}
 
         def change(value: Any) -> Any:
-            return value + 0.001 if isinstance(value, float) else value[:-1] + chr(ord(value[-1]) ^ 1)
+            if isinstance(value, float):
+                return value + 0.001
+            last = value[-1]  # of a hash: another digit
+            return value[:-1] + (f"{int(last, 16) ^ 1:x}" if last in "0123456789abcdef" else chr(ord(last) ^ 1))
 
         database = lifecycle.project.folder / "mlflow.db"
         cell = changed_cell(database, f"{table}.value", change, key=key, **owner, **where)

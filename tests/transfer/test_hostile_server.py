@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def settings(hostile: Hostile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         monkeypatch.setattr(f"{module}.ROOT", tmp_path / "project")
     places = {"data_dir": tmp_path / "project/data", "lakefs_local_dir": tmp_path / "project/.lakefs"}
     made = config.load_settings(**hostile.settings(**places))
-    return config.dataclasses.replace(made, explicit=made.explicit - {"data_dir"})
+    return dataclasses.replace(made, explicit=made.explicit - {"data_dir"})
 
 
 def lake_command(*arguments: str) -> Callable[[config.Settings], object]:
@@ -215,8 +216,12 @@ def test_hostile_parents_and_merge_answers_are_refused(hostile: Hostile, setting
 
 def test_sizes_times_and_checksums_of_a_listing_are_checked(hostile: Hostile, settings: config.Settings) -> None:
     listing = f"/repositories/hostile-repo/refs/{GOOD_ID}/objects/ls"
-    wrong = [("size_bytes", v) for v in (-1, 1 << 60, "5", 1.5, True)] + [("mtime", v) for v in (-1, "x", 1e300)]
-    wrong += [("checksum", v) for v in (None, 7, "\x1b[2J", "x" * 2000)]
+    values: dict[str, list[object]] = {
+        "size_bytes": [-1, 1 << 60, "5", 1.5, True],
+        "mtime": [-1, "x", 1e300],
+        "checksum": [None, 7, "\x1b[2J", "x" * 2000],
+    }
+    wrong = [(name, value) for name, found in values.items() for value in found]
     with connect(settings) as lake:
         for name, value in wrong:
             hostile.answers[listing] = page([hostile.listed("data/a", **{name: value})])

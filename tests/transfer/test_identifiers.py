@@ -204,7 +204,7 @@ def test_path_of_lakefs_that_could_leave_its_place_is_wrong_use(uri: str) -> Non
     with pytest.raises(UsageError, match="not a lakeFS path") as caught:
         LakePath.parse(uri)
     assert caught.value.exit_code == 2
-    with pytest.raises(UsageError):
+    with pytest.raises(InvalidValue):
         LakePath.parse_recorded(uri)
 
 
@@ -212,8 +212,11 @@ def test_recorded_path_names_a_full_commit() -> None:
     uri = f"lakefs://repo/{'a' * 64}/models/model.pth"
     assert LakePath.parse_recorded(uri).commit == "a" * 64 and str(LakePath.parse_recorded(uri)) == uri
     for ref in ("main", "a" * 12, "A" * 64):
-        with pytest.raises(UsageError, match="full commit ID"):
+        with pytest.raises(InvalidValue, match="full commit ID"):
             LakePath.parse_recorded(f"lakefs://repo/{ref}/models/model.pth")
+    for other in (None, 7, [uri]):
+        with pytest.raises(InvalidValue):
+            LakePath.parse_recorded(other)
 
 
 @pytest.mark.parametrize("value", [-1, 1 << 63, 1.5, "5", True, [5]])

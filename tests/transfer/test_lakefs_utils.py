@@ -45,7 +45,7 @@ def test_invalid_listing_response_is_an_error(lake: LakeFS, monkeypatch: pytest.
     monkeypatch.setattr(type(lake.connection.sdk.objects_api), "list_objects_with_http_info", fake_listing)
     with pytest.raises(
         AppError,
-        match=r"listing main/.*(not a response of lakeFS: check LAKEFS_ENDPOINT|refused the server's response: object path)",
+        match=r"listing main/.*(not a response of lakeFS: check LAKEFS_ENDPOINT|refused the server's response: (object path|the listing))",
     ):
         list(lake.objects("main", ""))
 
@@ -58,7 +58,7 @@ def test_endless_listing_is_an_error(lake: LakeFS, monkeypatch: pytest.MonkeyPat
             monkeypatch.setattr(api, name, lambda *_, **__: next(pages), raising=False)
     for listing in (lake.list_refs("branches"), lake.log("main"), lake.differences("main", "main")):
         pages = itertools.repeat(page, 3)
-        with pytest.raises(AppError, match="not a response of lakeFS"):
+        with pytest.raises(AppError, match="the listing returns to a page that it had before"):
             list(listing)
 
 

@@ -106,7 +106,7 @@ class Publication:
         with mlflow_utils.convert_errors(self.tracker.settings, tr("reading the run")):
             recorded = self.tracker.client.get_run(self.tracker.run_id).data
         complete = "model_sha256" in recorded.tags  # it is written last
-        return LakePath.parse(recorded.params["lakefs_model_path"]) if complete else None
+        return LakePath.parse_recorded(recorded.params["lakefs_model_path"]) if complete else None
 
     def publish_model(
         self, best_file: Path, best: EpochResult, test: Validation | None, sha256: str, data: DataCommit

@@ -15,13 +15,15 @@ import urllib3
 
 from config import ROOT
 from core.errors import AppError, UsageError, one_line
-from core.i18n import tr
+from core.i18n import mark, tr
 from core.provenance.code_files import LOCK_NAME
 from utils.identifiers import CommitId, InvalidValue, PathPrefix, Ref, Repository
 from utils.lakefs_client import transfer
 from utils.network.certificates import LAKEFS
 from utils.network.failures import explain_failure, raise_if_refused
+from utils.network.limits import LimitExceeded
 
+MESSAGE_CHARACTERS = 2000  # of a server's own message that are shown
 HEALTH_S = 5.0  # seconds that a configured server may take to answer before it counts as down
 
 
@@ -59,13 +61,13 @@ class LakePath:
             raise UsageError(tr("not a lakeFS path: '{uri}' ({reason})", uri=uri, reason=error)) from error
 
     @classmethod
-    def parse_recorded(cls, uri: str) -> LakePath:
-        """Parse the path of a record, which must name a full commit id. Raises UsageError for anything else."""
-        path = cls.parse(uri)
-        if not CommitId.accepts(path.ref):
-            raise UsageError(
-                tr("not a recorded lakeFS path: '{uri}' (expected lakefs://<repo>/<full commit ID>/<path>)", uri=uri)
-            )
+    def parse_recorded(cls, value: object) -> LakePath:
+        """Parse the path of a run, a version or a file, which must name a full commit id. Raises InvalidValue."""
+        path = None
+        with contextlib.suppress(UsageError):
+            path = cls.parse(value) if isinstance(value, str) else None
+        if path is None or not CommitId.accepts(path.ref):
+            raise InvalidValue(mark("recorded lakeFS path"), tr("lakefs://<repo>/<full commit ID>/<path>"), value)
         return path
 
 
@@ -145,11 +147,11 @@ class Connection:
             raise AppError(f"{what} ({where}): {error.status} {error.reason or ''}: {message}") from error
         except ValidationError as error:  # of the request: an invalid response raises InvalidResponse
             raise UsageError(f"{what} ({where}): {one_line(error, 200)}") from error
-        except InvalidValue as error:
+        except (InvalidValue, LimitExceeded) as error:
             raise AppError(
                 tr("{what} ({where}): refused the server's response: {reason}", what=what, where=where, reason=error)
             ) from error
-        except (ValueError, AttributeError, KeyError) as error:
+        except (ValueError, AttributeError, LookupError, RecursionError) as error:
             # No JSON, other fields, or an unexpected status: the page of a proxy, or another program.
             raise AppError(
                 tr(
@@ -203,7 +205,7 @@ def _marking_invalid_responses(deserialize: Callable[..., Any]) -> Callable[...,
     def deserialize_or_raise(*arguments: Any) -> Any:
         try:
             return deserialize(*arguments)
-        except (ValueError, AttributeError, KeyError, TypeError) as error:
+        except (ValueError, AttributeError, LookupError, TypeError, RecursionError) as error:
             raise InvalidResponse(str(error)) from error
 
     return deserialize_or_raise
@@ -223,6 +225,9 @@ def make_configuration(api: str, **keys: str) -> Any:
 def server_message(error: Any) -> str:
     """Return the server's message in an ApiException, on one line."""
     try:
-        return one_line(json.loads(error.body)["message"])
-    except (TypeError, ValueError, KeyError):
+        message = json.loads(error.body)["message"]
+    except (TypeError, ValueError, LookupError, RecursionError):
+        message = None
+    if not isinstance(message, str):
         return one_line(error.body or error.reason or error, 300)
+    return one_line(message, MESSAGE_CHARACTERS)

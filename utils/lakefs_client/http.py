@@ -21,9 +21,11 @@ from urllib3.util import wait_for_read
 from core.workers import ServerUnavailable, raise_if_cancelled
 from utils.network.certificates import LAKEFS, STORE
 from utils.network.connections import connect
+from utils.network.limits import check_address, is_loopback
 from utils.network.policy import NetworkPolicy
 
 BLOCK = 1 << 20  # bytes of a body read or sent at a time
+MAX_ANSWER = 1 << 20  # bytes of a body that is read as a whole: messages, and the facts of one object
 CONNECTION_ERRORS = (
     OSError,
     http.client.HTTPException,
@@ -42,8 +44,13 @@ class Response:
         self._response, self.status, self.headers = response, response.status, response.headers
 
     def read(self) -> bytes:
-        """Return the body. Raises ProtocolError if the connection breaks before its end."""
-        return b"".join(self.stream())
+        """Return the body, or the first `MAX_ANSWER` bytes. Raises ProtocolError if the connection breaks before its end."""
+        body = bytearray()
+        for chunk in self.stream():
+            body += chunk
+            if len(body) >= MAX_ANSWER:
+                break
+        return bytes(body[:MAX_ANSWER])
 
     def stream(self) -> Iterator[bytes]:
         """Yield the body in chunks of at most `BLOCK` bytes. Raises ProtocolError if the connection breaks before its end."""
@@ -139,7 +146,10 @@ class HttpClient:
         return None
 
     def _new_connection(self, origin: Origin) -> http.client.HTTPConnection:
-        """Return a new connection. Raises ConnectTimeoutError, or RetriesExhausted where another attempt is useless."""
+        """Return a new connection. Raises ConnectTimeoutError, or RetriesExhausted where another attempt is useless.
+
+        Raises LimitExceeded for object storage whose name turns out to be that of an address that links must not lead to.
+        """
         try:
             connection = connect(origin, self.policy, self.client_of(origin), self.connect_s, BLOCK)
         except OSError as error:
@@ -147,6 +157,13 @@ class HttpClient:
             if isinstance(error, ssl.SSLCertVerificationError) or str(error).startswith("Tunnel connection failed: 4"):
                 raise RetriesExhausted(cast(Any, origin[1]), "", failed) from error
             raise failed from error
+        client = self.client_of(origin)
+        if client == STORE and self.policy.proxy(f"{origin[0]}://{origin[1]}") is None:
+            try:
+                check_address(connection.sock.getpeername()[0], is_loopback(urlsplit(self.endpoint).hostname or ""))
+            except BaseException:
+                connection.close()
+                raise
         connection.sock.settimeout(self.read_s)
         return connection
 

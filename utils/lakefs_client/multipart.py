@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
+import re
 import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from core.errors import AppError
-from core.files import write_atomically
+from core.files import read_regular, write_atomically
 from core.i18n import tr
 from core.workers import parallel, raise_if_cancelled
+from utils.identifiers import Branch, ObjectPath, Repository
 from utils.lakefs_client.content import LocalFile, PresignedRequestRefused, content_type, verified_md5
 from utils.lakefs_client.http import RetriesExhausted
+from utils.network.limits import check_link
 
 if TYPE_CHECKING:
     from lakefs_sdk.client import LakeFSClient
@@ -93,9 +97,9 @@ class MultipartUpload:
         )
         state = {
             "target": self.target,
-            "upload_id": begun.upload_id,
-            "physical_address": begun.physical_address,
-            "url": begun.presigned_urls[0].split("?")[0],
+            "upload_id": str(begun.upload_id),
+            "physical_address": str(begun.physical_address),
+            "url": check_link(begun.presigned_urls[0], self.transfer.api).split("?")[0],
             "began": time.time(),
             "etags": {},
         }
@@ -227,10 +231,18 @@ class _Part:
 
 
 def _read(journal: Path) -> dict[str, Any]:
-    """Return the state in a journal; empty for a damaged or incomplete one."""
+    """Return the state in a journal; empty for a damaged, incomplete or invalid one."""
     try:
-        state = json.loads(journal.read_text())
-        is_complete = state.keys() >= {"target", "upload_id", "physical_address", "url", "began", "etags"}
-    except (ValueError, AttributeError):
+        state = json.loads(read_regular(journal))
+        return state if _is_state(state) else {}
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):  # InvalidValue is a ValueError
         return {}
-    return state if is_complete else {}
+
+
+def _is_state(state: dict[str, Any]) -> bool:
+    """Return whether this is the state of an upload. Raises ValueError, KeyError or TypeError if not."""
+    api, repo, branch, path = state["target"]
+    Repository(repo), Branch(branch), ObjectPath(path)
+    texts = [api, *(state[key] for key in ("upload_id", "physical_address", "url"))]
+    etags = {int(number): re.fullmatch("[0-9a-f]{32}", etag) for number, etag in state["etags"].items()}
+    return all(isinstance(text, str) for text in texts) and math.isfinite(state["began"]) and all(etags.values())

@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 
 from core.errors import UsageError
 from core.i18n import tr
-from utils.identifiers import Branch, CommitId
+from utils.identifiers import Branch, CommitId, InvalidValue, Ref
 from utils.lakefs_client.connection import Connection, missing_store_fix, server_message
 from utils.lakefs_client.content import RemoteFile
 from utils.lakefs_client.responses import (
@@ -20,8 +20,11 @@ from utils.lakefs_client.responses import (
     parse_models,
     parse_objects,
     parse_tag,
+    require_order,
 )
+from utils.network.limits import PageLimit
 
+PAGE, LOG_PAGE = 1000, 100  # entries of a page that are asked for; lakeFS allows no more than 1,000
 T = TypeVar("T")
 
 
@@ -46,6 +49,8 @@ class Queries:
         """Return the full commit id of a branch, tag, commit id or unique prefix, or `main~1`. Raises UsageError."""
         from lakefs_sdk.exceptions import ApiException
 
+        if not Ref.accepts(ref):  # `..` would be another path of the API
+            raise UsageError(str(InvalidValue(Ref.kind, tr(Ref.rule), ref)))
         with self.connection.convert_errors(tr("version '{ref}'", ref=ref)):
             try:
                 return CommitId(self.connection.sdk.commits_api.get_commit(repo or self.connection.repo, ref).id)
@@ -82,8 +87,10 @@ class Queries:
         sdk = self.connection.sdk
         call = sdk.tags_api.list_tags if kind == "tags" else sdk.branches_api.list_branches
         parse: Callable[[object], tuple[str, CommitId]] = parse_tag if kind == "tags" else parse_branch
-        request = functools.partial(call, repo or self.connection.repo, amount=1000)
-        listed = self._pages(tr("listing {kind}", kind=kind), lambda after: parse_models(request(after=after), parse))
+        request = functools.partial(call, repo or self.connection.repo, amount=PAGE)
+        listed = self._pages(
+            tr("listing {kind}", kind=kind), lambda after: parse_models(request(after=after), parse), PAGE
+        )
         return ((name, commit_id) for name, commit_id in listed if copied or not CommitId.accepts(name))
 
     def has_repository(self, repo: str | None = None) -> bool:
@@ -147,18 +154,19 @@ class Queries:
             self.connection.sdk.refs_api.log_commits,
             repo or self.connection.repo,
             ref,
-            amount=100,
+            amount=LOG_PAGE,
             first_parent=first_parent,
             prefixes=[prefix] if prefix else [],
         )
-        return self._pages(tr("reading the log"), lambda after: parse_models(request(after=after), parse_commit))
+        what = tr("reading the log")
+        return self._pages(what, lambda after: parse_models(request(after=after), parse_commit), LOG_PAGE)
 
     def differences(self, left: str, right: str, kind: str = "two_dot", repo: str | None = None) -> Iterator[Change]:
         """Yield differing paths with their `type`; 'three_dot': changes of `right` since the merge base, and conflicts."""
         request = functools.partial(
-            self.connection.sdk.refs_api.diff_refs, repo or self.connection.repo, left, right, amount=1000, type=kind
+            self.connection.sdk.refs_api.diff_refs, repo or self.connection.repo, left, right, amount=PAGE, type=kind
         )
-        return self._pages(tr("comparing"), lambda after: parse_models(request(after=after), parse_change))
+        return self._pages(tr("comparing"), lambda after: parse_models(request(after=after), parse_change), PAGE)
 
     def objects(self, ref: str, prefix: str, repo: str | None = None, links: bool = False) -> Iterator[RemoteFile]:
         """Yield objects under a prefix in the byte order of their paths, with one page of 1,000 in memory.
@@ -171,21 +179,27 @@ class Queries:
             repo or self.connection.repo,
             ref,
             prefix=prefix,
-            amount=1000,
+            amount=PAGE,
             user_metadata=True,
             presign=links,
             _preload_content=False,
         )
         what = tr("listing {ref}/{prefix}", ref=ref[:12], prefix=prefix)
-        return self._pages(what, lambda after: parse_objects(request(after=after).raw_data, links))
 
-    def _pages(self, what: str, request: Callable[[str], tuple[list[T], str | None]]) -> Iterator[T]:
+        def list_page(after: str) -> tuple[list[RemoteFile], str | None]:
+            results, following = parse_objects(request(after=after).raw_data, links)
+            require_order([file.path for file in results], prefix, after)
+            return results, following
+
+        return self._pages(what, list_page, PAGE)
+
+    def _pages(self, what: str, request: Callable[[str], tuple[list[T], str | None]], page_size: int) -> Iterator[T]:
         """Yield all results of a listing; `request` takes an offset and returns a page and the next offset (None: last page)."""
         after: str | None = ""
+        limit = PageLimit(page_size)
         while after is not None:
             with self.connection.convert_errors(what):
                 results, following = request(after)
-                if following == after:
-                    raise ValueError(f"has_more, next_offset {after!r} again")
+                limit.check(len(results), following)
             yield from results
             after = following

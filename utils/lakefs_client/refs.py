@@ -11,6 +11,7 @@ from config import Settings
 from core.errors import AppError, UsageError
 from core.i18n import tr
 from core.reporting import notify
+from utils.identifiers import Branch, CommitId, Ref, Tag
 from utils.lakefs_client.connection import Connection, LakePath
 from utils.lakefs_client.queries import Queries
 
@@ -78,10 +79,9 @@ class Refs:
         import lakefs_sdk
         from lakefs_sdk.exceptions import ApiException
 
+        creation = lakefs_sdk.BranchCreation(name=Branch(name), source=Ref(source))
         try:
-            self.connection.sdk.branches_api.create_branch(
-                repo or self.connection.repo, lakefs_sdk.BranchCreation(name=name, source=source)
-            )
+            self.connection.sdk.branches_api.create_branch(repo or self.connection.repo, creation)
         except ApiException as error:
             if error.status != 409:
                 raise
@@ -96,7 +96,7 @@ class Refs:
             self.connection.convert_errors(tr("deleting branch {name}", name=name)),
             contextlib.suppress(NotFoundException),
         ):
-            self.connection.sdk.branches_api.delete_branch(repo or self.connection.repo, name)
+            self.connection.sdk.branches_api.delete_branch(repo or self.connection.repo, Branch(name))
 
     def require_experiment_name(self, branch: str) -> None:
         """Raise UsageError for a name that cannot be that of an experiment branch."""
@@ -134,7 +134,7 @@ class Refs:
         import lakefs_sdk
         from lakefs_sdk.exceptions import ApiException
 
-        repo = repo or self.connection.repo
+        repo, name = repo or self.connection.repo, Tag(name)
         with self.connection.convert_errors(tr("tag {name}", name=name)):
             try:
                 self.connection.sdk.tags_api.create_tag(repo, lakefs_sdk.TagCreation(id=name, ref=commit_id))
@@ -174,11 +174,11 @@ class Refs:
         with self.connection.convert_errors(tr("tag {name}", name=name)):
             self.create_branch(work, origin.ref, origin.repo)
             creation = lakefs_sdk.CommitCreation(message=message, metadata=dict(metadata), allow_empty=True)
-            commit = self.connection.sdk.commits_api.commit(origin.repo, work, creation)
-        self.set_tag(name, self._find_child(origin, commit.id) or commit.id, origin.repo)
+            commit_id = CommitId(self.connection.sdk.commits_api.commit(origin.repo, work, creation).id)
+        self.set_tag(name, self._find_child(origin, commit_id) or commit_id, origin.repo)
         self.delete_branch(work, origin.repo)
 
-    def _find_child(self, source: LakePath, commit_id: str) -> str | None:
+    def _find_child(self, source: LakePath, commit_id: CommitId) -> CommitId | None:
         """Return the child of `source`'s commit behind `commit_id`: usually itself; a lost response may have added another.
 
         None if one of the commits in between does not hold the same files.
@@ -189,13 +189,14 @@ class Refs:
             if commit.meta_range_id != files:
                 return None
             if source.ref in commit.parents:
-                return str(commit.id)
+                return commit.id
         return None
 
     def delete_tag(self, name: str) -> None:
         """Delete a tag. Raises AppError for a missing one."""
         from lakefs_sdk.exceptions import NotFoundException
 
+        name = Tag(name)
         with self.connection.convert_errors(tr("deleting tag {name}", name=name)):
             self.connection.sdk.tags_api.get_tag(self.connection.repo, name)
             with contextlib.suppress(NotFoundException):  # of a repeated request whose first response was lost

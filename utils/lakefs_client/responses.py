@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -76,8 +76,8 @@ def parse_objects(body: bytes, links: bool) -> tuple[list[RemoteFile], str | Non
 
     Some S3 clients write an empty object `a/` for a directory: it has no content, and no file can have this name.
     """
-    page = json.loads(body)
     try:
+        page = json.loads(body)
         pagination = page["pagination"]
         results = [
             _remote_file(found, links)
@@ -96,6 +96,14 @@ def parse_sha256(metadata: Mapping[str, Any]) -> Sha256 | None:
     """
     sha256 = metadata.get("sha256")
     return Sha256(sha256) if isinstance(sha256, str) and Sha256.accepts(sha256) else None
+
+
+def require_order(paths: Sequence[str], prefix: str, after: str) -> None:
+    """Raise ValueError if the paths of a page are not below `prefix`, each once, in order, and after the last page."""
+    for path in paths:
+        if not path.startswith(prefix) or path <= after:
+            raise ValueError(f"{path!r:.80} after {after!r:.80}, below {prefix!r:.80}")
+        after = path
 
 
 def _remote_file(found: dict[str, Any], links: bool) -> RemoteFile:

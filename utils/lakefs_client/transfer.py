@@ -42,6 +42,7 @@ from utils.lakefs_client.http import HttpClient, RetriesExhausted
 from utils.lakefs_client.multipart import EXPIRED, MULTIPART, MultipartUpload
 from utils.network.certificates import LAKEFS, STORE
 from utils.network.failures import explain_failure
+from utils.network.limits import check_link
 from utils.network.policy import NetworkPolicy, PolicyPool
 
 if TYPE_CHECKING:
@@ -209,6 +210,7 @@ class Transfer:
 
     def put(self, url: str, body: Any, size: int, kind: str | None = None) -> str:
         """PUT to a presigned link; return the ETag. Raises PresignedRequestRefused, or HTTPError for an unreachable host."""
+        check_link(url, self.api)
         headers = {"Content-Length": str(size), **({"Content-Type": kind} if kind else {})}
         # Connecting is retried only once: an unreachable host stays unreachable. Other errors are retried as usual.
         with self.http.request("PUT", url, headers, body, self.http.retries.new(connect=1)) as response:
@@ -277,6 +279,8 @@ class Transfer:
                 for chunk in self._read_from(repo, ref, remote.path, link, offset):
                     raise_if_cancelled()
                     offset, breaks = offset + len(chunk), 0
+                    if offset > remote.size_bytes:
+                        raise _too_long(remote)
                     yield chunk
                 return
             except PresignedRequestRefused:
@@ -297,7 +301,9 @@ class Transfer:
 
     def _read_from(self, repo: str, ref: str, path: str, link: str | None, offset: int) -> Iterator[bytes]:
         """Yield an object from byte `offset` on. Raises HTTPError, or PresignedRequestRefused for an expired link."""
-        url, headers = (link, {}) if link else (self._url(repo, "refs", ref, path), dict(self.auth))
+        url, headers = (
+            (check_link(link, self.api), {}) if link else (self._url(repo, "refs", ref, path), dict(self.auth))
+        )
         if offset:
             headers["Range"] = f"bytes={offset}-"
         retries = self.http.retries.new(connect=1) if link else None
@@ -310,6 +316,12 @@ class Transfer:
                     else response_error(response.status, f"{path}: ", text)
                 )
             yield from response.stream()
+
+
+def _too_long(remote: RemoteFile) -> ChecksumMismatch:
+    return ChecksumMismatch(
+        tr("{path}: more than the {size} bytes of its listing", path=remote.path, size=remote.size_bytes)
+    )
 
 
 def _mark_verified(part: Path) -> None:

@@ -6,13 +6,14 @@ import os
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import urllib3
 
 from utils.network import proxies
 from utils.network.certificates import MLFLOW, OWN_VARIABLES, TO_SET, VARIABLES, Certificates
+from utils.network.limits import follow_redirect, read_body, with_body
 from utils.network.proxies import Proxy, find_proxy
 
 # Variable -> (value that `prepare_mlflow` set for MLflow's own client, value before): the policy is that of the user.
@@ -67,7 +68,11 @@ def _own_value(name: str) -> str | None:
 
 
 class PolicyPool(urllib3.PoolManager):
-    """Connection pool of one client that takes certificates and proxies from a policy, for any URL."""
+    """Connection pool of one client that takes certificates and proxies from a policy, for any URL.
+
+    A response is read at once, within the limits of utils/network/limits.py: urllib3 itself follows redirects anywhere and
+    decompresses without a limit.
+    """
 
     def __init__(self, policy: NetworkPolicy, client: str, **options: Any) -> None:
         super().__init__(**options)
@@ -77,13 +82,33 @@ class PolicyPool(urllib3.PoolManager):
     def urlopen(  # type: ignore[override]
         self, method: str, url: str, redirect: bool = True, **options: Any
     ) -> urllib3.BaseHTTPResponse:
-        """Send a request directly, or through the proxy that the policy names."""
+        """Send a request directly, or through the proxy that the policy names. Raises LimitExceeded, HTTPError."""
+        body, followed = options.get("body"), 0
+        start = body.tell() if body is not None and hasattr(body, "tell") else None
+        while True:
+            response = self._send(method, url, options)
+            try:
+                location = redirect and response.get_redirect_location()
+                if not location:
+                    return with_body(response, read_body(response))
+                url, followed = follow_redirect(method, url, location, followed), followed + 1
+            except urllib3.exceptions.HTTPError as error:  # the connection broke: retried, as by urllib3 while it reads
+                retries = response.retries or urllib3.Retry.DEFAULT
+                options["retries"] = retries.increment(method, urlsplit(url).path, error=error, _pool=cast(Any, url))
+                options["retries"].sleep()
+                if body is not None and start is not None:
+                    body.seek(start)
+            finally:
+                response.close()  # does nothing to the connection of a response that was read to its end
+
+    def _send(self, method: str, url: str, options: dict[str, Any]) -> urllib3.BaseHTTPResponse:
+        options = {**options, "redirect": False, "preload_content": False, "decode_content": False}
         proxy, tls = self.policy.proxy(url), url.lower().startswith("https:")
         if proxy is not None:
-            return self._manager(proxy, tls).urlopen(method, url, redirect=redirect, **options)
+            return self._manager(proxy, tls).urlopen(method, url, **options)
         if tls and "ssl_context" not in self.connection_pool_kw:
             self.connection_pool_kw["ssl_context"] = self.policy.context(self.client)
-        return super().urlopen(method, url, redirect=redirect, **options)
+        return super().urlopen(method, url, **options)
 
     def _manager(self, proxy: Proxy, tls: bool) -> urllib3.ProxyManager:
         """Return the pool of connections through a proxy; without `tls` no certificate is looked at."""
