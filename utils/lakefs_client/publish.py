@@ -24,6 +24,7 @@ from utils.lakefs_client.queries import Queries
 from utils.lakefs_client.refs import Refs
 from utils.lakefs_client.responses import parse_commit
 
+REFUSALS = (401, 403, 507)  # of a missing right, a read-only store, and a full disk
 MERGE_ATTEMPTS = 5
 
 
@@ -113,8 +114,9 @@ class Publisher:
             self._check(job, head, check)
             try:
                 commit_id, merged = self._upload_and_merge(job, head, changes)
-            except AppError:
-                if not self._is_deleted(job.branch):
+            except AppError as error:
+                refused = getattr(error.__cause__, "status", 0) in REFUSALS  # not a branch that was deleted meanwhile
+                if refused or not self._is_deleted(job.branch):
                     raise
                 continue  # another process with the same files merged the branch and deleted it
             if merged is None:
