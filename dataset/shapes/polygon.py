@@ -21,6 +21,7 @@ Bool = npt.NDArray[np.bool_]
 Points = npt.NDArray[np.float64]
 
 MAX_COORDINATE = 1e7  # pixels; larger values come from damaged files, and would lose the precision of a pixel
+MAX_CROSSINGS = 1 << 23  # of edges with rows of pixels, of which each takes about 100 bytes; an outline has far fewer
 ELLIPSE_TOLERANCE = 0.05  # pixels between an ellipse and the polygon that replaces it
 
 
@@ -71,7 +72,7 @@ def fill(rings: Sequence[Points], height: int, width: int) -> Region:
     """Return the pixels of an image of this size that are inside the rings (N,2): in an odd number of them.
 
     A ring inside another one is therefore a hole, also if both are one ring that a bridge connects. What lies outside
-    the image is cut off.
+    the image is cut off. Raises InvalidFileError for so many long edges that they would fill the memory.
     """
     starts = np.concatenate(rings)
     ends = np.concatenate([np.roll(ring, -1, axis=0) for ring in rings])
@@ -79,6 +80,9 @@ def fill(rings: Sequence[Points], height: int, width: int) -> Region:
     (x0, y0), (x1, y1) = np.where(downwards, starts, ends).T, np.where(downwards, ends, starts).T
     first = np.clip(np.ceil(y0 - 0.5), 0, height).astype(np.int64)
     rows_of_edge = np.clip(np.ceil(y1 - 0.5), 0, height).astype(np.int64) - first
+    if (crossed := int(rows_of_edge.sum())) > MAX_CROSSINGS:
+        expected = tr("an outline that crosses at most {limit:,} rows of pixels", limit=MAX_CROSSINGS)
+        raise InvalidFileError((expected, f"{crossed:,}"))
     edge = np.repeat(np.arange(len(first)), rows_of_edge)
     if not edge.size:
         return Region(0, 0, np.zeros((0, 0), np.bool_))

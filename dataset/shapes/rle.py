@@ -11,6 +11,7 @@ from dataset.shapes.polygon import Bool
 
 Counts = npt.NDArray[np.int64]
 
+MAX_RUN = 1 << 40  # pixels; no image has as many
 _LITERAL_BITS = (3, 4, 8, 16)  # Label Studio's brush: bits of the length of a run, of which each run names one
 _CHANNELS = 4  # of the brush's pixels, RGBA
 
@@ -24,9 +25,9 @@ def decode_coco(counts: object, height: int, width: int) -> Bool:
     Runs go down the columns, and the first one is of pixels outside the object. Raises InvalidFileError.
     """
     runs = decompress(counts) if isinstance(counts, str) else _as_runs(counts)
-    covered = int(runs.sum())
-    if (runs < 0).any() or covered != height * width:
-        raise _wrong_total(covered, height, width)
+    # Each run is compared too: the 64 bits of a sum wrap around, and np.repeat would write beyond the end of its result.
+    if ((runs < 0) | (runs > height * width)).any() or int(runs.sum()) != height * width:
+        raise _wrong_total(sum(runs.tolist()), height, width)
     inside = np.arange(len(runs)) % 2 == 1
     return np.repeat(inside, runs).reshape(width, height).T
 
@@ -37,7 +38,7 @@ def _wrong_total(found: int, height: int, width: int) -> InvalidFileError:
 
 
 def _as_runs(counts: object) -> Counts:
-    if not isinstance(counts, list) or not all(type(run) is int and 0 <= run < 1 << 40 for run in counts):
+    if not isinstance(counts, list) or not all(type(run) is int and 0 <= run < MAX_RUN for run in counts):
         raise InvalidFileError((tr("run lengths: whole numbers from 0, or a string"), tr("other values")))
     return np.array(counts, np.int64)
 
@@ -62,7 +63,10 @@ def decompress(text: str) -> Counts:
             continue
         if code & 16:  # the sign
             value -= 1 << shift
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        run = value + (runs[-2] if len(runs) > 2 else 0)
+        if abs(run) >= MAX_RUN:
+            raise InvalidFileError((tr("run lengths of an image"), str(run)))
+        runs.append(run)
         value = shift = 0
     if shift:
         raise InvalidFileError((tr("compressed run lengths"), tr("a string that ends within a number")))

@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as arrays
 from pycocotools import mask as coco
 
 from dataset.classes import InvalidFileError
+from dataset.shapes import rle
 from dataset.shapes.canvas import Canvas
 from dataset.shapes.contours import bridge, trace
 from dataset.shapes.polygon import Bool, Points, as_points, count_outside, ellipse, fill, rectangle, rotate
@@ -69,6 +70,12 @@ def test_polygon_outside_the_image_has_no_pixel(shift: tuple[int, int]) -> None:
     assert count_outside(star(0) + shift, 240, 320) == len(star(0))
 
 
+def test_outline_with_too_many_crossings_is_an_error() -> None:
+    zigzag = np.stack([np.arange(20_000) % 500, np.arange(20_000) % 2 * 500.0], axis=1)
+    with pytest.raises(InvalidFileError, match="crosses at most"):
+        fill([zigzag], 500, 500)
+
+
 def test_ellipse_has_the_area_of_the_ellipse() -> None:
     region = fill([ellipse(100, 80, 60, 30)], 160, 200)
     assert region.pixels.sum() == pytest.approx(np.pi * 60 * 30, rel=0.005)
@@ -118,6 +125,35 @@ def test_long_runs_of_a_brush_come_back() -> None:
 def test_damaged_runs_are_an_error(counts: object) -> None:
     with pytest.raises(InvalidFileError):
         decode_coco(counts, 3, 4)
+
+
+def compressed(runs: list[int]) -> str:
+    """Return run lengths as COCO's compressed string, of any size and sign."""
+    text = ""
+    for place, run in enumerate(runs):
+        value, more = run - (runs[place - 2] if place > 2 else 0), True
+        while more:
+            bits, value = value & 31, value >> 5
+            more = value != (-1 if bits & 16 else 0)
+            text += chr(48 + bits + 32 * more)
+    return text
+
+
+@pytest.mark.parametrize("extra", [0, 12])
+def test_runs_whose_sum_exceeds_64_bits_are_an_error(extra: int) -> None:
+    large = (1 << 40) - 1
+    rising = [large * step for step in range(1, 1 << 12) for _ in range(2)]
+    runs = [0, *rising, (1 << 64) - sum(rising) + extra]
+    assert sum(runs) % (1 << 64) == extra  # np.repeat allocates this many pixels, and writes all
+    for counts in (compressed(runs), runs):
+        with pytest.raises(InvalidFileError, match="run lengths"):
+            decode_coco(counts, 3, 4)
+
+
+def test_runs_of_which_each_is_valid_may_not_exceed_64_bits_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rle, "MAX_RUN", 1 << 63)
+    with pytest.raises(InvalidFileError, match="12 pixels"):
+        decode_coco([1 << 62, 1 << 62, 1 << 62, 1 << 62, 12], 3, 4)
 
 
 @given(st.text(max_size=12))

@@ -99,8 +99,16 @@ def _read_description(source: Source, findings: Findings) -> tuple[str, dict[int
 def _read_yaml(source: Source, file: str) -> Mapping[str, Any]:
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """Refuses references: some lines of them stand for a list of any length, which messages would write out."""
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError(tr("a reference (*)"))
+            return super().compose_node(parent, index)
+
     try:
-        content = yaml.safe_load(source.read_text(file))
+        content = yaml.load(source.read_text(file), Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DataFaults([Fault(file, tr("readable YAML"), one_line(error, 200))]) from None
     if not isinstance(content, dict):

@@ -121,3 +121,13 @@ def test_background_among_the_yolo_names_is_not_added_again(source: Path, target
     run_import(source, target)
     assert class_list(target) == {"road": 0, "car": 1, "Background": 2}
     assert differing(target, "p00", np.where(reference(road=1, car=2) > 0, reference(road=1, car=2) - 1, 2)) <= 0.005
+
+
+@pytest.mark.parametrize("key", ["names", "nc", "train"])
+def test_references_of_yaml_that_stand_for_endless_lists_are_refused(source: Path, target: Path, key: str) -> None:
+    exports.write_yolo(source)
+    lists = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}' if i else 'x'] * 10)}]" for i in range(12)]
+    values = {"names": "[road, car]", "train": "images/train", key: "[*a11]"}
+    (source / "data.yaml").write_text("\n".join([*lists, *(f"{name}: {value}" for name, value in values.items()), ""]))
+    (fault,) = refused(source, target)
+    assert fault.file == "data.yaml" and "a reference" in fault.found
