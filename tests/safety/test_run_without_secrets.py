@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from config import load_settings
 from tests.safety.planted import PASSWORD, PLANTED, RANDOM, WORDS
 from tests.support.project import Project, make_project
+from train.tracking.run_tracker import RunTracker
+from utils import mlflow_utils
 
 OLD_KEY = "AKIA" + "OLDKEYOLDKEY2345"
 ENVIRONMENT = {
@@ -77,3 +83,15 @@ def test_database_and_store_are_private(trained: tuple[Project, str]) -> None:
     paths = [folder / ".lakefs", *(folder / ".lakefs").rglob("*"), folder / "mlartifacts", *folder.glob("mlflow.db*")]
     loose = [path for path in map(Path, paths) if path.suffix != ".lock" and path.stat().st_mode & 0o077]
     assert loose == []
+
+
+def test_link_of_the_run_has_no_credentials_and_mlflow_prints_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", raising=False)
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    mlflow_utils.connect(load_settings(mlflow_tracking_uri=uri, lakefs_local_dir=tmp_path / "lake"))
+    assert os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] == "true"
+    settings = SimpleNamespace(mlflow_tracking_uri="http://alice:p/w@h:5000/")
+    tracker: Any = SimpleNamespace(settings=settings, experiment_id="1", run_id="r")
+    assert RunTracker.page(tracker) == "http://h:5000/#/experiments/1/runs/r"
