@@ -105,6 +105,11 @@ def show_progress(
             print_text(f"{description}: {done}/{total or '?'} {unit}, {rate:.1f} {unit}/s{eta}", output)
 
 
+def is_terminal() -> bool:
+    """Return whether a person can be asked: input and output are those of a terminal."""
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
+
+
 def choose(prompt: str, count: int) -> int | None:
     """Prompt for a number from 1 to `count` until it is valid; return its 0-based index, or None for 'q' or end of input."""
     question = tr("{prompt} [1-{count}, q = quit]: ", prompt=prompt, count=count)

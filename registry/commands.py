@@ -10,12 +10,13 @@ from config import Settings
 from core.console import choose, format_table
 from core.errors import EXIT_BELOW_THRESHOLD, EXIT_DONE, EXIT_FAILED, UsageError
 from core.i18n import tr
-from core.reporting import notify
+from core.reporting import notify, warn
 from core.safety.terminal import escape_line
 from registry.experiment_branch import delete_experiment
 from registry.overview import overview
 from registry.promotion import Promotion, lock_registry, require_registrable, require_threshold
-from registry.versions import CHAMPION, PENDING, STATE, TEST_METRICS, Registry, version_lineage
+from registry.state import read_state
+from registry.versions import CHAMPION, PENDING, REGISTERED, STATE, TEST_METRICS, Registry, version_lineage
 from segmentation.means import format_metric
 from utils import mlflow_utils
 from utils.lakefs_utils import connect
@@ -71,6 +72,9 @@ def register(promotion: Promotion, options: argparse.Namespace, finished: list[s
                 version=version.version,
             )
         )
+        state = read_state(registry)
+        if state.champion is None:
+            warn(str(state.no_champion()))
         known = registry.versions(version.name)
         unfinished = any(each.tags.get(STATE) == PENDING for each in known)  # reported already
     else:
@@ -95,8 +99,23 @@ def choose_run(registry: Registry, options: argparse.Namespace) -> Run | None:
     runs = mlflow_utils.find_best_runs(client, settings)
     if options.manual:
         return ask_run(registry, runs)
+    candidates = [run for run in runs if not was_deleted(registry, run)]
+    if not candidates:
+        raise UsageError(
+            tr(
+                "every finished run was registered before, and its version deleted: register one again: {command}",
+                command=f"python register_model.py --run-id {runs[0].info.run_id}"
+                + (" --force REASON" if options.force else ""),
+            )
+        )
     last = max((version.creation_timestamp for version in registry.versions()), default=0)
-    return next((run for run in runs if (run.info.end_time or 0) > last), runs[0])
+    return next((run for run in candidates if (run.info.end_time or 0) > last), candidates[0])
+
+
+def was_deleted(registry: Registry, run: Run) -> bool:
+    """Return whether a person deleted the version that a run had: it must not come back unasked."""
+    name = run.data.tags.get(REGISTERED, "").rpartition(" v")[0]
+    return name == registry.name and run.info.run_id not in registry.versions_by_run()
 
 
 def rollback(promotion: Promotion, options: argparse.Namespace) -> int:

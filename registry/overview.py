@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from core.console import format_table
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 
-def overview(registry: Registry, numbered: bool = False) -> str:
-    """Return a table of all versions, newest first: aliases, figures, verdict and lineage."""
+def overview(registry: Registry, numbered: bool = False, versions: Sequence[ModelVersion] | None = None) -> str:
+    """Return a table of versions, by default of all, newest first: aliases, figures, verdict and lineage."""
     aliases, metric = registry.aliases(), registry.settings.register_metric
     headers = [
         tr("version"),
@@ -32,7 +32,7 @@ def overview(registry: Registry, numbered: bool = False) -> str:
         tr("data commit"),
         tr("model commit"),
     ]
-    rows = [_row(version, metric, aliases) for version in registry.versions()]
+    rows = [_row(version, metric, aliases) for version in (registry.versions() if versions is None else versions)]
     if numbered:
         headers, rows = ["#", *headers], [[str(i), *row] for i, row in enumerate(rows, 1)]
     return format_table(headers, rows)

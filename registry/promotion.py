@@ -26,16 +26,19 @@ from core.reporting import notify, warn
 from registry.experiment_branch import merge_experiment
 from registry.lakefs_tags import tag_model_commit
 from registry.release import release
+from registry.state import RegistryState, is_registered_here, read_state
 from registry.versions import (
     CHALLENGER,
     CHAMPION,
     DONE,
     GATE,
     PENDING,
+    REGISTERED,
     REPLACED,
     ROLLED_BACK,
     STATE,
     Registry,
+    is_archived,
     version_lineage,
 )
 from segmentation.means import Coverage, format_mean, format_metric
@@ -150,6 +153,8 @@ class Promotion:
             against = version_lineage(champion) if champion else None
             verdict = gate.judge(settings, self.lake, lineage, against, device, cache)
         except AppError as error:
+            if champion is not None and force is None and not is_registered_here(champion):
+                raise read_state(self.registry).no_champion() from error
             if force is None or champion is None:
                 raise
             # Fails again if the cause is not the champion.
@@ -206,7 +211,7 @@ class Promotion:
             self.registry.set_alias(version, CHALLENGER)
         with mlflow_utils.convert_errors(self.registry.settings, tr("recording the run")):
             number = f"{version.name} v{version.version}"
-            self.registry.client.set_tag(str(version.run_id), "registered_version", number)
+            self.registry.client.set_tag(str(version.run_id), REGISTERED, number)
         self.registry.set_tag(version, STATE, DONE)
         report_verdict(verdict)
 
@@ -215,7 +220,8 @@ class Promotion:
 
         MLflow moves an alias without a condition. So it is read again afterwards: another machine may have been later.
         """
-        number, current = str(version.version), self.registry.aliases(version.name).get(CHAMPION)
+        number, champion = str(version.version), self.registry.champion()
+        current = str(champion.version) if champion else None  # not an alias of a deleted version
         if current not in (number, against):
             return False
         tag_model_commit(self.registry, self.lake, version)
@@ -230,26 +236,19 @@ class Promotion:
 
         Its file is verified first. The former champion is marked, so that no later call promotes it unasked.
         """
-        current = self.registry.champion()
-        if current is None:
-            raise UsageError(
-                tr(
-                    "{registered_model} has no champion: run register_model.py first",
-                    registered_model=self.registry.name,
-                )
-            )
-        if target is not None and target.name != current.name:
+        current, state = self.registry.champion(), read_state(self.registry)
+        if target is not None and target.name != self.registry.name:
             raise UsageError(
                 tr(
                     "{name} v{version} is not a version of {current}: run with REGISTERED_MODEL={name}",
                     name=target.name,
                     version=target.version,
-                    current=current.name,
+                    current=self.registry.name,
                 )
             )
-        previous = _replaced_version(current)
-        target = target or self._version_before(current, previous)
-        if target.version == current.version:
+        previous = _replaced_version(current) if current else None
+        target = target or _version_before(state, current, previous)
+        if current is not None and target.version == current.version:
             notify(tr("already champion: {name} v{version}", name=current.name, version=current.version))
             tag_model_commit(self.registry, self.lake, current)
             release(self.registry, self.lake, current)  # a champion of an earlier version has none, or no signature
@@ -259,22 +258,33 @@ class Promotion:
         self.lake.verified_file(lineage.model_path, lineage.model_sha256, self.registry.settings.cache_dir)
         tag_model_commit(self.registry, self.lake, target)  # a challenger that is chosen here has no tag yet
         release(self.registry, self.lake, target)
-        self.registry.set_tag(current, ROLLED_BACK, json.dumps({**audit_stamp(), "to": str(target.version)}))
-        if str(target.version) != previous:  # a choice, not a step back: the next step back leads here
+        if current is not None:
+            self.registry.set_tag(current, ROLLED_BACK, json.dumps({**audit_stamp(), "to": str(target.version)}))
+        if current is not None and str(target.version) != previous:
+            # A choice, not a step back: the next step back leads here.
             self.registry.set_tag(target, REPLACED, str(current.version))
         self.registry.set_champion(target)
         return target
 
-    def _version_before(self, version: ModelVersion, number: str | None) -> ModelVersion:
-        if number is None:
-            raise UsageError(
-                tr(
-                    "{name} v{version} replaced no champion: name one by --rollback VERSION",
-                    name=version.name,
-                    version=version.version,
-                )
-            )
-        return self.registry.find(f"{version.name}/{number}")
+
+def _version_before(state: RegistryState, current: ModelVersion | None, number: str | None) -> ModelVersion:
+    """Return the version that the champion replaced. Raises UsageError if one has to be named instead."""
+    if current is None:
+        raise state.no_champion()
+    name = {"name": current.name, "version": current.version}
+    if number is None:
+        others = [version for version in state.usable() if version.version != current.version]
+        if others or not is_registered_here(current):
+            raise state.no_champion(tr("{name} v{version} replaced no champion", **name))
+        raise UsageError(
+            tr("{name} v{version} replaced no champion, and there is no other version: run train.py first", **name)
+        )
+    found = next((version for version in state.usable() if str(version.version) == number), None)
+    if found is None or is_archived(found):
+        raise state.no_champion(
+            tr("{name} v{version} replaced v{number}, which was deleted or archived", **name, number=number)
+        )
+    return found
 
 
 def report_verdict(verdict: dict[str, Any]) -> None:

@@ -4,41 +4,73 @@ from __future__ import annotations
 
 import math
 
-from core.console import choose, format_table
-from core.errors import AppError
+from core.console import choose, format_table, is_terminal
+from core.errors import AppError, UsageError
 from core.i18n import tr
-from core.reporting import notify
-from registry.versions import CHAMPION, Registry, version_lineage
+from core.reporting import notify, warn
+from registry.overview import overview
+from registry.state import RegistryState, read_state
+from registry.versions import REGISTERED, Registry, version_lineage
 from segmentation.means import format_metric
 from utils import mlflow_utils
 from utils.lineage import Lineage
 
 
 def select_model(registry: Registry, run_id: str | None, spec: str | None, interactive: bool) -> Lineage | None:
-    """Return the named model; else the champion, or without a registry entry the best finished run.
+    """Return the named model; else the champion, or without a registered model the best run that was never registered.
 
-    None: nothing was chosen interactively. Raises AppError if there is no model.
+    None: nothing was chosen interactively. Raises UsageError if there is no champion and nobody to ask, AppError if
+    there is no model.
     """
-    client, settings = registry.client, registry.settings
     if interactive:
         return ask(registry)
     if run_id:
-        return mlflow_utils.run_lineage(mlflow_utils.get_run(client, settings, run_id))
-    if spec:
+        return mlflow_utils.run_lineage(mlflow_utils.get_run(registry.client, registry.settings, run_id))
+    if spec and spec != registry.name:
         return version_lineage(registry.find(spec))
-    if CHAMPION in registry.aliases():
-        return version_lineage(registry.find(registry.name))
+    state = read_state(registry)
+    if state.champion is not None:
+        return version_lineage(state.champion)
+    if state.exists or spec:
+        return ask_version(registry, state)
+    return best_unregistered_run(registry)
+
+
+def ask_version(registry: Registry, state: RegistryState) -> Lineage | None:
+    """Without a champion, show the versions and ask for one; None if nobody answers. Raises UsageError off a terminal."""
+    usable = state.usable()
+    if not usable or not is_terminal():
+        raise state.nothing_to_predict_with()
+    warn(state.problem())
+    notify(overview(registry, numbered=True, versions=usable))
+    index = choose(tr("version to use"), len(usable))
+    return None if index is None else version_lineage(usable[index])
+
+
+def best_unregistered_run(registry: Registry) -> Lineage:
+    """Return the best run that was never registered: a version that was deleted is out of use. Raises AppError."""
+    client, settings = registry.client, registry.settings
     experiment = mlflow_utils.get_or_create_experiment(client, settings)
     runs = mlflow_utils.find_finished_runs(client, settings, experiment, settings.register_metric)
-    if not runs:
-        raise AppError(
+    never_registered = [run for run in runs if REGISTERED not in run.data.tags]
+    if never_registered:
+        notify(tr("no registered model: using the best run."))
+        return mlflow_utils.run_lineage(never_registered[0])
+    if runs:
+        raise UsageError(
             tr(
-                "no registered model, and no finished run in experiment '{experiment}': run train.py first",
-                experiment=settings.mlflow_experiment,
+                "no registered model, and every finished run was registered before (the best: {run_id}, as {version}): "
+                "register it again: python register_model.py --run-id {run_id}",
+                run_id=runs[0].info.run_id,
+                version=runs[0].data.tags[REGISTERED],
             )
         )
-    notify(tr("no registered model: using the best run."))
-    return mlflow_utils.run_lineage(runs[0])
+    raise AppError(
+        tr(
+            "no registered model, and no finished run in experiment '{experiment}': run train.py first",
+            experiment=settings.mlflow_experiment,
+        )
+    )
 
 
 def ask(registry: Registry) -> Lineage | None:

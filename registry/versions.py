@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,13 +27,15 @@ LAKEFS_TAG = "lakefs_tag"  # tag of a version: name of its tag in lakeFS
 GATE = "gate"  # tag of a version: the verdict, as JSON
 REPLACED = "replaced"  # tag of a version: number of the champion that it replaced; empty: there was none
 TEST_METRICS = ("test_miou", "test_accuracy")  # of the run that a version keeps, besides those of the best epoch
+LINEAGE_TAGS = ("lakefs_model_path", "lakefs_data_path", "model_sha256")  # of a version that register_model.py made
+REGISTERED = "registered_version"  # tag of a run: "NAME vN"
 ROLLED_BACK = "rolled_back"  # tag of a version that a person took out of use: when, who, to which version
 
 
 def version_lineage(version: ModelVersion) -> Lineage:
     """Return the lineage of a version from its tags, which outlive its run. Raises AppError if one is missing."""
     tags = version.tags
-    missing = [key for key in ("lakefs_model_path", "lakefs_data_path", "model_sha256") if key not in tags]
+    missing = [key for key in LINEAGE_TAGS if key not in tags]
     if missing:
         raise AppError(
             tr(
@@ -57,6 +60,11 @@ def version_lineage(version: ModelVersion) -> Lineage:
         )
     except ValueError as error:  # InvalidValue, or a metric that is no number
         raise AppError(f"{name}: {one_line(error, 400)}") from error
+
+
+def is_archived(version: ModelVersion) -> bool:
+    """Return whether a person archived a version by MLflow's stages."""
+    return bool(version.current_stage == "Archived")
 
 
 def lineage_tags(lineage: Lineage, run: Run) -> dict[str, str]:
@@ -112,6 +120,10 @@ class Registry:
 
     def aliases(self, name: str | None = None) -> dict[str, str]:
         """Return alias -> version number of a registered model; listings of versions may leave aliases out."""
+        return self.find_aliases(name) or {}
+
+    def find_aliases(self, name: str | None = None) -> dict[str, str] | None:
+        """Return the same as `aliases`; None if there is no such registered model."""
         from mlflow.exceptions import MlflowException
 
         name = name or self.name
@@ -121,7 +133,7 @@ class Registry:
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
-                return {}
+                return None
         return {alias: str(version) for alias, version in model.aliases.items()}
 
     def find(self, spec: str) -> ModelVersion:
@@ -148,9 +160,9 @@ class Registry:
         return f"{self.name}/{number}" if number.isdigit() else f"{self.name}@{spec}"
 
     def champion(self) -> ModelVersion | None:
-        """Return the version in use; None before the first."""
+        """Return the version that the alias names; None if there is no alias, or the version was deleted."""
         number = self.aliases().get(CHAMPION)
-        return None if number is None else self.find(f"{self.name}/{number}")
+        return next((version for version in self.versions() if str(version.version) == number), None)
 
     def versions_by_run(self) -> dict[str, ModelVersion]:
         """Return run id -> newest version that was made from it."""
@@ -205,5 +217,8 @@ class Registry:
         with mlflow_utils.convert_errors(self.settings, tr("recording the version")):
             if self.aliases(version.name).get(CHALLENGER) == number:
                 self.client.delete_registered_model_alias(version.name, CHALLENGER)
+            if is_archived(self.client.get_model_version(version.name, number)):
+                with warnings.catch_warnings(action="ignore", category=FutureWarning):  # stages end with MLflow 4
+                    self.client.transition_model_version_stage(version.name, number, "None")
             if ROLLED_BACK in self.client.get_model_version(version.name, number).tags:
                 self.client.delete_model_version_tag(version.name, number, ROLLED_BACK)
