@@ -2,6 +2,7 @@
 
     python benchmarks/training.py accuracy path/to/data --seconds 480 --seeds 0 1 2
     python benchmarks/training.py speed path/to/data --seconds 60
+    python benchmarks/training.py busy --seconds 8      # beside busy processes; benchmarks/training_busy.py explains it
 
 The folder holds {train,val}/{images,masks} with class ids as pixel values, and classes.json (CamVid has that shape).
 
@@ -37,6 +38,7 @@ sys.path.insert(0, str(ROOT))
 
 
 import config
+from benchmarks.training_busy import busy
 from benchmarks.training_peers import PEER_SIZE, Figures, bare, peer, plain
 from core import git as git_utils
 from core.background import Background
@@ -235,9 +237,11 @@ def bare_of(options: argparse.Namespace, name: str) -> Figures:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["accuracy", "speed", "published", "peer", "bare", "plain"],
-                        help="accuracy or speed; the others are their child processes")  # fmt: skip
-    parser.add_argument("data", type=Path)
+    parser.add_argument("what", choices=["accuracy", "speed", "busy", "published", "peer", "bare", "plain"],
+                        help="accuracy, speed or busy; the others are their child processes")  # fmt: skip
+    parser.add_argument("data", type=Path, nargs="?")
+    parser.add_argument("--rounds", type=int, default=5, help="of busy")
+    parser.add_argument("--loads", type=int, nargs="+", default=[0, 1, 2, 4], help="busy processes of busy")
     parser.add_argument("--seconds", type=float, default=480, help="of training, for each row")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--size", type=int, nargs=2, default=[180, 240], metavar=("H", "W"), help="our input size")
@@ -250,6 +254,10 @@ def main() -> None:
         "settings", nargs="*", metavar="name=value", help="settings of ours, such as model=compact_unet"
     )
     options = parser.parse_intermixed_args()
+    if options.what == "busy":
+        return busy(options.loads, options.rounds, options.seconds)
+    if options.data is None:
+        parser.error("DATA is missing")
     if options.what in ("accuracy", "speed"):
         return {"accuracy": accuracy, "speed": speed}[options.what](options)
     measured = {"published": published, "peer": peer, "bare": bare, "plain": plain}[options.what](options)
