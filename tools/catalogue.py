@@ -51,8 +51,11 @@ def read_compiled() -> dict[str, str]:
 
 
 def fields(text: str) -> set[str]:
-    """Return the names of the placeholders of a message."""
-    return {name for _, name, _, _ in string.Formatter().parse(text) if name}
+    """Return the names of the placeholders of a message; a text with a lone brace has none and is never formatted."""
+    try:
+        return {name for _, name, _, _ in string.Formatter().parse(text) if name}
+    except ValueError:
+        return set()
 
 
 def problems() -> list[str]:
