@@ -57,6 +57,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--tolerance", type=float, metavar="X", help=tr("largest difference for --reproduce (default: 0.001)")
     )
+    parser.add_argument(
+        "--trust-patch", action="store_true", help=tr("with --reproduce: apply code changes of other machines unasked")
+    )
     parser.add_argument("--check-only", action="store_true", help=tr("only check the data"))
     parser.add_argument("--json", action="store_true", help=tr("with --check-only: print only a JSON object"))
     parser.add_argument(
@@ -85,6 +88,8 @@ def reject_combinations(parser: argparse.ArgumentParser, options: argparse.Names
     if options.sample and (options.dataset or options.check_only):
         other = "--dataset" if options.dataset else "--check-only"
         parser.error(tr("--sample: not allowed with {option}", option=other))
+    if options.trust_patch and not options.reproduce:
+        parser.error(tr("--trust-patch: only with --reproduce"))
     if options.json and not options.check_only:
         parser.error(tr("--json: only with --check-only"))
     if options.smoke and (options.git_commit or options.git_tag):

@@ -159,6 +159,19 @@ def configure_logging(debug: bool) -> None:
         logging.getLogger("alembic").setLevel(logging.ERROR)
 
 
+def confirm(question: str) -> bool:
+    """Ask a yes-no question until the answer is valid; end of input is a no."""
+    while True:
+        try:
+            answer = input(f"{question} [y/n]: ").strip().lower()
+        except EOFError:
+            print()
+            return False
+        if answer in ("y", "yes", "n", "no"):
+            return answer.startswith("y")
+        print(tr("'{answer}' is not y or n.", answer=ascii(answer)[1:-1]))
+
+
 def add_common_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that every script has."""
     parser.add_argument("--debug", action="store_true", help=tr("show the traceback of an error"))

@@ -1,7 +1,7 @@
 """The model as MLflow's `python_function`: `mlflow.pyfunc.load_model` and `mlflow models serve` predict with it.
 
-A file `MLmodel` beside model.pth names this module and the SHA-256 of the weights. The code is that of the project, not
-a copy in the model's folder: `pip install --no-deps -e .` makes it importable from anywhere.
+A file `MLmodel` beside model.pth names this module. The code is that of the project, not a copy in the model's directory:
+`pip install --no-deps -e .` makes it importable from anywhere. utils/mlmodel.py says which MLmodel files are loaded.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from core.errors import UsageError
+from core.errors import AppError, UsageError
 from core.i18n import tr
 from dataset.classes import UInt8
+from utils.identifiers import Sha256
+from utils.mlmodel import MLMODEL, parse_mlmodel, verified_sha256
 
 if TYPE_CHECKING:
+    from config import Settings
     from segmentation.model_file import Model
 
 
@@ -47,19 +50,58 @@ def mlmodel(run_id: str, model_file: str, model_sha256: str) -> str:
 
 
 def _load_pyfunc(path: str) -> Segmenter:
-    """Load the model; MLflow calls this with the path of model.pth. Raises AppError if its checksum differs from MLmodel."""
-    from mlflow.models import Model as MLflowModel
+    """Load the model; MLflow calls this with the path of model.pth.
 
+    Its SHA-256 must be that of a record elsewhere: of the lakeFS commit that this process downloaded it from, or of the run
+    that MLmodel names. Raises AppError for another file.
+    """
     from config import load_settings
     from core.process import keep_freed_memory
     from segmentation.model_file import load_model
     from segmentation.preprocess import choose_device
 
-    metadata = MLflowModel.load(str(Path(path).parent)).metadata or {}
-    device = choose_device(load_settings().device)
+    file, settings = Path(path), load_settings()
+    sha256 = verified_sha256(file) or _sha256_of_run(file, settings)
+    device = choose_device(settings.device)
     if device.type == "cpu":
         keep_freed_memory()
-    return Segmenter(load_model(Path(path), str(metadata.get("model_sha256", "")), device), device)
+    return Segmenter(load_model(file, Sha256(sha256), device), device)
+
+
+def _sha256_of_run(file: Path, settings: Settings) -> str:
+    """Return the SHA-256 that the run and the lakeFS commit of a model record; MLmodel beside the file only names the run.
+
+    Raises AppError if the servers do not know the run, or contradict each other.
+    """
+    from utils import mlflow_utils
+    from utils.lakefs_utils import connect
+
+    run_id = parse_mlmodel(file.with_name(MLMODEL), file.with_name(MLMODEL).read_bytes())["run_id"]
+    try:
+        run = mlflow_utils.get_run(mlflow_utils.connect(settings), settings, run_id)
+        lineage = mlflow_utils.run_lineage(run)
+        with connect(settings) as lake:
+            committed = lake.commit_metadata(lineage.model_path.commit, lineage.model_path.repo).get("model_sha256")
+    except AppError as error:
+        raise AppError(
+            tr(
+                "{path}: nothing vouches for it ({error}): set MLFLOW_TRACKING_URI and LAKEFS_ENDPOINT to the servers of its run, "
+                "or load it by its lakefs:// or models:/ URI",
+                path=file,
+                error=error,
+            )
+        ) from error
+    if committed is not None and committed != lineage.model_sha256:
+        raise AppError(
+            tr(
+                "{path}: run {run_id} says SHA-256 {found}, but the metadata of its lakeFS commit say {expected}: not opened",
+                path=file,
+                run_id=run_id,
+                found=lineage.model_sha256,
+                expected=committed,
+            )
+        )
+    return lineage.model_sha256
 
 
 class Segmenter:

@@ -70,7 +70,8 @@ def _run_main_process(options: argparse.Namespace) -> int:
     elif options.reproduce:
         from train.reproduce import TOLERANCE, reproduce
 
-        return reproduce(settings, options.reproduce, TOLERANCE if options.tolerance is None else options.tolerance)
+        tolerance = TOLERANCE if options.tolerance is None else options.tolerance
+        return reproduce(settings, options.reproduce, tolerance, options.trust_patch)
     else:
         train(settings, given, options)
     return 0

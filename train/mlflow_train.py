@@ -103,6 +103,7 @@ class MlflowTrain(ModelTrain):
             target_branch=facts.target_branch,
             git=facts.git,
             processes=distributed.world_size(),
+            hashes=dict(self.tracker.record),
             **super().run_record(),
         ).to_dict()
 

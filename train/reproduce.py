@@ -13,51 +13,49 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from config import FIELDS, ROOT, Settings, load_settings
 from core.console import format_table
-from core.errors import AppError, UsageError
-from core.git import resolve, worktree
+from core.errors import AppError
+from core.git import worktree
 from core.i18n import tr
 from core.process import run_script
 from core.reporting import notify, warn
+from train.reproduction.patch import consented_patch
+from train.reproduction.recipe import COMPARED, COMPARED_AT_END, Recipe, read_recipe
+from train.reproduction.record_files import irreproducible
 from train.tracking import environment
-from utils.lakefs_utils import LakePath, connect
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+from utils.lakefs_utils import connect
 
 TOLERANCE = 1e-3  # absolute difference of a metric; on the CPU of one machine it is 0
-COMPARED = ("train_loss", "val_loss", "val_accuracy", "val_miou", "learning_rate")
-COMPARED_AT_END = ("test_miou", "test_accuracy")  # of the saved model; only data with a test split has them
+# Settings that the recorded code, which may be a stranger's changes, does not need: it reads data and writes to no server.
+WITHHELD = ("minio_endpoint", "minio_access_key", "minio_secret_key", "mlflow_tracking_uri")
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What a run recorded for its reproduction; `figures`: metric -> value of each epoch."""
+def reproduce(settings: Settings, run_id: str, tolerance: float, trust_patch: bool = False) -> int:
+    """Train the run again and report both results. Raises AppError if they differ by more than `tolerance`.
 
-    run_id: str
-    commit: str
-    patch: bytes
-    settings: dict[str, Any]
-    smoke: bool
-    data_path: LakePath
-    environment: dict[str, Any]
-    packages: list[str]
-    figures: dict[str, list[float]]
-
-
-def reproduce(settings: Settings, run_id: str, tolerance: float) -> int:
-    """Train the run again and report both results. Raises AppError if they differ by more than `tolerance`."""
+    `trust_patch`: apply recorded code changes without asking, wherever they were recorded.
+    """
     from utils import mlflow_utils
 
-    recipe = read_recipe(mlflow_utils.connect(settings, read_only=True), settings, run_id)
+    client = mlflow_utils.connect(settings, read_only=True)
     with connect(settings) as lake:
+        recipe = read_recipe(client, lake, settings, run_id)
         lake.resolve(recipe.data_path.ref, recipe.data_path.repo)  # fail early if the commit is missing
-    changes = tr(" + recorded changes") if recipe.patch else ""
+    if recipe.unvouched:
+        warn(
+            tr(
+                "run {run_id} was recorded by an earlier version: only MLflow vouches for {files}, which everybody who "
+                "reaches its server can change",
+                run_id=run_id,
+                files=", ".join(recipe.unvouched),
+            )
+        )
+    patch = consented_patch(settings, recipe, trust_patch)
+    changes = tr(" + recorded changes") if patch else ""
     notify(
         tr(
             "reproducing run {run_id}: Git {commit}{changes}, {data_path}",
@@ -68,7 +66,7 @@ def reproduce(settings: Settings, run_id: str, tolerance: float) -> int:
         )
     )
     try:
-        with worktree(ROOT, recipe.commit, recipe.patch) as code:
+        with worktree(ROOT, recipe.commit, patch) as code:
             done = train_again(settings, recipe, code)
     except OSError as error:
         raise AppError(
@@ -78,50 +76,10 @@ def reproduce(settings: Settings, run_id: str, tolerance: float) -> int:
     return compare_metrics(recipe, done["figures"], tolerance)
 
 
-def read_recipe(client: MlflowClient, settings: Settings, run_id: str) -> Recipe:
-    """Read what the run recorded. Raises UsageError that names what is missing for a reproduction."""
-    from utils import mlflow_utils
-
-    run = mlflow_utils.get_run(client, settings, run_id)
-    tags, params = run.data.tags, run.data.params
-    commit, state = tags.get("git_commit", "none"), tags.get(environment.PATCH_TAG)
-    if commit == "none":
-        raise _irreproducible(run_id, tr("it was trained without a Git commit"))
-    if state is None:
-        raise _irreproducible(run_id, tr("it was trained by an older version, which did not record enough"))
-    if state not in ("clean", "recorded"):
-        raise _irreproducible(run_id, tr("the changes of its code are missing ({state})", state=state))
-    if resolve(ROOT, commit) is None:
-        raise _irreproducible(
-            run_id, tr("this clone has no Git commit {commit}: git fetch may bring it", commit=commit)
-        )
-    if "lakefs_data_path" not in params:
-        raise _irreproducible(run_id, tr("it ended before its data was committed"))
-    with tempfile.TemporaryDirectory() as folder, mlflow_utils.convert_errors(settings, tr("reading the run")):
-        files = mlflow_utils.download_artifacts(client, settings, run_id, environment.FOLDER, folder)
-        recipe = json.loads((files / environment.SETTINGS).read_text(encoding="utf-8"))
-        histories = {name: client.get_metric_history(run_id, name) for name in (*COMPARED, *COMPARED_AT_END)}
-        return Recipe(
-            run_id=run_id,
-            commit=commit,
-            patch=(files / environment.PATCH).read_bytes() if state == "recorded" else b"",
-            settings=recipe["settings"],
-            smoke=recipe["smoke"],
-            data_path=LakePath.parse(params["lakefs_data_path"]),
-            environment=json.loads((files / environment.ENVIRONMENT).read_text(encoding="utf-8")),
-            packages=(files / environment.PACKAGES).read_text(encoding="utf-8").splitlines(),
-            figures={name: [m.value for m in sorted(h, key=lambda m: m.step)] for name, h in histories.items()},
-        )
-
-
-def _irreproducible(run_id: str, reason: str) -> UsageError:
-    return UsageError(tr("run {run_id} cannot be reproduced: {reason}", run_id=run_id, reason=reason))
-
-
 def train_again(settings: Settings, recipe: Recipe, code: Path) -> dict[str, Any]:
     """Run the recorded code's `main` on the recorded data; return its measurements."""
     if not (code / "train/reproduce.py").exists():
-        raise _irreproducible(recipe.run_id, tr("its code has no train/reproduce.py"))
+        raise irreproducible(recipe.run_id, tr("its code has no train/reproduce.py"))
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "figures.json"
         arguments = [str(recipe.data_path), str(out), "smoke" if recipe.smoke else "whole"]
@@ -139,6 +97,7 @@ def train_again(settings: Settings, recipe: Recipe, code: Path) -> dict[str, Any
 def as_environment(settings: Settings, recipe: Recipe, folder: Path) -> dict[str, str]:
     """Return the settings as environment variables, as a worktree has no .env; the run's override those of now."""
     places: dict[str, Any] = {name: getattr(settings, name) for name in FIELDS}
+    places |= dict.fromkeys(WITHHELD)
     places |= {"data_dir": folder / "data", "model_path": folder / "model.pth"}
     values = {**places, **recipe.settings}
     return {

@@ -35,6 +35,9 @@ class RunRecord:
     git: GitFacts
     classes: dict[str, Any]
     processes: int  # of torchrun; 1 without it
+    hashes: dict[str, str] = dataclasses.field(
+        default_factory=dict
+    )  # of the recorded files; empty in older checkpoints
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint."""

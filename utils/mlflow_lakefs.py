@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ from config import load_settings
 from core.errors import AppError
 from core.files import safe_join
 from core.i18n import tr
+from utils.identifiers import Sha256
 from utils.lakefs_utils import LakeFS, LakePath, connect
+from utils.mlmodel import MLMODEL, WEIGHTS, parse_mlmodel, reject_code, remember_verified
 
 SCHEME = "lakefs"
 
@@ -59,6 +61,26 @@ def _parse(uri: str) -> LakePath:
         raise MlflowException(str(error)) from error
 
 
+def _check_model(tree: Path, mlmodel: str, paths: Sequence[str]) -> None:
+    """Raise AppError unless an MLmodel file of a commit, and what is beside it, make MLflow execute only this project."""
+    folder = mlmodel.removesuffix(MLMODEL)
+    parse_mlmodel(mlmodel, safe_join(tree, mlmodel).read_bytes())
+    reject_code(mlmodel, [path.removeprefix(folder) for path in paths if path.startswith(folder)])
+
+
+def _recorded_sha256(lake: LakeFS, weights: LakePath) -> Sha256:
+    """Return the hash of a model file in the metadata of the commit that it comes from. Raises AppError without one."""
+    recorded = lake.commit_metadata(weights.ref, weights.repo).get("model_sha256")
+    if recorded is None:  # a later commit, of other files
+        commits = lake.log(weights.ref, first_parent=False, prefix=weights.path, repo=weights.repo)
+        recorded = next((c.metadata["model_sha256"] for c in commits if "model_sha256" in c.metadata), None)
+    if recorded is None:
+        raise AppError(
+            tr("{path}: no commit's metadata have its SHA-256, as those of train.py do: not opened", path=weights)
+        )
+    return Sha256(recorded)
+
+
 class LakeFSArtifactRepository(ArtifactRepository):
     """Read-only artifact repository: the files below a path of a commit, verified by SHA-256."""
 
@@ -92,12 +114,19 @@ class LakeFSArtifactRepository(ArtifactRepository):
         with _connected() as (lake, cache):
             commit = lake.resolve(self.source.ref, self.source.repo)
             tree = lake.download(LakePath(self.source.repo, commit, wanted), cache)
-            for file in lake.objects(commit, wanted, self.source.repo):
-                if wanted and file.path != wanted and not file.path.startswith(f"{wanted}/"):
-                    continue
-                target = safe_join(folder, file.path[len(root) + 1 if root else 0 :])
+            paths = [file.path for file in lake.objects(commit, wanted, self.source.repo)]
+            paths = [path for path in paths if not wanted or path == wanted or path.startswith(f"{wanted}/")]
+            for path in paths:  # before anything is where MLflow looks for it
+                if path.rpartition("/")[2] == MLMODEL:
+                    _check_model(tree, path, paths)
+            targets = {path: safe_join(folder, path[len(root) + 1 if root else 0 :]) for path in paths}
+            for path, target in targets.items():
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(safe_join(tree, file.path), target)  # a copy: files of the cache must not be changed
+                shutil.copyfile(safe_join(tree, path), target)  # a copy: files of the cache must not be changed
+            for path, target in targets.items():
+                if path.rpartition("/")[2] == WEIGHTS:
+                    where = LakePath(self.source.repo, commit, path)
+                    remember_verified(target, _recorded_sha256(lake, where), where)
         return str(folder / artifact_path) if artifact_path else str(folder)
 
     def _download_file(self, remote_file_path: str, local_path: str) -> None:
@@ -105,6 +134,8 @@ class LakeFSArtifactRepository(ArtifactRepository):
             commit = lake.resolve(self.source.ref, self.source.repo)
             path = self._full_path(remote_file_path)
             tree = lake.download(LakePath(self.source.repo, commit, path), cache)
+            if path.rpartition("/")[2] == MLMODEL:
+                _check_model(tree, path, [path])
             shutil.copyfile(safe_join(tree, path), local_path)
 
     def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:

@@ -5,6 +5,7 @@ It calls no function and imports nothing. A tensor becomes a `StoredTensor`, whi
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import pickletools
 from collections.abc import Callable, Iterator
@@ -41,7 +42,7 @@ class Limits:
 
 MODEL_LIMITS = Limits(size=2 << 20, opcodes=500_000, containers=60_000, keys=20_000)  # about 8,000 tensors
 # History and optimizer of a long training: 1,000 epochs of 255 classes, 3,000 tensors with their averages.
-CHECKPOINT_LIMITS = Limits(size=32 << 20, opcodes=8_000_000, containers=500_000, keys=100_000)
+CHECKPOINT_LIMITS = Limits(size=16 << 20, opcodes=4_000_000, containers=500_000, keys=100_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +77,9 @@ _MARK = object()
 class _Machine:
     """Stack and memo of one pickle. Each method is an opcode; it raises ValueError, IndexError or KeyError."""
 
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
+    def __init__(self, limits: Limits, size: int) -> None:
+        # A container of torch.save has at least 20 bytes: a small pickle of many would only fill the memory.
+        self.limits = dataclasses.replace(limits, containers=min(limits.containers, 20_000 + size // 20))
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.containers = 0
@@ -113,7 +115,7 @@ class _Machine:
         return value
 
     def put(self, index: int) -> None:
-        if not 0 <= index < self.limits.opcodes:
+        if not 0 <= index < self.limits.opcodes or len(self.memo) > 2 * self.limits.containers:
             raise ValueError(tr("a damaged pickle"))
         self.memo[index] = self.stack[-1]
 
@@ -197,7 +199,7 @@ def read_pickle(content: bytes, limits: Limits) -> Any:
         raise ValueError(
             tr("a pickle of {count:,} bytes, expected at most {limit:,}", count=len(content), limit=limits.size)
         )
-    machine = _Machine(limits)
+    machine = _Machine(limits, len(content))
     try:
         for name, argument in _bounded_opcodes(content, limits.opcodes):
             run = _OPCODES.get(name)

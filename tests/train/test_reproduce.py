@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,35 @@ def test_run_from_a_dirty_tree_is_reproduced_bit_identically(dirty: tuple[Projec
     assert "all metrics are bit-identical." in done.stdout and "environment: the same" in done.stdout
     assert project.git("status", "--porcelain") == before, "the working tree is unchanged"
     assert len(project.git("worktree", "list").splitlines()) == 1 and len(project.runs()) == 1
+
+
+def test_foreign_record_is_refused_before_anything_is_executed(dirty: tuple[Project, str], tmp_path: Path) -> None:
+    project, run_id = dirty
+    client = project.mlflow()
+    files = Path(client.download_artifacts(run_id, "code", str(tmp_path)))
+    tags = client.get_run(run_id).data.tags
+
+    def refused(*texts: str) -> None:
+        done = project.run("train.py", "--reproduce", run_id)
+        assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+        assert all(text in done.stderr + done.stdout for text in texts), done.stderr
+
+    known = project.folder / ".lakefs/recorded_patches.txt"
+    hashes = known.read_text()
+    known.unlink()  # as on another machine
+    refused(f"python train.py --reproduce {run_id} --trust-patch", "train/own.py")
+    known.write_text(hashes)
+    known.chmod(0o600)
+    recorded = json.loads((files / "settings.json").read_text())
+    recorded["settings"]["pythonpath"] = str(tmp_path)
+    changed = json.dumps(recorded).encode()
+    (tmp_path / "settings.json").write_bytes(changed)
+    client.log_artifact(run_id, str(tmp_path / "settings.json"), "code")
+    refused("code/settings.json was changed since", f"MLflow recorded {tags['settings_sha256']}")
+    client.set_tag(run_id, "settings_sha256", hashlib.sha256(changed).hexdigest())
+    refused("code/settings.json was changed since", f"lakeFS recorded {tags['settings_sha256']}")
+    client.log_artifact(run_id, str(files / "settings.json"), "code")
+    client.set_tag(run_id, "settings_sha256", tags["settings_sha256"])
 
 
 def test_recorded_code_contains_no_secret(dirty: tuple[Project, str], tmp_path: Path) -> None:

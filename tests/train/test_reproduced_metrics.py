@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from core.errors import AppError
-from train.reproduce import COMPARED, Recipe, compare_metrics
+from train.reproduce import compare_metrics
+from train.reproduction.recipe import COMPARED, Recipe
 from utils.lakefs_utils import LakePath
 
 

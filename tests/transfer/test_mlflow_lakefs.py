@@ -95,18 +95,6 @@ def test_mlflow_downloads_and_loads_model_and_dataset(
         assert np.array_equal(np.asarray(inferred), np.array(reported["ids"])), "as infer.py predicts"
 
 
-def test_file_that_differs_from_mlmodel_is_not_opened(
-    lifecycle: Lifecycle, installed: dict[str, str], tmp_path: Path
-) -> None:
-    from core.errors import AppError
-    from segmentation.pyfunc import _load_pyfunc, mlmodel
-
-    (tmp_path / "model.pth").write_bytes(b"something else")
-    (tmp_path / "MLmodel").write_text(mlmodel("f" * 32, "model.pth", "0" * 64))
-    with pytest.raises(AppError, match="SHA-256 differs"):
-        _load_pyfunc(str(tmp_path / "model.pth"))
-
-
 def test_mlflow_serves_the_model(lifecycle: Lifecycle, installed: dict[str, str], tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

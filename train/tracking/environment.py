@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 from collections.abc import Sequence
@@ -31,6 +32,13 @@ PATCH_TAG = "git_patch"  # tag: "clean", "recorded", "incomplete: " and the miss
 INCOMPLETE = "incomplete"
 STATE_LIMIT = 4000  # characters; servers store 5,000 of a tag
 SHOWN = 10  # files that a warning names
+# File -> tag of the run, and key of the model commit's metadata, with its SHA-256; the patch has one only if there is one.
+HASH_KEYS = {
+    SETTINGS: "settings_sha256",
+    ENVIRONMENT: "environment_sha256",
+    PACKAGES: "packages_sha256",
+    PATCH: "git_patch_sha256",
+}
 
 
 @dataclass(frozen=True)
@@ -105,14 +113,20 @@ def packages() -> list[str]:
     return sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}, key=str.lower)
 
 
-def write_record(folder: Path, settings: dict[str, Any], smoke: bool, patch: bytes, device: torch.device) -> None:
-    """Write the files of the run's `code/` artifacts."""
+def write_record(
+    folder: Path, settings: dict[str, Any], smoke: bool, patch: bytes, device: torch.device
+) -> dict[str, str]:
+    """Write the files of the run's `code/` artifacts; return their SHA-256 by their `HASH_KEYS`."""
     recipe = {"settings": settings, "smoke": smoke}
-    write_atomically(folder / SETTINGS, json.dumps(recipe, indent=1, ensure_ascii=False).encode())
-    write_atomically(folder / ENVIRONMENT, json.dumps(environment(device), indent=1).encode())
-    write_atomically(folder / PACKAGES, ("\n".join(packages()) + "\n").encode())
-    if patch:
-        write_atomically(folder / PATCH, patch)
+    files = {
+        SETTINGS: json.dumps(recipe, indent=1, ensure_ascii=False).encode(),
+        ENVIRONMENT: json.dumps(environment(device), indent=1).encode(),
+        PACKAGES: ("\n".join(packages()) + "\n").encode(),
+        **({PATCH: patch} if patch else {}),
+    }
+    for name, content in files.items():
+        write_atomically(folder / name, content)
+    return {HASH_KEYS[name]: hashlib.sha256(content).hexdigest() for name, content in files.items()}
 
 
 def _cpu_name() -> str:

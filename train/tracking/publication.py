@@ -125,6 +125,7 @@ class Publication:
             **{key: f"{value:.6f}" for key, value in metrics.items()},
             **classes,
             **self._warning_metadata(),
+            **tracker.record,
             "model_sha256": sha256,
             "lakefs_data_path": str(data.path),
         }

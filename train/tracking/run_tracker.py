@@ -29,6 +29,7 @@ from train.base_train import Diverged
 from train.parallel import distributed
 from train.resume import CHECKPOINT_FILE, Interrupted
 from train.tracking import environment, liveness
+from train.tracking.known_patches import remember_patch
 from utils import mlflow_utils
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class RunTracker:
     lock: FileLock
     changes: environment.CodeChanges | None  # None: a resumed run, which has recorded them
     background: Background = field(default_factory=Background)  # records epochs during the next one
+    record: dict[str, str] = field(default_factory=dict)  # SHA-256 of the recorded files, by environment.HASH_KEYS
 
     # --- start ---
 
@@ -105,7 +107,9 @@ class RunTracker:
             changes = environment.read_code_changes(ROOT, facts.git, settings.secrets())
             tags = {**facts.tags(), environment.PATCH_TAG: changes.state}
             if changes.patch:
-                tags["git_patch_sha256"] = hashlib.sha256(changes.patch).hexdigest()
+                sha256 = hashlib.sha256(changes.patch).hexdigest()
+                tags[environment.HASH_KEYS[environment.PATCH]] = sha256
+                remember_patch(settings.lakefs_local_dir, sha256)
             run = client.create_run(experiment, tags=tags, start_time=int(time.time() * 1000))
             folder = settings.model_path.parent / str(run.info.run_id)
             return cls._opened(client, settings, facts, run, folder, liveness.lock_run_folder(folder), changes)
@@ -121,7 +125,9 @@ class RunTracker:
             if "error" in run.data.tags:
                 client.delete_tag(run.info.run_id, "error")
             client.update_run(run.info.run_id, status="RUNNING")
-            return cls._opened(client, settings, facts, run, interrupted.folder, lock, None)
+            tracker = cls._opened(client, settings, facts, run, interrupted.folder, lock, None)
+            tracker.record.update(interrupted.record.hashes)
+            return tracker
 
     @classmethod
     def _opened(
@@ -288,10 +294,14 @@ class RunTracker:
 
     def log_code(self, settings: dict[str, Any], device: torch.device) -> None:
         """Record what a reproduction needs besides commits: settings, changed code, packages, hardware."""
+        from mlflow.entities import RunTag
+
         patch = self.changes.patch if self.changes else b""
         with tempfile.TemporaryDirectory() as folder:
-            environment.write_record(Path(folder), settings, self.facts.smoke, patch, device)
+            self.record.update(environment.write_record(Path(folder), settings, self.facts.smoke, patch, device))
             self.log_artifacts(Path(folder), environment.FOLDER)
+            with self._recording(tr("recording the run")):
+                self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in self.record.items()])
 
     def log_artifacts(self, folder: Path, destination: str | None = None) -> None:
         """Record the files of a folder as artifacts."""
