@@ -84,6 +84,8 @@ def _limit_answers(client: Any) -> None:
     def send_within_limits(request: Any) -> Any:
         request.stream_output = True  # else it would be read here
         response = send(request)
+        if 300 <= response.status_code < 400:  # botocore would follow, or ask for the region again and again
+            raise LimitExceeded(tr("the server redirects: correct MINIO_ENDPOINT and MINIO_REGION"))
         try:
             response._content = read_body(response.raw)
         except HTTPError as error:

@@ -16,6 +16,7 @@ import config
 from core.errors import EXIT_FAILED, AppError
 from tests.support.hostile_server import GOOD_ID, Answer, Hostile, hostile_server, page
 from tests.support.hostile_server import config as storage_config
+from utils import minio_utils
 from utils.identifiers import Checksum, ObjectPath
 from utils.lakefs_client.content import RemoteFile
 from utils.lakefs_utils import LakeFS, LakePath, connect
@@ -263,3 +264,27 @@ def test_text_of_an_error_is_read_only_in_part(hostile: Hostile, lake: LakeFS, t
 def test_writing_requests_are_never_redirected(method: str) -> None:
     with pytest.raises(LimitExceeded):
         follow_redirect(method, "http://lake/a", "http://lake/b", 0)
+
+
+def bucket_page(following: str, keys: list[str]) -> bytes:
+    contents = "".join(f"<Contents><Key>{key}</Key><Size>1</Size></Contents>" for key in keys)
+    token = f"<IsTruncated>true</IsTruncated><NextContinuationToken>{following}</NextContinuationToken>"
+    return f"<ListBucketResult><Name>b</Name>{token}{contents}</ListBucketResult>".encode()
+
+
+def test_listing_of_a_bucket_has_the_same_limits(hostile: Hostile) -> None:
+    keys = {"minio_access_key": "AKIAMARK", "minio_secret_key": "MARKSECRET"}
+    settings = config.load_settings(minio_endpoint=hostile.endpoint, **keys)
+    offsets = itertools.cycle("ab")
+    answers: dict[str, Callable[[dict[str, str]], Answer]] = {
+        "returns to a page": lambda _: Answer(body=bucket_page(next(offsets), ["x"])),
+        "a page has 1001 entries": lambda _: Answer(body=bucket_page("a", ["x"] * 1001)),
+        "more than 16 MiB": lambda _: Answer(body=gzipped_zeros(50), headers={"Content-Encoding": "gzip"}),
+    }
+    for reason, answer in answers.items():
+        hostile.answers["/b"] = answer
+        assert reason in refused(lambda: list(minio_utils.list_objects(settings, "b", "")))
+    with hostile_server() as other:
+        hostile.answers["/b"] = Answer(status=307, headers={"Location": other.endpoint})
+        refused(lambda: list(minio_utils.list_objects(settings, "b", "")))
+        assert other.requests == []
