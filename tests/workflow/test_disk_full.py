@@ -21,9 +21,8 @@ from core.files import atomic_replace, write_atomically
 from core.machine.storage import describe_storage_error
 from dataset.formats.record import ImportRecord, read_record
 from dataset.splitting.splits import read_splits, write_splits
-from tests.support.limited_disk import run_on_small_disk
 from tests.support.models import make_model
-from tests.support.project import SOURCE, Project
+from tests.support.project import SOURCE
 from train.checkpoint import load_checkpoint, save_checkpoint
 from utils.lakefs_utils import connect
 
@@ -132,39 +131,6 @@ def test_embedded_store_on_a_full_disk_says_so_at_once_and_goes_on_later(
         assert text is not None and "free some space" in text and str(tmp_path / ".lakefs") in text
         assert lake.head() == head
         assert lake.publish({"a": file}, "data/", "first", {}, True).commit_id != head
-
-
-ROOM = "40000"  # bytes that are left on the full disk
-COMMANDS = {
-    "train": ("train.py", "--epochs", "1", "--batch-size", "5", "--image-size", "64", "64"),
-    "push": ("lake.py", "push", "--replace"),
-    "predict": ("infer.py", "--input", "data/images"),
-    "register": ("register_model.py", "--run-id", "RUN", "--threshold", "0"),
-}
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_scripts_state_the_full_disk_and_the_second_call_continues(
-    once_trained: Project, tmp_path: Path, name: str
-) -> None:
-    disk, run_id = str(tmp_path / "disk"), once_trained.runs()[0].info.run_id
-    command = [run_id if word == "RUN" else word.replace("data/", f"{disk}/data/") for word in COMMANDS[name]]
-    size = sum(path.stat().st_size + 4096 for path in once_trained.folder.rglob("*"))
-    verify, status = ("lake.py", "verify"), ("lake.py", "status")
-    commands = [verify, ("fill", disk, ROOM), command, ("free", disk), verify, command, verify, status]
-    if name == "push":
-        (once_trained.folder / "data/large.bin").write_bytes(os.urandom(300_000))
-    try:
-        outcomes = run_on_small_disk(once_trained.folder, commands, tmp_path, size // 2**20 + 30)
-    finally:
-        (once_trained.folder / "data/large.bin").unlink(missing_ok=True)
-    before, full, after, again, last, agreed = outcomes
-    errors = [line for line in full.error.splitlines() if not line.startswith("warning: ")]
-    assert full.code == 1 and len(errors) == 1 and errors[0].startswith("error: "), full
-    assert "free some space" in errors[0] and "Traceback" not in full.error, full
-    assert (before.code, after.code, last.code) == (0, 0, 0), (after, last)
-    assert again.code in (0, 3), again
-    assert name != "train" or agreed.code == 0, agreed
 
 
 def test_model_file_is_written_at_once_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

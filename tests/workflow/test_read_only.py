@@ -16,8 +16,8 @@ from core import files
 from core.errors import AppError
 from core.files import safe_join
 from tests.support.clones import Clone
-from tests.support.limited_disk import Outcome, run_read_only
 from tests.support.project import Project
+from tests.support.read_only import Outcome, run_read_only
 from utils import mlflow_local, mlflow_utils
 from utils.lakefs_utils import LakeFS, connect
 from utils.local_lakefs import database

@@ -1,4 +1,4 @@
-"""Commands of a project whose directory this process may not write, or whose disk is full."""
+"""Commands of a project whose directory this process may not write."""
 
 from __future__ import annotations
 
@@ -18,21 +18,12 @@ from tests.support.project import Project
 
 # Runs many commands in one process, as `run_script` would: importing torch and MLflow takes longer than the commands.
 _DRIVER = """
-import contextlib, importlib.util, io, json, os, shutil, sys
+import contextlib, importlib.util, io, json, sys
 folder = sys.argv[1]
 sys.path.insert(0, folder)
 from core.process import run_script
 results = []
 for script, *arguments in json.loads(sys.argv[2]):
-    if script == "fill":  # the disk, except for so many bytes
-        free = shutil.disk_usage(arguments[0]).free - int(arguments[1])
-        os.close(os.open(f"{arguments[0]}/filler", os.O_CREAT))
-        os.posix_fallocate(fd := os.open(f"{arguments[0]}/filler", os.O_WRONLY), 0, free)
-        os.close(fd)
-        continue
-    if script == "free":
-        os.unlink(f"{arguments[0]}/filler")
-        continue
     streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2)]
     sys.argv = [script, *arguments]
     with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
@@ -79,24 +70,6 @@ def run_read_only(project: Project, commands: Sequence[Sequence[str]], cwd: Path
             for path, mode in modes.items():
                 if not path.is_symlink():
                     path.chmod(mode)
-    assert done.returncode == 0, done.stderr
-    return [Outcome(*each) for each in json.loads(done.stdout.splitlines()[-1])]
-
-
-def run_on_small_disk(source: Path, commands: Sequence[Sequence[str]], cwd: Path, megabytes: int) -> list[Outcome]:
-    """Run commands in one process, in a copy of a project at `cwd`/disk that lies on a disk of this size.
-
-    The commands ("fill", folder, bytes) and ("free", folder) use all of the disk but so many bytes, and free it again.
-    The disk vanishes with the process. Skips the test if this process may not mount one.
-    """
-    disk = cwd / "disk"
-    disk.mkdir()
-    inside = f'mount -t tmpfs -o size={megabytes}m tmpfs "$1" && cp -a "$2"/. "$1" && shift 2 && exec "$@"'
-    command = ["unshare", "--mount", "sh", "-c", inside, "sh", str(disk)]
-    if shutil.which("unshare") is None or subprocess.run([*command, str(cwd), "true"], capture_output=True).returncode:
-        pytest.skip("this process may not mount a disk")
-    script = [sys.executable, "-c", _DRIVER, str(disk), json.dumps(commands)]
-    done = _run(Project(disk), [*command, str(source), *script], cwd)
     assert done.returncode == 0, done.stderr
     return [Outcome(*each) for each in json.loads(done.stdout.splitlines()[-1])]
 
