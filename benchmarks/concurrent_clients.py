@@ -62,10 +62,11 @@ class Ledger:
     commits: set[str] = dataclasses.field(default_factory=set)
     files: dict[str, str] = dataclasses.field(default_factory=dict)  # path in data/ -> SHA-256; one client each
     runs: set[str] = dataclasses.field(default_factory=set)
-    versions: dict[str, str] = dataclasses.field(default_factory=dict)  # number -> run
+    versions: dict[str, tuple[str, Project]] = dataclasses.field(default_factory=dict)  # number -> run, its clone
     seconds: dict[str, list[float]] = dataclasses.field(default_factory=lambda: defaultdict(list))
     ends: Counter[tuple[str, str]] = dataclasses.field(default_factory=Counter)
     errors: list[str] = dataclasses.field(default_factory=list)
+    last_outage: float = 0.0  # when the last killed server was back, of time.monotonic()
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
 
@@ -85,7 +86,7 @@ class Client:
         return self.project.folder / "data"
 
     def run(self, kind: str, script: str, *arguments: str) -> str | None:
-        """Run a script; return its output if it ended with 0, else None."""
+        """Run a script; return its output if it was acknowledged, else None."""
         start, outage = time.monotonic(), self.outage.is_set()
         done = subprocess.run(
             self.project.command(script, *arguments),
@@ -97,12 +98,13 @@ class Client:
         )
         self.ledger.seconds[kind].append(time.monotonic() - start)
         last = (done.stderr.strip().splitlines() or [""])[-1]
-        if done.returncode == 0:
+        accepted = (0, 3) if kind == "register" else (0,)  # 3: registered, but not promoted
+        if done.returncode in accepted:
             end = "acknowledged"
         elif "Traceback" in done.stderr:
             end = "traceback"
             self.ledger.errors.append(f"client {self.number}, {kind}: {done.stderr[-2000:]}")
-        elif outage or self.outage.is_set():
+        elif outage or self.outage.is_set() or start < self.ledger.last_outage:
             end = "failed while a server was down"
         elif any(word in done.stderr for word in EXPECTED):
             end = "another client was faster"
@@ -112,7 +114,7 @@ class Client:
         with self.ledger.lock:
             self.ledger.ends[kind, end] += 1
         print(f"{time.strftime('%X')} client {self.number:2} {kind:8} {end}", flush=True)
-        return done.stdout if done.returncode == 0 else None
+        return done.stdout if done.returncode in accepted else None
 
     def change(self) -> dict[str, str]:
         """Add a pair and draw an own mask again; return the SHA-256 of the client's files."""
@@ -161,7 +163,7 @@ class Client:
         for _ in range(4):
             output = self.run("register", "register_model.py", "--run-id", run, "--threshold", "0")
             if output is not None:
-                self.ledger.versions[VERSION.findall(output)[-1]] = run
+                self.ledger.versions[VERSION.findall(output)[-1]] = run, self.project
                 return
 
 
@@ -179,17 +181,18 @@ def work(client: Client, deadline: float, trainers: threading.Semaphore) -> None
         client.ledger.errors.append(f"client {client.number} ended:\n{traceback.format_exc()}")
 
 
-def kill_in_turn(named: dict[str, ServerProcess], start: float, deadline: float, outage: threading.Event) -> None:
+def kill_in_turn(named: dict[str, ServerProcess], start: float, deadline: float, client: Client) -> None:
     """Kill each server once, spread evenly over the time, and start it again."""
     for number, (name, server) in enumerate(named.items(), 1):
         time.sleep(max(0.0, start + (deadline - start) * number / (len(named) + 1) - time.monotonic()))
-        outage.set()
+        client.outage.set()
         server.kill()
         print(f"{time.strftime('%X')} killed {name}", flush=True)
         time.sleep(PAUSE_S)
         server.start()
         print(f"{time.strftime('%X')} {name} is back", flush=True)
-        outage.clear()
+        client.ledger.last_outage = time.monotonic()
+        client.outage.clear()
 
 
 def verify(ledger: Ledger, settings: config.Settings, project: Project) -> list[str]:
@@ -208,10 +211,10 @@ def verify(ledger: Ledger, settings: config.Settings, project: Project) -> list[
     for run in sorted(ledger.runs):
         if (status := registry.get_run(run).info.status) != "FINISHED":
             problems.append(f"run {run} is {status}")
-    for number, run in ledger.versions.items():
+    for number, (run, clone) in ledger.versions.items():
         if registry.get_model_version(settings.registered_model, number).run_id != run:
             problems.append(f"version {number} belongs to another run than {run}")
-        traced = project.run("lake.py", "trace", f"v{number}")
+        traced = clone.run("lake.py", "trace", f"v{number}")
         if traced.returncode:
             problems.append(f"version {number} does not verify:\n{traced.stdout[-1500:]}{traced.stderr[-500:]}")
     return problems
@@ -266,7 +269,8 @@ def make_clients(folder: Path, count: int, environment: dict[str, str], ledger: 
         for kind in ("images", "masks"):
             (first.data / split / kind).mkdir(parents=True)
         for name in range(images):
-            pixels = np.full((SIDE, SIDE, 3), name * 20, np.uint8)
+            noise = first.random.randbytes(SIDE * SIDE * 3)  # equal images in train and val are refused
+            pixels = np.frombuffer(noise, np.uint8).reshape(SIDE, SIDE, 3)
             mask = np.arange(SIDE * SIDE, dtype=np.uint8).reshape(SIDE, SIDE) % 3
             Image.fromarray(pixels).save(first.data / split / "images" / f"{split}{name}.png")
             Image.fromarray(np.roll(mask, name, 0)).save(first.data / split / "masks" / f"{split}{name}.png")
@@ -297,7 +301,7 @@ def main() -> int:
         deadline, trainers = start + options.minutes * 60, threading.Semaphore(options.trainers)
         with ThreadPoolExecutor(options.clients + 1) as pool:
             killed = {name: processes[name] for name in options.kill}
-            futures = [pool.submit(kill_in_turn, killed, start, deadline, clients[0].outage)]
+            futures = [pool.submit(kill_in_turn, killed, start, deadline, clients[0])]
             futures += [pool.submit(work, client, deadline, trainers) for client in clients]
         for future in futures:
             future.result()
