@@ -271,8 +271,7 @@ def artifacts_of(client: MlflowClient, uri: str, run_id: str) -> Any:
 
     location, database = client.get_run(run_id).info.artifact_uri, database_of(uri)
     place = _local_path(location)
-    if uri.startswith(("http://", "https://")):
-        _require_place_of_server(location, uri, run_id)
+    _require_place_of_server(location, uri, run_id)
     if database is not None and place is not None and place.parts[-2:] == (run_id, "artifacts"):
         root = _relocated(place.parents[1].as_uri(), database)
         location = f"{root}/{run_id}/artifacts" if root else location
@@ -282,14 +281,18 @@ def artifacts_of(client: MlflowClient, uri: str, run_id: str) -> Any:
 def _require_place_of_server(location: str, uri: str, run_id: str) -> None:
     """Raise AppError if a server names a place for artifacts that only this machine, or another server, can have.
 
-    Files would be written there, or the keys of this server sent to another one. An object storage has keys of its own.
+    Files would be written there, or the keys of this server sent to another one. A directory must be the one that MLflow
+    makes for this run. An object storage has keys of its own; references such as runs:/ lead to any other place.
     """
     parts, server = urlsplit(location), urlsplit(uri)
+    is_remote = server.scheme in ("http", "https")
     if parts.scheme in ("", "file"):
-        foreign = not is_loopback(server.hostname or "")
+        made = Path(unquote(parts.path)).parts[-2:] == (run_id, "artifacts") and parts.netloc in ("", "localhost")
+        foreign = not made or (is_remote and not is_loopback(server.hostname or ""))
+    elif parts.scheme in ("http", "https", "mlflow-artifacts"):
+        foreign = is_remote and parts.netloc not in ("", server.netloc.rpartition("@")[2])
     else:
-        own = server.netloc.rpartition("@")[2]
-        foreign = parts.scheme in ("http", "https", "mlflow-artifacts") and parts.netloc not in ("", own)
+        foreign = parts.scheme in ("runs", "models", "lakefs") or not parts.netloc
     if foreign:
         raise AppError(
             tr(

@@ -153,6 +153,16 @@ def test_directories_of_artifacts_are_limited(monkeypatch: pytest.MonkeyPatch) -
         ("http://elsewhere/api/2.0/mlflow-artifacts/artifacts/x", "http://mlflow.example:5000"),
         ("mlflow-artifacts://elsewhere:80/x", "http://u:p@mlflow.example:5000"),
         ("mlflow-artifacts://elsewhere/x", "http://127.0.0.1:5000"),
+        ("file:///home/me/.ssh", "http://127.0.0.1:5000"),
+        (f"file:///home/me/.ssh?/{RUN}/artifacts", "http://127.0.0.1:5000"),
+        (f"file:///home/me/{'0' * 32}/artifacts", "http://127.0.0.1:5000"),
+        (f"file://elsewhere/{RUN}/artifacts", "http://127.0.0.1:5000"),
+        ("file:///home/me/.ssh", "sqlite:////home/me/project/mlflow.db"),
+        (f"runs:/{'0' * 32}/x", "http://mlflow.example:5000"),
+        (f"runs:/{'0' * 32}/x", "sqlite:////home/me/project/mlflow.db"),
+        ("models:/cells/1", "http://mlflow.example:5000"),
+        (f"lakefs://repo/{'0' * 64}/x", "http://mlflow.example:5000"),
+        ("C:/Users/me", "http://mlflow.example:5000"),
     ],
 )
 def test_artifacts_elsewhere_get_neither_files_nor_keys(location: str, uri: str) -> None:
@@ -167,7 +177,10 @@ def test_artifacts_elsewhere_get_neither_files_nor_keys(location: str, uri: str)
     [
         ("mlflow-artifacts:/1/x/artifacts", "http://mlflow.example:5000"),
         ("mlflow-artifacts://mlflow.example:5000/x", "http://u:p@mlflow.example:5000"),
-        ("file:///tmp/x", "http://127.0.0.1:5000"),
+        (f"file:///tmp/1/{RUN}/artifacts", "http://127.0.0.1:5000"),
+        (f"file:///tmp/1/{RUN}/artifacts", "sqlite:////tmp/mlflow.db"),
+        (f"./mlruns/1/{RUN}/artifacts", "sqlite:////tmp/mlflow.db"),
+        ("s3://bucket/1/x/artifacts", "http://mlflow.example:5000"),
     ],
 )
 def test_artifacts_of_the_server_are_used(location: str, uri: str) -> None:
