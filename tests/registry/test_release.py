@@ -29,6 +29,7 @@ from registry.versions import version_lineage
 from tests.support.lab import Lab
 from utils.lakefs_utils import LakePath
 from utils.lineage import RELEASE_TAG, Lineage
+from versioning.provenance.card import model_card
 from versioning.provenance.openlineage import run_event
 from versioning.provenance.record import ModelRecord
 from versioning.provenance.release import CARD, EVENT, STATEMENT, SigningKey, verified_release, write_release
@@ -127,6 +128,21 @@ def test_the_card_escapes_names_and_says_how_many_classes_a_mean_is_of(release: 
     card = (release / CARD).read_text(encoding="utf-8")
     assert "<script>" not in card and "\n# x" not in card
     assert "| val | 0.5000 | 1/2 | 0.9000 |" in card and GIT in card and "with uncommitted changes" in card
+
+
+def test_the_card_escapes_what_the_registry_says_of_the_promotion() -> None:
+    hostile = "x\n\n# Approved\n<img src=y> [free](javascript:z)"
+    forced = {"by": hostile, "at": hostile, "why": hostile}
+    gate = {
+        "decision": hostile,
+        "compared": hostile,
+        "split": hostile,
+        "gain": 0.1,
+        "against": hostile,
+        "forced": forced,
+    }
+    card = model_card(record(gate=gate), {})
+    assert "\n# Approved" not in card and "<img" not in card and not re.search(r"(?<!\\)\[free", card)
 
 
 def test_each_flipped_byte_of_each_file_is_refused(release: Path, key: SigningKey) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -71,7 +72,7 @@ def _promotion(gate: Mapping[str, Any]) -> str:
     if gate.get("forced"):
         forced = gate["forced"]
         lines.append(f"Forced by {forced['by']}, {forced['at']}: {forced['why']}")
-    lines += [f"- {_cell(str(reason))}" for reason in gate.get("reasons", ())]
+    lines = [_cell(line) for line in lines] + [f"- {_cell(str(reason))}" for reason in gate.get("reasons", ())]
     return "\n".join(lines)
 
 
@@ -91,4 +92,4 @@ def _figure(value: Any) -> str:
 
 def _cell(text: str) -> str:
     """Return text that stays within a table cell and is no markup."""
-    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
+    return " ".join(re.sub(r"[|\[\]]", r"\\\g<0>", text).replace("<", "&lt;").split())
