@@ -63,7 +63,7 @@ def save_model(path: Path, model: Model) -> None:
         "reading": reading,
         "normalisation": {"mean": list(model.normalisation.mean), "std": list(model.normalisation.std)},
         "metrics": model.metrics,
-        "lineage": model.lineage,
+        "lineage": {key: str(value) for key, value in model.lineage.items()},  # no class of this project
         "warnings": warning_records(model.warnings),
     }
     buffer = io.BytesIO()

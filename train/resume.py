@@ -41,8 +41,9 @@ class RunRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {
-            **{field.name: getattr(self, field.name) for field in dataclasses.fields(self)},
+            **{name: str(value) if isinstance(value, str) else value for name, value in values.items()},
             "data_path": str(self.data_path),
             "git": dataclasses.asdict(self.git),
         }
@@ -51,11 +52,12 @@ class RunRecord:
     def from_dict(content: dict[str, Any]) -> RunRecord:
         """Restore from `to_dict`. Raises KeyError, TypeError or ValueError for other content."""
         target = content["target_branch"]
+        # Plain texts: the next checkpoint and the model file must hold no classes of this project.
         checked = {
-            "run_id": RunId(content["run_id"]),
-            "repo": Repository(content["repo"]),
-            "branch": Branch(content["branch"]),
-            "target_branch": None if target is None else Branch(target),
+            "run_id": str(RunId(content["run_id"])),
+            "repo": str(Repository(content["repo"])),
+            "branch": str(Branch(content["branch"])),
+            "target_branch": None if target is None else str(Branch(target)),
             "data_path": LakePath.parse_recorded(content["data_path"]),
             "git": GitFacts(**content["git"]),
         }

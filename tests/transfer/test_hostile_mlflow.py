@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from registry.versions import version_lineage
 from tests.support.hostile_server import Answer, hostile_server
 from train.resume import RunRecord
 from utils import mlflow_local, mlflow_utils
-from utils.identifiers import InvalidValue
+from utils.identifiers import Branch, InvalidValue, Repository, RunId
 from utils.lakefs_client import multipart
 from utils.mlflow_utils import all_pages, run_lineage
 from utils.network import limits
@@ -234,7 +235,11 @@ def test_checkpoint_that_names_another_place_is_refused(field: str, value: str) 
         "classes": {},
         "processes": 1,
     }
-    assert RunRecord.from_dict(content).branch == "main"
+    record = RunRecord.from_dict(content)
+    assert record.branch == "main"
+    typed = dataclasses.replace(record, repo=Repository("repo"), branch=Branch("main"), run_id=RunId(RUN))
+    for stored in (record.to_dict(), typed.to_dict()):
+        assert b"identifiers" not in pickle.dumps(stored), "a checkpoint holds plain texts only"
     with pytest.raises(InvalidValue):
         RunRecord.from_dict({**content, field: value})
 
