@@ -299,7 +299,8 @@ class Servers:
     def read(self, monkeypatch: pytest.MonkeyPatch, repository: Project) -> recipes.Recipe:
         monkeypatch.setattr(recipes, "ROOT", repository.folder / "project")
         monkeypatch.setattr(mlflow_utils, "download_artifacts", lambda *call: Path(self.download_artifacts(*call[2:])))
-        return recipes.read_recipe(cast(Any, self), cast(Any, self), Settings(), RUN)
+        settings = Settings(lakefs_repo="repo")
+        return recipes.read_recipe(cast(Any, self), cast(Any, self), settings, RUN)
 
 
 def test_record_that_both_servers_vouch_for_is_read(repository: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,6 +361,15 @@ def test_other_git_commit_of_this_clone_is_refused(repository: Project, monkeypa
     with pytest.raises(
         UsageError, match=r"git_commit: MLflow says .* but the metadata of its model's lakeFS commit say"
     ):
+        servers.read(monkeypatch, repository)
+
+
+def test_commit_of_another_repository_vouches_for_nothing(repository: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may make a repository on the server decides the metadata of its commits."""
+    servers = Servers(repository)
+    servers.params["lakefs_model_path"] = MODEL.replace("//repo/", "//mallory/")
+    monkeypatch.setattr(servers, "commit_metadata", lambda *_: servers.metadata)
+    with pytest.raises(UsageError, match="belongs to repository mallory"):
         servers.read(monkeypatch, repository)
 
 

@@ -20,6 +20,7 @@ from train.reproduction.record_files import irreproducible, parse_environment, p
 from train.tracking import environment
 from utils.identifiers import GitCommit, RunId
 from utils.lakefs_utils import LakeFS, LakePath
+from utils.lineage import require_repository
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -59,6 +60,7 @@ def read_recipe(client: MlflowClient, lake: LakeFS, settings: Settings, run_id: 
 
     run = mlflow_utils.get_run(client, settings, run_id)
     commit, data_path, model_path = _require_places(run, run_id)
+    require_repository(settings.lakefs_repo, run_id, model_path.repo)  # anybody may have one on the same server
     metadata = lake.commit_metadata(model_path.commit, model_path.repo)
     _require_same_places(run_id, metadata, {"git_commit": commit, "lakefs_data_path": str(data_path)})
     with tempfile.TemporaryDirectory() as folder, mlflow_utils.convert_errors(settings, tr("reading the run")):
