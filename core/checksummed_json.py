@@ -1,4 +1,4 @@
-"""JSON content that carries its own checksum, so that later changes are detected."""
+"""JSON files: parsed as what others wrote, and with a checksum of their own, so that later changes are detected."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ from typing import Any
 KEY = "content_sha256"
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text. Raises ValueError, also for one that is nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content plus the SHA-256 of its canonical form (sorted keys, no spaces) under `KEY`."""
     return {**content, KEY: _checksum(content)}
@@ -19,7 +27,10 @@ def verify_checksum(content: Mapping[str, Any]) -> bool | None:
     """Return whether the content matches its checksum; None if it has none."""
     if KEY not in content:
         return None
-    return bool(content[KEY] == _checksum({key: value for key, value in content.items() if key != KEY}))
+    try:
+        return bool(content[KEY] == _checksum({key: value for key, value in content.items() if key != KEY}))
+    except RecursionError:  # nested too deeply for what this project writes
+        return False
 
 
 def _checksum(content: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from core.checksummed_json import with_checksum
+from core.checksummed_json import parse_json, with_checksum
 from core.errors import AppError, UsageError
 from core.files import atomic_replace, remove_partial_files, safe_join, write_atomically
 from core.hashing import file_sha256
@@ -200,13 +200,13 @@ class OutputDirectory:
                 (self.folder / JOURNAL).read_text(encoding="utf-8").split("\n")[:-1]
             )  # a kill truncates the last line
             if lines:
-                return json.loads(lines[0]), [json.loads(line) for line in lines[1:]]
+                return parse_json(lines[0]), [parse_json(line) for line in lines[1:]]
         except FileNotFoundError:
             pass
         except ValueError as error:
             raise self._unreadable(self.folder / JOURNAL, error) from error
         try:
-            old = json.loads((self.folder / LISTING).read_text(encoding="utf-8"))
+            old = parse_json((self.folder / LISTING).read_text(encoding="utf-8"))
             return old, [dict(record) for record in old["images"]]
         except FileNotFoundError:
             return {}, []

@@ -7,13 +7,12 @@ the SHA-256 of each file, which shows whether a file was edited afterwards.
 
 from __future__ import annotations
 
-import json
 import os
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from core.checksummed_json import verify_checksum
+from core.checksummed_json import parse_json, verify_checksum
 from core.errors import UsageError
 from core.hashing import file_sha256
 from core.i18n import tr
@@ -61,7 +60,7 @@ def _video_comment(path: Path) -> str:
 def listed_files(folder: Path) -> dict[str, str]:
     """Return relative path -> SHA-256 of the files in a directory's listing; empty without an unchanged listing."""
     try:
-        content = json.loads((folder / LISTING).read_text(encoding="utf-8"))
+        content = parse_json((folder / LISTING).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     if not isinstance(content, dict) or verify_checksum(content) is False:
@@ -71,7 +70,7 @@ def listed_files(folder: Path) -> dict[str, str]:
         return {}
     found = {str(name): str(sha256) for name, sha256 in files.items()}
     for record in images:
-        found |= record_files(record)
+        found |= record_files(record) if isinstance(record, dict) else {}
     return found
 
 
@@ -84,7 +83,7 @@ def record_files(record: Mapping[str, object]) -> dict[str, str]:
 def video_files(record: Path) -> dict[str, str]:
     """Return name -> SHA-256 of a video and its record, from the record; empty without an unchanged record."""
     try:
-        content = json.loads(record.read_text(encoding="utf-8"))
+        content = parse_json(record.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     if not isinstance(content, dict) or not verify_checksum(content) or "overlay_sha256" not in content:

@@ -23,7 +23,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from PIL import Image
 
-from core.checksummed_json import with_checksum
+from core.checksummed_json import parse_json, with_checksum
 from core.errors import UsageError
 from core.files import safe_join, write_atomically
 from core.hashing import file_sha256
@@ -65,7 +65,7 @@ def reject_corrections(output: Path) -> None:
         return
     found = [path for path in folder.rglob("*") if path.is_file() and path != folder / SELECTION_FILE]
     try:
-        listed = dict(json.loads((folder / SELECTION_FILE).read_text(encoding="utf-8"))["files"])
+        listed = dict(parse_json((folder / SELECTION_FILE).read_text(encoding="utf-8"))["files"])
     except (OSError, ValueError, KeyError, TypeError):
         listed = {}
     changed = changed_files(folder, listed, found)
@@ -86,7 +86,7 @@ def write_selection(output: Path, count: int, classes: ClassMap) -> list[Selecte
 
     An earlier selection there is replaced.
     """
-    listing = json.loads((output / LISTING).read_text(encoding="utf-8"))
+    listing = parse_json((output / LISTING).read_text(encoding="utf-8"))
     ranked = sorted(listing["images"], key=lambda record: (-record["uncertainty"], record["mask"]))[:count]
     selected = [_load(output, record, classes) for record in ranked]
     origin = {key: str(listing[key]) for key in PNG_TEXT_KEYS}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from config import ROOT, Settings
 from core import git as git_utils
+from core.checksummed_json import parse_json
 from core.errors import AppError, UsageError
 from core.files import require_content
 from core.hashing import file_sha256
@@ -102,7 +102,7 @@ class Finder:
     def _runs_of_neighbours(self, path: Path) -> list[str]:
         """Return the run of metrics.json beside a file, of lakefs.lock for models/model.pth, or of an export's model."""
         try:
-            report = json.loads(path.with_name(METRICS_FILE).read_text(encoding="utf-8"))
+            report = parse_json(path.with_name(METRICS_FILE).read_text(encoding="utf-8"))
             return [str(report["mlflow_run_id"])]
         except (OSError, ValueError, KeyError, TypeError):
             pass  # no readable metrics.json: try the other ways

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +61,7 @@ class _Record:
 
 def _read_record(path: Path) -> _Record:
     try:
-        content: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
+        content: dict[str, Any] = dict(checksummed_json.parse_json(path.read_text(encoding="utf-8")))
         images = [dict(image) for image in content["images"]] if "images" in content else [content]
         return _Record(path, content, _record_facts(content), images, dict(content.get("files", {})))
     except (ValueError, KeyError, TypeError) as error:

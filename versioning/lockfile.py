@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.checksummed_json import parse_json
 from core.errors import UsageError, describe_error
 from core.files import require_content, write_atomically
 from core.i18n import tr
@@ -67,7 +68,7 @@ def read_lock(folder: Path) -> Lock | None:
 def parse_lock(text: str, where: str) -> Lock:
     """Parse a lock. Raises UsageError for an invalid one, naming `where` it was read."""
     try:
-        content = json.loads(text)
+        content = parse_json(text)
         data, model = content["data"], content["model"]
         if content["version"] != 1:
             raise ValueError(f"version {content['version']}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from core.checksummed_json import parse_json
 from core.errors import UsageError, one_line
 from core.files import read_regular, write_atomically
 from core.i18n import tr
@@ -40,7 +41,7 @@ def read_record(root: Path) -> ImportRecord | None:
     """Return the record of a data directory; None if its labels were not imported. Raises UsageError if it is damaged."""
     path = root / RECORD_FILE
     try:
-        content = json.loads(read_regular(path))
+        content = parse_json(read_regular(path))
         return _parse(content)
     except FileNotFoundError:
         return None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from core.checksummed_json import verify_checksum
+from core.checksummed_json import parse_json, verify_checksum
 from core.errors import UsageError, one_line
 from core.files import read_regular
 from core.hashing import file_sha256
@@ -50,7 +49,7 @@ def find_selection(source: Source, named: Path | None) -> Selection | None:
 def read_selection(path: Path) -> Selection:
     """Return the content of a selection's file. Raises UsageError for a file that is missing, damaged or changed."""
     try:
-        content: Any = json.loads(read_regular(path))
+        content: Any = parse_json(read_regular(path))
         known = {key: content[name] for name, key in METADATA_KEYS.items()}
         metadata = {key: str(value) for key, value in known.items() if value is not None}  # no version: unregistered
         images = frozenset(str(image["sha256"]) for image in content["images"])

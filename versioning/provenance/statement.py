@@ -6,10 +6,10 @@ Format: in-toto Statement v1 (https://in-toto.io/Statement/v1) with the predicat
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from core.checksummed_json import parse_json
 from core.errors import AppError
 from core.i18n import tr
 from utils.lineage import Lineage
@@ -68,7 +68,7 @@ def _dependencies(record: ModelRecord) -> list[dict[str, Any]]:
 def require_same_origin(content: bytes, lineage: Lineage) -> None:
     """Raise AppError if a signed statement is about another model, data, code or version than the registry names."""
     try:
-        stated = json.loads(content)
+        stated = parse_json(content)
         build = stated["predicate"]["buildDefinition"]
         subjects = {subject["name"]: subject["digest"]["sha256"] for subject in stated["subject"]}
         sources = {source["name"]: source for source in build["resolvedDependencies"]}
