@@ -17,11 +17,12 @@ from dataset.classes import IGNORE_INDEX, UInt8
 Plane = npt.NDArray[np.float32]
 Stack = npt.NDArray[np.float32]  # (num_classes, H, W)
 FLOOR = 1e-3  # of a probability: one confident pixel must not outweigh a thousand
-RING, MIN_REGION = 3, 12  # pixels: width of the surroundings of a region, smallest region
+RING = 3  # pixels: width of the surroundings of a region
+MIN_REGION = 0.0005  # of the image: smallest region
 CHANCE = 0.3  # mean probability of a region below which the model does not know its class
 SHIFT_WIDTH = 256  # pixels: a wider mask is searched for shifts at every second, third, ... pixel
 SHIFT_SHARE = 0.025  # of the image's width: how far a mask may have moved
-TILES, TILES_OUT = (4, 5), 0.15  # rows and columns of tiles; share of them, those that gain most, that does not count
+TILES, TILES_OUT = (4, 5), 0.05  # rows and columns of tiles; share of them, those that gain most, that does not count
 
 
 def log_probabilities(probabilities: npt.NDArray[np.float16]) -> Stack:
@@ -85,7 +86,7 @@ def region_gain(labels: UInt8, logs: Stack, confusion: npt.NDArray[np.float64]) 
     A candidate is a connected region of one predicted class that the mask does not have there. What speaks for a mistake
     of the mask: pixels that gain much on average, a confident model, no label of that class beside the region (else
     only a boundary differs), and two classes that the model seldom confuses: `confusion[given, predicted]` is that share
-    of the pixels of all masks, 0 to 1. The area does not count: the pixels of a region are not independent, and the
+    of the pixels of all masks, 0 to 1. The area hardly counts: the pixels of a region are not independent, and the
     largest regions are those of similar classes, such as walls and fences.
     """
     from scipy import ndimage
@@ -99,13 +100,14 @@ def region_gain(labels: UInt8, logs: Stack, confusion: npt.NDArray[np.float64]) 
         for number, box in enumerate(ndimage.find_objects(regions), 1):
             near = tuple(slice(max(0, side.start - RING), side.stop + RING) for side in box)
             region = regions[near] == number
-            if region.sum() < MIN_REGION:
+            area = int(region.sum())
+            if area < MIN_REGION * labels.size:
                 continue
             ring = ndimage.binary_dilation(region, square, iterations=RING) & ~region & known[near]
             beside = float((labels[near][ring] == value).mean()) if ring.any() else 1.0
             instead = int(np.bincount(labels[near][region]).argmax())
             confidence = max(0.0, float(np.exp(logs[value][near][region]).mean()) - CHANCE)
-            clear = float(gain[near][region].mean()) * confidence**2 * (1 - beside) ** 3
+            clear = area**0.1 * float(gain[near][region].mean()) * confidence**2 * (1 - beside) ** 3
             score = float(clear / (confusion[instead, value] + FLOOR) ** 0.25)
             if score > best:
                 best, change = score, (instead, int(value))

@@ -16,7 +16,7 @@ from train.audit.evidence import log_probabilities, region_gain, shift_gain, swa
 
 BATCH_VALUES = 2_000_000  # numbers that cleanlab processes at once
 # Evidence that is not worth a unit, however quiet the others are: nats per pixel of swap and shift, score of a region.
-FLOORS = (0.02, 0.005, 0.1)
+FLOORS = (0.02, 0.01, 0.1)
 MIN_GROUP = 20  # images of a group that are compared with each other rather than with all
 Figures = npt.NDArray[np.float64]
 
