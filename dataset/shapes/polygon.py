@@ -133,7 +133,13 @@ def rectangle(x0: float, y0: float, x1: float, y1: float) -> Points:
 
 
 def ellipse(x: float, y: float, radius_x: float, radius_y: float) -> Points:
-    """Return a polygon (N,2) that differs from an upright ellipse by at most `ELLIPSE_TOLERANCE`."""
+    """Return a polygon (N,2) that differs from an upright ellipse by at most `ELLIPSE_TOLERANCE`.
+
+    Raises InvalidFileError for a radius that no image has: its number of corners would be endless.
+    """
+    wrong = next((radius for radius in (radius_x, radius_y) if not abs(radius) <= MAX_COORDINATE), None)
+    if wrong is not None:
+        raise InvalidFileError((tr("coordinates of an image"), f"{wrong:g}"))
     longest = max(radius_x, radius_y, 1.0)
     count = max(8, math.ceil(math.pi / math.acos(1 - ELLIPSE_TOLERANCE / longest)))
     angles = np.arange(count) * (2 * math.pi / count)

@@ -81,6 +81,12 @@ def test_ellipse_has_the_area_of_the_ellipse() -> None:
     assert region.pixels.sum() == pytest.approx(np.pi * 60 * 30, rel=0.005)
 
 
+@pytest.mark.parametrize("radius", [1e300, 1e12, float("nan"), float("inf")])
+def test_radius_that_is_not_one_of_an_image_is_an_error(radius: float) -> None:
+    with pytest.raises(InvalidFileError, match="coordinates of an image"):
+        ellipse(0, 0, 1, radius)
+
+
 def test_rotation_is_clockwise_in_the_image() -> None:
     turned = rotate(rectangle(0, 0, 4, 2), 90, 0, 0)
     assert np.allclose(turned, [(0, 0), (0, 4), (-2, 4), (-2, 0)])
