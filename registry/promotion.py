@@ -250,20 +250,20 @@ class Promotion:
         target = target or _version_before(state, current, previous)
         if current is not None and target.version == current.version:
             notify(tr("already champion: {name} v{version}", name=current.name, version=current.version))
+            self.registry.set_champion(current)  # an interrupted call may have left its marks
             tag_model_commit(self.registry, self.lake, current)
             release(self.registry, self.lake, current)  # a champion of an earlier version has none, or no signature
-            self.registry.set_champion(current)  # an interrupted call may have left its marks
             return current
         lineage = version_lineage(target)
         self.lake.verified_file(lineage.model_path, lineage.model_sha256, self.registry.settings.cache_dir)
         tag_model_commit(self.registry, self.lake, target)  # a challenger that is chosen here has no tag yet
-        release(self.registry, self.lake, target)
         if current is not None:
             self.registry.set_tag(current, ROLLED_BACK, json.dumps({**audit_stamp(), "to": str(target.version)}))
         if current is not None and str(target.version) != previous:
             # A choice, not a step back: the next step back leads here.
             self.registry.set_tag(target, REPLACED, str(current.version))
         self.registry.set_champion(target)
+        release(self.registry, self.lake, target)  # last: it must not keep anybody from going back
         return target
 
 
