@@ -125,7 +125,7 @@ def test_pre_annotations_of_labelme_are_the_predictions_and_name_the_model_when_
     metadata = source_metadata(tmp_path / "data")
     assert metadata["selected_by_run"] == "f" * 32 and metadata["selected_by_model_sha256"] == "a" * 64
     assert metadata["label_format"] == "labelme"
-    assert "selected by run run" in capsys.readouterr().out
+    assert f"selected by run {'f' * 32}" in capsys.readouterr().out
 
 
 def test_corrected_selection_updates_the_data_that_it_is_stored_beside(tmp_path: Path, output: Path) -> None:
