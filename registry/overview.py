@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from core.console import format_table
 from core.i18n import tr
 from registry.metrics import split_metric
-from registry.versions import GATE, PENDING, ROLLED_BACK, STATE, Registry
+from registry.versions import GATE, PENDING, ROLLED_BACK, STATE, Registry, json_tag
 from segmentation.means import format_metric
 from utils import mlflow_utils
 
@@ -64,7 +63,7 @@ def _metric_of(tags: Mapping[str, str], name: str) -> str:
 
 
 def _verdict(tags: dict[str, str]) -> str:
-    gate = json.loads(tags.get(GATE, "{}"))
+    gate = json_tag(tags, GATE)
     verdict = str(gate.get("decision", "-"))
     if "forced" in gate:
         verdict += tr(" (forced)")

@@ -39,6 +39,7 @@ from registry.versions import (
     STATE,
     Registry,
     is_archived,
+    json_tag,
     version_lineage,
 )
 from segmentation.means import Coverage, format_mean, format_metric
@@ -167,7 +168,7 @@ class Promotion:
             reasons = (*verdict.reasons, reason)
             verdict = dataclasses.replace(verdict, reasons=reasons, against=str(champion.version))
         if existing is not None and ROLLED_BACK in existing.tags:
-            was = json.loads(existing.tags[ROLLED_BACK])
+            was = {"at": "?", "by": "?", "to": "?"} | json_tag(existing.tags, ROLLED_BACK)
             reason = tr(
                 "taken out of use on {at} by {by}, in favour of v{to}", at=was["at"], by=was["by"], to=was["to"]
             )
@@ -198,7 +199,7 @@ class Promotion:
     def finish(self, version: ModelVersion) -> None:
         """Carry out the version's verdict: tag in lakeFS, aliases and links; last, mark it as done."""
         version = self.registry.reload(version)
-        verdict = json.loads(version.tags[GATE])
+        verdict = {"against": None, "reasons": [], **json_tag(version.tags, GATE)}
         if verdict["decision"] == CHAMPION and not self._promote(version, verdict["against"]):
             reason = tr(
                 "the champion changed from v{against} to v{now} meanwhile: compare again by --run-id",
@@ -325,7 +326,7 @@ def report_verdict(verdict: dict[str, Any]) -> None:
 
 def _replaced_version(version: ModelVersion) -> str | None:
     """Return the number of the champion that a version replaced; older records know only what it was compared with."""
-    compared = json.loads(version.tags.get(GATE, "{}")).get("against")
+    compared = json_tag(version.tags, GATE).get("against")
     return version.tags.get(REPLACED, compared) or None
 
 

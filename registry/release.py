@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from config import SETTINGS
-from core.errors import UsageError
+from core.errors import AppError, UsageError
 from core.files import safe_join
 from core.i18n import tr
 from core.reporting import notify
-from registry.versions import GATE, LAKEFS_TAG, Registry, version_lineage
+from registry.versions import GATE, LAKEFS_TAG, Registry, json_tag, version_lineage
 from segmentation.file_names import METRICS_FILE, MLMODEL, MODEL_FILE
 from utils import mlflow_utils
 from utils.lakefs_utils import LakeFS, LakePath
@@ -31,6 +31,7 @@ def release(registry: Registry, lake: LakeFS, version: ModelVersion) -> None:
     """Publish the release of a version that has its lakeFS tag. Raises AppError."""
     settings, version = registry.settings, registry.reload(version)
     lineage = version_lineage(version)
+    _require_recorded_origin(lake, lineage, settings.signing_key is not None)
     folder = _verified_commit(lake, lineage, settings.cache_dir)
     products = {name: folder / name for name in (MODEL_FILE, MLMODEL, METRICS_FILE) if (folder / name).is_file()}
     record = _record(registry, lake, version, lineage, _metrics(folder))
@@ -42,6 +43,33 @@ def release(registry: Registry, lake: LakeFS, version: ModelVersion) -> None:
         notify(tr("release: {path} (not signed; SIGNING_KEY signs it)", path=path))
     else:
         notify(tr("release: {path}, signed with {key}", path=path, key=key.path))
+
+
+def _require_recorded_origin(lake: LakeFS, lineage: Lineage, signed: bool) -> None:
+    """Raise AppError unless the metadata of the model's commit name the origin that the registry names.
+
+    The registry is MLflow's, which others may change; a commit of lakeFS never changes. A commit that does not name its
+    origin, as those of other programs, is released but not signed.
+    """
+    recorded = lake.commit_metadata(lineage.model_path.ref, lineage.model_path.repo)
+    named = {
+        "mlflow_run_id": lineage.run_id,
+        "git_commit": lineage.git_commit,
+        "lakefs_data_path": str(lineage.data_path),
+        "model_sha256": lineage.model_sha256,
+    }
+    for key, value in named.items():
+        if recorded.get(key, value) != value or (signed and key not in recorded):
+            raise AppError(
+                tr(
+                    "{path}: the metadata of its commit say {key} {recorded}, the registry says {value}: not {done}",
+                    path=lineage.model_path,
+                    key=key,
+                    recorded=recorded.get(key, tr("nothing")),
+                    value=value,
+                    done=tr("signed") if signed else tr("released"),
+                )
+            )
 
 
 def _verified_commit(lake: LakeFS, lineage: Lineage, cache: Path) -> Path:
@@ -72,7 +100,7 @@ def _record(
         data_manifest_sha256=manifest,
         parameters={} if run is None else _parameters(run.data.params),
         metrics=metrics,
-        gate=json.loads(version.tags.get(GATE, "{}")),
+        gate=json_tag(version.tags, GATE),
         started=utc(run.info.start_time) if run is not None else None,
         finished=utc(run.info.end_time) if run is not None else None,
     )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from config import Settings
+from core.checksummed_json import parse_json
 from core.errors import AppError, UsageError, one_line
 from core.i18n import tr
 from core.reporting import notify
@@ -65,6 +67,17 @@ def version_lineage(version: ModelVersion) -> Lineage:
 def is_archived(version: ModelVersion) -> bool:
     """Return whether a person archived a version by MLflow's stages."""
     return bool(version.current_stage == "Archived")
+
+
+def json_tag(tags: Mapping[str, str], key: str) -> dict[str, Any]:
+    """Return the JSON object in a tag of a version, empty if there is none. Raises AppError if it is something else."""
+    try:
+        found = parse_json(tags.get(key, "{}"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise AppError(tr("the tag {key} of a version is no JSON object: it was changed in MLflow: delete it", key=key))
+    return found
 
 
 def lineage_tags(lineage: Lineage, run: Run) -> dict[str, str]:

@@ -25,7 +25,8 @@ import register_model
 from core.errors import AppError, UsageError
 from core.hashing import file_sha256
 from core.i18n import set_language
-from registry.versions import version_lineage
+from registry.overview import overview
+from registry.versions import json_tag, version_lineage
 from tests.support.lab import Lab
 from utils.lakefs_utils import LakePath
 from utils.lineage import RELEASE_TAG, Lineage
@@ -259,6 +260,33 @@ def test_a_promotion_publishes_a_release_that_both_verifiers_accept(
     lab.client.set_model_version_tag(lab.name, number, "git_commit", "1" * 40)
     with pytest.raises(AppError, match="one of them was changed"):
         infer.main(predict)
+
+
+@pytest.mark.parametrize("tag", ["git_commit", "lakefs_data_path", "run_id"])
+def test_a_version_whose_tags_were_changed_is_not_signed(lab: Lab, key: SigningKey, tag: str) -> None:
+    data, other = lab.data(["t"], [f"v{i}" for i in range(12)]), lab.data(["t", "u"], [f"v{i}" for i in range(12)])
+    lab.settings = dataclasses.replace(lab.settings, signing_key=key.path)
+    number = str(lab.promotion.register(lab.run(0.8, data)).version)
+    first = lab.tags(number)[RELEASE_TAG]
+    value = {"git_commit": "1" * 40, "lakefs_data_path": str(other), "run_id": "f" * 32}[tag]
+    lab.client.set_model_version_tag(lab.name, number, tag, value)
+    if tag == "run_id":  # MLflow's own record of the run counts, which nobody can change
+        lab.promotion.rollback(lab.registry.find(f"{lab.name}/{number}"))
+        return
+    with pytest.raises(AppError, match=f"the metadata of its commit say {tag} .* not signed"):
+        lab.promotion.rollback(lab.registry.find(f"{lab.name}/{number}"))
+    assert lab.tags(number)[RELEASE_TAG] == first and lab.aliases()["champion"] == number
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "3", "[" * 100_000])
+def test_a_verdict_that_is_no_record_is_one_line(lab: Lab, text: str) -> None:
+    data = lab.data(["t"], [f"v{i}" for i in range(12)])
+    number = str(lab.promotion.register(lab.run(0.8, data)).version)
+    with pytest.raises(AppError, match="the tag gate of a version is no JSON object"):
+        json_tag({"gate": text}, "gate")
+    lab.client.set_model_version_tag(lab.name, number, "gate", text[:4000])
+    with pytest.raises(AppError, match="the tag gate"):
+        overview(lab.registry)
 
 
 def test_an_unsigned_release_is_refused_with_the_cure(lab: Lab, key: SigningKey, tmp_path: Path) -> None:

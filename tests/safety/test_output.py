@@ -55,7 +55,6 @@ def test_control_characters_are_displayed_escaped(text: str, capsys: pytest.Capt
     reporting.warn(text)
     console.print_result(text)
     list(console.show_progress([1], 1, text, text))
-    logging.getLogger("test").handle(logging.LogRecord("test", 40, "f", 1, text, None, None))
     print(console._Formatter("%(message)s").format(logging.LogRecord("t", 40, "f", 1, text, None, None)))
     print(format_table(["name"], [[text]]))
     out = capsys.readouterr()

@@ -138,13 +138,19 @@ class Lab:
         path = self.folder / secrets.token_hex(8)
         save_model(path, model)
         file = LocalFile(path, file_sha256(path))
+        run = self.client.create_run(mlflow_utils.get_or_create_experiment(self.client, self.settings)).info.run_id
+        origin = {
+            "mlflow_run_id": run,
+            "git_commit": "0" * 40,
+            "lakefs_data_path": str(data),
+            "model_sha256": file.sha256,
+        }
         with connect(self.settings) as lake:
             if experiment:
                 lake.start_experiment(experiment)
-            commit = lake.publish({"model.pth": file}, "models/", "model", {}, mirror=False).commit_id
+            commit = lake.publish({"model.pth": file}, "models/", "model", origin, mirror=False).commit_id
         _, items = committed_items(self.lake, data, "val", self.settings.cache_dir)
         miou = evaluation.measure(model, items, classes, CPU).metric("miou")
-        run = self.client.create_run(mlflow_utils.get_or_create_experiment(self.client, self.settings)).info.run_id
         model_path = LakePath(self.lake.repo, commit, "models/model.pth")
         for key, value in (("lakefs_model_path", str(model_path)), ("lakefs_data_path", str(data))):
             self.client.log_param(run, key, value)
