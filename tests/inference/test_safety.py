@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from core.errors import AppError, UsageError
+from core.errors import AppError
 from core.hashing import file_sha256
 from dataset import samples
 from inference import batch_job, inputs
@@ -147,7 +147,7 @@ def test_nothing_is_written_or_removed_outside_the_output_directory(tmp_path: Pa
     (out / "sub").symlink_to(victim)
     items = inputs.collect_items([tmp_path / "in"])
     assert items[0].name == "sub/000"
-    with pytest.raises(AppError, match="links to a place outside"):
+    with pytest.raises(AppError, match="leads out of"):
         batch_job.predict(predictor, items, out, lineage(), None)
     for mask in ("../victim/000.png", "sub/000.png", str(victim / "000.png")):
         listing = {"images": [{"mask": mask, "overlay": mask}]}
@@ -160,7 +160,7 @@ def test_nothing_is_written_or_removed_outside_the_output_directory(tmp_path: Pa
     (out / "predictions.json").unlink(missing_ok=True)
     (out / "sub").mkdir()
     (out / "sub/000.png").symlink_to(victim / "000.png")
-    with pytest.raises(UsageError, match="files would be replaced"):
+    with pytest.raises(AppError, match="leads out of"):
         batch_job.predict(predictor, items, out, lineage(), None)
     assert (victim / "000.png").read_bytes() == b"precious"
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+import config
 from dataset.directory import data_files
 from tests.support.project import REPORT, Project, make_project
 from utils import local_lakefs
@@ -70,7 +71,7 @@ def test_run_records_data_code_and_model(trained: tuple[Project, str], lake: Lak
     assert params["lakefs_data_path"] == f"lakefs://{lake.repo}/{tags['lakefs_data_commit']}/data/"
     assert params["lakefs_model_path"] == f"lakefs://{lake.repo}/{tags['lakefs_model_commit']}/models/model.pth"
     assert (params["epochs"], params["learning_rate"], params["batch_size"]) == ("2", "0.003", "5")
-    assert not any("key" in name for name in params), "no secret is stored"
+    assert not params.keys() & {name for name, info in config.SETTINGS.items() if info.secret}, "no secret is stored"
     dataset = run.inputs.dataset_inputs[0].dataset
     assert dataset.source_type == "lakefs" and params["lakefs_data_path"] in dataset.source
 

@@ -107,7 +107,7 @@ def test_split_in_a_read_only_directory_raises_a_usage_error(flat: Path, monkeyp
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("dataset.splitting.splits.os.replace", refuse)  # the mode bits do not hold back root
+    monkeypatch.setattr("core.files.os.replace", refuse)  # the mode bits do not hold back root
     with pytest.raises(UsageError, match="cannot store the split"):
         check_data(flat, 0)
 
