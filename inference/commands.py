@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from config import ROOT, Settings
 from core.errors import AppError, UsageError
+from core.heap import keep_freed_memory
 from core.i18n import tr
-from core.process import keep_freed_memory
 from core.reporting import notify
 from core.safety.terminal import escape_line
 from dataset.directory import OUTPUT_FOLDER

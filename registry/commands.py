@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from config import Settings
@@ -75,8 +76,7 @@ def register(promotion: Promotion, options: argparse.Namespace, finished: list[s
         state = read_state(registry)
         if state.champion is None:
             warn(str(state.no_champion()))
-        known = registry.versions(version.name)
-        unfinished = any(each.tags.get(STATE) == PENDING for each in known)  # reported already
+        unfinished = any(each.tags.get(STATE) == PENDING for each in state.versions)  # reported already
     else:
         version = promotion.register(run, options.force)
         finished = [str(version.version)]
@@ -99,7 +99,8 @@ def choose_run(registry: Registry, options: argparse.Namespace) -> Run | None:
     runs = mlflow_utils.find_best_runs(client, settings)
     if options.manual:
         return ask_run(registry, runs)
-    candidates = [run for run in runs if not was_deleted(registry, run)]
+    versions = registry.versions()
+    candidates = [run for run in runs if not was_deleted(registry.name, versions, run)]
     if not candidates:
         raise UsageError(
             tr(
@@ -108,14 +109,14 @@ def choose_run(registry: Registry, options: argparse.Namespace) -> Run | None:
                 + (" --force REASON" if options.force else ""),
             )
         )
-    last = max((version.creation_timestamp for version in registry.versions()), default=0)
+    last = max((version.creation_timestamp for version in versions), default=0)
     return next((run for run in candidates if (run.info.end_time or 0) > last), candidates[0])
 
 
-def was_deleted(registry: Registry, run: Run) -> bool:
-    """Return whether a person deleted the version that a run had: it must not come back unasked."""
-    name = run.data.tags.get(REGISTERED, "").rpartition(" v")[0]
-    return name == registry.name and run.info.run_id not in registry.versions_by_run()
+def was_deleted(name: str, versions: Sequence[ModelVersion], run: Run) -> bool:
+    """Return whether a person deleted the version that a run had of this model: it must not come back unasked."""
+    registered = run.data.tags.get(REGISTERED, "").rpartition(" v")[0] == name
+    return registered and all(version.run_id != run.info.run_id for version in versions)
 
 
 def rollback(promotion: Promotion, options: argparse.Namespace) -> int:

@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw
 from config import Settings
 from core.console import format_table
 from core.files import atomic_replace, write_atomically
+from core.heap import keep_freed_memory
 from core.i18n import tr
-from core.process import keep_freed_memory
 from core.reporting import notify
 from dataset.checks.committed_groups import add_groups
 from dataset.classes import IGNORE_INDEX, ClassMap, UInt8

@@ -10,8 +10,8 @@ from torch import nn
 
 from config import Settings
 from core.errors import UsageError
+from core.heap import keep_freed_memory
 from core.i18n import tr
-from core.process import keep_freed_memory
 from core.reporting import notify
 from core.safety.terminal import escape_line
 from dataset.data import SegmentationData

@@ -117,11 +117,7 @@ def _create(path: Path) -> None:
 
 def _refuse_newer(database: Path) -> None:
     """Raise AppError for a database that a newer MLflow wrote; its client would fail in many ways, or change it."""
-    with _reading(database) as db:
-        try:
-            found = [str(row[0]) for row in db.execute("SELECT version_num FROM alembic_version")]
-        except sqlite3.OperationalError:  # no such table: not MLflow's yet
-            return
+    found = _read_column(database, "SELECT version_num FROM alembic_version")
     unknown = [revision for revision in found if not _is_known(revision)]
     if unknown:
         raise _newer(f"sqlite:///{database.as_posix()}", unknown[0])
@@ -136,6 +132,15 @@ def _reading(database: Path) -> Iterator[sqlite3.Connection]:
         raise AppError(
             tr("{file}: not a readable database ({error}): restore it from a backup", file=database, error=error)
         ) from error
+
+
+def _read_column(database: Path, query: str) -> list[str]:
+    """Return the first column of a query as texts; none for a database that is not MLflow's yet. Raises AppError."""
+    with _reading(database) as db:
+        try:
+            return [str(row[0]) for row in db.execute(query)]
+        except sqlite3.OperationalError:  # no such table
+            return []
 
 
 def _is_known(revision: str) -> bool:
@@ -198,11 +203,7 @@ def explain_database_errors(uri: str) -> Iterator[None]:
 
 def _relocate_artifacts(database: Path) -> None:
     """Let experiments and runs that name another place of the project's artifacts name the one beside the database."""
-    with _reading(database) as db:
-        try:
-            places = [str(row[0]) for row in db.execute("SELECT DISTINCT artifact_location FROM experiments")]
-        except sqlite3.OperationalError:  # no such table: not MLflow's yet
-            return
+    places = _read_column(database, "SELECT DISTINCT artifact_location FROM experiments")
     moved = {old: new for old in places if (new := _relocated(old, database))}
     if not moved:
         return

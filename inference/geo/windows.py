@@ -66,8 +66,9 @@ def predict_raster(
             )
         pixels = RasterPixels(source, predictor)
         cache = cache_bytes(source, predictor.window_size(pixels))
+        keep_freed_memory()
         try:
-            with rasterio.Env(GDAL_CACHEMAX=cache), keep_freed_memory(), atomic_replace(target, durable=False) as part:
+            with rasterio.Env(GDAL_CACHEMAX=cache), atomic_replace(target, durable=False) as part:
                 job = _RasterPrediction(predictor, pixels)
                 job.write(part, origin)
         except InvalidFileError as error:

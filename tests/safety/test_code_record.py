@@ -41,21 +41,14 @@ def record(project: Project, secrets: tuple[str, ...] = ()) -> CodePatch:
 # --- secrets --------------------------------------------------------------------------------------------------------------
 
 
+NO_CODE = ("conf.yaml", "secrets.json", ".netrc", ".pgpass", ".npmrc", "terraform.tfvars", "a.ini", "a.toml", ".env")
+
+
 def test_no_planted_secret_is_recorded(repo: Project) -> None:
     tracked = {f"tracked_{n}": secret for n, secret in enumerate(PLANTED.values())}
     for name in tracked:
         (repo.folder / f"{name}.py").write_text("x = 1\n")
-    for name in (
-        "conf.yaml",
-        "secrets.json",
-        ".netrc",
-        ".pgpass",
-        ".npmrc",
-        "terraform.tfvars",
-        "a.ini",
-        "a.toml",
-        ".env",
-    ):
+    for name in NO_CODE:
         (repo.folder / name).write_text("x\n")
     repo.git("add", "--force", ".")
     repo.git("commit", "--quiet", "-m", "second")
@@ -65,17 +58,7 @@ def test_no_planted_secret_is_recorded(repo: Project) -> None:
     for name, (text, _) in new.items():
         (repo.folder / f"{name}.sh").write_text(f"{text}\n")
     (repo.folder / "train.py").write_text("import helper\n" + "".join(f"# {name}\n" for name in new))
-    for name in (
-        "conf.yaml",
-        "secrets.json",
-        ".netrc",
-        ".pgpass",
-        ".npmrc",
-        "terraform.tfvars",
-        "a.ini",
-        "a.toml",
-        ".env",
-    ):
+    for name in NO_CODE:
         (repo.folder / name).write_text(f"password = {PASSWORD}\n")
     found = record(repo)
     text = found.patch.decode()
