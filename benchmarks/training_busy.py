@@ -7,9 +7,11 @@ script of the project does, "bare" with OpenMP's defaults. Both are measured in 
 processes, so that a drift of the machine's speed, or programs of others, meet both alike; each figure is the median over
 the rounds, with the smallest and largest.
 
-fair share: the images/s of bare steps without load, times what an even division of the cores leaves the threads of the
-training: cores / (threads + busy processes). It is meaningful on a machine without other load only; images per CPU
-second, relative to bare steps without load, are meaningful anywhere: what is below 1 was spent waiting in loops.
+fair share: the images/s of bare steps without load, times what an even division of the cores leaves the training: among
+processes (the training is one of them, whatever its number of threads), and among threads (the most that a scheduler
+gives threads that never wait for each other; those of a training meet at a barrier after each operation). Both are
+meaningful on a machine without other load only; images per CPU second, relative to bare steps without load, are
+meaningful anywhere: what is below 1 was spent waiting in loops.
 """
 
 from __future__ import annotations
@@ -111,7 +113,12 @@ def busy_processes(count: int) -> Iterator[None]:
             process.wait()
 
 
-def fair_fraction(cores: int, threads: int, load: int) -> float:
+def process_share(cores: int, threads: int, load: int) -> float:
+    """Return the fraction of its speed that a training keeps if the cores are divided evenly among all processes."""
+    return min(1.0, cores / (1 + load) / min(threads, cores))
+
+
+def thread_share(cores: int, threads: int, load: int) -> float:
     """Return the fraction of its speed that a training keeps if the cores are divided evenly among all threads."""
     return min(1.0, cores / (threads + load))
 
@@ -144,15 +151,19 @@ def report(samples: dict[tuple[str, int], list[Sample]], cores: int, threads: in
     rows = []
     for load in loads:
         ours, bare = samples["ours", load], samples["bare", load]
-        fair = alone * fair_fraction(cores, threads, load) / fair_fraction(cores, threads, loads[0])
+        by_process, by_thread = (
+            alone * share(cores, threads, load) / share(cores, threads, loads[0])
+            for share in (process_share, thread_share)
+        )
         rows.append(
             [
                 load,
                 spread([clock for clock, _ in ours], 0),
                 spread([clock for clock, _ in bare], 0),
                 spread([a / b for (a, _), (b, _) in zip(ours, bare, strict=True)]),
-                spread([clock / fair for clock, _ in ours]),
-                spread([clock / fair for clock, _ in bare]),
+                spread([clock / by_process for clock, _ in ours]),
+                spread([clock / by_process for clock, _ in bare]),
+                spread([clock / by_thread for clock, _ in ours]),
                 spread([cpu / alone_cpu for _, cpu in ours]),
                 spread([cpu / alone_cpu for _, cpu in bare]),
             ]
@@ -162,8 +173,9 @@ def report(samples: dict[tuple[str, int], list[Sample]], cores: int, threads: in
         "ours images/s",
         "bare",
         "ours/bare",
-        "ours/fair",
-        "bare/fair",
+        "ours/process share",
+        "bare/process share",
+        "ours/thread share",
         "ours per CPU s",
         "bare per CPU s",
     ]

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.training_busy import fair_fraction, measure, report
+from benchmarks.training_busy import measure, process_share, report, thread_share
 
 
 @pytest.mark.parametrize(
-    ("cores", "threads", "load", "fraction"),
-    [(2, 2, 0, 1), (2, 2, 2, 0.5), (4, 2, 2, 1), (2, 2, 1, 2 / 3), (2, 1, 3, 0.5)],
+    ("cores", "threads", "load", "by_process", "by_thread"),
+    [(2, 2, 0, 1, 1), (2, 2, 2, 1 / 3, 0.5), (4, 2, 2, 2 / 3, 1), (2, 2, 1, 0.5, 2 / 3), (2, 1, 3, 0.5, 0.5)],
 )
-def test_fair_fraction_divides_the_cores_among_all_threads(
-    cores: int, threads: int, load: int, fraction: float
+def test_a_fair_share_divides_the_cores_among_processes_or_threads(
+    cores: int, threads: int, load: int, by_process: float, by_thread: float
 ) -> None:
-    assert fair_fraction(cores, threads, load) == pytest.approx(fraction)
+    assert process_share(cores, threads, load) == pytest.approx(by_process)
+    assert thread_share(cores, threads, load) == pytest.approx(by_thread)
 
 
 def test_figures_are_ratios_of_one_run_with_their_spread() -> None:
@@ -26,7 +27,8 @@ def test_figures_are_ratios_of_one_run_with_their_spread() -> None:
     }
     rows = report(samples, cores=2, threads=2).splitlines()[2:]
     assert "1.10 (1.00-1.10)" in rows[0]
-    assert "5.00 (5.00-5.00)" in rows[1] and "1.00 (1.00-1.00)" in rows[1] and "0.20 (0.20-0.20)" in rows[1]
+    assert "5.00 (5.00-5.00)" in rows[1] and "1.50 (1.50-1.50)" in rows[1] and "0.30 (0.30-0.30)" in rows[1]
+    assert "1.00 (1.00-1.00)" in rows[1]
     assert "0.80 (0.80-0.80)" in rows[1] and "0.10 (0.10-0.10)" in rows[1]
 
 
