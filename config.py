@@ -164,7 +164,14 @@ class Settings:
     model_path: Path = runtime_setting(Path("models/model.pth"), mark("where the model of the best epoch is saved"))
 
     # --- training ---
-    epochs: int | None = setting(None, mark("number of epochs"), unset="10", option="--epochs", metavar="N", minimum=1)
+    epochs: int | None = setting(
+        None,
+        mark("number of epochs"),
+        unset=mark("10, or as many as 250 optimizer steps need"),
+        option="--epochs",
+        metavar="N",
+        minimum=1,
+    )
     max_seconds: float | None = setting(
         None,
         mark("train for this many seconds instead, validation excluded"),

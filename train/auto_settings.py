@@ -15,17 +15,23 @@ from core.machine.limits import available_memory
 from dataset.data import SegmentationData
 from segmentation.networks import COMPACT
 
-EPOCHS = 10
+STEPS, EPOCHS = 250, 10  # least optimizer steps and epochs: 400 images in batches of 16 reach both at once
 LARGEST_SIDE = 512  # pixels; larger images are scaled down unless IMAGE_SIZE is set
 STEP_PIXELS = 350_000  # pixels per step: many small steps learn more from the same images than few large ones
-BATCHES = (4, 16)  # smallest and largest batch size that is chosen
+BATCHES = (4, 16)  # smallest and largest batch size that is chosen from the input size
+BATCH_SHARE = 4  # parts of the training split: a batch has at most one, so that steps differ and an epoch has several
 MANY_EPOCHS = 30  # from here on a network overfits the images without standard augmentation
 MEMORY_SHARE = 0.5  # fraction of the free memory for the activations that a step keeps for its gradients
 
 
-def epochs(wanted: int | None) -> tuple[int, str]:
-    """Return the number of epochs, and why."""
-    return (EPOCHS, tr("default")) if wanted is None else (wanted, tr("as set"))
+def epochs(wanted: int | None, steps_per_epoch: int) -> tuple[int, str]:
+    """Return the number of epochs, and why: a few images need more epochs for the same number of optimizer steps."""
+    if wanted is not None:
+        return wanted, tr("as set")
+    needed = -(-STEPS // steps_per_epoch)
+    if needed <= EPOCHS:
+        return EPOCHS, tr("default")
+    return needed, tr("{steps} steps, {per_epoch} per epoch", steps=needed * steps_per_epoch, per_epoch=steps_per_epoch)
 
 
 def working_size(data: SegmentationData, wanted: tuple[int, int] | None) -> tuple[tuple[int, int], str]:
@@ -48,19 +54,29 @@ def working_scale(data: SegmentationData, size: tuple[int, int]) -> tuple[float,
 
 
 def batch_size(
-    wanted: int | None, network: nn.Module, size: tuple[int, int], device: torch.device, channels: int = 3
+    wanted: int | None,
+    network: nn.Module,
+    size: tuple[int, int],
+    device: torch.device,
+    images: int,
+    channels: int = 3,
+    processes: int = 1,
 ) -> tuple[int, str]:
-    """Return the batch size, and why."""
+    """Return the batch size of all processes together, and why. `images` is the number of the training split."""
     if wanted is not None:
         return wanted, tr("as set")
     smallest, largest = BATCHES
     batch = max(smallest, min(largest, STEP_PIXELS // (size[0] * size[1])))
+    reason = tr("from the input size")
+    share = max(images // BATCH_SHARE, 2 * processes)  # batch normalization needs two images per process
+    if share < batch:
+        batch, reason = share, tr("a quarter of the training images, {count}, at most", count=images)
     one, free = step_memory(network, size, channels), free_memory(device)
     fitting = max(1, int(free * MEMORY_SHARE / one))
-    need = tr("{size} per image, {free} free", size=format_size(one), free=format_size(free))
     if fitting < batch:
+        need = tr("{size} per image, {free} free", size=format_size(one), free=format_size(free))
         return fitting, tr("limited by memory: {need}", need=need)
-    return batch, tr("from the input size; {need}", need=need)
+    return batch, reason
 
 
 def step_memory(network: nn.Module, size: tuple[int, int], channels: int = 3) -> int:

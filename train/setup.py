@@ -112,11 +112,14 @@ def prepare_training(settings: Settings, data: SegmentationData, smoke: bool = F
     network = build_network(settings.model, data.classes.num_classes, settings.pretrained, channels)
     # One batch size for all processes and for a resumed run, however much memory each has.
     choice = distributed.broadcast_from_main(
-        lambda: auto_settings.batch_size(settings.batch_size, network, crop, device, channels)
+        lambda: auto_settings.batch_size(
+            settings.batch_size, network, crop, device, len(train_images), channels, distributed.world_size()
+        )
     )
     batch_size = decisions.take(tr("batch size"), "batch_size", choice)
     distributed.validate_batch_size(batch_size)
-    epochs, reason = auto_settings.epochs(settings.epochs)
+    steps = len(loader.epoch_batches(len(train_images), batch_size, settings.seed, 0, 2 * distributed.world_size()))
+    epochs, reason = auto_settings.epochs(settings.epochs, steps)
     if settings.max_seconds is None:
         decisions.take(tr("epochs"), "epochs", (epochs, reason))
     timed = (network, batch_size, crop, device, train_images)

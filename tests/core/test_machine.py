@@ -148,9 +148,9 @@ def test_unreadable_limits_are_no_limits(machine: Machine, text: str) -> None:
 def test_memory_limit_decides_the_batch_size(machine: Machine) -> None:
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 3), torch.nn.ReLU(), torch.nn.Conv2d(64, 4, 1))
     choose = auto_settings.batch_size
-    assert choose(None, network, (64, 64), torch.device("cpu"))[0] == 16
+    assert choose(None, network, (64, 64), torch.device("cpu"), 400)[0] == 16
     machine.version_2("/", memory__max="12000000", memory__current="0")
-    batch, why = choose(None, network, (64, 64), torch.device("cpu"))
+    batch, why = choose(None, network, (64, 64), torch.device("cpu"), 400)
     assert 1 <= batch <= 5
     assert "11.4 MB free" in why
 

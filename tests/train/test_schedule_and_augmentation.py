@@ -131,16 +131,43 @@ def test_averaged_weights_follow_over_a_fraction_of_the_steps() -> None:
     assert float(average.network[0].weight) == pytest.approx(200 * 10 / 11, rel=0.01)  # type: ignore[index]
 
 
+@pytest.mark.parametrize(
+    ("images", "batch", "epochs", "reason"),
+    [
+        (400, 16, 10, "default"),
+        (5000, 16, 10, "default"),
+        (100, 16, 36, "252 steps, 7 per epoch"),
+        (40, 10, 63, "252 steps, 4 per epoch"),
+        (16, 4, 63, "252 steps, 4 per epoch"),
+        (3, 2, 250, "250 steps, 1 per epoch"),
+    ],
+)
+def test_few_images_are_trained_as_many_steps_as_400_and_in_smaller_batches(
+    images: int, batch: int, epochs: int, reason: str
+) -> None:
+    network = build_network("compact_unet", 3)
+    chosen, why = auto_settings.batch_size(None, network, (64, 64), CPU, images)
+    assert chosen == batch and ("a quarter of the training images" in why) == (batch < 16)
+    per_epoch = len(loader.epoch_batches(images, chosen, 0, 0))
+    assert auto_settings.epochs(None, per_epoch) == (epochs, reason)
+    assert auto_settings.epochs(7, per_epoch) == (7, "as set")
+
+
+def test_a_small_batch_has_two_images_for_each_process() -> None:
+    network = build_network("compact_unet", 3)
+    assert auto_settings.batch_size(None, network, (64, 64), CPU, 8, processes=4)[0] == 8
+
+
 def test_automatic_settings_depend_on_data_and_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     network = build_network("compact_unet", 3)
-    small, large = (auto_settings.batch_size(None, network, size, CPU)[0] for size in ((64, 64), (360, 480)))
+    small, large = (auto_settings.batch_size(None, network, size, CPU, 400)[0] for size in ((64, 64), (360, 480)))
     assert small == 16 and large == 4, "about the same number of pixels per step"
     one = auto_settings.step_memory(network, (64, 64))
     assert auto_settings.step_memory(network, (128, 128)) == pytest.approx(4 * one, rel=0.1)
     monkeypatch.setattr(auto_settings, "free_memory", lambda _: 6 * one)
-    batch, reason = auto_settings.batch_size(None, network, (64, 64), CPU)
+    batch, reason = auto_settings.batch_size(None, network, (64, 64), CPU, 400)
     assert batch == 3 and "limited by memory" in reason
-    assert auto_settings.batch_size(7, network, (64, 64), CPU)[0] == 7
+    assert auto_settings.batch_size(7, network, (64, 64), CPU, 4)[0] == 7
     assert auto_settings.precision("auto", CPU)[0] == torch.float32
     assert [auto_settings.augmentation("auto", passes)[0] for passes in (1, 29.9, 30)] == ["light", "light", "standard"]
     assert auto_settings.augmentation("strong", 1) == ("strong", "as set")
