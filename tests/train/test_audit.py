@@ -21,9 +21,11 @@ from dataset.classes import IGNORE_INDEX, UInt8, build_classes
 from dataset.synthetic import generate_sample
 from dataset.validation import check_data
 from tests.support.project import SOURCE
+from train.audit import predictions
 from train.audit.command import audit_labels, decide_training
 from train.audit.evidence import log_probabilities, region_gain, shift_gain, swap_gain
 from train.audit.folds import FOLDS, assign_folds
+from train.audit.predictions import MEMBERS
 from train.audit.ranking import rank_masks, require_cleanlab
 
 CLASSES = build_classes((i, name, None, False) for i, name in enumerate(("sky", "road", "car")))
@@ -137,7 +139,7 @@ def test_the_command_writes_table_and_page_outside_of_the_data_and_reuses_folds(
     )
     folder = audit_labels(settings, data)
     out = capsys.readouterr().out
-    assert out.count(" of 3: ") == FOLDS and "out-of-fold predictions: mIoU" in out
+    assert out.count(" of 3, model ") == FOLDS * MEMBERS and "out-of-fold predictions: mIoU" in out
     assert sorted((tmp_path / "data").rglob("*")) == before and folder == tmp_path / "models/audit"
     rows = list(csv.DictReader((folder / "audit.csv").read_text(encoding="utf-8-sig").splitlines()))
     assert [row["rank"] for row in rows] == [str(rank) for rank in range(1, 13)]
@@ -146,8 +148,17 @@ def test_the_command_writes_table_and_page_outside_of_the_data_and_reuses_folds(
     assert page.count("data:image/jpeg;base64,") == 36 and rows[0]["mask"] in page
     assert not re.search(r"""(?:src|href|url)\s*[=(]\s*["']?(?!data:)[a-z]""", page), "it loads no external resource"
     audit_labels(settings, data)
-    assert capsys.readouterr().out.count("predicted by an earlier audit") == FOLDS
+    assert capsys.readouterr().out.count("predicted by an earlier audit") == FOLDS * MEMBERS
     assert list(csv.DictReader((folder / "audit.csv").read_text(encoding="utf-8-sig").splitlines())) == rows
+
+
+def test_the_models_of_a_fold_are_averaged(tmp_path: Path) -> None:
+    folds = [tmp_path / f"{name}.npy" for name in ("first", "second", "other")]
+    for file, value in zip(folds, (0.25, 0.75, 1.0), strict=True):
+        np.save(file, np.full((2, 3, 4, 5), value, np.float16))
+    joined = predictions._joined([([0, 2], folds[:2]), ([3, 1], folds[2:])], 4, tmp_path)
+    assert joined.shape == (4, 3, 4, 5)
+    assert [float(item.max()) for item in joined] == [float(item.min()) for item in joined] == [0.5, 1.0, 0.5, 1.0]
 
 
 def test_missing_cleanlab_is_named_with_its_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
