@@ -293,16 +293,17 @@ def _resumed_job(settings: Settings, lake: LakeFS, interrupted: Interrupted) -> 
 def report(settings: Settings, lake: LakeFS, result: Result, smoke: bool) -> None:
     """Write lakefs.lock and the message for Git; report the block for the Git commit and the tag command."""
     from core.files import write_atomically
-    from train.release.commit_message import report_block, tag_command
+    from train.release.commit_message import commit_message, report_block, tag_command
     from train.release.publish import next_tag
     from utils.identifiers import RunId, Sha256
     from versioning.lockfile import EMBEDDED, Lock, write_lock
 
     block = report_block(result)
     message_file = settings.model_path.parent / "git_commit_message.txt"
-    write_atomically(message_file, (block + "\n").encode())
+    tag = next_tag(lake, result)
+    write_atomically(message_file, commit_message(result, tag).encode())
     notify("\n" + block + "\n")
-    notify(tag_command(result, next_tag(lake, result)))
+    notify(tag_command(result, tag))
     if smoke:  # two batches make no result to return to
         notify(tr("(as a file: git commit -F {message_file})", message_file=message_file))
         return

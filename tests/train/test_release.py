@@ -70,7 +70,8 @@ def test_results_are_committed_and_tagged(project: Project, lake: LakeFS) -> Non
     release.release(lake, first, "auto", parameters, project.folder)
     assert project.git("tag", "--list", "v1*") == "v1.0-acc85"
     assert project.git("cat-file", "-t", "v1.0-acc85") == "tag"
-    assert first.model_path.ref in project.git("log", "-1", "--format=%B")
+    assert first.model_path.ref in project.git("log", "-1", "--format=%b")
+    assert project.git("log", "-1", "--format=%s") == "model: v1.0-acc85, val mIoU 0.5000"
     assert project.git("show", "--name-only", "--format=", "HEAD") == "lakefs.lock"
     assert project.git("rev-parse", "v1.0-acc85^{commit}") == project.git("rev-parse", "HEAD")
     assert dict(lake.list_refs("tags")) == {"v1.0-acc85": first.model_path.ref}

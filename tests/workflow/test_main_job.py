@@ -46,7 +46,9 @@ def test_report_format_and_position(trained: tuple[Project, str]) -> None:
     tag = re.search(r'^git tag -a "v1\.0-acc(\d+)" -m "([^"]+)"$', output, re.MULTILINE)
     assert tag is not None and tag[1] == report[2]
     assert run.info.run_id in tag[2] and report[1] in tag[2]
-    assert (project.folder / "models/git_commit_message.txt").read_text().strip() == report[0]
+    subject, empty, block = (project.folder / "models/git_commit_message.txt").read_text().split("\n", 2)
+    assert subject == f"model: v1.0-acc{tag[1]}, val mIoU {run.data.metrics['best_val_miou']:.4f}"
+    assert (empty, block) == ("", report[0] + "\n")
 
 
 def test_printed_tag_command_works_and_the_next_version_is_higher(trained: tuple[Project, str]) -> None:

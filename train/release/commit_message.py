@@ -1,10 +1,12 @@
-"""The report block for the Git commit, and the tag command."""
+"""The message for the Git commit, with the report block in it, and the tag command."""
 
 from __future__ import annotations
 
 from segmentation.means import format_mean
 from train.base_train import Validation
 from train.tracking.result import Result
+
+SUBJECT_LIMIT = 72  # characters of the first line, which `git log --oneline` shows
 
 
 def percent(fraction: float) -> int:
@@ -25,6 +27,21 @@ def report_block(result: Result) -> str:
             f"- 모델 성능: accuracy {percent(result.val.accuracy)}%",
         ]
     )
+
+
+def commit_message(result: Result, tag: str) -> str:
+    """Return the message for the Git commit of a result: a short subject, an empty line, and the report block."""
+    return f"{subject(result, tag)}\n\n{report_block(result)}\n"
+
+
+def subject(result: Result, tag: str) -> str:
+    """Return 'model: v1.1-acc24, val mIoU 0.8884', without a tag that makes it too long. In every language the same."""
+    val = result.val
+    present, total = val.coverage
+    suffix = "" if present == total else f" ({present} of {total} classes)"
+    figure = f"val mIoU {val.miou:.4f}{suffix}"
+    text = f"model: {tag}, {figure}"
+    return text if len(text) <= SUBJECT_LIMIT else f"model: {figure}"
 
 
 def describe_split(split: str, measured: Validation) -> str:

@@ -16,7 +16,7 @@ from core.provenance.code_files import LOCK_NAME
 from core.reporting import notify
 from segmentation.means import format_mean
 from train.release import tags
-from train.release.commit_message import describe_split, percent, report_block
+from train.release.commit_message import commit_message, describe_split, percent
 
 if TYPE_CHECKING:
     from train.tracking.result import Result
@@ -62,7 +62,8 @@ def release(lake: LakeFS, result: Result, tag: str | None, parameters: Mapping[s
     name = _tag_in_lakefs(lake, result, tag, folder) if tag else None
     _git(folder, "add", "--", LOCK_NAME)
     if _git(folder, "status", "--porcelain", "--", LOCK_NAME):
-        _git(folder, "commit", "--quiet", "-m", report_block(result), "--", LOCK_NAME)
+        message = commit_message(result, name or next_tag(lake, result, folder))
+        _git(folder, "commit", "--quiet", "-m", message, "--", LOCK_NAME)
     commit = _git(folder, "rev-parse", "HEAD")
     notify(tr("Git commit: {commit}", commit=commit))
     if name is None:
