@@ -145,13 +145,16 @@ def main(arguments: list[str]) -> int:
     """Predict as the options ask; return the exit code: 1 if an image could not be read."""
     options = parse(arguments)
     settings = load_settings(device=options.device, allow_truncated=options.allow_truncated)
+    from core.errors import AppError
     from inference.commands import Job, run
     from registry.selection import select_model
     from registry.versions import Registry
     from utils import mlflow_utils
+    from versioning.lockfile import explained_by_lock
 
     client = mlflow_utils.connect(settings, read_only=not options.export)
-    lineage = select_model(Registry(client, settings), options.run_id, options.model, options.interactive)
+    with explained_by_lock(settings, AppError):
+        lineage = select_model(Registry(client, settings), options.run_id, options.model, options.interactive)
     if lineage is None:
         notify(tr("nothing chosen."))
         return 0

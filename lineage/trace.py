@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from config import Settings
 from core.console import format_table
+from core.errors import AppError
 from core.i18n import tr
 from core.reporting import notify
 from core.safety.terminal import escape_line
@@ -19,6 +20,7 @@ from lineage.links import Link, mark_contradictions
 from utils import mlflow_utils
 from utils.identifiers import RunId
 from utils.lakefs_utils import LakeFS, connect
+from versioning.lockfile import explained_by_lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -43,7 +45,7 @@ def trace(settings: Settings, lake: LakeFS, client: MlflowClient, target: str) -
 
 def trace_command(settings: Settings, target: str) -> int:
     """Trace a target with the servers of the settings; return the exit code: 1 if a link is broken."""
-    with connect(settings) as lake:
+    with explained_by_lock(settings, AppError), connect(settings) as lake:
         lake.check()  # a server that is down is not a broken link of the chain
         return 0 if trace(settings, lake, mlflow_utils.connect(settings, read_only=True), target) else 1
 

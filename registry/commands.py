@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from config import Settings
 from core.console import choose, format_table
-from core.errors import EXIT_BELOW_THRESHOLD, EXIT_DONE, EXIT_FAILED, UsageError
+from core.errors import EXIT_BELOW_THRESHOLD, EXIT_DONE, EXIT_FAILED, AppError, UsageError
 from core.i18n import tr
 from core.reporting import notify, warn
 from core.safety.terminal import escape_line
@@ -21,6 +21,7 @@ from registry.versions import CHAMPION, PENDING, REGISTERED, STATE, TEST_METRICS
 from segmentation.means import format_metric
 from utils import mlflow_utils
 from utils.lakefs_utils import connect
+from versioning.lockfile import explained_by_lock
 from versioning.provenance.signing import make_key
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     if options.list:
         notify(overview(registry))
         return EXIT_DONE
-    with connect(settings) as lake:
+    with explained_by_lock(settings, AppError), connect(settings) as lake:
         if options.compare is not None:
             return compare(registry, lake, options)
         promotion = Promotion(registry, lake)

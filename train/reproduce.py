@@ -28,6 +28,7 @@ from train.reproduction.recipe import COMPARED, COMPARED_AT_END, Recipe, read_re
 from train.reproduction.record_files import irreproducible
 from train.tracking import environment
 from utils.lakefs_utils import connect
+from versioning.lockfile import explained_by_lock
 
 TOLERANCE = 1e-3  # absolute difference of a metric; on the CPU of one machine it is 0
 # Settings that the recorded code, which may be a stranger's changes, does not need: it reads data and writes to no server.
@@ -42,7 +43,7 @@ def reproduce(settings: Settings, run_id: str, tolerance: float, trust_patch: bo
     from utils import mlflow_utils
 
     client = mlflow_utils.connect(settings, read_only=True)
-    with connect(settings) as lake:
+    with explained_by_lock(settings, AppError), connect(settings) as lake:
         recipe = read_recipe(client, lake, settings, run_id)
         lake.resolve(recipe.data_path.ref, recipe.data_path.repo)  # fail early if the commit is missing
     if recipe.unvouched:

@@ -38,7 +38,7 @@ def fill_if_empty(settings: Settings, lake: LakeFS, sample: bool = False) -> Non
 
 
 def warn_of_unreachable_lock(lake: LakeFS) -> None:
-    """Warn if lakefs.lock names data of another store: training replaces it, and perhaps LAKEFS_ENDPOINT is missing."""
+    """Warn if lakefs.lock names data of another store: a new history begins, and perhaps LAKEFS_ENDPOINT is missing."""
     lock = read_lock(ROOT)
     if lock is not None and not is_reachable(lake, lock):
         warn(str(unreachable_data(lock, lake)))

@@ -25,7 +25,9 @@ from dataset.samples import committed_layout
 from utils.lakefs_client.download import commit_directory, object_file
 from utils.lakefs_utils import connect
 from versioning import status, sync
+from versioning.checkout import warn_of_unreachable_lock
 from versioning.data_directory import require_data, require_directory, require_place
+from versioning.lockfile import explained_by_lock
 from versioning.push import push
 from versioning.versions import find_data, find_renames
 
@@ -54,7 +56,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
         migrate(settings, options)
         return 0
     _require_directory(settings, options.command)
-    with connect(settings, create=options.command == "push") as lake:
+    with explained_by_lock(settings), connect(settings, create=options.command == "push") as lake:
         return _run_connected(settings, lake, options)
 
 
@@ -73,6 +75,7 @@ def _require_directory(settings: Settings, command: str) -> None:
 def _run_connected(settings: Settings, lake: LakeFS, options: argparse.Namespace) -> int:
     match options.command:
         case "push":
+            warn_of_unreachable_lock(lake)
             push(settings, lake, options.message, options.mode)
         case "pull" if options.merge:
             sync.merge(settings, lake, options.ref or lake.branch, options.prefer)

@@ -5,19 +5,23 @@ A Git commit or tag therefore names its data and its model by full commit id and
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from config import ROOT, Settings
 from core.checksummed_json import parse_json
-from core.errors import UsageError, describe_error
+from core.errors import AppError, UsageError, describe_error
 from core.files import require_content, write_atomically
 from core.i18n import tr
 from core.provenance.code_files import LOCK_NAME
 from utils.identifiers import CommitId, RunId, Sha256
-from utils.lakefs_utils import LakeFS, LakePath
+from utils.lakefs_client.connection import MissingRepository
+from utils.lakefs_utils import LakeFS, LakePath, connect
 
 EMBEDDED = "embedded"  # the server of a lock whose data is in the embedded store of the clone that trained
 
@@ -122,30 +126,62 @@ def is_reachable(lake: LakeFS, lock: Lock) -> bool:
 
 def unreachable_data(lock: Lock, lake: LakeFS) -> UsageError:
     """Return the error for a lock whose data is in another store than the configured one: where it is, what to set."""
-    on_server = tr("set LAKEFS_ENDPOINT, LAKEFS_ACCESS_KEY_ID and LAKEFS_SECRET_ACCESS_KEY")
-    in_clone = tr(
-        "set LAKEFS_LOCAL_DIR to the .lakefs directory of the clone that trained it, or run lake.py push --to URL there "
-        "and set LAKEFS_ENDPOINT"
+    server = tr("set LAKEFS_ENDPOINT, LAKEFS_ACCESS_KEY_ID, LAKEFS_SECRET_ACCESS_KEY and MLFLOW_TRACKING_URI")
+    clone = tr(
+        "set LAKEFS_LOCAL_DIR to the .lakefs directory of the clone that trained it and MLFLOW_TRACKING_URI to "
+        "sqlite:///PATH of its mlflow.db, or run lake.py push --to URL there and set LAKEFS_ENDPOINT and its keys here"
     )
     if lock.server == EMBEDDED:
-        where = tr("it is in the embedded store of another clone: {fix}", fix=in_clone)
+        where = tr("it is in the embedded store of another clone: {fix}", fix=clone)
     elif lock.server:
-        where = tr("it is on lakeFS {server}: {fix}", server=lock.server, fix=on_server)
+        where = tr("it is on lakeFS {server}: {fix}", server=lock.server, fix=server)
     else:
         where = tr(
             "it is on a lakeFS server ({on_server}) or in the embedded store of another clone ({in_clone})",
-            on_server=on_server,
-            in_clone=in_clone,
+            on_server=server,
+            in_clone=clone,
         )
-    return UsageError(
-        tr(
-            "{lock_name}: {data} is not in {store}: {where}",
-            lock_name=LOCK_NAME,
-            data=lock.data,
-            store=lake.store,
+    commits = {"lock_name": LOCK_NAME, "data": lock.data.ref[:12], "model": lock.model.ref[:12], "store": lake.store}
+    if lake.has_repository(lock.data.repo):
+        text = tr(
+            "{lock_name}: data commit {data} (model commit {model}) is not in {store}: {where}", **commits, where=where
+        )
+    else:
+        text = tr(
+            "{lock_name}: data commit {data} (model commit {model}) is not in {store}, which has no repository "
+            "'{repo}': {where}",
+            **commits,
+            repo=lock.data.repo,
             where=where,
         )
-    )
+    return UsageError(text)
+
+
+@contextlib.contextmanager
+def explained_by_lock(settings: Settings, errors: type[AppError] = MissingRepository) -> Iterator[None]:
+    """Where the configured store lacks the repository of lakefs.lock, replace these errors by that of the lock.
+
+    In a colleague's clone, "no such run" and "no such branch" have one cause: the store that has them is another one.
+    """
+    try:
+        yield
+    except errors as error:
+        explanation = _explanation(settings)
+        if explanation is None:
+            raise
+        raise explanation from error
+
+
+def _explanation(settings: Settings) -> UsageError | None:
+    """Return the error for the lock if the store lacks its repository; None if it does not, or cannot be asked."""
+    lock = read_lock(ROOT)
+    if lock is None:
+        return None
+    try:
+        with connect(settings) as lake:
+            return None if lake.has_repository(lock.data.repo) else unreachable_data(lock, lake)
+    except AppError:  # the first error is the one to show
+        return None
 
 
 def _shown(path: LakePath) -> dict[str, str]:

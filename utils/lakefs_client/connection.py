@@ -139,7 +139,7 @@ class Connection:
         except ApiException as error:
             message = server_message(error)
             if error.status == 404 and "repository not found" in message:
-                raise UsageError(
+                raise MissingRepository(
                     tr("{what} ({where}): no such repository: {fix}", what=what, where=where, fix=missing_store_fix())
                 ) from error
             if error.status == 401:  # a 403 has its own reason: a protected branch, or a missing permission
@@ -182,9 +182,14 @@ def missing_store_fix(recorded: bool = False) -> str:
     if recorded or (ROOT / LOCK_NAME).exists():
         return tr(
             "its data is in another store: set LAKEFS_ENDPOINT and its keys to the server that has it, or "
-            "LAKEFS_LOCAL_DIR to the .lakefs directory of the clone that committed it"
+            "LAKEFS_LOCAL_DIR to the .lakefs directory and MLFLOW_TRACKING_URI to the mlflow.db of the clone that "
+            "committed it"
         )
     return tr("train.py or lake.py push creates it")
+
+
+class MissingRepository(UsageError):
+    """The server does not have the repository that was asked for."""
 
 
 class InvalidResponse(ValueError):

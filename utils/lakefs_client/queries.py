@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 from core.errors import UsageError
 from core.i18n import tr
 from utils.identifiers import Branch, CommitId, InvalidValue, Ref
-from utils.lakefs_client.connection import Connection, missing_store_fix, server_message
+from utils.lakefs_client.connection import Connection, MissingRepository, missing_store_fix, server_message
 from utils.lakefs_client.content import RemoteFile
 from utils.lakefs_client.responses import (
     Change,
@@ -58,7 +58,7 @@ class Queries:
                 if error.status not in (400, 404):
                     raise
                 if "repository not found" in server_message(error):
-                    raise UsageError(
+                    raise MissingRepository(
                         tr(
                             "lakeFS {endpoint} has no repository '{repo}': {fix}",
                             endpoint=self.connection.endpoint,
