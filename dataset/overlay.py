@@ -1,17 +1,26 @@
-"""Draw class colours over an image."""
+"""Draw class colours over an image, and what pages show of it."""
 
 from __future__ import annotations
 
+import base64
+import io
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageChops
 
+from core.i18n import tr
+from core.pages.cards import Panel
 from dataset.classes import IGNORE_INDEX, ClassMap, UInt8
 
 OVERLAY_SHARE = 0.55  # of the class colour in an overlay
 # matplotlib lists a font collection under its first name: "Noto Sans CJK" is listed as JP, and contains Korean too.
 KOREAN_FONTS = ("Malgun Gothic", "AppleGothic", "NanumGothic", "Noto Sans CJK KR", "Noto Sans KR", "Noto Sans CJK JP")
+
+JPEG_QUALITY = 85  # of images in pages
+SMALL_SIDE = 256  # pixels; smaller images are enlarged without interpolation
+WRONG = (220, 50, 50)  # RGB of pixels whose prediction differs from the label
 
 
 def overlay(image: UInt8, indices: UInt8, classes: ClassMap) -> UInt8:
@@ -42,3 +51,50 @@ def title_font(size: int) -> Any:
 
     file = next((font.fname for font in font_manager.fontManager.ttflist if font.name in KOREAN_FONTS), None)
     return ImageFont.truetype(file, size) if file else ImageFont.load_default(size)
+
+
+def grey(image: UInt8) -> UInt8:
+    """Return an image (H,W,C) uint8 in pale grey, (H,W,3) uint8, to draw differences on."""
+    pale: UInt8 = (as_rgb(image).mean(2, keepdims=True) * 0.5 + 100).astype(np.uint8).repeat(3, axis=2)
+    return pale
+
+
+def difference(image: UInt8, label: UInt8, prediction: UInt8) -> UInt8:
+    """Return the image in grey, (H,W,3) uint8, with WRONG where label and prediction (H,W) uint8 differ."""
+    drawn = grey(image)
+    drawn[(label != prediction) & (label != IGNORE_INDEX)] = WRONG
+    return drawn
+
+
+def panel(kind: str, caption: str, pixels: UInt8, image_format: str = "JPEG") -> Panel:
+    """Return pixels (H,W,3) uint8 as a panel of a page, embedded as JPEG or PNG."""
+    buffer = io.BytesIO()
+    options = {"quality": JPEG_QUALITY} if image_format == "JPEG" else {}
+    Image.fromarray(pixels).save(buffer, image_format, **options)
+    url = f"data:image/{image_format.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    height, width = pixels.shape[:2]
+    return Panel(kind, caption, url, width, height, image_format == "PNG" or max(width, height) < SMALL_SIDE)
+
+
+def class_legend(classes: ClassMap, indices: Iterable[int] | None = None) -> list[tuple[str, str]]:
+    """Return (colour as "#rrggbb", name) of these classes; None: of all."""
+    chosen = range(classes.num_classes) if indices is None else indices
+    return [(css_color(classes.colors[index]), classes.names[index]) for index in chosen]
+
+
+def iou_legend(classes: ClassMap, iou: Mapping[int, float | None]) -> list[tuple[str, str]]:
+    """Return (colour, name with the IoU) of the classes of an image by their index; None: no IoU."""
+    return [
+        (css_color(classes.colors[index]), classes.names[index] + ("" if value is None else f" {value:.3f}"))
+        for index, value in iou.items()
+    ]
+
+
+def wrong_legend() -> tuple[str, str]:
+    """Return colour and text of what `difference` draws."""
+    return css_color(WRONG), tr("difference: prediction and label differ")
+
+
+def css_color(color: tuple[int, int, int]) -> str:
+    """Return an RGB colour as #rrggbb."""
+    return "#{:02x}{:02x}{:02x}".format(*color)

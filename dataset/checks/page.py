@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from core.i18n import tr
+from core.pages.cards import Card, Gallery, Panel
 from core.reporting import notify, warn
 from core.safety import html
 from dataset.checks.inspection import Inspection
@@ -25,7 +23,7 @@ from dataset.decoding.mask_colors import format_color
 from dataset.decoding.samples import decode_raw
 from dataset.directory import CHECK_PAGE, is_check_page
 from dataset.faults import Fault
-from dataset.overlay import overlay
+from dataset.overlay import class_legend, overlay, panel
 from dataset.pair_reading import PairContent
 
 TEMPLATE = Path(__file__).with_name("check.html")
@@ -35,18 +33,6 @@ SHOWN_FAULTS = 20
 UNKNOWN = (255, 0, 255)  # of pixels without a class
 IGNORED = (96, 176)  # two greys in stripes: a class may have any one colour
 STRIPE = 4  # pixels
-
-
-@dataclass(frozen=True)
-class Row:
-    """One pair of the page: data URLs of its image, its mask and both together, empty where there is none."""
-
-    name: str
-    split: str
-    image: str
-    mask: str
-    overlay: str
-    notes: tuple[str, ...]
 
 
 def write_page(inspection: Inspection) -> None:
@@ -85,13 +71,22 @@ def _fields(inspection: Inspection, contents: list[PairContent]) -> dict[str, An
     if classes.ignore_ids:
         legend.append(("", tr("ignored")))  # striped
     legend.append((format_color(UNKNOWN), tr("unknown value")))
+    faults = sorted(set(inspection.faults))
+    gallery = Gallery(
+        "pairs",
+        tr("Images and masks"),
+        [_card(inspection, content, classes, place) for place, content in enumerate(contents)],
+        classes.names,
+        legend,
+        ("image", "overlay"),
+        [("first", tr("faults first") if faults else tr("order of the data")), ("name", tr("name"))],
+    )
     return {
         "title": tr("Data check"),
         "directory": str(inspection.root),
-        "legend": legend,
-        "rows": [_row(inspection, content, classes) for content in contents],
-        "faults": sorted(set(inspection.faults))[:SHOWN_FAULTS],
-        "fault_count": len(set(inspection.faults)),
+        "gallery": gallery,
+        "faults": [(fault.file, fault.expected, fault.found) for fault in faults[:SHOWN_FAULTS]],
+        "fault_count": len(faults),
         "warnings": [warning.text for warning in inspection.warnings],
     }
 
@@ -102,25 +97,35 @@ def _classes_of_values(contents: list[PairContent]) -> ClassMap:
     return build_classes((value, f"class_{value}", None, False) for value in values[:255])
 
 
-def _row(inspection: Inspection, content: PairContent, classes: ClassMap) -> Row:
+def _card(inspection: Inspection, content: PairContent, classes: ClassMap, place: int) -> Card:
+    """Return the image, its mask and both together; the mask as a viewer shows it where its values cannot be read."""
     candidate = content.candidate
     notes = [_describe(fault) for fault in inspection.faults if fault.file in (candidate.image, candidate.mask)]
     data = inspection.files[candidate.image].read_bytes()
     full = to_preview(decode_raw(data, inspection.reading, page=candidate.page))
     scale = min(1.0, SIDE / max(full.shape[:2]))
     image = _scaled(full, scale, Image.Resampling.BOX)
+    panels, present = [panel("image", tr("image"), image)], list[int]()
     mask_data = inspection.files[candidate.mask].read_bytes()
     try:
         mask = decode_mask(mask_data, inspection.classes, inspection.reading, candidate.page)
     except InvalidFileError:
-        return Row(
-            candidate.name, candidate.split, _url(image), _plain_url(mask_data, inspection, scale), "", tuple(notes)
-        )
-    indices, unknown = _class_indices(mask, classes)
-    indices, unknown = (_scaled(pixels, scale, Image.Resampling.NEAREST) for pixels in (indices, unknown))
-    drawn = _draw(indices, unknown, classes)
-    over = _draw_over(image, indices, unknown, classes)
-    return Row(candidate.name, candidate.split, _url(image), _url(drawn, "PNG"), _url(over), tuple(notes))
+        panels += _plain_panels(mask_data, inspection, scale)
+    else:
+        indices, unknown = _class_indices(mask, classes)
+        present = [int(index) for index in np.unique(indices) if index < classes.num_classes]
+        indices, unknown = (_scaled(pixels, scale, Image.Resampling.NEAREST) for pixels in (indices, unknown))
+        panels.append(panel("mask", tr("mask"), _draw(indices, unknown, classes), "PNG"))
+        panels.append(panel("overlay", tr("overlay"), _draw_over(image, indices, unknown, classes)))
+    return Card(
+        candidate.name,
+        panels,
+        value=place,
+        class_values={str(index): place for index in present},
+        note=candidate.split,
+        faults=notes,
+        legend=class_legend(classes, present),
+    )
 
 
 def _describe(fault: Fault) -> str:
@@ -168,17 +173,11 @@ def _scaled(pixels: UInt8, scale: float, method: Image.Resampling) -> UInt8:
     return np.asarray(Image.fromarray(pixels).resize(size, method))
 
 
-def _plain_url(data: bytes, inspection: Inspection, scale: float) -> str:
-    """Return the mask file as a viewer shows it, where its values cannot be read; empty if it is not even an image."""
+def _plain_panels(data: bytes, inspection: Inspection, scale: float) -> list[Panel]:
+    """Return the mask file as a viewer shows it, where its values cannot be read; nothing if it is not even an image."""
     try:
         with open_image(data, inspection.reading) as image:
-            return _url(_scaled(np.asarray(image.convert("RGB")), scale, Image.Resampling.NEAREST), "PNG")
+            pixels = _scaled(np.asarray(image.convert("RGB")), scale, Image.Resampling.NEAREST)
     except (InvalidFileError, ValueError):  # Pillow has modes that it does not convert
-        return ""
-
-
-def _url(pixels: UInt8, kind: str = "JPEG") -> str:
-    """Return pixels (H,W,3) as a data URL."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind, **({"quality": 85} if kind == "JPEG" else {}))
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        return []
+    return [panel("mask", tr("mask"), pixels, "PNG")]

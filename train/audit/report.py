@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
 
 from core.files import write_atomically
 from core.i18n import tr
+from core.pages.cards import Card, Gallery, Panel
 from core.safety import html
 from core.safety.spreadsheet import csv_bytes
-from dataset.classes import IGNORE_INDEX, UInt8
+from dataset.classes import IGNORE_INDEX
 from dataset.data import SegmentationData
-from dataset.overlay import as_rgb, overlay
+from dataset.overlay import as_rgb, class_legend, difference, overlay, panel, wrong_legend
 from train.audit.predictions import OutOfFold
 from train.audit.ranking import Suspicion
 
 TABLE, PAGE = "audit.csv", "audit.html"
 TEMPLATE = Path(__file__).with_name("audit.html")
 SHOWN_SHARE, SHOWN_LEAST, SHOWN_MOST = 0.05, 20, 200  # masks on the page: part of all, but not fewer or more than these
-JPEG_QUALITY = 85
 
 
 def write_table(path: Path, data: SegmentationData, ranked: Sequence[Suspicion]) -> None:
@@ -45,33 +43,47 @@ def write_page(path: Path, data: SegmentationData, predicted: OutOfFold, ranked:
         shown=len(shown),
         count=len(ranked),
     )
-    entries = [
-        {
-            "rank": rank,
-            "mask": _mask_path(data, found),
-            "explanation": found.explanation or tr("nothing in particular"),
-            "figures": tr("score {score:.2f}, label quality {quality:.3f}", score=found.score, quality=found.quality),
-            "images": _images(data, predicted, found.index),
-        }
-        for rank, found in enumerate(shown, 1)
-    ]
-    html.write_page(path, TEMPLATE, intro=intro, entries=entries)
+    gallery = Gallery(
+        "masks",
+        tr("Masks"),
+        [_card(data, predicted, found, rank) for rank, found in enumerate(shown, 1)],
+        data.classes.names,
+        [*class_legend(data.classes), wrong_legend()],
+        ("label", "prediction"),
+        [("first", tr("most suspicious first")), ("name", tr("name"))],
+    )
+    html.write_page(path, TEMPLATE, intro=intro, gallery=gallery)
     return len(shown)
 
 
-def _images(data: SegmentationData, predicted: OutOfFold, index: int) -> list[tuple[str, str]]:
-    """Return (caption, data URL) of image, mask and prediction."""
+def _card(data: SegmentationData, predicted: OutOfFold, found: Suspicion, rank: int) -> Card:
+    explanation = found.explanation or tr("nothing in particular")
+    figures = tr("score {score:.2f}, label quality {quality:.3f}", score=found.score, quality=found.quality)
+    panels, present = _panels(data, predicted, found.index)
+    return Card(
+        _mask_path(data, found),
+        panels,
+        value=rank,
+        class_values={str(index): rank for index in present},
+        score=f"{rank}. {explanation} ({figures})",
+        note=data.pairs[found.index].split,
+        legend=class_legend(data.classes, present),
+    )
+
+
+def _panels(data: SegmentationData, predicted: OutOfFold, index: int) -> tuple[list[Panel], list[int]]:
+    """Return image, mask, prediction and their difference, and the classes that occur in mask or prediction."""
     pixels, labels, _ = predicted.images.arrays(index)
     image, guess = as_rgb(pixels), predicted.probabilities[index].argmax(0).astype("uint8")
     guess[labels == IGNORE_INDEX] = IGNORE_INDEX
-    panels = ((tr("image"), image), (tr("mask"), overlay(image, labels, data.classes)))
-    return [(name, _jpeg(panel)) for name, panel in (*panels, (tr("prediction"), overlay(image, guess, data.classes)))]
-
-
-def _jpeg(image: UInt8) -> str:
-    stream = io.BytesIO()
-    Image.fromarray(image).save(stream, "JPEG", quality=JPEG_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    present = np.union1d(labels, guess)
+    panels = [
+        panel("image", tr("image"), image),
+        panel("label", tr("mask"), overlay(image, labels, data.classes)),
+        panel("prediction", tr("prediction"), overlay(image, guess, data.classes)),
+        panel("difference", tr("difference"), difference(image, labels, guess)),
+    ]
+    return panels, [int(index) for index in present if index < data.classes.num_classes]
 
 
 def _mask_path(data: SegmentationData, found: Suspicion) -> str:

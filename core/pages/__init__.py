@@ -1,0 +1,1 @@
+"""The design that all HTML pages share: base.html (layout, style, script) and components.html (macros)."""
