@@ -27,7 +27,7 @@ from utils.network.policy import NetworkPolicy, PolicyPool, prepare_mlflow
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Experiment, Run
+    from mlflow.entities import DatasetInput, Experiment, Run
 
 MAX_ENTRIES = 50_000  # of one page, whatever was asked for: the limit of MLflow's own listings
 PAGE = 1000  # entries of one page of a listing, at most; MLflow allows no more for most listings
@@ -149,6 +149,22 @@ def _deleted_experiment(settings: Settings, experiment: Experiment) -> UsageErro
             number=experiment.experiment_id,
         )
     )
+
+
+def log_dataset(client: MlflowClient, run_id: str, dataset: DatasetInput) -> None:
+    """Record a data set as input of a run. Concurrent calls are safe.
+
+    MLflow looks for the data set and inserts it in two steps. If another process inserts the same one in between, the
+    database refuses the second; repeated, the call finds it.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.log_inputs(run_id, [dataset])
+    except MlflowException as error:
+        if "IntegrityError" not in str(error):
+            raise
+        client.log_inputs(run_id, [dataset])
 
 
 def log_artifacts(client: MlflowClient, settings: Settings, run_id: str, folder: Path, path: str | None = None) -> None:

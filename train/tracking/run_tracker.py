@@ -250,7 +250,8 @@ class RunTracker:
         }
         tags = {"lakefs_data_commit": path.ref, "data_manifest_sha256": manifest_sha256}
         with self._recording(tr("recording the run")):
-            self.client.log_inputs(self.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+            recorded = DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
+            mlflow_utils.log_dataset(self.client, self.run_id, recorded)
             self.client.log_batch(
                 self.run_id,
                 params=[Param(key, redact(value)[:PARAM_LIMIT]) for key, value in parameters.items()],
