@@ -137,7 +137,7 @@ class Client:
             if self.number % 2:
                 output = self.run("push", "lake.py", "push", "--keep-remote", "-m", f"client {self.number}")
             else:
-                self.run("pull", "lake.py", "pull", "--merge")
+                self.run("pull", "lake.py", "pull", "--merge", "--prefer", "local")
                 output = self.run("push", "lake.py", "push", "-m", f"client {self.number}")
             if output is not None:
                 self.ledger.commits.update(COMMIT.findall(output)[:1])
@@ -148,7 +148,7 @@ class Client:
     def pull(self) -> None:
         """Bring the changes of the others; the own files must stay."""
         before = {path: file_sha256(path) for path in self.data.glob(f"train/*/client{self.number}-*.png")}
-        self.run("pull", "lake.py", "pull", "--merge")
+        self.run("pull", "lake.py", "pull", "--merge", "--prefer", "local")
         if lost := [str(path) for path, sha256 in before.items() if not path.exists() or file_sha256(path) != sha256]:
             self.ledger.errors.append(f"client {self.number}: pull changed its own files: {', '.join(lost)}")
 

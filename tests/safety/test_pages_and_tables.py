@@ -97,7 +97,9 @@ def require_safe(text: str, scripts: int = 1, styles: int = 1, policy: str = "")
         assert not any(name.startswith("on") or name == "style" for name in attributes), (tag, attributes)
         for name in ("src", "href"):
             value = attributes.get(name) or ""
-            assert not value or value.startswith(("data:", "#", "https://lake.example/", "https://code.example/")), value
+            assert not value or value.startswith(("data:", "#", "https://lake.example/", "https://code.example/")), (
+                value
+            )
     assert not {"iframe", "object", "embed", "base", "link", "form"} & {tag for tag, _ in page.tags}
     assert "49" not in re.findall(r"\b49\b", re.sub(r"data:[^\"]*|<style>.*?</style>", "", text, flags=re.DOTALL))
     assert text.encode("utf-8")
@@ -191,7 +193,9 @@ def test_every_template_has_its_policy_and_static_style_and_scripts() -> None:
     for path in templates:
         text = path.read_text(encoding="utf-8")
         shared = path.parent.name == "pages" or text.startswith('{% extends "base.html" %}')
-        assert shared or "{{ policy }}" in text or path.name == "serve.html", f"{path}: not in the shared design, whose base has the policy"
+        assert shared or "{{ policy }}" in text or path.name == "serve.html", (
+            f"{path}: not in the shared design, whose base has the policy"
+        )
         assert "|safe" not in text.replace(" ", "") and "autoescape" not in text
         for match in re.finditer(r"<(style|script)>(.*?)</\1>", text, re.DOTALL):
             assert not re.search(r"\{\{|\{%|\{#", match[2]), f"{path}: an expression in an inline element"

@@ -48,6 +48,7 @@ def seaweedfs(folder: Path) -> Iterator[Storage]:
     command = ["weed", "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]
     command += [f"-{name}={port}" for name, port in ports.items()]
     command += ["-volume.max=0", "-master.volumeSizeLimitMB=1024"]
+    command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # catalogues of tables, on fixed ports unless switched off
     settings = {"AWS_ACCESS_KEY_ID": user, "AWS_SECRET_ACCESS_KEY": password}
     address = f"127.0.0.1:{ports['s3.port']}"
     with run_server(command, settings, f"http://{address}/healthz", folder.parent) as process:
