@@ -48,6 +48,13 @@ def tr(message: str, /, **fields: object) -> str:
     return text.format(**{name: _escaped(value) for name, value in fields.items()}) if fields else text
 
 
+def trn(singular: str, plural: str, count: int, /, **fields: object) -> str:
+    """Translate like `tr`, by the form of the message that the language has for `count`, which is a field too."""
+    forms = gettext.NullTranslations() if _language == "en" else _catalogue(_language)
+    text = forms.ngettext(singular, plural, count)
+    return text.format(count=count, **{name: _escaped(value) for name, value in fields.items()})
+
+
 def _escaped(value: object) -> object:
     """Return a field that is a text without control characters; numbers keep their format."""
     if isinstance(value, Message | AppError) or not isinstance(value, str | PurePath | BaseException):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import string
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from babel.messages.catalog import Catalog
@@ -20,17 +21,20 @@ PO = ROOT / "locale" / "ko" / "LC_MESSAGES" / "messages.po"
 MO = PO.with_suffix(".mo")
 PACKAGES = sorted(marker.parent for marker in ROOT.glob("*/py.typed"))
 METHODS = {".py": "python", ".html": "jinja2"}  # of Babel, by suffix
+KEYWORDS = {"tr": None, "mark": None, "trn": (1, 2)}  # which arguments are messages; None: the first one
+MessageId = str | tuple[str, ...]  # a message, or its singular and plural
 
 
-def extracted() -> set[str]:
-    """Return the messages that Python code and Jinja2 templates mark with `tr` or `mark`."""
-    found: set[str] = set()
+def extracted() -> set[MessageId]:
+    """Return the messages that Python code and Jinja2 templates mark with `tr`, `trn` or `mark`."""
+    found: set[MessageId] = set()
     for path in [*ROOT.glob("*.py"), *(p for package in PACKAGES for p in package.rglob("*.*"))]:
         method = METHODS.get(path.suffix)
         if method is not None:
             with path.open("rb") as stream:
-                found |= {str(message[1]) for message in extract(method, stream, keywords={"tr": None, "mark": None})}
-    return found
+                found |= {message[1] for message in extract(method, stream, keywords=KEYWORDS)}
+    both = {message[0] for message in found if isinstance(message, tuple)}
+    return found - both  # gettext has one entry for a message and the singular of a pair
 
 
 def read_catalogue() -> Catalog:
@@ -39,15 +43,31 @@ def read_catalogue() -> Catalog:
         return read_po(stream, locale="ko")
 
 
-def texts(catalogue: Catalog) -> dict[str, str]:
-    """Return message -> translation; the header, which names the version of Babel, is not part of it."""
-    return {str(message.id): str(message.string or "") for message in catalogue if message.id}
+def texts(catalogue: Catalog) -> dict[MessageId, str]:
+    """Return message -> translation; the header, which names the version of Babel, is not part of it.
+
+    Korean has one form for all numbers.
+    """
+    return {_id(message.id): _only_form(message.string) for message in catalogue if message.id}
 
 
-def read_compiled() -> dict[str, str]:
+def _id(message: str | Sequence[str]) -> MessageId:
+    return message if isinstance(message, str) else tuple(message)
+
+
+def _only_form(translation: str | Sequence[str] | None) -> str:
+    return translation if isinstance(translation, str) else (translation or ("",))[0]
+
+
+def read_compiled() -> dict[MessageId, str]:
     """Return message -> translation of the .mo file, which the scripts read."""
     with MO.open("rb") as stream:
         return texts(read_mo(stream))
+
+
+def forms(message: MessageId) -> tuple[str, ...]:
+    """Return the English forms of a message: one, or singular and plural."""
+    return (message,) if isinstance(message, str) else message
 
 
 def fields(text: str) -> set[str]:
@@ -62,12 +82,12 @@ def problems() -> list[str]:
     """Return what is wrong with the catalogue, one line each."""
     catalogue, source = read_catalogue(), extracted()
     known = texts(catalogue)
-    lines = [f"not in the catalogue: {message!r}" for message in sorted(source - known.keys())]
-    lines += [f"not used any more: {message!r}" for message in sorted(known.keys() - source)]
-    for message, text in sorted(known.items()):
+    lines = [f"not in the catalogue: {message!r}" for message in sorted(source - known.keys(), key=str)]
+    lines += [f"not used any more: {message!r}" for message in sorted(known.keys() - source, key=str)]
+    for message, text in sorted(known.items(), key=str):
         if not text:
             lines.append(f"not translated: {message!r}")
-        elif fields(text) != fields(message):
+        elif fields(text) != set.union(*(fields(form) for form in forms(message))):
             lines.append(f"placeholders differ: {message!r} and {text!r}")
     lines += [f"marked as fuzzy: {message.id!r}" for message in catalogue if message.id and message.fuzzy]
     if not MO.is_file() or read_compiled() != known:
@@ -79,9 +99,10 @@ def update() -> None:
     """Add new messages, drop unused ones, sort, and compile."""
     old, new = read_catalogue(), Catalog(locale="ko", fuzzy=False, project="image-segmentation", charset="utf-8")
     new.mime_headers = [(k, v) for k, v in old.mime_headers if not k.endswith("-Date")]
-    for message in sorted(extracted()):
-        known = old.get(message)
-        new.add(message, known.string if known else "")
+    for message in sorted(extracted(), key=str):
+        known = old.get(forms(message)[0])
+        text = _only_form(known.string) if known else ""
+        new.add(message, text if isinstance(message, str) else (text,))
     with PO.open("wb") as stream:
         write_po(stream, new, width=0, sort_output=True, omit_header=False, no_location=True)
     with MO.open("wb") as stream:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.files import write_atomically
-from core.i18n import current_language, tr
+from core.i18n import current_language, tr, trn
 
 if TYPE_CHECKING:
     import jinja2
@@ -25,7 +25,7 @@ SHARED = Path(__file__).resolve().parent.parent / "pages"  # templates that othe
 
 
 def render(template: Path, image_sources: str = EMBEDDED_IMAGES, **fields: Any) -> str:
-    """Render a template file, which can use `tr`, `language` and `policy`. Every inserted text is escaped.
+    """Render a template file, which can use `tr`, `trn`, `language` and `policy`. Every inserted text is escaped.
 
     `image_sources`: sources of images that the page's policy allows.
     """
@@ -82,6 +82,6 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals["tr"] = tr  # also in macros, which do not see the fields of the page
+    environment.globals |= {"tr": tr, "trn": trn}  # also in macros, which do not see the fields of the page
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "sort_keys": False}
     return environment

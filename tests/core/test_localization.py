@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from babel.messages.catalog import Catalog
 from babel.messages.mofile import write_mo
+from babel.messages.pofile import write_po
 
 from core import i18n
 from tests.support.project import Project, make_project
@@ -74,3 +76,33 @@ def test_missing_catalogue_is_an_error(project: Project, tmp_path: Path, monkeyp
 
 def test_fields_of_a_message_are_not_formatted_again() -> None:
     assert i18n.tr("no such file: {path}", path="{0.__class__}") == "no such file: {0.__class__}"
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 images in a"), (1, "1 image in a"), (2, "2 images in a")])
+def test_english_has_a_singular_and_a_plural(count: int, text: str) -> None:
+    assert i18n.trn("{count} image in {folder}", "{count} images in {folder}", count, folder="a") == text
+
+
+def test_korean_has_one_form_and_its_placeholders_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    message = ("{count} image in {folder}", "{count} images in {folder}")
+    monkeypatch.setattr(catalogue, "extracted", lambda: {message})
+    for name, path in (("PO", catalogue.PO), ("MO", catalogue.MO)):
+        monkeypatch.setattr(catalogue, name, tmp_path / "ko/LC_MESSAGES" / path.name)
+    monkeypatch.setattr(catalogue, "ROOT", tmp_path)
+    written = Catalog(locale="ko", fuzzy=False)
+    written.add(message, ("{folder}의 이미지 {number}개",))
+    catalogue.PO.parent.mkdir(parents=True)
+    with catalogue.PO.open("wb") as stream:
+        write_po(stream, written)
+    catalogue.update()
+    assert [line.split(":")[0] for line in catalogue.problems()] == ["placeholders differ"]
+    catalogue.PO.write_text(catalogue.PO.read_text().replace("{number}", "{count}"))
+    catalogue.update()
+    assert catalogue.problems() == []
+    monkeypatch.setattr(i18n, "CATALOGUES", tmp_path)
+    i18n._catalogue.cache_clear()
+    monkeypatch.setattr(i18n, "_language", "ko")
+    try:
+        assert [i18n.trn(*message, count, folder="a") for count in (1, 2)] == ["a의 이미지 1개", "a의 이미지 2개"]
+    finally:
+        i18n._catalogue.cache_clear()
