@@ -38,9 +38,11 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Check the Korean message catalogue and the generated documentation of the settings."""
+    """Check the Korean message catalogue and the generated documentation; build the site of docs/ into site/."""
     session.run("python", "tools/catalogue.py", "check")
     session.run("python", "tools/settings_docs.py", "check")
+    # A broken link, a missing page and an unknown heading are errors. The variable turns off advertising for other tools.
+    session.run("mkdocs", "build", "--strict", "--quiet", env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 @nox.session

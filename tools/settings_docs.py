@@ -1,6 +1,6 @@
-"""Generate the documentation of the settings from config.py: .env.example and the tables of both READMEs.
+"""Generate the documentation of options and settings from the code: .env.example and the tables of docs/options*.md.
 
-python tools/settings_docs.py update     # rewrite the parts between the settings:begin and settings:end markers
+python tools/settings_docs.py update     # rewrite the parts between the :begin and :end markers
 python tools/settings_docs.py check      # exit code 1 if one of them is out of date
 """
 
@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT))  # run as a script, Python puts only tools/ on the
 from config import SETTINGS, Settings  # noqa: E402
 from core.i18n import current_language, mark, set_language, tr  # noqa: E402
 from core.settings import Setting, default_text, defaults_of  # noqa: E402
+from tools.command_options import markdown_table, option_lines  # noqa: E402
 
 DEFAULTS = defaults_of(Settings)
 ENV_EXAMPLE = ".env.example"
@@ -44,15 +45,10 @@ def _notes(info: Setting) -> str:
     return f" ({'; '.join(notes)})" if notes else ""
 
 
-def table_lines(language: str) -> list[str]:
-    """Return the Markdown table of all settings in the language."""
-    previous = current_language()
-    set_language(language)
-    try:
-        rows = [_row(name, info) for name, info in SETTINGS.items()]
-    finally:
-        set_language(previous)
-    return [_markdown_row(cells) for cells in (tuple(tr(name) for name in HEADERS), ("---",) * 4, *rows)]
+def table_lines() -> list[str]:
+    """Return the Markdown table of all settings in the current language."""
+    rows = [_row(name, info) for name, info in SETTINGS.items()]
+    return markdown_table([tuple(tr(name) for name in HEADERS), ("---",) * 4, *rows])
 
 
 def _row(name: str, info: Setting) -> tuple[str, ...]:
@@ -63,30 +59,45 @@ def _row(name: str, info: Setting) -> tuple[str, ...]:
     return f"`{name.upper()}`", option, shown, tr(info.help) + choices
 
 
-def _markdown_row(cells: tuple[str, ...]) -> str:
-    escaped = [cell.replace("|", r"\|") for cell in cells]
-    return f"| {' | '.join(escaped)} |"
+def in_language(language: str, lines: Callable[[], list[str]]) -> list[str]:
+    """Return the lines in the language, and leave the current one as it is."""
+    previous = current_language()
+    set_language(language)
+    try:
+        return lines()
+    finally:
+        set_language(previous)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
 
-# File -> the lines that begin and end its generated part, and what produces that part from the rest of the file.
+# File -> its generated parts: the name in the marker lines, and what produces the part from the rest of the file.
 Generator = Callable[[str], list[str]]
-DOCUMENTS: dict[str, tuple[str, str, Generator]] = {
-    ENV_EXAMPLE: ("# settings:begin", "# settings:end", env_lines),
-    "README.md": ("<!-- settings:begin -->", "<!-- settings:end -->", lambda _: table_lines("en")),
-    "README.ko.md": ("<!-- settings:begin -->", "<!-- settings:end -->", lambda _: table_lines("ko")),
+DOCUMENTS: dict[str, dict[str, Generator]] = {
+    ENV_EXAMPLE: {"settings": env_lines},
+    "docs/options.md": {
+        "options": lambda _: in_language("en", option_lines),
+        "settings": lambda _: in_language("en", table_lines),
+    },
+    "docs/options.ko.md": {
+        "options": lambda _: in_language("ko", option_lines),
+        "settings": lambda _: in_language("ko", table_lines),
+    },
 }
 
 
 def generated(name: str) -> str:
     """Return the text that the file must have. Raises ValueError if a marker line is missing or occurs twice."""
-    begin, end, generate = DOCUMENTS[name]
     lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
-    if lines.count(begin) != 1 or lines.count(end) != 1 or lines.index(begin) > lines.index(end):
-        raise ValueError(f"{name}: expected the line {begin!r} once, and {end!r} once after it")
-    before, after = lines[: lines.index(begin) + 1], lines[lines.index(end) :]
-    return "\n".join([*before, *generate("\n".join(before + after)), *after]) + "\n"
+    marker = "# {}" if name == ENV_EXAMPLE else "<!-- {} -->"
+    for part, generate in DOCUMENTS[name].items():
+        begin, end = marker.format(f"{part}:begin"), marker.format(f"{part}:end")
+        if lines.count(begin) != 1 or lines.count(end) != 1 or lines.index(begin) > lines.index(end):
+            raise ValueError(f"{name}: expected the line {begin!r} once, and {end!r} once after it")
+        before, after = lines[: lines.index(begin) + 1], lines[lines.index(end) :]
+        made = generate("\n".join(before + after))
+        lines = [*before, *([] if name == ENV_EXAMPLE else [""]), *made, *([] if name == ENV_EXAMPLE else [""]), *after]
+    return "\n".join(lines) + "\n"
 
 
 def problems() -> list[str]:

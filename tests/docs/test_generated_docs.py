@@ -9,7 +9,7 @@ import pytest
 from config import SETTINGS
 from core.dotenv_file import read_dotenv
 from core.i18n import current_language
-from tools import settings_docs
+from tools import command_options, settings_docs
 
 
 def test_generated_documentation_is_current() -> None:
@@ -28,7 +28,18 @@ def test_env_example_sets_no_more_than_keys() -> None:
 
 
 @pytest.mark.parametrize("language", ["en", "ko"])
-def test_readme_table_leaves_the_language_unchanged(language: str) -> None:
+def test_tables_are_in_the_language_and_leave_the_current_one(language: str) -> None:
     before = current_language()
-    assert len(settings_docs.table_lines(language)) == len(SETTINGS) + 2
+    rows = settings_docs.in_language(language, settings_docs.table_lines)
+    assert len(rows) == len(SETTINGS) + 2 and ("이름" in rows[0]) == (language == "ko")
     assert current_language() == before
+
+
+def test_every_command_has_its_options_in_the_reference() -> None:
+    text = (settings_docs.ROOT / "docs/options.md").read_text(encoding="utf-8")
+    for script in command_options.SCRIPTS:
+        for command, _, parser in command_options.commands_of(script):
+            section = text.partition(f"### `{command}`\n")[2].partition("\n##")[0]
+            for action in parser._actions:
+                shown = action.help != "==SUPPRESS==" and "--help" not in action.option_strings
+                assert not shown or all(name in section for name in action.option_strings), (command, action.dest)
