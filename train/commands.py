@@ -210,9 +210,9 @@ def train_and_publish(
         best = training.fit(state)
         tracker.background.finish()
         with tempfile.TemporaryDirectory() as folder:
-            figures.draw_all(Path(folder), training)
+            samples = figures.draw_all(Path(folder), training)
             result = publication.commit_model(training.best_file, best, training.test, data)
-            training.log_report(result, Path(folder))
+            training.log_report(result, Path(folder), samples)
     return training, publication, result
 
 

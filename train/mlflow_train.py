@@ -10,6 +10,7 @@ import torch
 
 from core.files import write_atomically
 from core.i18n import tr
+from core.pages.cards import Gallery
 from core.reporting import notify
 from core.safety.urls import without_credentials
 from dataset.classes import UInt8
@@ -107,9 +108,9 @@ class MlflowTrain(ModelTrain):
             **super().run_record(),
         ).to_dict()
 
-    def log_report(self, result: Result, folder: Path) -> None:
-        """Record the figures and tables in `folder` with the report that shows them; copy it to the run's folder."""
-        write_report(folder / REPORT_FILE, self.summary(result), folder)
+    def log_report(self, result: Result, folder: Path, samples: Gallery) -> None:
+        """Record the figures and tables in `folder` with the report, which shows `samples`; copy it to the run's folder."""
+        write_report(folder / REPORT_FILE, self.summary(result), samples)
         for name in (REPORT_FILE, CLASSES_TABLE):
             if (folder / name).exists():
                 write_atomically(self.run_folder / name, (folder / name).read_bytes())
@@ -118,8 +119,7 @@ class MlflowTrain(ModelTrain):
 
     def summary(self, result: Result) -> RunSummary:
         """Return what the report shows."""
-        data, images = self.setup.data, self.setup.val_images
-        worst = figures.worst_indices(self.best_scores)
+        data = self.setup.data
         return RunSummary(
             result=result,
             settings=self.settings.public(),
@@ -132,6 +132,5 @@ class MlflowTrain(ModelTrain):
             pixel_counts={split: tuple(counts) for split, counts in data.pixel_counts.items()},
             image_counts={split: len(data.split(split)) for split in data.pixel_counts},
             confusion=self.best_confusion,
-            worst=tuple((images.pairs[index].name, score) for index, score in worst),
             warnings=data.warnings,
         )

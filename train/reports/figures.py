@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from core.pages.cards import Gallery
 from dataset.classes import ClassMap, UInt8
 from dataset.overlay import KOREAN_FONTS, as_rgb, overlay
 from segmentation.means import Coverage
@@ -17,6 +18,7 @@ from segmentation.metrics import ConfusionMatrix
 from segmentation.preprocess import class_indices, native_logits
 from train.base_train import EpochResult
 from train.reports.history import CLASSES_TABLE, HISTORY_FILE, write_classes, write_history
+from train.reports.samples import sample_gallery
 
 SAMPLES = 6  # validation images that the report shows, of each kind
 
@@ -26,8 +28,11 @@ if TYPE_CHECKING:
     from train.model_train import ModelTrain
 
 
-def draw_all(folder: Path, training: ModelTrain) -> None:
-    """Write curves, confusion matrix, sample overlays, worst predictions (PNG) and tables (CSV) of a finished training."""
+def draw_all(folder: Path, training: ModelTrain) -> Gallery:
+    """Write curves, confusion matrix, sample overlays, worst predictions (PNG) and tables (CSV) of a finished training.
+
+    Return the samples and the worst predictions as the report shows them.
+    """
     from core.hashing import file_sha256
     from segmentation.model_file import load_model
 
@@ -39,8 +44,10 @@ def draw_all(folder: Path, training: ModelTrain) -> None:
         write_classes(folder / CLASSES_TABLE, training.best_confusion, classes)
     model = load_model(training.best_file, file_sha256(training.best_file), training.device)
     worst = [index for index, _ in worst_indices(training.best_scores)]
-    for name, indices in (("overlays.png", sample_indices(images)), ("worst.png", worst)):
+    spread = sample_indices(images)
+    for name, indices in (("overlays.png", spread), ("worst.png", worst)):
         save_samples(folder / name, images, indices, predictions(model, images, indices))
+    return sample_gallery(model, images, sorted({*spread, *worst}))
 
 
 def worst_indices(scores: torch.Tensor | None) -> list[tuple[int, float]]:
@@ -112,7 +119,7 @@ def save_confusion(path: Path, confusion: ConfusionMatrix, classes: ClassMap) ->
     fraction = np.divide(counts, rows, out=np.full(counts.shape, np.nan), where=rows > 0)
     side = max(5.0, 0.55 * len(counts) + 2)
     figure, axes = plt.subplots(figsize=(side + 1, side), layout="constrained")
-    drawn = axes.imshow(fraction, vmin=0, vmax=1, cmap="Blues")
+    drawn = axes.imshow(fraction * 100, vmin=0, vmax=100, cmap="Blues")
     for row, column in zip(*np.nonzero(fraction >= 0.005), strict=True):
         shade = "white" if fraction[row, column] > 0.5 else "black"
         axes.text(column, row, f"{fraction[row, column] * 100:.0f}", ha="center", va="center", color=shade, fontsize=8)
@@ -124,7 +131,7 @@ def save_confusion(path: Path, confusion: ConfusionMatrix, classes: ClassMap) ->
         title=f"Validation split: mIoU {_shown_mean(confusion.miou, Coverage.of(confusion.iou()))}, "
         "% of each label's pixels",
     )
-    figure.colorbar(drawn, shrink=0.8)
+    figure.colorbar(drawn, shrink=0.8, format="%d %%")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

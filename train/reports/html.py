@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 from core.i18n import tr
+from core.pages.cards import Gallery
+from core.pages.charts import Chart, line_chart
 from core.safety.html import write_page
+from dataset.overlay import css_color
 from segmentation.means import format_mean
+from segmentation.metrics import ConfusionMatrix
 from train.base_train import Validation
-from train.reports.history import CLASS_COLUMNS, class_rows
+from train.reports.history import class_rows
 from train.tracking.result import RunSummary
 from utils.lakefs_utils import LakePath
 
 TEMPLATE = Path(__file__).with_name("report.html")
-IMAGES = ("curves.png", "confusion.png", "overlays.png", "worst.png")
+SHOWN_FRACTION = 0.005  # of a label's pixels; smaller cells of the confusion matrix are empty
 
 
-def write_report(path: Path, summary: RunSummary, images: Path) -> None:
-    """Write the page of a finished run; the directory `images` holds what `figures.draw_all` wrote."""
+def write_report(path: Path, summary: RunSummary, samples: Gallery) -> None:
+    """Write the page of a finished run; `samples` are images of the validation split."""
     write_page(
         path,
         TEMPLATE,
@@ -29,14 +31,70 @@ def write_report(path: Path, summary: RunSummary, images: Path) -> None:
         settings=summary.settings,
         figures=_figures(summary),
         lineage=_lineage(summary),
+        contents=_contents(summary),
         data_head=[tr("class"), *summary.pixel_counts],
         data_rows=_data_rows(summary),
-        class_head=[*CLASS_COLUMNS, *(["iou (test)"] if summary.result.test is not None else [])],
+        class_head=_class_head(summary),
         warnings=[warning.text for warning in summary.warnings],
         class_rows=_class_rows(summary),
-        images={name: _data_url(images / name) for name in IMAGES},
-        worst_caption=_describe_worst(summary.worst),
+        names=summary.classes.names,
+        colors=dict(zip(summary.classes.names, map(css_color, summary.classes.colors), strict=True)),
+        confusion=_confusion_rows(summary.confusion, summary.classes.names),
+        charts=_charts(summary),
+        samples=samples,
     )
+
+
+def _contents(summary: RunSummary) -> list[tuple[str, str]]:
+    """Return (id, text) of the sections."""
+    measured = summary.confusion is not None
+    return [
+        *([("warnings", tr("Warnings of the data"))] if summary.warnings else []),
+        ("samples", tr("Images")),
+        *([("classes", tr("Classes")), ("confusion", tr("Confusion matrix"))] if measured else []),
+        ("curves", tr("Curves")),
+        ("data", tr("Data")),
+        ("lineage", tr("Lineage")),
+        ("settings", tr("Settings")),
+    ]
+
+
+def _charts(summary: RunSummary) -> list[Chart]:
+    """Return losses and validation metrics of the epochs, with the saved one marked."""
+    history = summary.history
+    best, saved = summary.best.epoch + 1, tr("saved epoch: {epoch}", epoch=summary.best.epoch + 1)
+    validations = [result.validation for result in history]
+    losses = [
+        (tr("training loss"), [result.train_loss for result in history]),
+        (tr("validation loss"), [found.loss for found in validations]),
+    ]
+    metrics = [
+        (tr("accuracy"), [found.accuracy for found in validations]),
+        ("mIoU", [found.miou for found in validations]),
+    ]
+    return [
+        line_chart(tr("Loss, weighted by class"), tr("epoch"), losses, mark=best, mark_label=saved),
+        line_chart(tr("Validation split, native size"), tr("epoch"), metrics, top=1.0, mark=best, mark_label=saved),
+    ]
+
+
+def _confusion_rows(
+    confusion: ConfusionMatrix | None, names: tuple[str, ...]
+) -> list[tuple[str, list[tuple[str, int, str]]]]:
+    """Return name and cells (per cent, shade from 0 to 10, description) of each label; an absent one has empty cells."""
+    if confusion is None:
+        return []
+    rows = []
+    for label, counts in zip(names, confusion.counts, strict=True):
+        total = int(counts.sum())
+        cells = [(predicted, count / total if total else 0.0) for predicted, count in zip(names, counts, strict=True)]
+        rows.append((label, [_confusion_cell(label, predicted, fraction) for predicted, fraction in cells]))
+    return rows
+
+
+def _confusion_cell(label: str, predicted: str, fraction: float) -> tuple[str, int, str]:
+    text = f"{fraction * 100:.0f}" if fraction >= SHOWN_FRACTION else ""
+    return text, round(fraction * 10), f"{label} → {predicted}: {fraction:.2%}"
 
 
 def _figures(summary: RunSummary) -> list[tuple[str, str]]:
@@ -45,14 +103,6 @@ def _figures(summary: RunSummary) -> list[tuple[str, str]]:
         (tr("best epoch"), f"{summary.best.epoch + 1} / {len(summary.history)}"),
         (tr("training time"), f"{sum(epoch.seconds for epoch in summary.history):.0f} s"),
     ]
-
-
-def _describe_worst(worst: Sequence[tuple[str, float]]) -> str:
-    """Return names and mIoU; an image rarely has all classes, and its mean is of those that it has."""
-    if not worst:
-        return ""
-    images = ", ".join(f"{name} ({score:.3f})" for name, score in worst)
-    return tr("mIoU of the classes in each image: {images}", images=images)
 
 
 def _splits(summary: RunSummary) -> list[tuple[str, Validation]]:
@@ -97,6 +147,11 @@ def _data_rows(summary: RunSummary) -> list[list[object]]:
     return rows
 
 
+def _class_head(summary: RunSummary) -> list[str]:
+    head = [tr("class"), tr("labelled pixels"), tr("predicted pixels"), "IoU", tr("precision"), tr("recall")]
+    return [*head, *([tr("IoU (test)")] if summary.result.test is not None else [])]
+
+
 def _class_rows(summary: RunSummary) -> list[list[object]]:
     if summary.confusion is None:
         return []
@@ -110,11 +165,4 @@ def _class_rows(summary: RunSummary) -> list[list[object]]:
 def _cell(value: object) -> object:
     if value is None:
         return "-"
-    return f"{value:.4f}" if isinstance(value, float) else value
-
-
-def _data_url(path: Path) -> str:
-    """Return an image as a data URL; empty if it does not exist."""
-    if not path.exists():
-        return ""
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value

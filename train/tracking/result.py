@@ -52,7 +52,6 @@ class RunSummary:
     pixel_counts: dict[str, tuple[int, ...]]  # labelled pixels of each class, by split
     image_counts: dict[str, int]  # by split
     confusion: ConfusionMatrix | None  # of the best epoch, on the validation split
-    worst: tuple[tuple[str, float], ...]  # validation images with the lowest mIoU, worst first
     warnings: tuple[DataWarning, ...]  # about the data
 
 
