@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageChops
@@ -42,15 +41,6 @@ def overlay(image: UInt8, indices: UInt8, classes: ClassMap) -> UInt8:
 def as_rgb(image: UInt8) -> UInt8:
     """Return an image (H,W,C) uint8 to look at, (H,W,3): its first three bands, or the first of two in grey."""
     return np.ascontiguousarray(image[..., :3] if image.shape[2] > 2 else image[..., :1].repeat(3, axis=2))
-
-
-def title_font(size: int) -> Any:
-    """Return Pillow's font for titles of this size (pixels): a Korean one if installed, because names may be Korean."""
-    from matplotlib import font_manager
-    from PIL import ImageFont
-
-    file = next((font.fname for font in font_manager.fontManager.ttflist if font.name in KOREAN_FONTS), None)
-    return ImageFont.truetype(file, size) if file else ImageFont.load_default(size)
 
 
 def grey(image: UInt8) -> UInt8:

@@ -136,7 +136,7 @@ def rollback(promotion: Promotion, options: argparse.Namespace) -> int:
 
 def compare(registry: Registry, lake: LakeFS, options: argparse.Namespace) -> int:
     """Compare two models on one split: tables, and images side by side."""
-    from registry.compare import compare_models
+    from registry.comparison.models import compare_models
 
     if options.manual:
         chosen = [ask_version(registry, name) for name in ("A", "B")]

@@ -20,7 +20,7 @@ from dataset.classes import ClassMap, UInt8
 from dataset.faults import ABSENT_CLASS, SMALL_SPLIT, UNINFORMATIVE_KINDS, DataWarning
 from dataset.samples import committed_items
 from registry import gate, intervals, overlap
-from registry.compare import compare_models
+from registry.comparison.models import compare_models
 from registry.overview import overview
 from registry.promotion import Promotion
 from registry.versions import Registry
@@ -249,7 +249,7 @@ def test_compare_reports_all_metrics_and_images_seen_in_training(lab: Lab, capsy
     assert rows["sky"] == ["absent", "absent"]
     assert "mIoU 0.6000 (2 of 3 classes) 0.3333 (2 of 3 classes) -0.2667 [-0.2667, -0.2667]" in " ".join(shown.split())
     assert rows["accuracy"][:3] == ["0.7500", "0.5000", "-0.2500"]
-    assert rows["t0"] == ["0.6000", "0.3333", "-0.2667"] and not {"v3", "v4", "v5"} & set(rows), "8 of 11"
+    assert rows["t0"] == ["0.6000", "0.3333", "-0.2667"] and not {"v7", "v8", "v9"} & set(rows), "8 of 11"
     assert "A was trained on 1 of them, which favours A" in shown
     (folder,) = (lab.folder / "compare").iterdir()
     content = json.loads((folder / "compare.json").read_text())

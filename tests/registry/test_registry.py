@@ -111,8 +111,8 @@ def test_manual_selects_versions_from_a_table(lifecycle: Lifecycle) -> None:
     project, output = lifecycle.project, lifecycle.project.folder / "compared"
     compared = project.run("register_model.py", "--manual", "--compare", "--output", str(output), answers="9\n1\n3\n")
     assert compared.returncode == 0 and f"A: {NAME} v3, B: {NAME} v1" in compared.stdout, compared.stderr
-    (sheet,) = output.glob("*/compare.png")
-    assert sheet.read_bytes().startswith(b"\x89PNG")
+    (page,) = output.glob("*/compare.html")
+    assert f"<h1>Comparison: {NAME} v3 and {NAME} v1</h1>" in page.read_text(encoding="utf-8")
     empty = project.run("register_model.py", "--manual", "--rollback")
     assert empty.returncode == 0 and "nothing chosen" in empty.stdout and lifecycle.champion() == "1"
     to_v3 = project.run("register_model.py", "--manual", "--rollback", answers="1\n")

@@ -1,4 +1,4 @@
-"""Compare two models on the same images: tables by class and image, and a sheet of the images that differ most."""
+"""Compare two models on the same images: tables by class and image, and a page with the images that differ most."""
 
 from __future__ import annotations
 
@@ -8,46 +8,33 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from PIL import Image, ImageDraw
-
 from config import Settings
 from core.console import format_table
-from core.files import atomic_replace, write_atomically
+from core.files import write_atomically
 from core.heap import keep_freed_memory
 from core.i18n import tr
 from core.reporting import notify
 from dataset.checks.committed_groups import add_groups
-from dataset.classes import IGNORE_INDEX, ClassMap, UInt8
-from dataset.decoding.image import read_image
-from dataset.decoding.mask import read_mask
-from dataset.decoding.options import ReadOptions
-from dataset.decoding.orientation import reorient
-from dataset.overlay import as_rgb, overlay, title_font
 from dataset.samples import Item, committed_items
 from registry import gate, overlap
+from registry.comparison.page import PAGE, Comparison, Side, order_by_difference, write_page
 from registry.intervals import gain_interval
-from segmentation import evaluation, predictor
+from segmentation import evaluation
 from segmentation.evaluation import EvaluationResult
-from segmentation.model_file import Model
-from segmentation.preprocess import choose_device, resize_image
+from segmentation.preprocess import choose_device
 from utils.lakefs_utils import LakeFS
 
 if TYPE_CHECKING:
     from utils.lineage import Lineage
 
-SHOWN = 8  # images in the sheet and rows of the table: half where B gains most, half where it loses most
-PANEL = 320  # pixels, maximum width of a panel of the sheet
-MARGIN = 18  # pixels above each panel, for its title
-GAINED, LOST = (40, 170, 80), (220, 50, 50)  # RGB: only B is right, only A is right
+SHOWN = 8  # rows of the table of images
 DEFAULT_CONFIDENCE = 0.95  # of intervals, where REGISTER_CONFIDENCE=0 disables the check of the gate
 
 
 def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lineage, output: Path) -> None:
     """Compare `first` (A) and `second` (B) on a split of B's data.
 
-    Report tables, and write a sheet of images (compare.png) and all metrics (compare.json) below `output`.
+    Report tables, and write a page with images (compare.html) and all metrics (compare.json) below `output`.
     """
     cache, device = settings.cache_dir, choose_device(settings.device)
     if device.type == "cpu":
@@ -70,13 +57,20 @@ def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lin
             )
         )
     notify("\n" + class_table(a, b, settings.register_confidence))
-    gains = np.array([b.only([i]).metric("miou") - a.only([i]).metric("miou") for i in range(len(items))])
-    shown = _most_different(gains)
-    notify("\n" + image_table(a, b, shown))
+    shown = _display_names(names)
+    sides = [
+        Side(name, model, measured, _describe(lineage))
+        for name, model, measured, lineage in zip(shown, models, (a, b), (first, second), strict=True)
+    ]
+    described = tr(
+        "{count} images of {split} in {data_path}", count=len(items), split=split, data_path=second.data_path
+    )
+    confidence = settings.register_confidence or DEFAULT_CONFIDENCE
+    found = Comparison(sides[0], sides[1], items, described, _describe_seen(shown[0], len(seen)), confidence)
+    notify("\n" + image_table(a, b, order_by_difference(found.gains)[:SHOWN]))
     folder = output / re.sub(r"[^\w.-]+", "-", f"{names[0]}-{names[1]}")
-    sheet = draw_sheet([items[i] for i in shown], models, device, classes, [float(gains[i]) for i in shown])
-    with atomic_replace(folder / "compare.png", durable=False) as part:
-        sheet.save(part, "PNG")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_page(folder / PAGE, found, device)
     content: dict[str, Any] = {
         "a": _record(first, a),
         "b": _record(second, b),
@@ -85,7 +79,29 @@ def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lin
         "pictures": _image_records(items, a, b, seen),
     }
     write_atomically(folder / "compare.json", json.dumps(content, ensure_ascii=False, indent=1).encode())
-    notify(tr("images and all metrics: {folder}", folder=folder))
+    notify(tr("page with the images: {path}", path=folder / PAGE))
+    notify(tr("all metrics: {path}", path=folder / "compare.json"))
+
+
+def _display_names(names: Sequence[str]) -> list[str]:
+    """Return the names for readers: run IDs shortened, and told apart if both are the same."""
+    shown = [name[:12] if re.fullmatch(r"[0-9a-f]{32}", name) else name for name in names]
+    return [f"{name} ({letter})" for name, letter in zip(shown, "AB", strict=True)] if shown[0] == shown[1] else shown
+
+
+def _describe_seen(name: str, count: int) -> str:
+    return (
+        tr("{name} was trained on {count} of these images, which favours it.", name=name, count=count) if count else ""
+    )
+
+
+def _describe(lineage: Lineage) -> list[tuple[str, str]]:
+    return [
+        (tr("version"), lineage.version or "-"),
+        (tr("MLflow run"), lineage.run_id),
+        (tr("model"), str(lineage.model_path)),
+        (tr("data"), str(lineage.data_path)),
+    ]
 
 
 def _image_records(
@@ -130,13 +146,6 @@ def image_table(a: EvaluationResult, b: EvaluationResult, shown: Sequence[int]) 
     return format_table([tr("images that differ most (mIoU of the classes in each)"), "A", "B", "B - A"], rows)
 
 
-def _most_different(gains: np.ndarray[Any, Any]) -> list[int]:
-    """Return indices by gain, from B's largest gain to its largest loss, without those in the middle."""
-    order = [int(index) for index in np.argsort(-gains, kind="stable")]
-    half = SHOWN // 2
-    return order if len(order) <= SHOWN else order[:half] + order[-half:]
-
-
 def _record(lineage: Lineage, measured: EvaluationResult) -> dict[str, Any]:
     return {
         "version": lineage.version,
@@ -149,61 +158,3 @@ def _record(lineage: Lineage, measured: EvaluationResult) -> dict[str, Any]:
         "iou": measured.iou(),
         "milliseconds": round(measured.milliseconds, 3),
     }
-
-
-def draw_sheet(
-    items: Sequence[Item], models: Sequence[Model], device: torch.device, classes: ClassMap, gains: Sequence[float]
-) -> Image.Image:
-    """Draw a row for each image: the image, mask, A, B, and their difference (green: only B is right, red: only A)."""
-    rows = []
-    for item, gain in zip(items, gains, strict=True):
-        reading = models[1].reading
-        image = as_rgb(read_image(item.image, reading, item.page))
-        mask = read_mask(evaluation.require_mask(item), classes, reading, item.page)
-        a, b = (_predict(item, model, classes, device, reading) for model in models)
-        panels = [image, overlay(image, mask, classes), _overlay_known(image, a, classes)]
-        panels += [_overlay_known(image, b, classes), _draw_difference(image, mask, a, b)]
-        titles = [item.name, tr("mask"), "A", "B", f"B - A: {gain:+.3f}"]
-        rows.append(_draw_row(panels, titles))
-    width, height = max(row.width for row in rows), sum(row.height for row in rows)
-    sheet = Image.new("RGB", (width, height), "white")
-    top = 0
-    for row in rows:
-        sheet.paste(row, (0, top))
-        top += row.height
-    return sheet
-
-
-def _predict(item: Item, model: Model, classes: ClassMap, device: torch.device, reading: ReadOptions) -> UInt8:
-    """Return the indices (H,W) uint8 in `classes` that a model predicts, oriented as an image that `reading` reads."""
-    (indices,) = predictor.segment(model, [read_image(item.image, model.reading, item.page)], device)
-    found = evaluation.map_class_indices(model, classes)[indices]
-    return reorient(found, item.image.read_bytes(), model.reading, reading)
-
-
-def _overlay_known(image: UInt8, indices: UInt8, classes: ClassMap) -> UInt8:
-    """Return an overlay in which classes that the data do not have stay uncoloured."""
-    return overlay(image, np.where(indices < classes.num_classes, indices, np.uint8(IGNORE_INDEX)), classes)
-
-
-def _draw_difference(image: UInt8, mask: UInt8, a: UInt8, b: UInt8) -> UInt8:
-    """Return the image in grey, (H,W,3) uint8, with the pixels coloured where only one model is right."""
-    grey: UInt8 = (image.mean(2, keepdims=True) * 0.5 + 100).astype(np.uint8).repeat(3, axis=2)
-    known = mask != IGNORE_INDEX
-    grey[known & (a != mask) & (b == mask)] = GAINED
-    grey[known & (a == mask) & (b != mask)] = LOST
-    return grey
-
-
-def _draw_row(panels: Sequence[UInt8], titles: Sequence[str]) -> Image.Image:
-    """Draw panels beside each other at one size, each below its title."""
-    height, width = panels[0].shape[:2]
-    scale = PANEL / width
-    size = (max(1, round(height * scale)), PANEL)
-    row = Image.new("RGB", ((PANEL + 4) * len(panels), size[0] + MARGIN + 4), "white")
-    draw, font = ImageDraw.Draw(row), title_font(12)
-    for index, (panel, title) in enumerate(zip(panels, titles, strict=True)):
-        left = index * (PANEL + 4)
-        row.paste(Image.fromarray(resize_image(panel, size)), (left, MARGIN))
-        draw.text((left + 2, 2), title[-44:], fill="black", font=font)
-    return row
