@@ -20,8 +20,10 @@ from core.safety.private_files import keep_private
 from core.safety.redaction import add_secrets
 from core.safety.urls import credentials, without_credentials
 from core.settings import (
+    InvalidSetting,
+    at_origin,
     parse_minimums,
-    parse_value,
+    read_values,
     require_expression,
     require_servers,
     runtime_setting,
@@ -334,14 +336,11 @@ def load_settings(**overrides: Any) -> Settings:
     value, and the rule or the nearest known key.
     """
     dotenv = load_dotenv(ROOT / ".env", FIELDS, OWN_PREFIXES)
-    values: dict[str, Any] = {}
-    for name, hint in FIELDS.items():
-        text = os.environ.get(name.upper(), dotenv.get(name.upper()))  # an empty one cancels that of .env
-        if overrides.get(name) is not None:
-            values[name] = overrides[name]
-        elif text and text.strip():
-            values[name] = parse_value(name.upper(), text.strip(), hint)
-    settings = Settings(**values, explicit=frozenset(values))
+    try:
+        values = read_values(FIELDS, overrides, dotenv)
+        settings = Settings(**values, explicit=frozenset(values))
+    except InvalidSetting as error:
+        raise at_origin(error, SETTINGS, overrides, ROOT / ".env") from None
     add_secrets(settings.secrets())
     set_language(settings.app_lang or language_of_locale())
     absolute: dict[str, Any] = {

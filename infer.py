@@ -14,38 +14,51 @@ python infer.py --export onnx                      # for other programs, and for
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from config import Settings, load_settings
-from core.console import ArgumentParser, add_common_options
+from core.command_line.actions import DEFAULT, Actions
+from core.command_line.common import make_parser, parse_command_line
+from core.command_line.setting_options import add_setting_options, settings_without_option
+from core.command_line.values import UnexpectedValue, path, port, positive_int, positive_number
+from core.errors import UsageError
 from core.i18n import tr
 from core.process import run_script
 from core.reporting import notify
-from core.settings import add_setting_options
 
 PORT = 8080  # default of --serve
-# Options that a mode does not use; --serve, --camera and --export name modes, else images are predicted.
-FOLDER_OPTIONS, SERVER_OPTIONS = ("output", "extra", "resume", "select"), ("host", "port")
+WHICH = "--interactive --run-id --model --require-signature"
+METHOD = "--engine --tile --tta --device"
+ACTIONS = Actions(
+    {
+        "--export": WHICH,
+        "--serve": f"{WHICH} {METHOD} --host --port --allow-truncated",
+        "--camera": f"{WHICH} {METHOD} --seconds --output",
+        DEFAULT: f"{WHICH} {METHOD} --input --split --output --extra --select --resume --allow-truncated",
+    },
+    exclusive=("--interactive --run-id --model", "--input --split"),
+    needs={"--select": "--input"},
+)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the options; those that are not given are None."""
-    parser = ArgumentParser(prog="infer.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--interactive", action="store_true", help=tr("choose a model from tables"))
-    which.add_argument("--run-id", metavar="ID", help=tr("the model of this run"))
-    which.add_argument("--model", metavar="NAME[@ALIAS|/VERSION]", help=tr("a registered model"))
-    add_mode_options(parser.add_mutually_exclusive_group())
+    parser = make_parser("infer.py", __doc__, meant="--input", settings=settings_without_option(Settings))
+    parser.add_argument("--interactive", action="store_true", help=tr("choose a model from tables"))
+    parser.add_argument("--run-id", metavar="ID", help=tr("the model of this run"))
+    parser.add_argument("--model", metavar="NAME[@ALIAS|/VERSION]", help=tr("a registered model"))
+    add_mode_options(parser)
     parser.add_argument(
         "--engine",
         choices=("torch", "onnxruntime"),
         help=tr("inference engine (default: torch); onnxruntime: the exported file, on the CPU"),
     )
-    parser.add_argument("--seconds", type=float, metavar="S", help=tr("with --camera: stop after this time"))
+    parser.add_argument("--seconds", type=positive_number, metavar="S", help=tr("with --camera: stop after this time"))
     parser.add_argument("--host", metavar="H", help=tr("address of --serve (default: 127.0.0.1, this machine only)"))
-    parser.add_argument("--port", type=int, metavar="N", help=tr("port of --serve (default: 8080; 0: any)"))
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help=tr("directory of the results (default: data/predictions)")
+        "--port", type=port, default=PORT, metavar="N", help=tr("port of --serve (default: 8080; 0: any)")
+    )
+    parser.add_argument(
+        "--output", type=path, metavar="DIR", help=tr("directory of the results (default: data/predictions)")
     )
     parser.add_argument(
         "--tile",
@@ -62,67 +75,38 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--select",
-        type=image_count,
+        type=positive_int,
         metavar="N",
         help=tr("with --input: also write the N most uncertain images for annotation in labelme, CVAT or Label Studio"),
     )
     parser.add_argument(
         "--require-signature",
-        type=Path,
+        type=path,
         metavar="KEY",
         help=tr("use the model only if its release is signed with this public key"),
     )
     parser.add_argument("--tta", action="store_true", help=tr("test-time augmentation: average with the mirror image"))
     parser.add_argument("--resume", action="store_true", help=tr("resume an interrupted job"))
     add_setting_options(parser, Settings, ["device", "allow_truncated"])
-    add_common_options(parser)
-    options = parser.parse_args(arguments)
-    reject_unused_options(parser, options)
+    options = parse_command_line(parser, arguments, ACTIONS)
+    if options.require_signature is not None and options.engine == "onnxruntime":
+        raise UsageError(tr("--require-signature cannot be used with --engine onnxruntime: exports are not signed"))
     return options
 
 
-def add_mode_options(modes: argparse._MutuallyExclusiveGroup) -> None:
+def add_mode_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what is predicted, or what is done instead."""
-    modes.add_argument(
-        "--input", nargs="+", type=Path, metavar="FILE|DIR", help=tr("new images (default: the test or val split)")
+    parser.add_argument(
+        "--input", nargs="+", type=path, metavar="FILE|DIR", help=tr("new images (default: the test or val split)")
     )
-    modes.add_argument("--split", choices=("train", "val", "test"), help=tr("split of the data commit"))
-    modes.add_argument("--camera", metavar="N|PATH", help=tr("predict the images of a camera until Ctrl-C"))
-    modes.add_argument("--serve", action="store_true", help=tr("serve a web page and POST /predict"))
-    modes.add_argument(
+    parser.add_argument("--split", choices=("train", "val", "test"), help=tr("split of the data commit"))
+    parser.add_argument("--camera", metavar="N|PATH", help=tr("predict the images of a camera until Ctrl-C"))
+    parser.add_argument("--serve", action="store_true", help=tr("serve a web page and POST /predict"))
+    parser.add_argument(
         "--export",
         choices=("onnx", "torchscript"),
         help=tr("export the network, compare it, commit it to lakeFS"),
     )
-
-
-def reject_unused_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Reject options that the chosen mode ignores."""
-    unused: tuple[str, ...]
-    if options.export:
-        unused, mode = (*FOLDER_OPTIONS, *SERVER_OPTIONS, "seconds", "tile", "tta", "engine"), "--export"
-        unused = (*unused, "device", "allow_truncated")
-    elif options.serve:
-        unused, mode = (*FOLDER_OPTIONS, "seconds"), "--serve"
-    elif options.camera is not None:
-        unused, mode = ("extra", "resume", "select", *SERVER_OPTIONS, "allow_truncated"), "--camera"
-    else:
-        unused, mode = (*SERVER_OPTIONS, "seconds"), ""
-    name = next((name for name in unused if getattr(options, name) not in (None, False, [])), None)
-    name = None if name is None else name.replace("_", "-")
-    if name is not None and mode:
-        parser.error(tr("--{name} cannot be used with {mode}", name=name, mode=mode))
-    if name is not None:
-        parser.error(tr("--{name} cannot be used without --serve or --camera", name=name))
-    if options.require_signature is not None and options.engine == "onnxruntime":
-        parser.error(tr("--require-signature cannot be used with --engine onnxruntime: exports are not signed"))
-    if options.select is not None and not options.input:
-        parser.error(tr("--select needs --input, images without labels"))
-    if options.seconds is not None and not 0 < options.seconds < float("inf"):
-        parser.error(tr("--seconds {seconds}: expected more than 0", seconds=options.seconds))
-    if options.port is not None and not 0 <= options.port <= 65535:
-        parser.error(tr("--port {port}: expected 0 to 65535", port=options.port))
-    options.port = PORT if options.port is None else options.port
 
 
 def tile_size(text: str) -> int:
@@ -130,14 +114,7 @@ def tile_size(text: str) -> int:
     if text == "auto":
         return 0
     if not text.isascii() or not text.isdigit() or not 128 <= int(text) <= 65536:
-        raise argparse.ArgumentTypeError(tr("'{text}': expected auto, or 128 to 65536", text=text))
-    return int(text)
-
-
-def image_count(text: str) -> int:
-    """Return a whole number from 1 on."""
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(tr("'{text}': expected a whole number of at least 1", text=text))
+        raise UnexpectedValue(tr("auto, or 128 to 65536"))
     return int(text)
 
 

@@ -17,54 +17,70 @@ REF: a branch, tag, commit id or its beginning, main~1, lakefs://REPOSITORY/REF/
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from config import Settings, load_settings
-from core.console import ArgumentParser, add_common_options
+from core.command_line.actions import DEFAULT, Actions
+from core.command_line.common import add_common_options, make_parser, parse_command_line
+from core.command_line.parser import CommandParser
+from core.command_line.setting_options import add_setting_options, settings_without_option
+from core.command_line.values import http_url, path, positive_int
+from core.errors import UsageError
 from core.i18n import tr
 from core.process import run_script
-from core.settings import add_setting_options
+
+# Of each command: what its actions use.
+ACTIONS = {
+    "push": Actions({"--to": "", DEFAULT: "--message --keep-remote --replace --data-dir"}),
+    "pull": Actions({"--merge": "REF --prefer --data-dir", DEFAULT: "REF --force --data-dir"}),
+    "import-labels": Actions({DEFAULT: "SOURCE --to --update --format --strict --selection"}),
+    "status": Actions({DEFAULT: "--data-dir --json"}),
+    "diff": Actions({DEFAULT: "LEFT RIGHT --json"}),
+    "log": Actions({DEFAULT: "REF -n --json"}),
+    "tag": Actions({"--delete": "NAME", "NAME": "REF", DEFAULT: "--json"}, needs={"--delete": "NAME"}),
+    "revert": Actions({DEFAULT: "COMMIT"}),
+    "branches": Actions({DEFAULT: "--json"}),
+    "trace": Actions({DEFAULT: "WHAT --json"}),
+    "verify": Actions({DEFAULT: "REF --json"}),
+    "import": Actions({DEFAULT: "s3://BUCKET/PREFIX --to --replace"}),
+    "setup": Actions({DEFAULT: "--require-passed"}),
+}
+TAG_LISTING = "list"  # a tag of this name would be a mistake for `lake.py tag`
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the command and its options; those that are not given are None."""
-    parser = ArgumentParser(prog="lake.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_common_options(parser)
+    parser = make_parser("lake.py", __doc__, settings=settings_without_option(Settings))
     commands = _Commands(parser)
     add_data_commands(commands)
     add_history_commands(commands)
     add_server_commands(commands)
-    options = parser.parse_args(arguments)
-    if options.command == "tag" and options.delete and (options.name is None or options.ref):
-        parser.error(tr("tag -d takes the name of one tag"))
-    if options.command == "pull":
-        check_pull(parser, options)
+    options = parse_command_line(parser, arguments, ACTIONS)
+    if options.command == "pull" and not options.merge and options.ref is None:
+        raise UsageError(tr("pull: name a version REF, such as the branch"))
+    if options.command == "tag" and options.name == TAG_LISTING and not options.delete:
+        raise UsageError(tr("tag list: did you mean {meant}?", meant="lake.py tag"))
     return options
 
 
-def check_pull(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Reject options of pull that do not belong together."""
-    if not options.merge and options.ref is None:
-        parser.error(tr("pull: name a version REF, such as the branch"))
-    if not options.merge and options.prefer:
-        parser.error(tr("--prefer cannot be used without --merge"))
-    if options.merge and options.force:
-        parser.error(tr("--force cannot be used with --merge: use --prefer"))
-
-
 class _Commands:
-    """The sub-commands of a parser; each accepts --debug too."""
+    """The commands of a parser; each accepts the options of all scripts too."""
 
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
-        self.commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-        self.common, self.data = ArgumentParser(add_help=False), ArgumentParser(add_help=False)
-        self.common.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-        add_setting_options(self.data, Settings, ["data_dir"])
+    def __init__(self, parser: CommandParser) -> None:
+        self.group = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+        self.parsers = parser.commands
+        self.settings = parser.settings
 
-    def add(self, name: str, help: str, on_data: bool = False) -> argparse.ArgumentParser:
-        """Add a command; `on_data`: it takes --data-dir."""
-        parents = [self.common, self.data] if on_data else [self.common]
-        return self.commands.add_parser(name, parents=parents, help=help, description=help)
+    def add(self, name: str, help: str, on_data: bool = False, listing: bool = False) -> CommandParser:
+        """Add a command; `on_data`: it takes --data-dir; `listing`: it takes --json."""
+        meant = "--data-dir" if on_data else None
+        parser = self.group.add_parser(name, help=help, description=help, settings=self.settings, meant=meant)
+        self.parsers[name] = parser
+        add_common_options(parser, of_command=True)
+        if on_data:
+            add_setting_options(parser, Settings, ["data_dir"])
+        if listing:
+            parser.add_argument("--json", action="store_true", help=tr("print only a JSON object"))
+        return parser
 
 
 def add_data_commands(commands: _Commands) -> None:
@@ -89,6 +105,7 @@ def add_data_commands(commands: _Commands) -> None:
     )
     push.add_argument(
         "--to",
+        type=http_url,
         metavar="URL",
         help=tr("copy the whole history of the embedded store to this lakeFS server instead (keys: from the settings)"),
     )
@@ -106,8 +123,8 @@ def add_data_commands(commands: _Commands) -> None:
         help=tr("with --merge: whose version of a file that both changed is kept"),
     )
     labels = commands.add("import-labels", tr("convert an export of an annotation tool into a data directory"))
-    labels.add_argument("source", metavar="SOURCE", type=Path, help=tr("directory of the export"))
-    labels.add_argument("--to", dest="target", type=Path, metavar="DIR", help=tr("data directory (default: DATA_DIR)"))
+    labels.add_argument("source", metavar="SOURCE", type=path, help=tr("directory of the export"))
+    labels.add_argument("--to", dest="target", type=path, metavar="DIR", help=tr("data directory (default: DATA_DIR)"))
     labels.add_argument(
         "--update", action="store_true", help=tr("add to the data that is there, and replace the masks of its images")
     )
@@ -115,32 +132,32 @@ def add_data_commands(commands: _Commands) -> None:
     labels.add_argument("--strict", action="store_true", help=tr("refuse overlapping annotations"))
     labels.add_argument(
         "--selection",
-        type=Path,
+        type=path,
         metavar="DIR",
         help=tr("directory of infer.py --select that the images are from (default: selection.json in the export)"),
     )
-    commands.add("status", tr("compare the data directory, the branch and lakefs.lock"), on_data=True)
+    commands.add("status", tr("compare the data directory, the branch and lakefs.lock"), on_data=True, listing=True)
 
 
 def add_history_commands(commands: _Commands) -> None:
     """Add the commands that work on commits, tags and branches."""
     default_branch = tr("default: the target branch")
-    diff = commands.add("diff", tr("show the differences between two versions"))
-    diff.add_argument("left", metavar="REF")
-    diff.add_argument("right", metavar="REF")
-    log = commands.add("log", tr("show the commits of a branch"))
+    diff = commands.add("diff", tr("show the differences between two versions"), listing=True)
+    diff.add_argument("left", metavar="LEFT")
+    diff.add_argument("right", metavar="RIGHT")
+    log = commands.add("log", tr("show the commits of a branch"), listing=True)
     log.add_argument("ref", metavar="REF", nargs="?", help=default_branch)
     log.add_argument("-n", type=positive_int, default=10, metavar="N", help=tr("number of commits (default: 10)"))
-    tag = commands.add("tag", tr("list tags, or name a version"))
+    tag = commands.add("tag", tr("list tags, or name a version"), listing=True)
     tag.add_argument("name", nargs="?", metavar="NAME")
     tag.add_argument("ref", nargs="?", metavar="REF", help=default_branch)
     tag.add_argument("-d", "--delete", action="store_true", help=tr("delete the tag"))
     revert = commands.add("revert", tr("revert one commit by a new one"))
     revert.add_argument("ref", metavar="COMMIT")
-    commands.add("branches", tr("list branches"))
-    trace = commands.add("trace", tr("follow and verify the chain from prediction to code"))
+    commands.add("branches", tr("list branches"), listing=True)
+    trace = commands.add("trace", tr("follow and verify the chain from prediction to code"), listing=True)
     trace.add_argument("target", metavar="WHAT", help=tr("prediction, model file, run, version, commit or tag"))
-    verify = commands.add("verify", tr("read every file again and verify its checksum"))
+    verify = commands.add("verify", tr("read every file again and verify its checksum"), listing=True)
     verify.add_argument("ref", metavar="REF", nargs="?", help=default_branch)
 
 
@@ -156,13 +173,6 @@ def add_server_commands(commands: _Commands) -> None:
     setup.add_argument(
         "--require-passed", action="store_true", help=tr("also refuse to merge models below the threshold")
     )
-
-
-def positive_int(text: str) -> int:
-    """Return a whole number from 1 on."""
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(tr("'{text}': expected a whole number of at least 1", text=text))
-    return int(text)
 
 
 def main(arguments: list[str]) -> int:

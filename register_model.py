@@ -14,33 +14,46 @@ Exit code 3: below the threshold and not registered, or registered (or an interr
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from config import Settings, load_settings
-from core.console import ArgumentParser, add_common_options
+from core.command_line.actions import DEFAULT, Actions
+from core.command_line.common import make_parser, parse_command_line
+from core.command_line.setting_options import add_setting_options, given_options, settings_without_option
+from core.command_line.values import path, reason
+from core.errors import UsageError
 from core.i18n import tr
 from core.process import run_script
-from core.settings import add_setting_options, given_options
+
+ACTIONS = Actions(
+    {
+        "--list": "--json --metric",
+        "--make-signing-key": "",
+        "--compare": "--manual --output",
+        "--rollback": "--manual --signing-key",
+        DEFAULT: "--run-id --manual --metric --threshold --min-gain --accept-warnings --signing-key --force --keep-branch",
+    },
+    exclusive=("--manual --run-id", "--force --threshold"),
+)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the options; those that are not given are None."""
-    parser = ArgumentParser(
-        prog="register_model.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--run-id", metavar="ID", help=tr("register this run"))
-    what.add_argument("--list", action="store_true", help=tr("show versions and where they come from"))
-    what.add_argument(
+    parser = make_parser("register_model.py", __doc__, settings=settings_without_option(Settings))
+    parser.add_argument("--run-id", metavar="ID", help=tr("register this run"))
+    parser.add_argument("--list", action="store_true", help=tr("show versions and where they come from"))
+    parser.add_argument("--json", action="store_true", help=tr("with --list: print only a JSON object"))
+    parser.add_argument(
         "--rollback",
         nargs="?",
         const="",
         metavar="VERSION",
         help=tr("make an earlier version champion (default: the one before)"),
     )
-    what.add_argument("--compare", nargs="*", metavar="A B", help=tr("compare two versions or runs on the same images"))
-    what.add_argument(
-        "--make-signing-key", type=Path, metavar="FILE", help=tr("make a key that signs models, and FILE.pub")
+    parser.add_argument(
+        "--compare", nargs="*", metavar="A B", help=tr("compare two versions or runs on the same images")
+    )
+    parser.add_argument(
+        "--make-signing-key", type=path, metavar="FILE", help=tr("make a key that signs models, and FILE.pub")
     )
     parser.add_argument("--manual", action="store_true", help=tr("choose from a table"))
     add_setting_options(
@@ -48,21 +61,23 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         Settings,
         ["register_metric", "register_threshold", "register_min_gain", "register_accept_warnings", "signing_key"],
     )
-    parser.add_argument("--force", metavar="WHY", help=tr("champion whatever the gate says; recorded with who and why"))
+    parser.add_argument(
+        "--force",
+        type=reason,
+        metavar="WHY",
+        help=tr("champion whatever the gate says; recorded with who and why"),
+    )
     parser.add_argument(
         "--keep-branch", action="store_true", help=tr("keep the branch of an experiment after its merge")
     )
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help=tr("directory of --compare (default: models/compare)")
+        "--output", type=path, metavar="DIR", help=tr("directory of --compare (default: models/compare)")
     )
-    add_common_options(parser)
-    options = parser.parse_args(arguments)
+    options = parse_command_line(parser, arguments, ACTIONS)
     if options.compare is not None and len(options.compare) != (0 if options.manual else 2):
-        parser.error(tr("--compare takes A and B (none with --manual)"))
-    if options.manual and options.run_id:
-        parser.error(tr("--manual: not allowed with --run-id"))
-    if options.force is not None and not options.force.strip():
-        parser.error(tr("--force needs a reason"))
+        raise UsageError(tr("--compare takes A and B (none with --manual)"))
+    if options.rollback and options.manual:
+        raise UsageError(tr("--rollback {version} cannot be used with --manual", version=options.rollback))
     return options
 
 

@@ -11,6 +11,7 @@ python train.py --git-tag                          # commit lakefs.lock, tag Git
 torchrun --nproc_per_node=4 train.py               # four processes, one GPU each
 python train.py --resume last                      # resume the newest interrupted run
 python train.py --reproduce RUN_ID                 # train a run again from its records, and compare
+python train.py --init-env                         # make .env, with random keys for servers of your own
 python train.py --audit-labels                     # rank masks that look wrong, with a page to look at them
 """
 
@@ -18,21 +19,68 @@ from __future__ import annotations
 
 import argparse
 
-from config import TRAINING_OPTIONS, Settings
-from core.console import ArgumentParser, add_common_options
+from config import ROOT, TRAINING_OPTIONS, Settings
+from core.command_line.actions import DEFAULT, Actions
+from core.command_line.common import make_parser, parse_command_line
+from core.command_line.setting_options import add_setting_options, settings_without_option
+from core.command_line.values import number_from_zero, positive_int
 from core.i18n import tr
 from core.process import run_script
-from core.settings import add_setting_options
 
 DATASETS = ("oxford-iiit-pet", "voc2012")  # of dataset/public.py, whose imports --help must not pay for
+
+# What decides how the data is read and split, and what decides how a network is trained on it.
+READING = "--raw-orientation --allow-truncated --seed --split-group"
+TRAINING = (
+    f"{READING} --batch-size --lr --image-size --crop-size --model --pretrained --loss --class-weights --clip-norm "
+    "--accumulate --precision --device --workers --patience"
+)
+LENGTH = "--epochs --max-seconds --augmentation --ema"
+RELEASE = "--git-commit --git-tag"
+ACTIONS = Actions(
+    {
+        "--init-env": "",
+        "--check-only": f"{READING} --data-dir --data-ref --dataset --json",
+        "--audit-labels": f"{TRAINING} {LENGTH} --data-dir --data-ref --dataset --sample",
+        "--overfit": f"{TRAINING} --data-dir --data-ref --dataset --sample",
+        "--reproduce": "--tolerance --trust-patch --device --workers",
+        "--resume": f"{TRAINING} {LENGTH} {RELEASE} --smoke",
+        DEFAULT: f"{TRAINING} {LENGTH} {RELEASE} --data-dir --data-ref --dataset --sample --replace --smoke "
+        "--experiment-branch",
+    },
+    exclusive=(
+        "--data-ref --data-dir",
+        "--data-ref --dataset --sample",
+        "--data-ref --replace",
+        "--epochs --max-seconds",
+        "--smoke --git-commit",
+        "--smoke --git-tag",
+    ),
+)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the options; those that are not given are None."""
-    parser = ArgumentParser(prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    source = parser.add_mutually_exclusive_group()
-    add_setting_options(source, Settings, ["data_dir"])
-    source.add_argument(
+    parser = make_parser("train.py", __doc__, meant="--data-dir", settings=settings_without_option(Settings))
+    add_data_options(parser)
+    add_setting_options(parser, Settings, TRAINING_OPTIONS)
+    add_action_options(parser)
+    parser.add_argument("--smoke", action="store_true", help=tr("two batches of everything, end to end"))
+    parser.add_argument("--git-commit", action="store_true", help=tr("commit lakefs.lock to Git at the end"))
+    parser.add_argument(
+        "--git-tag",
+        nargs="?",
+        const="auto",
+        metavar="auto|NAME",
+        help=tr("commit, and tag the result in Git and lakeFS (auto: v1.1-acc90)"),
+    )
+    return parse_command_line(parser, arguments, ACTIONS)
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which data is used, and where the result is kept."""
+    add_setting_options(parser, Settings, ["data_dir"])
+    parser.add_argument(
         "--data-ref",
         metavar="REF",
         help=tr("train on this data of lakeFS (lakefs://REPO/REF/data/, REF or lock)"),
@@ -51,11 +99,17 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help=tr("make the branch's data equal to the directory, even if that undoes changes of others"),
     )
     parser.add_argument("--experiment-branch", metavar="NAME", help=tr("keep the result on this lakeFS branch"))
-    add_setting_options(parser, Settings, TRAINING_OPTIONS)
+
+
+def add_action_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that select something else than a new training, and those that belong to them."""
     parser.add_argument("--resume", metavar="last|RUN_ID|PATH", help=tr("resume an interrupted run"))
     parser.add_argument("--reproduce", metavar="RUN_ID", help=tr("train this run again and compare the metrics"))
     parser.add_argument(
-        "--tolerance", type=float, metavar="X", help=tr("largest difference for --reproduce (default: 0.001)")
+        "--tolerance",
+        type=number_from_zero,
+        metavar="X",
+        help=tr("largest difference for --reproduce (default: 0.001)"),
     )
     parser.add_argument(
         "--trust-patch", action="store_true", help=tr("with --reproduce: apply code changes of other machines unasked")
@@ -63,47 +117,27 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--check-only", action="store_true", help=tr("only check the data"))
     parser.add_argument("--json", action="store_true", help=tr("with --check-only: print only a JSON object"))
     parser.add_argument(
-        "--overfit", type=int, metavar="N", help=tr("sanity check: can the model overfit N images? (mIoU 0.95)")
+        "--overfit",
+        type=positive_int,
+        metavar="N",
+        help=tr("sanity check: can the model overfit N images? (mIoU 0.95)"),
     )
     parser.add_argument(
         "--audit-labels", action="store_true", help=tr("rank suspicious masks in models/audit/ (needs cleanlab)")
     )
-    parser.add_argument("--smoke", action="store_true", help=tr("two batches of everything, end to end"))
-    parser.add_argument("--git-commit", action="store_true", help=tr("commit lakefs.lock to Git at the end"))
     parser.add_argument(
-        "--git-tag",
-        nargs="?",
-        const="auto",
-        metavar="auto|NAME",
-        help=tr("commit, and tag the result in Git and lakeFS (auto: v1.1-acc90)"),
+        "--init-env", action="store_true", help=tr("make .env from .env.example, with random keys for your own servers")
     )
-    add_common_options(parser)
-    options = parser.parse_args(arguments)
-    reject_combinations(parser, options)
-    return options
-
-
-def reject_combinations(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Reject options that contradict each other."""
-    if options.sample and (options.dataset or options.check_only):
-        other = "--dataset" if options.dataset else "--check-only"
-        parser.error(tr("--sample: not allowed with {option}", option=other))
-    if options.trust_patch and not options.reproduce:
-        parser.error(tr("--trust-patch: only with --reproduce"))
-    if options.json and not options.check_only:
-        parser.error(tr("--json: only with --check-only"))
-    if options.smoke and (options.git_commit or options.git_tag):
-        parser.error(tr("--smoke: not allowed with --git-commit and --git-tag"))
-    if options.audit_labels:
-        others = ("check_only", "overfit", "reproduce", "resume", "smoke", "git_commit", "git_tag", "experiment_branch")
-        wrong = next((name for name in others if getattr(options, name) not in (None, False)), None)
-        if wrong is not None:
-            parser.error(tr("--audit-labels: not allowed with --{option}", option=wrong.replace("_", "-")))
 
 
 def main(arguments: list[str]) -> int:
     """Train as the options ask; return the exit code."""
     options = parse(arguments)
+    if options.init_env:
+        from core.command_line.init_env import init_env
+
+        init_env(ROOT)
+        return 0
     from train.commands import run
 
     return run(options)

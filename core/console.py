@@ -1,4 +1,4 @@
-"""Console output and input: messages, tables, sizes, progress bars, prompts, and the options that all scripts share.
+"""Console output and input: messages, tables, sizes, progress bars and prompts.
 
 Everything that the scripts print passes through here. Control characters in it, which may come from file names, servers
 and errors, are shown as escapes, and URLs without user and password.
@@ -6,14 +6,13 @@ and errors, are shown as escapes, and URLs without user and password.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 import time
 import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NoReturn, TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from core.i18n import Message, tr
 from core.safety.redaction import redact
@@ -31,6 +30,14 @@ def print_text(text: str, file: TextIO | None = None) -> None:
 def print_result(text: str) -> None:
     """Print what a command was asked for on standard output: a link with its signature is printed as it is."""
     print(escape_text(text), flush=True)
+
+
+def print_json(value: object) -> None:
+    """Print a result for a program on standard output: one JSON document, in ASCII if the encoding is not UTF-8."""
+    import json
+
+    is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    print_result(json.dumps(value, ensure_ascii=not is_utf8, indent=2))
 
 
 def print_error(text: str) -> None:
@@ -63,14 +70,20 @@ def format_size(size_bytes: float) -> str:
 class ConsoleReporter:
     """Reporter for the terminal: messages on standard output, warnings and progress bars on standard error.
 
-    With `to_stderr`, messages go to standard error too, because standard output is read by a program.
+    With `to_stderr`, messages go to standard error too, because standard output is read by a program. With `quiet`, there
+    are no messages and no progress: only results, warnings and errors.
     """
 
-    def __init__(self, to_stderr: bool = False) -> None:
-        self.to_stderr = to_stderr
+    def __init__(self, to_stderr: bool = False, quiet: bool = False) -> None:
+        self.to_stderr, self.quiet = to_stderr, quiet
 
     def notify(self, text: str) -> None:
         """Print a message."""
+        if not self.quiet:
+            print_text(text, self._output())
+
+    def result(self, text: str) -> None:
+        """Print what the script was asked for."""
         print_text(text, self._output())
 
     def warn(self, text: str) -> None:
@@ -79,6 +92,8 @@ class ConsoleReporter:
 
     def progress(self, items: Iterable[T], total: int | None, description: str, unit: str) -> Iterator[T]:
         """Yield the items with a tqdm bar (rate, ETA) on a terminal, otherwise with a plain line every 10 s."""
+        if self.quiet:
+            return iter(items)
         return show_progress(items, total, description, unit, self._output())
 
     def _output(self) -> TextIO:
@@ -126,16 +141,6 @@ def choose(prompt: str, count: int) -> int | None:
         print_text(tr("'{answer}' is not a number from 1 to {count}.", answer=answer, count=count))
 
 
-class ArgumentParser(argparse.ArgumentParser):
-    """Command-line parser whose errors, which quote what was typed, are printed like all other messages."""
-
-    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        """Print the message on standard error and exit."""
-        if message:
-            print_error(message.rstrip("\n"))
-        sys.exit(status)
-
-
 class _Formatter(logging.Formatter):
     """Formatter for the console: one record may have several lines, of its traceback."""
 
@@ -170,8 +175,3 @@ def confirm(question: str) -> bool:
         if answer in ("y", "yes", "n", "no"):
             return answer.startswith("y")
         print(tr("'{answer}' is not y or n.", answer=ascii(answer)[1:-1]))
-
-
-def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that every script has."""
-    parser.add_argument("--debug", action="store_true", help=tr("show the traceback of an error"))

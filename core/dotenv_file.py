@@ -65,6 +65,11 @@ def peek_dotenv(path: Path, key: str) -> str | None:
         return None
 
 
+def line_of(path: Path, key: str) -> int | None:
+    """Return the number of the line that sets a key, the last one if there are several; None if there is none."""
+    return max((line.number for line in _parse(path, _read_text(path)) if line.key == key), default=None)
+
+
 def read_dotenv(path: Path, settings: Collection[str] = ()) -> dict[str, str]:
     """Return the keys and values of a `.env` file; none if there is no such file.
 
@@ -116,6 +121,8 @@ def _encoding_error(path: Path, number: int) -> UsageError:
 
 def _parse(path: Path, text: str) -> Iterator[_Line]:
     """Yield the assignments of a text. Raises UsageError for a line that is none."""
+    if not text.strip():
+        return  # --help works without any package
     from dotenv.parser import parse_stream
 
     for binding in parse_stream(io.StringIO(text)):

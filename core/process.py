@@ -9,15 +9,18 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 
 from core.console import ConsoleReporter, configure_logging, print_error, print_traceback
 from core.errors import EXIT_FAILED, EXIT_INTERRUPTED, AppError, describe_error
 from core.i18n import Message, tr
+from core.machine.packages import describe_missing_package
 from core.machine.storage import describe_storage_error
 from core.reporting import use_reporter
 
 GC_THRESHOLD = 100_000  # new objects between collections: importing torch and MLflow takes 10 % less time than with 700
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def collect_garbage_rarely() -> None:
@@ -89,10 +92,10 @@ def run_script(main: Callable[[list[str]], int]) -> None:
     except Exception as error:  # every error ends here as one line and an exit code
         if debug:
             print_traceback()
-        storage = describe_storage_error(error)
-        text = storage or (str(error) if isinstance(error, AppError) else describe_error(error))
+        known = describe_storage_error(error) or describe_missing_package(error, ROOT)
+        text = known or (str(error) if isinstance(error, AppError) else describe_error(error))
         print_error(tr("error: {text}", text=Message(text)))
-        if not isinstance(error, AppError) and storage is None and not debug:
+        if not isinstance(error, AppError) and known is None and not debug:
             print_error(tr("run with --debug for the traceback."))
         code = error.exit_code if isinstance(error, AppError) else EXIT_FAILED
     sys.stdout.flush()

@@ -18,6 +18,9 @@ class Reporter(Protocol):
     def notify(self, text: str) -> None:
         """Report a message."""
 
+    def result(self, text: str) -> None:
+        """Report what the program was asked for."""
+
     def warn(self, text: str) -> None:
         """Report a warning."""
 
@@ -31,6 +34,9 @@ class LoggingReporter:
     log = logging.getLogger("reporting")
 
     def notify(self, text: str) -> None:
+        self.log.info(text)
+
+    def result(self, text: str) -> None:
         self.log.info(text)
 
     def warn(self, text: str) -> None:
@@ -52,6 +58,11 @@ def use_reporter(reporter: Reporter) -> None:
 def notify(text: str) -> None:
     """Report a message."""
     _reporter.notify(text)
+
+
+def result(text: str) -> None:
+    """Report what the program was asked for, which --quiet does not suppress."""
+    _reporter.result(text)
 
 
 def warn(text: str) -> None:

@@ -1,24 +1,26 @@
 """Settings from one table: each field of a dataclass says its type, default, bounds, choices and help once.
 
-From that table come the parsing and validation of environment values, the command-line options, `.env.example` and the
-settings table of the README.
+From that table come the parsing and validation of values, the command-line options (core/command_line), `.env.example`
+and the settings table of the README.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
+import os
 import re
+import shlex
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from core.dotenv_file import line_of
 from core.errors import UsageError
-from core.i18n import tr
+from core.i18n import Message, tr
 
 _TRUTH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 _KEY = "setting"  # of dataclasses.field's metadata
@@ -80,12 +82,63 @@ def _without_none(hint: Any) -> Any:
     return hint
 
 
-def invalid(key: str, value: object, expected: str) -> UsageError:
-    """Return the error of a setting with a wrong value."""
-    return UsageError(tr("{key}={value!r}: expected {expected}", key=key, value=value, expected=expected))
+def default_text(default: Any) -> str:
+    """Return a default as it is written in `.env`; empty for None."""
+    if default is None:
+        return ""
+    if isinstance(default, bool):
+        return str(default).lower()
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+class InvalidSetting(UsageError):
+    """Setting with a wrong value; `key` is its name in the environment."""
+
+    def __init__(self, key: str, value: object, expected: str) -> None:
+        super().__init__(tr("{key}={value!r}: expected {expected}", key=key, value=value, expected=expected))
+        self.key, self.value, self.expected = key, value, expected
+
+    def at(self, origin: str) -> UsageError:
+        """Return the error for a value that was set elsewhere, such as "--epochs 0"."""
+        return UsageError(tr("{origin}: expected {expected}", origin=origin, expected=self.expected))
+
+
+def at_origin(
+    error: InvalidSetting, table: Mapping[str, Setting], typed: Mapping[str, Any], dotenv: Path
+) -> UsageError:
+    """Return the error of a setting with the place that the value is from, if that is not the environment.
+
+    `typed` are the settings of the command line, `dotenv` is the `.env` file.
+    """
+    name = error.key.lower()
+    value = typed.get(name)
+    if value is not None:
+        words = [str(part) for part in (value if isinstance(value, tuple) else (value,))]
+        option = table[name].option
+        return error.at(f"{option} {shlex.join(words)}") if option else error
+    text = os.environ.get(error.key)
+    if text is not None:
+        return error if isinstance(error.value, str) else error.at(f"{error.key}={text.strip()}")
+    number = line_of(dotenv, error.key)
+    if number is None:
+        return error
+    fields = {"path": dotenv, "number": number, "key": error.key, "value": error.value}
+    return error.at(Message(tr("{path}, line {number}: {key}={value}", **fields)))
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
+
+
+def read_values(hints: Mapping[str, Any], typed: Mapping[str, Any], dotenv: Mapping[str, str]) -> dict[str, Any]:
+    """Return the settings that are set: on the command line, else in the environment, else in `.env`."""
+    values = {}
+    for name, hint in hints.items():
+        text = os.environ.get(name.upper(), dotenv.get(name.upper()))  # an empty one cancels that of .env
+        if typed.get(name) is not None:
+            values[name] = typed[name]
+        elif text and text.strip():
+            values[name] = parse_value(name.upper(), text.strip(), hint)
+    return values
 
 
 def parse_value(key: str, text: str, hint: Any) -> Any:
@@ -103,7 +156,7 @@ def parse_value(key: str, text: str, hint: Any) -> Any:
             height, width = text.replace(",", " ").replace("x", " ").split()
             return int(height), int(width)
     except (KeyError, ValueError):
-        raise invalid(key, text, _type_rule(hint)) from None
+        raise InvalidSetting(key, text, _type_rule(hint)) from None
     return text
 
 
@@ -120,9 +173,13 @@ def _type_rule(hint: Any) -> str:
 def validate(settings: Any) -> None:
     """Check every value against its facts. Raises UsageError for the first invalid one."""
     for name, info in table_of(type(settings)).items():
-        value = getattr(settings, name)
-        if value is not None and not _is_valid(value, info):
-            raise invalid(name.upper(), value, _rule(value, info))
+        validate_value(name.upper(), getattr(settings, name), info)
+
+
+def validate_value(key: str, value: Any, info: Setting) -> None:
+    """Raise InvalidSetting for a value that is neither None nor valid."""
+    if value is not None and not _is_valid(value, info):
+        raise InvalidSetting(key, value, _rule(value, info))
 
 
 def _is_valid(value: Any, info: Setting) -> bool:
@@ -182,7 +239,7 @@ def parse_minimums(key: str, text: str | None) -> tuple[float | None, dict[str, 
         except ValueError:
             value = float("nan")
         if not 0 <= value <= 1 or bool(name) != bool(equals):
-            raise invalid(key, part, tr("a number from 0 to 1, or CLASS=NUMBER"))
+            raise InvalidSetting(key, part, tr("a number from 0 to 1, or CLASS=NUMBER"))
         if name:
             single[name] = value
         else:
@@ -197,9 +254,9 @@ def require_expression(key: str, text: str | None) -> None:
     try:
         groups = re.compile(text).groups
     except (re.error, RecursionError, OverflowError) as error:
-        raise invalid(key, text, tr("a regular expression ({error})", error=error)) from None
+        raise InvalidSetting(key, text, tr("a regular expression ({error})", error=error)) from None
     if not groups:
-        raise invalid(key, text, tr("a regular expression with a group in parentheses"))
+        raise InvalidSetting(key, text, tr("a regular expression with a group in parentheses"))
 
 
 def require_keys(settings: Any, endpoint: str, *keys: str) -> None:
@@ -214,7 +271,7 @@ def require_keys(settings: Any, endpoint: str, *keys: str) -> None:
             tr("{endpoint}: no user and password in the URL: put them into {keys}", endpoint=name, keys=keys_text)
         )
     if not is_http_url(url):
-        raise invalid(name, url, "http(s)://HOST[:PORT]")
+        raise InvalidSetting(name, url, "http(s)://HOST[:PORT]")
     missing = ", ".join(key.upper() for key in keys if not getattr(settings, key))
     if missing:
         raise UsageError(
@@ -269,55 +326,3 @@ def is_http_url(url: str) -> bool:
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
-
-
-# --- command line -----------------------------------------------------------------------------------------------------
-
-
-def add_setting_options(parser: argparse._ActionsContainer, cls: type, names: Iterable[str]) -> None:
-    """Add the options of these settings; an option that is not given leaves None."""
-    table, hints, defaults = table_of(cls), types_of(cls), defaults_of(cls)
-    for name in names:
-        info, hint = table[name], hints[name]
-        if info.option is None:
-            raise ValueError(f"{name} has no command-line option")
-        arguments: dict[str, Any] = {"dest": name, "default": None, "help": help_text(info, defaults[name])}
-        if hint is bool:
-            arguments["action"] = "store_true"
-        elif typing.get_origin(hint) is tuple:
-            arguments |= {"type": int, "nargs": 2, "metavar": info.metavar}
-        else:
-            arguments["metavar"] = info.metavar or "|".join(info.choices) or None
-            if hint is not str:
-                arguments["type"] = _path if hint is Path else hint
-        parser.add_argument(info.option, **arguments)
-
-
-def _path(text: str) -> Path:
-    """Return the path; an empty one, of an unset shell variable, would be the current directory."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError(tr("expected a path, found an empty text"))
-    return Path(text)
-
-
-def help_text(info: Setting, default: Any) -> str:
-    """Return the translated help with the default, such as "number of epochs (default: 10)"."""
-    shown = tr(info.unset) if info.unset else default_text(default)
-    help = tr(info.help)
-    return (tr("{help} (default: {default})", help=help, default=shown) if shown else help).replace("%", "%%")
-
-
-def default_text(default: Any) -> str:
-    """Return a default as it is written in `.env`; empty for None."""
-    if default is None:
-        return ""
-    if isinstance(default, bool):
-        return str(default).lower()
-    return f"{default:g}" if isinstance(default, float) else str(default)
-
-
-def given_options(options: argparse.Namespace, cls: type) -> dict[str, Any]:
-    """Return the settings that are set on the command line."""
-    names = table_of(cls)
-    given = {name: value for name, value in vars(options).items() if name in names and value is not None}
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from config import ROOT, Settings, load_settings
 from core import git
+from core.command_line.setting_options import given_options
 from core.errors import AppError, UsageError
 from core.i18n import tr
 from core.reporting import notify
-from core.settings import given_options
 from train.parallel import distributed
 
 if TYPE_CHECKING:

@@ -21,7 +21,9 @@ from urllib.parse import urlsplit
 from urllib3.exceptions import HTTPError
 
 from config import BUCKET, BUCKET_RULE, ROOT, Settings, load_settings
-from core.console import ArgumentParser, add_common_options, format_size, print_result
+from core.command_line.common import make_parser, parse_command_line
+from core.command_line.values import positive_int
+from core.console import format_size, print_result
 from core.errors import AppError, UsageError, one_line
 from core.i18n import tr
 from core.process import run_script
@@ -220,10 +222,7 @@ def make_presigned_link(settings: Settings, bucket: str, key: str, expires_s: in
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line."""
-    parser = ArgumentParser(
-        prog="python -m utils.minio_utils", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_common_options(parser)
+    parser = make_parser("python -m utils.minio_utils", __doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="health|list|link|import")
     commands.add_parser("health", help=tr("check server, keys and bucket"))
     listing = commands.add_parser("list", help=tr("list buckets or objects"))
@@ -232,7 +231,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     link.add_argument("uri", metavar="s3://BUCKET/KEY")
     link.add_argument(
         "--expires",
-        type=int,
+        type=positive_int,
         default=LINK_S,
         metavar="S",
         help=tr("validity of the link in seconds (default: {link_s})", link_s=LINK_S),
@@ -250,7 +249,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         action="store_true",
         help=tr("replace the existing files"),
     )
-    return parser.parse_args(arguments)
+    parser.commands.update(commands.choices)
+    return parse_command_line(parser, arguments)
 
 
 def main(arguments: list[str]) -> int:

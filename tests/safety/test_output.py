@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import logging
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from core import console, reporting
+from core.command_line.parser import CommandParser
 from core.console import ConsoleReporter, format_table
 from core.errors import UsageError
 from core.i18n import Message, tr
@@ -78,9 +78,9 @@ def test_errors_arguments_warnings_and_tracebacks_are_escaped(
     def main(arguments: list[str]) -> int:
         warnings.warn("\x1b[2Jcleared", stacklevel=1)
         if arguments == ["parse"]:
-            parser = console.ArgumentParser()
+            parser = CommandParser()
             parser.add_argument("command", choices=["a"])
-            parser.parse_args(["\x1b[31m\u202e"])
+            parser.parse(["\x1b[31m\u202e"])
         if arguments == ["usage"]:
             raise UsageError("\x1b[31mred")
         raise ValueError("\x1b[31mred")
@@ -155,8 +155,7 @@ def test_only_the_console_module_prints() -> None:
 
 
 def test_parser_of_every_script_is_ours() -> None:
-    assert issubclass(console.ArgumentParser, argparse.ArgumentParser)
-    assert isinstance(console.ArgumentParser().add_subparsers().add_parser("x"), console.ArgumentParser)
+    assert isinstance(CommandParser().add_subparsers().add_parser("x"), CommandParser)
 
 
 # --- credentials ----------------------------------------------------------------------------------------------------------

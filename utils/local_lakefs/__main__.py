@@ -13,7 +13,9 @@ import signal
 from pathlib import Path
 
 from config import load_settings
-from core.console import ArgumentParser, add_common_options, print_result
+from core.command_line.common import make_parser, parse_command_line
+from core.command_line.values import number_from_zero, path, port
+from core.console import print_result
 from core.errors import AppError, UsageError
 from core.i18n import tr
 from core.process import run_script
@@ -68,25 +70,24 @@ def run_maintenance(folder: Path, options: argparse.Namespace) -> int:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the command line; options take precedence over the environment and .env."""
-    parser = ArgumentParser(prog="python -m utils.local_lakefs", description=__doc__)
-    add_common_options(parser)
+    parser = make_parser("python -m utils.local_lakefs", __doc__)
     parser.add_argument("command", nargs="?", choices=("serve", "fsck", "gc"), default="serve")
     parser.add_argument(
         "--port",
-        type=int,
+        type=port,
         default=8000,
         metavar="N",
         help=tr("port on 127.0.0.1; 0 takes a free one (default: 8000)"),
     )
     parser.add_argument(
         "--dir",
-        type=Path,
+        type=path,
         metavar="DIR",
         help=tr("directory of the embedded lakeFS (default: LAKEFS_LOCAL_DIR)"),
     )
     parser.add_argument(
         "--grace-hours",
-        type=float,
+        type=number_from_zero,
         default=24,
         metavar="N",
         help=tr("gc keeps everything newer than N hours (default: 24)"),
@@ -102,16 +103,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--repair",
         "--mend",  # its former name
         nargs="+",
-        type=Path,
+        type=path,
         default=[],
         metavar="DIR",
         help=tr("fsck first restores damaged content from equal files below these directories"),
     )
-    options = parser.parse_args(arguments)
+    options = parse_command_line(parser, arguments)
     if options.repair and options.command != "fsck":
-        parser.error(tr("--repair can only be used with fsck"))
-    if not 0 <= options.port <= 65535:
-        parser.error(tr("--port {port}: expected 0 to 65535", port=options.port))
+        raise UsageError(tr("--repair can only be used with fsck"))
     return options
 
 
