@@ -20,8 +20,7 @@ from core.safety.private_files import keep_private
 from core.safety.redaction import add_secrets
 from core.safety.urls import credentials, without_credentials
 from core.settings import (
-    InvalidSetting,
-    at_origin,
+    name_origins,
     parse_minimums,
     read_values,
     require_expression,
@@ -336,11 +335,9 @@ def load_settings(**overrides: Any) -> Settings:
     value, and the rule or the nearest known key.
     """
     dotenv = load_dotenv(ROOT / ".env", FIELDS, OWN_PREFIXES)
-    try:
+    with name_origins(SETTINGS, overrides, ROOT / ".env"):
         values = read_values(FIELDS, overrides, dotenv)
         settings = Settings(**values, explicit=frozenset(values))
-    except InvalidSetting as error:
-        raise at_origin(error, SETTINGS, overrides, ROOT / ".env") from None
     add_secrets(settings.secrets())
     set_language(settings.app_lang or language_of_locale())
     absolute: dict[str, Any] = {

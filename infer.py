@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import argparse
 
-from config import Settings, load_settings
+from config import ROOT, SETTINGS, Settings, load_settings
 from core.command_line.actions import DEFAULT, Actions
 from core.command_line.common import make_parser, parse_command_line
-from core.command_line.setting_options import add_setting_options, settings_without_option
+from core.command_line.setting_options import add_setting_options, given_options, settings_without_option
 from core.command_line.values import UnexpectedValue, path, port, positive_int, positive_number
 from core.errors import UsageError
 from core.i18n import tr
 from core.process import run_script
 from core.reporting import notify
+from core.settings import name_origins
 
 PORT = 8080  # default of --serve
 WHICH = "--interactive --run-id --model --require-signature"
@@ -123,12 +124,14 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     settings = load_settings(device=options.device, allow_truncated=options.allow_truncated)
     from core.errors import AppError
-    from inference.commands import Job, run
+    from inference.commands import Job, check_request, run
     from registry.selection import select_model
     from registry.versions import Registry
     from utils import mlflow_utils
     from versioning.lockfile import explained_by_lock
 
+    with name_origins(SETTINGS, given_options(options, Settings), ROOT / ".env"):
+        check_request(settings, options)
     client = mlflow_utils.connect(settings, read_only=not options.export)
     with explained_by_lock(settings, AppError):
         lineage = select_model(Registry(client, settings), options.run_id, options.model, options.interactive)

@@ -202,6 +202,17 @@ def remove_partial_files(folder: Path) -> None:
             part.unlink(missing_ok=True)
 
 
+def require_writable(folder: Path, option: str) -> None:
+    """Raise UsageError unless a directory is writable, or can be made; makes nothing that stays."""
+    existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
+    try:
+        Path(tempfile.mkdtemp(dir=existing, prefix=".write-test-")).rmdir()
+    except OSError as error:
+        raise UsageError(
+            tr("{option} {folder}: cannot be written ({reason})", option=option, folder=folder, reason=error.strerror)
+        ) from None
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that a kill at any moment leaves either the old or the new content."""
     with atomic_replace(path) as part:

@@ -6,13 +6,14 @@ and the settings table of the README.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
 import shlex
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,24 +93,36 @@ def default_text(default: Any) -> str:
 
 
 class InvalidSetting(UsageError):
-    """Setting with a wrong value; `key` is its name in the environment."""
+    """Setting with a wrong value; `key` is its name in the environment.
 
-    def __init__(self, key: str, value: object, expected: str) -> None:
-        super().__init__(tr("{key}={value!r}: expected {expected}", key=key, value=value, expected=expected))
-        self.key, self.value, self.expected = key, value, expected
+    The error states what was expected, or another `problem` with the value.
+    """
+
+    def __init__(self, key: str, value: object, expected: str = "", problem: str = "") -> None:
+        self.key, self.value = key, value
+        self.problem = Message(problem or tr("expected {expected}", expected=Message(expected)))
+        super().__init__(tr("{origin}: {problem}", origin=f"{key}={value!r}", problem=self.problem))
 
     def at(self, origin: str) -> UsageError:
         """Return the error for a value that was set elsewhere, such as "--epochs 0"."""
-        return UsageError(tr("{origin}: expected {expected}", origin=origin, expected=self.expected))
+        return UsageError(tr("{origin}: {problem}", origin=origin, problem=self.problem))
 
 
-def at_origin(
+@contextlib.contextmanager
+def name_origins(table: Mapping[str, Setting], typed: Mapping[str, Any], dotenv: Path) -> Iterator[None]:
+    """Let errors of settings in the block name the option, or the line of `.env`, that the value is from.
+
+    `typed` are the settings of the command line, `dotenv` is the `.env` file. Raises UsageError.
+    """
+    try:
+        yield
+    except InvalidSetting as error:
+        raise _at_origin(error, table, typed, dotenv) from None
+
+
+def _at_origin(
     error: InvalidSetting, table: Mapping[str, Setting], typed: Mapping[str, Any], dotenv: Path
 ) -> UsageError:
-    """Return the error of a setting with the place that the value is from, if that is not the environment.
-
-    `typed` are the settings of the command line, `dotenv` is the `.env` file.
-    """
     name = error.key.lower()
     value = typed.get(name)
     if value is not None:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 from config import ROOT, Settings
 from core.errors import AppError, UsageError
+from core.files import require_writable
 from core.heap import keep_freed_memory
 from core.i18n import tr
 from core.reporting import notify
 from core.safety.terminal import escape_line
+from core.settings import InvalidSetting
 from dataset.directory import OUTPUT_FOLDER
 from inference import ownership
 from utils.lakefs_utils import connect
@@ -44,6 +46,35 @@ class Job:
     def output(self) -> Path:
         """Directory that results are written to; by default that of the project, wherever its data is."""
         return Path(self.options.output or ROOT / "data" / OUTPUT_FOLDER)
+
+
+def check_request(settings: Settings, options: argparse.Namespace) -> None:
+    """Raise UsageError for what cannot be done on this machine: before a server is contacted or a file written."""
+    if options.require_signature is not None and not options.require_signature.is_file():
+        raise UsageError(tr("--require-signature {path}: no such file", path=options.require_signature))
+    if options.export:
+        from inference import export as exporting
+
+        exporting.require_packages(f"--export {options.export}", exporting.REQUIRED_PACKAGES[options.export])
+        return
+    if options.output is not None:
+        ownership.reject_data_directory(options.output, settings.data_dir)
+        require_writable(options.output, "--output")
+    if options.camera is not None:
+        from inference import video
+
+        video.require_pyav("--camera")
+    if options.input:
+        from inference.inputs import require_inputs
+
+        require_inputs(options.input)
+    _require_extras(options)
+    if options.engine == "onnxruntime":
+        onnx_device(settings)
+    elif settings.device not in ("auto", "cpu"):
+        from segmentation.preprocess import choose_device
+
+        choose_device(settings.device)
 
 
 def run(job: Job) -> int:
@@ -215,7 +246,7 @@ def onnx_device(settings: Settings) -> torch.device:
 
     require_packages("--engine onnxruntime", ("onnxruntime",))
     if settings.device not in ("auto", "cpu"):
-        raise UsageError(tr("--engine onnxruntime: CPU only (DEVICE={found})", found=settings.device))
+        raise InvalidSetting("DEVICE", settings.device, problem=tr("--engine onnxruntime uses the CPU only"))
     return choose_device("cpu")
 
 

@@ -65,6 +65,19 @@ class _Search:
             notify(tr("{count} files that infer.py wrote are not predicted again", count=self.predictions))
 
 
+def require_inputs(inputs: Sequence[Path]) -> None:
+    """Raise UsageError for a path that does not exist, and for a file that is neither an image nor a video."""
+    for path in inputs:
+        if not path.exists():
+            raise UsageError(tr("{path}: no such file or directory", path=path))
+        suffix = path.suffix.lower()
+        if path.is_file() and not is_image(path.name) and suffix not in VIDEO_SUFFIXES and not has_image_header(path):
+            reason = why_unread(path.name) if unread_suffix(path.name) else tr("not an image file")
+            raise UsageError(
+                tr("--input {path}: {reason}: name an image, a video or a directory", path=path, reason=reason)
+            )
+
+
 def collect_items(inputs: Sequence[Path]) -> list[Item]:
     """Return the images of files and directories, searched recursively; item names include subdirectories.
 

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.errors import UsageError
 from core.i18n import tr
+from core.settings import InvalidSetting
 from dataset.classes import IGNORE_INDEX
 
 FOCAL_GAMMA = 2.0  # Lin et al., 2017, arXiv:1708.02002
@@ -102,14 +102,10 @@ def parse_class_weights(text: str, num_classes: int | None = None) -> list[float
         numbers = []
     if not numbers or not all(0 <= number < float("inf") for number in numbers) or not any(numbers):
         expected = tr("auto, none, or a number for each class, such as '1 2.5 4'")
-        raise UsageError(tr("CLASS_WEIGHTS={text!r}: expected {expected}", text=text, expected=expected))
+        raise InvalidSetting("CLASS_WEIGHTS", text, expected)
     if num_classes is not None and len(numbers) != num_classes:
-        raise UsageError(
-            tr(
-                "CLASS_WEIGHTS={text!r}: {count} numbers for the {num_classes} classes of the data",
-                text=text,
-                count=len(numbers),
-                num_classes=num_classes,
-            )
+        problem = tr(
+            "{count} numbers for the {num_classes} classes of the data", count=len(numbers), num_classes=num_classes
         )
+        raise InvalidSetting("CLASS_WEIGHTS", text, problem=problem)
     return numbers

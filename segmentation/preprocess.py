@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from core.errors import UsageError
 from core.i18n import tr
+from core.settings import InvalidSetting
 from dataset.classes import IGNORE_INDEX, UInt8
 
 SPARSE_SHARE = 0.05  # of labelled pixels, below which a mask consists of scribbles or points
@@ -124,5 +124,5 @@ def choose_device(name: str) -> torch.device:
         name = next(candidate for candidate in ("cuda", "mps", "cpu") if available[candidate])
     if not available[name]:
         found = ", ".join(device for device, is_available in available.items() if is_available)
-        raise UsageError(tr("DEVICE={name}: not on this machine (available: {found})", name=name, found=found))
+        raise InvalidSetting("DEVICE", name, problem=tr("not on this machine (available: {found})", found=found))
     return torch.device(name)

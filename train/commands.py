@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from config import ROOT, Settings, load_settings
+from config import ROOT, SETTINGS, Settings, load_settings
 from core import git
 from core.command_line.setting_options import given_options
 from core.errors import AppError, UsageError
 from core.i18n import tr
 from core.reporting import notify
+from core.settings import name_origins
 from train.parallel import distributed
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
             return 0  # the main process reports it; torchrun would stop it if this one failed first
         raise UsageError(tr("{option} uses one process: start train.py without torchrun", option=single))
     try:
-        with distributed.process_group():
+        with name_origins(SETTINGS, given_options(options, Settings), ROOT / ".env"), distributed.process_group():
             return _run_main_process(options) if distributed.is_main() else _run_other_process(options)
     except distributed.OtherProcessFailed as error:
         if not error.already_reported:
@@ -62,6 +63,7 @@ def _run_main_process(options: argparse.Namespace) -> int:
     if options.check_only:
         check(settings, options)
         return 0
+    check_before_work(settings, options)
     prepare_directory(settings, options)
     if options.overfit is not None:
         overfit(settings, options)
@@ -77,6 +79,20 @@ def _run_main_process(options: argparse.Namespace) -> int:
     return 0
 
 
+def check_before_work(settings: Settings, options: argparse.Namespace) -> None:
+    """Raise UsageError for settings that cannot be trained with, before data, servers or directories are touched."""
+    if options.audit_labels:
+        from train.audit.ranking import require_cleanlab
+
+        require_cleanlab()
+    from train.setup import check_device, check_request
+
+    if options.resume or options.reproduce:  # network and sizes are those of the run
+        check_device(settings)
+    else:
+        check_request(settings)
+
+
 def prepare_directory(settings: Settings, options: argparse.Namespace) -> None:
     """Check that the data directory can be used, before anything else; download the public data set of --dataset.
 
@@ -84,21 +100,15 @@ def prepare_directory(settings: Settings, options: argparse.Namespace) -> None:
     """
     from versioning.data_directory import require_data, require_place
 
-    filler = "--dataset" if options.dataset else "--sample" if options.sample else None
-    other = next((name for name in ("data_ref", "resume", "reproduce") if getattr(options, name)), None)
-    if other and options.replace:
-        raise UsageError(tr("--{option} does not change the data: leave out --replace", option=other.replace("_", "-")))
-    if filler is None:
-        return None if other else require_data(settings)
-    if other is not None:
-        option = other.replace("_", "-")
-        raise UsageError(tr("--{option} determines the data: leave out {filler}", option=option, filler=filler))
+    if not (options.dataset or options.sample):
+        if not (options.data_ref or options.resume or options.reproduce):
+            require_data(settings)
+        return
     require_place(settings)
     if options.dataset:
         from dataset import public
 
         public.fetch(options.dataset, settings.data_dir, settings.seed)
-    return None
 
 
 def check(settings: Settings, options: argparse.Namespace) -> None:
@@ -123,17 +133,12 @@ def overfit(settings: Settings, options: argparse.Namespace) -> None:
 
 def audit(settings: Settings, options: argparse.Namespace) -> None:
     """Rank the masks that look wrong; records nothing, and needs no server unless the data is there."""
-    from train.audit.ranking import require_cleanlab
-
-    require_cleanlab()
     from dataset.decoding.options import options_of
     from dataset.summary import summary
     from dataset.validation import check_data
-    from segmentation.networks import check_network
     from train.audit.command import audit_labels
     from train.data_check import find_directory
 
-    check_network(settings.model, settings.pretrained)
     folder = find_directory(settings, options.data_ref)
     data = check_data(folder, settings.seed, False, options_of(settings), settings.split_group)
     notify(summary(data))
@@ -150,7 +155,7 @@ def train(settings: Settings, given: dict[str, Any], options: argparse.Namespace
     interrupted = None
     if options.resume:
         settings, interrupted = interrupted_run(settings, given, options)
-    check_network(settings.model, settings.pretrained)  # before anything is uploaded
+    check_network(settings.model, settings.pretrained)  # of a resumed run
     releasing = options.git_commit or options.git_tag
     with connect(settings, create=bool(options.git_tag)) as lake:
         if releasing:
@@ -217,6 +222,7 @@ def train_and_publish(
 
 
 def _new_job(settings: Settings, lake: LakeFS, options: argparse.Namespace) -> Job:
+    from train.setup import check_classes
     from train.tracking.publication import hash_files
     from train.tracking.run_tracker import RunFacts
     from versioning.checkout import checked_data, warn_of_unreachable_lock
@@ -227,6 +233,7 @@ def _new_job(settings: Settings, lake: LakeFS, options: argparse.Namespace) -> J
     if not options.data_ref:  # a server that is down is reported at once; the data of a commit may be cached
         lake.check()
     pinned, data = checked_data(settings, lake, options.data_ref, options.sample)
+    check_classes(settings, data.classes)
     lake.ensure_repository(settings)  # not before: faulty data creates nothing
     warn_of_unreachable_lock(lake)
     if pinned is None and not options.replace:

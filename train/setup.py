@@ -9,14 +9,15 @@ import torch
 from torch import nn
 
 from config import Settings
-from core.errors import UsageError
 from core.heap import keep_freed_memory
 from core.i18n import tr
 from core.reporting import notify
 from core.safety.terminal import escape_line
+from core.settings import InvalidSetting
+from dataset.classes import ClassMap
 from dataset.data import SegmentationData
-from segmentation.losses import SegmentationLoss, class_weights
-from segmentation.networks import build_network, published_normalisation
+from segmentation.losses import SegmentationLoss, class_weights, parse_class_weights
+from segmentation.networks import build_network, check_network, published_normalisation
 from segmentation.preprocess import Normalisation, choose_device
 from train import auto_settings
 from train.base_train import SMOKE_BATCHES
@@ -156,6 +157,24 @@ def prepare_training(settings: Settings, data: SegmentationData, smoke: bool = F
     )
 
 
+def check_request(settings: Settings) -> None:
+    """Raise UsageError for settings that no data can be trained with on this machine: before any work."""
+    check_network(settings.model, settings.pretrained)
+    check_device(settings)
+    if settings.class_weights not in ("auto", "none"):
+        parse_class_weights(settings.class_weights)
+    if settings.crop_size and settings.image_size and any(map(int.__gt__, settings.crop_size, settings.image_size)):
+        height, width = settings.image_size
+        problem = tr("larger than the input size {height} {width}", height=height, width=width)
+        raise InvalidSetting("CROP_SIZE", settings.crop_size, problem=problem)
+
+
+def check_classes(settings: Settings, classes: ClassMap) -> None:
+    """Raise UsageError for settings that do not fit the classes of the data: before anything is uploaded."""
+    if settings.class_weights not in ("auto", "none"):
+        parse_class_weights(settings.class_weights, classes.num_classes)
+
+
 def _images(
     settings: Settings, data: SegmentationData, size: tuple[int, int]
 ) -> tuple[loader.SegmentationDataset, loader.SegmentationDataset, loader.SegmentationDataset | None]:
@@ -180,10 +199,16 @@ def _report_network(name: str, network: nn.Module, classes: int, device: torch.d
     )
 
 
-def _training_device(settings: Settings) -> torch.device:
+def check_device(settings: Settings) -> torch.device:
+    """Return the device of the settings. Raises UsageError if the machine does not have it."""
     device = choose_device(settings.device)
     if settings.sync_batchnorm and device.type != "cuda":
-        raise UsageError(tr("SYNC_BATCHNORM works on GPUs only"))
+        raise InvalidSetting("SYNC_BATCHNORM", True, problem=tr("works on GPUs only"))
+    return device
+
+
+def _training_device(settings: Settings) -> torch.device:
+    device = check_device(settings)
     if device.type == "cuda" and distributed.world_size() > 1:
         device = torch.device("cuda", distributed.local_rank())
         torch.cuda.set_device(device)

@@ -284,9 +284,9 @@ def test_class_minimums_reject_unknown_classes_and_values() -> None:
 def test_invalid_options_are_usage_errors(lifecycle: Lifecycle, tmp_path: Path) -> None:
     for arguments, text in (
         (["--compare", "1"], "--compare takes A and B"),
-        (["--force", " "], "--force needs a reason"),
+        (["--force", " "], "--force ' ': expected a reason"),
         (["--rollback", "9"], "'image-segmentation/9' is not registered"),
-        (["--manual", "--run-id", "x"], "not allowed with"),
+        (["--manual", "--run-id", "x"], "--run-id cannot be used with --manual"),
     ):
         done = lifecycle.project.run("register_model.py", *arguments)
         assert done.returncode == 2 and text in done.stderr, done.stderr

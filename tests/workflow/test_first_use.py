@@ -43,17 +43,17 @@ def test_help_imports_no_heavy_package(script: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "env", "text"),
     [
-        (["--epochs", "0"], {}, "EPOCHS=0: expected at least 1"),
-        (["--lr", "-1"], {}, "LEARNING_RATE=-1.0: expected a number greater than 0"),
-        (["--image-size", "4", "4"], {}, "IMAGE_SIZE=(4, 4): expected sides of 16 to 8192 pixels"),
-        (["--device", "tpu"], {}, "DEVICE='tpu': expected auto, cpu, cuda, mps"),
-        (["--loss", "dise"], {}, "LOSS='dise': expected ce, dice, ce+dice, focal"),
+        (["--epochs", "0"], {}, "--epochs 0: expected at least 1"),
+        (["--lr", "-1"], {}, "--lr -1: expected a number greater than 0"),
+        (["--image-size", "4", "4"], {}, "--image-size 4 4: expected sides of 16 to 8192 pixels"),
+        (["--device", "tpu"], {}, "--device tpu: expected one of auto, cpu, cuda, mps"),
+        (["--loss", "dise"], {}, "--loss dise: expected one of ce, dice, ce+dice, focal"),
         ([], {"BATCH_SIZE": "sixteen"}, "BATCH_SIZE='sixteen': expected a whole number"),
         ([], {"IMAGE_SIZE": "128"}, "IMAGE_SIZE='128': expected height and width"),
         ([], {"LAKEFS_ENDPOINT": "http://127.0.0.1:1"}, "LAKEFS_ACCESS_KEY_ID, LAKEFS_SECRET_ACCESS_KEY is not"),
         ([], {"LAKEFS_ENDPOINT": "localhost:8000"}, "LAKEFS_ENDPOINT='localhost:8000': expected http(s)://"),
         (["--model", "compact_unett"], {}, "unknown model 'compact_unett' (did you mean 'compact_unet'?)"),
-        (["--device", "cuda"], {}, "DEVICE=cuda: not on this machine"),
+        (["--device", "cuda"], {}, "--device cuda: not on this machine"),
     ],
 )
 def test_invalid_value_is_named(project: Project, arguments: list[str], env: dict[str, str], text: str) -> None:
@@ -71,7 +71,7 @@ def test_invalid_value_is_named(project: Project, arguments: list[str], env: dic
             "MLFLOW_TRACKING_URL=http://x",
             "unknown key 'MLFLOW_TRACKING_URL': did you mean 'MLFLOW_TRACKING_URI'?",
         ),
-        ("EPOCHS=many", "EPOCHS='many': expected a whole number"),
+        ("EPOCHS=many", ".env, line 3: EPOCHS=many: expected a whole number"),
     ],
 )
 def test_misspelled_setting_in_dotenv_is_reported(project: Project, line: str, text: str) -> None:
