@@ -65,7 +65,7 @@ def best_unregistered_run(registry: Registry) -> Lineage:
                 version=runs[0].data.tags[REGISTERED],
             )
         )
-    raise AppError(
+    raise UsageError(
         tr(
             "no registered model, and no finished run in experiment '{experiment}': run train.py first",
             experiment=settings.mlflow_experiment,

@@ -228,11 +228,11 @@ def find_finished_runs(client: MlflowClient, settings: Settings, experiment: str
 
 
 def find_best_runs(client: MlflowClient, settings: Settings) -> list[Run]:
-    """Return the runs of the configured experiment that can be registered, best first. Raises AppError if there is none."""
+    """Return the runs of the configured experiment that can be registered, best first. Raises UsageError if there is none."""
     name, metric = settings.mlflow_experiment, settings.register_metric
     runs = find_finished_runs(client, settings, get_or_create_experiment(client, settings), metric)
     if not runs:
-        raise AppError(
+        raise UsageError(
             tr(
                 "no finished run with metric '{metric}' in experiment '{name}': run train.py first",
                 metric=metric,

@@ -53,7 +53,9 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
         import_prefix(settings, options.uri, options.destination, options.replace)
         return 0
     if options.command == "push" and options.to:
-        migrate(settings, options)
+        from versioning.migrate import copy_history
+
+        copy_history(settings, options.to)
         return 0
     _require_directory(settings, options.command)
     with explained_by_lock(settings), connect(settings, create=options.command == "push") as lake:
@@ -96,20 +98,6 @@ def _run_connected(settings: Settings, lake: LakeFS, options: argparse.Namespace
         case _:
             branches(lake)
     return 0
-
-
-def migrate(settings: Settings, options: argparse.Namespace) -> None:
-    """Copy the history of the embedded store to a real server. Raises UsageError for options of an ordinary push."""
-    from versioning.migrate import copy_history
-
-    if options.message or options.mode != "default" or options.data_dir:
-        raise UsageError(
-            tr(
-                "--to copies the history, not the data directory: it cannot be used with -m, --keep-remote, --replace "
-                "and --data-dir"
-            )
-        )
-    copy_history(settings, options.to)
 
 
 def diff(lake: LakeFS, settings: Settings, left_ref: str, right_ref: str) -> None:

@@ -105,7 +105,7 @@ def test_invalid_tag_is_refused_before_training(project: Project, lake: LakeFS, 
     with pytest.raises(UsageError, match="not a Git repository"):
         release.require_ready(lake, "auto", tmp_path)
     refused = project.run("train.py", "--smoke", "--git-tag")
-    assert refused.returncode == 2 and "not allowed with --git-commit" in refused.stderr
+    assert refused.returncode == 2 and "cannot be used with --smoke" in refused.stderr
 
 
 def test_nothing_is_pushed(project: Project, lake: LakeFS, tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def test_lock_runs_and_registered_models_resolve_on_the_target(one_server: Serve
         "LAKEFS_STORAGE_NAMESPACE": one_server.storage_namespace,
     }
     both = project.run("lake.py", "push", "--to", one_server.endpoint, "-m", "x")
-    assert both.returncode == 2 and "cannot be used with -m" in both.stderr
+    assert both.returncode == 2 and "--message cannot be used with --to" in both.stderr
     pushed = project.run("lake.py", "push", "--to", one_server.endpoint)
     assert pushed.returncode == 0 and "copied to image-segmentation-local-repo" in pushed.stdout, pushed.stderr
     assert one_server.secret_access_key not in pushed.stdout + pushed.stderr

@@ -265,7 +265,7 @@ def test_sample_option_fills_a_named_directory(tmp_path: Path) -> None:
     project = make_sample_project(tmp_path)
     named = tmp_path / "made"
     refused = project.run("train.py", "--sample", "--data-ref", "main")
-    assert refused.returncode == 2 and "--data-ref determines the data: leave out --sample" in refused.stderr
+    assert refused.returncode == 2 and "--sample cannot be used with --data-ref" in refused.stderr
     done = project.run("train.py", "--smoke", "--sample", "--data-dir", str(named))
     assert done.returncode == 0 and "500 in all" in done.stdout, done.stderr
     again = project.run("train.py", "--smoke", "--data-dir", str(named))

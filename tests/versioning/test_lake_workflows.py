@@ -79,7 +79,7 @@ def test_training_on_data_of_another_repository(project: Project, store: LakeFS)
     shutil.rmtree(project.folder / "data")
     source = "lakefs://somebody-else/main/data/"
     both = project.run("train.py", "--data-ref", source, "--data-dir", "data")
-    assert both.returncode == 2 and "not allowed with" in both.stderr
+    assert both.returncode == 2 and "cannot be used with" in both.stderr
     assert "pairs: train" in run_train(project, "--check-only", "--data-ref", "lakefs://somebody-else/main")
     run_train(project, "--epochs", "1", "--data-ref", source)
     path = project.runs()[0].data.params["lakefs_data_path"]

@@ -27,7 +27,7 @@ def test_train_refuses_before_training_and_replaces_on_request(tmp_path: Path) -
     assert "trial" not in run_lake(mine, "branches")
     assert "both changed 1 files" in run_lake(mine, "pull", "--merge", code=2)
     useless = mine.run("train.py", "--replace", "--data-ref", "main")
-    assert useless.returncode == 2 and "--data-ref does not change the data" in useless.stderr
+    assert useless.returncode == 2 and "--replace cannot be used with --data-ref" in useless.stderr
 
     run_lake(mine, "pull", "--merge", "--prefer", "local")
     assert "README.txt" in read_data(mine)

@@ -291,9 +291,9 @@ def test_unknown_names_are_usage_errors(trained: tuple[Project, str]) -> None:
         assert (done.returncode, done.stdout) == (2, ""), done.stderr
         assert text in done.stderr and "Traceback" not in done.stderr
     done = project.run("register_model.py", "--metric", "other_miou")
-    assert done.returncode == 1 and "no finished run with metric 'other_miou'" in done.stderr
+    assert done.returncode == 2 and "no finished run with metric 'other_miou'" in done.stderr
     done = project.run("register_model.py", "--metric", "val_loss")
-    assert done.returncode == 2 and "REGISTER_METRIC='val_loss': expected …miou or …accuracy" in done.stderr
+    assert done.returncode == 2 and "--metric val_loss: expected …miou or …accuracy" in done.stderr
 
 
 def test_smoke_runs_are_never_registered(trained: tuple[Project, str]) -> None:
