@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from unittest import mock
 
-from core.console import ArgumentParser
+from core.command_line.parser import CommandParser
 from core.i18n import mark, tr
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,12 +41,12 @@ def parser_of(script: str) -> argparse.ArgumentParser:
         raise _ParserBuiltError(parser)
 
     module = _load(script)
-    with mock.patch.object(ArgumentParser, "parse_args", built):
+    with mock.patch.object(CommandParser, "parse", built):
         try:
             module.parse([])
         except _ParserBuiltError as found:
             return found.parser
-    raise AssertionError(f"{script}: parse() does not call parse_args of core.console.ArgumentParser")
+    raise AssertionError(f"{script}: parse() does not call the method parse of CommandParser")
 
 
 def commands_of(script: str) -> Iterator[tuple[str, str, argparse.ArgumentParser]]:
@@ -86,5 +86,7 @@ def _is_shown(action: argparse.Action) -> bool:
 def _row(action: argparse.Action, parser: argparse.ArgumentParser) -> tuple[str, str]:
     metavar = parser._get_formatter()._format_args(action, str(action.metavar or action.dest.upper()))
     name = " ".join([", ".join(action.option_strings), metavar]).strip() if action.option_strings else metavar
-    choices = "" if action.choices is None or action.metavar is None else f" ({', '.join(map(str, action.choices))})"
-    return f"`{name}`", (action.help or "").replace("%%", "%") + choices
+    choices = "" if action.choices is None else ", ".join(map(str, action.choices))
+    if action.metavar is None or action.metavar == choices.replace(", ", "|"):
+        choices = ""  # they are in the name already
+    return f"`{name}`", (action.help or "").replace("%%", "%") + (f" ({choices})" if choices else "")
