@@ -6,7 +6,7 @@ python infer.py --input photo.jpg folder/          # new images of any size
 python infer.py --input clip.mp4                   # a video of overlays (pip install av)
 python infer.py --camera 0                         # the same of a camera, until Ctrl-C
 python infer.py --input photos/ --select 20        # and the 20 most uncertain images, to be annotated next
-python infer.py --model image-segmentation/2 --output out/
+python infer.py --model v1.0-acc85 --output out/   # of a tag; or: champion, 2, lock (lakefs.lock), models/model.pth
 python infer.py --serve                            # a page to drop images on, and POST /predict
 python infer.py --export onnx                      # for other programs, and for --engine onnxruntime
 """
@@ -45,8 +45,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the options; those that are not given are None."""
     parser = make_parser("infer.py", __doc__, meant="--input", settings=settings_without_option(Settings))
     parser.add_argument("--interactive", action="store_true", help=tr("choose a model from tables"))
-    parser.add_argument("--run-id", metavar="ID", help=tr("the model of this run"))
-    parser.add_argument("--model", metavar="NAME[@ALIAS|/VERSION]", help=tr("a registered model"))
+    parser.add_argument("--run-id", metavar="ID", help=tr("the model of this run; at least 4 characters of its ID"))
+    parser.add_argument(
+        "--model",
+        metavar="MODEL",
+        help=tr(
+            "champion, 2, NAME/2, lock (lakefs.lock), a tag such as v1.0-acc85, or a file such as models/model.pth"
+        ),
+    )
     add_mode_options(parser)
     parser.add_argument(
         "--engine",
@@ -123,22 +129,18 @@ def main(arguments: list[str]) -> int:
     """Predict as the options ask; return the exit code: 1 if an image could not be read."""
     options = parse(arguments)
     settings = load_settings(device=options.device, allow_truncated=options.allow_truncated)
-    from core.errors import AppError
     from inference.commands import Job, check_request, run
-    from registry.selection import select_model
-    from registry.versions import Registry
-    from utils import mlflow_utils
-    from versioning.lockfile import explained_by_lock
+    from registry.choice.selection import select_model
+    from utils.servers import Servers
 
     with name_origins(SETTINGS, given_options(options, Settings), ROOT / ".env"):
         check_request(settings, options)
-    client = mlflow_utils.connect(settings, read_only=not options.export)
-    with explained_by_lock(settings, AppError):
-        lineage = select_model(Registry(client, settings), options.run_id, options.model, options.interactive)
-    if lineage is None:
-        notify(tr("nothing chosen."))
-        return 0
-    return run(Job(options, settings, client, lineage))
+    with Servers(settings, read_only=not options.export) as servers:
+        origin = select_model(servers, options.model or options.run_id, options.interactive)
+        if origin is None:
+            notify(tr("nothing chosen."))
+            return 0
+        return run(Job(options, settings, servers, origin))
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ ACTIONS = Actions(
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the options; those that are not given are None."""
     parser = make_parser("register_model.py", __doc__, settings=settings_without_option(Settings))
-    parser.add_argument("--run-id", metavar="ID", help=tr("register this run"))
+    parser.add_argument("--run-id", metavar="ID", help=tr("register this run; at least 4 characters of its ID"))
     parser.add_argument("--list", action="store_true", help=tr("show versions and where they come from"))
     parser.add_argument("--json", action="store_true", help=tr("with --list: print only a JSON object"))
     parser.add_argument(

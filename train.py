@@ -104,7 +104,11 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 def add_action_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that select something else than a new training, and those that belong to them."""
     parser.add_argument("--resume", metavar="last|RUN_ID|PATH", help=tr("resume an interrupted run"))
-    parser.add_argument("--reproduce", metavar="RUN_ID", help=tr("train this run again and compare the metrics"))
+    parser.add_argument(
+        "--reproduce",
+        metavar="RUN",
+        help=tr("train this run again and compare the metrics; also lock, a tag, a version"),
+    )
     parser.add_argument(
         "--tolerance",
         type=number_from_zero,

@@ -171,6 +171,14 @@ def _warn_once(problem: str) -> None:
     warn(tr("{problem}; the code is recorded as 'none'", problem=problem))
 
 
+def detached_head(folder: Path) -> str | None:
+    """Return the tag, else the abbreviated commit, that `git checkout` of it left as HEAD; None on a branch or without Git."""
+    if find_problem(folder) is not None or run(folder, "symbolic-ref", "--quiet", "HEAD") is not None:
+        return None
+    tag = run(folder, "describe", "--tags", "--exact-match", "HEAD")
+    return tag or run(folder, "rev-parse", "--short=12", "--verify", "HEAD")
+
+
 def changed_code(folder: Path) -> list[CodeChange] | None:
     """Return the files of the project's code that differ from the commit; None if Git fails.
 

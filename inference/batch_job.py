@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -26,17 +28,20 @@ from dataset.decoding.options import DEFAULT_READING
 from dataset.decoding.samples import decode_raw
 from dataset.samples import Item
 from inference import outputs, pipeline
+from inference.earlier import results as earlier
 from inference.geo.georeference import is_georeferenced, require_rasterio
-from inference.geo.windows import is_large
+from inference.geo.windows import is_large, require_windows
 from inference.outputs import OutputDirectory
 from segmentation.evaluation import read_labels
 from segmentation.means import Coverage
 from segmentation.metrics import ConfusionMatrix
 from segmentation.predictor import InputImage, Prediction, Predictor
 from segmentation.preprocess import EVAL_BATCH
-from utils.lineage import Lineage
+from utils.identifiers import NONE
+from utils.lineage import Origin
 
 MAX_FILE_BYTES = 1 << 30  # an image file is read into memory at once
+SELECTED_BY = "model_selected_by"  # key of a record: the name by which the model was chosen
 Counts = npt.NDArray[np.int64]
 
 
@@ -56,20 +61,22 @@ def predict(
     predictor: Predictor,
     items: Sequence[Item],
     output: Path,
-    lineage: Lineage,
+    lineage: Origin,
     split: str | None,
     resume: bool = False,
     extras: Collection[str] = (),
 ) -> Outcome:
     """Predict every image at its own size; write <name>.png, <name>_overlay.jpg and predictions.json below `output`.
 
-    An image that cannot be read is reported and skipped. Predictions that an earlier call listed there are removed
-    first, so that a directory never mixes two models. With `resume`, those that are intact and from the same model and
-    settings are reused, and only the others are predicted. Raises UsageError if the earlier job differs, if another
-    process writes there, or if an output would replace a file that infer.py did not write.
+    An image that cannot be read is reported and skipped. Predictions that an earlier call listed there are set aside when
+    the first new one is ready, so that a directory never mixes two models, and are removed at the end. With `resume`,
+    those that are intact and from the same model and settings are reused, and only the others are predicted. Raises
+    UsageError if the earlier job differs, if another process writes there, or if an output would replace a file that
+    infer.py did not write.
     """
     job = BatchJob(predictor, items, output, lineage, split, extras)
     with outputs.lock_output_dir(output):
+        earlier.recover(output)
         job.outputs.reject_foreign_files(item.name for item in items if not item.fault)
         return _predict(job, resume)
 
@@ -77,19 +84,20 @@ def predict(
 def _predict(job: BatchJob, resume: bool) -> Outcome:
     if resume:
         job.reuse_finished()
-    else:
-        job.outputs.remove_listed()
+        job.replaces = False
     try:
         job.run()
     except KeyboardInterrupt:
         done, count = len(job.records), len(job.items)
-        notify(
-            tr(
-                "\n{done} of {count} images are done: repeat the command with --resume to continue",
-                done=done,
-                count=count,
+        if done:
+            notify(
+                tr(
+                    "\n{done} of {count} images are done: repeat the command with --resume to continue",
+                    done=done,
+                    count=count,
+                )
             )
-        )
+        earlier.report_kept(job.outputs.folder)
         raise
     return job.finish()
 
@@ -102,7 +110,7 @@ class BatchJob:
         predictor: Predictor,
         items: Sequence[Item],
         output: Path,
-        lineage: Lineage,
+        lineage: Origin,
         split: str | None,
         extras: Collection[str] = (),
     ) -> None:
@@ -112,11 +120,14 @@ class BatchJob:
         require_rasterio([str(path) for path in rasters.values()])
         self.large = {name for name, path in rasters.items() if is_large(path)}
         if self.large:
-            _require_windows(predictor, extras)
+            require_windows(predictor, extras)
         self.outputs = OutputDirectory(output, predictor.model.classes, self.settings, extras, rasters)
         self.records: dict[str, dict[str, Any]] = {}
         self.failed: list[str] = []
         self.reused = 0
+        self.replaces = True  # results of earlier calls; else they are completed
+        self._journal: IO[str] | None = None  # open from the first result on
+        self._beginning = threading.Lock()
         self.confusion = ConfusionMatrix(predictor.model.classes.num_classes)
 
     # --- resuming ---
@@ -124,7 +135,9 @@ class BatchJob:
     def reuse_finished(self) -> None:
         """Reuse predictions of an earlier call. Raises UsageError if it had another model or other settings."""
         settings, records = self.outputs.read_finished()
-        differs = [key for key in self.settings if settings.get(key) != self.settings[key]] if records else []
+        # The same model by another name is the same job.
+        compared = [key for key in self.settings if key != SELECTED_BY] if records else []
+        differs = [key for key in compared if settings.get(key) != self.settings[key]]
         if differs:
             key = differs[0]
             raise UsageError(
@@ -169,6 +182,18 @@ class BatchJob:
 
     # --- predicting ---
 
+    def begin_writing(self) -> IO[str]:
+        """Set earlier results that are replaced aside before the first result is written; return the journal.
+
+        Thread-safe; repeated calls do nothing.
+        """
+        with self._beginning:
+            if self._journal is None:
+                if self.replaces:
+                    earlier.set_aside(self.outputs)
+                self._journal = self.outputs.open_journal(self.settings, list(self.records.values()))
+            return self._journal
+
     def run(self) -> None:
         """Predict the images that are not finished, in batches of the size that validation uses."""
         predictor = self.predictor
@@ -178,10 +203,9 @@ class BatchJob:
         unfinished = [batch for batch in batches if any(item.name not in self.records for item in batch)]
         stages = pipeline.Stages(self.read, predictor.predict, self.write)
         total = sum(map(len, unfinished))
-        with (
-            self.outputs.open_journal(self.settings, list(self.records.values())) as journal,
-            predictor.streams(len(batches)) as (streams, begin),
-        ):
+        with contextlib.ExitStack() as stack:
+            streams, begin = stack.enter_context(predictor.streams(len(batches)))
+            stack.callback(self._close_journal)
             results = pipeline.run(unfinished, stages, streams, helpers=predictor.cores, begin=begin)
             for item, outcome in progress(results, total, tr("predict"), tr("images")):
                 if isinstance(outcome, UsageError):
@@ -190,17 +214,22 @@ class BatchJob:
                 elif item.name not in self.records:
                     self.records[item.name], counts = outcome
                     self.confusion.counts += counts
-                    outputs.append_record(journal, self.records[item.name])
+                    outputs.append_record(self.begin_writing(), self.records[item.name])
                     if self.records[item.name].get("truncated"):
                         warn(tr("{path}: truncated JPEG: the missing part is grey", path=item.image))
-            self.run_large(journal)
+            self.run_large()
 
-    def run_large(self, journal: IO[str]) -> None:
+    def _close_journal(self) -> None:
+        if self._journal is not None:
+            self._journal.close()
+
+    def run_large(self) -> None:
         """Predict the georeferenced images that do not fit into memory, one at a time."""
         predictor = self.predictor.with_tiles() if self.large else self.predictor
         for item in self.items:
             if item.name not in self.large or item.name in self.records:
                 continue
+            self.begin_writing()
             try:
                 record = self.outputs.write_large(item.name, item.image, predictor)
             except UsageError as error:
@@ -208,7 +237,7 @@ class BatchJob:
                 self.failed.append(str(error))
                 continue
             self.records[item.name] = {"input": _input_name(item), "input_sha256": file_sha256(item.image), **record}
-            outputs.append_record(journal, self.records[item.name])
+            outputs.append_record(self.begin_writing(), self.records[item.name])
 
     def read(self, item: Item) -> InputImage:
         """Decode an image. Raises UsageError that names the file."""
@@ -227,6 +256,7 @@ class BatchJob:
 
     def write(self, item: Item, image: InputImage, prediction: Prediction) -> tuple[dict[str, Any], Counts]:
         """Write an image's files; return its record, and its confusion matrix, zeros for an image without a mask."""
+        self.begin_writing()
         classes, indices = self.predictor.model.classes, prediction.indices
         record: dict[str, Any] = {
             "input": _input_name(item),
@@ -256,7 +286,7 @@ class BatchJob:
         return confusion
 
     def finish(self) -> Outcome:
-        """Write predictions.json and return the result."""
+        """Write predictions.json and return the result; without any result, earlier ones stay as they are."""
         model = self.predictor.model
         measured = any(item.mask for item in self.items)
         outcome = Outcome(
@@ -269,6 +299,13 @@ class BatchJob:
         )
         classes = str(Coverage.of(outcome.iou.values()))
         means = {"accuracy": outcome.accuracy, "miou": outcome.miou, "classes": classes, "iou": outcome.iou}
+        folder = self.outputs.folder
+        if not self.records and earlier.exist(folder):
+            self._close_journal()
+            earlier.recover(folder)
+            earlier.report_kept(folder)
+            return outcome
+        self.begin_writing().close()
         self.outputs.finish(
             {
                 **self.settings,
@@ -279,6 +316,7 @@ class BatchJob:
                 "broken": self.failed,
             }
         )
+        earlier.discard(folder)
         return outcome
 
 
@@ -286,27 +324,20 @@ def _is_raster(item: Item) -> bool:
     return item.fault is None and item.page is None and is_georeferenced(item.image)
 
 
-def _require_windows(predictor: Predictor, extras: Collection[str]) -> None:
-    """Raise UsageError for options that need all of an image at once."""
-    unfit = sorted({"probabilities", "coco", "polygons"} & set(extras))
-    options = [f"--extra {name}" for name in unfit] + (["--tta"] if predictor.method.flip else [])
-    if options:
-        raise UsageError(tr("{option} cannot be used with images that are predicted in windows", option=options[0]))
-
-
 def _input_name(item: Item) -> str:
     """Return the name of the input in predictions.json: that in the data commit, else the path of --input."""
     return str(item.image) if item.mask is None else item.name
 
 
-def describe_origin(predictor: Predictor, lineage: Lineage) -> dict[str, Any]:
+def describe_origin(predictor: Predictor, lineage: Origin) -> dict[str, Any]:
     """Return which model, data, code and settings make the predictions, as stored in each record."""
     return {
         "model_version": lineage.version,
+        SELECTED_BY: lineage.selected_by,
         "run_id": lineage.run_id,
-        "lakefs_model_path": str(lineage.model_path),
+        "lakefs_model_path": str(lineage.model_path or NONE),
         "model_sha256": lineage.model_sha256,
-        "lakefs_data_path": str(lineage.data_path),
+        "lakefs_data_path": str(lineage.data_path or NONE),
         "git_commit": lineage.git_commit,
         "git_dirty": predictor.model.lineage.get("git_dirty", "none"),
         "device": predictor.device.type,

@@ -22,7 +22,7 @@ from inference.batch_job import describe_origin
 from inference.outputs import lock_output_dir
 from inference.video import FrameSource, require_rgb_model, write_overlay_video
 from segmentation.predictor import Predictor
-from utils.lineage import Lineage
+from utils.lineage import Origin
 
 CLOCK_HZ = 90_000  # of the timestamps that frames get on arrival, as in most videos
 FRAME_TIMEOUT_S = 10.0
@@ -134,7 +134,7 @@ class LiveFrames:
             self.container.close()
 
 
-def predict_camera(predictor: Predictor, source: Camera, seconds: float | None, lineage: Lineage, output: Path) -> int:
+def predict_camera(predictor: Predictor, source: Camera, seconds: float | None, lineage: Origin, output: Path) -> int:
     """Predict a camera into <name>_overlay.mp4 and .json until Ctrl-C or for some seconds; return the exit code.
 
     Raises UsageError if the camera cannot be opened or sends no frames.

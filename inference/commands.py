@@ -18,16 +18,14 @@ from core.safety.terminal import escape_line
 from core.settings import InvalidSetting
 from dataset.directory import OUTPUT_FOLDER
 from inference import ownership
-from utils.lakefs_utils import connect
-from utils.lineage import Lineage
+from utils.lineage import Lineage, Origin
+from utils.servers import Servers
 
 if TYPE_CHECKING:
     import torch
-    from mlflow import MlflowClient
 
     from dataset.samples import Item
     from segmentation.predictor import Predictor
-    from utils.lakefs_utils import LakeFS
 
 LOOPBACK = "127.0.0.1"  # default address of --serve
 SHOWN = 10  # selected images that are listed on the console
@@ -39,8 +37,21 @@ class Job:
 
     options: argparse.Namespace
     settings: Settings
-    client: MlflowClient
-    lineage: Lineage
+    servers: Servers
+    origin: Origin
+
+    @property
+    def lineage(self) -> Lineage:
+        """The complete origin, for what needs a run. Raises UsageError for a model whose origin is not known."""
+        if not isinstance(self.origin, Lineage):
+            raise UsageError(
+                tr(
+                    "{file}: no record has its SHA-256, so that it has no place in lakeFS: choose the model of a run or "
+                    "version (python register_model.py --list)",
+                    file=self.origin.file,
+                )
+            )
+        return self.origin
 
     @property
     def output(self) -> Path:
@@ -101,11 +112,10 @@ def export(job: Job, kind: str) -> int:
 
     from segmentation.model_file import load_model
 
-    show(job.lineage)
-    with connect(job.settings) as lake:
-        model_file = _model_file(job, lake)
-        model = load_model(model_file, job.lineage.model_sha256, torch.device("cpu"))
-        file, place, difference = exporting.export(model, kind, job.lineage, lake, job.client, job.settings)
+    lineage, servers = job.lineage, job.servers
+    show(lineage)
+    model = load_model(_model_file(job), lineage.model_sha256, torch.device("cpu"))
+    file, place, difference = exporting.export(model, kind, lineage, servers.lake, servers.client, job.settings)
     notify(
         tr(
             "logits within {difference:.2g} of the original's: {file}\n  {place}",
@@ -121,10 +131,10 @@ def serve(job: Job) -> int:
     """Serve a web page and POST /predict until Ctrl-C."""
     from inference import server
 
-    with connect(job.settings) as lake:
-        predictor = load_predictor(job, lake)
-    show(job.lineage)
-    return server.serve(predictor, job.lineage, job.settings, job.options.host or LOOPBACK, job.options.port)
+    predictor = load_predictor(job)
+    job.servers.close()
+    show(job.origin)
+    return server.serve(predictor, job.origin, job.settings, job.options.host or LOOPBACK, job.options.port)
 
 
 def predict_camera(job: Job) -> int:
@@ -132,11 +142,11 @@ def predict_camera(job: Job) -> int:
     from inference import camera, video
 
     video.require_pyav("--camera")
-    with connect(job.settings) as lake:
-        predictor = load_predictor(job, lake)
-    show(job.lineage)
+    predictor = load_predictor(job)
+    job.servers.close()
+    show(job.origin)
     source = camera.find_camera(job.options.camera)
-    return camera.predict_camera(predictor, source, job.options.seconds, job.lineage, job.output)
+    return camera.predict_camera(predictor, source, job.options.seconds, job.origin, job.output)
 
 
 def predict_files(job: Job) -> int:
@@ -151,11 +161,11 @@ def predict_files(job: Job) -> int:
     if videos and (options.resume or options.extra or options.select):
         raise UsageError(tr("--resume, --extra and --select cannot be used with videos"))
     items = [] if videos else inputs.collect_items(options.input)
-    with connect(job.settings) as lake:
-        predictor = load_predictor(job, lake)
-    show(job.lineage)
+    predictor = load_predictor(job)
+    job.servers.close()
+    show(job.origin)
     if videos:
-        return video.predict_videos(predictor, videos, job.lineage, job.output)
+        return video.predict_videos(predictor, videos, job.origin, job.output)
     return _predict(job, predictor, items, None)
 
 
@@ -164,10 +174,13 @@ def predict_split(job: Job) -> int:
     from dataset.samples import committed_items
 
     _require_extras(job.options)
-    with connect(job.settings) as lake:
-        predictor = load_predictor(job, lake)
-        split, items = committed_items(lake, job.lineage.data_path, job.options.split, job.settings.cache_dir)
-    show(job.lineage)
+    source = job.origin.data_path
+    if source is None:
+        raise UsageError(tr("{file}: does not record its data: name images with --input", file=job.origin.file))
+    predictor = load_predictor(job)
+    split, items = committed_items(job.servers.lake, source, job.options.split, job.settings.cache_dir)
+    job.servers.close()
+    show(job.origin)
     return _predict(job, predictor, items, split)
 
 
@@ -178,14 +191,20 @@ def _require_extras(options: argparse.Namespace) -> None:
         require_pycocotools()
 
 
-def _model_file(job: Job, lake: LakeFS) -> Path:
-    """Download and verify the model file and, if it is required, its signature. Raises AppError."""
+def _model_file(job: Job) -> Path:
+    """Return the model file, downloaded and verified unless it is local, and its signature verified if it is required.
+
+    Raises AppError.
+    """
     if job.options.require_signature is not None:
-        return _signed_model_file(job, lake, job.options.require_signature)
-    return lake.verified_file(job.lineage.model_path, job.lineage.model_sha256, job.settings.cache_dir)
+        return _signed_model_file(job, job.options.require_signature)
+    if job.origin.file is not None:
+        return job.origin.file
+    lineage = job.lineage
+    return job.servers.lake.verified_file(lineage.model_path, lineage.model_sha256, job.settings.cache_dir)
 
 
-def _signed_model_file(job: Job, lake: LakeFS, key: Path) -> Path:
+def _signed_model_file(job: Job, key: Path) -> Path:
     """Return the model file of the version's release. Raises AppError unless all its files are signed with this key.
 
     What the signed statement says of model, data, code, run and version must be what the registry says.
@@ -201,7 +220,7 @@ def _signed_model_file(job: Job, lake: LakeFS, key: Path) -> Path:
         raise UsageError(tr("run {run_id} is not registered: only promoted models are signed", run_id=lineage.run_id))
     name, _, number = lineage.version.rpartition(" v")
     with mlflow_utils.convert_errors(job.settings, tr("reading the version")):
-        recorded = job.client.get_model_version(name, number).tags.get(RELEASE_TAG)
+        recorded = job.servers.client.get_model_version(name, number).tags.get(RELEASE_TAG)
     if recorded is None:
         raise UsageError(
             tr(
@@ -210,12 +229,12 @@ def _signed_model_file(job: Job, lake: LakeFS, key: Path) -> Path:
                 number=number,
             )
         )
-    folder = verified_release(lake, LakePath.parse(recorded), key, lineage, job.settings.cache_dir)
+    folder = verified_release(job.servers.lake, LakePath.parse(recorded), key, lineage, job.settings.cache_dir)
     notify(tr("signed with {key}: {version}", key=key, version=lineage.version))
     return folder / MODEL_FILE
 
 
-def load_predictor(job: Job, lake: LakeFS) -> Predictor:
+def load_predictor(job: Job) -> Predictor:
     """Download and verify the model and, with --engine onnxruntime, its export."""
     from segmentation.model_file import load_model
     from segmentation.predictor import Method, Predictor
@@ -226,13 +245,13 @@ def load_predictor(job: Job, lake: LakeFS) -> Predictor:
     device = choose_device(settings.device) if engine == "torch" else onnx_device(settings)
     if device.type == "cpu":
         keep_freed_memory()
-    model_file = _model_file(job, lake)
+    model_file = _model_file(job)
     if engine == "onnxruntime":
         from inference.export import fetch_onnx, onnx_forward
 
-        exported = fetch_onnx(job.lineage, lake, job.client, settings, settings.cache_dir)
+        exported = fetch_onnx(job.lineage, job.servers.lake, job.servers.client, settings, settings.cache_dir)
         forward = onnx_forward(exported.read_bytes())
-    model = load_model(model_file, job.lineage.model_sha256, device)
+    model = load_model(model_file, job.origin.model_sha256, device)
     if settings.allow_truncated:
         model = replace(model, reading=replace(model.reading, allow_truncated=True))
     method = Method(options.tile, options.tta, "probabilities" in options.extra, options.select is not None)
@@ -260,7 +279,7 @@ def _predict(job: Job, predictor: Predictor, items: Sequence[Item], split: str |
         notify(tr("input: {split} split, {count} images", split=split, count=len(items)))
     else:
         notify(tr("input: {count} new images", count=len(items)))
-    outcome = batch_job.predict(predictor, items, job.output, job.lineage, split, options.resume, options.extra)
+    outcome = batch_job.predict(predictor, items, job.output, job.origin, split, options.resume, options.extra)
     if outcome.miou is not None:
         notify(
             tr(
@@ -293,14 +312,16 @@ def _select(job: Job, predictor: Predictor) -> None:
     )
 
 
-def show(lineage: Lineage) -> None:
+def show(origin: Origin) -> None:
     """Report which model, run, code and data are used."""
+    unregistered = tr("unregistered run") if isinstance(origin, Lineage) else str(origin.file)
     notify(
         tr(
             "model: {name} (MLflow run {run_id}, Git {commit})",
-            name=lineage.version or tr("unregistered run"),
-            run_id=lineage.run_id,
-            commit=lineage.git_commit[:12],
+            name=origin.version or unregistered,
+            run_id=origin.run_id,
+            commit=origin.git_commit[:12],
         )
     )
-    notify(f"  {lineage.model_path}\n  {lineage.data_path}")
+    places = (origin.model_path or f"SHA-256 {origin.model_sha256}", origin.data_path)
+    notify("\n".join(f"  {place}" for place in places if place is not None))

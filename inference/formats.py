@@ -1,6 +1,7 @@
 """Names that inference stores: files of an output directory, keys of records, exports. Does not load torch."""
 
 LISTING = "predictions.json"  # of an output directory
+JOURNAL = ".predictions.jsonl"  # of it while a job runs: its settings, then one line for each finished image
 VIDEO_RECORD_SUFFIX = "_overlay.json"  # of the record beside the overlay of a video
 LABELME_SUFFIX = "_shapes.json"  # of the outlines of an image, in labelme's format
 OWN_FILES = ("mask", "overlay", "probabilities", "polygons")  # keys of an image's record that name files

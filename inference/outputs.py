@@ -27,12 +27,11 @@ from dataset.classes import ClassMap, UInt8
 from dataset.overlay import overlay
 from inference import ownership, polygons
 from inference.coco import coco_json
-from inference.formats import LABELME_SUFFIX, LISTING
+from inference.formats import JOURNAL, LABELME_SUFFIX, LISTING
 from inference.gallery import write_gallery
 from inference.geo.georeference import MASK_SUFFIX, encode_geotiff, read_georeference
 from segmentation.predictor import Prediction, Predictor
 
-JOURNAL = ".predictions.jsonl"  # while a job runs: its settings, then one line for each finished image
 LOCK, OWNER = ".predictions.lock", ".predictions.owner"  # while a process writes: its lock, and its process id
 AREAS, COCO, POLYGONS = "areas.csv", "predictions_coco.json", "predictions_polygons.json"  # of the whole directory
 GALLERY = "index.html"  # likewise
@@ -80,6 +79,7 @@ class OutputDirectory:
     ) -> None:
         self.folder, self.classes, self.origin, self.extras = folder, classes, origin, extras
         self.georeferenced = frozenset(georeferenced)
+        self.verified: frozenset[str] = frozenset()  # files of earlier jobs that were hashed and are unchanged
         self._check_parent_once = functools.cache(self._check_parent)  # resolves links: costs system calls
 
     def path_of(self, relative: str) -> Path:
@@ -155,19 +155,20 @@ class OutputDirectory:
         targets = [file for name in names for file in self.file_names(name).values()]
         for name in targets:
             self.path_of(name)  # raises for a path outside
-        listed = self._listed()
         # With a journal, the call that made it has checked the summaries; it may have been killed while writing them.
         summaries = [] if (self.folder / JOURNAL).exists() else self._summaries()
-        ownership.reject_replacing(self.folder, [*targets, *summaries], listed)
-        ownership.reject_other_images(self.folder, targets, listed)
+        ownership.reject_replacing(self.folder, [*targets, *summaries], self.listed)
+        ownership.reject_other_images(self.folder, targets, self.listed)
+        self.verified = frozenset([*targets, *summaries])
 
     def _summaries(self) -> list[str]:
         """Return the files of the whole directory that this job writes besides the listing."""
         by_extra = {"areas": AREAS, "coco": COCO, "polygons": POLYGONS}
         return [GALLERY, *(name for extra, name in by_extra.items() if extra in self.extras)]
 
-    def _listed(self) -> dict[str, str]:
-        """Return the files of an earlier job and their SHA-256, by relative path.
+    @functools.cached_property
+    def listed(self) -> dict[str, str]:
+        """The files of an earlier job and their SHA-256, by relative path, as they were when the lock was taken.
 
         The gallery of a listed job is taken for ours: galleries of earlier versions have no mark.
         """
@@ -217,15 +218,6 @@ class OutputDirectory:
         return UsageError(
             tr("{path}: not a listing written by infer.py ({error}): move or remove it", path=path, error=error)
         )
-
-    def remove_listed(self) -> None:
-        """Remove the files that earlier jobs listed; other and changed files in the directory are not touched."""
-        for name, sha256 in self._listed().items():
-            path = self.path_of(name)
-            if ownership.may_replace(path, sha256):
-                path.unlink(missing_ok=True)
-        for name in (LISTING, JOURNAL):
-            (self.folder / name).unlink(missing_ok=True)
 
     def open_journal(self, job: dict[str, Any], records: Sequence[dict[str, Any]]) -> IO[str]:
         """Create a journal of the settings and these records, remove the listing, and return the open journal."""

@@ -38,7 +38,7 @@ from inference.outputs import compute_class_shares, encode_mask
 from inference.serving.connections import LimitedProtocol
 from inference.serving.uploads import TooLargeError, Uploads
 from segmentation.predictor import Predictor
-from utils.lineage import Lineage
+from utils.lineage import Origin
 
 TEMPLATE = Path(__file__).with_name("serve.html")
 MAX_WAITING = 8  # images that may wait for the one being predicted; more are rejected
@@ -204,7 +204,7 @@ def configure(app: Starlette) -> uvicorn.Config:
     )
 
 
-def serve(predictor: Predictor, lineage: Lineage, settings: Settings, host: str, port: int) -> NoReturn:
+def serve(predictor: Predictor, lineage: Origin, settings: Settings, host: str, port: int) -> NoReturn:
     """Serve until Ctrl-C, which raises KeyboardInterrupt. Raises UsageError for an address that cannot be used."""
     listener = open_listener(host, port)
     local = is_loopback(host)

@@ -27,7 +27,7 @@ from inference.inputs import VIDEO_SUFFIXES
 from inference.outputs import compute_class_shares, lock_output_dir, origin_comment
 from segmentation.predictor import InputImage, Prediction, Predictor
 from segmentation.preprocess import EVAL_BATCH
-from utils.lineage import Lineage
+from utils.lineage import Origin
 
 # Formats are limited whatever the name of a file: FFmpeg also opens formats that list other files or URLs.
 SAFE_FORMATS = {"format_whitelist": "mov,matroska,avi", "protocol_whitelist": "file"}
@@ -89,7 +89,7 @@ class FrameSource:
     count: int | None = None  # known for most files
 
 
-def predict_videos(predictor: Predictor, videos: Sequence[Path], lineage: Lineage, output: Path) -> int:
+def predict_videos(predictor: Predictor, videos: Sequence[Path], lineage: Origin, output: Path) -> int:
     """Predict videos into a directory; return the exit code. Raises AppError at the end for those that failed."""
     require_rgb_model(predictor)
     failed = []

@@ -95,7 +95,9 @@ class Chain:
         if problem:
             link.faults.append(problem)
         else:
-            notes += git.list_tags(ROOT, link.name)
+            notes.append(tr("the code that trained it"))
+            of_commit = git.list_tags(ROOT, link.name)
+            notes += [tr("Git tags of this code: {tags}", tags=", ".join(of_commit))] if of_commit else []
         if known.get("git_dirty") == "true":
             state, fault = self._read_patch(run_id, tags)
             notes.append(tr("with uncommitted changes ({state})", state=state))

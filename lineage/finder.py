@@ -19,13 +19,13 @@ from core.safety.terminal import escape_line
 from inference.formats import EXPORT_FILES, LISTING, export_sha256_tag
 from lineage import predictions
 from lineage.links import Facts, Link, commit_facts, is_tag_of
-from registry.versions import Registry
 from segmentation.file_names import METRICS_FILE, MLMODEL
-from utils import mlflow_utils
-from utils.identifiers import CommitId
+from utils import mlflow_utils, run_names
+from utils.identifiers import CommitId, RunId
 from utils.lakefs_utils import LakeFS, LakePath
-from versioning.lockfile import Lock, parse_lock
+from versioning.lockfile import Lock, parse_lock, require_lock
 from versioning.migrate import EMBEDDED_ID
+from versioning.versions import LOCK
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -55,24 +55,73 @@ class Finder:
             path = predictions.find_record(path) or path
         if path.is_file():
             link = predictions.prediction_link(path)
-            return self.find_file(path) if link is None else ([link], [link.facts["run_id"]])
+            return self.find_file(path) if link is None else ([link], [self._predicting_run(link)])
         if target.startswith("lakefs://"):
             lake_path = LakePath.parse(target if target.count("/") > 3 else target + "/")
             return self.find_commit(lake_path.repo, lake_path.ref)
-        if re.fullmatch(r"[0-9a-f]{32}", target):
-            mlflow_utils.get_run(self.client, self.settings, target)
-            return [], [target]
-        git_commit = git_utils.resolve(ROOT, target)
+        if target == LOCK:
+            lock = require_lock(ROOT)
+            return [Link(LOCK_NAME, str(ROOT / LOCK_NAME), facts=_lock_facts(lock))], [lock.run_id]
+        return self._find_named(target, path)
+
+    def _predicting_run(self, link: Link) -> str:
+        """Return the run whose model made a prediction. Raises UsageError if nobody knows it."""
+        known = link.facts.get("run_id")
+        found = [known] if known else self.runs_with_tag("model_sha256", link.facts["model_sha256"])
+        if not found:
+            raise UsageError(
+                tr(
+                    "{name}: predicted with a model file that no run recorded (SHA-256 {sha256})",
+                    name=link.name,
+                    sha256=link.facts["model_sha256"],
+                )
+            )
+        return found[0]
+
+    def _find_named(self, target: str, path: Path) -> tuple[list[Link], list[str]]:
+        """Find a run, a version, or a commit or tag of Git or lakeFS. Raises UsageError for a name with several meanings."""
+        named = run_names.find_named(self.client, self.settings, target)
+        git_commit = None if RunId.accepts(target.lower()) else git_utils.resolve(ROOT, target)
+        meanings = [run_names.describe(one) for one in named]
+        meanings += [f"Git {git_commit}"] if git_commit else []
+        if run_names.RUN_PREFIX.fullmatch(target) and not RunId.accepts(target.lower()):
+            commit = self._lakefs_commit(target)
+            meanings += [f"lakefs://{self.lake.repo}/{commit}/"] if commit else []
+        if len(meanings) > 1:
+            raise run_names.ambiguous(target, meanings)
+        if named:
+            return [], [named[0].run_id]
         if git_commit:
             return self.find_git(target, git_commit)
-        registry = Registry(self.client, self.settings)
-        if re.fullmatch(r"[^/]*@[^/]*|[^/@]+/v?\d+|v?\d{1,9}", target) or target in registry.aliases():
-            version = registry.find(registry.qualify(target))
-            return [], [str(version.run_id or version.tags.get("run_id"))]
-        if path.suffix.lower() in TRACEABLE_SUFFIXES or "/" in target or "\\" in target:
+        a_path = "\\" in target or ("/" in target and not run_names.QUALIFIED.fullmatch(target))
+        if a_path or path.suffix.lower() in TRACEABLE_SUFFIXES or path.is_dir():
             problem = tr("directory without predictions") if path.is_dir() else tr("no such file")
             raise UsageError(escape_line(f"{target}: {problem}"))
+        if run_names.QUALIFIED.fullmatch(target) or self._lakefs_commit(target) is None:
+            raise self._unknown(target)
         return self.find_commit(self.lake.repo, target)
+
+    def _lakefs_commit(self, ref: str) -> str | None:
+        """Return the commit of a reference of lakeFS; None if there is none."""
+        try:
+            return self.lake.resolve(ref)
+        except UsageError:
+            return None
+
+    def _unknown(self, target: str) -> UsageError:
+        """Return the error for a name that nothing has: what there is, and the nearest of it."""
+        versions = run_names.registered_names(self.client, self.settings)
+        in_lakefs = self.lake.list_refs("tags") if self.lake.has_repository() else ()
+        tags = dict.fromkeys([*git_utils.list_tags(ROOT), *dict(in_lakefs)])
+        return UsageError(
+            tr(
+                "'{target}' is not a file, run, version, commit or tag{hint} (versions: {versions}; tags: {tags})",
+                target=escape_line(target)[:80],
+                hint=run_names.nearest(target, [*versions, *tags]),
+                versions=run_names.abbreviated(list(versions.values())) or tr("none"),
+                tags=run_names.abbreviated(list(tags)) or tr("none"),
+            )
+        )
 
     def find_file(self, path: Path) -> tuple[list[Link], list[str]]:
         """Find a model file, an export, metrics.json or MLmodel by its SHA-256, else by the files beside it."""

@@ -62,6 +62,8 @@ class LakeFSLinks:
                 model.faults.append(hash_mismatch(tr("the commit's metadata"), stated["model_sha256"], found))
             model.facts = {**stated, "model_sha256": found, "lakefs_model_commit": path.ref}
             model.facts.pop("lakefs_model_path", None)
+            tags = [name for name, commit in self.lake.list_refs("tags", path.repo) if commit == path.ref]
+            model.note = tr("tags of this result: {tags}", tags=", ".join(tags)) if tags else ""
             if not report.faults:
                 model.faults += _metadata_faults(metadata, metrics)
         if not report.faults:

@@ -17,6 +17,7 @@ from core.hashing import file_sha256
 from core.i18n import tr
 from inference.formats import LISTING, OWN_FILES, VIDEO_RECORD_SUFFIX
 from lineage.links import LINEAGE_KEYS, MODEL_METRICS, Facts, Link, format_metric, hash_mismatch
+from utils.identifiers import NONE
 
 
 def find_record(folder: Path) -> Path | None:
@@ -103,13 +104,18 @@ def _record_link(path: Path, record: _Record, images: Sequence[dict[str, Any]], 
 
 def _record_facts(content: dict[str, Any]) -> Facts:
     """Return what a record states about the chain. Raises KeyError and TypeError for JSON that is not a record."""
-    facts = {key: str(content[key]) for key in LINEAGE_KEYS}
+    facts = _known({key: str(content[key]) for key in LINEAGE_KEYS})
     if "git_dirty" in content:
         facts["git_dirty"] = str(content["git_dirty"])
     if content.get("model_version"):
         facts["version"] = str(content["model_version"])
     metrics = dict(content.get("model_metrics", {}))
     return facts | {key: format_metric(metrics[key]) for key in MODEL_METRICS if key in metrics}
+
+
+def _known(facts: Facts) -> Facts:
+    """Return facts without run and paths of lakeFS that were not known: a model file may come without its records."""
+    return {key: value for key, value in facts.items() if value != NONE or key == "git_commit"}
 
 
 def _checksum_faults(record: _Record) -> Iterator[str]:
@@ -157,7 +163,7 @@ def _png_text_link(path: Path) -> Link | None:
     if not all(key in text for key in LINEAGE_KEYS):
         return None
     note = tr("found by its PNG text; its pixels are only protected by their CRC")
-    link = Link(tr("prediction"), str(path), note, {key: text[key] for key in LINEAGE_KEYS})
+    link = Link(tr("prediction"), str(path), note, _known({key: text[key] for key in LINEAGE_KEYS}))
     if text.get("model_version", "None") != "None":
         link.facts["version"] = text["model_version"]
     return link

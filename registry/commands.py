@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,15 +12,19 @@ from core.errors import EXIT_BELOW_THRESHOLD, EXIT_DONE, EXIT_FAILED, AppError, 
 from core.i18n import tr
 from core.reporting import notify, warn
 from core.safety.terminal import escape_line
+from registry.choice.selection import model_of
 from registry.experiment_branch import delete_experiment
 from registry.overview import overview
 from registry.promotion import Promotion, lock_registry, require_registrable, require_threshold
 from registry.state import read_state
-from registry.versions import CHAMPION, PENDING, REGISTERED, STATE, TEST_METRICS, Registry, version_lineage
+from registry.versions import PENDING, REGISTERED, STATE, TEST_METRICS, Registry, version_lineage
 from segmentation.means import format_metric
 from utils import mlflow_utils
 from utils.lakefs_utils import connect
+from utils.run_names import CHAMPION
+from utils.servers import Servers
 from versioning.lockfile import explained_by_lock
+from versioning.naming.results import resolve_model, resolve_run
 from versioning.provenance.signing import make_key
 
 if TYPE_CHECKING:
@@ -57,7 +60,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
 def register(promotion: Promotion, options: argparse.Namespace, finished: list[str]) -> int:
     """Register one run, unless it has a version; the exit code tells what it became, or what `finished` became before."""
     registry, settings = promotion.registry, promotion.registry.settings
-    run = choose_run(registry, options)
+    run = choose_run(registry, promotion.lake, options)
     if run is None:
         notify(tr("nothing chosen: nothing registered."))
         return EXIT_DONE
@@ -92,11 +95,12 @@ def register(promotion: Promotion, options: argparse.Namespace, finished: list[s
     return EXIT_BELOW_THRESHOLD if finished and champion not in finished else EXIT_DONE
 
 
-def choose_run(registry: Registry, options: argparse.Namespace) -> Run | None:
+def choose_run(registry: Registry, lake: LakeFS, options: argparse.Namespace) -> Run | None:
     """Return the run of the options; else the best since the newest version was created, or without one, of all."""
     client, settings = registry.client, registry.settings
     if options.run_id:
-        return mlflow_utils.get_run(client, settings, options.run_id)
+        run_id = resolve_run(_servers(registry, lake), options.run_id)
+        return mlflow_utils.get_run(client, settings, run_id)
     runs = mlflow_utils.find_best_runs(client, settings)
     if options.manual:
         return ask_run(registry, runs)
@@ -129,7 +133,7 @@ def rollback(promotion: Promotion, options: argparse.Namespace) -> int:
             notify(tr("nothing chosen."))
             return EXIT_DONE
     else:
-        target = registry.find(registry.qualify(options.rollback)) if options.rollback else None
+        target = named_version(registry, promotion.lake, options.rollback) if options.rollback else None
     promotion.rollback(target)
     return EXIT_DONE
 
@@ -145,17 +149,31 @@ def compare(registry: Registry, lake: LakeFS, options: argparse.Namespace) -> in
             notify(tr("nothing chosen."))
             return EXIT_DONE
     else:
-        pair = [named_model(registry, spec) for spec in options.compare]
+        pair = [named_model(registry, lake, spec) for spec in options.compare]
     settings = registry.settings
     compare_models(settings, lake, pair[0], pair[1], options.output or settings.model_path.parent / "compare")
     return EXIT_DONE
 
 
-def named_model(registry: Registry, spec: str) -> Lineage:
-    """Return the model of a run id, or of a version: 3, v3, champion, NAME/3, NAME@champion."""
-    if re.fullmatch(r"[0-9a-f]{32}", spec):
-        return mlflow_utils.run_lineage(mlflow_utils.get_run(registry.client, registry.settings, spec))
-    return version_lineage(registry.find(registry.qualify(spec)))
+def named_model(registry: Registry, lake: LakeFS, name: str) -> Lineage:
+    """Return the model of a run, version, tag or lakefs.lock by any of its names: see `versioning/naming/results.py`."""
+    servers = _servers(registry, lake)
+    return model_of(servers, resolve_model(servers, name), name)
+
+
+def named_version(registry: Registry, lake: LakeFS, name: str) -> ModelVersion:
+    """Return a version by any of its names, or of those of its run. Raises UsageError for a run without one."""
+    choice = resolve_model(_servers(registry, lake), name)
+    found = choice.version or registry.versions_by_run().get(choice.run_id)
+    if found is None:
+        raise UsageError(
+            tr("run {run_id} is not registered: python register_model.py --run-id {run_id}", run_id=choice.run_id)
+        )
+    return found
+
+
+def _servers(registry: Registry, lake: LakeFS) -> Servers:
+    return Servers(registry.settings, client=registry.client, lake=lake)
 
 
 def ask_version(registry: Registry, prompt: str) -> ModelVersion | None:

@@ -23,11 +23,12 @@ from dataset.samples import Item, committed_items
 from registry.intervals import MIN_GROUPS, gain_interval
 from registry.metrics import run_metric, split_metric
 from registry.overlap import seen_in_training
-from registry.versions import CHALLENGER, CHAMPION
+from registry.versions import CHALLENGER
 from segmentation.evaluation import EvaluationResult, measure
 from segmentation.means import Coverage, format_mean, format_metric
 from segmentation.model_file import Model, load_model
 from utils.lakefs_utils import LakeFS
+from utils.run_names import CHAMPION
 
 if TYPE_CHECKING:
     from config import Settings

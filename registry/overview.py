@@ -27,7 +27,7 @@ def overview(registry: Registry, numbered: bool = False, versions: Sequence[Mode
         tr("verdict"),
         tr("date"),
         tr("run"),
-        "Git",
+        tr("trained with Git"),
         tr("data commit"),
         tr("model commit"),
     ]

@@ -29,7 +29,6 @@ from registry.release import release
 from registry.state import RegistryState, is_registered_here, read_state
 from registry.versions import (
     CHALLENGER,
-    CHAMPION,
     DONE,
     GATE,
     PENDING,
@@ -45,6 +44,7 @@ from registry.versions import (
 from segmentation.means import Coverage, format_mean, format_metric
 from utils import mlflow_utils
 from utils.lakefs_utils import LakeFS
+from utils.run_names import CHAMPION
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -237,7 +237,8 @@ class Promotion:
 
         Its file is verified first. The former champion is marked, so that no later call promotes it unasked.
         """
-        current, state = self.registry.champion(), read_state(self.registry)
+        state = read_state(self.registry)
+        current = state.named_champion
         if target is not None and target.name != self.registry.name:
             raise UsageError(
                 tr(

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from core.errors import UsageError
 from core.i18n import tr
-from registry.versions import CHAMPION, LINEAGE_TAGS, ROLLED_BACK, Registry, is_archived
+from registry.versions import LINEAGE_TAGS, ROLLED_BACK, Registry, is_archived
+from utils.run_names import CHAMPION
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -32,9 +33,14 @@ class RegistryState:
     @property
     def champion(self) -> ModelVersion | None:
         """The version in use; None if it is missing or cannot be used: see `problem`."""
+        found = self.named_champion
+        return found if found is not None and is_registered_here(found) and not is_archived(found) else None
+
+    @property
+    def named_champion(self) -> ModelVersion | None:
+        """The version that the alias names, usable or not; None without an alias, or if the version was deleted."""
         number = self.aliases.get(CHAMPION)
-        found = next((version for version in self.usable() if str(version.version) == number), None)
-        return None if found is None or is_archived(found) else found
+        return next((version for version in self.versions if str(version.version) == number), None)
 
     def usable(self) -> list[ModelVersion]:
         """Return the versions that a person can make champion, newest first, archived ones last."""
@@ -45,7 +51,7 @@ class RegistryState:
         number = self.aliases.get(CHAMPION)
         if number is None:
             return tr("{name} has no champion", name=self.name)
-        version = next((version for version in self.versions if str(version.version) == number), None)
+        version = self.named_champion
         if version is None:
             return tr("the champion of {name}, v{version}, was deleted", name=self.name, version=number)
         if is_archived(version):

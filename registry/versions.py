@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,16 +12,16 @@ from core.checksummed_json import parse_json
 from core.errors import AppError, UsageError, one_line
 from core.i18n import tr
 from core.reporting import notify
-from utils import mlflow_utils
+from utils import mlflow_utils, run_names
 from utils.lakefs_utils import LakePath
 from utils.lineage import CLASSES_TAGS, Lineage
+from utils.run_names import CHAMPION
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
-CHAMPION = "champion"  # alias of the version in use
 CHALLENGER = "challenger"  # alias of the newest version that did not pass the gate
 STATE, PENDING, DONE = "registration", "pending", "done"  # tag of a version, and its values
 LAKEFS_TAG = "lakefs_tag"  # tag of a version: name of its tag in lakeFS
@@ -121,15 +120,7 @@ class Registry:
 
     def versions(self, name: str | None = None) -> list[ModelVersion]:
         """Return all versions of a registered model, newest first; an unknown name has none."""
-        name = name or self.name
-        condition = "name = '{}'".format(name.replace("'", "\\'"))
-        with mlflow_utils.convert_errors(self.settings, tr("registered model '{name}'", name=name)):
-            found = mlflow_utils.all_pages(
-                lambda token: self.client.search_model_versions(
-                    condition, max_results=mlflow_utils.PAGE, page_token=token
-                )
-            )
-            return sorted(found, key=lambda version: -int(version.version))
+        return run_names.list_versions(self.client, self.settings, name or self.name)
 
     def aliases(self, name: str | None = None) -> dict[str, str]:
         """Return alias -> version number of a registered model; listings of versions may leave aliases out."""
@@ -137,40 +128,27 @@ class Registry:
 
     def find_aliases(self, name: str | None = None) -> dict[str, str] | None:
         """Return the same as `aliases`; None if there is no such registered model."""
-        from mlflow.exceptions import MlflowException
+        return run_names.find_aliases(self.client, self.settings, name or self.name)
 
-        name = name or self.name
-        with mlflow_utils.convert_errors(self.settings, tr("registered model '{name}'", name=name)):
-            try:
-                model = self.client.get_registered_model(name)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
-                return None
-        return {alias: str(version) for alias, version in model.aliases.items()}
+    def find(self, text: str) -> ModelVersion:
+        """Return the version of `2`, `v2`, an alias, NAME (its champion), NAME@ALIAS or NAME/VERSION.
 
-    def find(self, spec: str) -> ModelVersion:
-        """Return the version of NAME (its champion), NAME@ALIAS or NAME/VERSION. Raises UsageError listing the known."""
-        match = re.fullmatch(r"([^@/]+)(?:@([^@/]+)|/v?(\d+))?", spec)
-        if not match:
-            raise UsageError(tr("not a model: '{spec}' (NAME, NAME@ALIAS or NAME/VERSION)", spec=spec))
-        name, alias, number = match[1], match[2], match[3]
-        known, aliases = self.versions(name), self.aliases(name)
-        if number is None:
-            number = aliases.get(alias or CHAMPION)
-        found = next((version for version in known if str(version.version) == number), None)
+        Raises UsageError listing the known.
+        """
+        found = run_names.find_version(self.client, self.settings, text)
         if found is None:
-            available = ", ".join([f"{name}/{v.version}" for v in known[:10]] + [f"{name}@{a}" for a in aliases])
-            available = available or tr("no version registered: run register_model.py")
-            raise UsageError(tr("'{spec}' is not registered (available: {available})", spec=spec, available=available))
+            qualified = run_names.QUALIFIED.fullmatch(text)
+            known = run_names.registered_names(self.client, self.settings, qualified[1] if qualified else None)
+            raise UsageError(
+                tr(
+                    "'{spec}' is not registered{hint} (available: {available})",
+                    spec=one_line(text, 80),
+                    hint=run_names.nearest(text, known),
+                    available=run_names.abbreviated(list(known.values()))
+                    or tr("no version registered: run register_model.py"),
+                )
+            )
         return found
-
-    def qualify(self, spec: str) -> str:
-        """Turn `3`, `v3` and `champion` into versions of the settings' model; a spec with a model name stays as it is."""
-        if "/" in spec or "@" in spec:
-            return spec
-        number = spec.removeprefix("v")
-        return f"{self.name}/{number}" if number.isdigit() else f"{self.name}@{spec}"
 
     def champion(self) -> ModelVersion | None:
         """Return the version that the alias names; None if there is no alias, or the version was deleted."""

@@ -72,6 +72,30 @@ def save_model(path: Path, model: Model) -> None:
     write_atomically(path, buffer.getvalue())
 
 
+@dataclass(frozen=True)
+class FileRecord:
+    """What a model file states about itself; nobody vouches for it but the record that has the SHA-256."""
+
+    sha256: str
+    lineage: dict[str, str]  # as `Model.lineage`
+    metrics: dict[str, float]
+
+
+def read_record(path: Path) -> FileRecord:
+    """Return the SHA-256 of a model file and its own record. Raises AppError for other files; nothing is executed."""
+    require_content(path)
+    data = path.read_bytes()
+    try:
+        content = read_archive(io.BytesIO(data), MODEL_LIMITS)
+        return FileRecord(hashlib.sha256(data).hexdigest(), _parse_lineage(content), _parse_metrics(content))
+    except Exception as error:  # a damaged archive raises many types
+        raise _not_a_model(path, error) from error
+
+
+def _not_a_model(path: Path, error: Exception) -> AppError:
+    return AppError(tr("{path}: not a model file of this project ({reason})", path=path, reason=reason_of(error)))
+
+
 def load_model(path: Path, sha256: str, device: torch.device) -> Model:
     """Load a model file, after checking its SHA-256 (hex).
 
@@ -90,9 +114,7 @@ def load_model(path: Path, sha256: str, device: torch.device) -> Model:
     except UsageError as error:  # an architecture that is not registered, or that needs a package
         raise AppError(f"{path}: {error}") from error
     except Exception as error:  # a damaged archive, and torch for weights that do not fit, raise many types
-        raise AppError(
-            tr("{path}: not a model file of this project ({reason})", path=path, reason=reason_of(error))
-        ) from error
+        raise _not_a_model(path, error) from error
 
 
 def require_origin(path: Path, data: bytes, sha256: str) -> None:
@@ -134,13 +156,21 @@ def _parse_model(content: dict[str, Any], file_size: int) -> Model:
         classes=classes,
         input_size=(height, width),
         normalisation=_parse_normalisation(content["normalisation"], reading.channels),
-        metrics={k: number(v, shown(k)) for k, v in mapping(content.get("metrics"), "metrics").items()},
-        lineage={k: text(v, shown(k)) for k, v in mapping(content.get("lineage"), "lineage").items()},
+        metrics=_parse_metrics(content),
+        lineage=_parse_lineage(content),
         scale=(scale[0], scale[1]),
         reading=reading,
         warnings=parse_warnings([{k: text(v, "warnings") for k, v in row.items()} for row in warnings]),
     )
     return Model(build_from_weights(architecture, classes.num_classes, reading.channels, weights, file_size), **facts)
+
+
+def _parse_metrics(content: dict[str, Any]) -> dict[str, float]:
+    return {k: number(v, shown(k)) for k, v in mapping(content.get("metrics"), "metrics").items()}
+
+
+def _parse_lineage(content: dict[str, Any]) -> dict[str, str]:
+    return {k: text(v, shown(k)) for k, v in mapping(content.get("lineage"), "lineage").items()}
 
 
 def _parse_reading(value: object) -> ReadOptions:

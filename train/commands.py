@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shlex
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,7 +169,11 @@ def train(settings: Settings, given: dict[str, Any], options: argparse.Namespace
             if releasing:
                 parameters = client.get_run(result.run_id).data.params
                 publish.release(lake, result, options.git_tag, parameters)
+            if not job.facts.smoke and not options.git_tag:
+                suggest_release(settings, lake, result, committed=options.git_commit)
         except AppError:  # the run is complete: a refused release can be done by hand; after a kill, --resume does it
+            if releasing:
+                suggest_release(settings, lake, result)
             publication.remove_working_files(training.best_file, training.checkpoint_file)
             raise
     publication.remove_working_files(training.best_file, training.checkpoint_file)
@@ -298,21 +303,18 @@ def _resumed_job(settings: Settings, lake: LakeFS, interrupted: Interrupted) -> 
 
 
 def report(settings: Settings, lake: LakeFS, result: Result, smoke: bool) -> None:
-    """Write lakefs.lock and the message for Git; report the block for the Git commit and the tag command."""
+    """Report the block for the Git commit; write it to a file and, except for two batches of a smoke run, lakefs.lock."""
     from core.files import write_atomically
-    from train.release.commit_message import commit_message, report_block, tag_command
+    from train.release.commit_message import commit_message, report_block
     from train.release.publish import next_tag
     from utils.identifiers import RunId, Sha256
     from versioning.lockfile import EMBEDDED, Lock, write_lock
 
     block = report_block(result)
-    message_file = settings.model_path.parent / "git_commit_message.txt"
-    tag = next_tag(lake, result)
-    write_atomically(message_file, commit_message(result, tag).encode())
+    message = commit_message(result, next_tag(lake, result))
+    write_atomically(_message_file(settings), message.encode())
     notify("\n" + block + "\n")
-    notify(tag_command(result, tag))
     if smoke:  # two batches make no result to return to
-        notify(tr("(as a file: git commit -F {message_file})", message_file=message_file))
         return
     server = settings.lakefs_endpoint or EMBEDDED
     lock = Lock(
@@ -323,10 +325,20 @@ def report(settings: Settings, lake: LakeFS, result: Result, smoke: bool) -> Non
         RunId(result.run_id),
         server,
     )
-    notify(
-        tr(
-            "(to commit with it: git add {name} && git commit -F {message_file})",
-            name=write_lock(ROOT, lock).name,
-            message_file=message_file,
-        )
-    )
+    write_lock(ROOT, lock)
+
+
+def suggest_release(settings: Settings, lake: LakeFS, result: Result, committed: bool = False) -> None:
+    """Report the commands that commit lakefs.lock and tag it, in the order in which they work when they are pasted."""
+    from core.provenance.code_files import LOCK_NAME
+    from train.release.commit_message import tag_command
+    from train.release.publish import next_tag
+
+    tag = tag_command(result, next_tag(lake, result))
+    message_file = shlex.quote(str(_message_file(settings)))
+    commands = [] if committed else [f"git add {LOCK_NAME} && git commit -F {message_file}"]
+    notify(tr("to keep this result in Git:") + "\n" + "\n".join([*commands, tag]))
+
+
+def _message_file(settings: Settings) -> Path:
+    return settings.model_path.parent / "git_commit_message.txt"

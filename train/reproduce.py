@@ -28,7 +28,9 @@ from train.reproduction.recipe import COMPARED, COMPARED_AT_END, Recipe, read_re
 from train.reproduction.record_files import irreproducible
 from train.tracking import environment
 from utils.lakefs_utils import connect
+from utils.servers import Servers
 from versioning.lockfile import explained_by_lock
+from versioning.naming.results import resolve_run
 
 TOLERANCE = 1e-3  # absolute difference of a metric; on the CPU of one machine it is 0
 # Settings that the recorded code, which may be a stranger's changes, does not need: it reads data and writes to no server.
@@ -38,12 +40,14 @@ WITHHELD = ("minio_endpoint", "minio_access_key", "minio_secret_key", "mlflow_tr
 def reproduce(settings: Settings, run_id: str, tolerance: float, trust_patch: bool = False) -> int:
     """Train the run again and report both results. Raises AppError if they differ by more than `tolerance`.
 
+    `run_id` may be any name of the run: the beginning of its ID, a version, a tag, `lock`.
     `trust_patch`: apply recorded code changes without asking, wherever they were recorded.
     """
     from utils import mlflow_utils
 
     client = mlflow_utils.connect(settings, read_only=True)
     with explained_by_lock(settings, AppError), connect(settings) as lake:
+        run_id = resolve_run(Servers(settings, client=client, lake=lake), run_id)
         recipe = read_recipe(client, lake, settings, run_id)
         lake.resolve(recipe.data_path.ref, recipe.data_path.repo)  # fail early if the commit is missing
     if recipe.unvouched:

@@ -13,6 +13,7 @@ from core.git import GitFacts
 from core.i18n import tr
 from core.reporting import notify, warn
 from core.settings import defaults_of
+from utils import run_names
 from utils.identifiers import Branch, Repository, RunId
 from utils.lakefs_utils import LakePath
 from utils.lineage import require_repository
@@ -101,6 +102,15 @@ def _checkpoint_file(models: Path, which: str) -> Path:
     for file in places:
         if which != LAST and file.is_file():
             return file
+    begun = [
+        file
+        for file in checkpoints
+        if run_names.RUN_PREFIX.fullmatch(which) and file.parent.name.startswith(which.lower())
+    ]
+    if len(begun) > 1:
+        raise run_names.ambiguous(which, [file.parent.name for file in reversed(begun)])
+    if begun:
+        return begun[0]
     known = ", ".join(file.parent.name for file in reversed(checkpoints[-5:])) or tr("none")
     raise UsageError(
         tr(

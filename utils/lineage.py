@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from core.errors import UsageError
 from core.i18n import tr
@@ -14,27 +15,38 @@ CLASSES_TAGS = ("val_classes", "test_classes")  # tags of runs and versions; see
 
 
 @dataclass(frozen=True)
-class Lineage:
-    """Origin of a model, as recorded by the MLflow run or the registered version made from it.
+class Origin:
+    """Origin of a model, as far as it is known, and how the model was chosen.
 
     Raises InvalidValue for a run, hash or commit that has another form: they become parts of paths and of commands.
     """
 
-    run_id: str
+    run_id: str  # 'none' if it is not known, as `git_commit`
     version: str | None  # "<name> v<N>" for a registered version
-    model_path: LakePath
+    model_path: LakePath | None
     model_sha256: str
-    data_path: LakePath
+    data_path: LakePath | None
     git_commit: str
     metrics: dict[str, float]
     classes: dict[str, str] = field(default_factory=dict)  # CLASSES_TAGS -> '9/11': classes that a split's mean is of
+    selected_by: str = field(default="", compare=False)  # the name by which it was chosen, such as 'tag v1.0-acc85'
+    file: Path | None = field(default=None, compare=False)  # local copy, to be verified; None: it is in lakeFS
 
     def __post_init__(self) -> None:
         RecordedRun(self.run_id)
         Sha256(self.model_sha256)
         GitCommit(self.git_commit)
         for path in (self.model_path, self.data_path):
-            CommitId(path.ref)
+            if path is not None:
+                CommitId(path.ref)
+
+
+@dataclass(frozen=True)
+class Lineage(Origin):
+    """Complete origin of a model, as recorded by the MLflow run, the version made from it, lakefs.lock or a lakeFS tag."""
+
+    model_path: LakePath
+    data_path: LakePath
 
 
 def require_repository(configured: str, run_id: str, recorded: str) -> None:

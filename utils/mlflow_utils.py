@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 MAX_ENTRIES = 50_000  # of one page, whatever was asked for: the limit of MLflow's own listings
 PAGE = 1000  # entries of one page of a listing, at most; MLflow allows no more for most listings
+ACTIVE_ONLY = 1  # mlflow.entities.ViewType.ACTIVE_ONLY, which is an int; importing it takes a second
 HEALTH_S = 5.0  # seconds that a configured server may take to answer before it counts as down
 
 
@@ -199,13 +200,17 @@ def all_pages(list_page: Callable[[str | None], Any]) -> Iterator[Any]:
 
 
 def search_runs(
-    client: MlflowClient, experiments: Sequence[str], condition: str, order_by: Sequence[str] | None = None
+    client: MlflowClient,
+    experiments: Sequence[str],
+    condition: str,
+    order_by: Sequence[str] | None = None,
+    view: int = ACTIVE_ONLY,
 ) -> Iterator[Run]:
     """Yield the runs of these experiments that meet the condition (MLflow's search syntax), page by page."""
     order = list(order_by) if order_by else None
     return all_pages(
         lambda token: client.search_runs(
-            list(experiments), condition, max_results=PAGE, order_by=order, page_token=token
+            list(experiments), condition, view, max_results=PAGE, order_by=order, page_token=token
         )
     )
 

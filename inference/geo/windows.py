@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,14 @@ from segmentation.tiling import Window
 OVERLAY_SIDE = 2048  # pixels; the overlay of a larger raster is scaled down
 WRITTEN_ROWS = 8 * ROWS_PER_STRIP  # at a time
 DECIDED_PIXELS = 1 << 18  # whose classes are chosen at a time
+
+
+def require_windows(predictor: Predictor, extras: Collection[str]) -> None:
+    """Raise UsageError for options that need all of an image at once."""
+    unfit = sorted({"probabilities", "coco", "polygons"} & set(extras))
+    options = [f"--extra {name}" for name in unfit] + (["--tta"] if predictor.method.flip else [])
+    if options:
+        raise UsageError(tr("{option} cannot be used with images that are predicted in windows", option=options[0]))
 
 
 def is_large(path: Path) -> bool:

@@ -17,7 +17,8 @@ from PIL import Image
 from core.errors import UsageError
 from dataset.samples import Item
 from inference import batch_job, inputs, outputs, pipeline
-from inference.outputs import EXTRAS, JOURNAL
+from inference.formats import JOURNAL
+from inference.outputs import EXTRAS
 from segmentation.predictor import Method, Predictor
 from tests.support.images import draw
 from tests.support.models import CPU, lineage, make_model

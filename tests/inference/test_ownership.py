@@ -13,7 +13,7 @@ from PIL import Image
 
 from core.errors import UsageError
 from inference import batch_job, inputs, ownership, video
-from inference.outputs import JOURNAL
+from inference.formats import JOURNAL
 from segmentation.predictor import Method, Predictor
 from tests.support.images import draw, write_video
 from tests.support.models import CPU, lineage, make_model

@@ -117,7 +117,7 @@ def test_unknown_targets_raise_usage_errors(
 ) -> None:
     Image.new("L", (4, 4)).save(tmp_path / "foreign.png")
     for target, words in (
-        ("nothing", "is not a branch, tag or commit"),
+        ("nothing", "is not a file, run, version, commit or tag"),
         (str(tmp_path / "missing.png"), "missing.png: no such file"),
         ("missing.png", "missing.png: no such file"),
         (str(tmp_path), "directory without predictions"),

@@ -15,14 +15,16 @@ import pytest
 import register_model
 from core import console
 from core.errors import EXIT_WRONG_USE, AppError, UsageError
-from registry import selection
+from registry.choice import selection
+from registry.choice.selection import select_model
 from registry.promotion import Promotion
-from registry.selection import select_model
 from registry.state import read_state
-from registry.versions import CHALLENGER, CHAMPION, Registry
+from registry.versions import CHALLENGER
 from tests.support import servers
 from tests.support.lab import Lab, open_lab
-from utils.lineage import Lineage
+from utils.lineage import Origin
+from utils.run_names import CHAMPION
+from utils.servers import Servers
 
 VAL = [f"v{i}" for i in range(12)]
 QUALITIES = (0.5, 0.7, 0.4)  # v1 and then v2 become champion, v3 challenger
@@ -136,9 +138,9 @@ def follow(text: str) -> str:
     raise AssertionError(f"a circle: {text}")
 
 
-def infer(lab: Lab) -> Lineage | None:
+def infer(lab: Lab) -> Origin | None:
     """Select the model as infer.py does, by none of its options; --serve and --export use the same."""
-    return select_model(Registry(lab.client, lab.settings), None, None, False)
+    return select_model(Servers(lab.settings, client=lab.client, lake=lab.lake))
 
 
 def text_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -198,8 +200,8 @@ def test_on_a_terminal_the_user_chooses(lab: Lab, monkeypatch: pytest.MonkeyPatc
 def test_named_model_without_champion_is_not_replaced(lab: Lab) -> None:
     delete_alias(lab)
     with pytest.raises(UsageError, match="has no champion"):
-        select_model(lab.registry, None, lab.name, False)
-    chosen = select_model(lab.registry, None, f"{lab.name}/1", False)
+        select_model(Servers(lab.settings, client=lab.client, lake=lab.lake), lab.name)
+    chosen = select_model(Servers(lab.settings, client=lab.client, lake=lab.lake), f"{lab.name}/1")
     assert chosen is not None and chosen.version == f"{lab.name} v1"
 
 

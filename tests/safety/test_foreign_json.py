@@ -13,6 +13,7 @@ from core.errors import AppError
 from dataset.classes import build_classes
 from dataset.formats.selection import read_selection
 from inference import ownership
+from inference.earlier import results as earlier
 from inference.formats import LISTING
 from inference.outputs import OutputDirectory
 from versioning.lockfile import parse_lock
@@ -22,7 +23,7 @@ DEEP = "[" * 100_000
 
 def remove_listed(path: Path) -> None:
     (path.parent / LISTING).write_text(path.read_text())
-    OutputDirectory(path.parent, build_classes([(0, "a", None, False), (1, "b", None, False)]), {}).remove_listed()
+    earlier.set_aside(OutputDirectory(path.parent, build_classes([(0, "a", None, False), (1, "b", None, False)]), {}))
 
 
 @pytest.mark.parametrize("read", [read_selection, remove_listed, lambda path: parse_lock(path.read_text(), "lock")])

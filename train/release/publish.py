@@ -17,6 +17,7 @@ from core.reporting import notify
 from segmentation.means import format_mean
 from train.release import tags
 from train.release.commit_message import commit_message, describe_split, percent
+from versioning.naming.results import RESULT_TAG
 
 if TYPE_CHECKING:
     from train.tracking.result import Result
@@ -92,7 +93,7 @@ def _tag_in_lakefs(lake: LakeFS, result: Result, tag: str, folder: Path) -> str:
     commit, in_git = result.model_path.ref, git.list_tags(folder)
     for attempt in range(5):
         existing = dict(lake.list_refs("tags"))
-        begun = [name for name, on in existing.items() if on == commit and tags.RESULT_TAG.fullmatch(name)]
+        begun = [name for name, on in existing.items() if on == commit and RESULT_TAG.fullmatch(name)]
         begun = [name for name in begun if name not in in_git]  # from a call that was interrupted before Git's tag
         automatic = begun[0] if begun else next_tag(lake, result, folder)
         name = automatic if tag == AUTO else tag

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from core.git import list_tags
-
-RESULT_TAG = re.compile(r"v(\d+)\.(\d+)-(?:acc\d+|initial)")
+from versioning.naming.results import RESULT_TAG
 
 
 def next_result_tag(folder: Path, accuracy_percent: int, others: Iterable[str] = ()) -> str:

@@ -1,0 +1,1 @@
+"""Names by which people choose a model or a run."""
