@@ -22,7 +22,6 @@ BLOCKS = [block for document in DOCUMENTS for block in blocks_of(SOURCE, documen
 # Options of python -m utils.local_lakefs and of other programs that the texts name without the program.
 OTHER_OPTIONS = {"--repair", "--mend", "--drop-run", "--port", "--region", "--sidecar", "--env-manager"}
 CODE_OF_PROJECT = re.compile(rf"--|(?:python )?(?:{'|'.join(map(re.escape, command_options.SCRIPTS))})\b")
-BEING_TRANSLATED = {"README.ko.md"}
 
 
 @functools.cache
@@ -73,8 +72,6 @@ def test_options_that_texts_name_exist(document: str) -> None:
 
 @pytest.mark.parametrize("document", TRANSLATED)
 def test_translation_has_the_same_commands(document: str) -> None:
-    if document in BEING_TRANSLATED:
-        pytest.skip("not translated yet")
     original = document.replace(".ko.md", ".md")
     commands = [[without_comments(block.text) for block in blocks_of(SOURCE, name)] for name in (original, document)]
     assert commands[0] == commands[1]
