@@ -28,6 +28,31 @@ if TYPE_CHECKING:
     from utils.lakefs_utils import LakeFS
 
 
+# What starts scripts, servers or other processes; a test that uses none of them is marked `quick`.
+STARTING_FIXTURES = {"lakefs_server", "s3", "lifecycle", "once_trained", "mlflow_database"}
+STARTING_MODULES = {"subprocess", "multiprocessing", "benchmarks.training_busy"} | {
+    f"tests.support.{name}"
+    for name in (
+        "clones documents faults hostile_server lab lake_cli_helpers lifecycle network processes project read_only "
+        "servers stores"
+    ).split()
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that start no other process, for `pytest -m quick`."""
+    starting: dict[object, bool] = {}
+    for item in items:
+        if not isinstance(item, pytest.Function):
+            continue
+        if item.module not in starting:
+            values = vars(item.module).values()
+            origins = {getattr(value, "__module__", None) or getattr(value, "__name__", None) for value in values}
+            starting[item.module] = bool(origins & STARTING_MODULES)
+        if not starting[item.module] and not STARTING_FIXTURES & set(item.fixturenames):
+            item.add_marker("quick")
+
+
 @pytest.fixture(autouse=True)
 def english() -> Iterator[None]:
     """Return to English after a test that sets another language."""
