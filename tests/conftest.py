@@ -32,10 +32,21 @@ if TYPE_CHECKING:
 STARTING_FIXTURES = {"lakefs_server", "s3", "lifecycle", "once_trained", "mlflow_database"}
 STARTING_MODULES = {"subprocess", "multiprocessing", "benchmarks.training_busy"} | {
     f"tests.support.{name}"
-    for name in (
-        "clones documents faults hostile_server lab lake_cli_helpers lifecycle network processes project read_only "
-        "servers stores"
-    ).split()
+    for name in [
+        "clones",
+        "documents",
+        "faults",
+        "hostile_server",
+        "lab",
+        "lake_cli_helpers",
+        "lifecycle",
+        "network",
+        "processes",
+        "project",
+        "read_only",
+        "servers",
+        "stores",
+    ]
 }
 
 
