@@ -16,7 +16,9 @@ from dataset.classes import abbreviate
 from dataset.decoding.files import has_image_header
 from dataset.decoding.kinds import unread_suffix, why_unread
 from dataset.directory import is_clutter, is_image, refusal
+from dataset.faults import DataFaults
 from dataset.formats.selection import is_selection
+from dataset.layout.resolve import resolve_layout
 from dataset.pages import count_pages_of, page_name
 from dataset.samples import Item
 from inference import ownership
@@ -118,7 +120,19 @@ def _search_directory(folder: Path, search: _Search) -> None:
     below, unreadable = _walk(folder)
     refused = {path: reason for path in below if (reason := refusal(path, folder))}
     own = _find_own_outputs([path for path in below if path not in refused])
+    masks = _find_masks(folder, [path for path in below if path not in own and path not in refused])
+    if masks:
+        notify(
+            tr(
+                "{folder}: a data set: its images are predicted, its masks are not ({count} files; to compare with them, "
+                "use --split)",
+                folder=printable(folder),
+                count=len(masks),
+            )
+        )
     for path in below:
+        if path in masks:
+            continue
         if path in own:
             search.predictions += is_image(path.name)
         elif is_image(path.name) or path.is_dir():
@@ -134,6 +148,18 @@ def _search_directory(folder: Path, search: _Search) -> None:
             reason = why_unread(path.name) if unread_suffix(path.name) else tr("not an image file")
             search.left_out.setdefault(reason, []).append(printable(path))
     search.found += unreadable
+
+
+def _find_masks(folder: Path, paths: Sequence[Path]) -> set[Path]:
+    """Return the masks of a directory that has the layout of a data set, with images that have masks."""
+    names = {path.relative_to(folder).as_posix(): path for path in paths}
+    try:
+        layout = resolve_layout(list(names), printable(folder))
+    except DataFaults:
+        return set()
+    if not any(part.images.keys() & part.masks.keys() for part in layout.parts):
+        return set()
+    return {path for name, path in names.items() if layout.is_mask(name)}
 
 
 def _expand_pages(file: _Found) -> list[_Found]:

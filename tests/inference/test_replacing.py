@@ -117,3 +117,9 @@ def test_outputs_of_earlier_calls_are_hashed_once(
     monkeypatch.setattr(ownership, "file_sha256", count)
     predict(predictor, tmp_path / "old", out)
     assert len(hashed) == len(set(hashed)) and "000.png" in hashed
+
+
+def test_masks_of_a_data_set_are_not_predicted(flat: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    items = inputs.collect_items([flat])
+    assert len(items) == 10 and all("/images/" in item.image.as_posix() for item in items)
+    assert "a data set: its images are predicted, its masks are not (10 files" in capsys.readouterr().out
