@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gettext
 import os
+from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path, PurePath
 
 from core.errors import AppError
@@ -15,6 +18,7 @@ DOMAIN = "messages"
 CATALOGUES = Path(__file__).resolve().parent.parent / "locale"
 
 _language = "en"
+_scoped_language: ContextVar[str | None] = ContextVar("scoped_language", default=None)
 
 
 def language_of_locale() -> str:
@@ -31,7 +35,17 @@ def set_language(language: str) -> None:
 
 def current_language() -> str:
     """Return the language of `tr`, one of `LANGUAGES`."""
-    return _language
+    return _scoped_language.get() or _language
+
+
+@contextlib.contextmanager
+def language_scope(language: str) -> Iterator[None]:
+    """Use another language in this context (a request, its tasks), one of `LANGUAGES`; the process keeps its own."""
+    token = _scoped_language.set(language)
+    try:
+        yield
+    finally:
+        _scoped_language.reset(token)
 
 
 class Message(str):
@@ -44,7 +58,8 @@ def tr(message: str, /, **fields: object) -> str:
     Fields are names, paths and errors of any origin: none can start a new line or contain control characters, unless it
     is a Message or an AppError.
     """
-    text = message if _language == "en" else _catalogue(_language).gettext(message)
+    language = current_language()
+    text = message if language == "en" else _catalogue(language).gettext(message)
     return text.format(**{name: _escaped(value) for name, value in fields.items()}) if fields else text
 
 

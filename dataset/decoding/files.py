@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from core.errors import UsageError
 from core.files import is_lfs_pointer
-from core.i18n import tr
+from core.i18n import current_language, tr
 from core.safety.terminal import escape_line
 from dataset.classes import InvalidFileError
 from dataset.decoding.options import ReadOptions
@@ -91,7 +91,10 @@ def unreadable(data: bytes, error: Exception) -> InvalidFileError:
         return InvalidFileError((tr("a complete image"), tr("a Git LFS pointer: run git lfs pull")))
     # Pillow prints the address of the buffer, which does not help the user.
     reason = " ".join(str(error).split("<_io.")[0].split())
-    found = tr("unreadable, {count:,} bytes: {reason}", count=len(data), reason=reason)
+    if current_language() == "en":
+        found = tr("unreadable, {count:,} bytes: {reason}", count=len(data), reason=reason)
+    else:  # the decoders' reasons are English only
+        found = tr("unreadable, {count:,} bytes", count=len(data))
     return InvalidFileError((tr("a complete image"), found))
 
 

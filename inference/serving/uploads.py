@@ -14,18 +14,18 @@ class TooLargeError(Exception):
 
 
 class Uploads:
-    """Bodies of at most `max_bytes` that take at most `timeout_s`; `max_total` bytes of all of them are in memory.
+    """Bodies that take at most `timeout_s`; `max_total` bytes of all of them are in memory.
 
     When they have more, the oldest one is given up.
     """
 
-    def __init__(self, max_bytes: int, timeout_s: float, max_total: int) -> None:
-        self._max_bytes, self._timeout_s, self._max_total = max_bytes, timeout_s, max_total
+    def __init__(self, timeout_s: float, max_total: int) -> None:
+        self._timeout_s, self._max_total = timeout_s, max_total
         self._open: list[asyncio.Timeout] = []  # oldest first
         self._total = 0  # bytes in memory
 
-    async def receive(self, chunks: AsyncIterator[bytes]) -> bytes:
-        """Return a body. Raise TooLargeError, and TimeoutError for a body that is too slow or had to make room."""
+    async def receive(self, chunks: AsyncIterator[bytes], max_bytes: int) -> bytes:
+        """Return a body of at most `max_bytes`. Raise TooLargeError, and TimeoutError for a body that is too slow or had to make room."""
         loop, data = asyncio.get_running_loop(), bytearray()
         started = loop.time()
         try:
@@ -34,7 +34,7 @@ class Uploads:
                 async for chunk in chunks:
                     data += chunk
                     self._total += len(chunk)
-                    if len(data) > self._max_bytes:
+                    if len(data) > max_bytes:
                         raise TooLargeError
                     allowed = min(START_SECONDS + len(data) / MIN_BYTES_PER_SECOND, self._timeout_s)
                     self._reschedule(limit, started + allowed)

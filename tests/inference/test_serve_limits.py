@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,9 +21,11 @@ import uvicorn
 from PIL import Image
 
 from config import Settings
+from core.i18n import LANGUAGES
 from inference.batch_job import describe_origin
 from inference.server import Service, configure
 from inference.serving import connections, uploads
+from inference.serving.pages import Page
 from inference.serving.uploads import TooLargeError, Uploads
 from segmentation.predictor import Predictor
 from tests.support.models import CPU, lineage, make_model
@@ -35,11 +38,16 @@ Address = tuple[str, int]
 
 
 @contextlib.contextmanager
-def serving(**settings: float) -> Iterator[tuple[Address, Service, uvicorn.Server]]:
+def serving(
+    example_data: Path | None = None,
+    hosts: tuple[str, ...] = ("*",),
+    **settings: float,
+) -> Iterator[tuple[Address, Service, uvicorn.Server]]:
     """Serve a small network in a thread of this process."""
     predictor = Predictor(make_model((32, 32)), CPU)
-    service = Service(predictor, describe_origin(predictor, lineage()), Settings(**settings))  # type: ignore[arg-type]
-    running = uvicorn.Server(configure(service.app(["*"])))
+    origin = describe_origin(predictor, lineage())
+    service = Service(predictor, origin, Settings(**settings), example_data)  # type: ignore[arg-type]
+    running = uvicorn.Server(configure(service.app(list(hosts))))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=running.run, args=([listener],))
         thread.start()
@@ -191,7 +199,7 @@ def test_head_that_does_not_end_is_refused(address: Address, monkeypatch: pytest
 def test_client_that_does_not_read_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "CHECK_SECONDS", 0.2)
     with serving() as (address, service, running), socket.create_connection(address) as connection:
-        service.page = "x" * 30_000_000  # more than the buffers of both sockets
+        service.page = Page(dict.fromkeys(LANGUAGES, "x" * 30_000_000), "")  # more than the buffers of both sockets
         connection.sendall(PAGE)
         deadline = time.monotonic() + 60
         while not running.server_state.total_requests or running.server_state.connections:
@@ -203,7 +211,7 @@ def test_client_that_does_not_read_is_disconnected(monkeypatch: pytest.MonkeyPat
 def test_slow_reader_that_keeps_reading_gets_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "CHECK_SECONDS", 2)
     with serving() as (address, service, _), socket.create_connection(address) as connection:
-        service.page = "x" * 20_000_000
+        service.page = Page(dict.fromkeys(LANGUAGES, "x" * 20_000_000), "")
         connection.sendall(PAGE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
         received = 0
         while data := connection.recv(1 << 20):
@@ -237,26 +245,26 @@ def test_upload_at_the_minimum_rate_is_received_in_more_than_the_start_time(monk
             await asyncio.sleep(0.1)
             yield b"x" * 50_000
 
-    received = asyncio.run(Uploads(10**6, 60, 10**7).receive(drip()))
+    received = asyncio.run(Uploads(60, 10**7).receive(drip(), 10**6))
     assert len(received) == 500_000
 
 
 def test_upload_has_a_maximum_size_and_time() -> None:
     with pytest.raises(TooLargeError):
-        asyncio.run(Uploads(10, 60, 100).receive(pieces(b"12345", b"678901")))
+        asyncio.run(Uploads(60, 100).receive(pieces(b"12345", b"678901"), 10))
     with pytest.raises(TimeoutError):
-        asyncio.run(Uploads(10, 0.1, 100).receive(pieces(b"12345", then_wait=True)))
+        asyncio.run(Uploads(0.1, 100).receive(pieces(b"12345", then_wait=True), 10))
 
 
 def test_oldest_upload_makes_room_when_all_need_too_much_memory() -> None:
     async def run() -> tuple[object, bytes]:
-        receiving = Uploads(100, 60, 250)
+        receiving = Uploads(60, 250)
         stalled = [
-            asyncio.create_task(receiving.receive(pieces(b"x" * 99, then_wait=True)), name=f"{number}")
+            asyncio.create_task(receiving.receive(pieces(b"x" * 99, then_wait=True), 100), name=f"{number}")
             for number in range(2)
         ]
         await asyncio.sleep(0)
-        good = await receiving.receive(pieces(b"y" * 90))
+        good = await receiving.receive(pieces(b"y" * 90), 100)
         await asyncio.sleep(0)
         (ended,) = await asyncio.wait_for(asyncio.gather(stalled[0], return_exceptions=True), 30)
         assert not stalled[1].done()

@@ -26,9 +26,10 @@ from core.safety.terminal import escape_line
 from dataset.classes import ClassMap, build_classes
 from dataset.faults import DataFaults, DataWarning
 from dataset.overlay import panel
-from inference import server
 from inference.gallery import write_gallery
 from inference.outputs import OutputDirectory
+from inference.serving import pages
+from inference.serving.openapi import describe_api
 from segmentation.metrics import ConfusionMatrix
 from tests.support.data_directories import make_flat, put_pair, write_classes
 from tests.support.project import SOURCE
@@ -132,9 +133,11 @@ def test_gallery_with_hostile_names(tmp_path: Path) -> None:
 
 def test_served_page_with_hostile_names() -> None:
     origin = {"model_version": HOSTILE[1], "run_id": HOSTILE[0], **dict.fromkeys(HOSTILE, HOSTILE[2])}
-    service: Any = SimpleNamespace(classes=classes_of(HOSTILE[:-1]), origin=origin, max_bytes=1, max_pixels=1)
-    text, policy = server.render_page(service)
-    require_safe(text.replace(HOSTILE[-1], ""), scripts=1, policy=policy)
+    page = pages.render_serve(classes_of(HOSTILE[:-1]), origin, 1, 1, example=True)
+    for text in page.texts.values():
+        require_safe(text.replace(HOSTILE[-1], "").replace('href="docs"', ""), scripts=2, styles=2, policy=page.policy)
+    described = pages.render_api({"en": describe_api(HOSTILE[1], 1, 1, 1)})
+    require_safe(described.texts["en"].replace('href="openapi.json"', ""), policy=described.policy)
 
 
 def summary() -> RunSummary:
