@@ -83,8 +83,14 @@ class ConsoleReporter:
             print_text(text, self._output())
 
     def result(self, text: str) -> None:
-        """Print what the script was asked for."""
-        print_text(text, self._output())
+        """Print what the script was asked for; with `to_stderr`, `record` does that."""
+        if not self.to_stderr:
+            print_text(text)
+
+    def record(self, value: object) -> None:
+        """With `to_stderr`, print the result as JSON on standard output."""
+        if self.to_stderr:
+            print_json(value)
 
     def warn(self, text: str) -> None:
         """Print a warning to standard error."""

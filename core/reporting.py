@@ -21,6 +21,9 @@ class Reporter(Protocol):
     def result(self, text: str) -> None:
         """Report what the program was asked for."""
 
+    def record(self, value: object) -> None:
+        """Report the result for a program, as plain values; shown instead of `result` if a program reads the output."""
+
     def warn(self, text: str) -> None:
         """Report a warning."""
 
@@ -38,6 +41,9 @@ class LoggingReporter:
 
     def result(self, text: str) -> None:
         self.log.info(text)
+
+    def record(self, value: object) -> None:
+        self.log.debug(value)
 
     def warn(self, text: str) -> None:
         self.log.warning(text)
@@ -63,6 +69,11 @@ def notify(text: str) -> None:
 def result(text: str) -> None:
     """Report what the program was asked for, which --quiet does not suppress."""
     _reporter.result(text)
+
+
+def record(value: object) -> None:
+    """Report the result for a program, as plain values: with --json, it is all that standard output contains."""
+    _reporter.record(value)
 
 
 def warn(text: str) -> None:

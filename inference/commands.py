@@ -14,6 +14,7 @@ from core.files import require_writable
 from core.heap import keep_freed_memory
 from core.i18n import tr
 from core.reporting import notify
+from core.reporting import result as report_result
 from core.safety.terminal import escape_line
 from core.settings import InvalidSetting
 from dataset.directory import OUTPUT_FOLDER
@@ -116,7 +117,7 @@ def export(job: Job, kind: str) -> int:
     show(lineage)
     model = load_model(_model_file(job), lineage.model_sha256, torch.device("cpu"))
     file, place, difference = exporting.export(model, kind, lineage, servers.lake, servers.client, job.settings)
-    notify(
+    report_result(
         tr(
             "logits within {difference:.2g} of the original's: {file}\n  {place}",
             difference=difference,
@@ -281,7 +282,7 @@ def _predict(job: Job, predictor: Predictor, items: Sequence[Item], split: str |
         notify(tr("input: {count} new images", count=len(items)))
     outcome = batch_job.predict(predictor, items, job.output, job.origin, split, options.resume, options.extra)
     if outcome.miou is not None:
-        notify(
+        report_result(
             tr(
                 "{split} split: accuracy {accuracy:.4f}, mIoU {miou}",
                 split=split,
@@ -289,7 +290,7 @@ def _predict(job: Job, predictor: Predictor, items: Sequence[Item], split: str |
                 miou=format_mean(outcome.miou, Coverage.of(outcome.iou.values())),
             )
         )
-    notify(tr("predicted {count} images: {output}", count=outcome.written, output=job.output))
+    report_result(tr("predicted {count} images: {output}", count=outcome.written, output=job.output))
     if options.select is not None and outcome.written:
         _select(job, predictor)
     if outcome.failed:
@@ -304,9 +305,9 @@ def _select(job: Job, predictor: Predictor) -> None:
 
     selected = selection.write_selection(job.output, job.options.select, predictor.model.classes)
     folder = job.output / selection.FOLDER
-    notify(tr("selected the {count} most uncertain images: {folder}", count=len(selected), folder=folder))
+    report_result(tr("selected the {count} most uncertain images: {folder}", count=len(selected), folder=folder))
     for item in selected[:SHOWN]:
-        notify(escape_line(f"  {item.uncertainty:.3f}  {item.file}"))
+        report_result(escape_line(f"  {item.uncertainty:.3f}  {item.file}"))
     notify(
         tr("after correcting them: python lake.py import-labels EXPORT --to DIR --selection {folder}", folder=folder)
     )

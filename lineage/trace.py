@@ -6,13 +6,13 @@ the others must agree: a link that was changed contradicts the others and is rep
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from config import Settings
 from core.console import format_table
 from core.errors import AppError
 from core.i18n import tr
-from core.reporting import notify
+from core.reporting import notify, record, result
 from core.safety.terminal import escape_line
 from lineage.chain import Chain
 from lineage.finder import Finder
@@ -34,13 +34,20 @@ def trace(settings: Settings, lake: LakeFS, client: MlflowClient, target: str) -
     runs = [RunId(run) for run in found]  # some come from files and from metadata of commits
     if len(runs) > MAX_RUNS:
         notify(tr("{count} runs: following the newest {most}", count=len(runs), most=MAX_RUNS))
-    chain, intact = Chain(settings, lake, client), True
+    chain, chains = Chain(settings, lake, client), list[list[Link]]()
     for run_id in runs[:MAX_RUNS]:
         links = [*start, *chain.links(run_id, start)]
         mark_contradictions(links)
         report(links)
-        intact = intact and not any(link.faults for link in links)
+        chains.append(links)
+    intact = not any(link.faults for links in chains for link in links)
+    record({"chains": [[_facts(link) for link in links] for links in chains], "ok": intact})
     return intact
+
+
+def _facts(link: Link) -> dict[str, Any]:
+    """Return a link for a program; kind and note are texts in the language of the console."""
+    return {"kind": link.kind, "name": link.name, "note": link.note, "faults": link.faults, "ok": not link.faults}
 
 
 def trace_command(settings: Settings, target: str) -> int:
@@ -54,9 +61,9 @@ def report(links: list[Link]) -> None:
     """Report the chain as a table, and below it what is wrong with each link."""
     good, bad = tr("ok"), tr("BROKEN")
     rows = [(link.kind, link.name, bad if link.faults else good, link.note) for link in links]
-    notify(format_table((tr("link"), tr("name"), tr("state"), ""), rows))
+    result(format_table((tr("link"), tr("name"), tr("state"), ""), rows))
     for link in links:
         for fault in link.faults:
-            notify(escape_line(f"  {link.kind} {link.name}: {fault}"))
+            result(escape_line(f"  {link.kind} {link.name}: {fault}"))
     broken = sum(bool(link.faults) for link in links)
-    notify(tr("{broken} of {count} links broken", broken=broken, count=len(links)))
+    result(tr("{broken} of {count} links broken", broken=broken, count=len(links)))

@@ -10,11 +10,11 @@ from config import Settings
 from core.console import choose, format_table
 from core.errors import EXIT_BELOW_THRESHOLD, EXIT_DONE, EXIT_FAILED, AppError, UsageError
 from core.i18n import tr
-from core.reporting import notify, warn
+from core.reporting import notify, record, result, warn
 from core.safety.terminal import escape_line
 from registry.choice.selection import model_of
 from registry.experiment_branch import delete_experiment
-from registry.overview import overview
+from registry.overview import listing, overview
 from registry.promotion import Promotion, lock_registry, require_registrable, require_threshold
 from registry.state import read_state
 from registry.versions import PENDING, REGISTERED, STATE, TEST_METRICS, Registry, version_lineage
@@ -44,7 +44,8 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     reads_only = options.list or options.compare is not None
     registry = Registry(mlflow_utils.connect(settings, reads_only), settings)
     if options.list:
-        notify(overview(registry))
+        record(listing(registry))
+        result(overview(registry))
         return EXIT_DONE
     with explained_by_lock(settings, AppError), connect(settings) as lake:
         if options.compare is not None:
@@ -88,7 +89,7 @@ def register(promotion: Promotion, options: argparse.Namespace, finished: list[s
         delete_experiment(promotion.lake, run)
     shown = dict.fromkeys([settings.register_metric, *(name for name in TEST_METRICS if name in run.data.metrics)])
     metrics = ", ".join(f"{name} {format_metric(name, run.data.metrics[name], run.data.tags)}" for name in shown)
-    notify(escape_line(f"{version.name} v{version.version}: {metrics}, {version.source}"))
+    result(escape_line(f"{version.name} v{version.version}: {metrics}, {version.source}"))
     if unfinished:
         return EXIT_FAILED
     champion = registry.aliases(version.name).get(CHAMPION)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 from core.console import format_table
 from core.i18n import tr
@@ -35,6 +36,30 @@ def overview(registry: Registry, numbered: bool = False, versions: Sequence[Mode
     if numbered:
         headers, rows = ["#", *headers], [[str(i), *row] for i, row in enumerate(rows, 1)]
     return format_table(headers, rows)
+
+
+def listing(registry: Registry) -> dict[str, Any]:
+    """Return all versions for a program, newest first."""
+    aliases = registry.aliases()
+    return {"model": registry.name, "versions": [_facts(version, aliases) for version in registry.versions()]}
+
+
+def _facts(version: ModelVersion, aliases: dict[str, str]) -> dict[str, Any]:
+    tags = version.tags
+    metrics = {name.removeprefix("metric."): float(text) for name, text in tags.items() if name.startswith("metric.")}
+    return {
+        "version": int(version.version),
+        "aliases": sorted(alias for alias, number in aliases.items() if number == str(version.version)),
+        "metrics": metrics,
+        "decision": json_tag(tags, GATE).get("decision"),
+        "created": datetime.fromtimestamp(version.creation_timestamp / 1000).astimezone().isoformat(),
+        "run_id": version.run_id or tags.get("run_id"),
+        "git_commit": tags.get("git_commit"),
+        "git_dirty": tags.get("git_dirty"),
+        "data_commit": tags.get("lakefs_data_commit"),
+        "model_commit": tags.get("lakefs_model_commit"),
+        "source": version.source,
+    }
 
 
 def _row(version: ModelVersion, metric: str, aliases: dict[str, str]) -> list[str]:

@@ -30,7 +30,7 @@ def env_lines(handwritten: str) -> list[str]:
     for name, info in SETTINGS.items():
         if re.search(rf"^#?{name.upper()}=", handwritten, re.MULTILINE):
             continue
-        # The command that makes .env appends a key to each line that ends with "=": an unset value is written as "".
+        # train.py --init-env appends a key to each line that ends with "=": an unset value is written as "".
         value = default_text(DEFAULTS[name]) or '""'
         lines += [f"# {info.help}{_notes(info)}", f"#{name.upper()}={value}"]
     return lines

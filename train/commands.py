@@ -16,6 +16,7 @@ from core.command_line.setting_options import given_options
 from core.errors import AppError, UsageError
 from core.i18n import tr
 from core.reporting import notify
+from core.reporting import result as report_result
 from core.settings import name_origins
 from train.parallel import distributed
 
@@ -313,7 +314,7 @@ def report(settings: Settings, lake: LakeFS, result: Result, smoke: bool) -> Non
     block = report_block(result)
     message = commit_message(result, next_tag(lake, result))
     write_atomically(_message_file(settings), message.encode())
-    notify("\n" + block + "\n")
+    report_result("\n" + block + "\n")
     if smoke:  # two batches make no result to return to
         return
     server = settings.lakefs_endpoint or EMBEDDED

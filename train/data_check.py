@@ -11,7 +11,8 @@ from config import Settings
 from core.console import ConsoleReporter, print_result
 from core.errors import UsageError
 from core.i18n import tr
-from core.reporting import notify, use_reporter
+from core.reporting import result as report_result
+from core.reporting import use_reporter
 from dataset.checks.inspection import Inspection
 from dataset.checks.page import write_page
 from dataset.checks.report import report
@@ -48,7 +49,7 @@ def check(settings: Settings, data_ref: str | None, as_json: bool) -> None:
     if inspection.faults:
         raise DataFaults(inspection.faults)
     if not as_json:
-        notify(summary(inspection.data(), list_all=True))
+        report_result(summary(inspection.data(), list_all=True))
 
 
 def _print_json(inspection: Inspection) -> None:

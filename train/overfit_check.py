@@ -11,7 +11,7 @@ import numpy as np
 from config import Settings
 from core.errors import AppError, UsageError
 from core.i18n import tr
-from core.reporting import notify
+from core.reporting import result
 from dataset.data import SegmentationData
 from segmentation.means import format_mean
 from train.model_train import ModelTrain
@@ -45,7 +45,7 @@ def overfit_check(settings: Settings, data: SegmentationData, count: int) -> Non
                 goal=GOAL,
             )
         )
-    notify(
+    result(
         tr(
             "the model overfits {count} images after {epochs} epochs: mIoU {miou}",
             count=count,

@@ -23,6 +23,7 @@ from core.git import worktree
 from core.i18n import tr
 from core.process import run_script
 from core.reporting import notify, warn
+from core.reporting import result as report_result
 from train.reproduction.patch import consented_patch
 from train.reproduction.recipe import COMPARED, COMPARED_AT_END, Recipe, read_recipe
 from train.reproduction.record_files import irreproducible
@@ -155,11 +156,11 @@ def compare_metrics(recipe: Recipe, now: Mapping[str, list[float]], tolerance: f
         shown = best if name in COMPARED else 0
         rows.append([name, repr(before[shown]), repr(after[shown]), f"{gap:.3g}"])
     heading = tr("epoch {best} (best)", best=best + 1)
-    notify(format_table([heading, tr("run"), tr("reproduction"), tr("largest difference of all epochs")], rows))
+    report_result(format_table([heading, tr("run"), tr("reproduction"), tr("largest difference of all epochs")], rows))
     if equal:
-        notify(tr("all metrics are bit-identical."))
+        report_result(tr("all metrics are bit-identical."))
     elif worst <= tolerance:
-        notify(
+        report_result(
             tr("largest difference {worst:.3g}: within the tolerance {tolerance}.", worst=worst, tolerance=tolerance)
         )
     else:

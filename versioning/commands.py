@@ -15,7 +15,7 @@ from core.console import format_table
 from core.errors import UsageError
 from core.git import read_facts
 from core.i18n import tr
-from core.reporting import notify
+from core.reporting import notify, record, result
 from core.safety.terminal import escape_line
 from dataset.classes import CLASSES_FILE
 from dataset.directory import data_files, is_image
@@ -107,13 +107,16 @@ def diff(lake: LakeFS, settings: Settings, left_ref: str, right_ref: str) -> Non
         raise UsageError(tr("different repositories: {left}, {right}", left=left, right=right))
     changes = [(str(change.path), str(change.type)) for change in lake.differences(left.ref, right.ref, repo=left.repo)]
     images = [path.removeprefix(left.path) for path, _ in changes if path.startswith(left.path) and is_image(path)]
-    _report_changes(changes, _renames(lake, left, right, changes))
+    renamed = _renames(lake, left, right, changes)
+    _report_changes(changes, renamed)
+    listed = [{"path": path, "change": kind} for path, kind in changes]
+    record({"left": str(left), "right": str(right), "changes": listed, "renamed": renamed})
     layouts = [_layout_of(lake, side) for side in (left, right)] if images else []
     masks = [name for name in images if any(layout.is_mask(name) for layout in layouts if layout)]
     if masks:
         files = [layout.class_file if layout else CLASSES_FILE for layout in layouts]
         trees = [_download(lake, settings, *side, masks) for side in zip((left, right), files, strict=True)]
-        notify("\n" + compare_masks(trees[0], trees[1], masks, (files[0], files[1])))
+        result("\n" + compare_masks(trees[0], trees[1], masks, (files[0], files[1])))
 
 
 def _report_changes(changes: list[tuple[str, str]], renamed: dict[str, str]) -> None:
@@ -122,12 +125,12 @@ def _report_changes(changes: list[tuple[str, str]], renamed: dict[str, str]) -> 
     counts, old = Counter(dict.fromkeys(kinds, 0)), set(renamed.values())
     for path, kind in changes:
         if path in renamed:
-            notify(escape_line(f"{tr('renamed'):8} {renamed[path]} -> {path}"))
+            result(escape_line(f"{tr('renamed'):8} {renamed[path]} -> {path}"))
         elif path not in old:
             counts[kind] += 1
-            notify(escape_line(f"{kinds[kind]:8} {path}"))
+            result(escape_line(f"{kinds[kind]:8} {path}"))
     shown = [f"{kinds[kind]} {count}" for kind, count in counts.items()]
-    notify(", ".join([*shown, *([f"{tr('renamed')} {len(renamed)}"] if renamed else [])]))
+    result(", ".join([*shown, *([f"{tr('renamed')} {len(renamed)}"] if renamed else [])]))
 
 
 def _renames(lake: LakeFS, left: LakePath, right: LakePath, changes: list[tuple[str, str]]) -> dict[str, str]:
@@ -160,7 +163,7 @@ def _download(lake: LakeFS, settings: Settings, side: LakePath, class_file: str,
 def log(lake: LakeFS, ref: str, count: int) -> None:
     """Report the newest commits; the commits of one publication are one line."""
     source = find_data(lake, ref)
-    rows = []
+    rows, listed = [], []
     for commit in islice(lake.log(source.ref, repo=source.repo), count):
         metadata = commit.metadata
         seconds = int(metadata.get("embedded_creation_date", commit.creation_date))
@@ -169,13 +172,18 @@ def log(lake: LakeFS, ref: str, count: int) -> None:
         short = message if len(message) <= MESSAGE_WIDTH else message[: MESSAGE_WIDTH - 1] + "…"
         date = datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
         rows.append((commit.id[:12], date, short, git, metadata.get("mlflow_run_id", "")))
-    notify(format_table((tr("commit"), tr("date"), tr("message"), "Git", tr("run")), rows))
+        when = datetime.fromtimestamp(seconds).astimezone().isoformat()
+        listed.append({"commit": commit.id, "date": when, "message": commit.message, "metadata": dict(metadata)})
+    record({"ref": str(source.ref), "commits": listed})
+    result(format_table((tr("commit"), tr("date"), tr("message"), "Git", tr("run")), rows))
 
 
 def tag(lake: LakeFS, options: argparse.Namespace) -> None:
     """List, create or delete tags."""
     if options.name is None:
-        notify(format_table((tr("tag"), tr("commit")), list(lake.list_refs("tags"))))
+        tags = list(lake.list_refs("tags"))
+        record({"tags": [{"name": name, "commit": commit_id} for name, commit_id in tags]})
+        result(format_table((tr("tag"), tr("commit")), tags))
         return
     if options.delete:
         lake.delete_tag(options.name)
@@ -212,11 +220,14 @@ def revert(lake: LakeFS, ref: str) -> None:
 
 def branches(lake: LakeFS) -> None:
     """List branches; the target has a star, and `sync-…` or `copy-…` is a push in progress or an interrupted one."""
-    rows = []
+    rows, listed = [], []
     for name, commit_id in lake.list_refs("branches"):
         star = "*" if name == lake.branch else ""
-        rows.append((star + name, commit_id[:12], _first_line(next(lake.log(commit_id)).message)))
-    notify(format_table((tr("branch"), tr("commit"), tr("message")), rows))
+        message = _first_line(next(lake.log(commit_id)).message)
+        rows.append((star + name, commit_id[:12], message))
+        listed.append({"name": name, "commit": commit_id, "message": message, "target": name == lake.branch})
+    record({"branches": listed})
+    result(format_table((tr("branch"), tr("commit"), tr("message")), rows))
 
 
 def _first_line(message: str) -> str:

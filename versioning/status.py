@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from config import ROOT, Settings
 from core.hashing import file_sha256
 from core.i18n import tr
 from core.provenance.code_files import LOCK_NAME
-from core.reporting import notify, progress
+from core.reporting import progress, record, result
 from core.safety.terminal import escape_line
 from core.workers import iterate_successes, parallel
 from utils.lakefs_client.content import LocalFile
@@ -34,23 +35,39 @@ def status(settings: Settings, lake: LakeFS) -> bool:
     files = local_files(settings)
     divergence = divergence_of(settings, lake, files, head.ref)
     changes = compare(divergence.local, divergence.branch)
-    notify(tr("branch {branch}, commit {ref} (repository {repo})", branch=lake.branch, ref=head.ref, repo=lake.repo))
+    faults = [] if lock is None else [*_lock_against_files(settings, lock, files), *_lock_against_branch(lake, lock)]
+    agree = not changes if lock is None else not faults
+    record(
+        {
+            "repository": str(lake.repo),
+            "branch": str(lake.branch),
+            "commit": str(head.ref),
+            "data_dir": str(settings.data_dir),
+            "files": len(files),
+            "added": changes.new,
+            "changed": changes.changed,
+            "removed": changes.removed,
+            "renamed": changes.renamed,
+            "lock": None if lock is None else {"data": str(lock.data), "model": str(lock.model), "faults": faults},
+            "ok": agree,
+        }
+    )
+    result(tr("branch {branch}, commit {ref} (repository {repo})", branch=lake.branch, ref=head.ref, repo=lake.repo))
     if changes:
-        notify(tr("data: differs from {branch}: {counts}", branch=lake.branch, counts=changes.counts()))
-        notify("\n".join(changes.lines(20)))
+        result(tr("data: differs from {branch}: {counts}", branch=lake.branch, counts=changes.counts()))
+        result("\n".join(changes.lines(20)))
         if divergence.undone():
             moved = tr("branch {branch} has changes that are not here: lake.py pull --merge", branch=lake.branch)
-            notify(moved)
+            result(moved)
     else:
-        notify(tr("data: same as on {branch}, {count} files", branch=lake.branch, count=len(files)))
+        result(tr("data: same as on {branch}, {count} files", branch=lake.branch, count=len(files)))
     if lock is None:
-        notify(tr("{lock_name}: none (train.py writes it)", lock_name=LOCK_NAME))
-        return not changes
-    faults = [*_lock_against_files(settings, lock, files), *_lock_against_branch(lake, lock)]
+        result(tr("{lock_name}: none (train.py writes it)", lock_name=LOCK_NAME))
+        return agree
     for fault in faults:
-        notify(f"{LOCK_NAME}: {fault}")
+        result(f"{LOCK_NAME}: {fault}")
     if not faults:
-        notify(
+        result(
             tr(
                 "{lock_name}: data {data}, model {model}: same as the local files",
                 lock_name=LOCK_NAME,
@@ -58,7 +75,7 @@ def status(settings: Settings, lake: LakeFS) -> bool:
                 model=lock.model.ref[:12],
             )
         )
-    return not faults
+    return agree
 
 
 def _lock_against_files(settings: Settings, lock: Lock, files: Mapping[str, LocalFile]) -> Iterator[str]:
@@ -100,29 +117,36 @@ def verify(lake: LakeFS, ref: str) -> bool:
     """Read every object of REF from the server and verify its hash; for `lock`, of the model's commit too."""
     source = find_data(lake, ref)
     if ref != LOCK:
-        return _verify(lake, source)
+        return _report_verified([_verify(lake, source)])
     model = require_lock(ROOT).model
     pinned = LakePath(model.repo, lake.resolve(model.ref, model.repo), model.path)
     sources = {LakePath(path.repo, path.ref, ""): path for path in (source, pinned)}  # one commit may hold both
-    return all([_verify(lake, path) for path in sources])
+    return _report_verified([_verify(lake, path) for path in sources])
 
 
-def _verify(lake: LakeFS, source: LakePath) -> bool:
-    """Verify one commit and report each broken object."""
+def _report_verified(commits: list[dict[str, Any]]) -> bool:
+    """Report verified commits for a program; return whether none has a broken file."""
+    intact = not any(commit["broken"] for commit in commits)
+    record({"commits": commits, "ok": intact})
+    return intact
+
+
+def _verify(lake: LakeFS, source: LakePath) -> dict[str, Any]:
+    """Verify one commit, report each broken object, and return the facts for a program."""
     remote = list(lake.objects(source.ref, "", source.repo))
     results = parallel(lambda file: lake.verify_object(source, file), remote)
-    label, broken = tr("verifying"), list[str]()
-    for file, result in iterate_successes(
+    label, broken = tr("verifying"), dict[str, str]()
+    for file, problem in iterate_successes(
         progress(results, len(remote), label, tr("files")),
         lambda count: tr("{count} files could not be read and were not verified", count=count),
         name_of=lambda file: file.path,
     ):
-        if result is not None:
-            broken.append(escape_line(f"  {file.path}: {result}"))
+        if problem is not None:
+            broken[str(file.path)] = str(problem)
     weak = sum(not file.sha256 and not re.fullmatch(r"[0-9a-f]{32}", file.checksum) for file in remote)
     if weak:
-        notify(tr("no checksum, compared by size only: {weak}", weak=weak))
+        result(tr("no checksum, compared by size only: {weak}", weak=weak))
     if broken:
-        notify("\n".join(sorted(broken)))
-    notify(tr("{ref}: {count} of {remote} files broken", ref=source.ref, count=len(broken), remote=len(remote)))
-    return not broken
+        result("\n".join(escape_line(f"  {path}: {problem}") for path, problem in sorted(broken.items())))
+    result(tr("{ref}: {count} of {remote} files broken", ref=source.ref, count=len(broken), remote=len(remote)))
+    return {"commit": str(source.ref), "files": len(remote), "without_checksum": weak, "broken": broken}
