@@ -199,6 +199,15 @@ def tag(lake: LakeFS, options: argparse.Namespace) -> None:
     target = find_data(lake, options.ref or lake.branch)
     if target.repo != lake.repo:
         raise UsageError(tr("in another repository: {target}", target=target))
+    existing = dict(lake.list_refs("tags")).get(options.name)
+    if existing not in (None, target.ref):
+        raise UsageError(
+            tr(
+                "tag {name} exists already, and names commit {commit}: choose another name, or lake.py tag -d {name}",
+                name=options.name,
+                commit=existing,
+            )
+        )
     lake.set_tag(options.name, target.ref)
     notify(tr("tag {name}: {ref}", name=options.name, ref=target.ref))
 

@@ -140,20 +140,24 @@ def json_of(project: Project, *command: str, code: int = 0) -> Any:
     return json.loads(done.stdout)
 
 
-def test_every_listing_is_json(once_trained: Project) -> None:
-    log = json_of(once_trained, "lake.py", "log")
+def test_every_listing_is_json(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project", images=12, git=False)
+    pushed = project.run("lake.py", "push", "--quiet")
+    assert (pushed.returncode, pushed.stdout) == (0, ""), pushed.stderr
+    log = json_of(project, "lake.py", "log")
     assert set(log) == {"ref", "commits"} and set(log["commits"][0]) == {"commit", "date", "message", "metadata"}
     newest = log["commits"][0]["commit"]
-    branches = json_of(once_trained, "lake.py", "branches")["branches"]
-    assert {"name": "main", "commit": newest, "target": True}.items() <= branches[0].items()
-    assert json_of(once_trained, "lake.py", "tag") == {"tags": []}
-    changes = json_of(once_trained, "lake.py", "diff", log["commits"][-1]["commit"], "main")["changes"]
-    assert {"path": "models/model.pth", "change": "added"} in changes
-    status = json_of(once_trained, "lake.py", "status")
-    assert status["ok"] and status["commit"] == newest and status["lock"]["faults"] == []
-    chain = json_of(once_trained, "lake.py", "trace", "main")
-    assert chain["ok"] and {"kind", "name", "note", "faults", "ok"} == set(chain["chains"][0][0])
-    listed = json_of(once_trained, "register_model.py", "--list")
+    (main,) = json_of(project, "lake.py", "branches")["branches"]
+    assert {"name": "main", "commit": newest, "target": True}.items() <= main.items()
+    changes = json_of(project, "lake.py", "diff", "main~1", "main")["changes"]
+    assert {"path": "data/classes.json", "change": "added"} in changes
+    status = json_of(project, "lake.py", "status")
+    assert status["ok"] and status["commit"] == newest and status["lock"] is None
+    verified = json_of(project, "lake.py", "verify")
+    assert verified["ok"] and verified["commits"][0]["broken"] == {}
+    assert project.run("lake.py", "tag", "v1", "main~1").returncode == 0
+    (tag,) = json_of(project, "lake.py", "tag")["tags"]
+    taken = project.run("lake.py", "tag", "v1", "main")
+    assert taken.returncode == 2 and tag["commit"] in taken.stderr and "409" not in taken.stderr
+    listed = json_of(project, "register_model.py", "--list")
     assert listed == {"model": "image-segmentation", "versions": []}
-    quiet = once_trained.run("lake.py", "--quiet", "tag")
-    assert quiet.stdout.split() == ["tag", "commit", "---", "------"] and quiet.stderr == ""
