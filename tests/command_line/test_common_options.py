@@ -158,7 +158,7 @@ def test_every_listing_is_json(tmp_path: Path) -> None:
     assert project.run("lake.py", "tag", "v1", "main~1").returncode == 0
     (tag,) = json_of(project, "lake.py", "tag")["tags"]
     taken = project.run("lake.py", "tag", "v1", "main")
-    assert taken.returncode == 2 and tag["commit"] in taken.stderr and "409" not in taken.stderr
+    assert taken.returncode == 2 and tag["commit"] in taken.stderr and "409 Conflict" not in taken.stderr
     listed = json_of(project, "register_model.py", "--list")
     assert listed == {"model": "image-segmentation", "versions": []}
 
