@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import random
+import resource
 import struct
 import subprocess
 import sys
@@ -27,8 +28,6 @@ from tests.support import hostile_archives
 from tests.support.models import CPU, make_model
 from tests.support.project import SOURCE
 from train.checkpoint import load_checkpoint, save_checkpoint
-
-resource = pytest.importorskip("resource", reason="limits of processes: not on Windows")
 
 MB = 1 << 20
 

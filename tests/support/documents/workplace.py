@@ -111,7 +111,7 @@ small_data() {{
   if [ -d data/images ] && [ -z "$(find data -name '*.png' -print -quit)" ]; then cp -r {data}/. .; fi
 }}
 answers() {{
-  for _ in $(seq 600); do curl --silent --output /dev/null "$1" && return; kill -0 "$2" || return; sleep 0.2; done
+  for _ in $(seq 6000); do curl --silent --output /dev/null "$1" && return; kill -0 "$2" || return; sleep 0.2; done
   return 1
 }}
 """

@@ -1,1 +1,0 @@
-"""The composite GitHub Action: action.yml and its script."""
