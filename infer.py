@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Predict with a model that MLflow knows: find its lakeFS paths, download it and the data, write masks and overlays.
 
 python infer.py                                    # the champion (else the best run) on its own test or val split

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Versions of the data in lakeFS, like Git for code: push, pull, status, diff, log, tag, revert, branches, verify.
 
 python lake.py status                              # the data directory and lakefs.lock against the branch

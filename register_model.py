@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Register a run's model; it becomes champion when it is better than the champion on the same images, else challenger.
 
     python register_model.py                           # the best run since the last registration

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Check the data, commit it to lakeFS, train, commit the model, record the run in MLflow, print what goes into Git.
 
 python train.py                                    # the whole job; an empty data/ gets a sample set

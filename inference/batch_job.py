@@ -18,6 +18,7 @@ import torch
 from core.errors import UsageError
 from core.hashing import file_sha256
 from core.i18n import tr
+from core.pages.cards import Panel
 from core.reporting import notify, progress, warn
 from core.safety.terminal import escape_line
 from core.workers import parallel
@@ -27,7 +28,7 @@ from dataset.decoding.mask import read_mask
 from dataset.decoding.options import DEFAULT_READING
 from dataset.decoding.samples import decode_raw
 from dataset.samples import Item
-from inference import outputs, pipeline
+from inference import gallery, outputs, pipeline
 from inference.earlier import results as earlier
 from inference.geo.georeference import is_georeferenced, require_rasterio
 from inference.geo.windows import is_large, require_windows
@@ -116,7 +117,7 @@ class BatchJob:
     ) -> None:
         self.predictor, self.items = predictor, items
         self.settings = {**describe_origin(predictor, lineage), "split": split}
-        rasters = {item.name: item.image for item in items if _is_raster(item)}
+        rasters = {i.name: i.image for i in items if i.fault is None and i.page is None and is_georeferenced(i.image)}
         require_rasterio([str(path) for path in rasters.values()])
         self.large = {name for name, path in rasters.items() if is_large(path)}
         if self.large:
@@ -179,8 +180,6 @@ class BatchJob:
         if item.mask is None:
             return np.zeros((classes.num_classes, classes.num_classes), np.int64)
         return self._compare(item, read_mask(files["mask"], classes, DEFAULT_READING)).counts
-
-    # --- predicting ---
 
     def begin_writing(self) -> IO[str]:
         """Set earlier results that are replaced aside before the first result is written; return the journal.
@@ -306,22 +305,25 @@ class BatchJob:
             earlier.report_kept(folder)
             return outcome
         self.begin_writing().close()
+        records = {item.name: self.records[item.name] for item in self.items if item.name in self.records}
+        small = {item.name: item for item in self.items if item.name not in self.large}
         self.outputs.finish(
             {
                 **self.settings,
                 "model_metrics": model.metrics,
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 **(means if measured else {}),
-                "images": [self.records[item.name] for item in self.items if item.name in self.records],
+                "images": list(records.values()),
                 "broken": self.failed,
-            }
+            },
+            gallery.collect_previews(records, small, self._preview, self.predictor.cores),
         )
         earlier.discard(folder)
         return outcome
 
-
-def _is_raster(item: Item) -> bool:
-    return item.fault is None and item.page is None and is_georeferenced(item.image)
+    def _preview(self, item: Item) -> list[Panel]:
+        mask = self.outputs.path_of(self.outputs.file_names(item.name)["mask"])
+        return gallery.preview_item(item, self.read(item).pixels, mask, self.predictor.model)
 
 
 def _input_name(item: Item) -> str:

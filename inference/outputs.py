@@ -22,6 +22,7 @@ from core.files import atomic_replace, remove_partial_files, safe_join, write_at
 from core.hashing import file_sha256
 from core.i18n import tr
 from core.locks import lock_or_fail
+from core.pages.cards import Panel
 from core.safety.spreadsheet import csv_bytes
 from dataset.classes import ClassMap, UInt8
 from dataset.overlay import overlay
@@ -227,9 +228,12 @@ class OutputDirectory:
         (self.folder / LISTING).unlink(missing_ok=True)
         return (self.folder / JOURNAL).open("a", encoding="utf-8")
 
-    def finish(self, content: dict[str, Any]) -> None:
-        """Write the gallery, the requested summaries and, last, predictions.json; then remove the journal."""
-        write_gallery(self.folder / GALLERY, content, self.classes)
+    def finish(self, content: dict[str, Any], previews: Mapping[str, Sequence[Panel]]) -> None:
+        """Write the gallery, the requested summaries and, last, predictions.json; then remove the journal.
+
+        `previews` are panels that the gallery embeds, by the name of an image's mask.
+        """
+        write_gallery(self.folder / GALLERY, content, self.classes, previews)
         if "areas" in self.extras:
             write_atomically(self.folder / AREAS, self._areas(content["images"]))
         if "coco" in self.extras:

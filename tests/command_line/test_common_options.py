@@ -158,6 +158,24 @@ def test_every_listing_is_json(tmp_path: Path) -> None:
     assert project.run("lake.py", "tag", "v1", "main~1").returncode == 0
     (tag,) = json_of(project, "lake.py", "tag")["tags"]
     taken = project.run("lake.py", "tag", "v1", "main")
-    assert taken.returncode == 2 and tag["commit"] in taken.stderr and "409" not in taken.stderr
+    assert taken.returncode == 2 and tag["commit"] in taken.stderr and "409 Conflict" not in taken.stderr
     listed = json_of(project, "register_model.py", "--list")
     assert listed == {"model": "image-segmentation", "versions": []}
+
+
+def test_shell_completion_of_options_choices_and_commands(project: Project) -> None:
+    """As the shell calls it; argcomplete comes with nox."""
+    for line, word in (("train.py --ep", "--epochs"), ("train.py --loss fo", "focal"), ("lake.py bran", "branches")):
+        script = line.split()[0]
+        assert "PYTHON_ARGCOMPLETE_OK" in (project.folder / script).read_text(encoding="utf-8")[:1024]
+        env = {
+            "_ARGCOMPLETE": "1",
+            "COMP_LINE": line,
+            "COMP_POINT": str(len(line)),
+            "IFS": "\n",
+            "_ARGCOMPLETE_IFS": "\n",
+        }
+        out = project.folder.parent / "completions"
+        env |= {"_ARGCOMPLETE_STDOUT_FILENAME": str(out)}
+        done = project.run(script, env=env)
+        assert done.returncode == 0 and word in out.read_text(), done.stderr

@@ -7,7 +7,6 @@ import functools
 import json
 import os
 import random
-import resource
 import struct
 import subprocess
 import sys
@@ -28,6 +27,8 @@ from tests.support import hostile_archives
 from tests.support.models import CPU, make_model
 from tests.support.project import SOURCE
 from train.checkpoint import load_checkpoint, save_checkpoint
+
+resource = pytest.importorskip("resource", reason="limits of processes: not on Windows")
 
 MB = 1 << 20
 

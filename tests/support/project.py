@@ -148,4 +148,5 @@ def finish(process: subprocess.Popen[str], signal_number: int | None = None) -> 
     return process.returncode, rest
 
 
-SIGINT, SIGTERM, SIGKILL = signal.SIGINT, signal.SIGTERM, signal.SIGKILL
+SIGINT, SIGTERM = signal.SIGINT, signal.SIGTERM
+SIGKILL = getattr(signal, "SIGKILL", SIGTERM)  # Windows has none: its SIGTERM ends a process at once

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mimetypes
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -26,6 +25,8 @@ from utils.lakefs_client import content, multipart, transfer
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath
 from versioning import push, sync
+
+resource = pytest.importorskip("resource", reason="limits of processes: not on Windows")
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
 

@@ -1,0 +1,1 @@
+"""The composite GitHub Action: action.yml and its script."""
