@@ -215,7 +215,7 @@ def test_faults_are_shown_in_korean(flat: Path) -> None:
     (flat / "masks" / "a4.png").unlink()
     with pytest.raises(DataFaults, match="데이터에 문제가 1건 있습니다") as caught:
         check_data(flat, 0)
-    assert all(word in str(caught.value) for word in ("파일", "기대", "발견", "짝 없음"))
+    assert all(word in str(caught.value) for word in ("파일", "기대", "실제", "짝 없음"))
 
 
 def test_summary_shows_layout_counts_sizes_and_percentages(parted: Path) -> None:

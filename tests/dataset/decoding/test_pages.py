@@ -194,4 +194,4 @@ def test_check_page_shows_each_page(tmp_path: Path) -> None:
     inspection = inspect_data(tmp_path, 0)
     write_page(inspection)
     page = (tmp_path / CHECK_PAGE).read_text(encoding="utf-8")
-    assert page.count("<h2>scan_00") == 6
+    assert page.count("<h3>scan_00") == 6

@@ -101,7 +101,7 @@ def test_expression_wins_over_group_file_and_names() -> None:
     [("(a", "a regular expression"), (r"a\d", "a group in parentheses"), ("(?P<a>x)(?P<a>y)", "a regular expression")],
 )
 def test_expression_that_is_not_one_is_refused(expression: str, rule: str) -> None:
-    with pytest.raises(UsageError, match=f"SPLIT_GROUP=.*expected .*{rule}"):
+    with pytest.raises(UsageError, match=f"--split-group .*expected .*{rule}"):
         load_settings(split_group=expression)
 
 
