@@ -16,9 +16,10 @@ PAGES = [name for name in ("docs/troubleshooting.md", "docs/troubleshooting.ko.m
 @functools.cache
 def known_messages(language: str) -> list[list[str]]:
     """Return the texts between the fields of every message of the program, up to its first line break."""
-    english = catalogue.extracted()
+    ids = catalogue.extracted()
     korean = catalogue.texts(catalogue.read_catalogue())
-    texts = english if language == "en" else {korean.get(text, "") for text in english}
+    english = {form for message in ids for form in catalogue.forms(message)}
+    texts = english if language == "en" else {korean.get(message, "") for message in ids}
     return [re.split(r"\{[^{}]+\}", text.partition("\n")[0]) for text in texts if text]
 
 
