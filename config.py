@@ -166,12 +166,7 @@ class Settings:
 
     # --- training ---
     epochs: int | None = setting(
-        None,
-        mark("number of epochs"),
-        unset=mark("10, or as many as 250 optimizer steps need"),
-        option="--epochs",
-        metavar="N",
-        minimum=1,
+        None, mark("number of epochs"), unset=mark("10, at least 250 steps"), option="--epochs", metavar="N", minimum=1
     )
     max_seconds: float | None = setting(
         None,
