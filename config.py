@@ -120,6 +120,8 @@ class Settings:
     register_confidence: float = runtime_setting(
         0.95,
         mark("confidence of the gain's bootstrap interval, which must lie above 0; 0: not required"),
+        option="--confidence",
+        metavar="X",
         minimum=0,
         below=1,
     )

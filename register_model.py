@@ -31,7 +31,8 @@ ACTIONS = Actions(
         "--make-signing-key": "",
         "--compare": "--manual --output",
         "--rollback": "--manual --signing-key",
-        DEFAULT: "--run-id --manual --metric --threshold --min-gain --accept-warnings --signing-key --force --keep-branch",
+        DEFAULT: "--run-id --manual --metric --threshold --min-gain --confidence --accept-warnings "
+        "--signing-key --force --keep-branch",
     },
     exclusive=("--manual --run-id", "--force --threshold"),
 )
@@ -60,7 +61,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add_setting_options(
         parser,
         Settings,
-        ["register_metric", "register_threshold", "register_min_gain", "register_accept_warnings", "signing_key"],
+        [
+            *("register_metric", "register_threshold", "register_min_gain", "register_confidence"),
+            *("register_accept_warnings", "signing_key"),
+        ],
     )
     parser.add_argument(
         "--force",

@@ -146,9 +146,10 @@ def _not_tracked(folder: Path, top: Path) -> str:
     )
 
 
-def read_facts(folder: Path) -> GitFacts:
+def read_facts(folder: Path, data: Path | None = None) -> GitFacts:
     """Return the state of the repository that tracks `folder`; a missing repository is not an error.
 
+    New files below `data`, the data directory, are not code: lakeFS versions them.
     Warns, once, where there is a repository that cannot be used: the record of a run would lack its code.
     """
     problem = find_problem(folder)
@@ -156,7 +157,7 @@ def read_facts(folder: Path) -> GitFacts:
         if (_find_root(folder) / ".git").exists():
             _warn_once(problem)
         return GitFacts()
-    changed = changed_code(folder)
+    changed = changed_code(folder, data)
     return GitFacts(
         commit=run(folder, "rev-parse", "--verify", "HEAD") or NONE,
         branch=run(folder, "symbolic-ref", "--quiet", "--short", "HEAD") or NONE,
@@ -179,10 +180,11 @@ def detached_head(folder: Path) -> str | None:
     return tag or run(folder, "rev-parse", "--short=12", "--verify", "HEAD")
 
 
-def changed_code(folder: Path) -> list[CodeChange] | None:
+def changed_code(folder: Path, data: Path | None = None) -> list[CodeChange] | None:
     """Return the files of the project's code that differ from the commit; None if Git fails.
 
-    Files of other directories of the repository, logs and files of editors are not code: provenance/code_files.py.
+    Files of other directories of the repository, logs and files of editors are not code (provenance/code_files.py), and
+    neither are new files below `data`, the data directory.
     """
     try:
         done = start(folder, "status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", "--", ".")
@@ -196,9 +198,15 @@ def changed_code(folder: Path) -> list[CodeChange] | None:
     found = [
         CodeChange(path, state == b"??")
         for state, path in entries
-        if path in code or (state != b"??" and _is_submodule(folder, path))
+        if (path in code or (state != b"??" and _is_submodule(folder, path)))
+        and not (state == b"??" and data is not None and (folder / path).is_relative_to(data))
     ]
     return [change for change in found if not _has_only_new_outputs(folder, change)]
+
+
+def is_ignored(folder: Path, path: Path) -> bool:
+    """Return whether the rules of .gitignore exclude a path below `folder`, tracked or not; it need not exist."""
+    return run(folder, "check-ignore", "--no-index", "--", str(path)) is not None
 
 
 def describe_changes(changes: Sequence[CodeChange] | None, limit: int = 10) -> str:

@@ -6,9 +6,10 @@ from collections import Counter
 
 from core.console import format_size, format_table
 from core.i18n import tr
+from dataset.checks.split_contents import describe_few_groups
 from dataset.classes import CLASSES_FILE, abbreviate
 from dataset.data import SegmentationData
-from dataset.faults import MAX_ROWS
+from dataset.faults import FEW_GROUPS, GROUPS_TO_DECIDE, MAX_ROWS
 from dataset.splitting.groups import Groups
 
 
@@ -33,9 +34,24 @@ def summary(data: SegmentationData, list_all: bool = False) -> str:
         lines.insert(3, tr("bands: {bands} (values {low:g} to {high:g})", bands=data.bands, low=low, high=high))
     lines += ["", format_table(("id", tr("class"), *splits), _class_rows(data))]
     lines += [tr("warning: {text}", text=warning.text) for warning in data.warnings]
+    lines += _describe_promotion(data)
     if data.left_out:
         lines += ["", *(_list_left_out(data) if list_all else _abbreviate_left_out(data))]
     return "\n".join(lines)
+
+
+def _describe_promotion(data: SegmentationData) -> list[str]:
+    """Return what the registration of a model will say because of val, so that nobody is surprised by it."""
+    lines = []
+    if any(warning.counts_against("val") for warning in data.warnings):
+        lines.append(
+            tr("because of the warnings about val, register_model.py makes a champion only with --accept-warnings")
+        )
+    val = data.split("val")
+    groups = len({pair.group or pair.name for pair in val})
+    if 0 < groups < GROUPS_TO_DECIDE and all(warning.kind != FEW_GROUPS for warning in data.warnings):
+        lines.append(describe_few_groups(len(val), groups))
+    return lines
 
 
 def _format_groups(groups: Groups) -> str:

@@ -16,7 +16,12 @@ from dataset.checks.learnable import check_learnable
 from dataset.checks.mask_values import check_values, infer_classes
 from dataset.checks.orientation import check_orientation
 from dataset.checks.palettes import check_palettes
-from dataset.checks.split_contents import check_absent_classes, check_split_directories, check_split_sizes
+from dataset.checks.split_contents import (
+    check_absent_classes,
+    check_decidable,
+    check_split_directories,
+    check_split_sizes,
+)
 from dataset.class_file import Form
 from dataset.data import SegmentationData
 from dataset.decoding.options import DEFAULT_READING, ReadOptions
@@ -93,6 +98,7 @@ def inspect_data(
     inspection.add(check_near_duplicates(inspection.contents, inspection.groups))
     inspection.add(check_split_directories(inspection.layout))
     inspection.add(check_split_sizes(inspection.contents))
+    inspection.add(check_decidable(inspection))
     if inspection.classes is not None:
         inspection.add(check_absent_classes(inspection.class_counts(), inspection.classes))
     return inspection

@@ -15,7 +15,7 @@ from lineage.links import LINEAGE_KEYS, MODEL_METRICS, TEST_METRICS, Link, forma
 from registry.versions import LAKEFS_TAG, Registry, version_lineage
 from utils import mlflow_utils
 from utils.lakefs_utils import LakeFS, LakePath
-from utils.lineage import CLASSES_TAGS
+from utils.lineage import CLASSES_TAGS, read_first_epoch
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -64,7 +64,8 @@ class MlflowLinks:
     def metric_history(self, run: Run) -> Link:
         """Return the link of the metric history at the best epoch, which the model's own metrics must equal."""
         step = run.data.metrics.get("best_epoch", math.nan)
-        link = Link(tr("metric history"), run.info.run_id, tr("step {step:.0f}", step=step))
+        epoch = step - read_first_epoch(run.data.tags) + 1
+        link = Link(tr("metric history"), run.info.run_id, tr("epoch {epoch:.0f}", epoch=epoch))
         for name, fact in BEST_EPOCH_FACTS.items():
             with mlflow_utils.convert_errors(self.settings, tr("reading metrics")):
                 history = self.client.get_metric_history(run.info.run_id, name)

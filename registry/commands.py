@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from config import Settings
+from config import SETTINGS, Settings
 from core.console import choose, format_table
 from core.errors import EXIT_BELOW_THRESHOLD, EXIT_DONE, EXIT_FAILED, AppError, UsageError
 from core.i18n import tr
@@ -50,12 +51,20 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     with explained_by_lock(settings, AppError), connect(settings) as lake:
         if options.compare is not None:
             return compare(registry, lake, options)
-        promotion = Promotion(registry, lake)
+        promotion = Promotion(registry, lake, repeated_options(options))
         with lock_registry(settings):
             finished = promotion.finish_pending()
             if options.rollback is not None:
                 return rollback(promotion, options)
             return register(promotion, options, [str(version.version) for version in finished])
+
+
+def repeated_options(options: argparse.Namespace) -> tuple[str, ...]:
+    """Return the options of this call that decide its result, as a command that continues it must repeat them."""
+    names = ("register_metric", "register_threshold", "register_min_gain", "register_confidence", "signing_key")
+    given = {SETTINGS[name].option: getattr(options, name) for name in names}
+    repeated = [f"{option} {shlex.quote(str(value))}" for option, value in given.items() if value is not None]
+    return (*repeated, *(["--accept-warnings"] if options.register_accept_warnings else []))
 
 
 def register(promotion: Promotion, options: argparse.Namespace, finished: list[str]) -> int:

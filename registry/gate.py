@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from config import Settings
     from utils.lineage import Lineage
 
+# Keys of a verdict's record.
+UNDECIDED = "undecided"  # true: too few groups to tell the gain from chance
+PROMOTE_BY = "promote_by"  # options of register_model.py that remove every reason: those that a person may waive
 ROUNDING = 1e-9  # of a gain: 0.61 - 0.6 passes a minimum of 0.01
 REPRODUCTION_TOLERANCE = 0.01  # of a metric: other hardware and precision round differently
 
@@ -92,6 +95,7 @@ def judge(
     if warnings and settings.register_accept_warnings:
         record["accepted"] = warnings
         warnings = []
+    waivable = {"--accept-warnings": len(warnings)}  # option -> reasons that it removes
     reasons = [
         *(_describe_warning(text) for text in warnings),
         *_check_reproduction(settings, candidate, new),
@@ -106,6 +110,9 @@ def judge(
         found, metrics = _compare_unseen(settings, old, new, items, seen)
         record |= metrics
         reasons += found
+        waivable["--confidence 0"] = int(UNDECIDED in metrics)
+    if reasons and sum(waivable.values()) == len(reasons):
+        record[PROMOTE_BY] = [option for option, count in waivable.items() if count]
     number = champion.version.rsplit(" v", 1)[1] if champion and champion.version else None
     return Verdict(CHALLENGER if reasons else CHAMPION, tuple(reasons), number, record)
 
@@ -150,10 +157,11 @@ def _compare(settings: Settings, old: EvaluationResult, new: EvaluationResult) -
     reasons += check_gain(settings.register_min_gain, metric, before, after, new.coverage)
     interval = gain_interval(old, new, metric, confidence) if confidence else None
     if confidence and interval is None:
+        metrics[UNDECIDED] = True
         reasons.append(
             tr(
                 "{images} images of {count} groups (films, patients; else each image is one): an interval of the gain "
-                "needs at least {minimum} groups, so it may be chance (REGISTER_CONFIDENCE=0 disables this check)",
+                "needs at least {minimum} groups, so it may be chance (--confidence 0 disables this check)",
                 images=len(new.images),
                 count=groups,
                 minimum=MIN_GROUPS,

@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import math
 
+from dataset.faults import GROUPS_TO_DECIDE
 from segmentation.evaluation import EvaluationResult, Figures, metric_of_counts
 
-MIN_GROUPS = 3  # with two, Student's factor is 12.7: no gain of practical size would pass
+MIN_GROUPS = GROUPS_TO_DECIDE
 
 
 def gain_interval(

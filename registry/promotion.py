@@ -105,6 +105,7 @@ class Promotion:
 
     registry: Registry
     lake: LakeFS
+    options: tuple[str, ...] = ()  # of this call of register_model.py, which a command that continues must repeat
 
     def register(self, run: Run, force: str | None = None) -> ModelVersion:
         """Judge a run's model and register it: champion if it passes the gate, else challenger. Raises AppError.
@@ -172,7 +173,9 @@ class Promotion:
             reason = tr(
                 "taken out of use on {at} by {by}, in favour of v{to}", at=was["at"], by=was["by"], to=was["to"]
             )
-            verdict = dataclasses.replace(verdict, decision=CHALLENGER, reasons=(*verdict.reasons, reason))
+            record = {key: value for key, value in verdict.record.items() if key != gate.PROMOTE_BY}
+            reasons = (*verdict.reasons, reason)
+            verdict = dataclasses.replace(verdict, decision=CHALLENGER, reasons=reasons, record=record)
         if force is None:
             return verdict
         return dataclasses.replace(verdict, decision=CHAMPION, forced={**audit_stamp(), "why": force[:1000]})
@@ -215,6 +218,12 @@ class Promotion:
             self.registry.client.set_tag(str(version.run_id), REGISTERED, number)
         self.registry.set_tag(version, STATE, DONE)
         report_verdict(verdict)
+        if verdict["decision"] == CHALLENGER and verdict.get("promote_by"):
+            waiving = {option.split()[0] for option in verdict["promote_by"]}
+            repeated = [option for option in self.options if option.split()[0] not in waiving]
+            options = [*repeated, *verdict["promote_by"]]
+            command = " ".join(["python register_model.py --run-id", str(version.run_id), *options])
+            notify(tr("To promote it all the same: {command}", command=command))
 
     def _promote(self, version: ModelVersion, against: str | None) -> bool:
         """Make a version champion if the champion is still the one it was compared with; return whether it is.

@@ -24,14 +24,19 @@ MANY_EPOCHS = 30  # from here on a network overfits the images without standard 
 MEMORY_SHARE = 0.5  # fraction of the free memory for the activations that a step keeps for its gradients
 
 
-def epochs(wanted: int | None, steps_per_epoch: int) -> tuple[int, str]:
-    """Return the number of epochs, and why: a few images need more epochs for the same number of optimizer steps."""
+def epochs(wanted: int | None, steps_per_epoch: int, images: int, batch: int) -> tuple[int, str]:
+    """Return the number of epochs, and why: a few images need more epochs for the same number of optimizer steps.
+
+    `images` is the number of the training split.
+    """
     if wanted is not None:
         return wanted, tr("as set")
-    needed = -(-STEPS // steps_per_epoch)
-    if needed <= EPOCHS:
-        return EPOCHS, tr("default")
-    return needed, tr("{steps} steps, {per_epoch} per epoch", steps=needed * steps_per_epoch, per_epoch=steps_per_epoch)
+    chosen = max(EPOCHS, -(-STEPS // steps_per_epoch))
+    steps = STEPS if chosen > EPOCHS else chosen * steps_per_epoch
+    reason = tr(
+        "about {steps} steps; {images} training images in batches of {batch}", steps=steps, images=images, batch=batch
+    )
+    return chosen, reason
 
 
 def working_size(data: SegmentationData, wanted: tuple[int, int] | None) -> tuple[tuple[int, int], str]:

@@ -40,7 +40,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """One epoch: mean training loss, validation, seconds and images/s of training, learning rate at its end."""
+    """One epoch (counted from 0): mean training loss, validation, seconds and images/s of training, learning rate at its end."""
 
     epoch: int
     train_loss: float
@@ -49,6 +49,11 @@ class EpochResult:
     images_per_second: float
     learning_rate: float
     best: bool
+
+    @property
+    def number(self) -> int:
+        """The epoch as it is shown and recorded, from 1; `epoch`, which checkpoints store, counts from 0."""
+        return self.epoch + 1
 
 
 class BaseTrain(ABC):

@@ -100,13 +100,15 @@ def prepare_directory(settings: Settings, options: argparse.Namespace) -> None:
 
     Raises UsageError for one that was named and has no data, unless an option fills it or the data comes from a commit.
     """
-    from versioning.data_directory import require_data, require_place
+    from versioning.data_directory import advise_ignoring, require_data, require_place
 
     if not (options.dataset or options.sample):
         if not (options.data_ref or options.resume or options.reproduce):
             require_data(settings)
+            advise_ignoring(settings)
         return
     require_place(settings)
+    advise_ignoring(settings)
     if options.dataset:
         from dataset import public
 
@@ -161,7 +163,7 @@ def train(settings: Settings, given: dict[str, Any], options: argparse.Namespace
     releasing = options.git_commit or options.git_tag
     with connect(settings, create=bool(options.git_tag)) as lake:
         if releasing:
-            publish.require_ready(lake, options.git_tag)
+            publish.require_ready(lake, options.git_tag, ROOT, settings.data_dir)
         client = mlflow_utils.connect(settings)
         job = _resumed_job(settings, lake, interrupted) if interrupted else _new_job(settings, lake, options)
         training, publication, result = train_and_publish(settings, lake, client, job)
@@ -249,7 +251,7 @@ def _new_job(settings: Settings, lake: LakeFS, options: argparse.Namespace) -> J
     if options.experiment_branch:
         lake.start_experiment(options.experiment_branch)
     target = settings.lakefs_branch if options.experiment_branch else None
-    facts = RunFacts(git.read_facts(ROOT), lake.repo, lake.branch, target, options.smoke)
+    facts = RunFacts(git.read_facts(ROOT, settings.data_dir), lake.repo, lake.branch, target, options.smoke)
     return Job(data, pinned, facts, replace=options.replace)
 
 
@@ -276,7 +278,7 @@ def interrupted_run(
                 run_id=record.run_id,
             )
         )
-    resume.warn_of_other_code(record, git.read_facts(ROOT), distributed.world_size())
+    resume.warn_of_other_code(record, git.read_facts(ROOT, settings.data_dir), distributed.world_size())
     return resume.settings_of(record, settings, given), interrupted
 
 

@@ -45,8 +45,8 @@ def _best_model(file: Path, current: Model, device: torch.device) -> Model:
 
 
 def report_splits(best_epoch: int, measured: Mapping[str, Validation]) -> None:
-    """Report the metrics of the saved model on each split."""
-    notify(tr("saved model (epoch {epoch}):", epoch=best_epoch + 1))
+    """Report the metrics of the saved model on each split; `best_epoch` counts from 1."""
+    notify(tr("saved model (epoch {epoch}):", epoch=best_epoch))
     for split, result in measured.items():
         mean = format_mean(result.miou, result.coverage)
         notify(tr("  {split}: accuracy {accuracy:.4f}, mIoU {miou}", split=split, accuracy=result.accuracy, miou=mean))

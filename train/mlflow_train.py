@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from core.files import write_atomically
+from core.files import atomic_replace, link_or_copy, write_atomically
 from core.i18n import tr
 from core.pages.cards import Gallery
 from core.reporting import notify
@@ -25,6 +25,9 @@ from train.setup import TrainingSetup
 from train.tracking.environment import REPORT_FILE
 from train.tracking.result import DataCommit, Result, RunSummary, class_metrics
 from train.tracking.run_tracker import RunTracker
+from train.tracking.used_settings import used_settings
+
+PREVIEW_FILE = "preview.jpg"  # in models/<run id>/: the overlays of the last epoch
 
 
 class MlflowTrain(ModelTrain):
@@ -35,12 +38,14 @@ class MlflowTrain(ModelTrain):
         lineage = {"run_id": tracker.run_id, **tracker.facts.git.metadata(), "lakefs_data_path": str(data.path)}
         super().__init__(setup, tracker.folder, lineage)
         self.tracker, self.data_commit = tracker, data
+        self.preview_reported = False
 
     def record_setup(self) -> None:
         """Record what data and machine decided, where the settings say 'auto', and the code."""
         setup = self.setup
         self.tracker.log_params(
             {
+                **setup.resolved,
                 **{f"resolved_{key}": value for key, value in setup.resolved.items()},
                 "num_classes": setup.data.classes.num_classes,
                 "num_parameters": sum(p.numel() for p in self.network.parameters()),
@@ -56,14 +61,23 @@ class MlflowTrain(ModelTrain):
         images = self.setup.val_images
         indices = figures.sample_indices(images)
         predicted = figures.predictions(self.model({}), images, indices)  # now: the weights will change
-        self.tracker.background.call(lambda: self._log_overlays(result.epoch, indices, predicted))
+        if not self.preview_reported:  # written here once, so that the file exists when it is named
+            self.preview_reported = True
+            self._save_preview(indices, predicted)
+            notify(
+                tr(
+                    "first overlays: {path} (image, label, prediction; updated after each epoch)",
+                    path=self.run_folder / PREVIEW_FILE,
+                )
+            )
+        self.tracker.background.call(lambda: self._log_overlays(result.number, indices, predicted))
 
     def on_resume(self) -> None:
         """Record the epochs that a kill kept from the run; none is recorded twice."""
         super().on_resume()
         recorded = self.tracker.recorded_steps("val_miou")
         for result in self.history:
-            if result.epoch not in recorded:
+            if self.tracker.step_of(result) not in recorded:
                 self._log_epoch(result)
         notify(
             tr(
@@ -85,13 +99,19 @@ class MlflowTrain(ModelTrain):
             "learning_rate": result.learning_rate,
             **class_metrics("val", v),
         }
-        self.tracker.log_metrics(metrics, result.epoch)
+        self.tracker.log_metrics(metrics, self.tracker.step_of(result))
 
     def _log_overlays(self, epoch: int, indices: list[int], predicted: list[UInt8]) -> None:
-        """Record the sample overlays of an epoch."""
+        """Record the sample overlays of an epoch, counted from 1."""
         with tempfile.TemporaryDirectory() as folder:
-            figures.save_samples(Path(folder) / f"epoch-{epoch + 1:04d}.jpg", self.setup.val_images, indices, predicted)
+            self._save_preview(indices, predicted)
+            link_or_copy(self.run_folder / PREVIEW_FILE, Path(folder) / f"epoch-{epoch:04d}.jpg")
             self.tracker.log_artifacts(Path(folder), "overlays")
+
+    def _save_preview(self, indices: list[int], predicted: list[UInt8]) -> None:
+        """Replace the overlays that a user can look at during the training."""
+        with atomic_replace(self.run_folder / PREVIEW_FILE, durable=False) as part:
+            figures.save_samples(part, self.setup.val_images, indices, predicted, "JPEG")
 
     def run_record(self) -> dict[str, Any]:
         facts = self.tracker.facts
@@ -122,7 +142,7 @@ class MlflowTrain(ModelTrain):
         data = self.setup.data
         return RunSummary(
             result=result,
-            settings=self.settings.public(),
+            settings=used_settings(self.settings, self.setup.resolved, self.tracker.given),
             git=self.tracker.facts.git,
             run_page=self.tracker.page(),
             lakefs_page=without_credentials(self.settings.lakefs_endpoint or "").rstrip("/"),

@@ -44,7 +44,7 @@ class ModelTrain(BaseTrain):
 
     def __init__(self, setup: TrainingSetup, run_folder: Path, lineage: dict[str, str] | None = None) -> None:
         """Build optimizer and averages; `lineage` is stored in the model file, files are written to `run_folder`."""
-        super().__init__(setup.settings, 1 if setup.smoke else setup.epochs, len(setup.epoch_batches(0)), setup.smoke)
+        super().__init__(setup.settings, setup.epochs, len(setup.epoch_batches(0)), setup.smoke)
         self.setup, self.run_folder, self.lineage = setup, run_folder, lineage or {}
         self.device = setup.device
         # channels_last: 6 to 12 % faster on CPUs, and what tensor cores need
@@ -75,7 +75,7 @@ class ModelTrain(BaseTrain):
                 self.test = measure_test(self.best_file, current, self.setup.test_images, criterion, self.smoke)
                 self.save_checkpoint()
             if distributed.is_main():
-                report_splits(best.epoch, {"val": best.validation, "test": self.test})
+                report_splits(best.number, {"val": best.validation, "test": self.test})
         return best
 
     # --- files ---
@@ -83,7 +83,7 @@ class ModelTrain(BaseTrain):
     @property
     def best_file(self) -> Path:
         """The best model so far; named by its epoch, so that it stays until a checkpoint knows the next one."""
-        return self.run_folder / f"best-{self.best.epoch}.pth"
+        return self.run_folder / f"best-epoch-{self.best.number}.pth"
 
     @property
     def checkpoint_file(self) -> Path:
@@ -274,11 +274,19 @@ class ModelTrain(BaseTrain):
             self.best_confusion.counts += state["best_confusion"].numpy()
 
     def on_resume(self) -> None:
-        """Write the history again; raise AppError if the best model that the checkpoint names is missing."""
+        """Write the history again; raise AppError if the best model that the checkpoint names is missing.
+
+        A best model of an earlier version gets today's name.
+        """
         if not distributed.is_main():
             return
         write_history(self.run_folder / HISTORY_FILE, self.history)
-        if self.history and not self.best_file.exists():
+        if not self.history:
+            return
+        earlier = self.run_folder / f"best-{self.best.epoch}.pth"  # the name in versions that counted epochs from 0
+        if earlier.exists() and not self.best_file.exists():
+            earlier.rename(self.best_file)
+        if not self.best_file.exists():
             raise AppError(
                 tr(
                     "{file} is missing: the best model that the checkpoint names is needed to resume",

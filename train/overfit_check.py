@@ -49,7 +49,7 @@ def overfit_check(settings: Settings, data: SegmentationData, count: int) -> Non
         tr(
             "the model overfits {count} images after {epochs} epochs: mIoU {miou}",
             count=count,
-            epochs=best.epoch + 1,
+            epochs=best.number,
             miou=mean,
         )
     )

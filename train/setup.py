@@ -119,9 +119,8 @@ def prepare_training(settings: Settings, data: SegmentationData, smoke: bool = F
     )
     batch_size = decisions.take(tr("batch size"), "batch_size", choice)
     distributed.validate_batch_size(batch_size)
-    steps = len(loader.epoch_batches(len(train_images), batch_size, settings.seed, 0, 2 * distributed.world_size()))
-    epochs, reason = auto_settings.epochs(settings.epochs, steps)
-    if settings.max_seconds is None:
+    epochs, reason = _epochs(settings, len(train_images), batch_size, smoke)
+    if smoke or settings.max_seconds is None:
         decisions.take(tr("epochs"), "epochs", (epochs, reason))
     timed = (network, batch_size, crop, device, train_images)
     expected = 1.0 if smoke else _expected_epochs(settings, epochs, *timed)
@@ -213,6 +212,14 @@ def _training_device(settings: Settings) -> torch.device:
         device = torch.device("cuda", distributed.local_rank())
         torch.cuda.set_device(device)
     return device
+
+
+def _epochs(settings: Settings, images: int, batch_size: int, smoke: bool) -> tuple[int, str]:
+    """Return the number of epochs, and why, by the optimizer steps that an epoch has."""
+    if smoke:
+        return 1, tr("--smoke: {count} batches", count=SMOKE_BATCHES)
+    batches = len(loader.epoch_batches(images, batch_size, settings.seed, 0, 2 * distributed.world_size()))
+    return auto_settings.epochs(settings.epochs, -(-batches // settings.accumulate), images, batch_size)
 
 
 def _expected_epochs(

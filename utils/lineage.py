@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from utils.identifiers import CommitId, GitCommit, RecordedRun, Sha256
 from utils.lakefs_utils import LakePath
 
 RELEASE_TAG = "lakefs_release_path"  # of a version: the directory of its release in lakeFS
+FIRST_EPOCH = "first_epoch"  # tag of a run, and key of metrics.json: the step of its first epoch
 CLASSES_TAGS = ("val_classes", "test_classes")  # tags of runs and versions; see segmentation/means.py
 
 
@@ -47,6 +49,11 @@ class Lineage(Origin):
 
     model_path: LakePath
     data_path: LakePath
+
+
+def read_first_epoch(tags: Mapping[str, str]) -> int:
+    """Return the step of a run's first epoch: 1, or 0 in runs of earlier versions, which counted from 0."""
+    return 1 if tags.get(FIRST_EPOCH) == "1" else 0
 
 
 def require_repository(configured: str, run_id: str, recorded: str) -> None:

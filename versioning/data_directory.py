@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+
 from config import ROOT, Settings
+from core import git
 from core.errors import UsageError
 from core.files import broken_link
 from core.i18n import tr
+from core.reporting import notify
 from dataset.directory import data_files, move_is_pending
 
 DEFAULT = "data"
@@ -46,6 +51,20 @@ def require_place(settings: Settings) -> None:
                 other=other,
             )
         )
+
+
+def advise_ignoring(settings: Settings) -> None:
+    """Say how to keep the data out of Git if the data directory is in the project and Git would list its files."""
+    root = settings.data_dir
+    if (
+        not root.is_relative_to(ROOT)
+        or git.find_problem(ROOT) is not None
+        or git.is_ignored(ROOT, root / "images/x.png")
+    ):
+        return
+    rule = "/" + re.sub(r"([\\*?\[])", r"\\\1", root.relative_to(ROOT).as_posix()) + "/"
+    command = f"echo {shlex.quote(rule)} >> {shlex.quote(str(ROOT / '.gitignore'))}"
+    notify(tr("{path}: lakeFS versions the data, so keep it out of Git: {command}", path=root, command=command))
 
 
 def require_directory(settings: Settings) -> None:

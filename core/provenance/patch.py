@@ -50,13 +50,13 @@ class CodePatch:
     unused: tuple[str, ...] = ()
 
 
-def read_patch(folder: Path, secrets: Sequence[str]) -> CodePatch | None:
+def read_patch(folder: Path, secrets: Sequence[str], data: Path | None = None) -> CodePatch | None:
     """Return the uncommitted code of the project in `folder`; None without a commit, or if Git fails.
 
-    `secrets` are values that must not be recorded in any encoding. It works in a temporary index and object directory:
-    the user's index and repository are not changed.
+    `secrets` are values that must not be recorded in any encoding, `data` is the data directory. It works in a temporary
+    index and object directory: the user's index and repository are not changed.
     """
-    changes = changed_code(folder)
+    changes = changed_code(folder, data)
     objects = run(folder, "rev-parse", "--path-format=absolute", "--git-path", "objects")
     if changes is None or objects is None or run(folder, "rev-parse", "--verify", "HEAD") is None:
         return None

@@ -6,8 +6,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from core.i18n import tr
+from dataset.checks.inspection import Inspection
+from dataset.checks.mask_values import count_values
 from dataset.classes import ClassMap, abbreviate
-from dataset.faults import ABSENT_CLASS, SMALL_SPLIT, SMALL_SPLIT_IMAGES, DataWarning
+from dataset.faults import (
+    ABSENT_CLASS,
+    FEW_GROUPS,
+    GROUPS_TO_DECIDE,
+    SMALL_SPLIT,
+    SMALL_SPLIT_IMAGES,
+    DataWarning,
+)
 from dataset.layout.layout import Layout
 from dataset.pair_reading import PairContent
 
@@ -26,6 +35,31 @@ def check_split_sizes(contents: Iterable[PairContent]) -> Iterator[DataWarning]:
                 least=SMALL_SPLIT_IMAGES,
             )
             yield DataWarning(SMALL_SPLIT, text, split)
+
+
+def check_decidable(inspection: Inspection) -> Iterator[DataWarning]:
+    """Yield a warning if val has many images, but of so few groups that a gain on it cannot be told from chance."""
+    classes, groups = inspection.classes, inspection.groups
+    val = [content for content in inspection.contents if content.candidate.split == "val"]
+    if classes is None or groups is None or len(val) <= SMALL_SPLIT_IMAGES:  # those few are a warning of their own
+        return
+    known = set(classes.ids)
+    labelled = [content.candidate for content in val if known & count_values(content, classes).keys()]
+    count = len({groups.of[groups.key(candidate.split, candidate.name)] for candidate in labelled})
+    if count < GROUPS_TO_DECIDE:
+        yield DataWarning(FEW_GROUPS, describe_few_groups(len(val), count), "val")
+
+
+def describe_few_groups(images: int, groups: int) -> str:
+    """Return what too few groups in val mean for the promotion of a model, and what to do."""
+    return tr(
+        "images in val: {images}, groups among them: {count}; register_model.py needs {least} to tell a better model "
+        "from chance: it will keep the first champion and print the command that promotes another one all the same "
+        "(to let it decide, assign more images to val)",
+        images=images,
+        count=groups,
+        least=GROUPS_TO_DECIDE,
+    )
 
 
 def check_split_directories(layout: Layout) -> Iterator[DataWarning]:

@@ -100,6 +100,26 @@ def test_small_validation_split_is_a_warning(tmp_path: Path) -> None:
     assert f"warning: {warning.text}" in summary(data)
 
 
+def test_the_check_says_in_advance_that_two_images_cannot_decide(tmp_path: Path) -> None:
+    for number in range(20):
+        put_pair(tmp_path, f"photo{number:02d}")
+    text = summary(check_data(tmp_path, 0))
+    assert "register_model.py makes a champion only with --accept-warnings" in text
+    assert "images in val: 2, groups among them: 2; register_model.py needs 3" in text
+    assert "print the command" in text and "assign more images to val" in text
+
+
+def test_many_images_of_two_groups_in_val_are_a_warning(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for number in range(12):
+            put_pair(tmp_path / split, f"{split}{number}")
+    rows = [f"train{number},a{number}" for number in range(12)] + [f"val{number},b{number % 2}" for number in range(12)]
+    (tmp_path / "groups.csv").write_text("\n".join(["name,group", *rows]))
+    (warning,) = [warning for warning in check_data(tmp_path, 0).warnings if warning.kind == "few-groups"]
+    assert warning.split == "val" and "images in val: 12, groups among them: 2" in warning.text
+    assert not warning.counts_against("val"), "the gate itself decides, and says so"
+
+
 def test_class_absent_from_a_split_is_a_warning(tmp_path: Path) -> None:
     for split, values in (("train", (0, 1, 2)), ("val", (0, 1)), ("test", (0, 2))):
         for number in range(11):

@@ -74,6 +74,31 @@ def test_accept_warnings_promotes_a_run_that_was_registered_before(
     assert call(lab, monkeypatch, "--accept-warnings") == 0 and lab.aliases()["champion"] == "1"
 
 
+def test_the_printed_command_promotes_where_the_gate_cannot_decide(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small, warnings = lab.data(["t"], VAL[:2]), (DataWarning("small-split", "val says little", "val"),)
+    for number, quality in enumerate((0.4, 0.9), 1):
+        run = lab.run(quality, small, warnings=warnings)
+        assert call(lab, monkeypatch, "--threshold", "0.1", "--min-gain", "0.01", "--confidence", "0.9") == 3
+        options = "--threshold 0.1 --min-gain 0.01" + (" --confidence 0.9" if number == 1 else "")
+        options += " --accept-warnings" + (" --confidence 0" if number == 2 else "")
+        command = f"python register_model.py --run-id {run.info.run_id} {options}"
+        assert f"To promote it all the same: {command}\n" in capsys.readouterr().out
+        assert call(lab, monkeypatch, *command.split()[2:]) == 0 and lab.aliases()["champion"] == str(number)
+
+
+def test_no_command_is_printed_against_a_reason_that_stands(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = lab.data(["t"], VAL[:2])
+    lab.run(0.9, small)
+    assert call(lab, monkeypatch) == 0
+    lab.run(0.4, small)
+    assert call(lab, monkeypatch) == 3
+    assert "To promote it" not in capsys.readouterr().out, "it is worse"
+
+
 # --- names in lakeFS ---
 
 

@@ -17,6 +17,7 @@ from core.provenance import patch as patches
 from core.provenance.patch import CodePatch, read_patch
 from tests.safety.planted import PASSWORD, PLANTED, WORDS
 from tests.support.project import Project
+from train.release.publish import require_ready
 from train.tracking.environment import read_code_changes
 
 
@@ -36,6 +37,22 @@ def record(project: Project, secrets: tuple[str, ...] = ()) -> CodePatch:
     found = read_patch(project.folder, secrets)
     assert found is not None
     return found
+
+
+# --- data ---------------------------------------------------------------------------------------------------------------
+
+
+def test_new_files_of_the_data_directory_are_not_code(repo: Project) -> None:
+    data = repo.folder / "photos"
+    (data / "images").mkdir(parents=True)
+    (data / "images/a.png").write_bytes(b"png")
+    (data / "helper.py").write_text("# how the images were cut")
+    assert read_facts(repo.folder, data).dirty == "false" and read_patch(repo.folder, (), data) == CodePatch(b"")
+    require_ready(None, None, repo.folder, data)  # type: ignore[arg-type]  # no tag: nothing is asked of lakeFS
+    (repo.folder / "helper.py").write_text("x = 2\n")
+    assert [change.path for change in changed_code(repo.folder, data) or ()] == ["helper.py"]
+    repo.git("add", "photos/helper.py")
+    assert len(changed_code(repo.folder, data) or ()) == 2, "what Git tracks is code wherever it is"
 
 
 # --- secrets --------------------------------------------------------------------------------------------------------------

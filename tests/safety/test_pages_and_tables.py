@@ -40,6 +40,7 @@ from train.base_train import EpochResult, Validation
 from train.reports import history
 from train.reports.html import write_report
 from train.tracking.result import Result, RunSummary
+from train.tracking.used_settings import UsedSetting
 from utils.lakefs_utils import LakePath
 
 HOSTILE = (
@@ -153,7 +154,7 @@ def summary() -> RunSummary:
     confusion.counts += 1
     return RunSummary(
         result,
-        {"model": HOSTILE[0], "mlflow_experiment": HOSTILE[1], **dict.fromkeys(names, HOSTILE[2])},
+        (UsedSetting("model", HOSTILE[0], True), *(UsedSetting(name, HOSTILE[2], False) for name in names)),
         GitFacts(HOSTILE[0], HOSTILE[1], HOSTILE[2], "true", "javascript:alert(1)"),
         "https://lake.example/run",
         "https://lake.example",

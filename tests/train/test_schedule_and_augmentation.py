@@ -134,12 +134,12 @@ def test_averaged_weights_follow_over_a_fraction_of_the_steps() -> None:
 @pytest.mark.parametrize(
     ("images", "batch", "epochs", "reason"),
     [
-        (400, 16, 10, "default"),
-        (5000, 16, 10, "default"),
-        (100, 16, 36, "252 steps, 7 per epoch"),
-        (40, 10, 63, "252 steps, 4 per epoch"),
-        (16, 4, 63, "252 steps, 4 per epoch"),
-        (3, 2, 250, "250 steps, 1 per epoch"),
+        (400, 16, 10, "about 250 steps; 400 training images in batches of 16"),
+        (5000, 16, 10, "about 3130 steps; 5000 training images in batches of 16"),
+        (100, 16, 36, "about 250 steps; 100 training images in batches of 16"),
+        (40, 10, 63, "about 250 steps; 40 training images in batches of 10"),
+        (16, 4, 63, "about 250 steps; 16 training images in batches of 4"),
+        (3, 2, 250, "about 250 steps; 3 training images in batches of 2"),
     ],
 )
 def test_few_images_are_trained_as_many_steps_as_400_and_in_smaller_batches(
@@ -149,8 +149,8 @@ def test_few_images_are_trained_as_many_steps_as_400_and_in_smaller_batches(
     chosen, why = auto_settings.batch_size(None, network, (64, 64), CPU, images)
     assert chosen == batch and ("a quarter of the training images" in why) == (batch < 16)
     per_epoch = len(loader.epoch_batches(images, chosen, 0, 0))
-    assert auto_settings.epochs(None, per_epoch) == (epochs, reason)
-    assert auto_settings.epochs(7, per_epoch) == (7, "as set")
+    assert auto_settings.epochs(None, per_epoch, images, chosen) == (epochs, reason)
+    assert auto_settings.epochs(7, per_epoch, images, chosen) == (7, "as set")
 
 
 def test_a_small_batch_has_two_images_for_each_process() -> None:

@@ -83,7 +83,7 @@ def test_every_epoch_logs_every_metric(trained: tuple[Project, str]) -> None:
     client, run = project.mlflow(), project.runs()[0]
     names = ["train_loss", "val_loss", "val_accuracy", "val_miou", "images_per_second", "learning_rate"]
     for name in [*names, "val_iou/disc", "val_iou/background"]:
-        assert [m.step for m in client.get_metric_history(run.info.run_id, name)] == [0, 1], name
+        assert [m.step for m in client.get_metric_history(run.info.run_id, name)] == [1, 2], name
     history = [m.value for m in client.get_metric_history(run.info.run_id, "val_miou")]
     assert run.data.metrics["best_val_miou"] == max(history)
     artifacts = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
@@ -137,7 +137,7 @@ def test_run_directory_contains_report_and_tables_only(trained: tuple[Project, s
     project, _ = trained
     run = project.runs()[0]
     folder = project.folder / "models" / run.info.run_id
-    assert {file.name for file in folder.iterdir()} == {"report.html", "history.csv", "per_class.csv"}
+    assert {file.name for file in folder.iterdir()} == {"report.html", "history.csv", "per_class.csv", "preview.jpg"}
     history = list(csv.DictReader((folder / "history.csv").read_text(encoding="utf-8-sig").splitlines()))
     assert [row["epoch"] for row in history] == ["1", "2"]
     logged = project.mlflow().get_metric_history(run.info.run_id, "val_miou")

@@ -29,13 +29,16 @@ PARAMETERS = ("model", "epochs", "batch_size", "learning_rate", "image_size", "l
 FIGURES = re.compile(r"accuracy (\d+)%.*?mIoU (\d\.\d+)", re.DOTALL)  # in the message of an earlier result's tag
 
 
-def require_ready(lake: LakeFS, tag: str | None, folder: Path = ROOT) -> None:
-    """Raise UsageError if commit or tag could not be created; called before training, not after it."""
+def require_ready(lake: LakeFS, tag: str | None, folder: Path = ROOT, data: Path | None = None) -> None:
+    """Raise UsageError if commit or tag could not be created; called before training, not after it.
+
+    New files below `data`, the data directory, are not code.
+    """
     if (problem := git.find_problem(folder)) is not None:
         raise UsageError(problem)
-    if git.read_facts(folder).commit == git.NONE:
+    if git.read_facts(folder, data).commit == git.NONE:
         raise UsageError(tr("{folder}: this Git repository has no commit: git add, then git commit", folder=folder))
-    changed = git.changed_code(folder)
+    changed = git.changed_code(folder, data)
     if changed or changed is None:
         raise UsageError(
             tr(

@@ -81,7 +81,7 @@ def save_curves(path: Path, history: list[EpochResult]) -> None:
     """Plot the losses on the left, validation accuracy and mIoU on the right, with the saved epoch marked."""
     plt = _pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    epochs = [result.epoch + 1 for result in history]
+    epochs = [result.number for result in history]
     left.plot(epochs, [result.train_loss for result in history], marker="o", markersize=3, label="train loss")
     left.plot(epochs, [result.validation.loss for result in history], marker="o", markersize=3, label="val loss")
     left.set(title="Class-weighted loss", xlabel="epoch", ylim=(0, None))
@@ -91,7 +91,7 @@ def save_curves(path: Path, history: list[EpochResult]) -> None:
     right.plot(epochs, [result.validation.miou for result in history], marker="o", markersize=3, label="val mIoU")
     best = max(history, key=lambda result: result.validation.miou)
     right.axvline(
-        best.epoch + 1,
+        best.number,
         color="grey",
         linestyle=":",
         label=f"saved: mIoU {_shown_mean(best.validation.miou, best.validation.coverage)}",
@@ -147,8 +147,14 @@ def predictions(model: Model, images: SegmentationDataset, indices: Sequence[int
     return predicted
 
 
-def save_samples(path: Path, images: SegmentationDataset, indices: Sequence[int], predicted: Sequence[UInt8]) -> None:
-    """Save a sheet with a row per image: the image, its label, the prediction; PNG or JPEG by the suffix."""
+def save_samples(
+    path: Path,
+    images: SegmentationDataset,
+    indices: Sequence[int],
+    predicted: Sequence[UInt8],
+    image_format: str | None = None,
+) -> None:
+    """Save a sheet with a row per image: the image, its label, the prediction; by default in the format of the suffix."""
     rows, classes = [], images.split.classes
     for index, prediction in zip(indices, predicted, strict=True):
         image, label, _ = images.arrays(index)
@@ -157,4 +163,4 @@ def save_samples(path: Path, images: SegmentationDataset, indices: Sequence[int]
         )
     sheet = Image.fromarray(np.concatenate(rows))
     scale = max(1, round(900 / sheet.width))  # small images are enlarged without interpolation
-    sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST).save(path)
+    sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST).save(path, image_format)

@@ -24,7 +24,7 @@ def write_history(path: Path, history: Sequence[EpochResult]) -> None:
     rows: list[list[object]] = [[*head, "images_per_second", *(f"iou/{name}" for name in classes)]]
     for r in history:
         v = r.validation
-        figures = [r.epoch + 1, r.train_loss, v.loss, v.accuracy, v.miou, int(r.best), r.learning_rate]
+        figures = [r.number, r.train_loss, v.loss, v.accuracy, v.miou, int(r.best), r.learning_rate]
         rows.append([*figures, round(r.seconds, 3), round(r.images_per_second, 3), *(v.iou[name] for name in classes)])
     write_atomically(path, csv_bytes(rows))
 

@@ -28,7 +28,9 @@ def write_report(path: Path, summary: RunSummary, samples: Gallery) -> None:
         TEMPLATE,
         title=tr("Training report"),
         result=summary.result,
-        settings=summary.settings,
+        model=next(setting.value for setting in summary.settings if setting.name == "model"),
+        given_settings=[(setting.name, setting.value) for setting in summary.settings if setting.given],
+        other_settings=[(setting.name, setting.value) for setting in summary.settings if not setting.given],
         figures=_figures(summary),
         lineage=_lineage(summary),
         contents=_contents(summary),
@@ -100,7 +102,7 @@ def _confusion_cell(label: str, predicted: str, fraction: float) -> tuple[str, i
 def _figures(summary: RunSummary) -> list[tuple[str, str]]:
     return [
         *(figure for split, measured in _splits(summary) for figure in _split_figures(split, measured)),
-        (tr("best epoch"), f"{summary.best.epoch + 1} / {len(summary.history)}"),
+        (tr("best epoch"), f"{summary.best.number} / {len(summary.history)}"),
         (tr("training time"), f"{sum(epoch.seconds for epoch in summary.history):.0f} s"),
     ]
 

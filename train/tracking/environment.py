@@ -49,14 +49,14 @@ class CodeChanges:
     state: str
 
 
-def read_code_changes(folder: Path, git: GitFacts, secrets: Sequence[str]) -> CodeChanges:
+def read_code_changes(folder: Path, git: GitFacts, secrets: Sequence[str], data: Path | None = None) -> CodeChanges:
     """Return the uncommitted code changes, without files that contain a secret; warns of all that is not recorded.
 
-    `secrets` are those of the settings; those of the environment are added.
+    `secrets` are those of the settings; those of the environment are added. `data` is the data directory.
     """
     if git.dirty != "true":
         return CodeChanges(b"", "clean" if git.dirty == "false" else "no git")
-    found = read_patch(folder, [*secrets, *secret_values()])
+    found = read_patch(folder, [*secrets, *secret_values()], data)
     if found is None:
         return _not_recorded("Git failed")
     if len(found.patch) > PATCH_LIMIT:

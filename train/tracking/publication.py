@@ -25,6 +25,7 @@ from train.tracking.run_tracker import WARNINGS_KEY, RunTracker
 from utils import mlflow_utils
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath
+from utils.lineage import FIRST_EPOCH
 from versioning.push import Mode, publish_directory
 from versioning.versions import DATA_PREFIX, MODEL_PREFIX, committed_files, compare, data_manifest
 
@@ -141,8 +142,8 @@ class Publication:
         with mlflow_utils.convert_errors(tracker.settings, tr("recording the run")):
             recorded = "best_epoch" in tracker.client.get_run(tracker.run_id).data.metrics
             if not recorded:  # otherwise by a process that was killed right afterwards
-                of_classes = class_metrics("test", test) if test is not None else {}
-                tracker.log_metrics({**metrics, **of_classes, "best_epoch": float(best.epoch)}, best.epoch)
+                of_classes, step = class_metrics("test", test) if test is not None else {}, tracker.step_of(best)
+                tracker.log_metrics({**metrics, **of_classes, "best_epoch": float(step)}, step)
             tracker.client.log_batch(
                 tracker.run_id,
                 params=[Param("lakefs_model_path", str(path))],
@@ -178,7 +179,8 @@ class Publication:
             classes_tag("val"): str(v.coverage),
             **({"test_iou": test.iou, classes_tag("test"): str(test.coverage)} if test is not None else {}),
             "warnings": warning_records(self.data.warnings),
-            "best_epoch": best.epoch,
+            "best_epoch": self.tracker.step_of(best),
+            FIRST_EPOCH: self.tracker.first_epoch,
             "smoke": self.tracker.facts.smoke,
             "mlflow_run_id": self.tracker.run_id,
             "model_sha256": model_sha256,

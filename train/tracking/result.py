@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dataset.faults import DataWarning
     from segmentation.metrics import ConfusionMatrix
     from train.base_train import EpochResult, Validation
+    from train.tracking.used_settings import UsedSetting
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class RunSummary:
     """What the report of a finished run shows."""
 
     result: Result
-    settings: dict[str, str]  # without secrets
+    settings: tuple[UsedSetting, ...]  # those that somebody set first
     git: GitFacts
     run_page: str | None  # in MLflow
     lakefs_page: str  # base URL of a lakeFS server; empty: none

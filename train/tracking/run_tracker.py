@@ -25,12 +25,14 @@ from core.reporting import notify, warn
 from core.safety.redaction import redact
 from core.safety.urls import MASK, without_credentials
 from dataset.faults import DataWarning, warning_records
-from train.base_train import Diverged
+from train.base_train import Diverged, EpochResult
 from train.parallel import distributed
 from train.resume import CHECKPOINT_FILE, Interrupted
 from train.tracking import environment, liveness
 from train.tracking.known_patches import remember_patch
+from train.tracking.used_settings import GIVEN_TAG, given_names, known_parameters
 from utils import mlflow_utils
+from utils.lineage import FIRST_EPOCH, read_first_epoch
 
 if TYPE_CHECKING:
     import torch
@@ -65,6 +67,7 @@ class RunFacts:
             "lakefs_repo": self.repo,
             "lakefs_branch": self.branch,
             "smoke": str(self.smoke).lower(),
+            FIRST_EPOCH: "1",
             **liveness.process_tags(),
             "pid": str(os.getpid()),  # for people
         }
@@ -94,6 +97,8 @@ class RunTracker:
     folder: Path
     lock: FileLock
     changes: environment.CodeChanges | None  # None: a resumed run, which has recorded them
+    first_epoch: int = 1  # the step of the first epoch; 0 in a resumed run that an earlier version started
+    given: frozenset[str] = frozenset()  # names of the settings that somebody set when the run was started
     background: Background = field(default_factory=Background)  # records epochs during the next one
     record: dict[str, str] = field(default_factory=dict)  # SHA-256 of the recorded files, by environment.HASH_KEYS
 
@@ -104,8 +109,8 @@ class RunTracker:
         """Create a run, so that a failure from here on leaves a trace. Raises AppError."""
         with mlflow_utils.convert_errors(settings, tr("opening the run")):
             experiment = mlflow_utils.get_or_create_experiment(client, settings)
-            changes = environment.read_code_changes(ROOT, facts.git, settings.secrets())
-            tags = {**facts.tags(), environment.PATCH_TAG: changes.state}
+            changes = environment.read_code_changes(ROOT, facts.git, settings.secrets(), settings.data_dir)
+            tags = {**facts.tags(), environment.PATCH_TAG: changes.state, GIVEN_TAG: given_names(settings)}
             if changes.patch:
                 sha256 = hashlib.sha256(changes.patch).hexdigest()
                 tags[environment.HASH_KEYS[environment.PATCH]] = sha256
@@ -140,7 +145,9 @@ class RunTracker:
         lock: FileLock,
         changes: environment.CodeChanges | None,
     ) -> RunTracker:
-        tracker = cls(client, settings, facts, str(run.info.run_id), str(run.info.experiment_id), folder, lock, changes)
+        tags, ids = run.data.tags, (str(run.info.run_id), str(run.info.experiment_id))
+        given = frozenset(tags.get(GIVEN_TAG, "").split())
+        tracker = cls(client, settings, facts, *ids, folder, lock, changes, read_first_epoch(tags), given)
         liveness.close_dead_runs(client, settings, tracker.experiment_id, tracker.run_id)
         notify(tr("MLflow run: {name} ({run_id})", name=run.info.run_name, run_id=tracker.run_id))
         return tracker
@@ -243,7 +250,7 @@ class RunTracker:
         digest = path.ref[:36]  # MLflow's limit; the source has the full id
         dataset = Dataset(name=path.repo, digest=digest, source_type="lakefs", source=source, profile=profile)
         parameters = {
-            **self.settings.public(),
+            **known_parameters(self.settings),
             "lakefs_data_path": str(path),
             "python": platform.python_version(),
             "platform": platform.platform(),
@@ -287,6 +294,10 @@ class RunTracker:
         now = int(time.time() * 1000)
         with self._recording(tr("recording metrics")):
             self.client.log_batch(self.run_id, metrics=[Metric(k, value, now, step) for k, value in values.items()])
+
+    def step_of(self, result: EpochResult) -> int:
+        """Return the step at which this run records the metrics of an epoch."""
+        return result.epoch + self.first_epoch
 
     def recorded_steps(self, metric: str) -> set[int]:
         """Return the steps that a metric was recorded at."""
