@@ -136,7 +136,12 @@ def _notes(listing: Mapping[str, Any], measured: bool, previews: int) -> list[st
         mean = format_mean(listing["miou"], Coverage.parse(listing.get("classes")))
         notes.append(tr("mIoU {miou}, accuracy {accuracy:.4f}", miou=mean, accuracy=listing["accuracy"]))
     if previews < len(listing["images"]):
-        notes.append(tr("images shown with their input: {count}, the lowest mIoU or the first ones", count=previews))
+        notes.append(
+            tr(
+                "input images are shown for {count} images only: those with the lowest mIoU, or the first ones",
+                count=previews,
+            )
+        )
     return notes
 
 
