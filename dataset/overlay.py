@@ -19,7 +19,7 @@ KOREAN_FONTS = ("Malgun Gothic", "AppleGothic", "NanumGothic", "Noto Sans CJK KR
 
 JPEG_QUALITY = 85  # of images in pages
 SMALL_SIDE = 256  # pixels; smaller images are enlarged without interpolation
-WRONG = (220, 50, 50)  # RGB of pixels whose prediction differs from the label
+WRONG = (230, 0, 150)  # RGB of pixels whose prediction differs from the label
 
 
 def overlay(image: UInt8, indices: UInt8, classes: ClassMap) -> UInt8:

@@ -1,7 +1,7 @@
 """Draw the image of the README: sample images with label, prediction and difference, of the model in models/.
 
 python train.py                     # the generated sample set, and a model of it
-python tools/result_image.py        # writes docs/images/result.png
+python tools/result_image.py        # writes docs/images/result.jpg
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dataset.validation import check_data  # noqa: E402
 from segmentation.model_file import load_model  # noqa: E402
 from segmentation.predictor import segment  # noqa: E402
 
-DATA, MODEL, OUTPUT = ROOT / "data", ROOT / "models" / "model.pth", ROOT / "docs" / "images" / "result.png"
+DATA, MODEL, OUTPUT = ROOT / "data", ROOT / "models" / "model.pth", ROOT / "docs" / "images" / "result.jpg"
 SHOWN = 3  # images of the validation split
 GAP = 4  # pixels between panels
 
@@ -42,7 +42,7 @@ def draw(data: Path, model_file: Path, output: Path) -> None:
         panels.append(difference(image, label, predicted))
         rows.append(np.concatenate([_with_gap(panel) for panel in panels], axis=1))
     output.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.concatenate(rows)).save(output, optimize=True)
+    Image.fromarray(np.concatenate(rows)).save(output, quality=88, optimize=True)
 
 
 def _with_gap(

@@ -77,7 +77,7 @@ def write_page(path: Path, found: Comparison, device: torch.device) -> None:
         metric_head=["", a.name, b.name, tr("gain"), tr("interval of the gain")],
         metric_rows=[_metric_row(found, "miou", "mIoU"), _metric_row(found, "accuracy", tr("accuracy"))],
         interval_note=tr(
-            "gain: {b} minus {a}. The interval contains the gain on other images of this kind with {confidence}.",
+            "gain: {b} minus {a}; its interval at a confidence of {confidence}.",
             a=a.name,
             b=b.name,
             confidence=f"{found.confidence:.0%}",
