@@ -33,6 +33,7 @@ from train.base_train import EpochResult, Validation
 from train.reports.html import write_report
 from train.reports.samples import sample_gallery
 from train.tracking.result import Result, RunSummary
+from train.tracking.used_settings import UsedSetting
 from utils.lakefs_utils import LakePath
 
 NAMES = ("sky", "road", "building", "pedestrian", "bicyclist", "pavement", "vegetation", "vehicle")
@@ -95,7 +96,10 @@ def run_summary() -> RunSummary:
     data = LakePath("repo", "a" * 64, "data/")
     return RunSummary(
         result=Result("f" * 32, data, "m", LakePath("repo", "b" * 64, "models/model.pth"), "c" * 64, best, best),
-        settings={"model": "compact_fpn", **{f"setting_{number}": "None" for number in range(8)}},
+        settings=(
+            UsedSetting("model", "compact_fpn", True),
+            *(UsedSetting(f"setting_{n}", "None", n < 2) for n in range(8)),
+        ),
         git=GitFacts("d" * 40, "", "main", "false", ""),
         run_page=None,
         lakefs_page="",
