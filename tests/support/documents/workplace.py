@@ -166,7 +166,6 @@ def make_origin(folder: Path, environment: dict[str, str]) -> None:
 def make_inputs(folder: Path) -> None:
     """Make the files that the documents take for granted: the user's data, single images, a film, an export."""
     generate_sample(folder / "data", seed=0, count=30)
-    generate_sample(folder.parent / "own", seed=1, count=20)
     photos = folder / "photos"
     photos.mkdir()
     for number, image in enumerate(sorted((folder / "data/images").iterdir())[:4]):
