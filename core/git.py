@@ -20,6 +20,7 @@ from core.reporting import warn
 from core.safety.urls import without_credentials
 
 MAIN_SCRIPT = "train.py"  # a repository that does not track it is not that of the project
+LAKECTL_COMMIT = "git_commit_id"  # metadata key of a lakeFS commit that lakectl and lakeFS's web page know
 NONE = "none"  # recorded for a missing value: no Git, no repository, no commit yet, detached HEAD
 
 
@@ -42,10 +43,10 @@ class GitFacts:
     remote: str = NONE
 
     def metadata(self) -> dict[str, str]:
-        """Return the facts under the keys of commits and runs; `git_commit_id` is the key that lakectl writes."""
+        """Return the facts under the keys of commits and runs, the commit also under the key that lakectl writes."""
         return {
             "git_commit": self.commit,
-            "git_commit_id": self.commit,
+            LAKECTL_COMMIT: self.commit,
             "git_branch": self.branch,
             "git_tag": self.tag,
             "git_dirty": self.dirty,

@@ -216,6 +216,8 @@ class Promotion:
         with mlflow_utils.convert_errors(self.registry.settings, tr("recording the run")):
             number = f"{version.name} v{version.version}"
             self.registry.client.set_tag(str(version.run_id), REGISTERED, number)
+        self.registry.describe(version, verdict)
+        self.registry.link_logged_model(version)
         self.registry.set_tag(version, STATE, DONE)
         report_verdict(verdict)
         if verdict["decision"] == CHALLENGER and verdict.get("promote_by"):

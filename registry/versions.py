@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 from config import Settings
 from core.checksummed_json import parse_json
 from core.errors import AppError, UsageError, one_line
+from core.git import LAKECTL_COMMIT
 from core.i18n import tr
 from core.reporting import notify
 from utils import mlflow_utils, run_names
 from utils.lakefs_utils import LakePath
 from utils.lineage import CLASSES_TAGS, Lineage
 from utils.run_names import CHAMPION
+from versioning.provenance.card import describe_promotion
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,6 +33,8 @@ REPLACED = "replaced"  # tag of a version: number of the champion that it replac
 TEST_METRICS = ("test_miou", "test_accuracy")  # of the run that a version keeps, besides those of the best epoch
 LINEAGE_TAGS = ("lakefs_model_path", "lakefs_data_path", "model_sha256")  # of a version that register_model.py made
 REGISTERED = "registered_version"  # tag of a run: "NAME vN"
+DESCRIPTION_LIMIT = 5000  # characters that MLflow stores
+MODEL_VERSIONS = "mlflow.modelVersions"  # tag of a logged model: MLflow's own list of its versions
 ROLLED_BACK = "rolled_back"  # tag of a version that a person took out of use: when, who, to which version
 
 
@@ -81,7 +86,7 @@ def json_tag(tags: Mapping[str, str], key: str) -> dict[str, Any]:
 
 def lineage_tags(lineage: Lineage, run: Run) -> dict[str, str]:
     """Return the lineage as tags of a version, so that deleting the run does not cut the version from data and code."""
-    git = {key: value for key, value in run.data.tags.items() if key.startswith("git_")}
+    git = {key: value for key, value in run.data.tags.items() if key.startswith("git_") and key != LAKECTL_COMMIT}
     kept = {key: value for key, value in lineage.metrics.items() if key.startswith("best_") or key in TEST_METRICS}
     return {
         **git,
@@ -94,6 +99,17 @@ def lineage_tags(lineage: Lineage, run: Run) -> dict[str, str]:
         "lakefs_data_commit": lineage.data_path.ref,
         "model_sha256": lineage.model_sha256,
     }
+
+
+def _origin(lineage: Lineage) -> str:
+    """Return where model, data and code of a version are, in Markdown; English, as it is stored."""
+    return f"Model `{lineage.model_path}`\n\nData `{lineage.data_path}`\n\nCode Git `{lineage.git_commit}`"
+
+
+def logged_model_of(run: Run) -> str | None:
+    """Return the id of the run's logged model in MLflow; None for a run of an earlier version."""
+    models = run.outputs.model_outputs if run.outputs else []
+    return str(models[0].model_id) if models else None
 
 
 @dataclass(frozen=True)
@@ -176,8 +192,9 @@ class Registry:
                 source=str(directory),  # a directory: MLflow takes a file for an empty one
                 run_id=run.info.run_id,
                 tags={**lineage_tags(lineage, run), **tags},
-                description=f"{lineage.model_path}\n\n{lineage.data_path}\n\nGit {lineage.git_commit}",
+                description=_origin(lineage),
                 await_creation_for=0,
+                model_id=logged_model_of(run),
             )
 
     def _ensure_model(self) -> None:
@@ -194,6 +211,23 @@ class Registry:
         """Set a tag of a version."""
         with mlflow_utils.convert_errors(self.settings, tr("recording the version")):
             self.client.set_model_version_tag(version.name, str(version.version), key, value)
+
+    def link_logged_model(self, version: ModelVersion) -> None:
+        """Name a version in the logged model of its run, so that MLflow's pages lead from one to the other."""
+        with mlflow_utils.convert_errors(self.settings, tr("recording the version")):
+            model_id = logged_model_of(self.client.get_run(str(version.run_id)))
+            if model_id is None:
+                return
+            recorded = self.client.get_logged_model(model_id).tags.get(MODEL_VERSIONS, "[]")
+            entry = {"name": version.name, "version": str(version.version)}
+            links = [link for link in parse_json(recorded) if link != entry]
+            self.client.set_logged_model_tags(model_id, {MODEL_VERSIONS: json.dumps([*links, entry])})
+
+    def describe(self, version: ModelVersion, verdict: Mapping[str, Any]) -> None:
+        """Set the description on MLflow's page: the verdict in words, and where model, data and code are."""
+        text = f"{describe_promotion(verdict)}\n\n{_origin(version_lineage(version))}"
+        with mlflow_utils.convert_errors(self.settings, tr("recording the version")):
+            self.client.update_model_version(version.name, str(version.version), text[:DESCRIPTION_LIMIT])
 
     def set_alias(self, version: ModelVersion, alias: str) -> None:
         """Point an alias at a version and report it."""

@@ -22,6 +22,7 @@ from train.reports.history import CLASSES_TABLE
 from train.reports.html import write_report
 from train.resume import RunRecord
 from train.setup import TrainingSetup
+from train.tracking.description import describe_run
 from train.tracking.environment import REPORT_FILE
 from train.tracking.result import DataCommit, Result, RunSummary, class_metrics
 from train.tracking.run_tracker import RunTracker
@@ -130,7 +131,9 @@ class MlflowTrain(ModelTrain):
 
     def log_report(self, result: Result, folder: Path, samples: Gallery) -> None:
         """Record the figures and tables in `folder` with the report, which shows `samples`; copy it to the run's folder."""
-        write_report(folder / REPORT_FILE, self.summary(result), samples)
+        summary = self.summary(result)
+        write_report(folder / REPORT_FILE, summary, samples)
+        self.tracker.describe(describe_run(summary, self.setup.resolved))
         for name in (REPORT_FILE, CLASSES_TABLE):
             if (folder / name).exists():
                 write_atomically(self.run_folder / name, (folder / name).read_bytes())

@@ -268,27 +268,36 @@ def artifacts_of(client: MlflowClient, uri: str, run_id: str) -> Any:
     Of a project with a database, it is beside the database, whatever that says: another process may have the same
     directory under another path, such as a container, and have entered its own.
     """
+    return _repository(client.get_run(run_id).info.artifact_uri, uri, run_id, run_id)
+
+
+def artifacts_of_model(client: MlflowClient, uri: str, model_id: str) -> Any:
+    """Return MLflow's ArtifactRepository (untyped) of a logged model, at the place that `artifacts_of` describes."""
+    return _repository(client.get_logged_model(model_id).artifact_location, uri, model_id, f"models/{model_id}")
+
+
+def _repository(location: str, uri: str, owner: str, folder: str) -> Any:
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    location, database = client.get_run(run_id).info.artifact_uri, database_of(uri)
-    place = _local_path(location)
-    _require_place_of_server(location, uri, run_id)
-    if database is not None and place is not None and place.parts[-2:] == (run_id, "artifacts"):
-        root = _relocated(place.parents[1].as_uri(), database)
-        location = f"{root}/{run_id}/artifacts" if root else location
+    database, place = database_of(uri), _local_path(location)
+    _require_place_of_server(location, uri, owner)
+    names = (*folder.split("/"), "artifacts")
+    if database is not None and place is not None and place.parts[-len(names) :] == names:
+        root = _relocated(place.parents[len(names) - 1].as_uri(), database)
+        location = f"{root}/{folder}/artifacts" if root else location
     return get_artifact_repository(location, tracking_uri=uri)
 
 
-def _require_place_of_server(location: str, uri: str, run_id: str) -> None:
+def _require_place_of_server(location: str, uri: str, owner: str) -> None:
     """Raise AppError if a server names a place for artifacts that only this machine, or another server, can have.
 
     Files would be written there, or the keys of this server sent to another one. A directory must be the one that MLflow
-    makes for this run. An object storage has keys of its own; references such as runs:/ lead to any other place.
+    makes for this run or model. An object storage has keys of its own; references such as runs:/ lead to any other place.
     """
     parts, server = urlsplit(location), urlsplit(uri)
     is_remote = server.scheme in ("http", "https")
     if parts.scheme in ("", "file"):
-        made = Path(unquote(parts.path)).parts[-2:] == (run_id, "artifacts") and parts.netloc in ("", "localhost")
+        made = Path(unquote(parts.path)).parts[-2:] == (owner, "artifacts") and parts.netloc in ("", "localhost")
         foreign = not made or (is_remote and not is_loopback(server.hostname or ""))
     elif parts.scheme in ("http", "https", "mlflow-artifacts"):
         foreign = is_remote and parts.netloc not in ("", server.netloc.rpartition("@")[2])
@@ -300,7 +309,7 @@ def _require_place_of_server(location: str, uri: str, run_id: str) -> None:
                 "MLflow {uri}: the artifacts of run {run_id} are in {location}, which is not a place of this server: start "
                 "it with --artifacts-destination, and set MLFLOW_EXPERIMENT to a new experiment",
                 uri=without_credentials(uri),
-                run_id=run_id,
+                run_id=owner,
                 location=without_credentials(location)[:200],
             )
         )

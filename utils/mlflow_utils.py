@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 MAX_ENTRIES = 50_000  # of one page, whatever was asked for: the limit of MLflow's own listings
 PAGE = 1000  # entries of one page of a listing, at most; MLflow allows no more for most listings
 ACTIVE_ONLY = 1  # mlflow.entities.ViewType.ACTIVE_ONLY, which is an int; importing it takes a second
+# Without it, MLflow's page opens the experiment as evaluations of a language model.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 HEALTH_S = 5.0  # seconds that a configured server may take to answer before it counts as down
 
 
@@ -131,13 +133,22 @@ def get_or_create_experiment(client: MlflowClient, settings: Settings) -> str:
         database = mlflow_local.database_of(tracking_uri(settings))
         location = None if database is None else mlflow_local.artifact_place(database)
         try:
-            return str(client.create_experiment(name, artifact_location=location))
+            return str(client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         created = client.get_experiment_by_name(name)
         assert created is not None  # another process has just created it
         return str(created.experiment_id)
+
+
+def mark_experiment(client: MlflowClient, settings: Settings, experiment_id: str) -> None:
+    """Mark an experiment of an earlier version or of MLflow's page as one of model training; a chosen kind is kept."""
+    with convert_errors(settings, tr("experiment '{name}'", name=settings.mlflow_experiment)):
+        tags = client.get_experiment(experiment_id).tags
+        for key, value in EXPERIMENT_TAGS.items():
+            if key not in tags:
+                client.set_experiment_tag(experiment_id, key, value)
 
 
 def _deleted_experiment(settings: Settings, experiment: Experiment) -> UsageError:
@@ -171,6 +182,11 @@ def log_dataset(client: MlflowClient, run_id: str, dataset: DatasetInput) -> Non
 def log_artifacts(client: MlflowClient, settings: Settings, run_id: str, folder: Path, path: str | None = None) -> None:
     """Record the files of a directory as artifacts of a run, below `path`."""
     mlflow_local.artifacts_of(client, tracking_uri(settings), run_id).log_artifacts(str(folder), path)
+
+
+def log_model_artifacts(client: MlflowClient, settings: Settings, model_id: str, folder: Path) -> None:
+    """Record the files of a directory as artifacts of a logged model."""
+    mlflow_local.artifacts_of_model(client, tracking_uri(settings), model_id).log_artifacts(str(folder))
 
 
 def download_artifacts(client: MlflowClient, settings: Settings, run_id: str, path: str, folder: str) -> Path:

@@ -65,6 +65,35 @@ def test_the_gate_stores_its_verdict_and_interval(lifecycle: Lifecycle) -> None:
     assert run.data.tags["registered_version"] == "image-segmentation v3"
 
 
+def test_the_pages_of_mlflow_describe_and_link_run_model_and_version(lifecycle: Lifecycle) -> None:
+    client = lifecycle.project.mlflow()
+    version = client.get_model_version_by_alias(NAME, "champion")
+    run = client.get_run(str(version.run_id))
+    note, tags = run.data.tags["mlflow.note.content"], run.data.tags
+    for record in (tags["git_commit"], tags["model_sha256"], run.data.params["lakefs_data_path"]):
+        assert record in note
+    assert f"| val | {run.data.metrics['best_val_miou']:.4f} |" in note and "| class | IoU on val |" in note
+    assert "git_commit_id" not in tags and "git_commit_id" not in version.tags
+    kind = client.get_experiment(run.info.experiment_id).tags["mlflow.experimentKind"]
+    assert kind == "custom_model_development"
+    assert (version.description or "").startswith("Decision: champion.")
+    assert run.data.params["lakefs_model_path"] in (version.description or "")
+    assert run.outputs is not None
+    (output,) = run.outputs.model_outputs
+    model = client.get_logged_model(output.model_id)
+    assert str(model.status) == "READY" and model.source_run_id == run.info.run_id
+    linked = json.loads(model.tags["mlflow.modelVersions"])
+    assert {"name": NAME, "version": str(version.version)} in linked
+    metrics = {metric.key: (metric.value, metric.dataset_name) for metric in model.metrics or []}
+    assert metrics["best_val_miou"] == (run.data.metrics["best_val_miou"], REPO)
+    (folder,) = lifecycle.project.folder.glob(f"mlartifacts/models/{output.model_id}/artifacts")
+    recorded = json.loads((folder / "MLmodel").read_text())
+    assert json.loads(recorded["signature"]["inputs"])[0]["tensor-spec"] == {"dtype": "uint8", "shape": [-1, -1, -1, 3]}
+    example = np.array(json.loads((folder / "input_example.json").read_text())["inputs"])
+    assert example.ndim == 4 and example.shape[-1] == 3
+    assert {file.name for file in folder.iterdir()} == {"MLmodel", "input_example.json"}, "the weights stay in lakeFS"
+
+
 def test_only_promoted_versions_have_a_lakefs_tag(lifecycle: Lifecycle, lake: LakeFS) -> None:
     tags = {tag: commit for tag, commit in lake.list_refs("tags") if tag.startswith(f"model-{NAME}-")}
     assert set(tags) == {f"model-{NAME}-v1", f"model-{NAME}-v3"}, "a challenger has no tag"

@@ -94,4 +94,4 @@ def test_link_of_the_run_has_no_credentials_and_mlflow_prints_none(
     assert os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] == "true"
     settings = SimpleNamespace(mlflow_tracking_uri="http://alice:p/w@h:5000/")
     tracker: Any = SimpleNamespace(settings=settings, experiment_id="1", run_id="r")
-    assert RunTracker.page(tracker) == "http://h:5000/#/experiments/1/runs/r"
+    assert RunTracker.page(tracker) == "http://h:5000/#/experiments/1/runs/r?workflowType=machine_learning"

@@ -20,8 +20,9 @@ from segmentation import pyfunc
 from segmentation.file_names import METRICS_FILE, MLMODEL, MODEL_FILE
 from segmentation.means import classes_tag, format_mean
 from train.base_train import EpochResult, Validation
+from train.tracking.logged_model import log_model
 from train.tracking.result import DataCommit, Result, class_metrics, split_metrics
-from train.tracking.run_tracker import WARNINGS_KEY, RunTracker
+from train.tracking.run_tracker import WARNINGS_KEY, RunTracker, dataset_digest
 from utils import mlflow_utils
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath
@@ -139,11 +140,14 @@ class Publication:
         }
         done = self.lake.publish(files, MODEL_PREFIX, message, metadata, mirror=False)
         path = LakePath(self.lake.repo, done.commit_id, f"{MODEL_PREFIX}{MODEL_FILE}")
+        channels = self.data.reading.channels
+        model_id = log_model(tracker.client, tracker.settings, tracker.run_id, path, sha256, channels)
         with mlflow_utils.convert_errors(tracker.settings, tr("recording the run")):
             recorded = "best_epoch" in tracker.client.get_run(tracker.run_id).data.metrics
             if not recorded:  # otherwise by a process that was killed right afterwards
                 of_classes, step = class_metrics("test", test) if test is not None else {}, tracker.step_of(best)
-                tracker.log_metrics({**metrics, **of_classes, "best_epoch": float(step)}, step)
+                figures = {**metrics, **of_classes, "best_epoch": float(step)}
+                tracker.log_metrics(figures, step, model_id, data.path.repo, dataset_digest(data.path))
             tracker.client.log_batch(
                 tracker.run_id,
                 params=[Param("lakefs_model_path", str(path))],

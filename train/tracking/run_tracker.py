@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from config import ROOT, Settings
 from core.background import Background
 from core.errors import describe_error
-from core.git import GitFacts
+from core.git import LAKECTL_COMMIT, GitFacts
 from core.i18n import tr
 from core.process import defer_interrupt
 from core.reporting import notify, warn
@@ -29,6 +29,7 @@ from train.base_train import Diverged, EpochResult
 from train.parallel import distributed
 from train.resume import CHECKPOINT_FILE, Interrupted
 from train.tracking import environment, liveness
+from train.tracking.description import NOTE
 from train.tracking.known_patches import remember_patch
 from train.tracking.used_settings import GIVEN_TAG, given_names, known_parameters
 from utils import mlflow_utils
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 PARAM_LIMIT, ERROR_LIMIT = 6000, 5000  # characters that MLflow stores of a parameter; that we store of an error
 WARNINGS_KEY, WARNINGS_FILE = "data_warnings", "data_warnings.json"  # tag, and artifact with all texts
+PAGE_VIEW = "workflowType=machine_learning"  # MLflow 3.17 shows its pages for language models without it
 TAG_LIMIT = 5000  # characters of the tag; MLflow stores 8,000, older servers 5,000
 
 
@@ -58,9 +60,9 @@ class RunFacts:
     smoke: bool
 
     def tags(self) -> dict[str, str]:
-        """Return the tags, with Git's facts under MLflow's own names too."""
+        """Return the tags, with Git's commit under MLflow's own name too; lakectl's name of it is for lakeFS."""
         tags = {
-            **self.git.metadata(),
+            **{key: value for key, value in self.git.metadata().items() if key != LAKECTL_COMMIT},
             "mlflow.source.name": "train.py",
             "mlflow.source.type": "LOCAL",
             "mlflow.user": _user(),
@@ -76,6 +78,11 @@ class RunFacts:
         if self.git.commit != "none":
             tags["mlflow.source.git.commit"] = self.git.commit
         return tags
+
+
+def dataset_digest(path: LakePath) -> str:
+    """Return the digest of a data set in MLflow: the commit, as far as MLflow's limit of 36 characters."""
+    return path.ref[:36]
 
 
 def _user() -> str:
@@ -109,6 +116,7 @@ class RunTracker:
         """Create a run, so that a failure from here on leaves a trace. Raises AppError."""
         with mlflow_utils.convert_errors(settings, tr("opening the run")):
             experiment = mlflow_utils.get_or_create_experiment(client, settings)
+            mlflow_utils.mark_experiment(client, settings, experiment)
             changes = environment.read_code_changes(ROOT, facts.git, settings.secrets(), settings.data_dir)
             tags = {**facts.tags(), environment.PATCH_TAG: changes.state, GIVEN_TAG: given_names(settings)}
             if changes.patch:
@@ -232,7 +240,8 @@ class RunTracker:
         server = self.settings.mlflow_tracking_uri
         if not server or not server.startswith("http"):
             return None
-        return f"{without_credentials(server).rstrip('/')}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
+        address = f"{without_credentials(server).rstrip('/')}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
+        return f"{address}?{PAGE_VIEW}"
 
     def commit_metadata(self) -> dict[str, str]:
         """Return the metadata of the run's lakeFS commits; `url:ui` shows as a button in lakeFS's web page."""
@@ -247,7 +256,7 @@ class RunTracker:
         source = json.dumps({"uri": str(path), "repository": path.repo, "commit": path.ref})
         # MLflow's page shows the source of known types only; of others what the profile says.
         profile = json.dumps({"source": str(path), "pictures": images, "classes": classes})
-        digest = path.ref[:36]  # MLflow's limit; the source has the full id
+        digest = dataset_digest(path)
         dataset = Dataset(name=path.repo, digest=digest, source_type="lakefs", source=source, profile=profile)
         parameters = {
             **known_parameters(self.settings),
@@ -279,6 +288,11 @@ class RunTracker:
             (Path(folder) / WARNINGS_FILE).write_text(content, encoding="utf-8")
             mlflow_utils.log_artifacts(self.client, self.settings, self.run_id, Path(folder))
 
+    def describe(self, text: str) -> None:
+        """Set the description that MLflow's page shows, in Markdown."""
+        with self._recording(tr("recording the run")):
+            self.client.set_tag(self.run_id, NOTE, self.without_secrets(text)[:TAG_LIMIT])
+
     def log_params(self, values: Mapping[str, object]) -> None:
         """Record parameters in one request."""
         from mlflow.entities import Param
@@ -287,13 +301,17 @@ class RunTracker:
             params = [Param(key, str(value)[:PARAM_LIMIT]) for key, value in values.items()]
             self.client.log_batch(self.run_id, params=params)
 
-    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Record all metrics of a step in one request: one request each takes a server 0.1 s."""
+    def log_metrics(self, values: Mapping[str, float], step: int, *of_model: str) -> None:
+        """Record all metrics of a step in one request: one request each takes a server 0.1 s.
+
+        `of_model`: id of a logged model that they are of too, name and digest of the data set.
+        """
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
         with self._recording(tr("recording metrics")):
-            self.client.log_batch(self.run_id, metrics=[Metric(k, value, now, step) for k, value in values.items()])
+            metrics = [Metric(key, value, now, step, *of_model) for key, value in values.items()]
+            self.client.log_batch(self.run_id, metrics=metrics)
 
     def step_of(self, result: EpochResult) -> int:
         """Return the step at which this run records the metrics of an epoch."""

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from core.safety.markdown import markdown_table
 from versioning.provenance.record import ModelRecord, timestamp
 from versioning.provenance.signing import SIGNATURE
 
@@ -32,7 +33,7 @@ def model_card(record: ModelRecord, products: Mapping[str, str]) -> str:
         "## Classes",
         _table(("class", *(f"IoU on {split}" for split in _measured(record.metrics))), _classes(record.metrics)),
         "## Promotion",
-        _promotion(record.gate),
+        describe_promotion(record.gate),
         "## Warnings",
         _warnings(record.metrics),
         "## Settings",
@@ -63,7 +64,8 @@ def _classes(metrics: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
         yield str(name), *(_figure(metrics[f"{split}_iou"].get(name)) for split in splits)
 
 
-def _promotion(gate: Mapping[str, Any]) -> str:
+def describe_promotion(gate: Mapping[str, Any]) -> str:
+    """Return the recorded verdict of the gate in words, as Markdown."""
     lines = [f"Decision: {gate.get('decision', 'unknown')}."]
     if gate.get("compared"):
         lines.append(
@@ -82,8 +84,7 @@ def _warnings(metrics: Mapping[str, Any]) -> str:
 
 
 def _table(header: tuple[str, ...], rows: Any) -> str:
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    return "\n".join([*lines, *("| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows)])
+    return markdown_table(header, ([_cell(cell) for cell in row] for row in rows))
 
 
 def _figure(value: Any) -> str:

@@ -1,0 +1,69 @@
+"""The description of a run on MLflow's page: what was trained on what, with which code and result.
+
+English, as it is stored; everything in it is a record of the run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from core.git import NONE
+from core.safety.markdown import escape_markdown, markdown_table
+
+if TYPE_CHECKING:
+    from train.base_train import Validation
+    from train.tracking.result import RunSummary
+
+NOTE = "mlflow.note.content"  # the tag that MLflow shows as the description
+CLASSES = 40  # rows of the table; MLflow stores 8,000 characters
+
+
+def describe_run(summary: RunSummary, resolved: dict[str, str]) -> str:
+    """Return the description in Markdown; `resolved` are the values that data and machine decided."""
+    result, git, settings = summary.result, summary.git, summary.settings | resolved
+    counts = ", ".join(f"{split} {count}" for split, count in summary.image_counts.items())
+    names = ", ".join(escape_markdown(name) for name in summary.classes.names[:CLASSES])
+    changed = ", with uncommitted changes (artifact code/changes.patch)" if git.dirty == "true" else ""
+    place = ", ".join(escape_markdown(name) for name in (git.branch, git.tag) if name != NONE)
+    parts = [
+        f"**What:** semantic segmentation with `{settings['model']}`, {summary.best.epoch + 1} of "
+        f"{len(summary.history)} epochs until the best one, input {escape_markdown(settings['image_size'])}, "
+        f"batch size {settings['batch_size']}, seed {settings['seed']}.",
+        f"**Data:** `{result.data_path}`; images: {counts}; classes: {names}.",
+        f"**Code:** Git `{git.commit}`{f' ({place})' if place else ''}{changed}.",
+        f"**Model:** `{result.model_path}`, SHA-256 `{result.model_sha256}`.",
+        "**Result** of the saved model:",
+        markdown_table(("split", "mIoU", "pixel accuracy"), _splits(result.val, result.test)),
+        markdown_table(("class", "IoU on val", "IoU on test"), _classes(result.val, result.test)),
+    ]
+    if summary.warnings:
+        parts += [
+            "**Warnings about the data:**",
+            "\n".join(f"- {escape_markdown(w.text)}" for w in summary.warnings[:8]),
+        ]
+    parts.append(
+        f"`python train.py --reproduce {result.run_id}` repeats it, `python infer.py --run-id {result.run_id}` uses it, "
+        f"`python lake.py trace {result.run_id}` verifies every link."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _splits(val: Validation, test: Validation | None) -> list[tuple[str, ...]]:
+    rows = [("val", val)] + ([("test", test)] if test is not None else [])
+    return [(name, _mean(measured), f"{measured.accuracy:.4f}") for name, measured in rows]
+
+
+def _mean(measured: Validation) -> str:
+    present, total = measured.coverage
+    text = f"{measured.miou:.4f}"
+    return text if present == total else f"{text} ({present} of {total} classes)"
+
+
+def _classes(val: Validation, test: Validation | None) -> list[tuple[str, ...]]:
+    tested = test.iou if test is not None else {}
+    names = list(dict.fromkeys([*val.iou, *tested]))[:CLASSES]
+    return [(escape_markdown(name), _figure(val.iou.get(name)), _figure(tested.get(name))) for name in names]
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
