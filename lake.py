@@ -36,11 +36,11 @@ ACTIONS = {
     "import-labels": Actions({DEFAULT: "SOURCE --to --update --format --strict --selection"}),
     "status": Actions({DEFAULT: "--data-dir --json"}),
     "diff": Actions({DEFAULT: "LEFT RIGHT --json"}),
-    "log": Actions({DEFAULT: "REF -n --json"}),
+    "log": Actions({DEFAULT: "REF -n --json --long"}),
     "tag": Actions({"--delete": "NAME", "NAME": "REF", DEFAULT: "--json"}, needs={"--delete": "NAME"}),
     "revert": Actions({DEFAULT: "COMMIT"}),
     "branches": Actions({DEFAULT: "--json"}),
-    "trace": Actions({DEFAULT: "WHAT --json"}),
+    "trace": Actions({DEFAULT: "WHAT --json --long"}),
     "verify": Actions({DEFAULT: "REF --json"}),
     "import": Actions({DEFAULT: "s3://BUCKET/PREFIX --to --replace"}),
     "setup": Actions({DEFAULT: "--require-passed"}),
@@ -157,6 +157,8 @@ def add_history_commands(commands: _Commands) -> None:
     revert.add_argument("ref", metavar="COMMIT")
     commands.add("branches", tr("list branches"), listing=True)
     trace = commands.add("trace", tr("follow and verify the chain from prediction to code"), listing=True)
+    for table in (log, trace):
+        table.add_argument("--long", action="store_true", help=tr("show full IDs and texts, however wide"))
     trace.add_argument("target", metavar="WHAT", help=tr("prediction, model file, run, version, commit or tag"))
     verify = commands.add("verify", tr("read every file again and verify its checksum"), listing=True)
     verify.add_argument("ref", metavar="REF", nargs="?", help=default_branch)
@@ -183,7 +185,7 @@ def main(arguments: list[str]) -> int:
     if options.command == "trace":
         from lineage.trace import trace_command
 
-        return trace_command(settings, options.target)
+        return trace_command(settings, options.target, options.long)
     if options.command == "import-labels":
         from versioning.label_import import import_labels
 

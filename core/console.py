@@ -7,6 +7,7 @@ and errors, are shown as escapes, and URLs without user and password.
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 import time
 import traceback
@@ -56,6 +57,24 @@ def format_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
     cells = [[escape_line(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
     return tabulate.tabulate(cells, headers=headers, tablefmt="simple", disable_numparse=True)
+
+
+def wrap_items(items: Sequence[str], heading: str) -> str:
+    """Return a heading and items, broken between items where the terminal ends; Korean counts as two columns.
+
+    Without a terminal, as in a log, lines are as wide as one of 80 columns.
+    """
+    from wcwidth import wcswidth
+
+    width, indent = shutil.get_terminal_size((80, 24)).columns, " " * max(0, wcswidth(heading))
+    lines, column = [heading], wcswidth(heading)
+    for item in items:
+        size = max(0, wcswidth(item)) + 2
+        if column + size - 2 > width and column > len(indent):
+            lines, column = [*lines, indent], len(indent)
+        lines[-1] += item + "  "
+        column += size
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def format_size(size_bytes: float) -> str:

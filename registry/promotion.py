@@ -159,8 +159,9 @@ class Promotion:
                 raise read_state(self.registry).no_champion() from error
             if force is None or champion is None:
                 raise
-            # Fails again if the cause is not the champion.
-            verdict = gate.judge(settings, self.lake, lineage, None, device, cache)
+            verdict = gate.judge(
+                settings, self.lake, lineage, None, device, cache
+            )  # fails again if it is not the champion's
             reason = tr(
                 "no comparison with the champion v{version}: {error}",
                 version=champion.version,
@@ -214,10 +215,8 @@ class Promotion:
         if verdict["decision"] == CHALLENGER:
             self.registry.set_alias(version, CHALLENGER)
         with mlflow_utils.convert_errors(self.registry.settings, tr("recording the run")):
-            number = f"{version.name} v{version.version}"
-            self.registry.client.set_tag(str(version.run_id), REGISTERED, number)
+            self.registry.client.set_tag(str(version.run_id), REGISTERED, f"{version.name} v{version.version}")
         self.registry.describe(version, verdict)
-        self.registry.link_logged_model(version)
         self.registry.set_tag(version, STATE, DONE)
         report_verdict(verdict)
         if verdict["decision"] == CHALLENGER and verdict.get("promote_by"):

@@ -212,7 +212,7 @@ class Registry:
         with mlflow_utils.convert_errors(self.settings, tr("recording the version")):
             self.client.set_model_version_tag(version.name, str(version.version), key, value)
 
-    def link_logged_model(self, version: ModelVersion) -> None:
+    def _link_logged_model(self, version: ModelVersion) -> None:
         """Name a version in the logged model of its run, so that MLflow's pages lead from one to the other."""
         with mlflow_utils.convert_errors(self.settings, tr("recording the version")):
             model_id = logged_model_of(self.client.get_run(str(version.run_id)))
@@ -224,10 +224,11 @@ class Registry:
             self.client.set_logged_model_tags(model_id, {MODEL_VERSIONS: json.dumps([*links, entry])})
 
     def describe(self, version: ModelVersion, verdict: Mapping[str, Any]) -> None:
-        """Set the description on MLflow's page: the verdict in words, and where model, data and code are."""
+        """Set the description on MLflow's page, the verdict in words, and link the version with its run's logged model."""
         text = f"{describe_promotion(verdict)}\n\n{_origin(version_lineage(version))}"
         with mlflow_utils.convert_errors(self.settings, tr("recording the version")):
             self.client.update_model_version(version.name, str(version.version), text[:DESCRIPTION_LIMIT])
+        self._link_logged_model(version)
 
     def set_alias(self, version: ModelVersion, alias: str) -> None:
         """Point an alias at a version and report it."""

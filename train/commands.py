@@ -234,6 +234,7 @@ def _new_job(settings: Settings, lake: LakeFS, options: argparse.Namespace) -> J
     from train.tracking.publication import hash_files
     from train.tracking.run_tracker import RunFacts
     from versioning.checkout import checked_data, warn_of_unreachable_lock
+    from versioning.data_directory import record_directory
     from versioning.push import require_publishable
 
     if options.experiment_branch:
@@ -243,6 +244,8 @@ def _new_job(settings: Settings, lake: LakeFS, options: argparse.Namespace) -> J
     pinned, data = checked_data(settings, lake, options.data_ref, options.sample)
     check_classes(settings, data.classes)
     lake.ensure_repository(settings)  # not before: faulty data creates nothing
+    if pinned is None:
+        record_directory(settings)
     warn_of_unreachable_lock(lake)
     if pinned is None and not options.replace:
         branch = options.experiment_branch

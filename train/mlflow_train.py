@@ -133,7 +133,7 @@ class MlflowTrain(ModelTrain):
         """Record the figures and tables in `folder` with the report, which shows `samples`; copy it to the run's folder."""
         summary = self.summary(result)
         write_report(folder / REPORT_FILE, summary, samples)
-        self.tracker.describe(describe_run(summary, self.setup.resolved))
+        self.tracker.describe(describe_run(summary, self.settings.public() | self.setup.resolved))
         for name in (REPORT_FILE, CLASSES_TABLE):
             if (folder / name).exists():
                 write_atomically(self.run_folder / name, (folder / name).read_bytes())

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from core.console import wrap_items
 from core.errors import AppError
 from core.i18n import tr
 from core.reporting import notify
@@ -226,8 +227,8 @@ class ModelTrain(BaseTrain):
         v = result.validation
         notify(
             tr(
-                "{epoch}  train loss {train_loss:.4f}  val loss {val_loss:.4f}  val accuracy {accuracy:.4f}  "
-                "val mIoU {miou}{mark}  {speed:.1f} images/s  lr {rate:.2e}",
+                "{epoch}  loss {train_loss:.4f}, val {val_loss:.4f}  accuracy {accuracy:.4f}  mIoU {miou}{mark}  "
+                "{speed:.1f} images/s",
                 epoch=self.epoch_label(result.epoch),
                 train_loss=result.train_loss,
                 val_loss=v.loss,
@@ -235,12 +236,11 @@ class ModelTrain(BaseTrain):
                 miou=format_mean(v.miou, v.coverage),
                 mark="*" if result.best else " ",
                 speed=result.images_per_second,
-                rate=result.learning_rate,
             )
         )
         absent = tr("absent")
-        classes = (f"{name} {absent if iou is None else f'{iou:.3f}'}" for name, iou in v.iou.items())
-        notify(escape_line("    IoU  " + "  ".join(classes)))
+        classes = [escape_line(f"{name} {absent if iou is None else f'{iou:.4f}'}") for name, iou in v.iou.items()]
+        notify(wrap_items(classes, "    IoU  "))
 
     # --- checkpoints ---
 

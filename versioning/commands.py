@@ -26,7 +26,7 @@ from utils.lakefs_client.download import commit_directory, object_file
 from utils.lakefs_utils import connect
 from versioning import status, sync
 from versioning.checkout import warn_of_unreachable_lock
-from versioning.data_directory import require_data, require_directory, require_place
+from versioning.data_directory import of_last_training, require_data, require_directory, require_place
 from versioning.lockfile import explained_by_lock
 from versioning.push import push
 from versioning.versions import find_data, find_renames
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 # What real lakeFS and the embedded server both accept, without the characters that have a meaning in REF.
 TAG_NAME = re.compile(r"(?!.*\.\.)[^\x00-\x20~^:?*\[\\/@$]+(?<!\.)(?<!\.lock)")
-MESSAGE_WIDTH = 60  # characters of a commit message in a table
+MESSAGE_WIDTH = 48  # characters of a commit message in a table
+SHOWN_ID = 8  # characters of an id in a table; the scripts accept the beginning of an id
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
@@ -57,6 +58,8 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
 
         copy_history(settings, options.to)
         return 0
+    if options.command in ("status", "push"):
+        settings = of_last_training(settings, publishes=options.command == "push")
     _require_directory(settings, options.command)
     with explained_by_lock(settings), connect(settings, create=options.command == "push") as lake:
         return _run_connected(settings, lake, options)
@@ -90,7 +93,7 @@ def _run_connected(settings: Settings, lake: LakeFS, options: argparse.Namespace
         case "diff":
             diff(lake, settings, options.left, options.right)
         case "log":
-            log(lake, options.ref or lake.branch, options.n)
+            log(lake, options.ref or lake.branch, options.n, options.long)
         case "tag":
             tag(lake, options)
         case "revert":
@@ -160,18 +163,19 @@ def _download(lake: LakeFS, settings: Settings, side: LakePath, class_file: str,
     return object_file(commit_directory(side, settings.cache_dir), side.path)
 
 
-def log(lake: LakeFS, ref: str, count: int) -> None:
-    """Report the newest commits; the commits of one publication are one line."""
+def log(lake: LakeFS, ref: str, count: int, long: bool = False) -> None:
+    """Report the newest commits; the commits of one publication are one line. `long`: full ids and messages."""
     source = find_data(lake, ref)
     rows, listed = [], []
     for commit in islice(lake.log(source.ref, repo=source.repo), count):
         metadata = commit.metadata
         seconds = int(metadata.get("embedded_creation_date", commit.creation_date))
-        git = metadata.get("git_commit", "none")[:12] + ("+" if metadata.get("git_dirty") == "true" else "")
+        shown = None if long else SHOWN_ID
+        git = metadata.get("git_commit", "none")[:shown] + ("+" if metadata.get("git_dirty") == "true" else "")
         message = _first_line(commit.message)
-        short = message if len(message) <= MESSAGE_WIDTH else message[: MESSAGE_WIDTH - 1] + "…"
-        date = datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
-        rows.append((commit.id[:12], date, short, git, metadata.get("mlflow_run_id", "")))
+        short = message if long or len(message) <= MESSAGE_WIDTH else message[: MESSAGE_WIDTH - 1] + "…"
+        date = datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
+        rows.append((commit.id[:shown], date, short, git, metadata.get("mlflow_run_id", "")[:shown]))
         when = datetime.fromtimestamp(seconds).astimezone().isoformat()
         listed.append({"commit": commit.id, "date": when, "message": commit.message, "metadata": dict(metadata)})
     record({"ref": str(source.ref), "commits": listed})

@@ -4,21 +4,52 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import replace
+from pathlib import Path
 
 from config import ROOT, Settings
 from core import git
 from core.errors import UsageError
-from core.files import broken_link
+from core.files import broken_link, read_regular, write_atomically
 from core.i18n import tr
 from core.reporting import notify
 from dataset.directory import data_files, move_is_pending
 
 DEFAULT = "data"
+LAST = "data_dir.txt"  # in LAKEFS_LOCAL_DIR: the data directory of the last training
 
 
 def is_default(settings: Settings) -> bool:
     """Return whether nobody named the directory: neither an option, the environment or `.env`, nor a link at its place."""
     return "data_dir" not in settings.explicit and settings.data_dir == ROOT / DEFAULT
+
+
+def record_directory(settings: Settings) -> None:
+    """Record the data directory of a training, for the commands that compare or publish it."""
+    write_atomically(settings.lakefs_local_dir / LAST, f"{settings.data_dir}\n".encode())
+
+
+def of_last_training(settings: Settings, publishes: bool) -> Settings:
+    """Return the settings with the data directory of the last training, and report it, if nobody named another.
+
+    Raises UsageError if the default directory has data too and one of them would be published.
+    """
+    record = settings.lakefs_local_dir / LAST
+    if not is_default(settings) or not record.is_file():
+        return settings
+    last = Path(read_regular(record).decode(errors="replace").removesuffix("\n"))
+    if last == settings.data_dir or not last.is_dir():
+        return settings
+    if publishes and data_files(settings.data_dir):
+        raise UsageError(
+            tr(
+                "the last training used {last}, and {default} has data too: name one of them by --data-dir or DATA_DIR",
+                last=last,
+                default=settings.data_dir,
+            )
+        )
+    notify(tr("data directory: {last} (of the last training; --data-dir or DATA_DIR names another)", last=last))
+    return replace(settings, data_dir=last)
 
 
 def require_place(settings: Settings) -> None:

@@ -49,13 +49,15 @@ def require_diff_and_log(project: Project, first: str, second: str, mask: str, r
     assert row[1] == "triangle" and row[2] == "+100" and row[3] == "-0"
     assert "added 0, removed 0, changed 0" in run_lake(project, "diff", "main", second)
     log = [line.split() for line in run_lake(project, "log", "-n", "2").splitlines()[2:]]
-    assert [line[0] for line in log] == [second[:12], first[:12]]
-    assert "better" in log[0] and project.git("rev-parse", "HEAD")[:12] in log[0]
+    assert [line[0] for line in log] == [second[:8], first[:8]]
+    assert "better" in log[0] and project.git("rev-parse", "HEAD")[:8] in log[0]
+    full = run_lake(project, "log", "-n", "2", "--long")
+    assert second in full and first in full
 
 
 def require_usage_errors(project: Project) -> None:
     """Fail unless invalid tags, counts and references are refused with exit code 2; deletes the tag v0.1-initial."""
-    assert "-d takes the name of one tag" in run_lake(project, "tag", "-d", code=2)
+    assert "--delete: only with NAME" in run_lake(project, "tag", "-d", code=2)
     assert "tag name 'a b': must not contain blanks" in run_lake(project, "tag", "a b", code=2)
     assert "'-3': expected a whole number of at least 1" in run_lake(project, "log", "-n", "-3", code=2)
     run_lake(project, "tag", "-d", "v0.1-initial")

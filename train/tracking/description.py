@@ -18,9 +18,9 @@ NOTE = "mlflow.note.content"  # the tag that MLflow shows as the description
 CLASSES = 40  # rows of the table; MLflow stores 8,000 characters
 
 
-def describe_run(summary: RunSummary, resolved: dict[str, str]) -> str:
-    """Return the description in Markdown; `resolved` are the values that data and machine decided."""
-    result, git, settings = summary.result, summary.git, summary.settings | resolved
+def describe_run(summary: RunSummary, settings: dict[str, str]) -> str:
+    """Return the description in Markdown; `settings` are the values that were used, as text."""
+    result, git = summary.result, summary.git
     counts = ", ".join(f"{split} {count}" for split, count in summary.image_counts.items())
     names = ", ".join(escape_markdown(name) for name in summary.classes.names[:CLASSES])
     changed = ", with uncommitted changes (artifact code/changes.patch)" if git.dirty == "true" else ""
