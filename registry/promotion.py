@@ -159,9 +159,8 @@ class Promotion:
                 raise read_state(self.registry).no_champion() from error
             if force is None or champion is None:
                 raise
-            verdict = gate.judge(
-                settings, self.lake, lineage, None, device, cache
-            )  # fails again if it is not the champion's
+            # Fails again if the cause is not the champion.
+            verdict = gate.judge(settings, self.lake, lineage, None, device, cache)
             reason = tr(
                 "no comparison with the champion v{version}: {error}",
                 version=champion.version,

@@ -59,7 +59,7 @@ def require_usage_errors(project: Project) -> None:
     """Fail unless invalid tags, counts and references are refused with exit code 2; deletes the tag v0.1-initial."""
     assert "--delete: only with NAME" in run_lake(project, "tag", "-d", code=2)
     assert "tag name 'a b': must not contain blanks" in run_lake(project, "tag", "a b", code=2)
-    assert "'-3': expected a whole number of at least 1" in run_lake(project, "log", "-n", "-3", code=2)
+    assert "-n -3: expected a whole number of at least 1" in run_lake(project, "log", "-n", "-3", code=2)
     run_lake(project, "tag", "-d", "v0.1-initial")
     wrong = run_lake(project, "pull", "v0.1-initial", code=2)
     assert "'v0.1-initial' is not a branch, tag or commit" in wrong and "main" in wrong
