@@ -165,7 +165,11 @@ def test_every_listing_is_json(tmp_path: Path) -> None:
 
 def test_shell_completion_of_options_choices_and_commands(project: Project) -> None:
     """As the shell calls it; argcomplete comes with nox."""
-    for line, word in (("train.py --ep", "--epochs"), ("train.py --loss fo", "focal"), ("lake.py bran", "branches")):
+    for line, word in (
+        ("train.py --ep", "--epochs"),
+        ("train.py --loss fo", "focal"),
+        ("lake.py bran", "branches"),
+    ):  # codespell:ignore
         script = line.split()[0]
         assert "PYTHON_ARGCOMPLETE_OK" in (project.folder / script).read_text(encoding="utf-8")[:1024]
         env = {

@@ -161,7 +161,7 @@ WRONG: dict[str, dict[str, str]] = {
     "lake.py": {
         "": "the following arguments are required: COMMAND",
         "pus": "unknown command 'pus': did you mean push?",
-        "comit": "unknown command 'comit': available: push, pull",
+        "comit": "unknown command 'comit': available: push, pull",  # codespell:ignore
         "--json": "COMMAND",
         "status data": "did you mean --data-dir data?",
         "status --force": "unknown option --force (see lake.py status --help)",
