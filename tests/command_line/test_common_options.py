@@ -167,9 +167,9 @@ def test_shell_completion_of_options_choices_and_commands(project: Project) -> N
     """As the shell calls it; argcomplete comes with nox."""
     for line, word in (
         ("train.py --ep", "--epochs"),
-        ("train.py --loss fo", "focal"),
+        ("train.py --loss foc", "focal"),
         ("lake.py bran", "branches"),
-    ):  # codespell:ignore
+    ):
         script = line.split()[0]
         assert "PYTHON_ARGCOMPLETE_OK" in (project.folder / script).read_text(encoding="utf-8")[:1024]
         env = {
