@@ -166,8 +166,7 @@ class Promotion:
                 version=champion.version,
                 error=describe_error(error),
             )
-            reasons = (*verdict.reasons, reason)
-            verdict = dataclasses.replace(verdict, reasons=reasons, against=str(champion.version))
+            verdict = dataclasses.replace(verdict, reasons=(*verdict.reasons, reason), against=str(champion.version))
         if existing is not None and ROLLED_BACK in existing.tags:
             was = {"at": "?", "by": "?", "to": "?"} | json_tag(existing.tags, ROLLED_BACK)
             reason = tr(

@@ -122,8 +122,7 @@ def prepare_training(settings: Settings, data: SegmentationData, smoke: bool = F
     epochs, reason = _epochs(settings, len(train_images), batch_size, smoke)
     if smoke or settings.max_seconds is None:
         decisions.take(tr("epochs"), "epochs", (epochs, reason))
-    timed = (network, batch_size, crop, device, train_images)
-    expected = 1.0 if smoke else _expected_epochs(settings, epochs, *timed)
+    expected = 1.0 if smoke else _expected_epochs(settings, epochs, network, batch_size, crop, device, train_images)
     augmentation = decisions.take(
         tr("augmentation"), "augmentation", auto_settings.augmentation(settings.augmentation, expected)
     )
