@@ -95,7 +95,7 @@ def test_command_line_overrides_dotenv(project: Project) -> None:
     assert "에폭 2/2" in done.stdout and (project.folder / "models/other.pth").exists()
     assert REPORT.search(done.stdout) and "경고" not in done.stderr
     params = project.runs()[0].data.params
-    assert (params["epochs"], params["resolved_batch_size"], params["app_lang"]) == ("2", "16", "ko")
+    assert (params["epochs"], params["batch_size"], params["app_lang"]) == ("2", "4", "ko")
 
 
 def test_check_only_prints_the_data_and_writes_only_its_page(tmp_path: Path) -> None:
