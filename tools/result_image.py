@@ -13,7 +13,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # run as a script, Python puts only tools/ on the path
 
 import numpy as np  # noqa: E402
-import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from core.hashing import file_sha256  # noqa: E402
@@ -23,6 +22,7 @@ from dataset.overlay import as_rgb, difference, overlay  # noqa: E402
 from dataset.validation import check_data  # noqa: E402
 from segmentation.model_file import load_model  # noqa: E402
 from segmentation.predictor import segment  # noqa: E402
+from segmentation.preprocess import choose_device  # noqa: E402
 
 DATA, MODEL, OUTPUT = ROOT / "data", ROOT / "models" / "model.pth", ROOT / "docs" / "images" / "result.jpg"
 SHOWN = 3  # images of the validation split
@@ -31,7 +31,7 @@ GAP = 4  # pixels between panels
 
 def draw(data: Path, model_file: Path, output: Path) -> None:
     """Write a row for each of the first validation images: image, label, prediction, difference."""
-    device = torch.device("cpu")
+    device = choose_device("cpu")
     model = load_model(model_file, file_sha256(model_file), device)
     rows = []
     for pair in check_data(data, 0, make_split=False, reading=model.reading).split("val")[:SHOWN]:

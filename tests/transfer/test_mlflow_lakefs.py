@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from core.command_line.version import VERSION
 from tests.support.lifecycle import NAME, Lifecycle
 from tests.support.project import SOURCE
 
@@ -28,9 +29,9 @@ def installed(lifecycle: Lifecycle, tmp_path_factory: pytest.TempPathFactory) ->
     """An environment with the entry points that `pip install -e .` writes."""
     site = tmp_path_factory.mktemp("site")
     project = tomllib.loads((SOURCE / "pyproject.toml").read_text())["project"]
-    info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info = site / f"{project['name'].replace('-', '_')}-{VERSION}.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {VERSION}\n")
     groups = project["entry-points"].items()
     text = "\n".join(f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in entries.items()) for group, entries in groups)
     (info / "entry_points.txt").write_text(text)

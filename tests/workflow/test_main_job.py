@@ -282,10 +282,10 @@ def test_tables_are_valid_for_any_prediction(trained: tuple[Project, str]) -> No
 def test_unknown_names_are_usage_errors(trained: tuple[Project, str]) -> None:
     project, _ = trained
     for arguments, text in (
-        (["infer.py", "--run-id", "nope"], "no run 'nope' in MLflow"),
-        (["infer.py", "--model", "image-segmentation@nobody"], "'image-segmentation@nobody' is not registered"),
-        (["infer.py", "--model", "other/3"], "'other/3' is not registered"),
-        (["register_model.py", "--run-id", "nope"], "no run 'nope' in MLflow"),
+        (["infer.py", "--run-id", "nope"], "'nope' is not a"),
+        (["infer.py", "--model", "image-segmentation@nobody"], "'image-segmentation@nobody' is not a"),
+        (["infer.py", "--model", "other/3"], "'other/3' is not a"),
+        (["register_model.py", "--run-id", "nope"], "'nope' is not a"),
     ):
         done = project.run(*arguments)
         assert (done.returncode, done.stdout) == (2, ""), done.stderr

@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from core.command_line.version import VERSION
 from tests.support.project import SOURCE, Project, make_project
 
 ARCHIVE = SOURCE / "tests/fixtures/recorded_run.tar.xz"
@@ -93,9 +94,9 @@ def require_same_masks(found: dict[str, np.ndarray], expected: dict[str, np.ndar
 def install_metadata(site: Path) -> None:
     """Write the entry points that `pip install -e .` would write, by which MLflow finds lakefs://."""
     content = tomllib.loads((SOURCE / "pyproject.toml").read_text())["project"]
-    info = site / f"{content['name'].replace('-', '_')}-{content['version']}.dist-info"
+    info = site / f"{content['name'].replace('-', '_')}-{VERSION}.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {content['name']}\nVersion: {content['version']}\n")
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {content['name']}\nVersion: {VERSION}\n")
     lines = []
     for group, entries in content["entry-points"].items():
         lines += [f"[{group}]", *(f"{name} = {target}" for name, target in entries.items())]
