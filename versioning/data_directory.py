@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import replace
-from pathlib import Path
 
 from config import ROOT, Settings
 from core import git
@@ -25,8 +24,14 @@ def is_default(settings: Settings) -> bool:
 
 
 def record_directory(settings: Settings) -> None:
-    """Record the data directory of a training, for the commands that compare or publish it."""
-    write_atomically(settings.lakefs_local_dir / LAST, f"{settings.data_dir}\n".encode())
+    """Record the data directory of a training, for the commands that compare or publish it.
+
+    One in the project is recorded relative to it: it means the same in a moved or copied project, and the own directory
+    in another clone that uses the same LAKEFS_LOCAL_DIR.
+    """
+    root = settings.data_dir
+    recorded = root.relative_to(ROOT) if root.is_relative_to(ROOT) else root
+    write_atomically(settings.lakefs_local_dir / LAST, f"{recorded}\n".encode())
 
 
 def of_last_training(settings: Settings, publishes: bool) -> Settings:
@@ -37,7 +42,7 @@ def of_last_training(settings: Settings, publishes: bool) -> Settings:
     record = settings.lakefs_local_dir / LAST
     if not is_default(settings) or not record.is_file():
         return settings
-    last = Path(read_regular(record).decode(errors="replace").removesuffix("\n"))
+    last = ROOT / read_regular(record).decode(errors="replace").removesuffix("\n")
     if last == settings.data_dir or not last.is_dir():
         return settings
     if publishes and data_files(settings.data_dir):

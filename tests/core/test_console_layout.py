@@ -50,3 +50,17 @@ def test_status_and_push_know_the_directory_of_the_last_training(
     with pytest.raises(UsageError, match="name one of them by --data-dir"):
         data_directory.of_last_training(plain, publishes=True)
     assert data_directory.of_last_training(plain, publishes=False).data_dir == tmp_path / "cam"
+
+
+def test_directory_in_the_project_is_the_own_one_in_a_copy_of_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, copy = tmp_path / "first", tmp_path / "copy"
+    for project in (first, copy):
+        (project / "data").mkdir(parents=True)
+        (project / "data/classes.json").write_text("[]")
+    plain = [Settings(lakefs_local_dir=tmp_path, data_dir=project / "data") for project in (first, copy)]
+    monkeypatch.setattr(data_directory, "ROOT", first)
+    data_directory.record_directory(plain[0])
+    monkeypatch.setattr(data_directory, "ROOT", copy)
+    assert data_directory.of_last_training(plain[1], publishes=True) is plain[1]
