@@ -314,7 +314,7 @@ def test_invalid_options_are_usage_errors(lifecycle: Lifecycle, tmp_path: Path) 
     for arguments, text in (
         (["--compare", "1"], "--compare takes A and B"),
         (["--force", " "], "--force ' ': expected a reason"),
-        (["--rollback", "9"], "'image-segmentation/9' is not registered"),
+        (["--rollback", "9"], "'9' is not a model"),
         (["--manual", "--run-id", "x"], "--run-id cannot be used with --manual"),
     ):
         done = lifecycle.project.run("register_model.py", *arguments)

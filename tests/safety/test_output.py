@@ -122,7 +122,7 @@ def test_progress_bar_keeps_its_terminal_codes(
 
 PRINTERS = {"print", "input", "tqdm", "print_exc", "print_exception", "print_stack", "print_tb", "pprint"}
 MAY_PRINT = {"core/console.py"}
-FOR_DEVELOPERS = ("tests", "tools", "benchmarks", "noxfile.py")
+FOR_DEVELOPERS = ("action", "tests", "tools", "benchmarks", "noxfile.py")
 
 
 def _bypasses(path: Path) -> list[str]:

@@ -145,7 +145,7 @@ def test_the_command_writes_table_and_page_outside_of_the_data_and_reuses_folds(
     assert [row["rank"] for row in rows] == [str(rank) for rank in range(1, 13)]
     assert {row["name"] for row in rows} == {pair.name for pair in data.pairs}
     page = (folder / "audit.html").read_text()
-    assert page.count("data:image/jpeg;base64,") == 36 and rows[0]["mask"] in page
+    assert page.count("data:image/jpeg;base64,") == 48 and rows[0]["mask"] in page
     assert not re.search(r"""(?:src|href|url)\s*[=(]\s*["']?(?!data:)[a-z]""", page), "it loads no external resource"
     audit_labels(settings, data)
     assert capsys.readouterr().out.count("predicted by an earlier audit") == FOLDS * MEMBERS
