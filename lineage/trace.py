@@ -22,6 +22,7 @@ from utils import mlflow_utils
 from utils.identifiers import RunId
 from utils.lakefs_utils import LakeFS, connect
 from versioning.lockfile import explained_by_lock
+from versioning.versions import LOCK, find_data
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -58,6 +59,8 @@ def trace_command(settings: Settings, target: str, long: bool = False) -> int:
     """Trace a target with the servers of the settings; return the exit code: 1 if a link is broken."""
     with explained_by_lock(settings, AppError), connect(settings) as lake:
         lake.check()  # a server that is down is not a broken link of the chain
+        if target == LOCK:  # nor is a lock whose store is elsewhere
+            find_data(lake, LOCK)
         client = mlflow_utils.connect(settings, read_only=True)
         return 0 if trace(settings, lake, client, target, long) else 1
 
