@@ -25,6 +25,7 @@ from utils.identifiers import CommitId, RunId
 from utils.lakefs_utils import LakeFS, LakePath
 from versioning.lockfile import Lock, parse_lock, require_lock
 from versioning.migrate import EMBEDDED_ID
+from versioning.naming.results import known_tags
 from versioning.versions import LOCK
 
 if TYPE_CHECKING:
@@ -111,15 +112,14 @@ class Finder:
     def _unknown(self, target: str) -> UsageError:
         """Return the error for a name that nothing has: what there is, and the nearest of it."""
         versions = run_names.registered_names(self.client, self.settings)
-        in_lakefs = self.lake.list_refs("tags") if self.lake.has_repository() else ()
-        tags = dict.fromkeys([*git_utils.list_tags(ROOT), *dict(in_lakefs)])
+        tags = known_tags(self.lake)
         return UsageError(
             tr(
                 "'{target}' is not a file, run, version, commit or tag{hint} (versions: {versions}; tags: {tags})",
                 target=escape_line(target)[:80],
                 hint=run_names.nearest(target, [*versions, *tags]),
                 versions=run_names.abbreviated(list(versions.values())) or tr("none"),
-                tags=run_names.abbreviated(list(tags)) or tr("none"),
+                tags=run_names.abbreviated(tags) or tr("none"),
             )
         )
 

@@ -1,6 +1,7 @@
 """What a person calls a run or a registered version: `2`, `v2`, `champion`, NAME/2, NAME@alias, a run ID or its beginning.
 
-Every command that takes a run or a version resolves it here, so that what one of them prints can be given to each other.
+Commands look a run or a version up here, so that what one of them prints can be given to each other;
+versioning.naming.results adds tags and lakefs.lock.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING
 from config import Settings
 from core.errors import AppError, UsageError, one_line
 from core.i18n import tr
-from core.safety.urls import without_credentials
 from utils import mlflow_utils
 from utils.identifiers import RunId
 
@@ -139,21 +139,6 @@ def find_named(client: MlflowClient, settings: Settings, text: str) -> list[Name
     return named + [Named(run_id) for run_id in found if all(run_id != one.run_id for one in named)]
 
 
-def resolve_name(client: MlflowClient, settings: Settings, text: str) -> Named:
-    """Return the run or version that a person names. Raises UsageError if there is none, or more than one."""
-    found = find_named(client, settings, text)
-    if not found:
-        raise unknown_name(client, settings, text)
-    if len(found) > 1:
-        raise ambiguous(text, [describe(one) for one in found])
-    return found[0]
-
-
-def resolve_run(client: MlflowClient, settings: Settings, text: str) -> str:
-    """Return the ID of the run that a person names, by itself or by its version. Raises UsageError likewise."""
-    return resolve_name(client, settings, text).run_id
-
-
 # --- messages ------------------------------------------------------------------------------------------------------------
 
 
@@ -169,22 +154,6 @@ def ambiguous(text: str, candidates: list[str]) -> UsageError:
             "'{text}' is ambiguous: name one of: {candidates}",
             text=one_line(text, 80),
             candidates=abbreviated(candidates),
-        )
-    )
-
-
-def unknown_name(client: MlflowClient, settings: Settings, text: str) -> UsageError:
-    """Return the error for a name that no run and no version has: what there is, and the nearest of it."""
-    available = registered_names(client, settings)
-    return UsageError(
-        tr(
-            "no run or version '{text}' in MLflow {uri}{hint} (available: {available}; runs by at least {count} "
-            "characters of their ID)",
-            text=one_line(text, 80),
-            uri=without_credentials(mlflow_utils.tracking_uri(settings)),
-            hint=nearest(text, available),
-            available=abbreviated(list(available.values())) or tr("no version registered: run register_model.py"),
-            count=MIN_PREFIX,
         )
     )
 

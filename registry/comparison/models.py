@@ -22,6 +22,7 @@ from registry.intervals import gain_interval
 from segmentation import evaluation
 from segmentation.evaluation import EvaluationResult
 from segmentation.preprocess import choose_device
+from utils.identifiers import RunId
 from utils.lakefs_utils import LakeFS
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lin
 
 def _display_names(names: Sequence[str]) -> list[str]:
     """Return the names for readers: run IDs shortened, and told apart if both are the same."""
-    shown = [name[:12] if re.fullmatch(r"[0-9a-f]{32}", name) else name for name in names]
+    shown = [name[:12] if RunId.accepts(name) else name for name in names]
     return [f"{name} ({letter})" for name, letter in zip(shown, "AB", strict=True)] if shown[0] == shown[1] else shown
 
 

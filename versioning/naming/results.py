@@ -22,7 +22,7 @@ from core.provenance.code_files import LOCK_NAME
 from core.reporting import warn
 from utils import run_names
 from utils.identifiers import NONE, InvalidValue, RunId, Tag
-from utils.lakefs_utils import LakePath
+from utils.lakefs_utils import LakeFS, LakePath
 from utils.lineage import Lineage
 from utils.servers import Servers
 from versioning.lockfile import Lock, parse_lock, read_lock, require_lock
@@ -202,11 +202,16 @@ def _tagged_model(servers: Servers, name: str, commit: str) -> Lineage | None:
 # --- messages ------------------------------------------------------------------------------------------------------------------
 
 
+def known_tags(lake: LakeFS) -> list[str]:
+    """Return the tags of Git and of lakeFS, each once; a repository that does not exist has none."""
+    in_lakefs = lake.list_refs("tags") if lake.has_repository() else ()
+    return list(dict.fromkeys([*git.list_tags(ROOT), *dict(in_lakefs)]))
+
+
 def _unknown(servers: Servers, text: str) -> UsageError:
     """Return the error for a name that no model has: what there is, and the nearest of it."""
     versions = run_names.registered_names(servers.client, servers.settings)
-    in_lakefs = servers.lake.list_refs("tags") if servers.lake.has_repository() else ()
-    tags = list(dict.fromkeys([*git.list_tags(ROOT), *dict(in_lakefs)]))
+    tags = known_tags(servers.lake)
     lock = read_lock(ROOT)
     return UsageError(
         tr(
