@@ -28,7 +28,7 @@ from core.command_line.values import number_from_zero, positive_int
 from core.i18n import tr
 from core.process import run_script
 
-DATASETS = ("oxford-iiit-pet", "voc2012")  # of dataset/public.py, whose imports --help must not pay for
+DATASETS = ("oxford-iiit-pet", "voc2012")  # of dataset/sources/public.py, whose imports --help must not pay for
 
 # What decides how the data is read and split, and what decides how a network is trained on it.
 READING = "--raw-orientation --allow-truncated --seed --split-group"

@@ -32,8 +32,8 @@ sys.path.insert(0, str(ROOT))
 
 from core.console import format_table
 from core.hashing import file_sha256
-from core.heap import keep_freed_memory
 from core.i18n import set_language
+from core.machine.heap import keep_freed_memory
 
 SAMPLE = 128  # images for the stages, measured one by one
 

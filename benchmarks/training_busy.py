@@ -35,7 +35,7 @@ from core.machine.openmp import USER_SETTINGS
 
 SIZE, BATCH, CLASSES = 128, 16, 4
 SIDES = ("ours", "bare")
-OURS = "import core; from core.heap import keep_freed_memory; keep_freed_memory()"  # as the scripts do
+OURS = "import core; from core.machine.heap import keep_freed_memory; keep_freed_memory()"  # as the scripts do
 SPIN = "while True: sum(i * i for i in range(10_000))"
 Sample = tuple[float, float]  # images/s, images per CPU second
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from core.heap import keep_freed_memory
+from core.machine.heap import keep_freed_memory
 from dataset.classes import IGNORE_INDEX, ClassMap
 from dataset.data import Pair
 from dataset.decoding.image import read_image

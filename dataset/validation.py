@@ -6,16 +6,16 @@ from pathlib import Path
 
 from core.i18n import tr
 from core.reporting import progress
-from dataset.checks.categories import complete_classes
 from dataset.checks.duplicates import check_duplicates, check_near_duplicates
 from dataset.checks.files import check_unused_files, explain_ignored, find_classes, find_layout
 from dataset.checks.groups import split_by_groups
 from dataset.checks.image_values import measure_images
 from dataset.checks.inspection import Inspection
 from dataset.checks.learnable import check_learnable
-from dataset.checks.mask_values import check_values, infer_classes
-from dataset.checks.orientation import check_orientation
-from dataset.checks.palettes import check_palettes
+from dataset.checks.masks.categories import complete_classes
+from dataset.checks.masks.orientation import check_orientation
+from dataset.checks.masks.palettes import check_palettes
+from dataset.checks.masks.values import check_values, infer_classes
 from dataset.checks.split_contents import (
     check_absent_classes,
     check_decidable,

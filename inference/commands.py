@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from config import ROOT, Settings
 from core.errors import AppError, UsageError
 from core.files import require_writable
-from core.heap import keep_freed_memory
 from core.i18n import tr
+from core.machine.heap import keep_freed_memory
 from core.reporting import notify
 from core.reporting import result as report_result
 from core.safety.terminal import escape_line
@@ -73,7 +73,7 @@ def check_request(settings: Settings, options: argparse.Namespace) -> None:
         ownership.reject_data_directory(options.output, settings.data_dir)
         require_writable(options.output, "--output")
     if options.camera is not None:
-        from inference import video
+        from inference.streams import video
 
         video.require_pyav("--camera")
     if options.input:
@@ -140,7 +140,7 @@ def serve(job: Job) -> int:
 
 def predict_camera(job: Job) -> int:
     """Predict the images of a camera until Ctrl-C or --seconds."""
-    from inference import camera, video
+    from inference.streams import camera, video
 
     video.require_pyav("--camera")
     predictor = load_predictor(job)
@@ -152,7 +152,8 @@ def predict_camera(job: Job) -> int:
 
 def predict_files(job: Job) -> int:
     """Predict the images or videos of --input."""
-    from inference import inputs, selection, video
+    from inference import inputs, selection
+    from inference.streams import video
 
     options = job.options
     _require_extras(options)
@@ -187,7 +188,7 @@ def predict_split(job: Job) -> int:
 
 def _require_extras(options: argparse.Namespace) -> None:
     if "coco" in options.extra:
-        from inference.coco import require_pycocotools
+        from inference.annotations.coco import require_pycocotools
 
         require_pycocotools()
 

@@ -25,7 +25,7 @@ from core.hashing import file_sha256
 from core.i18n import tr
 from inference.formats import EXPORT_FILES, EXPORT_PREFIX, export_path_tag, export_sha256_tag
 from segmentation.model_file import Model
-from segmentation.tiling import Forward
+from segmentation.tiles.tiling import Forward
 from utils import mlflow_utils
 from utils.identifiers import Sha256
 from utils.lakefs_client.content import LocalFile

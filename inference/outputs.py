@@ -26,8 +26,9 @@ from core.pages.cards import Panel
 from core.safety.spreadsheet import csv_bytes
 from dataset.classes import ClassMap, UInt8
 from dataset.overlay import overlay
-from inference import ownership, polygons
-from inference.coco import coco_json
+from inference import ownership
+from inference.annotations import polygons
+from inference.annotations.coco import coco_json
 from inference.formats import JOURNAL, LABELME_SUFFIX, LISTING
 from inference.gallery import write_gallery
 from inference.geo.georeference import MASK_SUFFIX, encode_geotiff, read_georeference

@@ -34,9 +34,9 @@ from dataset.decoding.options import DEFAULT_READING
 from dataset.formats.polygon.numbering import BACKGROUND_NAMES
 from dataset.formats.selection import SELECTION_FILE, changed_files
 from dataset.shapes.rle import encode_brush
+from inference.annotations.polygons import labelme_json
 from inference.formats import LISTING
 from inference.outputs import PNG_TEXT_KEYS
-from inference.polygons import labelme_json
 
 FOLDER = "selection"  # in the output directory
 STAGING = ".selection"  # while it is written

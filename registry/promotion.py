@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 from config import ROOT, Settings
 from core import git
 from core.errors import AppError, BelowThreshold, UsageError, describe_error
-from core.heap import keep_freed_memory
 from core.i18n import tr
 from core.locks import file_lock
+from core.machine.heap import keep_freed_memory
 from core.reporting import notify, warn
 from registry.experiment_branch import merge_experiment
 from registry.lakefs_tags import tag_model_commit

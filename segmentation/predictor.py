@@ -19,12 +19,12 @@ from core.i18n import tr
 from core.machine.limits import available_memory, usable_cores
 from core.reporting import warn
 from dataset.classes import UInt8
-from segmentation.activations import measure_activations
-from segmentation.global_pooling import GlobalPoolingOverride, partition_tiles
 from segmentation.model_file import Model
-from segmentation.out_of_memory import is_out_of_memory, memory_error
 from segmentation.preprocess import class_indices, mean_entropy, native_logits, resize_image, resize_logits, to_input
-from segmentation.tiling import (
+from segmentation.tiles.activations import measure_activations
+from segmentation.tiles.global_pooling import GlobalPoolingOverride, partition_tiles
+from segmentation.tiles.out_of_memory import is_out_of_memory, memory_error
+from segmentation.tiles.tiling import (
     ALIGN,
     Forward,
     Window,

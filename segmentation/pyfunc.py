@@ -56,7 +56,7 @@ def _load_pyfunc(path: str) -> Segmenter:
     that MLmodel names. Raises AppError for another file.
     """
     from config import load_settings
-    from core.heap import keep_freed_memory
+    from core.machine.heap import keep_freed_memory
     from segmentation.model_file import load_model
     from segmentation.preprocess import choose_device
 

@@ -110,7 +110,7 @@ def prepare_directory(settings: Settings, options: argparse.Namespace) -> None:
     require_place(settings)
     advise_ignoring(settings)
     if options.dataset:
-        from dataset import public
+        from dataset.sources import public
 
         public.fetch(options.dataset, settings.data_dir, settings.seed)
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from config import Settings
-from core.heap import keep_freed_memory
 from core.i18n import tr
+from core.machine.heap import keep_freed_memory
 from core.reporting import notify
 from core.safety.terminal import escape_line
 from core.settings import InvalidSetting

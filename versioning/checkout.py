@@ -12,8 +12,8 @@ from core.reporting import notify, warn
 from dataset.data import SegmentationData
 from dataset.decoding.options import options_of
 from dataset.directory import data_files, holds_only_texts, move_is_pending
+from dataset.sources.synthetic import generate_sample, holds_sample
 from dataset.summary import summary
-from dataset.synthetic import generate_sample, holds_sample
 from dataset.validation import check_data
 from utils.lakefs_utils import LakeFS, LakePath
 from versioning.data_directory import is_default

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from core.i18n import tr
 from dataset.checks.inspection import Inspection
-from dataset.checks.mask_values import count_values
+from dataset.checks.masks.values import count_values
 from dataset.classes import abbreviate
 from dataset.directory import GROUPS_FILE, SPLITS
 from dataset.faults import DataWarning, Fault, LeftOut

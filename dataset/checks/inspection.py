@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dataset.checks.mask_values import count_values
+from dataset.checks.masks.values import count_values
 from dataset.classes import ClassMap
 from dataset.data import Pair, SegmentationData
 from dataset.decoding.options import DEFAULT_READING, ReadOptions

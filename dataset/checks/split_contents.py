@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from core.i18n import tr
 from dataset.checks.inspection import Inspection
-from dataset.checks.mask_values import count_values
+from dataset.checks.masks.values import count_values
 from dataset.classes import ClassMap, abbreviate
 from dataset.faults import (
     ABSENT_CLASS,

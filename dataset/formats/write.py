@@ -18,7 +18,7 @@ from dataset.formats.export import Export, ExportClass, ExportItem
 from dataset.formats.record import ImportRecord, read_record
 from dataset.formats.source import Source
 from dataset.formats.write_items import Outcome, name_uniquely, warn_of_rotation, write_items
-from dataset.synthetic import fill_folder
+from dataset.sources.synthetic import fill_folder
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from core.errors import UsageError
 from core.files import atomic_replace
-from core.heap import keep_freed_memory, release_freed_memory
 from core.i18n import tr
+from core.machine.heap import keep_freed_memory, release_freed_memory
 from core.reporting import notify, progress
 from core.safety.terminal import escape_line
 from dataset.classes import IGNORE_INDEX, InvalidFileError, UInt8
@@ -24,7 +24,7 @@ from inference.geo.georeference import ROWS_PER_STRIP, Georeference, describe_ma
 from inference.geo.pixels import RasterPixels, cache_bytes
 from segmentation.predictor import Predictor
 from segmentation.preprocess import class_indices
-from segmentation.tiling import Window
+from segmentation.tiles.tiling import Window
 
 OVERLAY_SIDE = 2048  # pixels; the overlay of a larger raster is scaled down
 WRITTEN_ROWS = 8 * ROWS_PER_STRIP  # at a time

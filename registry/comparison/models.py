@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from config import Settings
 from core.console import format_table
 from core.files import write_atomically
-from core.heap import keep_freed_memory
 from core.i18n import tr
+from core.machine.heap import keep_freed_memory
 from core.reporting import notify
 from dataset.checks.committed_groups import add_groups
 from dataset.samples import Item, committed_items

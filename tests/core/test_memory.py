@@ -13,7 +13,7 @@ from tests.support.project import SOURCE
 FAULTS = """
 import resource, sys, torch
 import core.process  # as every script does: what lies on the heap decides how much glibc keeps by itself
-from core.heap import keep_freed_memory
+from core.machine.heap import keep_freed_memory
 if sys.argv[1] == "kept":
     keep_freed_memory()
 def step():

@@ -15,7 +15,8 @@ from core.files import require_content
 from dataset.decoding.options import DEFAULT_READING
 from dataset.formats.source import open_source
 from dataset.validation import check_data
-from inference import batch_job, inputs, video
+from inference import batch_job, inputs
+from inference.streams import video
 from segmentation.model_file import load_model
 from segmentation.predictor import Predictor
 from tests.support.clones import Clone

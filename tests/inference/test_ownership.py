@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from core.errors import UsageError
-from inference import batch_job, inputs, ownership, video
+from inference import batch_job, inputs, ownership
 from inference.formats import JOURNAL
+from inference.streams import video
 from segmentation.predictor import Method, Predictor
 from tests.support.images import draw, write_video
 from tests.support.models import CPU, lineage, make_model

@@ -17,8 +17,8 @@ from core.errors import UsageError
 from dataset.classes import ClassMap, UInt8, build_classes
 from dataset.shapes.polygon import as_points, fill
 from inference import batch_job
+from inference.annotations.polygons import coco_polygons_json, labelme_json, outlines
 from inference.ownership import is_prediction
-from inference.polygons import coco_polygons_json, labelme_json, outlines
 from segmentation.predictor import Predictor
 from tests.support.images import draw
 from tests.support.models import CPU, lineage, make_model

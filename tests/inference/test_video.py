@@ -17,7 +17,8 @@ import pytest
 
 from core.errors import UsageError
 from dataset.overlay import overlay
-from inference import batch_job, camera, video
+from inference import batch_job
+from inference.streams import camera, video
 from segmentation.predictor import InputImage, Prediction, Predictor
 from tests.support.images import write_video
 from tests.support.models import CPU, lineage, make_model

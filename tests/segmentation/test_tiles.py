@@ -20,12 +20,13 @@ from core.errors import AppError
 from core.hashing import file_sha256
 from inference import export
 from segmentation import predictor as predicting
-from segmentation import preprocess, tiling
-from segmentation.global_pooling import GlobalPoolingOverride
+from segmentation import preprocess
 from segmentation.model_file import load_model, save_model
 from segmentation.networks import build_network
 from segmentation.predictor import Method, Predictor
 from segmentation.preprocess import native_logits
+from segmentation.tiles import tiling
+from segmentation.tiles.global_pooling import GlobalPoolingOverride
 from tests.support.images import noise
 from tests.support.models import CPU, make_model
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dataset.synthetic import generate_sample
+from dataset.sources.synthetic import generate_sample
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -18,7 +18,7 @@ import config
 from core.errors import UsageError
 from core.i18n import set_language
 from dataset.classes import IGNORE_INDEX, UInt8, build_classes
-from dataset.synthetic import generate_sample
+from dataset.sources.synthetic import generate_sample
 from dataset.validation import check_data
 from tests.support.project import SOURCE
 from train.audit import predictions

@@ -13,7 +13,8 @@ from core.errors import UsageError
 from core.hashing import file_sha256
 from dataset.decoding.image import read_image
 from dataset.validation import check_data
-from inference import export, video
+from inference import export
+from inference.streams import video
 from segmentation.model_file import load_model
 from segmentation.predictor import InputImage, Method, Predictor, segment
 from segmentation.pyfunc import Segmenter

@@ -9,7 +9,7 @@ import pytest
 
 import config
 from dataset.data import SegmentationData
-from dataset.synthetic import generate_sample
+from dataset.sources.synthetic import generate_sample
 from dataset.validation import check_data
 from train import auto_settings
 from train.checkpoint import load_checkpoint

@@ -14,7 +14,7 @@ import torch
 
 import config
 from core.errors import UsageError
-from dataset.synthetic import generate_sample
+from dataset.sources.synthetic import generate_sample
 from dataset.validation import check_data
 from tests.support.project import SIGINT, SOURCE, Project, finish, make_project, wait_for_line
 from train.checkpoint import load_checkpoint

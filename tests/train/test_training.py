@@ -14,7 +14,7 @@ import torch
 
 import config
 from core.errors import AppError, UsageError
-from dataset.synthetic import generate_sample
+from dataset.sources.synthetic import generate_sample
 from dataset.validation import check_data
 from train import base_train, model_train, overfit_check
 from train.model_train import ModelTrain

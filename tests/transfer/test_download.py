@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from core.errors import AppError, UsageError
-from dataset import public
+from dataset.sources import public
 from dataset.validation import check_data
 
 

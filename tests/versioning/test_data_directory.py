@@ -12,7 +12,7 @@ import config
 from core.errors import AppError, UsageError
 from core.hashing import file_sha256
 from dataset.directory import data_files
-from dataset.synthetic import generate_sample, holds_sample
+from dataset.sources.synthetic import generate_sample, holds_sample
 from tests.support.project import Project, make_project
 from train.resume import CHECKPOINT_FILE, find
 from utils.identifiers import RunId, Sha256
@@ -133,7 +133,7 @@ def small_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         checkout, "generate_sample", lambda root, seed, real=generate_sample: real(root, seed, count=12)
     )
-    monkeypatch.setattr("dataset.synthetic.COUNT", 12)
+    monkeypatch.setattr("dataset.sources.synthetic.COUNT", 12)
 
 
 def default_settings(settings: config.Settings, folder: Path, monkeypatch: pytest.MonkeyPatch) -> config.Settings:

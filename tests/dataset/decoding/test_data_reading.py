@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from core.errors import UsageError
-from dataset import synthetic
 from dataset.classes import IGNORE_INDEX, ClassMap, UInt8, build_classes, classes_from_values
 from dataset.decoding import image as image_reading
 from dataset.decoding import mask as mask_reading
 from dataset.decoding.options import DEFAULT_READING
 from dataset.directory import SAMPLE_STAGING, data_files, is_empty
-from dataset.synthetic import draw_pair, generate_sample
+from dataset.sources import synthetic
+from dataset.sources.synthetic import draw_pair, generate_sample
 from dataset.validation import check_data
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -338,6 +338,6 @@ def test_sample_never_mixes_with_other_data(tmp_path: Path) -> None:
 
 
 def test_import_is_light() -> None:
-    code = "import sys, dataset.validation, dataset.synthetic; print({'torch', 'mlflow', 'tqdm'} & set(sys.modules))"
+    code = "import sys, dataset.validation, dataset.sources.synthetic; print({'torch', 'mlflow', 'tqdm'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

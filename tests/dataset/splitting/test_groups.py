@@ -11,9 +11,9 @@ from config import load_settings
 from core.errors import UsageError
 from dataset.classes import UInt8
 from dataset.faults import Fault
+from dataset.sources.synthetic import draw_pair
 from dataset.splitting.groups import detect_groups
 from dataset.splitting.thumbnails import make_thumbnail
-from dataset.synthetic import draw_pair
 from dataset.validation import check_data
 from tests.support.data_directories import faults_of, put_pair
 

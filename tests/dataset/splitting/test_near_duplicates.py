@@ -11,10 +11,10 @@ import pytest
 from PIL import Image, ImageOps
 
 from dataset.faults import MAX_ROWS
+from dataset.sources.synthetic import draw_pair
 from dataset.splitting.near_duplicates import find_near_duplicates
 from dataset.splitting.thumbnails import make_thumbnail
 from dataset.summary import summary
-from dataset.synthetic import draw_pair
 from dataset.validation import check_data
 from tests.support.data_directories import put_mask
 

@@ -20,7 +20,7 @@ from core.process import handle_first_signal
 from core.reporting import notify
 from inference.batch_job import describe_origin
 from inference.outputs import lock_output_dir
-from inference.video import FrameSource, require_rgb_model, write_overlay_video
+from inference.streams.video import FrameSource, require_rgb_model, write_overlay_video
 from segmentation.predictor import Predictor
 from utils.lineage import Origin
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 
 from core.i18n import tr
-from dataset.checks.mask_values import count_values
+from dataset.checks.masks.values import count_values
 from dataset.class_file import ClassFile
 from dataset.classes import ClassMap, abbreviate, build_classes
 from dataset.faults import DataWarning

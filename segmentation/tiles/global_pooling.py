@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from segmentation.tiling import ALIGN, Forward, PixelSource, tile_starts
+from segmentation.tiles.tiling import ALIGN, Forward, PixelSource, tile_starts
 
 GLOBAL_OUTPUT_SIZES = (1, (1, 1))  # of a pooling over the full map
 Means = dict[nn.Module, Tensor]  # of each pooling, (1,C,1,1)

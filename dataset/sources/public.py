@@ -15,8 +15,8 @@ from core.i18n import tr
 from core.reporting import notify, progress
 from dataset.classes import CLASSES_FILE
 from dataset.directory import is_empty
+from dataset.sources.synthetic import fill_folder
 from dataset.splitting.splits import new_split, write_splits
-from dataset.synthetic import fill_folder
 
 MARK = ".dataset"  # names the data set in a data directory; hidden, so not part of the data
 ARCHIVES = ".download"  # what torchvision downloaded and unpacked; removed at the end; hidden too

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from segmentation.tiling import Forward
+from segmentation.tiles.tiling import Forward
 
 PROBE = 256  # pixels per side of the image by which a network is measured
 
