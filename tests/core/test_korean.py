@@ -47,8 +47,8 @@ RIEUL = re.compile(
 )
 CONSONANT = re.compile(
     "adam|batchnorm|bucket|champion|checkout|cleanlab|column|commit|config|dataset|destination|en|format|fpn|git|"
-    "github|init|input|json|lock|login|main|min|module|name|nan|none|norm|onnxruntime|open|origin|orientation|output|"
-    "pin|plan|pub|python|region|resume|rollback|run|scan|script|segmentation|setup|shutdown|signing|split|token|train|"
+    "github|init|input|json|lock|login|main|min|module|name|nan|net|none|norm|onnxruntime|open|origin|orientation|output|"
+    "pin|plan|pub|python|region|resume|rollback|run|scan|script|segmentation|setup|shutdown|signing|split|token|torchvision|train|"
     "torchrun|transform|type|up|version|zip|zlib"
 )
 VOWEL = re.compile("s3|ec2")

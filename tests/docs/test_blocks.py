@@ -20,7 +20,7 @@ DOCUMENTS = [*TOP, *sorted(f"docs/{path.name}" for path in (SOURCE / "docs").glo
 TRANSLATED = [name for name in DOCUMENTS if name.endswith(".ko.md")]
 BLOCKS = [block for document in DOCUMENTS for block in blocks_of(SOURCE, document)]
 # Options of python -m utils.local_lakefs and of other programs that the texts name without the program.
-OTHER_OPTIONS = {"--repair", "--mend", "--drop-run", "--port", "--region", "--sidecar", "--env-manager"}
+OTHER_OPTIONS = {"--repair", "--mend", "--drop-run", "--port", "--region", "--sidecar", "--env-manager", "--shm-size"}
 CODE_OF_PROJECT = re.compile(rf"--|(?:python )?(?:{'|'.join(map(re.escape, command_options.SCRIPTS))})\b")
 
 
@@ -66,7 +66,7 @@ def test_options_that_texts_name_exist(document: str) -> None:
     text = (SOURCE / document).read_text(encoding="utf-8")
     codes = [code for code in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text) if CODE_OF_PROJECT.match(code)]
     for code in codes:
-        for option in re.findall(r"(?<![\w-])--[a-z][\w-]+", code):
+        for option in re.findall(r"(?<![\w-])--[a-z][\w-]+", code, re.ASCII):
             assert option in known_options() | OTHER_OPTIONS, f"{code}: {option}"
 
 
