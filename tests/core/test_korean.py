@@ -46,9 +46,9 @@ RIEUL = re.compile(
     "ya?ml"
 )
 CONSONANT = re.compile(
-    "adam|batchnorm|bucket|champion|checkout|cleanlab|column|commit|config|dataset|destination|en|format|fpn|git|"
-    "github|init|input|json|lock|login|main|min|module|name|nan|net|none|norm|onnxruntime|open|origin|orientation|output|"
-    "pin|plan|pub|python|region|resume|rollback|run|scan|script|segmentation|setup|shutdown|signing|split|token|torchvision|train|"
+    "action|adam|batchnorm|bucket|champion|checkout|cleanlab|column|commit|config|dataset|destination|en|format|fpn|git|"
+    "github|init|input|json|lock|login|long|main|min|module|name|nan|net|none|norm|onnxruntime|open|origin|orientation|output|"
+    "pin|plan|pub|python|region|resume|rollback|run|scan|script|segmentation|setup|shutdown|signing|split|token|torchvision|train|training|"
     "torchrun|transform|type|up|version|zip|zlib"
 )
 VOWEL = re.compile("s3|ec2")
