@@ -1,11 +1,15 @@
 """Maintain the Korean message catalogue (needs Babel).
 
+Messages are the arguments of `tr`, `trn` and `mark`, and the docstrings of scripts, which `--help` prints.
+
 python tools/catalogue.py update     # extract new messages into the .po file, drop unused ones, compile
 python tools/catalogue.py check      # exit code 1 if the catalogue is incomplete or the .mo file is out of date
 """
 
 from __future__ import annotations
 
+import ast
+import re
 import string
 import sys
 from collections.abc import Sequence
@@ -17,11 +21,15 @@ from babel.messages.mofile import read_mo, write_mo
 from babel.messages.pofile import read_po, write_po
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # run as a script, Python puts only tools/ on the path
+from core.command_line.description import messages_of  # noqa: E402
+
 PO = ROOT / "locale" / "ko" / "LC_MESSAGES" / "messages.po"
 MO = PO.with_suffix(".mo")
 PACKAGES = sorted(marker.parent for marker in ROOT.glob("*/py.typed"))
 METHODS = {".py": "python", ".html": "jinja2"}  # of Babel, by suffix
 KEYWORDS = {"tr": None, "mark": None, "trn": (1, 2)}  # which arguments are messages; None: the first one
+SHOWS_DOCSTRING = re.compile(r"\bmake_parser\([^)]*\b__doc__\b")
 MessageId = str | tuple[str, ...]  # a message, or its singular and plural
 
 
@@ -33,8 +41,16 @@ def extracted() -> set[MessageId]:
         if method is not None:
             with path.open("rb") as stream:
                 found |= {message[1] for message in extract(method, stream, keywords=KEYWORDS)}
+            found |= set(description_messages(path.read_text(encoding="utf-8")) if path.suffix == ".py" else ())
     both = {message[0] for message in found if isinstance(message, tuple)}
     return found - both  # gettext has one entry for a message and the singular of a pair
+
+
+def description_messages(source: str) -> list[str]:
+    """Return the messages of a script's docstring, if it is the description of a parser."""
+    if not SHOWS_DOCSTRING.search(source):
+        return []
+    return messages_of(ast.get_docstring(ast.parse(source), clean=False) or "")
 
 
 def read_catalogue() -> Catalog:

@@ -8,15 +8,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.command_line.actions import Actions
+from core.command_line.description import translated
 from core.command_line.parser import CommandParser
 from core.console import ConsoleReporter, print_result
 from core.i18n import tr
 from core.reporting import use_reporter
 
 
-def make_parser(program: str, description: str | None, **arguments: Any) -> CommandParser:
-    """Return a parser with the options that every script has; the description is shown as it is written."""
+def make_parser(program: str, docstring: str | None, **arguments: Any) -> CommandParser:
+    """Return a parser with the options that every script has; `docstring` of the script is the description of `--help`."""
     layout = argparse.RawDescriptionHelpFormatter
+    description = translated(docstring or "")
     parser = CommandParser(prog=program, description=description, formatter_class=layout, **arguments)
     add_common_options(parser)
     return parser
