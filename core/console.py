@@ -128,21 +128,45 @@ class ConsoleReporter:
 def show_progress(
     items: Iterable[T], total: int | None, description: str, unit: str, output: TextIO | None = None
 ) -> Iterator[T]:
-    """Yield the items with a tqdm bar on a terminal, otherwise with a plain line on `output` (stdout) every 10 s."""
-    from tqdm import tqdm
-
+    """Return the items with a tqdm bar on a terminal, otherwise with a plain line on `output` (stdout) every 10 s."""
     description, unit = escape_line(redact(description)), escape_line(unit)
     if sys.stderr.isatty():
-        yield from tqdm(items, total=total, desc=description, unit=unit, leave=False, dynamic_ncols=True)
-        return
+        return _with_bar(items, total, description, unit)
+    return _with_lines(items, total, description, unit, output)
+
+
+def _with_bar(items: Iterable[T], total: int | None, description: str, unit: str) -> Iterator[T]:
+    """Yield the items with a tqdm bar; its rate is "3.20/s", as tqdm would write "3.20images/s" in any language."""
+    from tqdm import tqdm
+
+    unit = unit.replace("{", "{{").replace("}", "}}")
+    layout = f"{{desc}}: {{n_fmt}} {unit} [{{elapsed}}, {{rate_noinv_fmt}}]"
+    if total:
+        layout = f"{{l_bar}}{{bar}}| {{n_fmt}}/{{total_fmt}} {unit} [{{elapsed}}<{{remaining}}, {{rate_noinv_fmt}}]"
+    yield from tqdm(items, total=total, desc=description, unit="", bar_format=layout, leave=False, dynamic_ncols=True)
+
+
+def _with_lines(
+    items: Iterable[T], total: int | None, description: str, unit: str, output: TextIO | None
+) -> Iterator[T]:
+    """Yield the items with a plain line every 10 s."""
     start = shown = time.monotonic()
     for done, item in enumerate(items, 1):
         yield item
         now = time.monotonic()
         if now - shown >= 10:
             shown, rate = now, done / (now - start)
-            eta = f", ETA {(total - done) / rate:.0f} s" if total else ""
-            print_text(f"{description}: {done}/{total or '?'} {unit}, {rate:.1f} {unit}/s{eta}", output)
+            facts = {"description": description, "done": done, "unit": unit, "rate": rate}
+            if total:
+                text = tr(
+                    "{description}: {done}/{total} {unit}, {rate:.1f}/s, {left_s:.0f} s left",
+                    total=total,
+                    left_s=(total - done) / rate,
+                    **facts,
+                )
+            else:
+                text = tr("{description}: {done} {unit}, {rate:.1f}/s", **facts)
+            print_text(text, output)
 
 
 def is_terminal() -> bool:

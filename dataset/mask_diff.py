@@ -57,7 +57,7 @@ class MaskChanges:
             )
             for value in np.flatnonzero(self.images_changed).tolist()
         ]
-        headers = ("id", tr("class"), tr("pixels"), tr("images"))
+        headers = ("id", tr("class"), tr("pixels"), tr("image count"))
         return format_table((*headers, tr("images changed")), rows)
 
 

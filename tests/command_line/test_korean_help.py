@@ -26,8 +26,9 @@ def helps_of(script: str) -> dict[str, str]:
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_korean_help_has_no_english_sentence(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     load = command_options._load
-    modules = {False: importlib.import_module, True: load}
-    monkeypatch.setattr(command_options, "_load", lambda name: modules[name.endswith(".py")](name))
+    monkeypatch.setattr(
+        command_options, "_load", lambda name: load(name) if name.endswith(".py") else importlib.import_module(name)
+    )
     monkeypatch.setenv("COLUMNS", "200")
     before = current_language()
     set_language("ko")

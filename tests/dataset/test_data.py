@@ -213,7 +213,7 @@ def test_all_faults_are_raised_at_once_and_the_table_is_limited(flat: Path, monk
 def test_faults_are_shown_in_korean(flat: Path) -> None:
     set_language("ko")
     (flat / "masks" / "a4.png").unlink()
-    with pytest.raises(DataFaults, match="데이터에 문제가 1건 있습니다") as caught:
+    with pytest.raises(DataFaults, match="데이터에 문제가 1개 있습니다") as caught:
         check_data(flat, 0)
     assert all(word in str(caught.value) for word in ("파일", "기대", "실제", "짝 없음"))
 

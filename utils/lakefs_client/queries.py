@@ -89,7 +89,9 @@ class Queries:
         parse: Callable[[object], tuple[str, CommitId]] = parse_tag if kind == "tags" else parse_branch
         request = functools.partial(call, repo or self.connection.repo, amount=PAGE)
         listed = self._pages(
-            tr("listing {kind}", kind=kind), lambda after: parse_models(request(after=after), parse), PAGE
+            tr("listing tags") if kind == "tags" else tr("listing branches"),
+            lambda after: parse_models(request(after=after), parse),
+            PAGE,
         )
         return ((name, commit_id) for name, commit_id in listed if copied or not CommitId.accepts(name))
 
