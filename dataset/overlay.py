@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageChops
@@ -59,11 +60,13 @@ def difference(image: UInt8, label: UInt8, prediction: UInt8) -> UInt8:
 def panel(kind: str, caption: str, pixels: UInt8, image_format: str = "JPEG") -> Panel:
     """Return pixels (H,W,3) uint8 as a panel of a page, embedded as JPEG or PNG."""
     buffer = io.BytesIO()
-    options = {"quality": JPEG_QUALITY} if image_format == "JPEG" else {}
-    Image.fromarray(pixels).save(buffer, image_format, **options)
-    url = f"data:image/{image_format.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
     height, width = pixels.shape[:2]
-    return Panel(kind, caption, url, width, height, image_format == "PNG" or max(width, height) < SMALL_SIDE)
+    small = max(width, height) < SMALL_SIDE
+    # Enlarged, the colours of a small image would show the blocks of the compression.
+    options: dict[str, Any] = {"quality": 95, "subsampling": 0} if small else {"quality": JPEG_QUALITY}
+    Image.fromarray(pixels).save(buffer, image_format, **(options if image_format == "JPEG" else {}))
+    url = f"data:image/{image_format.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return Panel(kind, caption, url, width, height, image_format == "PNG" or small)
 
 
 def class_legend(classes: ClassMap, indices: Iterable[int] | None = None) -> list[tuple[str, str]]:
@@ -75,7 +78,7 @@ def class_legend(classes: ClassMap, indices: Iterable[int] | None = None) -> lis
 def iou_legend(classes: ClassMap, iou: Mapping[int, float | None]) -> list[tuple[str, str]]:
     """Return (colour, name with the IoU) of the classes of an image by their index; None: no IoU."""
     return [
-        (css_color(classes.colors[index]), classes.names[index] + ("" if value is None else f" {value:.3f}"))
+        (css_color(classes.colors[index]), classes.names[index] + ("" if value is None else f" {value:.4f}"))
         for index, value in iou.items()
     ]
 

@@ -274,8 +274,9 @@ class BatchJob:
         if item.mask is None:
             return record, np.zeros((classes.num_classes, classes.num_classes), np.int64)
         confusion = self._compare(item, indices)
-        means = {"accuracy": confusion.accuracy, "miou": confusion.miou, "classes": str(Coverage.of(confusion.iou()))}
-        return record | means, confusion.counts
+        iou = dict(zip(classes.names, confusion.iou(), strict=True))
+        means = {"accuracy": confusion.accuracy, "miou": confusion.miou, "classes": str(Coverage.of(iou.values()))}
+        return record | means | {"iou": iou}, confusion.counts
 
     def _compare(self, item: Item, indices: UInt8) -> ConfusionMatrix:
         model = self.predictor.model

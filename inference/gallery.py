@@ -99,14 +99,14 @@ def write_gallery(
     images = [_image(record, place, previews.get(record["mask"], ())) for place, record in enumerate(records)]
     kinds = {shown["kind"]: shown["caption"] for image in images for shown in image["panels"]}
     legend = [
-        (css_color(color), name + ("" if iou.get(name) is None else f" (IoU {iou[name]:.3f})"))
+        (css_color(color), name + ("" if iou.get(name) is None else f" (IoU {iou[name]:.4f})"))
         for name, color in zip(classes.names, classes.colors, strict=True)
     ]
     html.write_page(
         path,
         TEMPLATE,
         BESIDE,
-        title=str(listing["model_version"] or tr("run") + f" {listing['run_id']}"),
+        title=tr("Predictions of {model}", model=listing["model_version"] or tr("run") + f" {listing['run_id']}"),
         notes=_notes(listing, measured, len(previews)),
         measured=measured,
         names=classes.names,
@@ -120,6 +120,7 @@ def write_gallery(
         ],
         origin=json.dumps({k: v for k, v in listing.items() if k != "images"}, ensure_ascii=False, indent=1),
         data={
+            "lead": tr("IoU (share of the image)") if measured else tr("share of the image"),
             "classes": [
                 {"name": name, "color": css_color(color)}
                 for name, color in zip(classes.names, classes.colors, strict=True)
@@ -134,7 +135,8 @@ def _notes(listing: Mapping[str, Any], measured: bool, previews: int) -> list[st
     notes = []
     if measured:
         mean = format_mean(listing["miou"], Coverage.parse(listing.get("classes")))
-        notes.append(tr("mIoU {miou}, accuracy {accuracy:.4f}", miou=mean, accuracy=listing["accuracy"]))
+        figures = tr("mIoU {miou}, accuracy {accuracy:.4f}", miou=mean, accuracy=listing["accuracy"])
+        notes.append(f"{listing['split']}: {figures}" if listing.get("split") else figures)
     if previews < len(listing["images"]):
         notes.append(
             tr(
@@ -146,7 +148,7 @@ def _notes(listing: Mapping[str, Any], measured: bool, previews: int) -> list[st
 
 
 def _image(record: Mapping[str, Any], place: int, previews: Sequence[Panel]) -> dict[str, Any]:
-    """Return what the script needs of an image: its panels are the previews, the overlay and the mask."""
+    """Return what the script needs of an image: its panels are the previews and the overlay, with the difference or the mask."""
     own = [{"kind": "overlay", "caption": tr("prediction"), "url": record["overlay"]}]
     if record["mask"].endswith(".png"):  # browsers do not show TIFF files
         own.append({"kind": "mask", "caption": tr("mask"), "url": record["mask"], "pixels": True})
@@ -159,7 +161,8 @@ def _image(record: Mapping[str, Any], place: int, previews: Sequence[Panel]) -> 
         "value": _value(record, place),
         "score": _describe_mean(record),
         "shares": list(record["class_shares"].values()),
-        "panels": [*embedded.values(), own[0], *(last or own[1:])],
+        "iou": list(record.get("iou", {}).values()),
+        "panels": [*embedded.values(), *([own[0], *last] if last else [*own[1:], own[0]])],
     }
 
 

@@ -36,6 +36,7 @@ class Card:
     note: str = ""
     faults: Sequence[str] = ()
     legend: Legend = ()
+    legend_lead: str = ""  # what the numbers in the legend are
 
 
 @dataclass(frozen=True)

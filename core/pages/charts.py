@@ -70,7 +70,8 @@ def line_chart(
     lines = [_series(name, [(x_of(x), y_of(v), f"{v:.4g}") for x, v in _finite(values)]) for name, values in series]
     every = max(1, round(_nice_step(count / 8)))
     x_ticks = [(x_of(x), str(x)) for x in range(1, count + 1) if x == 1 or x % every == 0]
-    y_ticks = [(y_of(i * step), f"{i * step:.3g}") for i in range(round(limit / step) + 1)]
+    digits = max(len(f"{i * step:.3g}".partition(".")[2]) for i in range(round(limit / step) + 1))
+    y_ticks = [(y_of(i * step), f"{i * step:.{digits}f}") for i in range(round(limit / step) + 1)]
     return Chart(title, x_label, lines, x_ticks, y_ticks, x_of(mark) if mark else 0, mark_label)
 
 

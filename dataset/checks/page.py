@@ -21,9 +21,9 @@ from dataset.decoding.image import to_preview
 from dataset.decoding.mask import MaskPixels, bilevel_high, decode_mask
 from dataset.decoding.mask_colors import format_color
 from dataset.decoding.samples import decode_raw
-from dataset.directory import CHECK_PAGE, is_check_page
+from dataset.directory import CHECK_PAGE, SPLITS, is_check_page
 from dataset.faults import Fault
-from dataset.overlay import class_legend, overlay, panel
+from dataset.overlay import class_legend, css_color, overlay, panel
 from dataset.pair_reading import PairContent
 
 TEMPLATE = Path(__file__).with_name("check.html")
@@ -74,21 +74,46 @@ def _fields(inspection: Inspection, contents: list[PairContent]) -> dict[str, An
     faults = sorted(set(inspection.faults))
     gallery = Gallery(
         "pairs",
-        tr("Images and masks"),
+        tr("Images and masks ({shown} of {count})", shown=len(contents), count=len(inspection.contents)),
         [_card(inspection, content, classes, place) for place, content in enumerate(contents)],
         classes.names,
         legend,
         ("image", "overlay"),
         [("first", tr("faults first") if faults else tr("order of the data")), ("name", tr("name"))],
     )
+    count_head, count_rows = _class_table(inspection)
     return {
         "title": tr("Data check"),
+        "figures": _figures(inspection, classes),
+        "count_head": count_head,
+        "count_rows": count_rows,
+        "colors": dict(zip(classes.names, map(css_color, classes.colors), strict=True)),
         "directory": str(inspection.root),
         "gallery": gallery,
         "faults": [(fault.file, fault.expected, fault.found) for fault in faults[:SHOWN_FAULTS]],
-        "fault_count": len(faults),
+        "fault_title": tr("Faults ({shown} of {count})", shown=min(len(faults), SHOWN_FAULTS), count=len(faults)),
         "warnings": [warning.text for warning in inspection.warnings],
     }
+
+
+def _figures(inspection: Inspection, classes: ClassMap) -> list[tuple[str, str]]:
+    """Return the pairs of each split that is assigned, and the number of classes."""
+    counts = Counter(content.candidate.split for content in inspection.contents)
+    pairs = [(tr("pairs in {split}", split=split), f"{counts[split]:,}") for split in SPLITS if counts[split]]
+    return [*pairs, (tr("classes"), str(classes.num_classes))]
+
+
+def _class_table(inspection: Inspection) -> tuple[list[str], list[list[str]]]:
+    """Return head and rows: the fraction of each class among the labelled pixels of each split; none without classes."""
+    if inspection.classes is None:
+        return [], []
+    counts, classes = inspection.class_counts(), inspection.classes
+    totals = {split: max(1, sum(counted[value] for value in classes.ids)) for split, counted in counts.items()}
+    rows = [
+        [name, *(f"{counts[split][value] / total:.2%}" for split, total in totals.items())]
+        for value, name in zip(classes.ids, classes.names, strict=True)
+    ]
+    return [tr("class"), *totals], rows if totals else []
 
 
 def _classes_of_values(contents: list[PairContent]) -> ClassMap:

@@ -10,7 +10,7 @@ from typing import Any
 from core.i18n import LANGUAGES, current_language, language_scope, tr
 from core.safety.html import content_policy, render
 from dataset.classes import ClassMap
-from dataset.overlay import class_legend
+from dataset.overlay import SMALL_SIDE, class_legend
 from inference.serving.openapi import Schema
 
 HERE = Path(__file__).parent
@@ -36,12 +36,13 @@ def render_serve(classes: ClassMap, origin: Mapping[str, Any], max_bytes: int, m
             data = {
                 "text": inserted,
                 "max_bytes": max_bytes,
-                "colors": {name: color for color, name in legend},
+                "small_side": SMALL_SIDE,
+                "classes": [{"name": name, "color": color} for color, name in legend],
                 "example": example,
             }
             texts[language] = render(
                 SERVE, title=title_of(origin), legend=legend, origin=list(origin.items()), limits=inserted["limits"],
-                example=example, data=data,
+                data=data, panels=[(kind, inserted[kind]) for kind in ("image", "mask", "prediction")],
             )  # fmt: skip
     return Page(texts, policy)
 
@@ -90,9 +91,11 @@ def _texts(max_bytes: int, max_pixels: int) -> dict[str, str]:
         "large": tr("the file is too large"),
         "lost": tr("the server does not respond"),
         "image": tr("image"),
-        "mask": tr("predicted mask"),
+        "prediction": tr("prediction"),
+        "mask": tr("mask"),
+        "share": tr("share of the image"),
         "no_preview": tr("this browser cannot show the format of the image: only the mask is shown"),
-        "test": tr("example: {name}, an image of the test split of this machine's data directory"),
-        "val": tr("example: {name}, an image of the validation split of this machine's data directory"),
-        "train": tr("example: {name}, an image of this machine's data directory that models are trained on"),
+        "test": tr("example: an image of the test split of this machine's data directory"),
+        "val": tr("example: an image of the validation split of this machine's data directory"),
+        "train": tr("example: an image of this machine's data directory that models are trained on"),
     }

@@ -99,17 +99,16 @@ def _metric_row(found: Comparison, metric: str, name: str) -> list[str]:
 
 
 def _class_rows(found: Comparison) -> list[list[str]]:
-    """Return IoU and gain of the classes, the largest gain first; absent ones last."""
+    """Return IoU and gain of the classes, in their order."""
     old, new = found.a.measured.iou(), found.b.measured.iou()
-    rows: list[tuple[float, list[str]]] = []
+    rows = []
     for name in found.b.measured.classes.names:
         before, after = old[name], new[name]
         if before is None or after is None:
-            rows.append((-2.0, [name, tr("absent"), tr("absent"), ""]))
+            rows.append([name, tr("absent"), tr("absent"), ""])
         else:
-            gain = after - before
-            rows.append((gain, [name, f"{before:.4f}", f"{after:.4f}", f"{gain:+.4f}"]))
-    return [row for _, row in sorted(rows, key=lambda entry: -entry[0])]
+            rows.append([name, f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}"])
+    return rows
 
 
 def _gallery(found: Comparison, classes: ClassMap, device: torch.device) -> Gallery:
@@ -150,9 +149,10 @@ def _card(found: Comparison, index: int, gain: float, classes: ClassMap, device:
             gain=f"{gain:+.4f}",
         ),
         legend=[
-            (css_color(classes.colors[number]), f"{classes.names[number]} {old:.3f} → {new:.3f}")
+            (css_color(classes.colors[number]), f"{classes.names[number]} {old:.4f} → {new:.4f}")
             for number, (old, new) in values.items()
         ],
+        legend_lead="IoU",
     )
 
 

@@ -79,7 +79,7 @@ def _panels(data: SegmentationData, predicted: OutOfFold, index: int) -> tuple[l
     present = np.union1d(labels, guess)
     panels = [
         panel("image", tr("image"), image),
-        panel("label", tr("mask"), overlay(image, labels, data.classes)),
+        panel("label", tr("label"), overlay(image, labels, data.classes)),
         panel("prediction", tr("prediction"), overlay(image, guess, data.classes)),
         panel("difference", tr("difference"), difference(image, labels, guess)),
     ]

@@ -150,18 +150,19 @@ def _data_rows(summary: RunSummary) -> list[list[object]]:
 
 
 def _class_head(summary: RunSummary) -> list[str]:
-    head = [tr("class"), tr("labelled pixels"), tr("predicted pixels"), "IoU", tr("precision"), tr("recall")]
-    return [*head, *([tr("IoU (test)")] if summary.result.test is not None else [])]
+    """Return the columns: the measured figures first, because a narrow screen shows only some of them."""
+    measured = ["IoU", *([tr("IoU (test)")] if summary.result.test is not None else []), tr("precision"), tr("recall")]
+    return [tr("class"), *measured, tr("labelled pixels"), tr("predicted pixels")]
 
 
 def _class_rows(summary: RunSummary) -> list[list[object]]:
     if summary.confusion is None:
         return []
-    rows = class_rows(summary.confusion, summary.classes)
-    test = summary.result.test
-    if test is not None:
-        rows = [[*row, test.iou[str(row[0])]] for row in rows]
-    return [[_cell(value) for value in row] for row in rows]
+    test, rows = summary.result.test, []
+    for name, labelled, predicted, iou, precision, recall in class_rows(summary.confusion, summary.classes):
+        tested = [test.iou[str(name)]] if test is not None else []
+        rows.append([_cell(value) for value in (name, iou, *tested, precision, recall, labelled, predicted)])
+    return rows
 
 
 def _cell(value: object) -> object:

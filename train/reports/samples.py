@@ -26,7 +26,9 @@ def sample_gallery(model: Model, images: SegmentationDataset, indices: Sequence[
     classes = images.split.classes
     return Gallery(
         "samples",
-        tr("Validation images, the lowest mIoU first"),
+        tr(
+            "Validation images, the lowest mIoU first ({shown} of {count})", shown=len(indices), count=len(images.pairs)
+        ),
         sorted((_card(model, images, index) for index in indices), key=lambda card: card.value),
         classes.names,
         [*class_legend(classes), wrong_legend()],
@@ -59,6 +61,7 @@ def _card(model: Model, images: SegmentationDataset, index: int) -> Card:
         class_values={str(number): value for number, value in iou.items()},
         score=f"mIoU {format_mean(confusion.miou, Coverage.of(confusion.iou()))}",
         legend=iou_legend(classes, iou),
+        legend_lead="IoU",
     )
 
 
