@@ -65,8 +65,9 @@ def tr(message: str, /, **fields: object) -> str:
 
 def trn(singular: str, plural: str, count: int, /, **fields: object) -> str:
     """Translate like `tr`, by the form of the message that the language has for `count`, which is a field too."""
-    forms = gettext.NullTranslations() if _language == "en" else _catalogue(_language)
-    text = forms.ngettext(singular, plural, count)
+    language = current_language()
+    catalogue = gettext.NullTranslations() if language == "en" else _catalogue(language)
+    text = catalogue.ngettext(singular, plural, count)
     return text.format(count=count, **{name: _escaped(value) for name, value in fields.items()})
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from core.errors import UsageError
 from core.files import find_lfs_pointers, open_regular
-from core.i18n import tr
+from core.i18n import tr, trn
 from core.safety.terminal import escape_line
 from dataset.classes import CLASSES_FILE, abbreviate
 from dataset.faults import DataFaults, Fault
@@ -49,10 +49,11 @@ def require_contents(root: Path, files: Mapping[str, Path]) -> None:
     names = [name for name, path in files.items() if path in pointers]
     if names:
         raise UsageError(
-            tr(
+            trn(
+                "{root}: {count} file is a Git LFS pointer, not the file itself ({names}): run git lfs pull",
                 "{root}: {count} files are Git LFS pointers, not the files themselves ({names}): run git lfs pull",
+                len(names),
                 root=root,
-                count=len(names),
                 names=abbreviate(names, 3),
             )
         )

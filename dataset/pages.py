@@ -7,7 +7,7 @@ from collections.abc import Container, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from core.i18n import tr
+from core.i18n import tr, trn
 from core.workers import parallel
 from dataset.decoding.tiff import count_pages
 from dataset.faults import Fault
@@ -60,8 +60,10 @@ def expand_pages(pairing: Pairing, files: Mapping[str, Path]) -> Pairing:
     for candidate in pairing.candidates:
         pages, of_mask = counts.get(candidate, (1, 1))
         if pages != of_mask:
-            expected = tr("{pages} pages, as {image} has", pages=pages, image=candidate.image)
-            faults.append(Fault(candidate.mask, expected, tr("{pages} pages", pages=of_mask)))
+            expected = trn(
+                "{count} page, as {image} has", "{count} pages, as {image} has", pages, image=candidate.image
+            )
+            faults.append(Fault(candidate.mask, expected, trn("{count} page", "{count} pages", of_mask)))
         elif pages > 1:
             made = [replace(candidate, name=page_name(candidate.name, page), page=page) for page in range(pages)]
             names[candidate.name] = [page.name for page in made]

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.i18n import tr
+from core.i18n import tr, trn
 from dataset.classes import abbreviate
 from dataset.decoding.kinds import unread_suffix, why_unread
 from dataset.directory import SPLITS
@@ -86,7 +86,12 @@ def _check_directories(part: PlaceFiles) -> list[Fault]:
     for files, partners, directory in sides:
         if files and not partners and not part.conflicts:
             example = next(iter(files.values()))[0]
-            expected = tr("one file for each of {count} files such as {example}", count=len(files), example=example)
+            expected = trn(
+                "one file for the file {example}",
+                "one file for each of {count} files such as {example}",
+                len(files),
+                example=example,
+            )
             return [Fault(directory, expected, tr("no image files"))]
     return []
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from core.errors import AppError, UsageError
 from core.files import safe_join
 from core.hashing import file_sha256
-from core.i18n import tr
+from core.i18n import tr, trn
 from dataset.directory import SPLITS, is_data_name
 from dataset.layout.ignore import IGNORE_FILE, parse_ignore_rules
 from dataset.layout.layout import SPLIT, Layout
@@ -64,12 +64,13 @@ def committed_items(lake: LakeFS, source: LakePath, split: str | None, cache: Pa
     unpaired = [name for name, (file, _) in found.items() if file not in images or file not in masks]
     if unpaired:
         raise AppError(
-            tr(
+            trn(
+                "{source}: '{unpaired}' of the split '{wanted}' has no image or no mask ({count} name in total)",
                 "{source}: '{unpaired}' of the split '{wanted}' has no image or no mask ({count} names in total)",
+                len(unpaired),
                 source=source,
                 unpaired=unpaired[0],
                 wanted=wanted,
-                count=len(unpaired),
             )
         )
     chosen = {name: (images[file][0], masks[file][0]) for name, (file, _) in found.items()}

@@ -17,7 +17,7 @@ import torch
 
 from core.errors import UsageError
 from core.hashing import file_sha256
-from core.i18n import tr
+from core.i18n import tr, trn
 from core.pages.cards import Panel
 from core.reporting import notify, progress, warn
 from core.safety.terminal import escape_line
@@ -91,13 +91,10 @@ def _predict(job: BatchJob, resume: bool) -> Outcome:
     except KeyboardInterrupt:
         done, count = len(job.records), len(job.items)
         if done:
-            notify(
-                tr(
-                    "\n{done} of {count} images are done: repeat the command with --resume to continue",
-                    done=done,
-                    count=count,
-                )
+            text = tr(
+                "images done: {done} of {count}: repeat the command with --resume to continue", done=done, count=count
             )
+            notify("\n" + text)
         earlier.report_kept(job.outputs.folder)
         raise
     return job.finish()
@@ -160,7 +157,9 @@ class BatchJob:
                 self.records[item.name] = record
                 self.confusion.counts += found
         self.reused = len(self.records)
-        notify(tr("reused {count} images that were done before", count=self.reused))
+        notify(
+            trn("reused {count} image that was done before", "reused {count} images that were done before", self.reused)
+        )
 
     def _verify_finished(self, pair: tuple[Item, dict[str, Any] | None]) -> Counts | None:
         """Return the pixel counts of a record whose input and files are unchanged; None if any was changed."""

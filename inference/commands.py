@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from config import ROOT, Settings
 from core.errors import AppError, UsageError
 from core.files import require_writable
-from core.i18n import tr
+from core.i18n import tr, trn
 from core.machine.heap import keep_freed_memory
 from core.reporting import notify
 from core.reporting import result as report_result
@@ -278,9 +278,11 @@ def _predict(job: Job, predictor: Predictor, items: Sequence[Item], split: str |
 
     options = job.options
     if split:
-        notify(tr("input: {split} split, {count} images", split=split, count=len(items)))
+        notify(
+            trn("input: {split} split, {count} image", "input: {split} split, {count} images", len(items), split=split)
+        )
     else:
-        notify(tr("input: {count} new images", count=len(items)))
+        notify(trn("input: {count} new image", "input: {count} new images", len(items)))
     outcome = batch_job.predict(predictor, items, job.output, job.origin, split, options.resume, options.extra)
     if outcome.miou is not None:
         report_result(
@@ -291,12 +293,21 @@ def _predict(job: Job, predictor: Predictor, items: Sequence[Item], split: str |
                 miou=format_mean(outcome.miou, Coverage.of(outcome.iou.values())),
             )
         )
-    report_result(tr("predicted {count} images: {output}", count=outcome.written, output=job.output))
+    report_result(
+        trn(
+            "predicted {count} image: {output}",
+            "predicted {count} images: {output}",
+            outcome.written,
+            output=job.output,
+        )
+    )
     if options.select is not None and outcome.written:
         _select(job, predictor)
     if outcome.failed:
         lines = "".join(f"\n  {line}" for line in outcome.failed)
-        raise AppError(tr("{count} images could not be read:", count=len(outcome.failed)) + lines)
+        raise AppError(
+            trn("{count} image could not be read:", "{count} images could not be read:", len(outcome.failed)) + lines
+        )
     return 0
 
 
@@ -306,7 +317,14 @@ def _select(job: Job, predictor: Predictor) -> None:
 
     selected = selection.write_selection(job.output, job.options.select, predictor.model.classes)
     folder = job.output / selection.FOLDER
-    report_result(tr("selected the {count} most uncertain images: {folder}", count=len(selected), folder=folder))
+    report_result(
+        trn(
+            "selected the most uncertain image: {folder}",
+            "selected the {count} most uncertain images: {folder}",
+            len(selected),
+            folder=folder,
+        )
+    )
     for item in selected[:SHOWN]:
         report_result(escape_line(f"  {item.uncertainty:.3f}  {item.file}"))
     notify(

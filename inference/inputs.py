@@ -10,7 +10,7 @@ from pathlib import Path
 
 from core.errors import UsageError
 from core.files import require_content
-from core.i18n import tr
+from core.i18n import tr, trn
 from core.reporting import notify, warn
 from dataset.classes import abbreviate
 from dataset.decoding.files import has_image_header
@@ -54,9 +54,10 @@ class _Search:
         """Report the files that are not predicted, so that none is missing without a word."""
         if self.videos:
             warn(
-                tr(
+                trn(
+                    "{count} video in a directory is skipped; predict it with --input in a separate call: {videos}",
                     "{count} videos in directories are skipped; predict them with --input in a separate call: {videos}",
-                    count=len(self.videos),
+                    len(self.videos),
                     videos=abbreviate(self.videos),
                 )
             )
@@ -64,7 +65,13 @@ class _Search:
             names = abbreviate(paths, MAX_NAMES)
             warn(tr("files left out: {count} ({reason}): {names}", count=len(paths), reason=reason, names=names))
         if self.predictions:
-            notify(tr("{count} files that infer.py wrote are not predicted again", count=self.predictions))
+            notify(
+                trn(
+                    "{count} file that infer.py wrote is not predicted again",
+                    "{count} files that infer.py wrote are not predicted again",
+                    self.predictions,
+                )
+            )
 
 
 def require_inputs(inputs: Sequence[Path]) -> None:
@@ -123,11 +130,13 @@ def _search_directory(folder: Path, search: _Search) -> None:
     masks = _find_masks(folder, [path for path in below if path not in own and path not in refused])
     if masks:
         notify(
-            tr(
-                "{folder}: a data set: its images are predicted, its masks are not ({count} files; to compare with them, "
-                "use --split)",
+            trn(
+                "{folder}: a data set: its images are predicted, its mask is not ({count} file; to compare with "
+                "it, use --split)",
+                "{folder}: a data set: its images are predicted, its masks are not ({count} files; to compare "
+                "with them, use --split)",
+                len(masks),
                 folder=printable(folder),
-                count=len(masks),
             )
         )
     for path in below:

@@ -15,7 +15,7 @@ from pathlib import Path
 from core.checksummed_json import parse_json, verify_checksum
 from core.errors import UsageError
 from core.hashing import file_sha256
-from core.i18n import tr
+from core.i18n import tr, trn
 from dataset.classes import abbreviate
 from dataset.directory import OUTPUT_FOLDER, is_image
 from inference.formats import LISTING, OWN_FILES
@@ -111,11 +111,13 @@ def reject_replacing(folder: Path, targets: Iterable[str], listed: Mapping[str, 
     if not foreign:
         return
     raise UsageError(
-        tr(
-            "{folder}: {count} files would be replaced that infer.py did not write, or that were changed since "
-            "({names}): move them, or choose another --output",
+        trn(
+            "{folder}: {count} file would be replaced that infer.py did not write, or that was changed "
+            "since ({names}): move it, or choose another --output",
+            "{folder}: {count} files would be replaced that infer.py did not write, or that were changed "
+            "since ({names}): move them, or choose another --output",
+            len(foreign),
             folder=folder,
-            count=len(foreign),
             names=abbreviate(foreign, 3),
         )
     )
@@ -130,10 +132,11 @@ def reject_other_images(folder: Path, targets: Iterable[str], listed: Mapping[st
         others = [path.name for path in _images_in(parent) if not _is_own(path, folder, listed)]
         if others:
             raise UsageError(
-                tr(
+                trn(
+                    "{parent}: contains {count} image that infer.py did not write ({names}): choose another --output",
                     "{parent}: contains {count} images that infer.py did not write ({names}): choose another --output",
+                    len(others),
                     parent=parent,
-                    count=len(others),
                     names=abbreviate(others, 3),
                 )
             )

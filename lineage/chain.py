@@ -11,7 +11,7 @@ from config import ROOT, Settings
 from core import git
 from core.errors import AppError
 from core.hashing import file_sha256
-from core.i18n import tr
+from core.i18n import tr, trn
 from lineage.lakefs_links import LakeFSLinks
 from lineage.links import Link, hash_mismatch
 from lineage.mlflow_links import MlflowLinks
@@ -72,7 +72,7 @@ class Chain:
         missing = [name for name in expected if name not in found]
         if missing:
             link.faults.append(tr("missing in {place}: {names}", place=run.info.artifact_uri, names=", ".join(missing)))
-        link.note = tr("{count} files", count=len(expected) - len(missing))
+        link.note = trn("{count} file", "{count} files", len(expected) - len(missing))
         return link
 
     def _check_stated_version(self, start: list[Link], versions: list[Link]) -> None:

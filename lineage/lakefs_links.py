@@ -11,7 +11,7 @@ from typing import Any
 import urllib3
 
 from core.errors import AppError
-from core.i18n import tr
+from core.i18n import tr, trn
 from core.reporting import progress
 from core.workers import parallel
 from inference.formats import EXPORT_FILES, export_path_tag, export_sha256_tag
@@ -139,7 +139,7 @@ class LakeFSLinks:
         for file, result in progress(results, len(remote), tr("verifying the data"), tr("files")):
             if result is not None:
                 link.faults.append(f"{file.path}: {result}")
-        link.note = tr("{count} files", count=len(remote))
+        link.note = trn("{count} file", "{count} files", len(remote))
         if not remote:
             link.faults.append(tr("no files in lakeFS"))
         if all(file.sha256 for file in remote):

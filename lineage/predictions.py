@@ -14,7 +14,7 @@ from core import checksummed_json
 from core.errors import AppError, UsageError
 from core.files import safe_join
 from core.hashing import file_sha256
-from core.i18n import tr
+from core.i18n import tr, trn
 from inference.formats import LISTING, OWN_FILES, VIDEO_RECORD_SUFFIX
 from lineage.links import LINEAGE_KEYS, MODEL_METRICS, Facts, Link, format_metric, hash_mismatch
 from utils.identifiers import NONE
@@ -93,12 +93,14 @@ def _record_link(path: Path, record: _Record, images: Sequence[dict[str, Any]], 
     for image in images:
         files |= {str(image[key]): image.get(f"{key}_sha256") for key in OWN_FILES if key in image}
     link.faults += _file_faults(record.path.parent, files)
-    link.note = tr("{count} files", count=len(files))
+    link.note = trn("{count} file", "{count} files", len(files))
     if record.content.get("split") is None:  # else the images are those of the data commit
         faults, missing = _check_inputs(images)
         link.faults += faults
         if missing:
-            link.note += tr(", {missing} input files not found, not checked", missing=missing)
+            link.note += trn(
+                ", {count} input file not found, not checked", ", {count} input files not found, not checked", missing
+            )
     return link
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from config import Settings
 from core.console import format_table
 from core.errors import AppError
-from core.i18n import tr
+from core.i18n import tr, trn
 from core.reporting import notify, record, result
 from core.safety.terminal import escape_line
 from lineage.chain import Chain
@@ -77,7 +77,7 @@ def report(links: list[Link], long: bool) -> None:
         for fault in link.faults:
             result(escape_line(f"  {link.kind} {link.name}: {fault}"))
     broken = sum(bool(link.faults) for link in links)
-    result(tr("{broken} of {count} links broken", broken=broken, count=len(links)))
+    result(trn("{broken} of {count} link broken", "{broken} of {count} links broken", len(links), broken=broken))
 
 
 def shorten(name: str) -> str:

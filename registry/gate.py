@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from core.errors import UsageError
-from core.i18n import tr
+from core.i18n import tr, trn
 from core.settings import parse_minimums
 from dataset.checks.committed_groups import add_groups
 from dataset.samples import Item, committed_items
@@ -129,9 +129,10 @@ def _compare_unseen(
     keep = [index for index, item in enumerate(items) if not {item.name, item.file_name} & seen]
     if keep:
         return _compare(settings, old.only(keep), new.only(keep))
-    reason = tr(
+    reason = trn(
+        "the champion was trained on the only image of {split}: no image is left to compare on",
         "the champion was trained on all {count} images of {split}: no image is left to compare on",
-        count=len(seen),
+        len(seen),
         split=settings.register_split,
     )
     return [reason], {}
@@ -160,8 +161,8 @@ def _compare(settings: Settings, old: EvaluationResult, new: EvaluationResult) -
         metrics[UNDECIDED] = True
         reasons.append(
             tr(
-                "{images} images of {count} groups (films, patients; else each image is one): an interval of the gain "
-                "needs at least {minimum} groups, so it may be chance (--confidence 0 disables this check)",
+                "images: {images}, groups: {count} (films, patients; else each image is one): an interval of the "
+                "gain needs at least {minimum} groups, so it may be chance (--confidence 0 disables this check)",
                 images=len(new.images),
                 count=groups,
                 minimum=MIN_GROUPS,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from config import ROOT, Settings
 from core import git
 from core.errors import AppError, BelowThreshold, UsageError, describe_error
-from core.i18n import tr
+from core.i18n import tr, trn
 from core.locks import file_lock
 from core.machine.heap import keep_freed_memory
 from core.reporting import notify, warn
@@ -304,17 +304,14 @@ def report_verdict(verdict: dict[str, Any]) -> None:
         interval, coverage = verdict.get("interval"), Coverage.parse(verdict.get("classes"))
         shown = ""
         if interval:
-            shown = tr(
-                ", {confidence:.0%} interval [{low:+.4f}, {high:+.4f}]",
-                confidence=verdict["confidence"],
-                low=interval[0],
-                high=interval[1],
-            )
+            bounds = {"low": interval[0], "high": interval[1], "confidence": verdict["confidence"]}
+            shown = tr(", {confidence:.0%} interval [{low:+.4f}, {high:+.4f}]", **bounds)
         notify(
-            tr(
-                "on the same {compared} images of {split} ({groups} groups): {figure} {new}, champion "
-                "{champion}, gain {gain:+.4f}{interval}",
-                compared=compared,
+            trn(
+                "on the same image of {split}: {figure} {new}, champion {champion}, gain {gain:+.4f}{interval}",
+                "on the same {count} images of {split} (groups: {groups}): {figure} {new}, champion {champion}, gain "
+                "{gain:+.4f}{interval}",
+                compared,
                 groups=verdict.get("groups", compared),  # older verdicts took each image as a group of its own
                 split=verdict["split"],
                 figure=verdict["figure"],

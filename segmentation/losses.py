@@ -105,7 +105,9 @@ def parse_class_weights(text: str, num_classes: int | None = None) -> list[float
         raise InvalidSetting("CLASS_WEIGHTS", text, expected)
     if num_classes is not None and len(numbers) != num_classes:
         problem = tr(
-            "{count} numbers for the {num_classes} classes of the data", count=len(numbers), num_classes=num_classes
+            "expected one number for each class of the data ({num_classes}), found {count}",
+            num_classes=num_classes,
+            count=len(numbers),
         )
         raise InvalidSetting("CLASS_WEIGHTS", text, problem=problem)
     return numbers

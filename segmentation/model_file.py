@@ -191,7 +191,8 @@ def _parse_normalisation(value: object, channels: int) -> Normalisation:
     if not len(means) == len(stds) == channels:
         raise ValueError(
             tr(
-                "normalisation: {means} means and {stds} standard deviations, expected {channels} values each, one per channel",
+                "normalisation: expected one mean and one standard deviation per channel ({channels}), found "
+                "{means} and {stds}",
                 means=len(means),
                 stds=len(stds),
                 channels=channels,

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from core.console import format_size
-from core.i18n import tr
+from core.i18n import tr, trn
 from core.machine.limits import available_memory
 from dataset.data import SegmentationData
 from segmentation.networks import COMPACT
@@ -33,8 +33,12 @@ def epochs(wanted: int | None, steps_per_epoch: int, images: int, batch: int) ->
         return wanted, tr("as set")
     chosen = max(EPOCHS, -(-STEPS // steps_per_epoch))
     steps = STEPS if chosen > EPOCHS else chosen * steps_per_epoch
-    reason = tr(
-        "about {steps} steps; {images} training images in batches of {batch}", steps=steps, images=images, batch=batch
+    reason = trn(
+        "about {steps} steps; {count} training image in batches of {batch}",
+        "about {steps} steps; {count} training images in batches of {batch}",
+        images,
+        steps=steps,
+        batch=batch,
     )
     return chosen, reason
 
@@ -123,8 +127,12 @@ def augmentation(wanted: str, epochs: float) -> tuple[str, str]:
     if wanted != "auto":
         return wanted, tr("as set")
     if epochs < MANY_EPOCHS:
-        return "light", tr("{epochs:.0f} epochs: more would slow the training", epochs=epochs)
-    return "standard", tr("{epochs:.0f} epochs: less would lead to overfitting", epochs=epochs)
+        shown = round(epochs)
+        reason = trn(
+            "{count} epoch: more would slow the training", "{count} epochs: more would slow the training", shown
+        )
+        return "light", reason
+    return "standard", tr("{epochs} epochs: less would lead to overfitting", epochs=round(epochs))
 
 
 def step_seconds(

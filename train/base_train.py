@@ -11,7 +11,7 @@ from typing import Any
 
 from config import Settings
 from core.errors import AppError
-from core.i18n import tr
+from core.i18n import tr, trn
 from core.process import defer_interrupt
 from core.reporting import notify, progress
 from segmentation.means import Coverage
@@ -178,9 +178,10 @@ class BaseTrain(ABC):
         self.on_epoch_end(result)
         if self.stalled:
             notify(
-                tr(
-                    "no improvement for {epochs} epochs: training ends (PATIENCE={patience})",
-                    epochs=self.epochs_without_gain,
+                trn(
+                    "no improvement for {count} epoch: training ends (PATIENCE={patience})",
+                    "no improvement for {count} epochs: training ends (PATIENCE={patience})",
+                    self.epochs_without_gain,
                     patience=self.settings.patience,
                 )
             )

@@ -10,7 +10,7 @@ import numpy as np
 
 from config import Settings
 from core.errors import AppError, UsageError
-from core.i18n import tr
+from core.i18n import tr, trn
 from core.reporting import result
 from dataset.data import SegmentationData
 from segmentation.means import format_mean
@@ -38,16 +38,17 @@ def overfit_check(settings: Settings, data: SegmentationData, count: int) -> Non
     mean = format_mean(best.validation.miou, best.validation.coverage)
     if best.validation.miou < GOAL:
         raise AppError(
-            tr(
+            trn(
+                "mIoU {miou} on {count} image, expected {goal}: check masks, input size, learning rate and network",
                 "mIoU {miou} on {count} images, expected {goal}: check masks, input size, learning rate and network",
+                count,
                 miou=mean,
-                count=count,
                 goal=GOAL,
             )
         )
     result(
         tr(
-            "the model overfits {count} images after {epochs} epochs: mIoU {miou}",
+            "the model overfits the images ({count}): mIoU {miou} after epoch {epochs}",
             count=count,
             epochs=best.number,
             miou=mean,

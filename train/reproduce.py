@@ -20,7 +20,7 @@ from config import FIELDS, ROOT, Settings, load_settings
 from core.console import format_table
 from core.errors import AppError
 from core.git import worktree
-from core.i18n import tr
+from core.i18n import tr, trn
 from core.process import run_script
 from core.reporting import notify, warn
 from core.reporting import result as report_result
@@ -144,10 +144,11 @@ def compare_metrics(recipe: Recipe, now: Mapping[str, list[float]], tolerance: f
         before, after = recipe.figures[name], now[name]
         if len(before) != len(after) or not before:
             raise AppError(
-                tr(
-                    "{name}: the run has {before} epochs, its reproduction {after}",
+                trn(
+                    "{name}: the run has {count} epoch, its reproduction {after}",
+                    "{name}: the run has {count} epochs, its reproduction {after}",
+                    len(before),
                     name=name,
-                    before=len(before),
                     after=len(after),
                 )
             )

@@ -10,7 +10,7 @@ from typing import Any
 from config import Settings
 from core.errors import AppError, UsageError
 from core.git import GitFacts
-from core.i18n import tr
+from core.i18n import tr, trn
 from core.reporting import notify, warn
 from core.settings import defaults_of
 from utils import run_names
@@ -167,9 +167,10 @@ def warn_of_other_code(record: RunRecord, now: GitFacts, processes: int) -> None
         )
     if record.processes != processes:
         warn(
-            tr(
-                "the run was started with {before} processes, now there are {after}: the result may differ slightly",
-                before=record.processes,
+            trn(
+                "the run was started with {count} process, now there are {after}: the result may differ slightly",
+                "the run was started with {count} processes, now there are {after}: the result may differ slightly",
+                record.processes,
                 after=processes,
             )
         )

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from config import Settings
-from core.i18n import tr
+from core.i18n import tr, trn
 from core.machine.heap import keep_freed_memory
 from core.reporting import notify
 from core.safety.terminal import escape_line
@@ -187,11 +187,12 @@ def _images(
 def _report_network(name: str, network: nn.Module, classes: int, device: torch.device) -> None:
     parameters = sum(p.numel() for p in network.parameters())
     notify(
-        tr(
-            "model {model}: {parameters:,} parameters, {classes} classes, device {device}",
+        trn(
+            "model {model}: {parameters:,} parameters, {count} class, device {device}",
+            "model {model}: {parameters:,} parameters, {count} classes, device {device}",
+            classes,
             model=name,
             parameters=parameters,
-            classes=classes,
             device=device,
         )
     )

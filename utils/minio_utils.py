@@ -25,7 +25,7 @@ from core.command_line.common import make_parser, parse_command_line
 from core.command_line.values import positive_int
 from core.console import format_size, print_result
 from core.errors import AppError, UsageError, one_line
-from core.i18n import tr
+from core.i18n import tr, trn
 from core.process import run_script
 from core.reporting import notify
 from utils.network.certificates import STORE
@@ -294,7 +294,7 @@ def show_list(settings: Settings, uri: str | None) -> None:
     for key, size_bytes in list_objects(settings, bucket, prefix):
         print_result(f"{format_size(size_bytes):>10}  s3://{bucket}/{key}")
         count, total = count + 1, total + size_bytes
-    notify(tr("{count} objects, {size}", count=count, size=format_size(total)))
+    notify(trn("{count} object, {size}", "{count} objects, {size}", count, size=format_size(total)))
 
 
 if __name__ == "__main__":

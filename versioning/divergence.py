@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from core.errors import UsageError
-from core.i18n import tr
+from core.i18n import tr, trn
 from core.safety.terminal import escape_line
 from versioning.versions import compare, find_renames
 
@@ -95,12 +95,15 @@ def require_nothing_undone(divergence: Divergence, root: Path, branch: str) -> N
         raise UsageError("\n".join((problem, list_lines(_effects(divergence, undone)), offers())))
     deleted = divergence.deleted()
     if len(deleted) > MAX_DELETED * len(divergence.branch):
-        problem = tr(
-            "{root} lacks {count} of the {total} files of branch {branch}, which would be deleted there: check --data-dir "
+        problem = trn(
+            "{root} lacks the only file of branch {branch}, which would be deleted there: check --data-dir "
             "and DATA_DIR; --replace (of train.py and lake.py push) makes the branch equal to the directory",
+            "{root} lacks {missing} of the {count} files of branch {branch}, which would be deleted there: "
+            "check --data-dir and DATA_DIR; --replace (of train.py and lake.py push) makes the branch equal "
+            "to the directory",
+            len(divergence.branch),
             root=root,
-            count=len(deleted),
-            total=len(divergence.branch),
+            missing=len(deleted),
             branch=branch,
         )
         raise UsageError(problem + "\n" + list_lines(escape_line(f"  {name}") for name in deleted))

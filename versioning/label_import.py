@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from core.errors import UsageError
-from core.i18n import tr
+from core.i18n import tr, trn
 from core.reporting import notify, warn
 from core.safety.terminal import escape_line
 from dataset.classes import abbreviate
@@ -80,7 +80,15 @@ def _report(target: Path, written: Written | None) -> None:
     )
     learned = [known.name for known in written.classes if not known.ignore]
     ignored = [known.name for known in written.classes if known.ignore]
-    notify(tr("{target}: {total} pairs ({counts})", target=target, total=sum(written.splits.values()), counts=counts))
+    notify(
+        trn(
+            "{target}: {count} pair ({counts})",
+            "{target}: {count} pairs ({counts})",
+            sum(written.splits.values()),
+            target=target,
+            counts=counts,
+        )
+    )
     notify(tr("classes: {count} ({names})", count=len(learned), names=abbreviate(learned)))
     if ignored:
         notify(tr("ignored: {names}", names=abbreviate(ignored)))
@@ -91,7 +99,7 @@ def _report_update(target: Path, updated: Updated) -> None:
     """Report the pairs that were added and whose masks were replaced, what was left out, and the warnings."""
     notify(
         tr(
-            "{target}: {added} pairs added, {replaced} masks replaced, {unchanged} unchanged",
+            "{target}: pairs added: {added}, masks replaced: {replaced}, unchanged: {unchanged}",
             target=target,
             added=len(updated.added),
             replaced=len(updated.replaced),

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from config import Settings
 from core.errors import AppError, UsageError
-from core.i18n import tr
+from core.i18n import tr, trn
 from core.reporting import notify, progress
 from core.workers import iterate_successes, parallel
 from utils.identifiers import CommitId, ObjectPath
@@ -76,8 +76,8 @@ class _Migration:
             self._require_same(commit_id)
         notify(
             tr(
-                "copied to {repo} on {endpoint}: {count} commits ({missing} in this call), {branches} branches, "
-                "{tags} tags. Set LAKEFS_ENDPOINT to this server from now on",
+                "copied to {repo} on {endpoint}: commits: {count} ({missing} in this call), branches: "
+                "{branches}, tags: {tags}. Set LAKEFS_ENDPOINT to this server from now on",
                 repo=self.target.repo,
                 endpoint=self.target.endpoint,
                 count=len(self.commits),
@@ -211,7 +211,11 @@ class _Migration:
             label = tr("copying the files of {id}", id=commit.id[:12])
             for _ in iterate_successes(
                 progress(results, None, label, tr("files")),
-                lambda count: tr("{count} files could not be copied; run again to continue", count=count),
+                lambda count: trn(
+                    "{count} file could not be copied; run again to continue",
+                    "{count} files could not be copied; run again to continue",
+                    count,
+                ),
             ):
                 pass
         self.target.remove(work, removed)

@@ -8,7 +8,7 @@ from typing import Any
 
 from config import ROOT, Settings
 from core.hashing import file_sha256
-from core.i18n import tr
+from core.i18n import tr, trn
 from core.provenance.code_files import LOCK_NAME
 from core.reporting import progress, record, result
 from core.safety.terminal import escape_line
@@ -60,7 +60,14 @@ def status(settings: Settings, lake: LakeFS) -> bool:
             moved = tr("branch {branch} has changes that are not here: lake.py pull --merge", branch=lake.branch)
             result(moved)
     else:
-        result(tr("data: same as on {branch}, {count} files", branch=lake.branch, count=len(files)))
+        result(
+            trn(
+                "data: same as on {branch}, {count} file",
+                "data: same as on {branch}, {count} files",
+                len(files),
+                branch=lake.branch,
+            )
+        )
     if lock is None:
         result(tr("{lock_name}: none (train.py writes it)", lock_name=LOCK_NAME))
         return agree
@@ -138,7 +145,11 @@ def _verify(lake: LakeFS, source: LakePath) -> dict[str, Any]:
     label, broken = tr("verifying"), dict[str, str]()
     for file, problem in iterate_successes(
         progress(results, len(remote), label, tr("files")),
-        lambda count: tr("{count} files could not be read and were not verified", count=count),
+        lambda count: trn(
+            "{count} file could not be read and was not verified",
+            "{count} files could not be read and were not verified",
+            count,
+        ),
         name_of=lambda file: file.path,
     ):
         if problem is not None:
@@ -148,5 +159,13 @@ def _verify(lake: LakeFS, source: LakePath) -> dict[str, Any]:
         result(tr("no checksum, compared by size only: {weak}", weak=weak))
     if broken:
         result("\n".join(escape_line(f"  {path}: {problem}") for path, problem in sorted(broken.items())))
-    result(tr("{ref}: {count} of {remote} files broken", ref=source.ref, count=len(broken), remote=len(remote)))
+    result(
+        trn(
+            "{ref}: {broken} of {count} file broken",
+            "{ref}: {broken} of {count} files broken",
+            len(remote),
+            ref=source.ref,
+            broken=len(broken),
+        )
+    )
     return {"commit": str(source.ref), "files": len(remote), "without_checksum": weak, "broken": broken}

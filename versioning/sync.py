@@ -14,7 +14,7 @@ from config import ROOT, Settings
 from core.errors import AppError, UsageError
 from core.files import atomic_replace, first_link, read_regular, remove_partial_files, safe_join, write_atomically
 from core.hashing import file_md5, file_sha256
-from core.i18n import Message, tr
+from core.i18n import Message, tr, trn
 from core.provenance.code_files import LOCK_NAME
 from core.reporting import notify, progress
 from core.safety.terminal import escape_line
@@ -73,10 +73,11 @@ def pull(settings: Settings, lake: LakeFS, ref: str, force: bool) -> None:
     else:
         record_version(settings, lake, source, data_files(root))
     notify(
-        tr(
+        trn(
+            "{root}: {count} file of {source} ({fetch} written, {new} removed)",
             "{root}: {count} files of {source} ({fetch} written, {new} removed)",
+            len(wanted),
             root=root,
-            count=len(wanted),
             source=source,
             fetch=len(fetch),
             new=len(changes.new),
@@ -113,12 +114,14 @@ def merge(settings: Settings, lake: LakeFS, ref: str, prefer: Side | None) -> No
     taken, conflicts = divergence.merged(lambda name: "branch" if name in splits else prefer)
     if conflicts:
         raise UsageError(
-            tr(
-                "{root} and {source} both changed {count} files: nothing was written; --prefer local keeps the files of "
-                "the directory, --prefer branch takes the others",
+            trn(
+                "{root} and {source} both changed {count} file: nothing was written; --prefer local keeps the "
+                "file of the directory, --prefer branch takes the other",
+                "{root} and {source} both changed {count} files: nothing was written; --prefer local keeps the "
+                "files of the directory, --prefer branch takes the others",
+                len(conflicts),
                 root=root,
                 source=source,
-                count=len(conflicts),
             )
             + "\n"
             + list_lines(f"  {name}" for name in conflicts)
@@ -262,10 +265,12 @@ def _refuse_data_loss(folder: Path, names: list[str]) -> None:
     listed = Message("\n".join(f"  {escape_line(str(folder / name))}" for name in names[:10]))
     more = tr("\n  … and {count} more", count=len(names) - 10) if len(names) > 10 else ""
     raise UsageError(
-        tr(
-            "{count} files that are in no commit would be lost: commit them by lake.py push, or "
-            "discard them by --force\n{listed}{more}",
-            count=len(names),
+        trn(
+            "{count} file that is in no commit would be lost: commit it by lake.py push, or discard it by "
+            "--force\n{listed}{more}",
+            "{count} files that are in no commit would be lost: commit them by lake.py push, or discard "
+            "them by --force\n{listed}{more}",
+            len(names),
             listed=listed,
             more=Message(more),
         )
@@ -317,7 +322,11 @@ def _write(tree: Path, root: Path, files: Mapping[str, str]) -> None:
     label = tr("writing the data")
     for _ in iterate_successes(
         progress(results, len(files), label, tr("files")),
-        lambda count: tr("{count} files could not be written; run again to continue", count=count),
+        lambda count: trn(
+            "{count} file could not be written; run again to continue",
+            "{count} files could not be written; run again to continue",
+            count,
+        ),
         name_of=lambda name: root / name,
     ):
         pass

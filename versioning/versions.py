@@ -10,7 +10,7 @@ from config import ROOT, Settings
 from core.errors import UsageError
 from core.files import safe_join
 from core.hashing import HashCache, file_sha256
-from core.i18n import tr
+from core.i18n import tr, trn
 from core.reporting import progress
 from core.safety.terminal import escape_line
 from core.workers import iterate_successes, parallel
@@ -106,7 +106,7 @@ def local_files(settings: Settings) -> dict[str, LocalFile]:
         found = dict(
             iterate_successes(
                 progress(results, len(files), tr("reading the data"), tr("files")),
-                lambda count: tr("{count} files cannot be read", count=count),
+                lambda count: trn("{count} file cannot be read", "{count} files cannot be read", count),
                 UsageError,
                 lambda name: root / name,
             )

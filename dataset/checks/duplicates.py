@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from core.i18n import tr
+from core.i18n import tr, trn
 from dataset.classes import abbreviate
 from dataset.faults import MAX_ROWS, DataWarning, Fault
 from dataset.pair_reading import PairContent
@@ -61,7 +61,11 @@ def check_near_duplicates(contents: Iterable[PairContent], groups: Groups | None
         )
         yield DataWarning("near-duplicate", text)
     if len(others) > MAX_ROWS:
-        text = tr("{more} more images show the same as images of another split", more=len(others) - MAX_ROWS)
+        text = trn(
+            "{count} more image shows the same as one of another split",
+            "{count} more images show the same as images of another split",
+            len(others) - MAX_ROWS,
+        )
         yield DataWarning("near-duplicate", text)
 
 

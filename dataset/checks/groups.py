@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from core.i18n import tr
+from core.i18n import tr, trn
 from dataset.checks.inspection import Inspection
 from dataset.checks.masks.values import count_values
 from dataset.classes import abbreviate
@@ -171,10 +171,12 @@ def check_leaks(groups: Groups, splits: Mapping[str, str], own: bool) -> Iterato
     films = {name: frame for name, frame in groups.frames.items() if name in splits}
     near = find_leaks(films, splits, _neighbour_distance if own else gap_of)
     if near:
-        text = tr(
-            "{count} of {total} images of val and test are frames beside frames of train ({names}): metrics are too good",
-            count=len(near),
-            total=len(held_out),
+        text = trn(
+            "the only image of val and test is a frame beside frames of train ({names}): metrics are too good",
+            "{near} of {count} images of val and test are frames beside frames of train ({names}): metrics "
+            "are too good",
+            len(held_out),
+            near=len(near),
             names=abbreviate(sorted(near), 3),
         )
         yield DataWarning("leaking-split", f"{text} ({_cure(own, groups.rule)})")
@@ -182,11 +184,12 @@ def check_leaks(groups: Groups, splits: Mapping[str, str], own: bool) -> Iterato
     cut = films if groups.divisible else {}
     shared = [name for name in held_out if name not in cut and groups.of[name] in trained]
     if groups.rule != "none" and shared:
-        text = tr(
-            "{count} of {total} images of val and test belong to groups that are in train too ({names}): "
+        text = trn(
+            "the only image of val and test belongs to a group that is in train too ({names}): metrics are too good",
+            "{shared} of {count} images of val and test belong to groups that are in train too ({names}): "
             "metrics are too good",
-            count=len(shared),
-            total=len(held_out),
+            len(held_out),
+            shared=len(shared),
             names=abbreviate(sorted({groups.of[name] for name in shared}), 3),
         )
         yield DataWarning("leaking-split", f"{text} ({_cure(own)})")

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from core.i18n import tr
+from core.i18n import tr, trn
 from dataset.classes import abbreviate
 from dataset.decoding.options import MAX_CHANNELS, ReadOptions
 from dataset.decoding.value_range import BandValues, pool_ranges
@@ -68,8 +68,8 @@ def _check_channels(images: list[tuple[PairContent, ImageFacts]], channels: int)
                 continue
             yield Fault(content.candidate.image, tr("at most {most} bands", most=MAX_CHANNELS), str(facts.bands))
         else:
-            expected = tr("{bands} bands, as most images have", bands=channels)
-            yield Fault(content.candidate.image, expected, tr("{bands} bands", bands=facts.bands))
+            expected = trn("{count} band, as most images have", "{count} bands, as most images have", channels)
+            yield Fault(content.candidate.image, expected, trn("{count} band", "{count} bands", facts.bands))
 
 
 def _check_depths(images: list[tuple[PairContent, ImageFacts]]) -> Iterator[Finding]:
@@ -90,10 +90,12 @@ def _check_depths(images: list[tuple[PairContent, ImageFacts]]) -> Iterator[Find
             expected = tr("samples of 8 bits, as all training images have")
             yield Fault(content.candidate.image, expected, tr("more than 8 bits, whose range is unknown"))
     if len(names) > 1 and trained == set(names):
-        text = tr(
-            "{few} images have 8 bits and {many} more: the former are read as they are, the latter by their range of "
-            "values; of 8 bits: {files}",
-            few=len(names["8 bits"]),
+        text = trn(
+            "{count} image has 8 bits and {many} more: the former is read as it is, the latter by their "
+            "range of values; of 8 bits: {files}",
+            "{count} images have 8 bits and {many} more: the former are read as they are, the latter by "
+            "their range of values; of 8 bits: {files}",
+            len(names["8 bits"]),
             many=len(names["integers"]),
             files=abbreviate(names["8 bits"], 3),
         )
@@ -108,17 +110,19 @@ def _warn_of_files(images: list[tuple[PairContent, ImageFacts]]) -> Iterator[Dat
     """Yield warnings of images of which a part is missing."""
     names = [content.candidate.image for content, facts in images if facts.truncated]
     if names:
-        text = tr(
+        text = trn(
+            "{count} truncated JPEG image was accepted (ALLOW_TRUNCATED); its missing part is grey: {files}",
             "{count} truncated JPEG images were accepted (ALLOW_TRUNCATED); their missing part is grey: {files}",
-            count=len(names),
+            len(names),
             files=abbreviate(names),
         )
         yield DataWarning("truncated-images", text)
     names = [content.candidate.image for content, facts in images if not facts.complete]
     if names:
-        text = tr(
+        text = trn(
+            "{count} image contains NaN or the value of no data, which is read as the smallest value: {files}",
             "{count} images contain NaN or the value of no data, which is read as the smallest value: {files}",
-            count=len(names),
+            len(names),
             files=abbreviate(names, 3),
         )
         yield DataWarning("missing-values", text)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from core.i18n import tr
+from core.i18n import tr, trn
 from core.pages.cards import Card, Gallery, Panel
 from core.reporting import notify, warn
 from core.safety import html
@@ -50,7 +50,11 @@ def write_page(inspection: Inspection) -> None:
     except OSError as error:
         warn(tr("{path}: cannot write ({reason})", path=path, reason=error.strerror))
         return
-    notify(tr("overlays of the first {count} pairs: {path}", count=len(contents), path=path))
+    notify(
+        trn(
+            "overlay of the first pair: {path}", "overlays of the first {count} pairs: {path}", len(contents), path=path
+        )
+    )
 
 
 def _choose(inspection: Inspection) -> list[PairContent]:

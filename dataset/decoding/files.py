@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from core.errors import UsageError
 from core.files import is_lfs_pointer
-from core.i18n import current_language, tr
+from core.i18n import current_language, tr, trn
 from core.safety.terminal import escape_line
 from dataset.classes import InvalidFileError
 from dataset.decoding.options import ReadOptions
@@ -92,9 +92,11 @@ def unreadable(data: bytes, error: Exception) -> InvalidFileError:
     # Pillow prints the address of the buffer, which does not help the user.
     reason = " ".join(str(error).split("<_io.")[0].split())
     if current_language() == "en":
-        found = tr("unreadable, {count:,} bytes: {reason}", count=len(data), reason=reason)
+        found = trn(
+            "unreadable, {count:,} byte: {reason}", "unreadable, {count:,} bytes: {reason}", len(data), reason=reason
+        )
     else:  # the decoders' reasons are English only
-        found = tr("unreadable, {count:,} bytes", count=len(data))
+        found = trn("unreadable, {count:,} byte", "unreadable, {count:,} bytes", len(data))
     return InvalidFileError((tr("a complete image"), found))
 
 

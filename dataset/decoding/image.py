@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core.i18n import tr
+from core.i18n import trn
 from dataset.classes import InvalidFileError, UInt8
 from dataset.decoding.files import error_with_name, read_bytes
 from dataset.decoding.options import ReadOptions
@@ -30,8 +30,12 @@ def to_channels(image: RawImage, options: ReadOptions) -> UInt8:
     if image.opaque_alpha and pixels.shape[2] == wanted + 1:
         pixels = pixels[..., :wanted]
     if pixels.shape[2] != wanted and not (pixels.shape[2] == 1 and wanted == 3):
-        expected = tr("an image of {bands} bands, as the data that the model is trained on", bands=wanted)
-        raise InvalidFileError((expected, tr("{bands} bands", bands=image.bands)))
+        expected = trn(
+            "an image of {count} band, as the data that the model is trained on",
+            "an image of {count} bands, as the data that the model is trained on",
+            wanted,
+        )
+        raise InvalidFileError((expected, trn("{count} band", "{count} bands", image.bands)))
     scaled = scale_to_bytes(pixels, image.valid, options.value_ranges)
     return scaled if scaled.shape[2] == wanted else np.repeat(scaled, wanted, axis=2)
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from core.i18n import tr
+from core.i18n import tr, trn
 from dataset.classes import ClassMap, InvalidFileError, UInt8
 from dataset.decoding.bit_depth import has_cut_samples, is_inverted, is_lossy, unstretch
 from dataset.decoding.files import error_with_name, open_image, pixel_limit, read_bytes
@@ -100,7 +100,7 @@ def _values_of_bands(pixels: npt.NDArray[Any], classes: ClassMap | None) -> UInt
     if pixels.shape[2] == 2:
         return values_of_colors(pixels[..., [0, 0, 0, 1]], classes)
     if pixels.shape[2] > _MAX_BANDS:
-        raise _not_eight_bit(tr("{bands} bands", bands=pixels.shape[2]))
+        raise _not_eight_bit(trn("{count} band", "{count} bands", pixels.shape[2]))
     return values_of_colors(pixels, classes)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from core.i18n import tr
+from core.i18n import tr, trn
 from dataset.classes import ClassMap, InvalidFileError, UInt8, abbreviate
 
 Color = tuple[int, int, int]
@@ -87,7 +87,12 @@ def _unreadable_colors(
         found = tr("{values} in channel {name}, 0 in the others", values=abbreviate(values), name=name)
         cure = tr("class ids? save that channel: Image.open(file).getchannel('{name}').save(file)", name=name)
     elif len(unknown) > _MANY_COLORS or (len(unknown) >= _BLENDED_COLORS and share < _BLENDED_SHARE):
-        found = tr("{count} unknown colours in {share:.1%} of the pixels", count=len(unknown), share=share)
+        found = trn(
+            "{count} unknown colour in {share:.1%} of the pixels",
+            "{count} unknown colours in {share:.1%} of the pixels",
+            len(unknown),
+            share=share,
+        )
         cure = tr("resized with interpolation, or saved as JPEG? use nearest neighbour and PNG")
     else:
         named = abbreviate((f"#{code:06x}" for code in unknown.tolist()), 4)

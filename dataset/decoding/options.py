@@ -62,8 +62,8 @@ def _checked_ranges(values: Sequence[Sequence[float]], channels: int) -> tuple[t
     if len(ranges) not in (0, 1, channels) or not all(-math.inf < low < high < math.inf for low, high in ranges):
         raise ValueError(
             tr(
-                "value ranges {ranges}, expected none, one, or one for each of {channels} channels, each from a smaller "
-                "to a larger number",
+                "value ranges {ranges}, expected none, one, or one per channel ({channels}), each from a "
+                "smaller to a larger number",
                 ranges=ranges,
                 channels=channels,
             )

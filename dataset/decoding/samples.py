@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from core.i18n import tr
+from core.i18n import tr, trn
 from dataset.classes import InvalidFileError, UInt8
 from dataset.decoding import tiff
 from dataset.decoding.files import DECODE_ERRORS, ImageTooLargeError, open_image, pixel_limit, unreadable
@@ -58,7 +58,11 @@ def decode_raw(data: bytes, options: ReadOptions, max_pixels: int | None = None,
         if image is None:
             raise
     if not options.allow_truncated:
-        truncated = tr("a truncated one, {count:,} bytes (--allow-truncated accepts it)", count=len(data))
+        truncated = trn(
+            "a truncated one, {count:,} byte (--allow-truncated accepts it)",
+            "a truncated one, {count:,} bytes (--allow-truncated accepts it)",
+            len(data),
+        )
         raise InvalidFileError((tr("a complete JPEG"), truncated))
     return image
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from core.i18n import tr
+from core.i18n import tr, trn
 from dataset.classes import InvalidFileError
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def read_samples(data: bytes, page: int | None, max_pixels: int) -> TiffSamples 
             pages = _full_pages(file)
             if page is None and len(pages) > 1:
                 expected = tr("one image (infer.py --input takes files of several pages)")
-                raise InvalidFileError((expected, tr("{pages} pages", pages=len(pages))))
+                raise InvalidFileError((expected, trn("{count} page", "{count} pages", len(pages))))
             number, found = pages[page or 0] if pages else (0, file.pages[0])
             found = found.aspage()
             if _pillow_reads(found):
@@ -165,7 +165,12 @@ def _require_sane(page: TiffPage, data: bytes, max_pixels: int) -> None:
     expected = int(np.prod(page.chunked))
     segments = list(zip(page.dataoffsets, page.databytecounts, strict=True))
     if len(segments) < expected or any(count and offset + count > len(data) for offset, count in segments):
-        raise InvalidFileError((tr("a complete TIFF image"), tr("a truncated file ({count:,} bytes)", count=len(data))))
+        raise InvalidFileError(
+            (
+                tr("a complete TIFF image"),
+                trn("a truncated file ({count:,} byte)", "a truncated file ({count:,} bytes)", len(data)),
+            )
+        )
     if page.compression in DEFLATE:
         most = int(np.prod(page.chunks)) * page.dtype.itemsize
         for offset, count in segments:
@@ -198,10 +203,11 @@ def _decode(page: TiffPage, data: bytes, number: int) -> Samples:
         other = _decode_by_gdal(data)
     if other is None:
         name = getattr(page.compression, "name", page.compression)
-        found = tr(
-            "{compression} compression, {bands} bands of {type}",
+        found = trn(
+            "{compression} compression, {count} band of {type}",
+            "{compression} compression, {count} bands of {type}",
+            page.samplesperpixel,
             compression=name,
-            bands=page.samplesperpixel,
             type=page.dtype,
         )
         raise InvalidFileError(
@@ -213,7 +219,12 @@ def _decode(page: TiffPage, data: bytes, number: int) -> Samples:
 def _inverted(pixels: Samples, page: TiffPage) -> Samples:
     """Return samples of which 0 is white so that 0 is black, as Pillow does for 8 bits. Raises InvalidFileError."""
     if pixels.dtype.kind != "u" or page.samplesperpixel > 1:
-        found = tr("{bands} bands of {type} whose value 0 is white", bands=page.samplesperpixel, type=pixels.dtype)
+        found = trn(
+            "{count} band of {type} whose value 0 is white",
+            "{count} bands of {type} whose value 0 is white",
+            page.samplesperpixel,
+            type=pixels.dtype,
+        )
         raise InvalidFileError((tr("a TIFF whose value 0 is black"), found))
     return np.asarray((1 << page.bitspersample) - 1 - pixels, pixels.dtype)
 

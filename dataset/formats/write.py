@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from core.errors import UsageError
-from core.i18n import tr
+from core.i18n import tr, trn
 from dataset.classes import CLASSES_FILE, ClassMap, abbreviate, build_classes
 from dataset.directory import SAMPLE_STAGING, SPLITS
 from dataset.faults import DataFaults, DataWarning, Fault, LeftOut
@@ -144,9 +144,10 @@ def _warn_of_splits(items: Sequence[ExportItem]) -> list[DataWarning]:
     counts = Counter(item.split for item in items)
     used = [split for split in SPLITS if counts[split]]
     if len(used) == 1 and counts[None]:
-        text = tr(
+        text = trn(
+            "{count} image is in {split} and {others} in no split: train.py divides all of them",
             "{count} images are in {split} and {others} in no split: train.py divides all of them",
-            count=counts[used[0]],
+            counts[used[0]],
             split=used[0],
             others=counts[None],
         )
@@ -156,7 +157,11 @@ def _warn_of_splits(items: Sequence[ExportItem]) -> list[DataWarning]:
         return [DataWarning("single-split", text)]
     warnings = []
     if used and counts[None]:
-        text = tr("{count} images are in no split and will not be used", count=counts[None])
+        text = trn(
+            "{count} image is in no split and will not be used",
+            "{count} images are in no split and will not be used",
+            counts[None],
+        )
         warnings.append(DataWarning("unlisted-images", text))
     missing = [split for split in ("train", "val") if used and not counts[split]]
     if missing:
@@ -180,9 +185,10 @@ def _warn_of_copies(outcomes: Sequence[Outcome]) -> list[DataWarning]:
             copies.append(f"{item.name} = {other.name}")
     if not copies:
         return []
-    text = tr(
+    text = trn(
+        "{count} image has the same content as an image of another split, which train.py refuses: {copies}",
         "{count} images have the same content as an image of another split, which train.py refuses: {copies}",
-        count=len(copies),
+        len(copies),
         copies=abbreviate(copies, 3),
     )
     return [DataWarning("copied-images", text)]

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from core.i18n import tr
+from core.i18n import tr, trn
 from core.machine.limits import usable_cores
 from core.reporting import progress
 from dataset.classes import ClassMap, InvalidFileError, UInt8, abbreviate
@@ -142,9 +142,10 @@ def warn_of_rotation(outcomes: Sequence[Outcome]) -> list[DataWarning]:
     names = [outcome.item.name for outcome in outcomes if outcome.raw_orientation]
     if not names:
         return []
-    text = tr(
+    text = trn(
+        "{count} mask has the size of the image without its EXIF orientation, train with --raw-orientation: {names}",
         "{count} masks have the size of the image without its EXIF orientation, train with --raw-orientation: {names}",
-        count=len(names),
+        len(names),
         names=abbreviate(names, 3),
     )
     return [DataWarning("raw-orientation", text)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Collection, Sequence
 
-from core.i18n import tr
+from core.i18n import tr, trn
 from dataset.classes import CLASSES_FILE, abbreviate
 from dataset.directory import GROUPS_FILE, SPLITS, images_below, is_image
 from dataset.faults import DataFaults, Fault
@@ -156,7 +156,12 @@ def _flat_places(survey: Survey, has_splits: bool) -> list[Place]:
     beside = [path for path in survey.beside_splits if path.startswith((images, masks))]
     if beside:
         expected = tr("every file in {directories}", directories=", ".join(f"{split}/" for split in below))
-        found = tr("{count} files elsewhere: {paths}", count=len(beside), paths=abbreviate(beside, 3))
+        found = trn(
+            "{count} file elsewhere: {paths}",
+            "{count} files elsewhere: {paths}",
+            len(beside),
+            paths=abbreviate(beside, 3),
+        )
         raise DataFaults([Fault(images, expected, found)])
     places = []
     for split in below:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from core.i18n import tr
+from core.i18n import tr, trn
 from dataset.classes import InvalidFileError
 from dataset.shapes.polygon import Region
 
@@ -32,10 +32,11 @@ class Canvas:
             raise InvalidFileError(
                 (
                     expected,
-                    tr(
+                    trn(
+                        "{name} covers {count} pixel of class {other}",
                         "{name} covers {count} pixels of class {other}",
+                        int(covered.sum()),
                         name=name,
-                        count=int(covered.sum()),
                         other=other,
                     ),
                 )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from core.i18n import tr
+from core.i18n import tr, trn
 from dataset.classes import InvalidFileError
 
 Bool = npt.NDArray[np.bool_]
@@ -59,7 +59,7 @@ def as_points(values: object) -> Points:
         points = points.reshape(-1, 2)
     if points.ndim != 2 or points.shape[1] != 2:
         expected = tr("corners as numbers x, y")
-        raise InvalidFileError((expected, tr("{count} numbers", count=points.size)))
+        raise InvalidFileError((expected, trn("{count} number", "{count} numbers", points.size)))
     if len(points) < 3:
         raise InvalidFileError((tr("a polygon of at least 3 corners"), str(len(points))))
     if not np.isfinite(points).all() or np.abs(points).max() > MAX_COORDINATE:

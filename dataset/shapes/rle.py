@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from core.i18n import tr
+from core.i18n import tr, trn
 from dataset.classes import InvalidFileError
 from dataset.shapes.polygon import Bool
 
@@ -33,8 +33,14 @@ def decode_coco(counts: object, height: int, width: int) -> Bool:
 
 
 def _wrong_total(found: int, height: int, width: int) -> InvalidFileError:
-    expected = tr("run lengths of {width}x{height} = {count} pixels", width=width, height=height, count=height * width)
-    return InvalidFileError((expected, tr("{count} pixels", count=found)))
+    expected = trn(
+        "run lengths of {width}x{height} = {count} pixel",
+        "run lengths of {width}x{height} = {count} pixels",
+        height * width,
+        width=width,
+        height=height,
+    )
+    return InvalidFileError((expected, trn("{count} pixel", "{count} pixels", found)))
 
 
 def _as_runs(counts: object) -> Counts:

@@ -11,7 +11,7 @@ from typing import Any
 from core.errors import AppError, UsageError, describe_error
 from core.files import read_regular, write_atomically
 from core.hashing import file_sha256
-from core.i18n import tr
+from core.i18n import tr, trn
 from core.reporting import notify, progress
 from dataset.classes import CLASSES_FILE
 from dataset.directory import is_empty
@@ -68,7 +68,7 @@ def remove_duplicates(triples: Iterable[Triple]) -> list[Triple]:
         first.setdefault(file_sha256(triple[1]), triple)
         count += 1
     if len(first) < count:
-        notify(tr("left out {count} duplicate images", count=count - len(first)))
+        notify(trn("left out {count} duplicate image", "left out {count} duplicate images", count - len(first)))
     return list(first.values())
 
 

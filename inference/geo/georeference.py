@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from core.errors import UsageError
-from core.i18n import tr
+from core.i18n import trn
 from core.safety.terminal import escape_line
 from dataset.classes import ClassMap, UInt8, abbreviate
 from dataset.decoding.tiff import has_tag
@@ -42,9 +42,10 @@ def require_rasterio(images: Sequence[str]) -> None:
     """Raise UsageError if the package is missing that keeps the coordinates of these images."""
     if images and importlib.util.find_spec("rasterio") is None:
         raise UsageError(
-            tr(
+            trn(
+                "{count} image is georeferenced ({names}); to keep its coordinates: pip install rasterio",
                 "{count} images are georeferenced ({names}); to keep their coordinates: pip install rasterio",
-                count=len(images),
+                len(images),
                 names=abbreviate(images, 3),
             )
         )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UsageError
-from core.i18n import tr
+from core.i18n import tr, trn
 from core.process import handle_first_signal
 from core.reporting import notify
 from inference.batch_job import describe_origin
@@ -60,7 +60,14 @@ def _windows_camera(number: int) -> str:
 
     found = [device for device in av.enumerate_input_devices("dshow") if "video" in device.media_types]
     if number >= len(found):
-        raise UsageError(tr("camera {number}: not found ({count} cameras available)", number=number, count=len(found)))
+        raise UsageError(
+            trn(
+                "camera {number}: not found ({count} camera available)",
+                "camera {number}: not found ({count} cameras available)",
+                len(found),
+                number=number,
+            )
+        )
     return str(found[number].name)
 
 

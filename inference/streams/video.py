@@ -17,7 +17,7 @@ from core.checksummed_json import with_checksum
 from core.errors import AppError, UsageError
 from core.files import atomic_replace, require_content, write_atomically
 from core.hashing import file_sha256
-from core.i18n import tr
+from core.i18n import tr, trn
 from core.reporting import notify, progress
 from dataset.classes import UInt8
 from dataset.overlay import overlay
@@ -44,7 +44,11 @@ def require_rgb_model(predictor: Predictor) -> None:
     channels = predictor.model.reading.channels
     if channels != 3:
         raise UsageError(
-            tr("the model expects images of {channels} bands: a video has red, green, blue", channels=channels)
+            trn(
+                "the model expects images of {count} band: a video has red, green, blue",
+                "the model expects images of {count} bands: a video has red, green, blue",
+                channels,
+            )
         )
 
 

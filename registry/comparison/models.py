@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from config import Settings
 from core.console import format_table
 from core.files import write_atomically
-from core.i18n import tr
+from core.i18n import tr, trn
 from core.machine.heap import keep_freed_memory
 from core.reporting import notify
 from dataset.checks.committed_groups import add_groups
@@ -48,7 +48,15 @@ def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lin
     a, b = (evaluation.measure(m, items, classes, device, name, reading) for m, name in zip(models, "AB", strict=True))
     names = [lineage.version or lineage.run_id for lineage in (first, second)]
     notify(tr("A: {a}, B: {b}", a=names[0], b=names[1]))
-    notify(tr("{count} images of {split} in {data_path}", count=len(items), split=split, data_path=second.data_path))
+    notify(
+        trn(
+            "{count} image of {split} in {data_path}",
+            "{count} images of {split} in {data_path}",
+            len(items),
+            split=split,
+            data_path=second.data_path,
+        )
+    )
     seen = overlap.seen_in_training(lake, first, second.data_path, split, cache)
     if seen:
         notify(
@@ -63,8 +71,12 @@ def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lin
         Side(name, model, measured, _describe(lineage))
         for name, model, measured, lineage in zip(shown, models, (a, b), (first, second), strict=True)
     ]
-    described = tr(
-        "{count} images of {split} in {data_path}", count=len(items), split=split, data_path=second.data_path
+    described = trn(
+        "{count} image of {split} in {data_path}",
+        "{count} images of {split} in {data_path}",
+        len(items),
+        split=split,
+        data_path=second.data_path,
     )
     confidence = settings.register_confidence or DEFAULT_CONFIDENCE
     found = Comparison(sides[0], sides[1], items, described, _describe_seen(shown[0], len(seen)), confidence)

@@ -190,7 +190,7 @@ def test_strict_canvas_refuses_an_overlap_of_two_classes_only() -> None:
     canvas = Canvas(4, 4, 0, strict=True)
     canvas.paint(fill([rectangle(0, 0, 3, 3)], 4, 4), 1, "first")
     canvas.paint(fill([rectangle(0, 0, 2, 2)], 4, 4), 1, "same class")
-    with pytest.raises(InvalidFileError, match="second covers 1 pixels of class 1"):
+    with pytest.raises(InvalidFileError, match="second covers 1 pixel of class 1"):
         canvas.paint(fill([rectangle(2, 2, 4, 4)], 4, 4), 2, "second")
 
 

@@ -210,5 +210,5 @@ def test_the_package_is_named_where_it_is_missing(tmp_path: Path, monkeypatch: p
     path = put_raster(tmp_path / "in/site.tif", noise(48, 64))
     monkeypatch.setitem(sys.modules, "rasterio", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"1 images are georeferenced \(.*site\.tif\).*pip install rasterio"):
+    with pytest.raises(UsageError, match=r"1 image is georeferenced \(.*site\.tif\).*pip install rasterio"):
         predict(Predictor(make_model(), CPU), path, tmp_path / "out")

@@ -71,7 +71,7 @@ def test_directory_of_labels_is_refused_as_output(predictor: Predictor, tmp_path
     draw(tmp_path / "in", 1)
     (tmp_path / "labels").mkdir()
     Image.new("L", (8, 8)).save(tmp_path / "labels/other.png")
-    with pytest.raises(UsageError, match=r"labels: contains 1 images that infer.py did not write \(other.png\)"):
+    with pytest.raises(UsageError, match=r"labels: contains 1 image that infer.py did not write \(other.png\)"):
         predict(predictor, tmp_path / "in", tmp_path / "labels")
     assert sorted(content(tmp_path / "labels")) == ["other.png"]
 

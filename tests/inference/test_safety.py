@@ -215,11 +215,14 @@ def test_skipped_files_of_a_directory_are_named(
     monkeypatch.setattr(os, "scandir", closed)
     items = inputs.collect_items([tmp_path / "in"])
     assert [item.fault for item in items] == [None, f"{tmp_path}/in/locked: Permission denied"]
-    assert "1 videos in directories are skipped" in (warning := capsys.readouterr().err) and "in/clip.MP4" in warning
+    assert "1 video in a directory is skipped" in (warning := capsys.readouterr().err) and "in/clip.MP4" in warning
 
 
 def test_invalid_preprocessing_values_are_refused(model_file: Path) -> None:
     valid = model_file.read_bytes()
     for values in ({"mean": [0.5], "std": [0.2]}, {"mean": [0.5] * 3, "std": [0.2, 0, 0.2]}, {"mean": [0.5] * 3}):
-        refused(resaved(model_file, normalisation=values), "not a model file of this project .*(3 values each|std)")
+        refused(
+            resaved(model_file, normalisation=values),
+            r"not a model file of this project .*(one mean and one standard deviation|std)",
+        )
         model_file.write_bytes(valid)

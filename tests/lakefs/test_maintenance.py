@@ -141,10 +141,10 @@ def test_gc_deletes_only_unreachable_content(repo: Repo, folder: Path) -> None:
     (folder / "content" / "alive.part").write_bytes(b"x")
     before = len(content_files(folder))
     ended = run(folder, "gc")
-    assert ended.stdout == "freed 0 contents, 0 commits, 0 tree nodes; 10 bytes of files\n"
+    assert ended.stdout == "freed contents: 0, commits: 0, tree nodes: 0, bytes of files: 10\n"
     assert len(content_files(folder)) == before == 5
     ended = run(folder, "gc", "--grace-hours", "0")
-    assert ended.stdout == "freed 2 contents, 1 commits, 2 tree nodes; 200,000 bytes of files\n"
+    assert ended.stdout == "freed contents: 2, commits: 1, tree nodes: 2, bytes of files: 200,000\n"
     assert (len(content_files(folder)), list((folder / "content").glob("*.part"))) == (
         3,
         [folder / "content" / "alive.part"],
@@ -172,7 +172,7 @@ def test_gc_keeps_commits_of_mlflow_runs_until_dropped(repo: Repo, folder: Path)
         assert repo.get("data/x", data) == b"6" * 100_000 and repo.get("models/model.pth", model) == b"7" * 100_000
     assert run(folder, "fsck").stdout == "no faults\n"
     dropped = run(folder, "gc", "--grace-hours", "0", "--drop-run", "r1")
-    assert dropped.stdout.startswith("freed 2 contents, 2 commits"), dropped.stderr
+    assert dropped.stdout.startswith("freed contents: 2, commits: 2"), dropped.stderr
     assert len(content_files(folder)) == 3
 
 

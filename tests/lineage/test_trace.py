@@ -176,7 +176,7 @@ def test_a_moved_input_file_is_not_a_fault(
         intact, report = run_trace(lifecycle, lake, str(lifecycle.project.folder / "out"), capsys)
     finally:
         (tmp_path / "two.png").rename(picture)
-    assert intact and "1 input files not found" in report, report
+    assert intact and "1 input file not found" in report, report
 
 
 def test_a_mask_apart_from_its_listing_is_traced_by_its_png_text(

@@ -114,7 +114,7 @@ def test_pair_broken_only_by_the_merge_is_refused(lake: LakeFS, tmp_path: Path) 
     lake.connection.sdk.objects_api.delete_object(lake.repo, "older", "data/masks/a.png")
     lake.publisher.commit_staged("older", "half", LINEAGE)
     put_data(lake, tmp_path, {**PAIRS, "images/c.png": b"c", "masks/c.png": b"c"})  # main changes meanwhile
-    with pytest.raises(AppError, match="1 images of data/ without exactly one partner: images/a"):
+    with pytest.raises(AppError, match="1 image of data/ without exactly one partner: images/a"):
         lake.publisher.merge_into_target("older", "half", LINEAGE)
 
 

@@ -120,7 +120,7 @@ def test_too_few_groups_prevent_promotion(lab: Lab, count: int) -> None:
     register(lab, 0.3, data)
     register(lab, 0.9, data)
     assert lab.aliases() == {"champion": "1", "challenger": "2"} and "interval" not in gate_record(lab, "2")
-    assert f"{count} images of {count} groups" in lab.reasons("2")
+    assert f"images: {count}, groups: {count} (" in lab.reasons("2")
     assert "needs at least 3 groups, so it may be chance" in lab.reasons("2")
     register(lab, 0.9, data, register_confidence=0.0)
     assert lab.aliases()["champion"] == "3", "REGISTER_CONFIDENCE=0 disables the check"
@@ -171,11 +171,11 @@ def test_images_of_one_group_are_one_observation(lab: Lab, capsys: pytest.Captur
     two = lab.data(["t"], VAL, groups={name: f"film{index % 2}" for index, name in enumerate(["t", *VAL])})
     register(lab, 0.3, two)
     register(lab, 0.9, two)
-    assert lab.aliases()["champion"] == "1" and "12 images of 2 groups" in lab.reasons("2")
+    assert lab.aliases()["champion"] == "1" and "images: 12, groups: 2 (" in lab.reasons("2")
     four = lab.data(["t"], VAL, groups={name: f"film{index % 4}" for index, name in enumerate(["t", *VAL])})
     register(lab, 0.9, four)
     assert lab.aliases()["champion"] == "3" and gate_record(lab, "3")["groups"] == 4
-    assert "on the same 12 images of val (4 groups)" in capsys.readouterr().out
+    assert "on the same 12 images of val (groups: 4)" in capsys.readouterr().out
 
 
 def test_the_measured_time_excludes_the_first_warm_up_batch(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,7 +150,7 @@ def test_overfit_check_passes_or_reports_the_miou(
     own = {"model_path": tmp_path / "m.pth", "lakefs_local_dir": tmp_path / "lakefs"}
     chosen = config.load_settings(**own, device="cpu", app_lang="en", model="compact_fpn")
     overfit_check.overfit_check(chosen, check_data(sample, 0), 2)
-    assert "the model overfits 2 images" in capsys.readouterr().out and not (tmp_path / "m.pth").exists()
+    assert "the model overfits the images (2)" in capsys.readouterr().out and not (tmp_path / "m.pth").exists()
     monkeypatch.setattr(overfit_check, "EPOCHS", 1)
     with pytest.raises(AppError, match=r"mIoU 0\.\d+ on 2 images, expected 0.95"):
         overfit_check.overfit_check(chosen, check_data(sample, 0), 2)

@@ -77,7 +77,7 @@ def test_a_data_set_becomes_a_data_folder_that_passes_the_check(
     public.fetch(name, tmp_path, seed=0)
     data = check_data(tmp_path, 0)
     assert {split: len(data.split(split)) for split in counts} == counts and data.classes.names == classes
-    assert not (tmp_path / public.ARCHIVES).exists() and "left out 1 duplicate images" in capsys.readouterr().out
+    assert not (tmp_path / public.ARCHIVES).exists() and "left out 1 duplicate image" in capsys.readouterr().out
     public.fetch(name, tmp_path, seed=0)  # it is there: nothing to do
     with pytest.raises(UsageError, match="holds other data"):
         public.fetch(next(other for other in public.DATASETS if other != name), tmp_path, seed=0)

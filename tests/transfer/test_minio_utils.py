@@ -142,7 +142,7 @@ def test_command_line(s3: Storage, filled_bucket: str, capfd: pytest.CaptureFixt
     shown, errors = capfd.readouterr()
     assert "import needs a real lakeFS" in errors
     assert f"healthy: {s3.endpoint}, s3://{filled_bucket}" in shown
-    assert "1 objects, 7 B" in shown and "X-Amz-Expires=5" in shown
+    assert "1 object, 7 B" in shown and "X-Amz-Expires=5" in shown
 
 
 @pytest.fixture(scope="module", params=stores.installed() if shutil.which("lakefs") else [])

@@ -85,7 +85,7 @@ def test_full_disk_leaves_no_partial_download(lake: LakeFS, tmp_path: Path, size
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # limits the file size, as on a full disk
     try:
         with pytest.raises(
-            AppError, match=r"1 files could not be downloaded; run again to continue:\n  data/x: .*too large"
+            AppError, match=r"1 file could not be downloaded; run again to continue:\n  data/x: .*too large"
         ):
             lake.download(source, cache)
     finally:
@@ -177,7 +177,7 @@ def test_pull_continues_after_a_full_disk(lake: LakeFS, tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
     try:
         with pytest.raises(
-            AppError, match=r"1 files could not be written; run again to continue:\n  .*/large: .*too large"
+            AppError, match=r"1 file could not be written; run again to continue:\n  .*/large: .*too large"
         ):
             sync.pull(settings, lake, "main", force=False)
     finally:

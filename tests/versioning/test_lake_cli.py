@@ -132,7 +132,7 @@ def test_one_of_two_concurrent_pushes_is_refused_and_merged(remote_project: Proj
     assert "branch main has moved on since" in printed[second] and "deleted   images/" in printed[second]
     winner, loser = folders[1 - second], folders[second]
     assert read_data(both[second]) == loser
-    assert "both changed 1 files: nothing was written" in run_lake(both[second], "pull", "--merge", code=2)
+    assert "both changed 1 file: nothing was written" in run_lake(both[second], "pull", "--merge", code=2)
     run_lake(both[second], "pull", "--merge", "--prefer", "local")
     run_lake(both[second], "push")
     assert "sync-" not in run_lake(remote_project, "branches"), "no private branch is left"

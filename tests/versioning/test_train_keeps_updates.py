@@ -25,7 +25,7 @@ def test_train_refuses_before_training_and_replaces_on_request(tmp_path: Path) -
         assert f"  reverted  {mask}\n" in refused.stderr and "  deleted   README.txt\n" in refused.stderr
         assert "lake.py pull --merge" in refused.stderr and "--replace" in refused.stderr
     assert "trial" not in run_lake(mine, "branches")
-    assert "both changed 1 files" in run_lake(mine, "pull", "--merge", code=2)
+    assert "both changed 1 file" in run_lake(mine, "pull", "--merge", code=2)
     useless = mine.run("train.py", "--replace", "--data-ref", "main")
     assert useless.returncode == 2 and "--replace cannot be used with --data-ref" in useless.stderr
 

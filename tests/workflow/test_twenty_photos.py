@@ -72,7 +72,7 @@ def test_twenty_photos_reach_a_second_champion_by_the_printed_commands(project: 
     code, output = register(project)  # reaches the default threshold
     english = COMMAND.search(output)
     assert code == 3 and english is not None, output
-    assert "2 images of 2 groups" in output and aliases(project)["champion"] == "1"
+    assert "images: 2, groups: 2 (" in output and aliases(project)["champion"] == "1"
     run_id = shlex.split(english[1])[2]
     code, output = register(project, "--run-id", run_id, language="ko")
     korean = COMMAND.search(output)

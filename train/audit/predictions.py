@@ -21,7 +21,7 @@ from config import Settings
 from core.console import format_size
 from core.errors import UsageError
 from core.files import atomic_replace
-from core.i18n import tr
+from core.i18n import tr, trn
 from core.reporting import notify, progress
 from core.safety.private_files import make_directory
 from dataset.data import Pair, SegmentationData
@@ -91,13 +91,14 @@ def predict_out_of_fold(settings: Settings, data: SegmentationData, fold_of: Seq
         files = []
         for member in range(MEMBERS):
             notify(
-                tr(
-                    "fold {number} of {count}, model {member} of {members}: {images} images",
+                trn(
+                    "fold {number} of {folds}, model {member} of {members}: {count} image",
+                    "fold {number} of {folds}, model {member} of {members}: {count} images",
+                    len(held_out),
                     number=fold + 1,
-                    count=FOLDS,
+                    folds=FOLDS,
                     member=member + 1,
                     members=MEMBERS,
-                    images=len(held_out),
                 )
             )
             seeded = dataclasses.replace(settings, seed=settings.seed + member)

@@ -18,7 +18,7 @@ from config import ROOT, Settings
 from core.console import confirm, format_table
 from core.errors import AppError, UsageError, one_line
 from core.git import run
-from core.i18n import tr
+from core.i18n import tr, trn
 from core.provenance.code_files import CodeFiles
 from core.reporting import notify, warn
 from train.reproduction.recipe import Recipe
@@ -154,9 +154,10 @@ def consented_patch(settings: Settings, recipe: Recipe, trusted: bool) -> bytes:
     if review.left_out:
         names = ", ".join(change.path for change in review.left_out[:10])
         warn(
-            tr(
+            trn(
+                "not applied, as it is not code of this project: {count} changed file ({names})",
                 "not applied, as they are not code of this project: {count} changed files ({names})",
-                count=len(review.left_out),
+                len(review.left_out),
                 names=names,
             )
         )

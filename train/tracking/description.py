@@ -26,8 +26,8 @@ def describe_run(summary: RunSummary, settings: dict[str, str]) -> str:
     changed = ", with uncommitted changes (artifact code/changes.patch)" if git.dirty == "true" else ""
     place = ", ".join(escape_markdown(name) for name in (git.branch, git.tag) if name != NONE)
     parts = [
-        f"**What:** semantic segmentation with `{settings['model']}`, {summary.best.epoch + 1} of "
-        f"{len(summary.history)} epochs until the best one, input {escape_markdown(settings['image_size'])}, "
+        f"**What:** semantic segmentation with `{settings['model']}`, best epoch "
+        f"{summary.best.epoch + 1} of {len(summary.history)}, input {escape_markdown(settings['image_size'])}, "
         f"batch size {settings['batch_size']}, seed {settings['seed']}.",
         f"**Data:** `{result.data_path}`; images: {counts}; classes: {names}.",
         f"**Code:** Git `{git.commit}`{f' ({place})' if place else ''}{changed}.",

@@ -27,7 +27,7 @@ from utils import mlflow_utils
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath
 from utils.lineage import FIRST_EPOCH
-from versioning.push import Mode, publish_directory
+from versioning.push import Mode, data_message, publish_directory
 from versioning.versions import DATA_PREFIX, MODEL_PREFIX, committed_files, compare, data_manifest
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Publication:
 
     def _publish_data(self, files: dict[str, LocalFile]) -> LakePath:
         counts = ", ".join(f"{split} {len(self.data.split(split))}" for split in self.data.pixel_counts)
-        message = f"data: {len(files)} files ({counts})"
+        message = data_message(len(files), counts)
         metadata = {**self.tracker.commit_metadata(), **source_metadata(self.data.root)}
         mode: Mode = "replace" if self.replace else "default"
         done = publish_directory(self.tracker.settings, self.lake, files, message, metadata, mode)

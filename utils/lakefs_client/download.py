@@ -15,7 +15,7 @@ import urllib3
 from core.errors import AppError
 from core.files import link_or_copy, remove_stale_partial_files, safe_join, write_atomically
 from core.hashing import file_md5, file_sha256, stat_key
-from core.i18n import tr
+from core.i18n import tr, trn
 from core.reporting import progress, warn
 from core.workers import is_unavailable, iterate_successes, parallel
 from utils.identifiers import Checksum, CommitId, ObjectPath, Sha256, parse_size, parse_time
@@ -84,7 +84,11 @@ class Downloader:
         fetched = list(
             iterate_successes(
                 progress(results, len(chosen), label, tr("files")),
-                lambda count: tr("{count} files could not be downloaded; run again to continue", count=count),
+                lambda count: trn(
+                    "{count} file could not be downloaded; run again to continue",
+                    "{count} files could not be downloaded; run again to continue",
+                    count,
+                ),
                 name_of=lambda file: file.path,
             )
         )
@@ -243,9 +247,10 @@ def _drop(source: LakePath, cache: Path, files: list[Path]) -> None:
 def _warn_damaged(files: list[Path]) -> None:
     if files:
         warn(
-            tr(
+            trn(
+                "{file}: changed in the cache ({count} such file): downloading again",
                 "{file}: changed in the cache ({count} such files): downloading again",
+                len(files),
                 file=files[0],
-                count=len(files),
             )
         )

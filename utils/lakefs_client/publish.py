@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from core.errors import AppError
 from core.hashing import file_md5
-from core.i18n import tr
+from core.i18n import tr, trn
 from core.reporting import progress
 from core.workers import iterate_successes, parallel
 from utils.identifiers import CommitId
@@ -224,8 +224,10 @@ class Publisher:
         )
         for _ in iterate_successes(
             progress(results, len(largest_first), tr("upload to lakeFS"), tr("files")),
-            lambda count: tr(
-                "{count} files could not be uploaded, nothing was committed; run again to continue", count=count
+            lambda count: trn(
+                "{count} file could not be uploaded, nothing was committed; run again to continue",
+                "{count} files could not be uploaded, nothing was committed; run again to continue",
+                count,
             ),
         ):
             pass

@@ -22,7 +22,7 @@ import urllib3
 from core.errors import AppError
 from core.files import atomic_replace
 from core.hashing import YOUNG_NS
-from core.i18n import tr
+from core.i18n import tr, trn
 from core.locks import open_exclusive
 from core.reporting import warn
 from core.workers import raise_if_cancelled
@@ -320,7 +320,12 @@ class Transfer:
 
 def _too_long(remote: RemoteFile) -> ChecksumMismatch:
     return ChecksumMismatch(
-        tr("{path}: more than the {size} bytes of its listing", path=remote.path, size=remote.size_bytes)
+        trn(
+            "{path}: more than the {count} byte of its listing",
+            "{path}: more than the {count} bytes of its listing",
+            remote.size_bytes,
+            path=remote.path,
+        )
     )
 
 

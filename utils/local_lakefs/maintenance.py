@@ -151,7 +151,7 @@ def gc(store: Store, grace_seconds: float, dropped_runs: Sequence[str] = ()) -> 
     freed_bytes = _delete_files(store, old)
     store.db("PRAGMA incremental_vacuum").fetchall()
     store.db("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    return "freed {} contents, {} commits, {} tree nodes; {:,} bytes of files".format(*counts, freed_bytes)
+    return "freed contents: {}, commits: {}, tree nodes: {}, bytes of files: {:,}".format(*counts, freed_bytes)
 
 
 def _delete_files(store: Store, old: float) -> int:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from itertools import pairwise
 
-from core.i18n import tr
+from core.i18n import tr, trn
 from dataset.classes import CLASSES_FILE, abbreviate
 from dataset.decoding.mask_facts import MaskFacts
 from dataset.faults import Fault
@@ -79,9 +79,10 @@ def _check_interpolation(contents: Collection[PairContent]) -> list[Fault]:
     for content in contents:
         mixed = sorted(set(blended) & set(content.values or ()))
         if mixed:
-            found = tr(
+            found = trn(
+                "{count} value only along outlines ({values}): resized with interpolation, or antialiased",
                 "{count} values only along outlines ({values}): resized with interpolation, or antialiased",
-                count=len(mixed),
+                len(mixed),
                 values=abbreviate(mixed, 4),
             )
             faults.append(Fault(content.candidate.mask, expected, found))
@@ -121,7 +122,11 @@ def _check_high_values(contents: Collection[PairContent]) -> list[Fault]:
         values=abbreviate(low.values or (), 4),
         classes_file=CLASSES_FILE,
     )
-    found = tr("0 and 255, as in {count} masks: a class, or ignored?", count=other)
+    found = trn(
+        "0 and 255, as in {count} mask: a class, or ignored?",
+        "0 and 255, as in {count} masks: a class, or ignored?",
+        other,
+    )
     return [Fault(high.candidate.mask, expected, found)]
 
 

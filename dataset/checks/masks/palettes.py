@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from core.i18n import tr
+from core.i18n import tr, trn
 from dataset.classes import ClassMap
 from dataset.decoding.mask import bilevel_high
 from dataset.decoding.mask_colors import Color, format_color
@@ -36,9 +36,11 @@ def check_palettes(contents: Iterable[PairContent], classes: ClassMap | None) ->
     for content in black_and_white:
         yield from _compare_black_and_white(content, first, bilevel_high(classes.known if classes else ()))
     if unlike:
-        text = tr(
-            "{count} palette masks are read by index, because their colours are not those of classes.json (such as {file})",
-            count=len(unlike),
+        text = trn(
+            "{count} palette mask is read by index, because its colours are not those of classes.json ({file})",
+            "{count} palette masks are read by index, because their colours are not those of classes.json "
+            "(such as {file})",
+            len(unlike),
             file=unlike[0],
         )
         yield DataWarning("palette-colors", text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator
 
-from core.i18n import tr
+from core.i18n import tr, trn
 from dataset.checks.masks.ambiguous_values import MAX_VALUES, check_ambiguous_values, check_lossy, is_interpolated
 from dataset.class_file import Form, entry_to_add
 from dataset.classes import ClassMap, InvalidFileError, abbreviate, classes_from_values
@@ -27,7 +27,13 @@ def infer_classes(contents: Collection[PairContent]) -> tuple[ClassMap | None, l
         if not found and count > MAX_VALUES:
             hint = tr("a photo, JPEG artefacts, or interpolation? store masks as PNG, resized by nearest neighbour")
             expected = tr("at most {max_values} class values", max_values=MAX_VALUES)
-            found = [Fault(content.candidate.mask, expected, tr("{count} values ({hint})", count=count, hint=hint))]
+            found = [
+                Fault(
+                    content.candidate.mask,
+                    expected,
+                    trn("{count} value ({hint})", "{count} values ({hint})", count, hint=hint),
+                )
+            ]
         faults += found
         (bits if content.mask.bilevel else seen).update(content.mask.values)
     faults = faults or check_ambiguous_values(contents)
@@ -109,7 +115,11 @@ def _forgotten_entry_fault(
         )
     masks = sum(value in values for values in counted)
     share = total[value] / total.total()
-    found = tr(
-        "unknown values {unknown}: in {count} masks, {share:.1%} of all pixels", unknown=value, count=masks, share=share
+    found = trn(
+        "unknown values {unknown}: in {count} mask, {share:.1%} of all pixels",
+        "unknown values {unknown}: in {count} masks, {share:.1%} of all pixels",
+        masks,
+        unknown=value,
+        share=share,
     )
     return Fault(file, expected, found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.i18n import tr
+from core.i18n import tr, trn
 from dataset.faults import DataFaults, DataWarning, Fault
 from dataset.formats.export import IGNORED_NAMES, Export, ExportClass, ImportOptions
 from dataset.formats.raster.colors import MAX_CLASSES, Rgb
@@ -55,5 +55,5 @@ def _read_names(source: Source) -> list[str]:
     names = names[1:] if names and names[0].lower() in IGNORED_NAMES else names
     if not 1 <= len(names) <= MAX_CLASSES or len(set(names)) < len(names):
         expected = tr("1 to {count} classes, each name once", count=MAX_CLASSES)
-        raise DataFaults([Fault(NAME_FILE, expected, tr("{count} names", count=len(names)))])
+        raise DataFaults([Fault(NAME_FILE, expected, trn("{count} name", "{count} names", len(names)))])
     return names

@@ -114,7 +114,7 @@ def test_masks_need_as_many_pages(tmp_path: Path) -> None:
     put_image(tmp_path / "images/one.png", size=(24, 32))
     (tmp_path / "masks/one.tif").write_bytes(tiff(labels(3), photometric="minisblack", planarconfig=None))
     assert [(f.file, f.expected, f.found) for f in faults_of(tmp_path)] == [
-        ("masks/one.tif", "1 pages, as images/one.png has", "3 pages"),
+        ("masks/one.tif", "1 page, as images/one.png has", "3 pages"),
         ("masks/scan.tif", "5 pages, as images/scan.tif has", "4 pages"),
     ]
 

@@ -64,7 +64,7 @@ def test_corrected_masks_are_replaced_and_new_pairs_added(
     before = contents(target)
     update(write_cvat(tmp_path / "second", second), target)
     printed = capsys.readouterr()
-    assert f"{target}: 2 pairs added, 1 masks replaced, 1 unchanged" in printed.out
+    assert f"{target}: pairs added: 2, masks replaced: 1, unchanged: 1" in printed.out
     for item in (items[0], second[1], items[2], *items[3:]):
         assert np.array_equal(mask_ids(target, item.name), item.ids)
     assert contents(target)["masks/p00.png"] == before["masks/p00.png"]

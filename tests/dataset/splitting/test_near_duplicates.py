@@ -102,7 +102,7 @@ def test_long_lists_of_near_duplicates_end_with_their_number(tmp_path: Path, mon
     monkeypatch.setattr("dataset.checks.duplicates.MAX_ROWS", 1)
     texts = [warning.text for warning in check_data(tmp_path, 0).warnings if warning.kind == "near-duplicate"]
     assert len(texts) == 2 < MAX_ROWS
-    assert texts[1] == "1 more images show the same as images of another split"
+    assert texts[1] == "1 more image shows the same as one of another split"
 
 
 def test_deep_and_multi_band_images_have_thumbnails() -> None:
