@@ -29,7 +29,7 @@ def verify_checksum(content: Mapping[str, Any]) -> bool | None:
         return None
     try:
         return bool(content[KEY] == _checksum({key: value for key, value in content.items() if key != KEY}))
-    except RecursionError:  # nested too deeply for what this project writes
+    except (RecursionError, ValueError):  # nested too deeply, or text that is no Unicode: this project wrote neither
         return False
 
 

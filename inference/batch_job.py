@@ -30,19 +30,19 @@ from dataset.decoding.samples import decode_raw
 from dataset.samples import Item
 from inference import gallery, outputs, pipeline
 from inference.earlier import results as earlier
+from inference.earlier import reuse
 from inference.geo.georeference import is_georeferenced, require_rasterio
 from inference.geo.windows import is_large, require_windows
+from inference.origin import describe_origin
 from inference.outputs import OutputDirectory
 from segmentation.evaluation import read_labels
 from segmentation.means import Coverage
 from segmentation.metrics import ConfusionMatrix
 from segmentation.predictor import InputImage, Prediction, Predictor
 from segmentation.preprocess import EVAL_BATCH
-from utils.identifiers import NONE
 from utils.lineage import Origin
 
 MAX_FILE_BYTES = 1 << 30  # an image file is read into memory at once
-SELECTED_BY = "model_selected_by"  # key of a record: the name by which the model was chosen
 Counts = npt.NDArray[np.int64]
 
 
@@ -132,24 +132,8 @@ class BatchJob:
 
     def reuse_finished(self) -> None:
         """Reuse predictions of an earlier call. Raises UsageError if it had another model or other settings."""
-        settings, records = self.outputs.read_finished()
-        # The same model by another name is the same job.
-        compared = [key for key in self.settings if key != SELECTED_BY] if records else []
-        differs = [key for key in compared if settings.get(key) != self.settings[key]]
-        if differs:
-            key = differs[0]
-            raise UsageError(
-                tr(
-                    "{folder}: contains another job ({key}: {old}, now {new}): run without "
-                    "--resume or choose another --output",
-                    folder=self.outputs.folder,
-                    key=key,
-                    old=settings.get(key),
-                    new=self.settings[key],
-                )
-            )
-        known = {str(record["mask"]): record for record in records}
-        pairs = [(item, known.get(self.outputs.file_names(item.name)["mask"])) for item in self.items]
+        finished = reuse.read_matching(self.outputs, self.settings)
+        pairs = [(item, finished.get(self.outputs.file_names(item.name)["mask"])) for item in self.items]
         for (item, record), found in parallel(self._verify_finished, pairs, workers=self.predictor.cores):
             if isinstance(found, Exception):
                 raise found
@@ -169,11 +153,7 @@ class BatchJob:
         if self.predictor.method.uncertainty and "uncertainty" not in record:
             return None
         files = {key: self.outputs.path_of(name) for key, name in self.outputs.file_names(item.name).items()}
-        try:
-            unchanged = file_sha256(item.image) == record["input_sha256"]
-            if not unchanged or any(file_sha256(path) != record[f"{key}_sha256"] for key, path in files.items()):
-                return None
-        except (FileNotFoundError, KeyError):
+        if not reuse.is_unchanged(record, item.image, files):
             return None
         classes = self.predictor.model.classes
         if item.mask is None:
@@ -329,21 +309,3 @@ class BatchJob:
 def _input_name(item: Item) -> str:
     """Return the name of the input in predictions.json: that in the data commit, else the path of --input."""
     return str(item.image) if item.mask is None else item.name
-
-
-def describe_origin(predictor: Predictor, lineage: Origin) -> dict[str, Any]:
-    """Return which model, data, code and settings make the predictions, as stored in each record."""
-    return {
-        "model_version": lineage.version,
-        SELECTED_BY: lineage.selected_by,
-        "run_id": lineage.run_id,
-        "lakefs_model_path": str(lineage.model_path or NONE),
-        "model_sha256": lineage.model_sha256,
-        "lakefs_data_path": str(lineage.data_path or NONE),
-        "git_commit": lineage.git_commit,
-        "git_dirty": predictor.model.lineage.get("git_dirty", "none"),
-        "device": predictor.device.type,
-        "engine": predictor.engine,
-        "tile": predictor.method.tile,
-        "tta": predictor.method.flip,
-    }

@@ -16,19 +16,21 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from core.checksummed_json import parse_json, with_checksum
+from core.checksummed_json import with_checksum
 from core.errors import AppError, UsageError
 from core.files import atomic_replace, remove_partial_files, safe_join, write_atomically
 from core.hashing import file_sha256
 from core.i18n import tr
 from core.locks import lock_or_fail
 from core.pages.cards import Panel
+from core.safety.json_object import JsonObject
 from core.safety.spreadsheet import csv_bytes
 from dataset.classes import ClassMap, UInt8
 from dataset.overlay import overlay
 from inference import ownership
 from inference.annotations import polygons
 from inference.annotations.coco import coco_json
+from inference.earlier.listing import check_record, read_listing
 from inference.formats import JOURNAL, LABELME_SUFFIX, LISTING
 from inference.gallery import write_gallery
 from inference.geo.georeference import MASK_SUFFIX, encode_geotiff, read_georeference
@@ -175,7 +177,7 @@ class OutputDirectory:
         The gallery of a listed job is taken for ours: galleries of earlier versions have no mark.
         """
         content, records = self.read_finished()
-        listed = {str(name): str(sha256) for name, sha256 in content.get("files", {}).items()}
+        listed = dict(content.get("files", {}))
         for record in records:
             listed |= ownership.record_files(record)
         if records and (self.folder / GALLERY).is_file():
@@ -198,28 +200,15 @@ class OutputDirectory:
 
         Raises UsageError for a journal or listing that cannot be read.
         """
-        try:
-            lines = (
-                (self.folder / JOURNAL).read_text(encoding="utf-8").split("\n")[:-1]
-            )  # a kill truncates the last line
-            if lines:
-                return parse_json(lines[0]), [parse_json(line) for line in lines[1:]]
-        except FileNotFoundError:
-            pass
-        except ValueError as error:
-            raise self._unreadable(self.folder / JOURNAL, error) from error
-        try:
-            old = parse_json((self.folder / LISTING).read_text(encoding="utf-8"))
-            return old, [dict(record) for record in old["images"]]
-        except FileNotFoundError:
-            return {}, []
-        except (ValueError, KeyError, TypeError) as error:
-            raise self._unreadable(self.folder / LISTING, error) from error
-
-    def _unreadable(self, path: Path, error: Exception) -> UsageError:
-        return UsageError(
-            tr("{path}: not a listing written by infer.py ({error}): move or remove it", path=path, error=error)
-        )
+        journal, fix = self.folder / JOURNAL, tr("infer.py did not write this: move or remove the file")
+        lines = journal.read_bytes().split(b"\n")[:-1] if journal.is_file() else []  # a kill truncates the last line
+        if lines:
+            found = [
+                JsonObject.parse(line, tr("{path}, line {number}", path=journal, number=number), fix, UsageError)
+                for number, line in enumerate(lines, 1)
+            ]
+            return found[0].content, [check_record(record) for record in found[1:]]
+        return read_listing(self.folder) if (self.folder / LISTING).is_file() else ({}, [])
 
     def open_journal(self, job: dict[str, Any], records: Sequence[dict[str, Any]]) -> IO[str]:
         """Create a journal of the settings and these records, remove the listing, and return the open journal."""

@@ -86,7 +86,11 @@ def video_files(record: Path) -> dict[str, str]:
         content = parse_json(record.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    if not isinstance(content, dict) or not verify_checksum(content) or "overlay_sha256" not in content:
+    if (
+        not isinstance(content, dict)
+        or not verify_checksum(content)
+        or not {"overlay", "overlay_sha256"} <= content.keys()
+    ):
         return {}
     return {str(content["overlay"]): str(content["overlay_sha256"]), record.name: file_sha256(record)}
 

@@ -35,6 +35,7 @@ from dataset.formats.polygon.numbering import BACKGROUND_NAMES
 from dataset.formats.selection import SELECTION_FILE, changed_files
 from dataset.shapes.rle import encode_brush
 from inference.annotations.polygons import labelme_json
+from inference.earlier.listing import is_complete, read_listing
 from inference.formats import LISTING
 from inference.outputs import PNG_TEXT_KEYS
 
@@ -86,8 +87,16 @@ def write_selection(output: Path, count: int, classes: ClassMap) -> list[Selecte
 
     An earlier selection there is replaced.
     """
-    listing = parse_json((output / LISTING).read_text(encoding="utf-8"))
-    ranked = sorted(listing["images"], key=lambda record: (-record["uncertainty"], record["mask"]))[:count]
+    listing, records = read_listing(output)
+    if not all(is_complete(record) and "uncertainty" in record for record in records):
+        raise UsageError(
+            tr(
+                "{path}: expected the uncertainty of each image, found images without it: it was changed, or written by an "
+                "earlier version: run the command again without --resume",
+                path=output / LISTING,
+            )
+        )
+    ranked = sorted(records, key=lambda record: (-record["uncertainty"], record["mask"]))[:count]
     selected = [_load(output, record, classes) for record in ranked]
     origin = {key: str(listing[key]) for key in PNG_TEXT_KEYS}
     images = [

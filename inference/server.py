@@ -35,7 +35,7 @@ from dataset.classes import InvalidFileError, UInt8
 from dataset.decoding.files import ImageTooLargeError
 from dataset.decoding.image import to_channels
 from dataset.decoding.samples import decode_raw
-from inference.batch_job import describe_origin
+from inference.origin import describe_origin
 from inference.outputs import compute_class_shares, encode_mask
 from inference.serving import answers, forms, pages
 from inference.serving.answers import HEADERS, refuse

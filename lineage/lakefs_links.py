@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,6 +12,7 @@ import urllib3
 from core.errors import AppError
 from core.i18n import tr, trn
 from core.reporting import progress
+from core.safety.json_object import JsonObject
 from core.workers import parallel
 from inference.formats import EXPORT_FILES, export_path_tag, export_sha256_tag
 from lineage.links import MODEL_METRICS, TEST_METRICS, Link, commit_facts, format_metric, hash_mismatch
@@ -74,7 +74,8 @@ class LakeFSLinks:
             report.facts |= {key: str(metrics[key]) for key in CLASSES_TAGS if key in metrics}
         if not mlmodel.faults:
             mlmodel.facts["run_id"] = str(description.get("run_id"))
-            mlmodel.facts["model_sha256"] = str(dict(description.get("metadata") or {}).get("model_sha256"))
+            described = description.get("metadata")
+            mlmodel.facts["model_sha256"] = str(described.get("model_sha256") if isinstance(described, dict) else None)
         yield from (model, report, mlmodel)
 
     def _read_json_beside(self, model: LakePath, name: str) -> tuple[Link, dict[str, Any]]:
@@ -85,9 +86,9 @@ class LakeFSLinks:
             return link, {}
         link.facts[f"{name}_sha256"] = str(found)
         try:
-            return link, dict(json.loads(content))
-        except (ValueError, TypeError, RecursionError) as error:
-            link.faults.append(tr("not readable ({error})", error=error))
+            return link, JsonObject.parse(content, name, tr("train the model again")).content
+        except AppError as error:
+            link.faults.append(str(error))
             return link, {}
 
     def exports(self, run_tags: Mapping[str, str], used: set[str | None]) -> Iterator[Link]:
@@ -152,7 +153,7 @@ def _metadata_faults(metadata: Mapping[str, str], metrics: Mapping[str, Any]) ->
     """Yield where the metadata of a model's commit, which have six digits of each metric, contradict metrics.json."""
     for name in (*MODEL_METRICS, *TEST_METRICS):
         value = metrics.get(name)
-        wanted = f"{value:.6f}" if isinstance(value, int | float) else "nan"
+        wanted = f"{value:.6f}" if isinstance(value, int | float) and abs(value) < 1e308 else "nan"
         if metadata.get(name, wanted) != wanted:
             yield tr(
                 "{name}: the commit's metadata say {found}, but {file} says {wanted}",

@@ -66,7 +66,7 @@ def mark_contradictions(links: list[Link]) -> None:
 
 def format_metric(value: object) -> str:
     """Return a metric as all links write it: exact; 'none' if it is missing, NaN or infinite."""
-    number = float(value) if isinstance(value, int | float) else math.nan
+    number = float(value) if isinstance(value, int | float) and abs(value) < 1e308 else math.nan
     return repr(number) if abs(number) < 1e308 else "none"  # MLflow turns infinity into the largest number
 
 

@@ -7,9 +7,7 @@ from other data. Both models see the same images; an interval over their groups 
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,39 +21,20 @@ from dataset.samples import Item, committed_items
 from registry.intervals import MIN_GROUPS, gain_interval
 from registry.metrics import run_metric, split_metric
 from registry.overlap import seen_in_training
-from registry.versions import CHALLENGER
 from segmentation.evaluation import EvaluationResult, measure
 from segmentation.means import Coverage, format_mean, format_metric
 from segmentation.model_file import Model, load_model
 from utils.lakefs_utils import LakeFS
 from utils.run_names import CHAMPION
+from versioning.provenance.verdict import ACCEPT_WARNINGS, CHALLENGER, PROMOTE_BY, WITHOUT_INTERVAL, Verdict
 
 if TYPE_CHECKING:
     from config import Settings
     from utils.lineage import Lineage
 
-# Keys of a verdict's record.
-UNDECIDED = "undecided"  # true: too few groups to tell the gain from chance
-PROMOTE_BY = "promote_by"  # options of register_model.py that remove every reason: those that a person may waive
+UNDECIDED = "undecided"  # key of a verdict's record; true: too few groups to tell the gain from chance
 ROUNDING = 1e-9  # of a gain: 0.61 - 0.6 passes a minimum of 0.01
 REPRODUCTION_TOLERANCE = 0.01  # of a metric: other hardware and precision round differently
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The gate's decision with its reasons; `to_tag` is what the registry stores of it."""
-
-    decision: str  # CHAMPION or CHALLENGER
-    reasons: tuple[str, ...]
-    against: str | None  # version number of the champion that it was compared with
-    record: dict[str, Any]  # metrics, data, conditions
-    forced: dict[str, str] | None = None  # who, why and when, if a person decided
-
-    def to_tag(self) -> str:
-        """Return JSON; reasons are shortened to what a tag of MLflow can hold."""
-        content = {"decision": self.decision, "against": self.against, **self.record}
-        content |= {"forced": self.forced} if self.forced else {}
-        return json.dumps({**content, "reasons": [reason[:400] for reason in self.reasons[:12]]}, ensure_ascii=False)
 
 
 # --- measuring ---
@@ -95,7 +74,7 @@ def judge(
     if warnings and settings.register_accept_warnings:
         record["accepted"] = warnings
         warnings = []
-    waivable = {"--accept-warnings": len(warnings)}  # option -> reasons that it removes
+    waivable = {ACCEPT_WARNINGS: len(warnings)}  # option -> reasons that it removes
     reasons = [
         *(_describe_warning(text) for text in warnings),
         *_check_reproduction(settings, candidate, new),
@@ -110,7 +89,7 @@ def judge(
         found, metrics = _compare_unseen(settings, old, new, items, seen)
         record |= metrics
         reasons += found
-        waivable["--confidence 0"] = int(UNDECIDED in metrics)
+        waivable[WITHOUT_INTERVAL] = int(UNDECIDED in metrics)
     if reasons and sum(waivable.values()) == len(reasons):
         record[PROMOTE_BY] = [option for option, count in waivable.items() if count]
     number = champion.version.rsplit(" v", 1)[1] if champion and champion.version else None

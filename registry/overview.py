@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from core.console import format_table
 from core.i18n import tr
 from registry.metrics import split_metric
-from registry.versions import GATE, PENDING, ROLLED_BACK, STATE, Registry, json_tag
+from registry.versions import PENDING, ROLLED_BACK, STATE, Registry, metrics_of, verdict_of
 from segmentation.means import format_metric
 from utils import mlflow_utils
 
@@ -46,13 +45,13 @@ def listing(registry: Registry) -> dict[str, Any]:
 
 def _facts(version: ModelVersion, aliases: dict[str, str]) -> dict[str, Any]:
     tags = version.tags
-    metrics = {name.removeprefix("metric."): float(text) for name, text in tags.items() if name.startswith("metric.")}
+    verdict, created = verdict_of(version), mlflow_utils.local_time(version.creation_timestamp)
     return {
         "version": int(version.version),
         "aliases": sorted(alias for alias, number in aliases.items() if number == str(version.version)),
-        "metrics": metrics,
-        "decision": json_tag(tags, GATE).get("decision"),
-        "created": datetime.fromtimestamp(version.creation_timestamp / 1000).astimezone().isoformat(),
+        "metrics": metrics_of(version),
+        "decision": verdict.decision if verdict else None,
+        "created": created.isoformat() if created else None,
         "run_id": version.run_id or tags.get("run_id"),
         "git_commit": tags.get("git_commit"),
         "git_dirty": tags.get("git_dirty"),
@@ -63,12 +62,12 @@ def _facts(version: ModelVersion, aliases: dict[str, str]) -> dict[str, Any]:
 
 
 def _row(version: ModelVersion, metric: str, aliases: dict[str, str]) -> list[str]:
-    tags = version.tags
+    tags, metrics = version.tags, metrics_of(version)
     return [
         f"v{version.version}",
         ", ".join(sorted(alias for alias, number in aliases.items() if number == str(version.version))),
-        *(_metric_of(tags, name) for name in (metric, *_test_columns(metric))),
-        _verdict(tags),
+        *(_metric_of(metrics, tags, name) for name in (metric, *_test_columns(metric))),
+        _verdict(version),
         mlflow_utils.format_time(version.creation_timestamp),
         str(version.run_id or tags.get("run_id", "-"))[:12],
         tags.get("git_commit", "none")[:8] + ("+" if tags.get("git_dirty") == "true" else ""),
@@ -82,15 +81,14 @@ def _test_columns(metric: str) -> list[str]:
     return [] if metric.startswith("test") else [f"test_{split_metric(metric)}"]
 
 
-def _metric_of(tags: Mapping[str, str], name: str) -> str:
-    value = tags.get(f"metric.{name}")
-    return "-" if value is None else format_metric(name, float(value), tags)
+def _metric_of(metrics: Mapping[str, float], tags: Mapping[str, str], name: str) -> str:
+    return format_metric(name, metrics[name], tags) if name in metrics else "-"
 
 
-def _verdict(tags: dict[str, str]) -> str:
-    gate = json_tag(tags, GATE)
-    verdict = str(gate.get("decision", "-"))
-    if "forced" in gate:
+def _verdict(version: ModelVersion) -> str:
+    tags, gate = version.tags, verdict_of(version)
+    verdict = gate.decision if gate else "-"
+    if gate and gate.forced:
         verdict += tr(" (forced)")
     if ROLLED_BACK in tags:
         verdict += tr(", rolled back")

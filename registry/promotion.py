@@ -14,12 +14,12 @@ import json
 import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from config import ROOT, Settings
 from core import git
 from core.errors import AppError, BelowThreshold, UsageError, describe_error
-from core.i18n import tr, trn
+from core.i18n import tr
 from core.locks import file_lock
 from core.machine.heap import keep_freed_memory
 from core.reporting import notify, warn
@@ -27,8 +27,8 @@ from registry.experiment_branch import merge_experiment
 from registry.lakefs_tags import tag_model_commit
 from registry.release import release
 from registry.state import RegistryState, is_registered_here, read_state
+from registry.verdict_report import report_verdict
 from registry.versions import (
-    CHALLENGER,
     DONE,
     GATE,
     PENDING,
@@ -38,19 +38,20 @@ from registry.versions import (
     STATE,
     Registry,
     is_archived,
-    json_tag,
+    rollback_of,
+    verdict_of,
     version_lineage,
 )
-from segmentation.means import Coverage, format_mean, format_metric
+from segmentation.means import format_metric
 from utils import mlflow_utils
 from utils.lakefs_utils import LakeFS
 from utils.run_names import CHAMPION
+from versioning.provenance.verdict import CHALLENGER, PROMOTE_BY, Forced, Verdict
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
-    from registry.gate import Verdict
     from utils.lineage import Lineage
 
 
@@ -167,17 +168,15 @@ class Promotion:
                 error=describe_error(error),
             )
             verdict = dataclasses.replace(verdict, reasons=(*verdict.reasons, reason), against=str(champion.version))
-        if existing is not None and ROLLED_BACK in existing.tags:
-            was = {"at": "?", "by": "?", "to": "?"} | json_tag(existing.tags, ROLLED_BACK)
-            reason = tr(
-                "taken out of use on {at} by {by}, in favour of v{to}", at=was["at"], by=was["by"], to=was["to"]
-            )
-            record = {key: value for key, value in verdict.record.items() if key != gate.PROMOTE_BY}
+        was = rollback_of(existing) if existing is not None else None
+        if was is not None:
+            reason = tr("taken out of use on {at} by {by}, in favour of v{to}", at=was.at, by=was.by, to=was.to)
+            record = {key: value for key, value in verdict.record.items() if key != PROMOTE_BY}
             reasons = (*verdict.reasons, reason)
             verdict = dataclasses.replace(verdict, decision=CHALLENGER, reasons=reasons, record=record)
         if force is None:
             return verdict
-        return dataclasses.replace(verdict, decision=CHAMPION, forced={**audit_stamp(), "why": force[:1000]})
+        return dataclasses.replace(verdict, decision=CHAMPION, forced=Forced(**audit_stamp(), why=force[:1000]))
 
     def finish_pending(self) -> list[ModelVersion]:
         """Finish the interrupted registrations, oldest first; return the finished ones.
@@ -201,28 +200,33 @@ class Promotion:
     def finish(self, version: ModelVersion) -> None:
         """Carry out the version's verdict: tag in lakeFS, aliases and links; last, mark it as done."""
         version = self.registry.reload(version)
-        verdict = {"against": None, "reasons": [], **json_tag(version.tags, GATE)}
-        if verdict["decision"] == CHAMPION and not self._promote(version, verdict["against"]):
+        verdict = verdict_of(version)
+        if verdict is None:
+            raise AppError(
+                tr(
+                    "{name} v{version}: expected the gate's verdict in tag {key}, found none: judge it again by "
+                    "python register_model.py --run-id {run_id}",
+                    name=version.name,
+                    version=version.version,
+                    key=GATE,
+                    run_id=version.run_id,
+                )
+            )
+        if verdict.decision == CHAMPION and not self._promote(version, verdict.against):
             reason = tr(
                 "the champion changed from v{against} to v{now} meanwhile: compare again by --run-id",
-                against=verdict["against"],
+                against=verdict.against,
                 now=self.registry.aliases(version.name).get(CHAMPION),
             )
-            verdict |= {"decision": CHALLENGER, "reasons": [*verdict["reasons"], reason]}
-            self.registry.set_tag(version, GATE, json.dumps(verdict, ensure_ascii=False))
-        if verdict["decision"] == CHALLENGER:
+            verdict = dataclasses.replace(verdict, decision=CHALLENGER, reasons=(*verdict.reasons, reason))
+            self.registry.set_tag(version, GATE, json.dumps(verdict.content(), ensure_ascii=False))
+        if verdict.decision == CHALLENGER:
             self.registry.set_alias(version, CHALLENGER)
         with mlflow_utils.convert_errors(self.registry.settings, tr("recording the run")):
             self.registry.client.set_tag(str(version.run_id), REGISTERED, f"{version.name} v{version.version}")
         self.registry.describe(version, verdict)
         self.registry.set_tag(version, STATE, DONE)
-        report_verdict(verdict)
-        if verdict["decision"] == CHALLENGER and verdict.get("promote_by"):
-            waiving = {option.split()[0] for option in verdict["promote_by"]}
-            repeated = [option for option in self.options if option.split()[0] not in waiving]
-            options = [*repeated, *verdict["promote_by"]]
-            command = " ".join(["python register_model.py --run-id", str(version.run_id), *options])
-            notify(tr("To promote it all the same: {command}", command=command))
+        report_verdict(verdict, str(version.run_id), self.options)
 
     def _promote(self, version: ModelVersion, against: str | None) -> bool:
         """Make a version champion if the champion is still the one it was compared with; return whether it is.
@@ -297,43 +301,12 @@ def _version_before(state: RegistryState, current: ModelVersion | None, number: 
     return found
 
 
-def report_verdict(verdict: dict[str, Any]) -> None:
-    """Report the figures and the reasons of a recorded verdict."""
-    compared = verdict.get("compared")
-    if compared:
-        interval, coverage = verdict.get("interval"), Coverage.parse(verdict.get("classes"))
-        shown = ""
-        if interval:
-            bounds = {"low": interval[0], "high": interval[1], "confidence": verdict["confidence"]}
-            shown = tr(", {confidence:.0%} interval [{low:+.4f}, {high:+.4f}]", **bounds)
-        notify(
-            trn(
-                "on the same image of {split}: {figure} {new}, champion {champion}, gain {gain:+.4f}{interval}",
-                "on the same {count} images of {split} (groups: {groups}): {figure} {new}, champion {champion}, gain "
-                "{gain:+.4f}{interval}",
-                compared,
-                groups=verdict.get("groups", compared),  # older verdicts took each image as a group of its own
-                split=verdict["split"],
-                figure=verdict["figure"],
-                new=format_mean(verdict["champion"] + verdict["gain"], coverage),
-                champion=format_mean(verdict["champion"], coverage),
-                gain=verdict["gain"],
-                interval=shown,
-            )
-        )
-    for text in verdict.get("accepted", ()):
-        warn(tr("accepted by --accept-warnings: {text}", text=text))
-    if verdict.get("forced"):
-        forced = verdict["forced"]
-        notify(tr("forced by {by}, {at}: {why}", by=forced["by"], at=forced["at"], why=forced["why"]))
-    if verdict["reasons"]:
-        notify("\n".join([tr("Not promoted because:"), *(f"  - {reason}" for reason in verdict["reasons"])]))
-
-
 def _replaced_version(version: ModelVersion) -> str | None:
     """Return the number of the champion that a version replaced; older records know only what it was compared with."""
-    compared = json_tag(version.tags, GATE).get("against")
-    return version.tags.get(REPLACED, compared) or None
+    if REPLACED in version.tags:
+        return version.tags[REPLACED] or None
+    verdict = verdict_of(version)
+    return verdict.against if verdict else None
 
 
 def audit_stamp() -> dict[str, str]:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from config import SETTINGS
 from core.errors import AppError, UsageError
 from core.files import safe_join
 from core.i18n import tr
 from core.reporting import notify
-from registry.versions import GATE, LAKEFS_TAG, Registry, json_tag, version_lineage
+from registry.versions import LAKEFS_TAG, Registry, verdict_of, version_lineage
 from segmentation.file_names import METRICS_FILE, MLMODEL, MODEL_FILE
 from utils import mlflow_utils
 from utils.lakefs_utils import LakeFS, LakePath
 from utils.lineage import RELEASE_TAG, Lineage
+from versioning.provenance.measurements import Measurements
 from versioning.provenance.record import ModelRecord, utc
 from versioning.provenance.release import SigningKey, publish_release
 from versioning.versions import committed_files, data_manifest
@@ -34,7 +34,7 @@ def release(registry: Registry, lake: LakeFS, version: ModelVersion) -> None:
     _require_recorded_origin(lake, lineage, settings.signing_key is not None)
     folder = _verified_commit(lake, lineage, settings.cache_dir)
     products = {name: folder / name for name in (MODEL_FILE, MLMODEL, METRICS_FILE) if (folder / name).is_file()}
-    record = _record(registry, lake, version, lineage, _metrics(folder))
+    record = _record(registry, lake, version, lineage, _metrics(folder, lineage.model_path))
     key = SigningKey(settings.signing_key, settings.signing_key_password) if settings.signing_key else None
     work = settings.lakefs_local_dir / "release"
     path = publish_release(lake, record, version.tags[LAKEFS_TAG], products, key, work)
@@ -80,14 +80,14 @@ def _verified_commit(lake: LakeFS, lineage: Lineage, cache: Path) -> Path:
     return safe_join(lake.download(LakePath(path.repo, path.ref, prefix), cache), prefix)
 
 
-def _metrics(folder: Path) -> dict[str, Any]:
-    """Return the content of metrics.json; empty where an older version did not write it."""
-    file = folder / METRICS_FILE
-    return dict(json.loads(file.read_bytes())) if file.is_file() else {}
+def _metrics(folder: Path, model: LakePath) -> Measurements:
+    """Return the content of metrics.json; empty where an older version did not write it. Raises AppError."""
+    file, place = folder / METRICS_FILE, f"{str(model).rpartition('/')[0]}/{METRICS_FILE}"
+    return Measurements.parse(file.read_bytes(), place) if file.is_file() else Measurements({})
 
 
 def _record(
-    registry: Registry, lake: LakeFS, version: ModelVersion, lineage: Lineage, metrics: dict[str, Any]
+    registry: Registry, lake: LakeFS, version: ModelVersion, lineage: Lineage, metrics: Measurements
 ) -> ModelRecord:
     run = _find_run(registry, lineage.run_id)
     tags = run.data.tags if run is not None else {}
@@ -100,7 +100,7 @@ def _record(
         data_manifest_sha256=manifest,
         parameters={} if run is None else _parameters(run.data.params),
         metrics=metrics,
-        gate=json_tag(version.tags, GATE),
+        gate=verdict_of(version),
         started=utc(run.info.start_time) if run is not None else None,
         finished=utc(run.info.end_time) if run is not None else None,
     )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from config import Settings
 from core.checksummed_json import parse_json
@@ -14,18 +13,20 @@ from core.errors import AppError, UsageError, one_line
 from core.git import LAKECTL_COMMIT
 from core.i18n import tr
 from core.reporting import notify
+from core.safety.json_object import JsonObject
 from utils import mlflow_utils, run_names
+from utils.identifiers import InvalidValue
 from utils.lakefs_utils import LakePath
 from utils.lineage import CLASSES_TAGS, Lineage
 from utils.run_names import CHAMPION
 from versioning.provenance.card import describe_promotion
+from versioning.provenance.verdict import CHALLENGER, Verdict
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
-CHALLENGER = "challenger"  # alias of the newest version that did not pass the gate
 STATE, PENDING, DONE = "registration", "pending", "done"  # tag of a version, and its values
 LAKEFS_TAG = "lakefs_tag"  # tag of a version: name of its tag in lakeFS
 GATE = "gate"  # tag of a version: the verdict, as JSON
@@ -36,6 +37,15 @@ REGISTERED = "registered_version"  # tag of a run: "NAME vN"
 DESCRIPTION_LIMIT = 5000  # characters that MLflow stores
 MODEL_VERSIONS = "mlflow.modelVersions"  # tag of a logged model: MLflow's own list of its versions
 ROLLED_BACK = "rolled_back"  # tag of a version that a person took out of use: when, who, to which version
+METRIC = "metric."  # prefix of the tags of a version that keep metrics of its run
+
+
+class Rollback(NamedTuple):
+    """When and by whom a version was taken out of use, and the number of the version in use since; '?': not recorded."""
+
+    at: str
+    by: str
+    to: str
 
 
 def version_lineage(version: ModelVersion) -> Lineage:
@@ -52,7 +62,6 @@ def version_lineage(version: ModelVersion) -> Lineage:
             )
         )
     name = f"{version.name} v{version.version}"
-    values = {key.removeprefix("metric."): value for key, value in tags.items() if key.startswith("metric.")}
     try:
         return Lineage(
             run_id=version.run_id or tags.get("run_id", "none"),
@@ -61,10 +70,10 @@ def version_lineage(version: ModelVersion) -> Lineage:
             model_sha256=tags["model_sha256"],
             data_path=LakePath.parse_recorded(tags["lakefs_data_path"]),
             git_commit=tags.get("git_commit", "none"),
-            metrics={key: float(value) for key, value in values.items()},
+            metrics=metrics_of(version),
             classes={key: tags[key] for key in CLASSES_TAGS if key in tags},
         )
-    except ValueError as error:  # InvalidValue, or a metric that is no number
+    except InvalidValue as error:
         raise AppError(f"{name}: {one_line(error, 400)}") from error
 
 
@@ -73,15 +82,41 @@ def is_archived(version: ModelVersion) -> bool:
     return bool(version.current_stage == "Archived")
 
 
-def json_tag(tags: Mapping[str, str], key: str) -> dict[str, Any]:
-    """Return the JSON object in a tag of a version, empty if there is none. Raises AppError if it is something else."""
-    try:
-        found = parse_json(tags.get(key, "{}"))
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise AppError(tr("the tag {key} of a version is no JSON object: it was changed in MLflow: delete it", key=key))
+def verdict_of(version: ModelVersion) -> Verdict | None:
+    """Return the recorded verdict of a version; None if it has none. Raises AppError for a tag that is not a verdict."""
+    text = version.tags.get(GATE)
+    return None if text is None else Verdict.parse(text, _tag_place(version, GATE))
+
+
+def rollback_of(version: ModelVersion) -> Rollback | None:
+    """Return how a version was taken out of use; None if it was not. Raises AppError for a tag that does not say it."""
+    text = version.tags.get(ROLLED_BACK)
+    if text is None:
+        return None
+    found = JsonObject.parse(text, _tag_place(version, ROLLED_BACK), tr("it was changed in MLflow: delete the tag"))
+    return Rollback(*(found.text(key) if key in found else "?" for key in ("at", "by", "to")))
+
+
+def metrics_of(version: ModelVersion) -> dict[str, float]:
+    """Return the metrics that a version keeps of its run. Raises AppError for a tag that is not a number."""
+    found = {}
+    for key, value in version.tags.items():
+        if key.startswith(METRIC):
+            try:
+                found[key.removeprefix(METRIC)] = float(value)
+            except ValueError:
+                raise AppError(
+                    tr(
+                        "{place}: expected a number, found {found}: it was changed in MLflow: correct or delete the tag",
+                        place=_tag_place(version, key),
+                        found=ascii(value[:80]),
+                    )
+                ) from None
     return found
+
+
+def _tag_place(version: ModelVersion, key: str) -> str:
+    return tr("{name} v{version}: tag {key}", name=version.name, version=version.version, key=key)
 
 
 def lineage_tags(lineage: Lineage, run: Run) -> dict[str, str]:
@@ -90,7 +125,7 @@ def lineage_tags(lineage: Lineage, run: Run) -> dict[str, str]:
     kept = {key: value for key, value in lineage.metrics.items() if key.startswith("best_") or key in TEST_METRICS}
     return {
         **git,
-        **{f"metric.{key}": repr(value) for key, value in kept.items()},
+        **{f"{METRIC}{key}": repr(value) for key, value in kept.items()},
         **lineage.classes,
         "run_id": lineage.run_id,
         "lakefs_model_path": str(lineage.model_path),
@@ -110,6 +145,25 @@ def logged_model_of(run: Run) -> str | None:
     """Return the id of the run's logged model in MLflow; None for a run of an earlier version."""
     models = run.outputs.model_outputs if run.outputs else []
     return str(models[0].model_id) if models else None
+
+
+def _parse_links(recorded: str, model_id: str) -> list[Any]:
+    """Return MLflow's list of the versions of a logged model. Raises AppError if the tag is something else."""
+    try:
+        found = parse_json(recorded)
+    except ValueError:
+        found = None
+    if not isinstance(found, list):
+        raise AppError(
+            tr(
+                "logged model {model}: tag {key}: expected a JSON list, found {found}: delete the tag in MLflow, and run "
+                "the command again",
+                model=model_id,
+                key=MODEL_VERSIONS,
+                found=ascii(recorded[:80]),
+            )
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -220,10 +274,10 @@ class Registry:
                 return
             recorded = self.client.get_logged_model(model_id).tags.get(MODEL_VERSIONS, "[]")
             entry = {"name": version.name, "version": str(version.version)}
-            links = [link for link in parse_json(recorded) if link != entry]
+            links = [link for link in _parse_links(recorded, model_id) if link != entry]
             self.client.set_logged_model_tags(model_id, {MODEL_VERSIONS: json.dumps([*links, entry])})
 
-    def describe(self, version: ModelVersion, verdict: Mapping[str, Any]) -> None:
+    def describe(self, version: ModelVersion, verdict: Verdict) -> None:
         """Set the description on MLflow's page, the verdict in words, and link the version with its run's logged model."""
         text = f"{describe_promotion(verdict)}\n\n{_origin(version_lineage(version))}"
         with mlflow_utils.convert_errors(self.settings, tr("recording the version")):

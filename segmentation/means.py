@@ -26,7 +26,7 @@ class Coverage(NamedTuple):
     @staticmethod
     def parse(text: str | None) -> Coverage | None:
         """Return the coverage of a stored '9/11'; None where an older version stored nothing."""
-        match = re.fullmatch(r"(\d+)/(\d+)", text or "")
+        match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text or "")
         return Coverage(int(match[1]), int(match[2])) if match else None
 
 

@@ -8,6 +8,7 @@ it writes to no server.
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from core.reporting import notify, warn
 from core.reporting import result as report_result
 from train.reproduction.patch import consented_patch
 from train.reproduction.recipe import COMPARED, COMPARED_AT_END, Recipe, read_recipe
-from train.reproduction.record_files import irreproducible
+from train.reproduction.record_files import Measured, irreproducible, parse_measurements
 from train.tracking import environment
 from utils.lakefs_utils import connect
 from utils.servers import Servers
@@ -78,12 +79,12 @@ def reproduce(settings: Settings, run_id: str, tolerance: float, trust_patch: bo
         raise AppError(
             tr("could not check out the code of run {run_id}: {error}", run_id=run_id, error=error)
         ) from error
-    compare_environments(recipe, done["environment"], done["packages"])
-    return compare_metrics(recipe, done["figures"], tolerance)
+    compare_environments(recipe, done.environment, done.packages)
+    return compare_metrics(recipe, done.figures, tolerance)
 
 
-def train_again(settings: Settings, recipe: Recipe, code: Path) -> dict[str, Any]:
-    """Run the recorded code's `main` on the recorded data; return its measurements."""
+def train_again(settings: Settings, recipe: Recipe, code: Path) -> Measured:
+    """Run the recorded code's `main` on the recorded data; return what it measured. Raises AppError."""
     if not (code / "train/reproduce.py").exists():
         raise irreproducible(recipe.run_id, tr("its code has no train/reproduce.py"))
     with tempfile.TemporaryDirectory() as folder:
@@ -96,8 +97,7 @@ def train_again(settings: Settings, recipe: Recipe, code: Path) -> dict[str, Any
         )
         if done.returncode != 0:
             raise AppError(tr("the training failed again (exit code {code}): see above", code=done.returncode))
-        content: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
-        return content
+        return parse_measurements(recipe.run_id, out.read_bytes())
 
 
 def as_environment(settings: Settings, recipe: Recipe, folder: Path) -> dict[str, str]:
@@ -135,13 +135,22 @@ def compare_environments(recipe: Recipe, now: Mapping[str, Any], packages: list[
     notify(format_table([tr("what"), tr("run"), tr("now")], different[:40]))
 
 
+def _difference(before: float, after: float) -> float:
+    """Return the absolute difference of two values of a metric; a value that is not finite differs from any other."""
+    if math.isfinite(before) and math.isfinite(after):
+        return abs(before - after)
+    return 0.0 if repr(before) == repr(after) else math.inf
+
+
 def compare_metrics(recipe: Recipe, now: Mapping[str, list[float]], tolerance: float) -> int:
     """Report the metrics side by side. Raises AppError beyond the tolerance, or for another number of epochs."""
     scores = recipe.figures["val_miou"]
+    if not scores:
+        raise irreproducible(recipe.run_id, tr("MLflow has no {metric} of it", metric="val_miou"))
     best = max(range(len(scores)), key=scores.__getitem__)
     rows, worst, equal = [], 0.0, True
     for name in (*COMPARED, *_measured_at_end(recipe, now)):
-        before, after = recipe.figures[name], now[name]
+        before, after = recipe.figures[name], now.get(name, [])
         if len(before) != len(after) or not before:
             raise AppError(
                 trn(
@@ -152,8 +161,8 @@ def compare_metrics(recipe: Recipe, now: Mapping[str, list[float]], tolerance: f
                     after=len(after),
                 )
             )
-        gap = max(abs(a - b) for a, b in zip(before, after, strict=True))
-        worst, equal = max(worst, gap), equal and before == after
+        gap = max(_difference(a, b) for a, b in zip(before, after, strict=True))
+        worst, equal = max(worst, gap), equal and list(map(repr, before)) == list(map(repr, after))
         shown = best if name in COMPARED else 0
         rows.append([name, repr(before[shown]), repr(after[shown]), f"{gap:.3g}"])
     heading = tr("epoch {best} (best)", best=best + 1)

@@ -15,6 +15,7 @@ from core.i18n import mark, tr
 
 MAX_NAME_BYTES = 1024  # of a branch, tag or reference; and of an object's path, as in lakeFS
 MAX_SIZE_BYTES = 1 << 50  # of one object
+MAX_TIME_S = 253_402_000_000  # since 1970: in the year 9999, the last one that datetime knows, in every time zone
 NONE = "none"  # recorded for a missing value, such as the commit where there is no Git
 _SEGMENT = r"(?!\.{1,2}(?:/|\Z))(?![A-Za-z]:)[^/\\\x00]+"  # not '.' or '..', and no drive letter
 _PATH = rf"{_SEGMENT}(?:/{_SEGMENT})*"
@@ -168,6 +169,6 @@ def parse_time(value: object) -> int | None:
     """Return seconds since 1970, or None if unset. Raises InvalidValue."""
     if value is None:
         return None
-    if type(value) is not int or not 0 <= value < 1 << 40:
+    if type(value) is not int or not 0 <= value <= MAX_TIME_S:
         raise InvalidValue(mark("time"), tr("seconds since 1970"), value)
     return value

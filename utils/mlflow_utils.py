@@ -17,7 +17,7 @@ from core.process import defer_interrupt
 from core.safety.redaction import redact
 from core.safety.urls import MASK, without_credentials
 from utils import mlflow_local
-from utils.identifiers import InvalidValue
+from utils.identifiers import MAX_TIME_S, InvalidValue
 from utils.lakefs_utils import LakePath
 from utils.lineage import CLASSES_TAGS, Lineage
 from utils.network.certificates import MLFLOW
@@ -317,6 +317,14 @@ def run_lineage(run: Run) -> Lineage:
         raise AppError(tr("run {run_id}: {reason}", run_id=one_line(run.info.run_id, 40), reason=error)) from error
 
 
-def format_time(timestamp_ms: int) -> str:
-    """Format a time stamp of MLflow as local date and time."""
-    return datetime.fromtimestamp(timestamp_ms / 1000).strftime("%Y-%m-%d %H:%M")
+def local_time(timestamp_ms: int | None) -> datetime | None:
+    """Return a time stamp of MLflow as local time; None if it is unset or no date."""
+    if timestamp_ms is None or not 0 <= timestamp_ms <= 1000 * MAX_TIME_S:
+        return None
+    return datetime.fromtimestamp(timestamp_ms / 1000).astimezone()
+
+
+def format_time(timestamp_ms: int | None) -> str:
+    """Format a time stamp of MLflow as local date and time, '-' if it is unset or no date."""
+    time = local_time(timestamp_ms)
+    return "-" if time is None else time.strftime("%Y-%m-%d %H:%M")

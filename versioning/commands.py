@@ -22,7 +22,9 @@ from dataset.directory import data_files, is_image
 from dataset.faults import DataFaults
 from dataset.mask_diff import compare_masks
 from dataset.samples import committed_layout
+from utils.identifiers import MAX_TIME_S
 from utils.lakefs_client.download import commit_directory, object_file
+from utils.lakefs_client.responses import Commit
 from utils.lakefs_utils import connect
 from versioning import status, sync
 from versioning.checkout import warn_of_unreachable_lock
@@ -169,7 +171,7 @@ def log(lake: LakeFS, ref: str, count: int, long: bool = False) -> None:
     rows, listed = [], []
     for commit in islice(lake.log(source.ref, repo=source.repo), count):
         metadata = commit.metadata
-        seconds = int(metadata.get("embedded_creation_date", commit.creation_date))
+        seconds = _creation_time(commit)
         shown = None if long else SHOWN_ID
         git = metadata.get("git_commit", "none")[:shown] + ("+" if metadata.get("git_dirty") == "true" else "")
         message = _first_line(commit.message)
@@ -180,6 +182,14 @@ def log(lake: LakeFS, ref: str, count: int, long: bool = False) -> None:
         listed.append({"commit": commit.id, "date": when, "message": commit.message, "metadata": dict(metadata)})
     record({"ref": str(source.ref), "commits": listed})
     result(format_table((tr("commit"), tr("date"), tr("message"), "Git", tr("run")), rows))
+
+
+def _creation_time(commit: Commit) -> int:
+    """Return when a commit was made, in seconds since 1970; of a copied commit, if it says so, when its original was."""
+    original = commit.metadata.get("embedded_creation_date", "")
+    if re.fullmatch(r"[0-9]{1,12}", original) and int(original) <= MAX_TIME_S:
+        return int(original)
+    return commit.creation_date
 
 
 def tag(lake: LakeFS, options: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ is 1, and the process ids of another container cannot be seen at all.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class ProcessIdentity:
     def parse(text: str) -> ProcessIdentity | None:
         """Return the identity of `str(identity)`; None for other text."""
         parts = text.split(" ")
-        if len(parts) != 4 or not parts[2].isascii() or not parts[2].isdigit():
+        if len(parts) != 4 or not re.fullmatch("[0-9]{1,10}", parts[2]):
             return None
         return ProcessIdentity(parts[0], parts[1], int(parts[2]), parts[3])
 

@@ -15,6 +15,7 @@ from core.i18n import tr
 from dataset.faults import DataWarning
 from dataset.formats.export import Export
 from dataset.formats.source import Source
+from utils.identifiers import RecordedRun
 
 SELECTION_FILE = "selection.json"
 # Key of the file -> key of the commit metadata.
@@ -51,6 +52,7 @@ def read_selection(path: Path) -> Selection:
     try:
         content: Any = parse_json(read_regular(path))
         known = {key: content[name] for name, key in METADATA_KEYS.items()}
+        RecordedRun(content["run_id"])
         metadata = {key: str(value) for key, value in known.items() if value is not None}  # no version: unregistered
         images = frozenset(str(image["sha256"]) for image in content["images"])
         intact = verify_checksum(content)

@@ -14,6 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from core.errors import UsageError
+from core.i18n import tr
+from core.safety.json_object import JsonObject
 from dataset.classes import ClassMap, UInt8
 from dataset.formats.polygon.numbering import BACKGROUND_NAMES
 from dataset.shapes.contours import bridge, trace
@@ -73,12 +76,32 @@ def coco_polygons_json(
     for number, record in enumerate(records, 1):
         size = {"height": record["height"], "width": record["width"]}
         images.append({"id": number, "file_name": record["input"], **size})
-        for shape in json.loads((folder / record["polygons"]).read_text(encoding="utf-8"))["shapes"]:
-            place = {"id": len(annotations) + 1, "image_id": number, "category_id": ids[shape["label"]]}
-            annotations.append(place | describe_ring(np.array(shape["points"])))
+        for label, ring in _read_outlines(folder / record["polygons"], ids):
+            place = {"id": len(annotations) + 1, "image_id": number, "category_id": ids[label]}
+            annotations.append(place | describe_ring(ring))
     categories = [{"id": value, "name": name} for value, name in zip(classes.ids, classes.names, strict=True)]
     content = {"info": dict(origin), "images": images, "annotations": annotations, "categories": categories}
     return json.dumps(content, ensure_ascii=False).encode()
+
+
+def _read_outlines(path: Path, ids: Mapping[str, int]) -> Iterator[tuple[str, Points]]:
+    """Yield class and corners (N,2) of the outlines of a labelme file. Raises UsageError for one that was changed."""
+    fix = tr("it was changed since infer.py wrote it: move it, and run without --resume")
+    for shape in JsonObject.parse(path.read_bytes(), path, fix, UsageError).objects("shapes"):
+        label, corners = shape.text("label"), shape.items("points")
+        if label not in ids:
+            raise shape.invalid("label", " | ".join(ids))
+        if len(corners) < 3 or not all(map(_is_point, corners)):
+            raise shape.invalid("points", tr("three or more pairs of numbers"))
+        yield label, np.array(corners, np.float64)
+
+
+def _is_point(corner: object) -> bool:
+    return (
+        isinstance(corner, list)
+        and len(corner) == 2
+        and all(type(part) in (int, float) and abs(part) < 1 << 31 for part in corner)
+    )
 
 
 def describe_ring(ring: Points) -> dict[str, Any]:

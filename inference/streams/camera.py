@@ -18,7 +18,7 @@ from core.errors import UsageError
 from core.i18n import tr, trn
 from core.process import handle_first_signal
 from core.reporting import notify
-from inference.batch_job import describe_origin
+from inference.origin import describe_origin
 from inference.outputs import lock_output_dir
 from inference.streams.video import FrameSource, require_rgb_model, write_overlay_video
 from segmentation.predictor import Predictor

@@ -22,8 +22,8 @@ from core.reporting import notify, progress
 from dataset.classes import UInt8
 from dataset.overlay import overlay
 from inference import ownership, pipeline
-from inference.batch_job import describe_origin
 from inference.inputs import VIDEO_SUFFIXES
+from inference.origin import describe_origin
 from inference.outputs import compute_class_shares, lock_output_dir, origin_comment
 from segmentation.predictor import InputImage, Prediction, Predictor
 from segmentation.preprocess import EVAL_BATCH

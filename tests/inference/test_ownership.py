@@ -14,6 +14,7 @@ from PIL import Image
 from core.errors import UsageError
 from inference import batch_job, inputs, ownership
 from inference.formats import JOURNAL
+from inference.origin import describe_origin
 from inference.streams import video
 from segmentation.predictor import Method, Predictor
 from tests.support.images import draw, write_video
@@ -137,7 +138,7 @@ def test_video_of_the_user_is_never_replaced(predictor: Predictor, tmp_path: Pat
     pytest.importorskip("av")
     write_video(tmp_path / "clip.mp4", 3)
     out = tmp_path / "out"
-    origin = batch_job.describe_origin(predictor, lineage())
+    origin = describe_origin(predictor, lineage())
     made = video.predict_video(predictor, tmp_path / "clip.mp4", out, origin)
     video.predict_video(predictor, tmp_path / "clip.mp4", out, origin)
     made.with_suffix(".json").unlink()  # as a kill between the two files leaves it

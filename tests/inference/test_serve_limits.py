@@ -22,7 +22,7 @@ from PIL import Image
 
 from config import Settings
 from core.i18n import LANGUAGES
-from inference.batch_job import describe_origin
+from inference.origin import describe_origin
 from inference.server import Service, configure
 from inference.serving import connections, uploads
 from inference.serving.pages import Page

@@ -17,7 +17,7 @@ import pytest
 
 from core.errors import UsageError
 from dataset.overlay import overlay
-from inference import batch_job
+from inference.origin import describe_origin
 from inference.streams import camera, video
 from segmentation.predictor import InputImage, Prediction, Predictor
 from tests.support.images import write_video
@@ -29,7 +29,7 @@ av = pytest.importorskip("av")
 
 def test_each_frame_is_overlaid_at_its_time(tmp_path: Path) -> None:
     predictor, frames = Predictor(make_model(), CPU), write_video(tmp_path / "clip.mp4", 21)
-    origin = batch_job.describe_origin(predictor, lineage())
+    origin = describe_origin(predictor, lineage())
     made = video.predict_video(predictor, tmp_path / "clip.mp4", tmp_path / "out", origin)
     with av.open(str(made)) as clip:
         times = [(frame.time, frame.to_ndarray(format="rgb24")) for frame in clip.decode(video=0)]
@@ -127,7 +127,7 @@ def test_a_camera_that_ends_or_fails_does_not_block(tmp_path: Path, monkeypatch:
             camera.predict_camera(predictor, camera.Camera("c", place, kind), None, lineage(), tmp_path)
     monkeypatch.setattr(camera, "FRAME_TIMEOUT_S", 0.3)
     with pytest.raises(UsageError, match=r"silent: no frame for 0\.3 s"):
-        origin = batch_job.describe_origin(predictor, lineage())
+        origin = describe_origin(predictor, lineage())
         silent = camera.Camera("silent", "silent", "lavfi")
         camera.record_camera(predictor, SilentContainer(), silent, None, origin, tmp_path)
 

@@ -26,16 +26,19 @@ from core.errors import AppError, UsageError
 from core.hashing import file_sha256
 from core.i18n import set_language
 from registry.overview import overview
-from registry.versions import json_tag, version_lineage
+from registry.versions import version_lineage
 from tests.support.lab import Lab
 from utils.lakefs_utils import LakePath
 from utils.lineage import RELEASE_TAG, Lineage
+from utils.run_names import CHAMPION
 from versioning.provenance.card import model_card
+from versioning.provenance.measurements import Measurements
 from versioning.provenance.openlineage import run_event
 from versioning.provenance.record import ModelRecord
 from versioning.provenance.release import CARD, EVENT, STATEMENT, SigningKey, verified_release, write_release
 from versioning.provenance.signing import SIGNATURE, make_key, sign_directory, verify_directory
 from versioning.provenance.statement import require_same_origin, statement
+from versioning.provenance.verdict import Verdict
 
 RUN, COMMIT, GIT = "0123456789abcdef" * 2, "c" * 64, "d" * 40
 HOSTILE = "<script>|alert(1)\n\n# x"
@@ -69,8 +72,8 @@ def record(**changes: Any) -> ModelRecord:
         git={"git_remote": "https://example.org/cells.git", "git_patch_sha256": "e" * 64, "git_dirty": "true"},
         data_manifest_sha256="f" * 64,
         parameters={"epochs": "12", "model": "compact_fpn"},
-        metrics=metrics,
-        gate={"decision": "champion", "against": None, "reasons": [HOSTILE]},
+        metrics=Measurements.parse(json.dumps(metrics), "metrics.json"),
+        gate=Verdict(CHAMPION, (HOSTILE,), None, {}),
         started=datetime.fromisoformat("2026-01-02T03:04:05+00:00"),
         finished=datetime.fromisoformat("2026-01-02T04:04:05+00:00"),
     )
@@ -133,16 +136,15 @@ def test_the_card_escapes_names_and_says_how_many_classes_a_mean_is_of(release: 
 
 def test_the_card_escapes_what_the_registry_says_of_the_promotion() -> None:
     hostile = "x\n\n# Approved\n<img src=y> [free](javascript:z)"
-    forced = {"by": hostile, "at": hostile, "why": hostile}
+    compared = {"compared": 2, "split": hostile, "figure": hostile, "champion": 0.5, "gain": 0.1}
     gate = {
-        "decision": hostile,
-        "compared": hostile,
-        "split": hostile,
-        "gain": 0.1,
+        **compared,
+        "decision": CHAMPION,
         "against": hostile,
-        "forced": forced,
+        "reasons": [hostile],
+        "forced": {"by": hostile, "at": hostile, "why": hostile},
     }
-    card = model_card(record(gate=gate), {})
+    card = model_card(record(gate=Verdict.parse(json.dumps(gate), "gate")), {})
     assert "\n# Approved" not in card and "<img" not in card and not re.search(r"(?<!\\)\[free", card)
 
 
@@ -282,10 +284,8 @@ def test_a_version_whose_tags_were_changed_is_not_signed(lab: Lab, key: SigningK
 def test_a_verdict_that_is_no_record_is_one_line(lab: Lab, text: str) -> None:
     data = lab.data(["t"], [f"v{i}" for i in range(12)])
     number = str(lab.promotion.register(lab.run(0.8, data)).version)
-    with pytest.raises(AppError, match="the tag gate of a version is no JSON object"):
-        json_tag({"gate": text}, "gate")
     lab.client.set_model_version_tag(lab.name, number, "gate", text[:4000])
-    with pytest.raises(AppError, match="the tag gate"):
+    with pytest.raises(AppError, match=f"v{number}: tag gate: .*judge the run again by --run-id"):
         overview(lab.registry)
 
 

@@ -19,12 +19,12 @@ from registry.choice import selection
 from registry.choice.selection import select_model
 from registry.promotion import Promotion
 from registry.state import read_state
-from registry.versions import CHALLENGER
 from tests.support import servers
 from tests.support.lab import Lab, open_lab
 from utils.lineage import Origin
 from utils.run_names import CHAMPION
 from utils.servers import Servers
+from versioning.provenance.verdict import CHALLENGER
 
 VAL = [f"v{i}" for i in range(12)]
 QUALITIES = (0.5, 0.7, 0.4)  # v1 and then v2 become champion, v3 challenger

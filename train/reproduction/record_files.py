@@ -6,17 +6,28 @@ import dataclasses
 import json
 import re
 import typing
+from dataclasses import dataclass
 from typing import Any
 
 from config import FIELDS, Settings
 from core.errors import UsageError
 from core.i18n import tr
+from core.safety.json_object import JsonObject
 from segmentation.networks import check_network
 from train.tracking import environment
 
 MAX_TEXT = 1000  # characters of a recorded setting
 MAX_THREADS = 4096
 PACKAGE = re.compile(r"[A-Za-z0-9._-]{1,100}==[A-Za-z0-9._+!-]{1,100}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the recorded code measured when it trained again, and where."""
+
+    figures: dict[str, list[float]]  # metric -> one value for each epoch
+    environment: dict[str, Any]
+    packages: list[str]  # NAME==VERSION
 
 
 def irreproducible(run_id: str, reason: str) -> UsageError:
@@ -109,3 +120,21 @@ def parse_packages(run_id: str, content: bytes) -> list[str]:
             run_id, tr("{name}: {found}, expected NAME==VERSION", name=environment.PACKAGES, found=ascii(strange)[:80])
         )
     return [row for row in rows if row]
+
+
+def parse_measurements(run_id: str, content: bytes) -> Measured:
+    """Return what the recorded code, which may be a stranger's, wrote of its training. Raises UsageError."""
+    fix = tr("its code is not that of train.py")
+    found = JsonObject.parse(
+        content, tr("the result of the recorded code of run {run_id}", run_id=run_id), fix, UsageError
+    )
+    machine = found.child("environment").content
+    if len(machine) > 50 or not all(_is_shown(value) for value in (*machine, *machine.values())):
+        raise found.invalid("environment", tr("numbers and short texts"))
+    packages = "\n".join(found.texts("packages")).encode()
+    figures = found.child("figures")
+    return Measured(
+        figures={name: list(figures.numbers(name)) for name in figures.content},
+        environment=machine,
+        packages=parse_packages(run_id, packages),
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import threading
 import time
@@ -91,7 +92,7 @@ def _is_dead(run: Run, folder: Path) -> bool:
     if not same_kernel and tags.get(HOST_TAG) != socket.gethostname():
         return False
     beat = tags.get(HEARTBEAT_TAG, "")
-    return beat.isdigit() and time.time() - int(beat) > SILENT_S
+    return re.fullmatch(r"[0-9]{1,12}", beat) is not None and time.time() - int(beat) > SILENT_S
 
 
 def _is_locked(folder: Path) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from core.i18n import tr
 from utils.identifiers import Checksum, ObjectPath, parse_size
 from utils.lakefs_client.connection import Connection
 from utils.lakefs_client.content import RemoteFile
-from utils.lakefs_client.responses import Commit, parse_sha256
+from utils.lakefs_client.responses import Commit, parse_checksum, parse_sha256
 
 
 class MigrationTarget:
@@ -40,7 +39,7 @@ class MigrationTarget:
         headers = {f"x-lakefs-meta-{key}": value for key, value in metadata.items()} | {"Content-Type": content_type}
         with self.connection.convert_errors(tr("uploading {path}", path=remote.path)):
             response = self.connection.transfer.post_raw(self.connection.repo, branch, remote.path, file, headers)
-            if response.status != 201 or json.loads(response.data)["checksum"] != remote.checksum:
+            if response.status != 201 or parse_checksum(response.data) != remote.checksum:
                 raise AppError(f"{remote.path}: {response.status} {response.data[:300].decode(errors='replace')}")
 
     def commit(self, branch: str, commit: Commit, metadata: dict[str, str]) -> None:

@@ -89,6 +89,14 @@ def parse_objects(body: bytes, links: bool) -> tuple[list[RemoteFile], str | Non
         raise ValueError(str(error)) from error
 
 
+def parse_checksum(body: bytes) -> Checksum:
+    """Return the checksum that an upload is answered with. Raises ValueError or KeyError for another response."""
+    try:
+        return Checksum(json.loads(body)["checksum"])
+    except TypeError as error:  # a list or a number instead of an object
+        raise ValueError(str(error)) from error
+
+
 def parse_sha256(metadata: Mapping[str, Any]) -> Sha256 | None:
     """Return the SHA-256 that an object was published with; None for an object of another client.
 

@@ -7,7 +7,6 @@ offers them and they are reachable; very large ones are uploaded in parts, with 
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 import threading
@@ -40,6 +39,7 @@ from utils.lakefs_client.content import (
 )
 from utils.lakefs_client.http import HttpClient, RetriesExhausted
 from utils.lakefs_client.multipart import EXPIRED, MULTIPART, MultipartUpload
+from utils.lakefs_client.responses import parse_checksum
 from utils.network.certificates import LAKEFS, STORE
 from utils.network.failures import explain_failure
 from utils.network.limits import check_link
@@ -167,7 +167,7 @@ class Transfer:
                 data = response.read()
         if response.status != 201:
             raise response_error(response.status, "", data[:300].decode(errors="replace"))
-        if json.loads(data)["checksum"] != md5:
+        if parse_checksum(data) != md5:
             self.sdk.objects_api.delete_object(repo, branch, path)  # its recorded hash is wrong
             raise AppError(tr("checksum mismatch after upload: run again"))
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from core.safety.markdown import markdown_table
+from versioning.provenance.measurements import Measurements
 from versioning.provenance.record import ModelRecord, timestamp
 from versioning.provenance.signing import SIGNATURE
-
-SPLITS = ("val", "test")
+from versioning.provenance.verdict import Verdict
 
 
 def model_card(record: ModelRecord, products: Mapping[str, str]) -> str:
@@ -31,11 +31,11 @@ def model_card(record: ModelRecord, products: Mapping[str, str]) -> str:
         "## Metrics",
         _table(("split", "mIoU", "classes with pixels", "pixel accuracy"), _metrics(record.metrics)),
         "## Classes",
-        _table(("class", *(f"IoU on {split}" for split in _measured(record.metrics))), _classes(record.metrics)),
+        _table(("class", *(f"IoU on {split}" for split in record.metrics.splits)), _classes(record.metrics)),
         "## Promotion",
         describe_promotion(record.gate),
         "## Warnings",
-        _warnings(record.metrics),
+        _warnings(record.metrics.warnings),
         "## Settings",
         _table(("setting", "value"), sorted(record.parameters.items())) if record.parameters else "Not recorded.",
         "## Files",
@@ -46,49 +46,40 @@ def model_card(record: ModelRecord, products: Mapping[str, str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _measured(metrics: Mapping[str, Any]) -> list[str]:
-    return [split for split in SPLITS if isinstance(metrics.get(f"{split}_iou"), dict)]
+def _metrics(metrics: Measurements) -> Iterator[tuple[str, ...]]:
+    for split, figures in metrics.splits.items():
+        yield split, _figure(figures.miou), figures.classes, _figure(figures.accuracy)
 
 
-def _metrics(metrics: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    for split in _measured(metrics):
-        prefix = "best_val" if split == "val" else split
-        figures = (_figure(metrics.get(f"{prefix}_miou")), _figure(metrics.get(f"{prefix}_accuracy")))
-        yield split, figures[0], str(metrics.get(f"{split}_classes", "unknown")), figures[1]
+def _classes(metrics: Measurements) -> Iterator[tuple[str, ...]]:
+    splits = metrics.splits.values()
+    for name in dict.fromkeys(name for figures in splits for name in figures.iou):
+        yield name, *(_figure(figures.iou.get(name)) for figures in splits)
 
 
-def _classes(metrics: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    splits = _measured(metrics)
-    names = dict.fromkeys(name for split in splits for name in metrics[f"{split}_iou"])
-    for name in names:
-        yield str(name), *(_figure(metrics[f"{split}_iou"].get(name)) for split in splits)
-
-
-def describe_promotion(gate: Mapping[str, Any]) -> str:
-    """Return the recorded verdict of the gate in words, as Markdown."""
-    lines = [f"Decision: {gate.get('decision', 'unknown')}."]
-    if gate.get("compared"):
+def describe_promotion(verdict: Verdict | None) -> str:
+    """Return the recorded verdict of the gate in words, as Markdown; None: there is none."""
+    lines = [f"Decision: {verdict.decision if verdict else 'unknown'}."]
+    if verdict and (found := verdict.comparison):
         lines.append(
-            f"On {gate['compared']} images of {gate['split']}: gain {gate['gain']:+.4f} over version {gate['against']}."
+            f"On {found.compared} images of {found.split}: gain {found.gain:+.4f} over version {verdict.against}."
         )
-    if gate.get("forced"):
-        forced = gate["forced"]
-        lines.append(f"Forced by {forced['by']}, {forced['at']}: {forced['why']}")
-    lines = [_cell(line) for line in lines] + [f"- {_cell(str(reason))}" for reason in gate.get("reasons", ())]
-    return "\n".join(lines)
+    if verdict and (forced := verdict.forced):
+        lines.append(f"Forced by {forced.by}, {forced.at}: {forced.why}")
+    reasons = verdict.reasons if verdict else ()
+    return "\n".join([*map(_cell, lines), *(f"- {_cell(reason)}" for reason in reasons)])
 
 
-def _warnings(metrics: Mapping[str, Any]) -> str:
-    found = [f"- {_cell(str(warning.get('text', warning)))}" for warning in metrics.get("warnings", ())]
-    return "\n".join(found) or "None."
+def _warnings(warnings: Iterable[str]) -> str:
+    return "\n".join(f"- {_cell(text)}" for text in warnings) or "None."
 
 
 def _table(header: tuple[str, ...], rows: Any) -> str:
     return markdown_table(header, ([_cell(cell) for cell in row] for row in rows))
 
 
-def _figure(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, int | float) else "not measured"
+def _figure(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.4f}"
 
 
 def _cell(text: str) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from utils.lineage import Lineage
+from utils.mlflow_utils import local_time
+from versioning.provenance.measurements import Measurements
+from versioning.provenance.verdict import Verdict
 
 PRODUCER = "urn:lakefs-image-segmentation"
 
@@ -16,7 +18,7 @@ PRODUCER = "urn:lakefs-image-segmentation"
 class ModelRecord:
     """A registered version with its origin.
 
-    `git` are the tags `git_*` of its run, `parameters` the settings that decided the training, `metrics` the content of
+    `git` are the tags `git_*` of its run, `parameters` the settings that decided the training, `metrics` those of
     metrics.json, `gate` the verdict of the promotion. A run that was deleted leaves `parameters` and the times empty.
     """
 
@@ -26,8 +28,8 @@ class ModelRecord:
     git: Mapping[str, str]
     data_manifest_sha256: str
     parameters: Mapping[str, str]
-    metrics: Mapping[str, Any]
-    gate: Mapping[str, Any]
+    metrics: Measurements
+    gate: Verdict | None
     started: datetime | None
     finished: datetime | None
 
@@ -44,8 +46,9 @@ class ModelRecord:
 
 
 def utc(milliseconds: int | None) -> datetime | None:
-    """Return a time of MLflow, in milliseconds since 1970, as a datetime in UTC."""
-    return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC)
+    """Return a time of MLflow, in milliseconds since 1970, as a datetime in UTC; None if it is unset or no date."""
+    time = local_time(milliseconds)
+    return None if time is None else time.astimezone(UTC)
 
 
 def timestamp(time: datetime) -> str:

@@ -34,7 +34,7 @@ def statement(record: ModelRecord, products: Mapping[str, str]) -> dict[str, Any
                 "internalParameters": {
                     "registeredModel": record.name,
                     "version": record.version,
-                    "gate": dict(record.gate),
+                    "gate": record.gate.content() if record.gate else {},
                 },
                 "resolvedDependencies": _dependencies(record),
             },

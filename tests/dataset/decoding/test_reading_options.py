@@ -23,7 +23,7 @@ from dataset.decoding.orientation import exif_orientation, to_stored, to_upright
 from dataset.samples import Item
 from dataset.validation import check_data
 from inference import batch_job
-from inference.batch_job import describe_origin
+from inference.origin import describe_origin
 from inference.server import Service
 from segmentation.evaluation import measure
 from segmentation.model_file import load_model, save_model

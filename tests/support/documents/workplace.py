@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from dataset.synthetic import generate_sample
+from dataset.sources.synthetic import generate_sample
 from tests.support.documents import preloaded
 from tests.support.documents.blocks import Block
 from tests.support.processes import free_port

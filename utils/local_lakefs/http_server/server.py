@@ -19,7 +19,9 @@ from http import HTTPStatus
 from pathlib import Path
 from socketserver import BaseRequestHandler, ThreadingTCPServer
 
+from core.i18n import tr
 from core.machine.storage import is_disk_full
+from core.safety.json_object import JsonObject
 from core.safety.private_files import write_private
 
 from ..api import Request, Response, dispatch
@@ -174,8 +176,9 @@ def _load_credentials(folder: Path, read_only: bool) -> tuple[str, str]:
     if read_only:
         return new["access_key_id"], new["secret_access_key"]
     create_once(path, lambda part: write_private(part, json.dumps(new)))
-    keys = json.loads(path.read_text(encoding="utf-8"))
-    return keys["access_key_id"], keys["secret_access_key"]
+    fix = tr("delete it: the next call makes a new key pair, which running clients of this server need again")
+    keys = JsonObject.parse(path.read_bytes(), path, fix)
+    return keys.text("access_key_id"), keys.text("secret_access_key")
 
 
 class LocalServer(ThreadingTCPServer):
