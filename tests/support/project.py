@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
 import re
@@ -9,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dataset.sources.synthetic import generate_sample
+from tests.support import preloaded
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,6 +39,27 @@ REPORT = re.compile(
 )
 
 
+def clean_environment() -> dict[str, str]:
+    """Return the environment of the tests without the settings of this project."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(OWN_NAMES)}
+    return clean | {"PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@functools.cache
+def _preloaded_python() -> tuple[Path, dict[str, str]]:
+    """Start the preloaded Python of this test process; return its address and its environment."""
+    folder, environment = Path(tempfile.mkdtemp(prefix="python-")), clean_environment()
+    server = preloaded.start_server(folder / "socket", environment)
+    atexit.register(_end, server, folder)
+    return folder / "socket", environment
+
+
+def _end(server: subprocess.Popen[bytes], folder: Path) -> None:
+    server.kill()
+    server.wait()
+    shutil.rmtree(folder)
+
+
 @dataclass
 class Project:
     """A copy of the project; `env` is added to an environment without the variables of this project."""
@@ -47,10 +72,9 @@ class Project:
         return [sys.executable, target, *arguments]
 
     def environment(self) -> dict[str, str]:
-        clean = {key: value for key, value in os.environ.items() if not key.startswith(OWN_NAMES)}
-        own = {"APP_LANG": "en", "PYTHONDONTWRITEBYTECODE": "1"}
+        own = {"APP_LANG": "en"}
         own["REGISTER_ACCEPT_WARNINGS"] = "true"  # the data of these projects is small
-        return clean | own | self.env
+        return clean_environment() | own | self.env
 
     def environment_with(self, changes: Mapping[str, str | None]) -> dict[str, str]:
         """Return the environment with changes; None removes a variable."""
@@ -64,10 +88,16 @@ class Project:
         cwd: Path | None = None,
         env: Mapping[str, str | None] | None = None,
     ) -> subprocess.CompletedProcess[str]:
+        """Run a script to its end, in a Python that has the large packages loaded if the environment permits it."""
+        environment = self.environment_with(env or {})
+        command = self.command(script, *arguments)
+        address, server = _preloaded_python()
+        if not preloaded.start_differs(environment, server):
+            command = [*preloaded.client_command(address), *command[1:]]
         return subprocess.run(
-            self.command(script, *arguments),
+            command,
             cwd=cwd or self.folder,
-            env=self.environment_with(env or {}),
+            env=environment,
             input=answers,
             capture_output=True,
             text=True,
@@ -75,6 +105,7 @@ class Project:
         )
 
     def start(self, script: str, *arguments: str) -> subprocess.Popen[str]:
+        """Start a script as a process of its own, which a test can send signals to."""
         return subprocess.Popen(
             self.command(script, *arguments),
             cwd=self.folder,

@@ -8,7 +8,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from dataset.sources.synthetic import generate_sample
-from tests.support.documents import preloaded
+from tests.support import preloaded
 from tests.support.documents.blocks import Block
 from tests.support.processes import free_port
 from tests.support.project import OWN_NAMES, SOURCE
@@ -178,13 +177,9 @@ def preloaded_python(folder: Path) -> Iterator[None]:
     """Put `python` and `pip` into the directory; both need no network, and `python` starts without imports."""
     (folder / "pip").write_text(PIP.format(python=sys.executable, known=str(SOURCE / "requirements-dev.txt")))
     address = folder / "socket"
-    script = Path(preloaded.__file__)
-    server = subprocess.Popen([sys.executable, str(script), "serve", str(address)], env=_server_environment())
+    server = preloaded.start_server(address, _server_environment())
     try:
-        while not address.exists():
-            assert server.poll() is None, "the preloaded Python ended"
-            time.sleep(0.1)
-        run = f"exec {sys.executable} -S -E {script} run {address}"
+        run = f"exec {shlex.join(preloaded.client_command(address))}"
         (folder / "python").write_text(
             "#!/bin/sh\n"
             'case "$1 $2" in\n'

@@ -1,40 +1,87 @@
 """A Python whose large packages are loaded already: most of a command's time is the import of torch and MLflow.
 
 `python preloaded.py serve SOCKET` imports them once, then runs each command in a fork of itself. `python preloaded.py run
-SOCKET ARGUMENTS` has such a command run with its own arguments, directory, environment and standard streams, and ends with
-its exit code. Nothing of the project is loaded before the fork: every command reads the code of its own directory.
+SOCKET ARGUMENTS` has such a command run with its own arguments, directory, environment and standard streams, and ends as it
+ends: with its exit code or by its signal. Nothing of the project is loaded before the fork: every command reads the code of
+its own directory. The server ends when its standard input does, which is when the process that started it ends.
 """
 
 from __future__ import annotations
 
 import array
+import atexit
 import contextlib
+import gc
 import io
 import json
 import os
 import select
 import signal
 import socket
+import struct
+import subprocess
 import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "torchvision", "mlflow", "lakefs_sdk", "matplotlib.pyplot", "PIL.Image", "scipy.stats")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "mlflow",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.model_registry.sqlalchemy_store",
+    "lakefs_sdk",
+    "matplotlib.pyplot",
+    "PIL.Image",
+    "scipy.stats",
+)
+# What Python and these packages read when they start or are imported: a command with such a change needs its own start.
+READ_AT_START = ("PYTHON", "LD_", "LANG", "LC_", "OMP_", "MKL_", "KMP_", "CUDA_", "MPL")
+
+
+def start_server(address: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start the server, and wait until it listens at the address, a path of at most 100 characters."""
+    command = [sys.executable, str(Path(__file__)), "serve", str(address)]
+    server = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE)
+    while not address.exists():
+        assert server.poll() is None, "the preloaded Python ended"
+        time.sleep(0.05)
+    return server
+
+
+def client_command(address: Path) -> list[str]:
+    """Return the beginning of a command line that the server runs: the script and its arguments follow."""
+    return [sys.executable, "-S", "-E", str(Path(__file__)), "run", str(address)]
+
+
+def start_differs(environment: Mapping[str, str], server: Mapping[str, str]) -> bool:
+    """Tell whether a command with this environment needs a start of its own."""
+    wanted, have = (
+        {name: value for name, value in values.items() if name.startswith(READ_AT_START)}
+        for values in (environment, server)
+    )
+    return wanted != have
 
 
 def serve(path: str) -> dict[str, Any] | None:
-    """Answer requests until the process is killed; in the fork of a request, return that request."""
+    """Answer requests until standard input ends; in the fork of a request, return that request."""
     for name in PACKAGES:
         __import__(name)
+    gc.freeze()  # else a collection in a fork writes to the pages of all these objects
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # supervisors are not waited for
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(path)
         listener.listen(16)
-        while True:
+        while 0 not in select.select([listener.fileno(), 0], [], [])[0]:
             connection, _ = listener.accept()
             if os.fork() == 0:
                 listener.close()
                 return supervise(connection)
             connection.close()
+    os._exit(0)
 
 
 def supervise(connection: socket.socket) -> dict[str, Any] | None:
@@ -60,8 +107,30 @@ def supervise(connection: socket.socket) -> dict[str, Any] | None:
         os.kill(child, signal.SIGTERM)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     with contextlib.suppress(OSError):
-        connection.sendall(bytes([code if code >= 0 else 128 - code]))
+        connection.sendall(struct.pack("i", code))
     os._exit(0)
+
+
+def end(request: dict[str, Any]) -> None:
+    """Execute the request and end this process as the interpreter does, except that no module is taken apart.
+
+    To free the objects of all packages takes two seconds, because a fork copies each memory page that it writes to.
+    """
+    code = 0
+    try:
+        execute(request)
+    except SystemExit as exit_:
+        code = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+        if isinstance(exit_.code, str):
+            print(exit_.code, file=sys.stderr)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads that are not daemons
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code & 0xFF)
 
 
 def execute(request: dict[str, Any]) -> None:
@@ -93,8 +162,13 @@ def request(path: str, arguments: list[str]) -> int:
         wanted = {"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}
         streams = array.array("i", [0, 1, 2])
         connection.sendmsg([json.dumps(wanted).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
-        answer = connection.recv(1)
-        return answer[0] if answer else 1
+        answer = connection.recv(4)
+    code: int = struct.unpack("i", answer)[0] if answer else 1
+    if code < 0:
+        if -code != signal.SIGKILL:
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    return code
 
 
 if __name__ == "__main__":
@@ -102,4 +176,4 @@ if __name__ == "__main__":
         sys.exit(request(sys.argv[2], sys.argv[3:]))
     wanted = serve(sys.argv[2])
     if wanted is not None:
-        execute(wanted)
+        end(wanted)
