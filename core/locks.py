@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from core.errors import UsageError
+from core.i18n import tr
 from core.reporting import notify
 from core.safety.private_files import is_private, make_directory, restrict_if_private
 
@@ -45,6 +46,19 @@ def lock_or_fail(path: Path, message: str) -> FileLock:
     except filelock.Timeout:
         raise UsageError(message) from None
     return lock
+
+
+def is_locked_database(error: BaseException) -> bool:
+    """Return whether SQLite, also below MLflow, gave up waiting for another process that writes the database."""
+    return "database is locked" in str(error)
+
+
+def locked_database_fix() -> str:
+    """Return what to do about a database that stayed locked for longer than its users wait."""
+    return tr(
+        "another process keeps the database locked: run the command again when that has finished (on a network drive, "
+        "where SQLite's locks do not work, use a server instead)"
+    )
 
 
 @contextlib.contextmanager

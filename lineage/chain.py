@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -111,7 +110,6 @@ class Chain:
         if state != "recorded":
             return state, None
         expected, fault = tags.get(PATCH_SHA256_TAG), None
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # for one small file
         try:
             with (
                 tempfile.TemporaryDirectory() as folder,

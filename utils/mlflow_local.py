@@ -23,7 +23,7 @@ from urllib.parse import unquote, urlsplit
 from core.errors import AppError
 from core.files import is_writable
 from core.i18n import tr
-from core.locks import file_lock
+from core.locks import file_lock, is_locked_database, locked_database_fix
 from core.reporting import notify
 from core.safety.private_files import create_private_file, restrict
 from core.safety.urls import without_credentials
@@ -129,6 +129,8 @@ def _reading(database: Path) -> Iterator[sqlite3.Connection]:
         with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", timeout=30, uri=True)) as db:
             yield db
     except sqlite3.DatabaseError as error:
+        if is_locked_database(error):
+            raise AppError(f"{database}: {locked_database_fix()}") from error
         raise AppError(
             tr("{file}: not a readable database ({error}): restore it from a backup", file=database, error=error)
         ) from error
@@ -139,7 +141,9 @@ def _read_column(database: Path, query: str) -> list[str]:
     with _reading(database) as db:
         try:
             return [str(row[0]) for row in db.execute(query)]
-        except sqlite3.OperationalError:  # no such table
+        except sqlite3.OperationalError as error:  # no such table
+            if is_locked_database(error):
+                raise
             return []
 
 

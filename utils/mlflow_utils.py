@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from config import ROOT, Settings
 from core.errors import AppError, UsageError, one_line
 from core.i18n import tr
+from core.locks import is_locked_database, locked_database_fix
 from core.process import defer_interrupt
 from core.safety.redaction import redact
 from core.safety.urls import MASK, without_credentials
@@ -61,6 +62,8 @@ def convert_errors(settings: Settings, what: str) -> Iterator[None]:
 def _message(settings: Settings, error: Exception) -> str:
     """Return the message of MLflow on one line, without the keys of the settings."""
     reason = explain_failure(error, tracking_uri(settings), NetworkPolicy.from_environment(), MLFLOW)
+    if is_locked_database(error):  # MLflow has waited for 20 s
+        reason = locked_database_fix()
     text = reason or one_line(error)
     for secret in settings.secrets():
         text = text.replace(secret, MASK)
@@ -80,6 +83,7 @@ def connect(settings: Settings, read_only: bool = False) -> MlflowClient:
     # MLflow's client would follow one anywhere, and a redirected POST becomes a GET, which no server of MLflow answers.
     os.environ.setdefault("MLFLOW_ALLOW_HTTP_REDIRECTS", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one per small file, in English only
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # otherwise it logs each table of a new database
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it prints the user and password of the server's URL
     import mlflow

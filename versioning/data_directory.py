@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import replace
+from pathlib import Path
 
 from config import ROOT, Settings
 from core import git
@@ -12,10 +13,12 @@ from core.errors import UsageError
 from core.files import broken_link, read_regular, write_atomically
 from core.i18n import tr
 from core.reporting import notify
+from core.safety.private_files import make_directory
 from dataset.directory import data_files, move_is_pending
 
 DEFAULT = "data"
-LAST = "data_dir.txt"  # in LAKEFS_LOCAL_DIR: the data directory of the last training
+OWN_STORE = ".lakefs"  # default of LAKEFS_LOCAL_DIR
+LAST = "data_dir.txt"  # the data directory of the last training
 
 
 def is_default(settings: Settings) -> bool:
@@ -26,12 +29,18 @@ def is_default(settings: Settings) -> bool:
 def record_directory(settings: Settings) -> None:
     """Record the data directory of a training, for the commands that compare or publish it.
 
-    One in the project is recorded relative to it: it means the same in a moved or copied project, and the own directory
-    in another clone that uses the same LAKEFS_LOCAL_DIR.
+    One in the project is recorded relative to it: it means the same in a moved or copied project.
     """
     root = settings.data_dir
     recorded = root.relative_to(ROOT) if root.is_relative_to(ROOT) else root
-    write_atomically(settings.lakefs_local_dir / LAST, f"{recorded}\n".encode())
+    make_directory(_record(settings).parent)
+    write_atomically(_record(settings), f"{recorded}\n".encode())
+
+
+def _record(settings: Settings) -> Path:
+    """Return the file that names the directory of this clone: beside its store, never in the store of another clone."""
+    store = settings.lakefs_local_dir
+    return (store if store.is_relative_to(ROOT) else ROOT / OWN_STORE) / LAST
 
 
 def of_last_training(settings: Settings, publishes: bool) -> Settings:
@@ -39,7 +48,7 @@ def of_last_training(settings: Settings, publishes: bool) -> Settings:
 
     Raises UsageError if the default directory has data too and one of them would be published.
     """
-    record = settings.lakefs_local_dir / LAST
+    record = _record(settings)
     if not is_default(settings) or not record.is_file():
         return settings
     last = ROOT / read_regular(record).decode(errors="replace").removesuffix("\n")

@@ -8,12 +8,14 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from config import ROOT, Settings
+from core import git
 from core.checksummed_json import parse_json
 from core.errors import AppError, UsageError, describe_error
 from core.files import require_content, write_atomically
@@ -132,7 +134,7 @@ def unreachable_data(lock: Lock, lake: LakeFS) -> UsageError:
         "sqlite:///PATH of its mlflow.db, or run lake.py push --to URL there and set LAKEFS_ENDPOINT and its keys here"
     )
     if lock.server == EMBEDDED:
-        where = tr("it is in the embedded store of another clone: {fix}", fix=clone)
+        where = _settings_of_origin() or tr("it is in the embedded store of another clone: {fix}", fix=clone)
     elif lock.server:
         where = tr("it is on lakeFS {server}: {fix}", server=lock.server, fix=server)
     else:
@@ -141,6 +143,9 @@ def unreachable_data(lock: Lock, lake: LakeFS) -> UsageError:
             on_server=server,
             in_clone=clone,
         )
+    author = git.run(ROOT, "log", "-1", "--format=%an", "--", LOCK_NAME)
+    if author:
+        where += " " + tr("({lock_name} was committed by {author})", lock_name=LOCK_NAME, author=author)
     commits = {"lock_name": LOCK_NAME, "data": lock.data.ref[:12], "model": lock.model.ref[:12], "store": lake.store}
     if lake.has_repository(lock.data.repo):
         text = tr(
@@ -155,6 +160,21 @@ def unreachable_data(lock: Lock, lake: LakeFS) -> UsageError:
             where=where,
         )
     return UsageError(text)
+
+
+def _settings_of_origin() -> str | None:
+    """Return the settings that use the store of the clone that this one was cloned from; None if it is not a directory."""
+    origin = Path((git.run(ROOT, "remote", "get-url", "origin") or "").removeprefix("file://"))
+    store = origin / ".lakefs"
+    if not origin.is_absolute() or not store.is_dir():
+        return None
+    return tr(
+        "it is in the embedded store of another clone; to use that of {origin}, from which this one was cloned, set "
+        "LAKEFS_LOCAL_DIR={store} MLFLOW_TRACKING_URI={uri}",
+        origin=origin,
+        store=shlex.quote(str(store)),
+        uri=shlex.quote(f"sqlite:///{(origin / 'mlflow.db').as_posix()}"),
+    )
 
 
 @contextlib.contextmanager

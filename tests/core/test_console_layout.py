@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,21 @@ def test_directory_in_the_project_is_the_own_one_in_a_copy_of_the_project(
     data_directory.record_directory(plain[0])
     monkeypatch.setattr(data_directory, "ROOT", copy)
     assert data_directory.of_last_training(plain[1], publishes=True) is plain[1]
+
+
+def test_clones_that_share_a_store_have_their_own_data_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, photos = tmp_path / "first", tmp_path / "second", tmp_path / "photos"
+    for folder in (first, second, photos):
+        folder.mkdir()
+    store = first / ".lakefs"
+    monkeypatch.setattr(data_directory, "ROOT", first)
+    data_directory.record_directory(Settings(lakefs_local_dir=store, data_dir=photos))
+    monkeypatch.setattr(data_directory, "ROOT", second)
+    plain = Settings(lakefs_local_dir=store, data_dir=second / "data")
+    assert data_directory.of_last_training(plain, publishes=True) is plain, "not the directory of the other clone"
+    data_directory.record_directory(Settings(lakefs_local_dir=store, data_dir=first))
+    assert data_directory.of_last_training(plain, publishes=True).data_dir == first
+    monkeypatch.setattr(data_directory, "ROOT", first)
+    assert data_directory.of_last_training(replace(plain, data_dir=first / "data"), False).data_dir == photos

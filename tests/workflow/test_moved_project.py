@@ -19,6 +19,7 @@ from lineage.chain import Chain
 from train.tracking import environment
 from utils import mlflow_local, mlflow_utils
 from utils.lakefs_utils import LakeFS
+from utils.local_lakefs.database import explain_store_errors
 
 FILES = ("settings.json", "packages.txt", "environment.json")
 
@@ -244,6 +245,25 @@ def test_damaged_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"not a database" * 100)
     with pytest.raises(AppError, match="not a readable database"):
         mlflow_utils.connect(settings_of(tmp_path))
+
+
+def test_database_that_stays_locked_is_explained_in_one_line(tmp_path: Path, mlflow_database: Path) -> None:
+    from mlflow.exceptions import MlflowException
+
+    settings = settings_of(tmp_path)
+    with (
+        pytest.raises(AppError, match="another process keeps the database locked: run the command again") as caught,
+        mlflow_utils.convert_errors(settings, "recording"),
+    ):
+        raise MlflowException("(sqlite3.OperationalError) database is locked\n[SQL: SELECT 1]")
+    assert "SQL:" not in str(caught.value) and str(tmp_path / "mlflow.db") in str(caught.value)
+    shutil.copy(mlflow_database, tmp_path)
+    for name, reading in (
+        ("mlflow", mlflow_local._reading(tmp_path / "mlflow.db")),
+        ("lakefs", explain_store_errors(tmp_path)),
+    ):
+        with pytest.raises(AppError, match=rf"{name}\.db: another process keeps the database locked"), reading:
+            raise sqlite3.OperationalError("database is locked")
 
 
 @pytest.mark.parametrize(

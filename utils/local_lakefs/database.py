@@ -12,6 +12,7 @@ from typing import Literal
 from core.errors import AppError
 from core.files import is_writable
 from core.i18n import tr
+from core.locks import is_locked_database, locked_database_fix
 from core.safety.private_files import create_private_file
 
 BUSY_SECONDS = 120.0  # how long a writer waits for the others
@@ -48,7 +49,8 @@ def explain_store_errors(folder: Path) -> Iterator[None]:
                     folder=folder,
                 )
             ) from error
-        raise AppError(f"{file}: {error}") from error
+        problem = locked_database_fix() if is_locked_database(error) else error
+        raise AppError(f"{file}: {problem}") from error
     except sqlite3.DatabaseError as error:
         file = folder / "lakefs.db"
         raise AppError(
