@@ -20,6 +20,8 @@ from core.safety.redaction import redact
 from core.safety.terminal import escape_line, escape_text
 
 T = TypeVar("T")
+BAR_AFTER_S = 0.5  # a step shorter than this shows no bar on a terminal
+LINE_AFTER_S, LINE_EVERY_S = 2.0, 5.0  # without a terminal: when the first line of a step comes, and the following ones
 _standard_warning = warnings.formatwarning
 
 
@@ -116,7 +118,7 @@ class ConsoleReporter:
         print_error(tr("warning: {text}", text=Message(text)))
 
     def progress(self, items: Iterable[T], total: int | None, description: str, unit: str) -> Iterator[T]:
-        """Yield the items with a tqdm bar (rate, ETA) on a terminal, otherwise with a plain line every 10 s."""
+        """Yield the items with a tqdm bar (rate, ETA) on a terminal, otherwise with plain lines; nothing for short steps."""
         if self.quiet:
             return iter(items)
         return show_progress(items, total, description, unit, self._output())
@@ -128,7 +130,10 @@ class ConsoleReporter:
 def show_progress(
     items: Iterable[T], total: int | None, description: str, unit: str, output: TextIO | None = None
 ) -> Iterator[T]:
-    """Return the items with a tqdm bar on a terminal, otherwise with a plain line on `output` (stdout) every 10 s."""
+    """Return the items with a tqdm bar on a terminal, otherwise with plain lines on `output` (stdout).
+
+    Steps that end within `BAR_AFTER_S` or `LINE_AFTER_S` show nothing.
+    """
     description, unit = escape_line(redact(description)), escape_line(unit)
     if sys.stderr.isatty():
         return _with_bar(items, total, description, unit)
@@ -143,19 +148,30 @@ def _with_bar(items: Iterable[T], total: int | None, description: str, unit: str
     layout = f"{{desc}}: {{n_fmt}} {unit} [{{elapsed}}, {{rate_noinv_fmt}}]"
     if total:
         layout = f"{{l_bar}}{{bar}}| {{n_fmt}}/{{total_fmt}} {unit} [{{elapsed}}<{{remaining}}, {{rate_noinv_fmt}}]"
-    yield from tqdm(items, total=total, desc=description, unit="", bar_format=layout, leave=False, dynamic_ncols=True)
+    bar = tqdm(
+        items,
+        total=total,
+        desc=description,
+        unit="",
+        bar_format=layout,
+        leave=False,
+        dynamic_ncols=True,
+        delay=BAR_AFTER_S,
+    )
+    yield from bar
 
 
 def _with_lines(
     items: Iterable[T], total: int | None, description: str, unit: str, output: TextIO | None
 ) -> Iterator[T]:
-    """Yield the items with a plain line every 10 s."""
-    start = shown = time.monotonic()
+    """Yield the items with a plain line after `LINE_AFTER_S`, and then every `LINE_EVERY_S`."""
+    start = time.monotonic()
+    due = start + LINE_AFTER_S
     for done, item in enumerate(items, 1):
         yield item
         now = time.monotonic()
-        if now - shown >= 10:
-            shown, rate = now, done / (now - start)
+        if now >= due:
+            due, rate = now + LINE_EVERY_S, done / (now - start)
             facts = {"description": description, "done": done, "unit": unit, "rate": rate}
             if total:
                 text = tr(

@@ -134,7 +134,8 @@ class BatchJob:
         """Reuse predictions of an earlier call. Raises UsageError if it had another model or other settings."""
         finished = reuse.read_matching(self.outputs, self.settings)
         pairs = [(item, finished.get(self.outputs.file_names(item.name)["mask"])) for item in self.items]
-        for (item, record), found in parallel(self._verify_finished, pairs, workers=self.predictor.cores):
+        results = parallel(self._verify_finished, pairs, workers=self.predictor.cores)
+        for (item, record), found in progress(results, len(pairs), tr("verifying the predictions"), tr("images")):
             if isinstance(found, Exception):
                 raise found
             if record is not None and found is not None:

@@ -116,6 +116,7 @@ def export(job: Job, kind: str) -> int:
     lineage, servers = job.lineage, job.servers
     show(lineage)
     model = load_model(_model_file(job), lineage.model_sha256, torch.device("cpu"))
+    notify(tr("exporting to {kind}, and comparing the export with the original", kind=kind))
     file, place, difference = exporting.export(model, kind, lineage, servers.lake, servers.client, job.settings)
     report_result(
         tr(

@@ -14,7 +14,7 @@ from PIL import Image
 from core.errors import UsageError
 from core.i18n import tr
 from core.pages.cards import Panel
-from core.reporting import warn
+from core.reporting import progress, warn
 from core.safety import html
 from core.workers import parallel
 from dataset.classes import IGNORE_INDEX, ClassMap, UInt8
@@ -50,7 +50,9 @@ def collect_previews(
     names = list(records)
     chosen = [names[index] for index in choose_previews(list(records.values()))]
     found: dict[str, list[Panel]] = {}
-    for item, panels in parallel(preview, [items[name] for name in chosen if name in items], workers=workers):
+    shown = [items[name] for name in chosen if name in items]
+    results = parallel(preview, shown, workers=workers)
+    for item, panels in progress(results, len(shown), tr("writing the gallery"), tr("images")):
         if isinstance(panels, UsageError):
             warn(str(panels))
         elif isinstance(panels, Exception):

@@ -15,6 +15,7 @@ from core.errors import AppError, UsageError
 from core.files import safe_join
 from core.hashing import file_sha256
 from core.i18n import tr, trn
+from core.reporting import progress
 from inference.formats import LISTING, OWN_FILES, VIDEO_RECORD_SUFFIX
 from lineage.links import LINEAGE_KEYS, MODEL_METRICS, Facts, Link, format_metric, hash_mismatch
 from utils.identifiers import NONE
@@ -131,7 +132,7 @@ def _checksum_faults(record: _Record) -> Iterator[str]:
 
 def _file_faults(folder: Path, files: dict[str, str | None]) -> Iterator[str]:
     """Yield the files below a directory that are missing or have another SHA-256."""
-    for name, expected in files.items():
+    for name, expected in progress(files.items(), len(files), tr("verifying the predictions"), tr("files")):
         path = safe_join(folder, name)
         found = file_sha256(path) if path.is_file() else tr("missing")
         if found != expected:
@@ -141,7 +142,7 @@ def _file_faults(folder: Path, files: dict[str, str | None]) -> Iterator[str]:
 def _check_inputs(images: Sequence[dict[str, Any]]) -> tuple[list[str], int]:
     """Return the input files that changed since they were predicted, and the number of those that are not found."""
     faults, missing = [], 0
-    for image in images:
+    for image in progress(images, len(images), tr("verifying the input images"), tr("images")):
         path, expected = Path(str(image.get("input"))), str(image.get("input_sha256"))
         existing = next((place for place in (path, ROOT / path) if place.is_file()), None)
         if existing is None:

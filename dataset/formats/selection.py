@@ -12,6 +12,7 @@ from core.errors import UsageError, one_line
 from core.files import read_regular
 from core.hashing import file_sha256
 from core.i18n import tr
+from core.reporting import progress
 from dataset.faults import DataWarning
 from dataset.formats.export import Export
 from dataset.formats.source import Source
@@ -69,9 +70,8 @@ def add_selection(export: Export, source: Source, selection: Selection) -> Expor
 
     Images are compared by content, because tools rename them. Raises UsageError if no image is of the selection.
     """
-    others = [
-        item.image for item in export.items if not item.merged and _sha256(source, item.image) not in selection.images
-    ]
+    items = progress(export.items, len(export.items), tr("comparing the images"), tr("images"))
+    others = [item.image for item in items if not item.merged and _sha256(source, item.image) not in selection.images]
     if len(others) == len(export.items):
         raise UsageError(tr("{path}: none of the images of the export was selected there", path=selection.path))
     warnings = export.warnings

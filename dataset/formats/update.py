@@ -16,6 +16,7 @@ from core.errors import UsageError
 from core.files import write_atomically
 from core.hashing import file_sha256
 from core.i18n import tr
+from core.reporting import progress
 from dataset.class_file import read_classes
 from dataset.classes import CLASSES_FILE, ClassMap, InvalidFileError, UInt8, abbreviate
 from dataset.decoding.mask import read_mask
@@ -117,9 +118,10 @@ def _only_files(files: Mapping[str, Path], listed: Mapping[str, Sequence[str]]) 
 
 def _find_images(data: _Data, source: Source, export: Export) -> Export:
     """Give items the names that their images have in the data. Raises DataFaults for other images of the same names."""
-    names = {file_sha256(path): name for name, path in data.images.items()}
+    present = progress(data.images.items(), len(data.images), tr("hashing the data"), tr("images"))
+    names = {file_sha256(path): name for name, path in present}
     items, faults = [], []
-    for item in export.items:
+    for item in progress(export.items, len(export.items), tr("comparing the images"), tr("images")):
         content = item.merged() if item.merged else source.files[item.image].read_bytes()
         name = names.get(hashlib.sha256(content).hexdigest())
         if name is None and item.name in data.images:

@@ -64,7 +64,7 @@ def remove_duplicates(triples: Iterable[Triple]) -> list[Triple]:
     """Return each image once: a duplicate in two splits would leak evaluation images into training."""
     first: dict[str, Triple] = {}
     count = 0
-    for triple in triples:
+    for triple in progress(triples, None, tr("comparing the images"), tr("images")):
         first.setdefault(file_sha256(triple[1]), triple)
         count += 1
     if len(first) < count:

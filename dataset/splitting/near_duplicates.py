@@ -14,6 +14,8 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
+from core.i18n import tr
+from core.reporting import progress
 from dataset.classes import UInt8
 from dataset.splitting.thumbnails import SIDE
 
@@ -50,7 +52,9 @@ def find_near_duplicates(thumbnails: Mapping[str, UInt8], splits: Mapping[str, s
         return []
     pixels = np.stack([thumbnails[name] for name in names])
     found: dict[tuple[int, int], float] = {}
-    for rows, columns, similarity, turn in _similarities(pixels, split):
+    for rows, columns, similarity, turn in progress(
+        _similarities(pixels, split), None, tr("looking for near duplicates"), tr("blocks")
+    ):
         for (one, other), score in _verify(pixels, rows, columns, similarity, turn).items():
             found[one, other] = max(found.get((one, other), 0.0), score)
     ordered = sorted(found.items(), key=lambda item: (item[0][0], -item[1], item[0][1]))

@@ -12,6 +12,7 @@ from PIL import Image
 
 from core.errors import UsageError
 from core.i18n import tr
+from core.reporting import progress
 from dataset.classes import ClassMap
 
 
@@ -29,7 +30,7 @@ def coco_json(folder: Path, records: Sequence[dict[str, Any]], classes: ClassMap
 
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for number, record in enumerate(records, 1):
+    for number, record in enumerate(progress(records, len(records), tr("writing annotations"), tr("images")), 1):
         images.append(
             {"id": number, "file_name": record["input"], "height": record["height"], "width": record["width"]}
         )

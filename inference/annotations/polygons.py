@@ -16,6 +16,7 @@ import numpy as np
 
 from core.errors import UsageError
 from core.i18n import tr
+from core.reporting import progress
 from core.safety.json_object import JsonObject
 from dataset.classes import ClassMap, UInt8
 from dataset.formats.polygon.numbering import BACKGROUND_NAMES
@@ -73,7 +74,7 @@ def coco_polygons_json(
     ids = dict(zip(classes.names, classes.ids, strict=True))
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for number, record in enumerate(records, 1):
+    for number, record in enumerate(progress(records, len(records), tr("writing annotations"), tr("images")), 1):
         size = {"height": record["height"], "width": record["width"]}
         images.append({"id": number, "file_name": record["input"], **size})
         for label, ring in _read_outlines(folder / record["polygons"], ids):

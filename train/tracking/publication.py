@@ -11,7 +11,7 @@ from core.errors import AppError
 from core.files import link_or_copy, write_atomically
 from core.hashing import file_sha256
 from core.i18n import Message, tr
-from core.reporting import notify
+from core.reporting import notify, progress
 from dataset.data import SegmentationData
 from dataset.directory import data_files
 from dataset.faults import warning_records
@@ -38,7 +38,9 @@ def hash_files(data: SegmentationData) -> dict[str, LocalFile]:
     """Return every file of checked data with its hash, which the check has computed for images and masks."""
     known = {pair.image: pair.image_sha256 for pair in data.pairs}
     known |= {pair.mask: pair.mask_sha256 for pair in data.pairs}
-    return {path: LocalFile(file, known.get(file) or file_sha256(file)) for path, file in data_files(data.root).items()}
+    files = data_files(data.root)
+    found = progress(files.items(), len(files), tr("hashing the data"), tr("files"))
+    return {path: LocalFile(file, known.get(file) or file_sha256(file)) for path, file in found}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Literal, TypeVar
 
 from core.errors import UsageError
 from core.i18n import tr
+from core.reporting import progress
 from utils.identifiers import Branch, CommitId, InvalidValue, Ref
 from utils.lakefs_client.connection import Connection, MissingRepository, missing_store_fix, server_message
 from utils.lakefs_client.content import RemoteFile
@@ -193,7 +194,7 @@ class Queries:
             require_order([file.path for file in results], prefix, after)
             return results, following
 
-        return self._pages(what, list_page, PAGE)
+        return progress(self._pages(what, list_page, PAGE), None, tr("listing the files on lakeFS"), tr("files"))
 
     def _pages(self, what: str, request: Callable[[str], tuple[list[T], str | None]], page_size: int) -> Iterator[T]:
         """Yield all results of a listing; `request` takes an offset and returns a page and the next offset (None: last page)."""

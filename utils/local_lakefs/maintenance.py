@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from core.hashing import file_sha256
+from core.i18n import tr
+from core.reporting import progress
 
 from .http_server.requests import CHUNK_BYTES
 from .store import Store
@@ -96,7 +98,8 @@ def fsck(store: Store) -> list[str]:
     with store.db.transaction("read"):
         found = find_reachable(store, 0, faults.append)
         stored = {sha256 for (sha256,) in store.db("SELECT sha256 FROM blobs")}
-        for sha256 in sorted(stored | found.content.keys()):
+        wanted = sorted(stored | found.content.keys())
+        for sha256 in progress(wanted, len(wanted), tr("verifying"), tr("files")):
             fault = store.files.find_fault(sha256)
             if not fault and sha256 not in stored:
                 fault = "is not recorded"
@@ -110,7 +113,7 @@ def repair(store: Store, folders: Iterable[Path]) -> list[str]:
     """Restore damaged content from files below `folders` with the same SHA-256; return a line for each file used."""
     damaged, lines = _find_damaged_content(store), []
     files = (path for folder in folders for path in folder.rglob("*") if path.is_file())
-    for path in files if damaged else ():
+    for path in progress(files if damaged else (), None, tr("looking for intact copies"), tr("files")):
         if (sha256 := file_sha256(path)) in damaged:
             with path.open("rb") as stream:
                 blob = store.files.receive(iter(lambda: stream.read(CHUNK_BYTES), b""))
@@ -127,7 +130,8 @@ def _find_damaged_content(store: Store) -> set[str]:
     with store.db.transaction("read"):
         reachable = find_reachable(store, 0, lambda _: None).content
         recorded = [sha256 for (sha256,) in store.db("SELECT sha256 FROM blobs")]
-    return {sha256 for sha256 in {*recorded, *reachable} if store.files.find_fault(sha256)}
+    known = {*recorded, *reachable}
+    return {sha for sha in progress(known, len(known), tr("verifying"), tr("files")) if store.files.find_fault(sha)}
 
 
 def gc(store: Store, grace_seconds: float, dropped_runs: Sequence[str] = ()) -> str:
