@@ -87,7 +87,7 @@ def _metric_of(metrics: Mapping[str, float], tags: Mapping[str, str], name: str)
 
 def _verdict(version: ModelVersion) -> str:
     tags, gate = version.tags, verdict_of(version)
-    verdict = gate.decision if gate else "-"
+    verdict = tr(gate.decision) if gate else "-"
     if gate and gate.forced:
         verdict += tr(" (forced)")
     if ROLLED_BACK in tags:

@@ -288,7 +288,7 @@ class Registry:
         """Point an alias at a version and report it."""
         with mlflow_utils.convert_errors(self.settings, tr("setting the alias")):
             self.client.set_registered_model_alias(version.name, alias, str(version.version))
-        notify(tr("{alias}: {name} v{version}", alias=alias, name=version.name, version=version.version))
+        notify(tr("{alias}: {name} v{version}", alias=tr(alias), name=version.name, version=version.version))
 
     def set_champion(self, version: ModelVersion) -> None:
         """Point `champion` at a version and remove the marks of a version that is not in use."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from config import Settings
 from core.errors import AppError, UsageError, one_line
-from core.i18n import tr
+from core.i18n import mark, tr
 from utils import mlflow_utils
 from utils.identifiers import RunId
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-CHAMPION = "champion"  # alias of the version in use
+CHAMPION = mark("champion")  # alias of the version in use
 MIN_PREFIX = 4  # characters of a run ID; fewer digits are the number of a version
 RUN_PREFIX = re.compile(rf"[0-9a-fA-F]{{{MIN_PREFIX},32}}")
 VERSION_NUMBER = re.compile(r"v?(\d{1,9})")

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from core.i18n import tr
 from core.safety.private_files import create_private_file, make_directory
 
 from .database import Database
@@ -92,9 +93,9 @@ class ContentFiles:
         try:
             with self.open(sha256) as stream:
                 if hashlib.file_digest(stream, "sha256").hexdigest() != sha256:  # type: ignore[arg-type]
-                    return "does not match its hash"
+                    return tr("does not match its hash")
         except OSError as error:
-            return f"cannot be read: {error}"
+            return tr("cannot be read: {error}", error=error)
         return ""
 
     def record(self, blob: Blob) -> bool:

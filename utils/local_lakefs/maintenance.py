@@ -57,7 +57,11 @@ def find_reachable(store: Store, since: float, report: Report, dropped_runs: Seq
         found.commits.add(f"{repo}/{commit_id}")
         row = store.db("SELECT data FROM commits WHERE repo=? AND id=?", repo, commit_id).fetchone()
         if not row or hashlib.sha256(row[0].encode()).hexdigest() != commit_id:
-            report(f"{name}: commit {commit_id} {'does not match its hash' if row else 'is missing'}")
+            facts = {"name": name, "commit": commit_id}
+            if row:
+                report(tr("{name}: commit {commit} does not match its hash", **facts))
+            else:
+                report(tr("{name}: commit {commit} is missing", **facts))
             continue
         commit, address = json.loads(row[0]), f"lakefs://{repo}/{commit_id}"
         _add_tree(store, commit["meta_range_id"], address, found, report)
@@ -82,7 +86,7 @@ def _add_tree(store: Store, tree: str, address: str, found: Reachable, report: R
             node = read_node(key)
             if hash_node(node) == key:
                 return node
-            report(f"{address}: node {key} does not match its hash")
+            report(tr("{address}: node {node} does not match its hash", address=address, node=key))
         except (LookupError, ValueError, TypeError, zlib.error) as error:
             report(f"{address}: {error}")
         return []
@@ -102,10 +106,13 @@ def fsck(store: Store) -> list[str]:
         for sha256 in progress(wanted, len(wanted), tr("verifying"), tr("files")):
             fault = store.files.find_fault(sha256)
             if not fault and sha256 not in stored:
-                fault = "is not recorded"
+                fault = tr("is not recorded")
             if fault:
-                addresses = found.content.get(sha256, ["(nothing refers to it)"])
-                faults += [f"{address}: content {sha256} {fault}" for address in addresses]
+                addresses = found.content.get(sha256, [tr("(nothing refers to it)")])
+                faults += [
+                    tr("{address}: content {sha256} {fault}", address=address, sha256=sha256, fault=fault)
+                    for address in addresses
+                ]
     return faults
 
 
@@ -121,7 +128,7 @@ def repair(store: Store, folders: Iterable[Path]) -> list[str]:
                 store.files.record(blob)
                 store.files.sync([(blob.sha256, blob.size)] if blob.data is None else [])
             damaged.discard(sha256)
-            lines.append(f"content {sha256} restored from {path}")
+            lines.append(tr("content {sha256} restored from {path}", sha256=sha256, path=path))
     return lines
 
 
@@ -143,19 +150,23 @@ def gc(store: Store, grace_seconds: float, dropped_runs: Sequence[str] = ()) -> 
     old = time.time() - grace_seconds
 
     def refuse(fault: str) -> None:
-        raise RuntimeError(f"{fault}: run fsck; nothing was freed")
+        raise RuntimeError(tr("{fault}: run fsck; nothing was freed", fault=fault))
 
     with store.db.transaction("durable"):  # all or nothing; writers wait
         found = find_reachable(store, old, refuse, dropped_runs)
-        counts = [
-            _delete_rows(store, "blobs", "sha256", f"used<{old}", found.content.keys()),
-            _delete_rows(store, "commits", "repo || '/' || id", "1", found.commits),
-            _delete_rows(store, "nodes", "id", "1", found.nodes),
-        ]
+        counts = {
+            "contents": _delete_rows(store, "blobs", "sha256", f"used<{old}", found.content.keys()),
+            "commits": _delete_rows(store, "commits", "repo || '/' || id", "1", found.commits),
+            "nodes": _delete_rows(store, "nodes", "id", "1", found.nodes),
+        }
     freed_bytes = _delete_files(store, old)
     store.db("PRAGMA incremental_vacuum").fetchall()
     store.db("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    return "freed contents: {}, commits: {}, tree nodes: {}, bytes of files: {:,}".format(*counts, freed_bytes)
+    return tr(
+        "freed contents: {contents}, commits: {commits}, tree nodes: {nodes}, bytes of files: {size:,}",
+        size=freed_bytes,
+        **counts,
+    )
 
 
 def _delete_files(store: Store, old: float) -> int:

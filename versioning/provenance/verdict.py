@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from core.i18n import tr
+from core.i18n import mark, tr
 from core.safety.json_object import JsonObject
 from utils.run_names import CHAMPION
 
-CHALLENGER = "challenger"  # decision, and alias of the newest version that did not pass the gate
+CHALLENGER = mark("challenger")  # decision, and alias of the newest version that did not pass the gate
 PROMOTE_BY = "promote_by"  # options of register_model.py that remove every reason: those that a person may waive
 WAIVERS = ACCEPT_WARNINGS, WITHOUT_INTERVAL = "--accept-warnings", "--confidence 0"  # the options in PROMOTE_BY
 ACCEPTED = "accepted"  # warnings that a person accepted
