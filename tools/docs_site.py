@@ -25,21 +25,24 @@ PAGES = {
     "README.md": "index.md",
     "README.ko.md": "index.md",
 }
+ENGLISH_ONLY = {"ko": "이 문서는 영어로만 제공합니다."}  # by language of the site
 _LANGUAGES = re.compile(r"^\[(?:한국어|English)\]\([^)]*\)\n+", re.MULTILINE)  # the site has a switch of its own
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]*)(#[^)\s]*)?\)")
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001 (MkDocs calls it)
     """Return the text of a page of the site."""
-    return site_text(markdown)
+    return site_text(markdown, str(config.theme["language"]))
 
 
-def site_text(markdown: str) -> str:
-    """Return the text of a page of docs/ as the site shows it."""
+def site_text(markdown: str, language: str = "en") -> str:
+    """Return the text of a page of docs/ as the site shows it; an English document says so in another language."""
     markdown = _LANGUAGES.sub("", markdown)
     stands_for = STANDS_FOR.search(markdown)
     if stands_for:
         text = (ROOT / stands_for[1]).read_text(encoding="utf-8")
+        title, _, rest = text.partition("\n")
+        text = f"{title}\n\n{ENGLISH_ONLY[language]}\n{rest}" if language in ENGLISH_ONLY else text
         return _LINK.sub(lambda match: _link(match, match[3].removeprefix("docs/"), "docs/" in match[3]), text)
     return _LINK.sub(lambda match: _link(match, match[3].removeprefix("../"), not match[3].startswith("../")), markdown)
 

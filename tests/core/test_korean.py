@@ -107,6 +107,36 @@ def strings(text: object) -> tuple[str, ...]:
     return tuple(map(str, text)) if isinstance(text, tuple | list) else (str(text),)
 
 
+# Commands, quotations and options in a message, which stay English, as do the names that the command line takes.
+CODE = re.compile(
+    r"'[^']*'|\"[^\"]*\"|--[\w-]+(?: [a-z]+)?|%\(\w+\)s|push, pull, [a-z, ]+|tag list: |"
+    r"(?:python|git|pip|docker|mlflow|lakectl|\w+\.py)(?: [\w.:/=$*~{}-]+)+"
+)
+NAMES = ("champion", "checkpoint")
+
+
+def glossary_terms() -> list[str]:
+    """Return the English terms of the glossary that have a Korean one, the longest first."""
+    text = (catalogue.ROOT / "docs/glossary.md").read_text("utf-8")
+    cells = re.findall(r"^\| ([^|]+) \| [^|]*[가-힣][^|]* \| .* \|$", text, re.MULTILINE)
+    terms = {term.strip() for cell in cells for term in re.split(r"[,()/]", cell)} - {""}
+    return sorted(terms - set(NAMES), key=len, reverse=True)
+
+
+def english_terms(text: str, terms: list[str]) -> list[str]:
+    """Return the terms that a Korean message has as English words."""
+    words = rf"(?<![\w./…{{-])(?:{'|'.join(map(re.escape, terms))})(?:s|es)?(?![\w./}}=:-])"
+    return re.findall(words, CODE.sub("", text)) if re.search(r"[가-힣]", text) else []
+
+
+def test_korean_messages_have_no_english_terms() -> None:
+    terms = glossary_terms()
+    assert {"tag", "branch", "image", "run"} <= set(terms)
+    assert english_terms("tags 목록 읽기", terms) == ["tags"] and english_terms("git tag로, 'run' 값", terms) == []
+    texts = [text for message in catalogue.read_catalogue() if message.id for text in strings(message.string)]
+    assert {text: found for text in texts if (found := english_terms(text, terms))} == {}
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_document_follows_the_glossary(path: Path) -> None:
     assert faults(prose(path), has_fields=False) == []

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from tests.support.project import SOURCE
+from tools import docs_site
 
 TRANSLATED = ["README.ko.md", *sorted(f"docs/{path.name}" for path in (SOURCE / "docs").glob("*.ko.md"))]
 FENCE = re.compile(r"^\s*```(\w*)$")
@@ -69,3 +70,10 @@ def test_every_page_is_translated_or_stands_for_an_english_document() -> None:
     untranslated = {path.name for path in pages if not path.with_suffix(".ko.md").is_file()}
     stand_for = {path.name for path in pages if "<!-- site: " in path.read_text(encoding="utf-8")}
     assert untranslated == stand_for | {"glossary.md"}  # the glossary is in both languages
+
+
+def test_page_for_an_english_document_says_so_on_the_korean_site() -> None:
+    page = (SOURCE / "docs/security.md").read_text(encoding="utf-8")
+    korean, english = docs_site.site_text(page, "ko").splitlines(), docs_site.site_text(page).splitlines()
+    assert korean[:3] == ["# Security", "", "이 문서는 영어로만 제공합니다."]
+    assert korean[3:] == english[1:]
