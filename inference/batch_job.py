@@ -114,9 +114,9 @@ class BatchJob:
     ) -> None:
         self.predictor, self.items = predictor, items
         self.settings = {**describe_origin(predictor, lineage), "split": split}
-        rasters = {i.name: i.image for i in items if i.fault is None and i.page is None and is_georeferenced(i.image)}
-        require_rasterio([str(path) for path in rasters.values()])
-        self.large = {name for name, path in rasters.items() if is_large(path)}
+        rasters = {item.name: item for item in items if item.fault is None and is_georeferenced(item.image, item.page)}
+        require_rasterio(sorted({str(item.image) for item in rasters.values()}))
+        self.large = {name for name, item in rasters.items() if item.page is None and is_large(item.image)}
         if self.large:
             require_windows(predictor, extras)
         self.outputs = OutputDirectory(output, predictor.model.classes, self.settings, extras, rasters)
@@ -240,7 +240,7 @@ class BatchJob:
         record: dict[str, Any] = {
             "input": _input_name(item),
             "input_sha256": image.sha256,
-            **self.outputs.write(item.name, item.image, image.pixels, prediction),
+            **self.outputs.write(item.name, item.image, image.pixels, prediction, item.page),
             "height": indices.shape[0],
             "width": indices.shape[1],
             "class_shares": outputs.compute_class_shares(indices, classes),

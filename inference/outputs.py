@@ -109,8 +109,10 @@ class OutputDirectory:
         optional = {"probabilities": f"{name}.npz", "polygons": f"{name}{LABELME_SUFFIX}"}
         return names | {key: file for key, file in optional.items() if key in self.extras}
 
-    def write(self, name: str, source: Path, image: UInt8, prediction: Prediction) -> dict[str, Any]:
-        """Write the files of an image and return their record: names and SHA-256; `source` is the file of the image.
+    def write(
+        self, name: str, source: Path, image: UInt8, prediction: Prediction, page: int | None = None
+    ) -> dict[str, Any]:
+        """Write the files of an image and return their record: names and SHA-256; it is (a page of) the file `source`.
 
         These are the mask (PNG of mode P, with values, colours and origin; GeoTIFF with the coordinates of a
         georeferenced image), the overlay (JPEG) and, if requested, the probabilities (num_classes,H,W) float16 in an
@@ -119,7 +121,7 @@ class OutputDirectory:
         names, indices = self.file_names(name), prediction.indices
         blended = Image.fromarray(overlay(image, indices, self.classes))
         content = {
-            "mask": self._encode_mask(name, source, indices),
+            "mask": self._encode_mask(name, source, page, indices),
             "overlay": _encode(blended, "JPEG", quality=90, comment=origin_comment(self.origin)),
         }
         if prediction.probabilities is not None and "probabilities" in names:
@@ -134,10 +136,10 @@ class OutputDirectory:
             self._write_file(names[key], data)
         return names | {f"{key}_sha256": hashlib.sha256(data).hexdigest() for key, data in content.items()}
 
-    def _encode_mask(self, name: str, source: Path, indices: UInt8) -> bytes:
+    def _encode_mask(self, name: str, source: Path, page: int | None, indices: UInt8) -> bytes:
         if name not in self.georeferenced:
             return encode_mask(indices, self.classes, self.origin)
-        return encode_geotiff(indices, self.classes, origin_of(self.origin), read_georeference(source))
+        return encode_geotiff(indices, self.classes, origin_of(self.origin), read_georeference(source, page))
 
     def write_large(self, name: str, source: Path, predictor: Predictor) -> dict[str, Any]:
         """Predict a georeferenced image that does not fit into memory; return its record: names, SHA-256, sizes, shares."""

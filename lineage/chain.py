@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from config import ROOT, Settings
@@ -71,8 +71,45 @@ class Chain:
         missing = [name for name in expected if name not in found]
         if missing:
             link.faults.append(tr("missing in {place}: {names}", place=run.info.artifact_uri, names=", ".join(missing)))
+        link.faults += self._changed_files(run, found)
         link.note = trn("{count} file", "{count} files", len(expected) - len(missing))
         return link
+
+    def _changed_files(self, run: Run, listed: Collection[str]) -> Iterator[str]:
+        """Yield the recorded files whose SHA-256 is not the one that the run, or the commit of its model, states.
+
+        Runs of earlier versions state none. The patch belongs to the link of the code.
+        """
+        metadata = self._commit_metadata(run)
+        for name in environment.RECORDED:
+            file, key = f"{environment.FOLDER}/{name}", environment.HASH_KEYS[name]
+            stated = {tr("the run"): run.data.tags.get(key), tr("the commit's metadata"): metadata.get(key)}
+            if file not in listed or not any(stated.values()):
+                continue
+            try:
+                found = self._artifact_sha256(run.info.run_id, file)
+            except (AppError, OSError) as error:
+                yield f"{file}: {error}"
+                continue
+            for place, expected in stated.items():
+                if expected is not None and expected != found:
+                    yield tr("changed: {fault}", fault=hash_mismatch(f"{file} ({place})", expected, found))
+
+    def _commit_metadata(self, run: Run) -> Mapping[str, str]:
+        """Return the metadata of the commit of a run's model; empty if there is none, which the model's link says."""
+        try:
+            model = mlflow_utils.run_lineage(run).model_path
+            return self.lakefs.lake.commit_metadata(model.ref, model.repo)
+        except AppError:
+            return {}
+
+    def _artifact_sha256(self, run_id: str, file: str) -> str:
+        """Download a file of a run and return its SHA-256. Raises AppError and OSError."""
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            mlflow_utils.convert_errors(self.settings, tr("downloading artifacts of the run")),
+        ):
+            return file_sha256(mlflow_utils.download_artifacts(self.client, self.settings, run_id, file, folder))
 
     def _check_stated_version(self, start: list[Link], versions: list[Link]) -> None:
         """Add a fault if a prediction names a version of the settings' model that was not registered from this run."""
@@ -111,11 +148,7 @@ class Chain:
             return state, None
         expected, fault = tags.get(PATCH_SHA256_TAG), None
         try:
-            with (
-                tempfile.TemporaryDirectory() as folder,
-                mlflow_utils.convert_errors(self.settings, tr("downloading artifacts of the run")),
-            ):
-                found = file_sha256(mlflow_utils.download_artifacts(self.client, self.settings, run_id, PATCH, folder))
+            found = self._artifact_sha256(run_id, PATCH)
             if expected is not None and found != expected:
                 fault = hash_mismatch(PATCH, expected, found)
         except (AppError, OSError) as error:

@@ -83,7 +83,7 @@ def judge(
     ]
     if champion is not None:
         current = download_model(lake, champion, device, cache)
-        old = measure(current, items, model.classes, device, CHAMPION, model.reading)
+        old = _measure_champion(current, champion, candidate, items, model, device)
         seen = seen_in_training(lake, champion, data, split, cache)
         record |= {"champion_version": champion.version, "seen_by_champion": len(seen)}
         found, metrics = _compare_unseen(settings, old, new, items, seen)
@@ -94,6 +94,25 @@ def judge(
         record[PROMOTE_BY] = [option for option, count in waivable.items() if count]
     number = champion.version.rsplit(" v", 1)[1] if champion and champion.version else None
     return Verdict(CHALLENGER if reasons else CHAMPION, tuple(reasons), number, record)
+
+
+def _measure_champion(
+    current: Model, champion: Lineage, candidate: Lineage, items: Sequence[Item], model: Model, device: torch.device
+) -> EvaluationResult:
+    """Measure the champion on the candidate's data. Raises UsageError if it cannot read them, as of other bands or depth."""
+    try:
+        return measure(current, items, model.classes, device, CHAMPION, model.reading)
+    except UsageError as error:
+        raise UsageError(
+            tr(
+                "the champion {version} cannot read the images of the candidate ({error}): register models of such images "
+                "under a name of their own (REGISTERED_MODEL=NAME), or replace the champion without a comparison by "
+                "python register_model.py --run-id {run_id} --force REASON",
+                version=champion.version,
+                error=error,
+                run_id=candidate.run_id,
+            )
+        ) from error
 
 
 def _describe_warning(text: str) -> str:

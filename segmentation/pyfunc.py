@@ -11,6 +11,7 @@ import binascii
 import io
 import json
 import platform
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from core.errors import AppError, UsageError
-from core.i18n import tr
-from dataset.classes import UInt8
+from core.i18n import tr, trn
+from core.safety.terminal import escape_line
+from dataset.classes import InvalidFileError, UInt8
 from utils.identifiers import Sha256
 from utils.mlmodel import MLMODEL, parse_mlmodel, verified_sha256
 
@@ -131,7 +133,9 @@ class Segmenter:
                     error_type=type(data).__name__,
                 )
             )
-        rows = [self._encoded(value) for value in data["image"]]
+        rows = [
+            self._encoded(value, tr("row {row} of the column 'image'", row=row)) for row, value in data["image"].items()
+        ]
         return pd.DataFrame(rows, index=data.index)
 
     def _arrays(self, data: npt.NDArray[Any]) -> UInt8:
@@ -154,14 +158,25 @@ class Segmenter:
 
         return self.model.classes.decode(segment(self.model, [image], self.device)[0])
 
-    def _encoded(self, value: Any) -> dict[str, Any]:
-        from dataset.decoding.image import read_image
+    def _encoded(self, value: Any, place: str) -> dict[str, Any]:
+        """Return the row of an encoded image; a truncated one is an error, as no answer could say what is missing."""
+        from dataset.decoding.image import to_channels
+        from dataset.decoding.samples import decode_raw
 
         try:
             content = base64.b64decode(value, validate=True) if isinstance(value, str) else bytes(value)
         except (binascii.Error, TypeError) as error:
-            raise UsageError(tr("not base64: {error}", error=error)) from error
-        ids = self._ids(read_image(content, self.model.reading))
+            expected = tr("{place}: expected an image in base64, found other text: {error}", place=place, error=error)
+            raise UsageError(expected) from error
+        try:
+            raw = decode_raw(content, replace(self.model.reading, allow_truncated=True))
+            if raw.truncated:
+                found = trn("a truncated one of {count:,} byte", "a truncated one of {count:,} bytes", len(content))
+                raise InvalidFileError((tr("a complete JPEG"), found))
+            pixels = to_channels(raw, self.model.reading)
+        except InvalidFileError as error:
+            raise UsageError(escape_line(f"{place}: {error}")) from None
+        ids = self._ids(pixels)
         palette_image = Image.fromarray(ids).convert("P")
         palette_image.putpalette(self.model.classes.palette())
         buffer = io.BytesIO()

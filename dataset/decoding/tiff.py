@@ -77,17 +77,30 @@ def count_pages(source: Path | bytes) -> int:
         return max(1, len(_page_numbers(stream)))
 
 
-def has_tag(path: Path, tags: Iterable[int]) -> bool:
-    """Return whether the first page of a TIFF file has one of these tags; False for other files. Raises OSError."""
+def has_tag(path: Path, tags: Iterable[int], page: int | None = None) -> bool:
+    """Return whether a page of a TIFF file, by default the first, has one of these tags; False for other files.
+
+    Raises OSError.
+    """
     with path.open("rb") as stream:
         if not is_tiff(stream.read(4)):
             return False
         stream.seek(0)
         try:
             with _tifffile().TiffFile(stream) as file:
-                return any(tag in file.pages[0].aspage().tags for tag in tags)
+                number = 0 if page is None else _full_pages(file)[page][0]
+                return any(tag in file.pages[number].aspage().tags for tag in tags)
         except Exception:  # a damaged file: decoding it says what is wrong
             return False
+
+
+def directory_number(path: Path, page: int) -> int:
+    """Return the number of a page among all directories of a TIFF file, overviews included; both from 0.
+
+    Raises OSError and, for a page that the file does not have, IndexError.
+    """
+    with path.open("rb") as stream:
+        return _page_numbers(stream)[page]
 
 
 def _page_numbers(stream: BinaryIO) -> list[int]:

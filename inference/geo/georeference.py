@@ -14,7 +14,7 @@ from core.errors import UsageError
 from core.i18n import trn
 from core.safety.terminal import escape_line
 from dataset.classes import ClassMap, UInt8, abbreviate
-from dataset.decoding.tiff import has_tag
+from dataset.decoding.tiff import directory_number, has_tag
 
 # Tags of GeoTIFF: pixel scale, tie points with a matrix, and the directory of the coordinate system.
 GEO_TAGS = (33550, 34264, 34735)
@@ -30,10 +30,10 @@ class Georeference:
     transform: Any
 
 
-def is_georeferenced(path: Path) -> bool:
-    """Return whether a file is a TIFF with the tags of GeoTIFF; False for one that cannot be read."""
+def is_georeferenced(path: Path, page: int | None = None) -> bool:
+    """Return whether a TIFF file, or this page of it, has the tags of GeoTIFF; False for one that cannot be read."""
     try:
-        return has_tag(path, GEO_TAGS)
+        return has_tag(path, GEO_TAGS, page)
     except OSError:
         return False
 
@@ -51,14 +51,15 @@ def require_rasterio(images: Sequence[str]) -> None:
         )
 
 
-def read_georeference(path: Path) -> Georeference:
-    """Return where an image lies. Raises UsageError for a file that GDAL cannot read."""
+def read_georeference(path: Path, page: int | None = None) -> Georeference:
+    """Return where an image, or a page of it, lies. Raises UsageError for a file that GDAL cannot read."""
     import rasterio
 
     try:
-        with rasterio.open(path) as source:
+        name = str(path) if page is None else f"GTIFF_DIR:{directory_number(path, page) + 1}:{path}"
+        with rasterio.open(name) as source:
             return Georeference(source.crs, source.transform)
-    except rasterio.errors.RasterioError as error:
+    except (rasterio.errors.RasterioError, OSError, IndexError) as error:
         raise UsageError(escape_line(f"{path}: {error}")) from None
 
 

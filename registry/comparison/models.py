@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from config import Settings
 from core.console import format_table
+from core.errors import UsageError
 from core.files import write_atomically
 from core.i18n import tr, trn
 from core.machine.heap import keep_freed_memory
@@ -45,7 +46,19 @@ def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lin
     classes, reading = models[1].classes, models[1].reading
     committed = (split, items)
     items = add_groups(lake, second.data_path, committed, cache, classes, reading, settings.split_group)
-    a, b = (evaluation.measure(m, items, classes, device, name, reading) for m, name in zip(models, "AB", strict=True))
+    b = evaluation.measure(models[1], items, classes, device, "B", reading)
+    try:
+        a = evaluation.measure(models[0], items, classes, device, "A", reading)
+    except UsageError as error:  # of other bands or depth than the model
+        raise UsageError(
+            tr(
+                "{first} cannot read the images of {second} ({error}): compare models that were trained on images of the "
+                "same kind",
+                first=first.version or first.run_id,
+                second=second.version or second.run_id,
+                error=error,
+            )
+        ) from error
     names = [lineage.version or lineage.run_id for lineage in (first, second)]
     notify(tr("A: {a}, B: {b}", a=names[0], b=names[1]))
     notify(

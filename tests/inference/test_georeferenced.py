@@ -212,3 +212,23 @@ def test_the_package_is_named_where_it_is_missing(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"1 image is georeferenced \(.*site\.tif\).*pip install rasterio"):
         predict(Predictor(make_model(), CPU), path, tmp_path / "out")
+
+
+def test_each_page_keeps_its_own_coordinates(tmp_path: Path) -> None:
+    """GDAL reads the first page of a file unless it is asked for another one; overviews lie between the pages."""
+    path = tmp_path / "in/series.tif"
+    path.parent.mkdir()
+    places = [rasterio.Affine(10.0, 0.0, 300_000.0 + 640 * page, 0.0, -10.0, 4_200_000.0) for page in range(3)]
+    shape = {"height": 48, "width": 64, "count": 3, "dtype": "uint8", "driver": "GTiff", "crs": CRS}
+    for page, place in enumerate(places):
+        options = {"APPEND_SUBDATASET": "YES"} if page else {}
+        with rasterio.open(path, "w", transform=place, **shape, **options) as file:
+            file.write(noise(48, 64).transpose(2, 0, 1))
+        if not page:
+            with rasterio.open(path, "r+") as file:
+                file.build_overviews([2])
+    outcome, items = predict(Predictor(make_model(), CPU), path, tmp_path / "out")
+    assert outcome.written == 3 and [item.name for item in items] == [f"series_{page:04}" for page in (1, 2, 3)]
+    for page, place in enumerate(places, 1):
+        with rasterio.open(tmp_path / f"out/series_{page:04}.tif") as mask:
+            assert mask.crs.to_string() == CRS and mask.transform == place

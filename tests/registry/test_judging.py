@@ -8,6 +8,7 @@ import secrets
 import time
 import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
 
 import lakefs_sdk as sdk
 import numpy as np
@@ -17,18 +18,20 @@ import torch
 from config import Settings
 from core.errors import UsageError
 from dataset.classes import ClassMap, UInt8
+from dataset.decoding.options import ReadOptions
 from dataset.faults import ABSENT_CLASS, SMALL_SPLIT, UNINFORMATIVE_KINDS, DataWarning
 from dataset.samples import committed_items
 from registry import gate, intervals, overlap
 from registry.comparison.models import compare_models
 from registry.overview import overview
 from registry.promotion import Promotion
-from registry.versions import Registry
+from registry.versions import Registry, version_lineage
 from segmentation import evaluation
 from segmentation.means import format_metric
 from segmentation.model_file import Model
 from tests.support.lab import CPU, Lab, road_and_car, segment_by_quality
-from utils.lakefs_utils import LakePath
+from utils.lakefs_utils import LakeFS, LakePath
+from utils.lineage import Lineage
 from utils.mlflow_utils import run_lineage
 
 VAL = [f"v{i}" for i in range(12)]
@@ -68,6 +71,31 @@ def test_the_champion_is_measured_again_on_the_data_of_the_candidate(lab: Lab) -
     keep = [i for i, item in enumerate(items) if item.name != "t0"]
     assert found["champion"] == pytest.approx(again.only(keep).metric("miou"))
     assert found["champion_version"] == f"{lab.name} v1"
+
+
+def test_a_champion_of_other_bands_is_refused_with_the_way_out(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, download = lab.data(["t"], VAL), gate.download_model
+    register(lab, 0.5, data)
+
+    def of_other_bands(lake: LakeFS, lineage: Lineage, device: torch.device, cache: Path) -> Model:
+        model = download(lake, lineage, device, cache)
+        return dataclasses.replace(model, reading=ReadOptions(channels=4)) if lineage.version else model
+
+    monkeypatch.setattr(gate, "download_model", of_other_bands)
+    run = lab.run(0.9, data)
+    ways = rf"REGISTERED_MODEL=NAME.* python register_model\.py --run-id {run.info.run_id} --force REASON"
+    with pytest.raises(
+        UsageError, match=f"champion {lab.name} v1 cannot read the images of the candidate .*4 bands.*{ways}"
+    ) as caught:
+        lab.promotion.register(run)
+    assert "\n" not in str(caught.value) and lab.aliases() == {"champion": "1"}
+    lab.promotion.register(run, force="images of three bands from now on")
+    assert lab.aliases()["champion"] == "2"
+    first, second = (version_lineage(lab.registry.find(f"{lab.name}/{number}")) for number in "12")
+    monkeypatch.setattr(gate, "download_model", lambda *a: dataclasses.replace(download(*a), reading=ReadOptions(channels=4))
+                        if a[1] == first else download(*a))  # fmt: skip
+    with pytest.raises(UsageError, match=f"{lab.name} v1 cannot read the images of {lab.name} v2"):
+        compare_models(lab.settings, lab.lake, first, second, lab.folder)
 
 
 def test_no_promotion_if_the_champion_was_trained_on_all_images(lab: Lab) -> None:

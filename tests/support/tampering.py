@@ -133,6 +133,17 @@ def in_metric_history(lifecycle: Lifecycle) -> Tampering:
     return in_mlflow("metrics", "val_loss", "metric history {run}: val_loss: says", step=best)(lifecycle)
 
 
+def in_recorded(name: str) -> TamperingMaker:
+    """Flip one bit of a file that a run recorded in MLflow beside its code."""
+
+    def make(lifecycle: Lifecycle) -> Tampering:
+        run = lifecycle.project.mlflow().get_run(lifecycle.runs["changed"])
+        file = Path(urlsplit(run.info.artifact_uri).path) / "code" / name
+        return Tampering(flipped_bit(file), MODEL, f"changed: code/{name} (the run): SHA-256 expected")
+
+    return make
+
+
 def in_patch(lifecycle: Lifecycle) -> Tampering:
     """Flip one bit of the run's recorded uncommitted changes."""
     run = lifecycle.project.mlflow().get_run(lifecycle.runs["changed"])
@@ -189,6 +200,9 @@ TAMPERINGS: dict[str, TamperingMaker] = {
         "model_version_tags", "metric.best_val_accuracy", f"version {NAME} v1: best_val_accuracy: says"
     ),
     "patch": in_patch,
+    "settings": in_recorded("settings.json"),
+    "environment": in_recorded("environment.json"),
+    "packages": in_recorded("packages.txt"),
     "Git object": in_git_object,
     "lakeFS tag": in_lakefs_tag,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import io
 import json
@@ -20,6 +21,7 @@ from dataset.decoding.options import DEFAULT_READING, ReadOptions
 from dataset.validation import check_data
 from inference import batch_job, inputs
 from segmentation.predictor import Predictor
+from segmentation.pyfunc import Segmenter
 from tests.support.data_directories import only_fault, put_mask
 from tests.support.models import CPU, lineage, make_model
 
@@ -108,3 +110,18 @@ def test_errors_of_single_images_name_file_and_option(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg())
     with pytest.raises(UsageError, match=r"a\.jpg: expected a complete JPEG, found a truncated one.*--allow-truncated"):
         read_image(tmp_path / "a.jpg", DEFAULT_READING)
+
+
+@pytest.mark.parametrize("reading", [DEFAULT_READING, ACCEPTED])
+def test_the_pyfunc_model_refuses_a_truncated_image_and_names_its_row(reading: ReadOptions) -> None:
+    """Its answer has no place that could say that a part of the image is missing."""
+    model = Segmenter(dataclasses.replace(make_model(), reading=reading), CPU)
+    images = [base64.b64encode(data).decode() for data in (jpeg(lost=0), jpeg())]
+    assert len(model.predict({"image": images[:1]})) == 1
+    with pytest.raises(
+        UsageError, match=r"^row 1 of the column 'image': expected a complete JPEG, found a truncated one"
+    ) as caught:
+        model.predict({"image": images})
+    assert "--allow-truncated" not in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match=r"^row 1 of the column 'image': expected an image in base64"):
+        model.predict({"image": [images[0], "photo.jpg"]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -129,15 +130,26 @@ def test_export_without_images_is_one_fault(tmp_path: Path, items: list[Labelled
 def test_voc_export_keeps_ignored_border_and_announces_the_names(
     tmp_path: Path, target: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    items = draw_labelled(tmp_path / "drawn", SPLITS, border=True)
+    drawn = draw_labelled(tmp_path / "drawn", SPLITS, border=True)
+    items = [dataclasses.replace(item, name=f"2007_0000{number:02}") for number, item in enumerate(drawn)]
     source = write_voc(tmp_path / "VOCdevkit/VOC2012", items, VOC_PALETTE)
-    (source / "ImageSets/Segmentation/trainval.txt").write_text("p00\np01\np02\np03\n")
+    (source / "ImageSets/Segmentation/trainval.txt").write_text("".join(f"{item.name}\n" for item in items[:4]))
     run_import(tmp_path / "VOCdevkit", target)
     data = check_imported(target, items)
     assert data.classes.names == VOC_2012 and data.classes.ignore_ids == (255,)
     assert data.classes.colors[15] == (192, 128, 128) and data.classes.ignore_colors == ((224, 224, 192),)
-    assert "VOC 2012 are assumed" in capsys.readouterr().err
+    assert "its images are those of VOC 2012, so its 21 classes are taken" in capsys.readouterr().err
     assert "assumed-class-names" in {warning.kind for warning in data.warnings}, "it stays with the data"
+
+
+def test_voc_export_of_other_images_must_name_its_classes(tmp_path: Path, items: list[Labelled], target: Path) -> None:
+    """Else cells and background would be trained as aeroplanes and bicycles."""
+    source = write_voc(tmp_path / "export", items, VOC_PALETTE)
+    fault = only_fault(source, target)
+    assert fault.file == "class_names.txt" and "one a line" in fault.expected and "p00, p01" in fault.found
+    (source / "class_names.txt").write_text("background\ncell\nnucleus\n")
+    run_import(source, target)
+    assert check_imported(target, items).classes.names == ("background", "cell", "nucleus")
 
 
 def test_voc_export_of_labelme_has_its_own_names(tmp_path: Path, target: Path) -> None:
@@ -148,7 +160,7 @@ def test_voc_export_of_labelme_has_its_own_names(tmp_path: Path, target: Path) -
 
 
 def test_voc_masks_with_other_values_are_refused(tmp_path: Path, items: list[Labelled], target: Path) -> None:
-    source = write_voc(tmp_path / "export", items, VOC_PALETTE)
+    source = write_voc(tmp_path / "export", items, VOC_PALETTE, VOC_2012)
     save_png(source / "SegmentationClass/p01.png", np.full(SIZE, 21, np.uint8))
     fault = only_fault(source, target)
     assert fault.file == "SegmentationClass/p01.png" and "(21, 21, 21)" in fault.found
@@ -157,7 +169,7 @@ def test_voc_masks_with_other_values_are_refused(tmp_path: Path, items: list[Lab
 def test_challenge_test_images_without_masks_are_left_out(
     tmp_path: Path, items: list[Labelled], target: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = write_voc(tmp_path / "export", items, VOC_PALETTE)
+    source = write_voc(tmp_path / "export", items, VOC_PALETTE, VOC_2012)
     (source / "SegmentationClass/p04.png").unlink()
     run_import(source, target)
     check_imported(target, items[:4])
@@ -167,7 +179,7 @@ def test_challenge_test_images_without_masks_are_left_out(
 def test_masks_that_no_list_names_are_left_out(
     tmp_path: Path, items: list[Labelled], target: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = write_voc(tmp_path / "export", items, VOC_PALETTE)
+    source = write_voc(tmp_path / "export", items, VOC_PALETTE, VOC_2012)
     (source / "ImageSets/Segmentation/test.txt").unlink()
     run_import(source, target)
     check_imported(target, items[:4])

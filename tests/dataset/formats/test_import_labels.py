@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 
 from benchmarks import round_trip
 from core.errors import UsageError
-from dataset.formats.raster.voc import voc_color
+from dataset.formats.raster.voc import VOC_2012, voc_color
 from dataset.formats.record import source_metadata
 from tests.support.data_directories import make_split, put_mask, write_classes
 from tests.support.exports.imports import check_imported, faults_of_import, mask_ids, only_fault, run_import
@@ -134,7 +134,7 @@ def test_interrupted_import_is_completed_only_by_the_same_export(
     tmp_path: Path, items: list[Labelled], target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = write_cvat(tmp_path / "export", items)
-    other = write_voc(tmp_path / "other", items, VOC_PALETTE)
+    other = write_voc(tmp_path / "other", items, VOC_PALETTE, VOC_2012)
     replaced: list[object] = []
 
     def interrupted(old: object, new: object) -> None:
