@@ -1,4 +1,7 @@
-"""The tag workflow in a fresh clone, in English and Korean: three tags, then back to the first result by its tag."""
+"""The tag workflow in a fresh clone, in English and Korean: three tags, then back to the first result by its tag.
+
+Each language has trainings of its own: tags, texts for Git and records are made by them, and nothing could be shared.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.support.languages import left_over
 from tests.support.project import Project, make_project
 
 SMALL = ("--epochs", "1", "--batch-size", "4", "--image-size", "32", "32")
@@ -25,8 +29,10 @@ class Tagged:
 
 
 def succeed(project: Project, script: str, *arguments: str) -> str:
+    """Run a script; return its standard output, once all of its output is in the language of the project."""
     done = project.run(script, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert left_over(done.stdout + done.stderr, project.env["APP_LANG"]) == []
     return done.stdout
 
 
