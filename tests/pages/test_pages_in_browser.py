@@ -65,7 +65,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def show(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Open a page from disk; at the end of the test, nothing may have been reported to the console."""
+    """Open a page; at the end, nothing may have been reported to the console or requested from elsewhere."""
     errors: list[str] = []
     contexts = []
 
@@ -76,6 +76,8 @@ def show(browser: Browser) -> Iterator[Callable[..., Page]]:
         # Chromium also reports a refused request, which the page of `--serve` shows to its user.
         page.on("console", lambda message: None if "a status of 4" in message.text else errors.append(message.text))
         page.on("pageerror", lambda error: errors.append(str(error)))
+        own = (address.rpartition("/")[0], "data:", "blob:")
+        page.on("request", lambda sent: None if sent.url.startswith(own) else errors.append(f"requested: {sent.url}"))
         page.goto(address)
         if page.locator("#result").count():
             page.locator("#result").wait_for()  # the example of --serve
@@ -220,7 +222,7 @@ def test_uploaded_image_is_shown_with_its_mask_and_classes(pages: dict[str, str]
     assert page.evaluate("getComputedStyle(document.getElementById('drop')).outlineStyle") == "solid", (
         "seen by keyboard"
     )
-    for name, content in (("<b>photo.png", _image((300, 200), "PNG")), ("photo.tif", _image((30, 20), "TIFF"))):
+    for name, content in (("<img src=x onerror=alert(1)>.png", _image((300, 200), "PNG")), ("photo.tif", _image((30, 20), "TIFF"))):
         page.set_input_files("#file", {"name": name, "mimeType": "image/*", "buffer": content})
         page.locator("h3", has_text=name).wait_for()
         kinds = ["image", "mask", "prediction"] if name.endswith("png") else ["mask"]
