@@ -35,6 +35,8 @@ TEST_METRICS = ("test_miou", "test_accuracy")  # of the run that a version keeps
 LINEAGE_TAGS = ("lakefs_model_path", "lakefs_data_path", "model_sha256")  # of a version that register_model.py made
 REGISTERED = "registered_version"  # tag of a run: "NAME vN"
 DESCRIPTION_LIMIT = 5000  # characters that MLflow stores
+# MLflow's server cannot read lakefs://, so "Schema" is empty on the page of a version.
+SCHEMA_PLACE = "Inputs, outputs and an example: on the page of the run's logged model."
 MODEL_VERSIONS = "mlflow.modelVersions"  # tag of a logged model: MLflow's own list of its versions
 ROLLED_BACK = "rolled_back"  # tag of a version that a person took out of use: when, who, to which version
 METRIC = "metric."  # prefix of the tags of a version that keep metrics of its run
@@ -138,7 +140,19 @@ def lineage_tags(lineage: Lineage, run: Run) -> dict[str, str]:
 
 def _origin(lineage: Lineage) -> str:
     """Return where model, data and code of a version are, in Markdown; English, as it is stored."""
-    return f"Model `{lineage.model_path}`\n\nData `{lineage.data_path}`\n\nCode Git `{lineage.git_commit}`"
+    places = (
+        ("Model", f"`{lineage.model_path}`"),
+        ("Data", f"`{lineage.data_path}`"),
+        ("Code", f"Git `{lineage.git_commit}`"),
+    )
+    return "\n\n".join(f"**{name}:** {place}" for name, place in places)
+
+
+def _figures(metrics: dict[str, float]) -> str:
+    """Return the mIoU of a version by split, in Markdown; empty if none was recorded."""
+    recorded = (("val", "best_val_miou"), ("test", "test_miou"))
+    figures = ", ".join(f"{split} mIoU {metrics[name]:.4f}" for split, name in recorded if name in metrics)
+    return f"**Result:** {figures}\n\n" if figures else ""
 
 
 def logged_model_of(run: Run) -> str | None:
@@ -279,7 +293,8 @@ class Registry:
 
     def describe(self, version: ModelVersion, verdict: Verdict) -> None:
         """Set the description on MLflow's page, the verdict in words, and link the version with its run's logged model."""
-        text = f"{describe_promotion(verdict)}\n\n{_origin(version_lineage(version))}"
+        origin = f"{_figures(metrics_of(version))}{_origin(version_lineage(version))}\n\n{SCHEMA_PLACE}"
+        text = f"{describe_promotion(verdict)}\n\n{origin}"
         with mlflow_utils.convert_errors(self.settings, tr("recording the version")):
             self.client.update_model_version(version.name, str(version.version), text[:DESCRIPTION_LIMIT])
         self._link_logged_model(version)

@@ -7,6 +7,7 @@ python tools/result_image.py        # writes docs/images/result.jpg
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -16,6 +17,7 @@ import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from core.hashing import file_sha256  # noqa: E402
+from dataset.classes import UInt8  # noqa: E402
 from dataset.decoding.image import read_image  # noqa: E402
 from dataset.decoding.mask import read_mask  # noqa: E402
 from dataset.overlay import as_rgb, difference, overlay  # noqa: E402
@@ -26,30 +28,34 @@ from segmentation.preprocess import choose_device  # noqa: E402
 
 DATA, MODEL, OUTPUT = ROOT / "data", ROOT / "models" / "model.pth", ROOT / "docs" / "images" / "result.jpg"
 SHOWN = 3  # images of the validation split
-GAP = 4  # pixels between panels
+SCALE = 2  # of the pixels of the sample set
+GAP, GAP_COLOR = 6, 90  # between panels: pixels, and a grey that can be seen on white and on black
 
 
 def draw(data: Path, model_file: Path, output: Path) -> None:
-    """Write a row for each of the first validation images: image, label, prediction, difference."""
+    """Write a row for each of the validation images with most classes: image, label, prediction, difference."""
     device = choose_device("cpu")
     model = load_model(model_file, file_sha256(model_file), device)
     rows = []
-    for pair in check_data(data, 0, make_split=False, reading=model.reading).split("val")[:SHOWN]:
-        image = as_rgb(read_image(pair.image, model.reading))
-        label = read_mask(pair.mask, model.classes, model.reading)
+    pairs = check_data(data, 0, make_split=False, reading=model.reading).split("val")
+    labels = {pair.name: read_mask(pair.mask, model.classes, model.reading) for pair in pairs}
+    for pair in sorted(pairs, key=lambda pair: -np.unique(labels[pair.name]).size)[:SHOWN]:
+        image, label = as_rgb(read_image(pair.image, model.reading)), labels[pair.name]
         (predicted,) = segment(model, [read_image(pair.image, model.reading)], device)
         panels = [image, overlay(image, label, model.classes), overlay(image, predicted, model.classes)]
         panels.append(difference(image, label, predicted))
-        rows.append(np.concatenate([_with_gap(panel) for panel in panels], axis=1))
+        rows.append(_join([panel.repeat(SCALE, 0).repeat(SCALE, 1) for panel in panels], axis=1))
     output.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.concatenate(rows)).save(output, quality=88, optimize=True)
+    Image.fromarray(_join(rows, axis=0)).save(output, quality=85, subsampling=0, optimize=True)
 
 
-def _with_gap(
-    panel: np.ndarray[tuple[int, ...], np.dtype[np.uint8]],
-) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """Return a panel (H,W,3) uint8 with a white margin on the right and below."""
-    return np.pad(panel, ((0, GAP), (0, GAP), (0, 0)), constant_values=255)
+def _join(parts: Sequence[UInt8], axis: int) -> UInt8:
+    """Return panels (H,W,3) uint8 beside (axis 1) or below each other (0), with gaps only between them."""
+    shape = [*parts[0].shape]
+    shape[axis] = GAP
+    gap = np.full(shape, GAP_COLOR, np.uint8)
+    spaced = [piece for part in parts for piece in (gap, part)][1:]
+    return np.concatenate(spaced, axis)
 
 
 if __name__ == "__main__":

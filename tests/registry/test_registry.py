@@ -77,7 +77,8 @@ def test_the_pages_of_mlflow_describe_and_link_run_model_and_version(lifecycle: 
     kind = client.get_experiment(run.info.experiment_id).tags["mlflow.experimentKind"]
     assert kind == "custom_model_development"
     assert (version.description or "").startswith("Decision: champion.")
-    assert run.data.params["lakefs_model_path"] in (version.description or "")
+    assert f"**Model:** `{run.data.params['lakefs_model_path']}`" in (version.description or "")
+    assert f"**Result:** val mIoU {run.data.metrics['best_val_miou']:.4f}, test mIoU" in (version.description or "")
     assert run.outputs is not None
     (output,) = run.outputs.model_outputs
     model = client.get_logged_model(output.model_id)
