@@ -28,6 +28,7 @@ from core.errors import UsageError
 from core.files import safe_join, write_atomically
 from core.hashing import file_sha256
 from core.i18n import tr
+from core.reporting import notify
 from dataset.classes import CLASSES_FILE, ClassMap, UInt8, abbreviate
 from dataset.decoding.mask import read_mask
 from dataset.decoding.options import DEFAULT_READING
@@ -41,6 +42,7 @@ from inference.outputs import PNG_TEXT_KEYS
 
 FOLDER = "selection"  # in the output directory
 STAGING = ".selection"  # while it is written
+ASIDE = ".selection-replaced"  # the earlier one, while the new one takes its place
 METHOD = "mean entropy of the class probabilities over all pixels, divided by log(number of classes)"
 
 
@@ -62,6 +64,7 @@ class Selected:
 def reject_corrections(output: Path) -> None:
     """Raise UsageError if an earlier selection in this output directory was changed: it may hold corrections."""
     folder = output / FOLDER
+    _recover(output)
     if not folder.exists():
         return
     found = [path for path in folder.rglob("*") if path.is_file() and path != folder / SELECTION_FILE]
@@ -85,8 +88,9 @@ def reject_corrections(output: Path) -> None:
 def write_selection(output: Path, count: int, classes: ClassMap) -> list[Selected]:
     """Write the `count` most uncertain images of the listing of an output directory; return them, the first one first.
 
-    An earlier selection there is replaced.
+    An earlier selection there is replaced, which is reported; it stays until the new one is complete.
     """
+    _recover(output)
     listing, records = read_listing(output)
     if not all(is_complete(record) and "uncertainty" in record for record in records):
         raise UsageError(
@@ -116,9 +120,31 @@ def write_selection(output: Path, count: int, classes: ClassMap) -> list[Selecte
     paths = sorted(path for path in staging.rglob("*") if path.is_file())
     files = {path.relative_to(staging).as_posix(): file_sha256(path) for path in paths}
     _write_json(staging / SELECTION_FILE, with_checksum({**content, "files": files}))
-    shutil.rmtree(folder, ignore_errors=True)
-    staging.rename(folder)
+    _replace(folder, staging, output / ASIDE)
     return selected
+
+
+def _recover(output: Path) -> None:
+    """Bring back the earlier selection after a kill before the new one was in its place; else remove what is left of it."""
+    aside = output / ASIDE
+    if aside.is_dir() and not (output / FOLDER).exists():
+        aside.rename(output / FOLDER)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _replace(folder: Path, new: Path, aside: Path) -> None:
+    """Move a complete selection to its place, and report how many images the earlier one had."""
+    try:
+        count = len(parse_json((folder / SELECTION_FILE).read_text(encoding="utf-8"))["images"])
+    except (OSError, ValueError, KeyError, TypeError):
+        count = 0
+    replaces = folder.is_dir()
+    if replaces:
+        folder.rename(aside)
+    new.rename(folder)
+    if replaces:
+        shutil.rmtree(aside)
+        notify(tr("earlier selection replaced in {folder}: {count}", folder=folder, count=count))
 
 
 def _load(output: Path, record: Mapping[str, Any], classes: ClassMap) -> Selected:

@@ -141,14 +141,25 @@ def write_overlay_video(
 ) -> Path:
     """Predict all frames into `video`, and write its record as JSON beside it; `record` is completed at the end.
 
-    Raises UsageError if one of the two exists and was not written by infer.py.
+    An earlier video stays until the new one is complete; which of the two is there then is reported. Raises UsageError if
+    one of the two exists and was not written by infer.py.
     """
     record_file = video.with_suffix(".json")
     names = (video.name, record_file.name)
     ownership.reject_replacing(video.parent, names, ownership.video_files(record_file))
-    with atomic_replace(video) as part:
-        frames, shares = _encode_overlays(predictor, source, part, origin_comment(origin))
-        record_file.unlink(missing_ok=True)  # a kill leaves no record of another video: the comment shows whose it is
+    replaces = video.exists()
+    try:
+        with atomic_replace(video) as part:
+            frames, shares = _encode_overlays(predictor, source, part, origin_comment(origin))
+            record_file.unlink(
+                missing_ok=True
+            )  # a kill leaves no record of another video: the comment shows whose it is
+    except BaseException:
+        if replaces:
+            notify(tr("earlier video kept: {path}", path=video))
+        raise
+    if replaces:
+        notify(tr("earlier video replaced: {path}", path=video))
     content = {**origin, **record(), "input": source.name, "frames": frames, "class_shares": shares}
     content |= {"overlay": video.name, "overlay_sha256": file_sha256(video)}
     write_atomically(record_file, json.dumps(with_checksum(content), ensure_ascii=False, indent=1).encode())

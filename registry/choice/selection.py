@@ -120,7 +120,8 @@ def default_model(servers: Servers) -> Origin | None:
     if lock is not None and found is not None and found.model_sha256 != lock.model_sha256:
         notify(
             tr(
-                "{lock_name} names another model, that of run {run_id}: --model lock uses it",
+                "using {model}; {lock_name} names another model, that of run {run_id}: python infer.py --model lock uses it",
+                model=found.version or tr("run {run_id}", run_id=found.run_id),
                 lock_name=LOCK_NAME,
                 run_id=lock.run_id,
             )

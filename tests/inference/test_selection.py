@@ -229,6 +229,26 @@ def test_earlier_selection_stays_if_writing_the_next_one_fails(output: Path, mon
     assert sorted(path.name for path in (output / FOLDER).rglob("*")) == before
 
 
+def test_replaced_selection_is_counted_and_a_kill_loses_neither(
+    output: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_selection(output, 2, classes())
+    assert "earlier selection" not in capsys.readouterr().out
+    write_selection(output, 3, classes())
+    assert f"earlier selection replaced in {output / FOLDER}: 2" in capsys.readouterr().out
+    before = (output / FOLDER / "selection.json").read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            selection, "_replace", lambda folder, new, aside: folder.rename(aside)
+        )  # killed after this step
+        write_selection(output, 2, classes())
+    assert not (output / FOLDER).exists()
+    reject_corrections(output)  # the next call
+    assert (output / FOLDER / "selection.json").read_bytes() == before
+    write_selection(output, 1, classes())
+    assert sorted(path.name for path in output.iterdir() if "selection" in path.name) == [FOLDER]
+
+
 def fail(*_: object) -> None:
     raise OSError("disk full")
 

@@ -45,6 +45,32 @@ def test_each_frame_is_overlaid_at_its_time(tmp_path: Path) -> None:
     assert sum(record["class_shares"].values()) == pytest.approx(1, abs=1e-6)
 
 
+def test_replaced_and_kept_videos_are_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor, out = Predictor(make_model(), CPU), tmp_path / "out"
+    clip, target = tmp_path / "clip.mp4", out / "clip_overlay.mp4"
+
+    def predict() -> list[str]:
+        assert video.predict_videos(predictor, [clip], lineage(), out) == 0
+        return [line for line in capsys.readouterr().out.splitlines() if "earlier" in line]
+
+    write_video(clip, 3)
+    assert predict() == []
+    write_video(clip, 2)
+    assert predict() == [f"earlier video replaced: {target}"]
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(video, "compute_class_shares", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        predict()
+    assert f"earlier video kept: {target}" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
 def test_unreadable_videos_are_usage_errors(tmp_path: Path) -> None:
     predictor = Predictor(make_model(), CPU)
     write_video(tmp_path / "cut.mp4", 3)

@@ -172,7 +172,10 @@ def test_without_a_name_git_decides_and_a_difference_is_reported(
     commit_lock(checkout, old, "v1.0-acc50")
     register(lab, new, "champion")
     assert choose(lab).model_sha256 == new.model_sha256
-    assert f"lakefs.lock names another model, that of run {old.run_id}: --model lock uses it" in capsys.readouterr().out
+    assert (
+        f"using {lab.name} v1; lakefs.lock names another model, that of run {old.run_id}: python infer.py --model lock uses it"
+        in capsys.readouterr().out
+    )
     git(checkout, "checkout", "--quiet", "v1.0-acc50")
     assert choose(lab).model_sha256 == old.model_sha256
     assert "Git has v1.0-acc50 checked out: using the model of lakefs.lock" in capsys.readouterr().out

@@ -50,9 +50,7 @@ def aliases(project: Project) -> dict[str, str]:
     return {alias: str(number) for alias, number in found.items()}
 
 
-def run(
-    project: Project, script: str, *arguments: str, language: str, stored_in: str | None = None
-) -> tuple[int, str]:
+def run(project: Project, script: str, *arguments: str, language: str, stored_in: str | None = None) -> tuple[int, str]:
     """Run a script; return its exit code and its output, which is all in one language.
 
     The warnings of a data check stay with the model, in the language that it was trained in: with `stored_in`, only the
