@@ -27,7 +27,7 @@ from core.process import run_script
 
 ACTIONS = Actions(
     {
-        "--list": "--json --metric",
+        "--list": "--json --long --metric",
         "--make-signing-key": "",
         "--compare": "--manual --output",
         "--rollback": "--manual --signing-key",
@@ -44,6 +44,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--run-id", metavar="ID", help=tr("register this run; at least 4 characters of its ID"))
     parser.add_argument("--list", action="store_true", help=tr("show versions and where they come from"))
     parser.add_argument("--json", action="store_true", help=tr("with --list: print only a JSON object"))
+    parser.add_argument("--long", action="store_true", help=tr("with --list: show all columns and full IDs"))
     parser.add_argument(
         "--rollback",
         nargs="?",

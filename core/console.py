@@ -20,6 +20,8 @@ from core.safety.redaction import redact
 from core.safety.terminal import escape_line, escape_text
 
 T = TypeVar("T")
+SHOWN_ID = 8  # characters of an ID in a table; the scripts accept the beginning of an ID
+TABLE_WIDTH = 100  # columns of a table without --long
 BAR_AFTER_S = 0.5  # a step shorter than this shows no bar on a terminal
 LINE_AFTER_S, LINE_EVERY_S = 2.0, 5.0  # without a terminal: when the first line of a step comes, and the following ones
 _standard_warning = warnings.formatwarning
@@ -59,6 +61,20 @@ def format_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
     cells = [[escape_line(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
     return tabulate.tabulate(cells, headers=headers, tablefmt="simple", disable_numparse=True)
+
+
+def fit_table(headers: Sequence[str], rows: Sequence[Sequence[Any]], optional: Sequence[str]) -> str:
+    """Format a table of at most `TABLE_WIDTH` columns: leave out the `optional` headers, in this order, until it fits."""
+    from wcwidth import wcswidth
+
+    table = format_table(headers, rows)
+    for header in optional:
+        if max(map(wcswidth, table.split("\n"))) <= TABLE_WIDTH:
+            break
+        kept = [place for place, name in enumerate(headers) if name != header]
+        headers, rows = [headers[place] for place in kept], [[row[place] for place in kept] for row in rows]
+        table = format_table(headers, rows)
+    return table
 
 
 def wrap_items(items: Sequence[str], heading: str) -> str:

@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from config import SETTINGS, Settings
-from core.console import choose, format_table
+from core.console import SHOWN_ID, choose, fit_table
 from core.errors import EXIT_BELOW_THRESHOLD, EXIT_DONE, EXIT_FAILED, AppError, UsageError
 from core.i18n import tr
 from core.reporting import notify, record, result, warn
 from core.safety.terminal import escape_line
 from registry.choice.selection import model_of
 from registry.experiment_branch import delete_experiment
-from registry.overview import listing, overview
+from registry.overview import aliases_of, listing, overview
 from registry.promotion import Promotion, lock_registry, require_registrable, require_threshold
 from registry.state import read_state
 from registry.versions import PENDING, REGISTERED, STATE, TEST_METRICS, Registry, version_lineage
-from segmentation.means import format_metric
+from segmentation.means import format_cell, format_metric
 from utils import mlflow_utils
 from utils.lakefs_utils import connect
 from utils.run_names import CHAMPION
@@ -46,7 +46,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     registry = Registry(mlflow_utils.connect(settings, reads_only), settings)
     if options.list:
         record(listing(registry))
-        result(overview(registry))
+        result(overview(registry, long=options.long))
         return EXIT_DONE
     with explained_by_lock(settings, AppError), connect(settings) as lake:
         if options.compare is not None:
@@ -198,16 +198,18 @@ def ask_version(registry: Registry, prompt: str) -> ModelVersion | None:
 
 def ask_run(registry: Registry, runs: list[Run]) -> Run | None:
     """Show the runs and ask for one; None if nobody answers."""
-    known, metric = registry.versions_by_run(), registry.settings.register_metric
-    headers = ["#", metric, tr("date"), tr("run"), "Git", tr("data commit"), tr("registered")]
+    known, aliases, metric = registry.versions_by_run(), registry.aliases(), registry.settings.register_metric
+    code, data, name = "Git", tr("data commit"), tr("name")
+    headers = ["#", metric, tr("date"), tr("run"), name, code, data, tr("registered")]
     rows = []
     for number, run in enumerate(runs, 1):
         tags, version = run.data.tags, known.get(run.info.run_id)
-        value = format_metric(metric, run.data.metrics[metric], tags)
+        value = format_cell(metric, run.data.metrics[metric], tags)
         dirty = "+" if tags.get("git_dirty") == "true" else ""
-        commits = [tags.get("git_commit", "none")[:8] + dirty, tags.get("lakefs_data_commit", "none")[:8]]
-        mark = f"v{version.version}" if version else tr("no")
-        rows.append([number, value, mlflow_utils.format_time(run.info.start_time), run.info.run_name, *commits, mark])
-    notify(format_table(headers, rows))
+        ids = [tags.get("git_commit", "none")[:SHOWN_ID] + dirty, tags.get("lakefs_data_commit", "none")[:SHOWN_ID]]
+        mark = f"v{version.version} {aliases_of(version, aliases)}".rstrip() if version else tr("no")
+        shown = [run.info.run_id[:SHOWN_ID], run.info.run_name, *ids, mark]
+        rows.append([number, value, mlflow_utils.format_time(run.info.start_time), *shown])
+    notify(fit_table(headers, rows, (name, data, code)))
     index = choose(tr("run to register"), len(runs))
     return None if index is None else runs[index]

@@ -5,36 +5,36 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from core.console import format_table
+from core.console import SHOWN_ID, fit_table, format_table
 from core.i18n import tr
 from registry.metrics import split_metric
 from registry.versions import PENDING, ROLLED_BACK, STATE, Registry, metrics_of, verdict_of
-from segmentation.means import format_metric
+from segmentation.means import format_cell
 from utils import mlflow_utils
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 
-def overview(registry: Registry, numbered: bool = False, versions: Sequence[ModelVersion] | None = None) -> str:
-    """Return a table of versions, by default of all, newest first: aliases, figures, verdict and lineage."""
+def overview(
+    registry: Registry, numbered: bool = False, versions: Sequence[ModelVersion] | None = None, long: bool = False
+) -> str:
+    """Return a table of versions, by default of all, newest first: aliases, figures, verdict and lineage.
+
+    It fits 100 columns: IDs are cut to the 8 characters that every command accepts, and columns are left out if they are
+    too wide. `long`: all columns, with full IDs.
+    """
     aliases, metric = registry.aliases(), registry.settings.register_metric
-    headers = [
-        tr("version"),
-        tr("aliases"),
-        metric,
-        *_test_columns(metric),
-        tr("verdict"),
-        tr("date"),
-        tr("run"),
-        tr("trained with Git"),
-        tr("data commit"),
-        tr("model commit"),
-    ]
-    rows = [_row(version, metric, aliases) for version in (registry.versions() if versions is None else versions)]
+    code, data, model = tr("trained with Git"), tr("data commit"), tr("model commit")
+    headers = [tr("version"), tr("aliases"), metric, *_test_columns(metric), tr("verdict"), tr("date"), tr("run")]
+    headers += [code, data, model]
+    chosen = registry.versions() if versions is None else versions
+    rows = [_row(version, metric, aliases, None if long else SHOWN_ID) for version in chosen]
     if numbered:
         headers, rows = ["#", *headers], [[str(i), *row] for i, row in enumerate(rows, 1)]
-    return format_table(headers, rows)
+    if long:
+        return format_table(headers, rows)
+    return fit_table(headers, rows, (model, data, code, *_test_columns(metric)))
 
 
 def listing(registry: Registry) -> dict[str, Any]:
@@ -61,19 +61,25 @@ def _facts(version: ModelVersion, aliases: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _row(version: ModelVersion, metric: str, aliases: dict[str, str]) -> list[str]:
+def _row(version: ModelVersion, metric: str, aliases: dict[str, str], length: int | None) -> list[str]:
+    """Return the cells of a version; `length`: characters of an ID, None for all."""
     tags, metrics = version.tags, metrics_of(version)
     return [
         f"v{version.version}",
-        ", ".join(sorted(alias for alias, number in aliases.items() if number == str(version.version))),
+        aliases_of(version, aliases),
         *(_metric_of(metrics, tags, name) for name in (metric, *_test_columns(metric))),
         _verdict(version),
         mlflow_utils.format_time(version.creation_timestamp),
-        str(version.run_id or tags.get("run_id", "-"))[:12],
-        tags.get("git_commit", "none")[:8] + ("+" if tags.get("git_dirty") == "true" else ""),
-        tags.get("lakefs_data_commit", "-")[:8],
-        tags.get("lakefs_model_commit", "-")[:8],
+        str(version.run_id or tags.get("run_id", "-"))[:length],
+        tags.get("git_commit", "none")[:length] + ("+" if tags.get("git_dirty") == "true" else ""),
+        tags.get("lakefs_data_commit", "-")[:length],
+        tags.get("lakefs_model_commit", "-")[:length],
     ]
+
+
+def aliases_of(version: ModelVersion, aliases: Mapping[str, str]) -> str:
+    """Return the aliases that name a version, such as 'champion'; `aliases`: alias -> version number."""
+    return ", ".join(sorted(alias for alias, number in aliases.items() if number == str(version.version)))
 
 
 def _test_columns(metric: str) -> list[str]:
@@ -82,7 +88,7 @@ def _test_columns(metric: str) -> list[str]:
 
 
 def _metric_of(metrics: Mapping[str, float], tags: Mapping[str, str], name: str) -> str:
-    return format_metric(name, metrics[name], tags) if name in metrics else "-"
+    return format_cell(name, metrics[name], tags) if name in metrics else "-"
 
 
 def _verdict(version: ModelVersion) -> str:

@@ -50,5 +50,15 @@ def split_of_metric(metric: str) -> str:
 
 def format_metric(metric: str, value: float, stored: Mapping[str, str], digits: int = 4) -> str:
     """Return a metric of runs, such as best_val_miou, with its coverage from the `stored` tags if it is a mean."""
-    coverage = Coverage.parse(stored.get(classes_tag(split_of_metric(metric)))) if "miou" in metric else None
-    return format_mean(value, coverage, digits)
+    return format_mean(value, _coverage_of(metric, stored), digits)
+
+
+def format_cell(metric: str, value: float, stored: Mapping[str, str]) -> str:
+    """Return a metric of runs for a table, where its coverage is '0.5412 (9/11)'."""
+    coverage = _coverage_of(metric, stored)
+    text = format_mean(value, None)
+    return text if coverage is None or coverage.present == coverage.total else f"{text} ({coverage})"
+
+
+def _coverage_of(metric: str, stored: Mapping[str, str]) -> Coverage | None:
+    return Coverage.parse(stored.get(classes_tag(split_of_metric(metric)))) if "miou" in metric else None

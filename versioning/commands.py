@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config import ROOT, Settings
-from core.console import format_table
+from core.console import SHOWN_ID, format_table
 from core.errors import UsageError
 from core.git import read_facts
 from core.i18n import tr
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 # What real lakeFS and the embedded server both accept, without the characters that have a meaning in REF.
 TAG_NAME = re.compile(r"(?!.*\.\.)[^\x00-\x20~^:?*\[\\/@$]+(?<!\.)(?<!\.lock)")
 MESSAGE_WIDTH = 48  # characters of a commit message in a table
-SHOWN_ID = 8  # characters of an id in a table; the scripts accept the beginning of an id
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:

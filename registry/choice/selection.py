@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config import ROOT
 from core import git
-from core.console import choose, format_table, is_terminal
+from core.console import SHOWN_ID, choose, fit_table, format_table, is_terminal
 from core.errors import AppError, UsageError
 from core.hashing import file_sha256
 from core.i18n import tr
 from core.provenance.code_files import LOCK_NAME
 from core.reporting import notify, warn
 from registry.choice.files import file_origin, named_file
-from registry.overview import overview
+from registry.overview import aliases_of, overview
 from registry.state import RegistryState, read_state
 from registry.versions import REGISTERED, Registry, version_lineage
-from segmentation.means import format_metric
+from segmentation.means import format_cell
 from segmentation.model_file import read_record
 from utils import mlflow_utils, run_names
 from utils.identifiers import NONE
@@ -192,7 +193,7 @@ def finished_runs(registry: Registry) -> list[Run]:
 
 
 def ask(registry: Registry) -> Lineage | None:
-    """Ask for an experiment, then for a registered version or a run of it; None if nobody answers."""
+    """Ask for an experiment, then for a version or an unregistered run of it; None if nobody answers."""
     client, settings, metric = registry.client, registry.settings, registry.settings.register_metric
     experiments = mlflow_utils.list_experiments(client, settings)
     notify(format_table(["#", tr("experiment")], [[i, e.name] for i, e in enumerate(experiments, 1)]))
@@ -202,19 +203,33 @@ def ask(registry: Registry) -> Lineage | None:
     runs = mlflow_utils.find_finished_runs(client, settings, experiments[index].experiment_id, metric)
     if not runs:
         raise AppError(tr("experiment '{name}' has no usable run", name=experiments[index].name))
-    ids = {run.info.run_id for run in runs}
-    versions = [v for name in registry.model_names() for v in registry.versions(name) if v.run_id in ids]
-    choices = [version_lineage(v) for v in versions] + [mlflow_utils.run_lineage(run) for run in runs]
-    times = [v.creation_timestamp for v in versions] + [run.info.start_time for run in runs]
-    rows = [
-        [i, *_row(choice, metric), mlflow_utils.format_time(at), choice.git_commit[:8], choice.data_path.ref[:8]]
-        for i, (choice, at) in enumerate(zip(choices, times, strict=True), 1)
+    rows = [*_version_rows(registry, runs, metric)]
+    known = {choice.run_id for choice, _ in rows}
+    rows += [
+        (lineage, _cells("-", "", lineage, metric, run.info.start_time))
+        for run, lineage in ((run, mlflow_utils.run_lineage(run)) for run in runs)
+        if lineage.run_id not in known
     ]
-    notify(format_table(["#", tr("model"), metric, tr("date"), "Git", tr("data commit")], rows))
-    index = choose(tr("model"), len(choices))
-    return None if index is None else replace(choices[index], selected_by=FROM_TABLE)
+    code, data = "Git", tr("data commit")
+    headers = ["#", tr("model"), tr("aliases"), metric, tr("date"), tr("run"), code, data]
+    notify(fit_table(headers, [[number, *cells] for number, (_, cells) in enumerate(rows, 1)], (data, code)))
+    index = choose(tr("model"), len(rows))
+    return None if index is None else replace(rows[index][0], selected_by=FROM_TABLE)
 
 
-def _row(lineage: Lineage, metric: str) -> list[str]:
-    name = lineage.version or tr("run {run_id}", run_id=lineage.run_id[:8])
-    return [name, format_metric(metric, lineage.metrics.get(metric, math.nan), lineage.classes)]
+def _version_rows(registry: Registry, runs: list[Run], metric: str) -> Iterator[tuple[Lineage, list[str]]]:
+    """Yield the versions of these runs, newest first, each with its cells of the table; a name is that of its model."""
+    ids = {run.info.run_id for run in runs}
+    for name in registry.model_names():
+        aliases = registry.aliases(name)
+        for version in registry.versions(name):
+            if version.run_id in ids:
+                lineage = version_lineage(version)
+                marks = aliases_of(version, aliases)
+                yield lineage, _cells(str(lineage.version), marks, lineage, metric, version.creation_timestamp)
+
+
+def _cells(name: str, aliases: str, lineage: Lineage, metric: str, created: int) -> list[str]:
+    figure = format_cell(metric, lineage.metrics.get(metric, math.nan), lineage.classes)
+    ids = (lineage.run_id, lineage.git_commit, lineage.data_path.ref)
+    return [name, aliases, figure, mlflow_utils.format_time(created), *(text[:SHOWN_ID] for text in ids)]
