@@ -21,7 +21,7 @@ from core.command_line.actions import DEFAULT, Actions
 from core.command_line.common import make_parser, parse_command_line
 from core.command_line.setting_options import add_setting_options, given_options, settings_without_option
 from core.command_line.values import UnexpectedValue, path, port, positive_int, positive_number
-from core.errors import UsageError
+from core.errors import ExitCode, UsageError
 from core.i18n import tr
 from core.process import run_script
 from core.reporting import notify
@@ -120,7 +120,7 @@ def add_mode_options(parser: argparse.ArgumentParser) -> None:
 def tile_size(text: str) -> int:
     """Return 0 for auto, else pixels."""
     if text == "auto":
-        return 0
+        return ExitCode.DONE
     if not text.isascii() or not text.isdigit() or not 128 <= int(text) <= 65536:
         raise UnexpectedValue(tr("auto, or 128 to 65536"))
     return int(text)
@@ -140,7 +140,7 @@ def main(arguments: list[str]) -> int:
         origin = select_model(servers, options.model or options.run_id, options.interactive)
         if origin is None:
             notify(tr("nothing chosen."))
-            return 0
+            return ExitCode.DONE
         return run(Job(options, settings, servers, origin))
 
 

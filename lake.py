@@ -25,7 +25,7 @@ from core.command_line.common import add_common_options, make_parser, parse_comm
 from core.command_line.parser import CommandParser
 from core.command_line.setting_options import add_setting_options, settings_without_option
 from core.command_line.values import http_url, path, positive_int
-from core.errors import UsageError
+from core.errors import ExitCode, UsageError
 from core.i18n import tr
 from core.process import run_script
 
@@ -137,7 +137,12 @@ def add_data_commands(commands: _Commands) -> None:
         metavar="DIR",
         help=tr("directory of infer.py --select that the images are from (default: selection.json in the export)"),
     )
-    commands.add("status", tr("compare the data directory, the branch and lakefs.lock"), on_data=True, listing=True)
+    commands.add(
+        "status",
+        tr("compare the data directory, the branch and lakefs.lock; exit code 1 if they do not fit together"),
+        on_data=True,
+        listing=True,
+    )
 
 
 def add_history_commands(commands: _Commands) -> None:
@@ -191,7 +196,7 @@ def main(arguments: list[str]) -> int:
 
         target = options.target or settings.data_dir
         import_labels(options.source, target, options.format, options.strict, options.update, options.selection)
-        return 0
+        return ExitCode.DONE
     from versioning.commands import run
 
     return run(settings, options)

@@ -25,6 +25,7 @@ from core.command_line.actions import DEFAULT, Actions
 from core.command_line.common import make_parser, parse_command_line
 from core.command_line.setting_options import add_setting_options, settings_without_option
 from core.command_line.values import number_from_zero, positive_int
+from core.errors import ExitCode
 from core.i18n import tr
 from core.process import run_script
 
@@ -142,7 +143,7 @@ def main(arguments: list[str]) -> int:
         from core.command_line.init_env import init_env
 
         init_env(ROOT)
-        return 0
+        return ExitCode.DONE
     from train.commands import run
 
     return run(options)

@@ -7,25 +7,35 @@ AppError (exit code 1)
 
 from __future__ import annotations
 
-EXIT_DONE, EXIT_FAILED, EXIT_WRONG_USE, EXIT_BELOW_THRESHOLD, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of the scripts. They are part of the stability promise; docs/options.md has their meanings."""
+
+    DONE = 0
+    FAILED = 1
+    WRONG_USE = 2
+    BELOW_THRESHOLD = 3
+    INTERRUPTED = 130
 
 
 class AppError(Exception):
     """Error that the user can fix; its message states problem, location, expected, found and how to fix it. Exit code 1."""
 
-    exit_code = EXIT_FAILED
+    exit_code = ExitCode.FAILED
 
 
 class UsageError(AppError):
     """Wrong use or invalid data. Exit code 2."""
 
-    exit_code = EXIT_WRONG_USE
+    exit_code = ExitCode.WRONG_USE
 
 
 class BelowThreshold(AppError):
     """Model that is not good enough to be registered. Exit code 3."""
 
-    exit_code = EXIT_BELOW_THRESHOLD
+    exit_code = ExitCode.BELOW_THRESHOLD
 
 
 def one_line(message: object, limit: int | None = None) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from core.console import ConsoleReporter, configure_logging, print_error, print_traceback
-from core.errors import EXIT_FAILED, EXIT_INTERRUPTED, AppError, describe_error
+from core.errors import AppError, ExitCode, describe_error
 from core.i18n import Message, tr
 from core.machine.packages import describe_missing_package
 from core.machine.storage import describe_storage_error
@@ -85,10 +85,10 @@ def run_script(main: Callable[[list[str]], int]) -> None:
         code = main(sys.argv[1:])
     except KeyboardInterrupt:
         print_error(tr("\ninterrupted."))
-        code = EXIT_INTERRUPTED
+        code = ExitCode.INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = EXIT_FAILED
+        code = ExitCode.FAILED
     except Exception as error:  # every error ends here as one line and an exit code
         if debug:
             print_traceback()
@@ -97,6 +97,6 @@ def run_script(main: Callable[[list[str]], int]) -> None:
         print_error(tr("error: {text}", text=Message(text)))
         if not isinstance(error, AppError) and known is None and not debug:
             print_error(tr("run with --debug for the traceback."))
-        code = error.exit_code if isinstance(error, AppError) else EXIT_FAILED
+        code = error.exit_code if isinstance(error, AppError) else ExitCode.FAILED
     sys.stdout.flush()
     sys.exit(code)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config import ROOT, Settings
-from core.errors import AppError, UsageError
+from core.errors import AppError, ExitCode, UsageError
 from core.files import require_writable
 from core.i18n import tr, trn
 from core.machine.heap import keep_freed_memory
@@ -126,7 +126,7 @@ def export(job: Job, kind: str) -> int:
             place=place,
         )
     )
-    return 0
+    return ExitCode.DONE
 
 
 def serve(job: Job) -> int:
@@ -309,7 +309,7 @@ def _predict(job: Job, predictor: Predictor, items: Sequence[Item], split: str |
         raise AppError(
             trn("{count} image could not be read:", "{count} images could not be read:", len(outcome.failed)) + lines
         )
-    return 0
+    return ExitCode.DONE
 
 
 def _select(job: Job, predictor: Predictor) -> None:

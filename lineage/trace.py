@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from config import Settings
 from core.console import format_table
-from core.errors import AppError
+from core.errors import AppError, ExitCode
 from core.i18n import tr, trn
 from core.reporting import notify, record, result
 from core.safety.terminal import escape_line
@@ -62,7 +62,7 @@ def trace_command(settings: Settings, target: str, long: bool = False) -> int:
         if target == LOCK:  # nor is a lock whose store is elsewhere
             find_data(lake, LOCK)
         client = mlflow_utils.connect(settings, read_only=True)
-        return 0 if trace(settings, lake, client, target, long) else 1
+        return ExitCode.DONE if trace(settings, lake, client, target, long) else ExitCode.FAILED
 
 
 def report(links: list[Link], long: bool) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from config import SETTINGS, Settings
 from core.console import SHOWN_ID, choose, fit_table
-from core.errors import EXIT_BELOW_THRESHOLD, EXIT_DONE, EXIT_FAILED, AppError, UsageError
+from core.errors import AppError, ExitCode, UsageError
 from core.i18n import tr
 from core.reporting import notify, record, result, warn
 from core.safety.terminal import escape_line
@@ -41,13 +41,13 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     if options.make_signing_key is not None:
         public = make_key(options.make_signing_key, settings.signing_key_password)
         notify(tr("private key: {key}; for those who verify: {public}", key=options.make_signing_key, public=public))
-        return EXIT_DONE
+        return ExitCode.DONE
     reads_only = options.list or options.compare is not None
     registry = Registry(mlflow_utils.connect(settings, reads_only), settings)
     if options.list:
         record(listing(registry))
         result(overview(registry, long=options.long))
-        return EXIT_DONE
+        return ExitCode.DONE
     with explained_by_lock(settings, AppError), connect(settings) as lake:
         if options.compare is not None:
             return compare(registry, lake, options)
@@ -73,7 +73,7 @@ def register(promotion: Promotion, options: argparse.Namespace, finished: list[s
     run = choose_run(registry, promotion.lake, options)
     if run is None:
         notify(tr("nothing chosen: nothing registered."))
-        return EXIT_DONE
+        return ExitCode.DONE
     require_registrable(run, settings)
     if options.force is None:
         require_threshold(run, settings)
@@ -100,9 +100,9 @@ def register(promotion: Promotion, options: argparse.Namespace, finished: list[s
     metrics = ", ".join(f"{name} {format_metric(name, run.data.metrics[name], run.data.tags)}" for name in shown)
     result(escape_line(f"{version.name} v{version.version}: {metrics}, {version.source}"))
     if unfinished:
-        return EXIT_FAILED
+        return ExitCode.FAILED
     champion = registry.aliases(version.name).get(CHAMPION)
-    return EXIT_BELOW_THRESHOLD if finished and champion not in finished else EXIT_DONE
+    return ExitCode.BELOW_THRESHOLD if finished and champion not in finished else ExitCode.DONE
 
 
 def choose_run(registry: Registry, lake: LakeFS, options: argparse.Namespace) -> Run | None:
@@ -141,11 +141,11 @@ def rollback(promotion: Promotion, options: argparse.Namespace) -> int:
         target = ask_version(registry, tr("version to roll back to"))
         if target is None:
             notify(tr("nothing chosen."))
-            return EXIT_DONE
+            return ExitCode.DONE
     else:
         target = named_version(registry, promotion.lake, options.rollback) if options.rollback else None
     promotion.rollback(target)
-    return EXIT_DONE
+    return ExitCode.DONE
 
 
 def compare(registry: Registry, lake: LakeFS, options: argparse.Namespace) -> int:
@@ -157,12 +157,12 @@ def compare(registry: Registry, lake: LakeFS, options: argparse.Namespace) -> in
         pair = [version_lineage(version) for version in chosen if version is not None]
         if len(pair) < 2:
             notify(tr("nothing chosen."))
-            return EXIT_DONE
+            return ExitCode.DONE
     else:
         pair = [named_model(registry, lake, spec) for spec in options.compare]
     settings = registry.settings
     compare_models(settings, lake, pair[0], pair[1], options.output or settings.model_path.parent / "compare")
-    return EXIT_DONE
+    return ExitCode.DONE
 
 
 def named_model(registry: Registry, lake: LakeFS, name: str) -> Lineage:

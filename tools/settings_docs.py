@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # run as a script, Python puts only tools/ on the path
 
 from config import SETTINGS, Settings  # noqa: E402
+from core.errors import ExitCode  # noqa: E402
 from core.i18n import current_language, mark, set_language, tr  # noqa: E402
 from core.settings import Setting, default_text, defaults_of  # noqa: E402
 from tools.command_options import markdown_table, option_lines  # noqa: E402
@@ -22,6 +23,15 @@ from tools.command_options import markdown_table, option_lines  # noqa: E402
 DEFAULTS = defaults_of(Settings)
 ENV_EXAMPLE = ".env.example"
 HEADERS = (mark("name"), mark("option"), mark("default"), mark("meaning"))
+EXIT_CODES = {
+    ExitCode.DONE: mark("success"),
+    ExitCode.FAILED: mark("failure: something could not be done, or a check found a difference"),
+    ExitCode.WRONG_USE: mark("wrong usage or invalid data; nothing was started"),
+    ExitCode.BELOW_THRESHOLD: mark(
+        "`register_model.py` only: below the threshold, or registered as challenger instead of champion"
+    ),
+    ExitCode.INTERRUPTED: mark("interrupted by Ctrl-C; the last line names the command that resumes"),
+}
 
 
 def env_lines(handwritten: str) -> list[str]:
@@ -43,6 +53,12 @@ def _notes(info: Setting) -> str:
     if info.unset:
         notes.append(f"unset: {info.unset}")
     return f" ({'; '.join(notes)})" if notes else ""
+
+
+def exit_code_lines() -> list[str]:
+    """Return the Markdown table of the exit codes in the current language."""
+    rows = [(str(int(code)), tr(EXIT_CODES[code])) for code in ExitCode]
+    return markdown_table([(tr("code"), tr("meaning")), ("---",) * 2, *rows])
 
 
 def table_lines() -> list[str]:
@@ -76,10 +92,12 @@ Generator = Callable[[str], list[str]]
 DOCUMENTS: dict[str, dict[str, Generator]] = {
     ENV_EXAMPLE: {"settings": env_lines},
     "docs/options.md": {
+        "exit-codes": lambda _: in_language("en", exit_code_lines),
         "options": lambda _: in_language("en", option_lines),
         "settings": lambda _: in_language("en", table_lines),
     },
     "docs/options.ko.md": {
+        "exit-codes": lambda _: in_language("ko", exit_code_lines),
         "options": lambda _: in_language("ko", option_lines),
         "settings": lambda _: in_language("ko", table_lines),
     },

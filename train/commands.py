@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from config import ROOT, SETTINGS, Settings, load_settings
 from core import git
 from core.command_line.setting_options import given_options
-from core.errors import AppError, UsageError
+from core.errors import AppError, ExitCode, UsageError
 from core.i18n import tr
 from core.reporting import notify
 from core.reporting import result as report_result
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     single = next((option for option, given in alone.items() if given), None)
     if single and distributed.world_size() > 1:
         if not distributed.is_main():
-            return 0  # the main process reports it; torchrun would stop it if this one failed first
+            return ExitCode.DONE  # the main process reports it; torchrun would stop it if this one failed first
         raise UsageError(tr("{option} uses one process: start train.py without torchrun", option=single))
     try:
         with name_origins(SETTINGS, given_options(options, Settings), ROOT / ".env"), distributed.process_group():
@@ -56,7 +56,7 @@ def _run_other_process(options: argparse.Namespace) -> int:
         from train.parallel.workers import run_worker
 
         run_worker(load_settings(**given_options(options, Settings)))
-    return 0
+    return ExitCode.DONE
 
 
 def _run_main_process(options: argparse.Namespace) -> int:
@@ -64,7 +64,7 @@ def _run_main_process(options: argparse.Namespace) -> int:
     settings = load_settings(**given)
     if options.check_only:
         check(settings, options)
-        return 0
+        return ExitCode.DONE
     check_before_work(settings, options)
     prepare_directory(settings, options)
     if options.overfit is not None:
@@ -78,7 +78,7 @@ def _run_main_process(options: argparse.Namespace) -> int:
         return reproduce(settings, options.reproduce, tolerance, options.trust_patch)
     else:
         train(settings, given, options)
-    return 0
+    return ExitCode.DONE
 
 
 def check_before_work(settings: Settings, options: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from config import FIELDS, ROOT, Settings, load_settings
 from core.console import format_table
-from core.errors import AppError
+from core.errors import AppError, ExitCode
 from core.git import worktree
 from core.i18n import tr, trn
 from core.process import run_script
@@ -182,7 +182,7 @@ def compare_metrics(recipe: Recipe, now: Mapping[str, list[float]], tolerance: f
                 tolerance=tolerance,
             )
         )
-    return 0
+    return ExitCode.DONE
 
 
 def _measured_at_end(recipe: Recipe, now: Mapping[str, list[float]]) -> list[str]:
@@ -222,7 +222,7 @@ def main(arguments: list[str]) -> int:
         "packages": environment.packages(),
     }
     Path(out).write_text(json.dumps(content), encoding="utf-8")
-    return 0
+    return ExitCode.DONE
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from config import BUCKET, BUCKET_RULE, ROOT, Settings, load_settings
 from core.command_line.common import make_parser, parse_command_line
 from core.command_line.values import positive_int
 from core.console import format_size, print_result
-from core.errors import AppError, UsageError, one_line
+from core.errors import AppError, ExitCode, UsageError, one_line
 from core.i18n import tr, trn
 from core.process import run_script
 from core.reporting import notify
@@ -271,7 +271,7 @@ def main(arguments: list[str]) -> int:
                 tr("--expires {seconds}: expected 1 to {maximum} seconds", seconds=options.expires, maximum=LINK_MAX_S)
             )
         print_result(make_presigned_link(settings, *split_uri(options.uri, key_needed=True), options.expires))
-    return 0
+    return ExitCode.DONE
 
 
 def show_health(settings: Settings) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from config import ROOT, Settings
 from core.console import SHOWN_ID, format_table
-from core.errors import UsageError
+from core.errors import ExitCode, UsageError
 from core.git import read_facts
 from core.i18n import tr
 from core.reporting import notify, record, result
@@ -48,17 +48,17 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
         from versioning.server_setup import setup
 
         setup(settings, options.require_passed)
-        return 0
+        return ExitCode.DONE
     if options.command == "import":
         from versioning.bucket_import import import_prefix
 
         import_prefix(settings, options.uri, options.destination, options.replace)
-        return 0
+        return ExitCode.DONE
     if options.command == "push" and options.to:
         from versioning.migrate import copy_history
 
         copy_history(settings, options.to)
-        return 0
+        return ExitCode.DONE
     if options.command in ("status", "push"):
         settings = of_last_training(settings, publishes=options.command == "push")
     _require_directory(settings, options.command)
@@ -88,9 +88,9 @@ def _run_connected(settings: Settings, lake: LakeFS, options: argparse.Namespace
         case "pull":
             sync.pull(settings, lake, options.ref, options.force)
         case "status":
-            return 0 if status.status(settings, lake) else 1
+            return ExitCode.DONE if status.status(settings, lake) else ExitCode.FAILED
         case "verify":
-            return 0 if status.verify(lake, options.ref or lake.branch) else 1
+            return ExitCode.DONE if status.verify(lake, options.ref or lake.branch) else ExitCode.FAILED
         case "diff":
             diff(lake, settings, options.left, options.right)
         case "log":
@@ -101,7 +101,7 @@ def _run_connected(settings: Settings, lake: LakeFS, options: argparse.Namespace
             revert(lake, options.ref)
         case _:
             branches(lake)
-    return 0
+    return ExitCode.DONE
 
 
 def diff(lake: LakeFS, settings: Settings, left_ref: str, right_ref: str) -> None:

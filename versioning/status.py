@@ -18,14 +18,15 @@ from utils.lakefs_utils import LakeFS, LakePath
 from versioning.lockfile import Lock, is_reachable, read_lock, require_lock, unreachable_data
 from versioning.push import divergence_of
 from versioning.sync import require_complete
-from versioning.versions import LOCK, compare, data_manifest, find_data, hashes_of, local_files
+from versioning.versions import LOCK, Changes, compare, data_manifest, find_data, hashes_of, local_files
 
 
 def status(settings: Settings, lake: LakeFS) -> bool:
     """Report how data directory, branch and lock differ; return whether they agree.
 
     With a lock they agree if its data and model are here and the branch contains both. Newer data on the branch is
-    reported but is not a disagreement: after `git checkout` of an old tag the three still fit together.
+    reported but is not a disagreement, as `git status` of a checkout that is only behind is clean: after `git checkout`
+    of an old tag the three still fit together. Without a lock, data and branch must be equal.
     """
     require_complete(settings.data_dir)
     lock = read_lock(ROOT)
@@ -54,7 +55,7 @@ def status(settings: Settings, lake: LakeFS) -> bool:
     )
     result(tr("branch {branch}, commit {ref} (repository {repo})", branch=lake.branch, ref=head.ref, repo=lake.repo))
     if changes:
-        result(tr("data: differs from {branch}: {counts}", branch=lake.branch, counts=changes.counts()))
+        result(_difference(lake, lock is not None and not faults, changes))
         result("\n".join(changes.lines(20)))
         if divergence.undone():
             moved = tr("branch {branch} has changes that are not here: lake.py pull --merge", branch=lake.branch)
@@ -83,6 +84,19 @@ def status(settings: Settings, lake: LakeFS) -> bool:
             )
         )
     return agree
+
+
+def _difference(lake: LakeFS, is_locked: bool, changes: Changes) -> str:
+    """Say how the data differs from the branch; `is_locked`: it is the data of the lock, so that only the branch moved."""
+    counts = changes.counts()
+    if is_locked:
+        return tr(
+            "data: that of {lock_name}; branch {branch} has other data: {counts}",
+            lock_name=LOCK_NAME,
+            branch=lake.branch,
+            counts=counts,
+        )
+    return tr("data: differs from {branch}: {counts}", branch=lake.branch, counts=counts)
 
 
 def _lock_against_files(settings: Settings, lock: Lock, files: Mapping[str, LocalFile]) -> Iterator[str]:

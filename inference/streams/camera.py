@@ -14,7 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from core.errors import UsageError
+from core.errors import ExitCode, UsageError
 from core.i18n import tr, trn
 from core.process import handle_first_signal
 from core.reporting import notify
@@ -156,7 +156,7 @@ def predict_camera(predictor: Predictor, source: Camera, seconds: float | None, 
     except (av.error.FFmpegError, ValueError) as error:  # ValueError: FFmpeg was built without this format
         raise UsageError(tr("camera {device}: cannot be opened ({error})", device=source.device, error=error)) from None
     notify(tr("predicted {name}: {video}", name=source.device, video=video))
-    return 0
+    return ExitCode.DONE
 
 
 def record_camera(

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from core.checksummed_json import with_checksum
-from core.errors import AppError, UsageError
+from core.errors import AppError, ExitCode, UsageError
 from core.files import atomic_replace, require_content, write_atomically
 from core.hashing import file_sha256
 from core.i18n import tr, trn
@@ -106,7 +106,7 @@ def predict_videos(predictor: Predictor, videos: Sequence[Path], lineage: Origin
                 failed.append(str(error))
     if failed:
         raise AppError("\n".join(failed))
-    return 0
+    return ExitCode.DONE
 
 
 def predict_video(predictor: Predictor, source: Path, folder: Path, origin: Mapping[str, Any]) -> Path:

@@ -77,7 +77,9 @@ def test_tables_of_models_fit_mark_the_champion_and_name_no_model_twice(
     chosen = selection.ask(lab.registry)
     assert chosen is not None and chosen.run_id == runs[1].info.run_id
     rows = table(notes[-1])
-    assert [run.info.run_id[:8] in row for run, row in zip([runs[1], runs[0], runs[2]], rows, strict=True)] == [True] * 3
+    assert [run.info.run_id[:8] in row for run, row in zip([runs[1], runs[0], runs[2]], rows, strict=True)] == [
+        True
+    ] * 3
     assert ["champion" in row for row in rows] == [True, False, False]
 
     monkeypatch.setattr(commands, "choose", lambda *_: 0)

@@ -14,7 +14,7 @@ import pytest
 
 import register_model
 from core import console
-from core.errors import EXIT_WRONG_USE, AppError, UsageError
+from core.errors import AppError, ExitCode, UsageError
 from registry.choice import selection
 from registry.choice.selection import select_model
 from registry.promotion import Promotion
@@ -161,7 +161,9 @@ def test_no_script_falls_back_and_their_commands_lead_to_a_champion(
     number = lab.aliases().get(CHAMPION)
     with pytest.raises(UsageError) as caught:
         infer(lab)
-    assert caught.value.exit_code == EXIT_WRONG_USE and "\n" not in str(caught.value) and lab.name in str(caught.value)
+    assert (
+        caught.value.exit_code == ExitCode.WRONG_USE and "\n" not in str(caught.value) and lab.name in str(caught.value)
+    )
     texts = [str(caught.value), text_of(capsys)]  # no run is new: nothing is promoted unasked
     assert lab.aliases().get(CHAMPION) == number
     texts += [text_of(capsys, "--rollback")]

@@ -13,7 +13,7 @@ import pytest
 
 import config
 from core import git
-from core.errors import EXIT_FAILED, AppError
+from core.errors import AppError, ExitCode
 from lineage.finder import Finder
 from registry.versions import version_lineage
 from tests.support.hostile_server import Answer, hostile_server
@@ -69,7 +69,7 @@ def test_run_or_version_that_names_another_place_is_refused(field: str, value: s
     for call in calls:
         with pytest.raises(AppError) as caught:
             call()
-        assert caught.value.exit_code == EXIT_FAILED and "\n" not in str(caught.value)
+        assert caught.value.exit_code == ExitCode.FAILED and "\n" not in str(caught.value)
 
 
 def test_metric_of_a_version_that_is_no_number_is_one_line() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 import config
 import lake as lake_script
-from core.errors import EXIT_FAILED, AppError
+from core.errors import AppError, ExitCode
 from tests.support.hostile_server import GOOD_ID, Answer, Hostile, hostile_server, page
 from tests.support.project import Project, make_project
 from utils.lakefs_utils import LakePath, connect
@@ -105,7 +105,9 @@ def refused(call: Callable[[], object]) -> str:
     with pytest.raises(AppError) as caught:
         call()
     text = str(caught.value)
-    assert caught.value.exit_code == EXIT_FAILED and "\n" not in text and "\0" not in text and len(text) < 1000, text
+    assert caught.value.exit_code == ExitCode.FAILED and "\n" not in text and "\0" not in text and len(text) < 1000, (
+        text
+    )
     return text
 
 

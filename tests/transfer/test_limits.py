@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import config
-from core.errors import EXIT_FAILED, AppError
+from core.errors import AppError, ExitCode
 from tests.support.hostile_server import GOOD_ID, Answer, Hostile, hostile_server, page
 from tests.support.hostile_server import config as storage_config
 from utils import minio_utils
@@ -42,7 +42,7 @@ def lake(hostile: Hostile, tmp_path: Path, quick_retries: None) -> Iterator[Lake
 def refused(call: Callable[[], object]) -> str:
     with pytest.raises(AppError) as caught:
         call()
-    assert caught.value.exit_code == EXIT_FAILED and "\n" not in str(caught.value) and len(str(caught.value)) < 600
+    assert caught.value.exit_code == ExitCode.FAILED and "\n" not in str(caught.value) and len(str(caught.value)) < 600
     return str(caught.value)
 
 

@@ -53,7 +53,9 @@ def test_git_commit_restores_its_data_and_model(project: Project) -> None:
     (project.folder / "models/model.pth").unlink()
     run_lake(project, "pull", "lock")
     assert read_data(project) == files[0] and (project.folder / "models/model.pth").read_bytes() == models[0]
-    assert "same as the local files" in run_lake(project, "status"), "newer data on the branch is not a difference"
+    printed = run_lake(project, "status")
+    assert "same as the local files" in printed, "newer data on the branch is not a difference"
+    assert "data: that of lakefs.lock; branch main has other data: " in printed
 
     run_lake(project, "pull", "main")
     smoke = run_train(project, "--smoke", "--data-ref", "lock")

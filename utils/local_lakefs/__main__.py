@@ -16,7 +16,7 @@ from config import load_settings
 from core.command_line.common import make_parser, parse_command_line
 from core.command_line.values import number_from_zero, path, port
 from core.console import print_result
-from core.errors import AppError, UsageError
+from core.errors import AppError, ExitCode, UsageError
 from core.i18n import tr
 from core.process import run_script
 from core.safety.private_files import write_private
@@ -28,8 +28,8 @@ from .database import explain_store_errors
 def serve(folder: Path, port: int) -> int:
     """Serve until SIGINT or SIGTERM; return the exit code."""
     ended: queue.SimpleQueue[int] = queue.SimpleQueue()  # its put is safe inside a signal handler
-    signal.signal(signal.SIGINT, lambda *_: ended.put(130))
-    signal.signal(signal.SIGTERM, lambda *_: ended.put(0))
+    signal.signal(signal.SIGINT, lambda *_: ended.put(ExitCode.INTERRUPTED))
+    signal.signal(signal.SIGTERM, lambda *_: ended.put(ExitCode.DONE))
     try:
         with explain_store_errors(folder):
             server = start(folder, port)
@@ -65,7 +65,7 @@ def run_maintenance(folder: Path, options: argparse.Namespace) -> int:
         grace_seconds = options.grace_hours * 3600
         lines = [maintenance.gc(store, grace_seconds, options.drop_run)] if command == "gc" else maintenance.fsck(store)
     print_result("\n".join(lines) or tr("no faults"))
-    return 1 if command == "fsck" and lines else 0
+    return ExitCode.FAILED if command == "fsck" and lines else ExitCode.DONE
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
