@@ -60,11 +60,7 @@ class DataFaults(UsageError):
         count, more = len(self.faults), len(self.faults) - MAX_ROWS
         rows = [(fault.file, fault.expected, fault.found) for fault in self.faults[:MAX_ROWS]]
         headers = (tr("file"), tr("expected"), tr("found"))
-        head = (
-            tr("1 fault in the data")
-            if count == 1
-            else trn("{count} fault in the data", "{count} faults in the data", count)
-        )
+        head = trn("{count} fault in the data", "{count} faults in the data", count)
         rest = tr("\n… and {more} more", more=more) if more > 0 else ""
         super().__init__(f"{head}\n\n{format_table(headers, rows)}{rest}")
 

@@ -6,10 +6,9 @@ from collections import Counter
 
 from core.console import format_size, format_table
 from core.i18n import tr
-from dataset.checks.split_contents import describe_few_groups
 from dataset.classes import CLASSES_FILE, abbreviate
 from dataset.data import SegmentationData
-from dataset.faults import FEW_GROUPS, GROUPS_TO_DECIDE, MAX_ROWS
+from dataset.faults import MAX_ROWS
 from dataset.splitting.groups import Groups
 
 
@@ -47,10 +46,6 @@ def _describe_promotion(data: SegmentationData) -> list[str]:
         lines.append(
             tr("because of the warnings about val, register_model.py makes a champion only with --accept-warnings")
         )
-    val = data.split("val")
-    groups = len({pair.group or pair.name for pair in val})
-    if 0 < groups < GROUPS_TO_DECIDE and all(warning.kind != FEW_GROUPS for warning in data.warnings):
-        lines.append(describe_few_groups(len(val), groups))
     return lines
 
 

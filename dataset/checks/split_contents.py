@@ -38,15 +38,15 @@ def check_split_sizes(contents: Iterable[PairContent]) -> Iterator[DataWarning]:
 
 
 def check_decidable(inspection: Inspection) -> Iterator[DataWarning]:
-    """Yield a warning if val has many images, but of so few groups that a gain on it cannot be told from chance."""
+    """Yield a warning if val has so few groups, or images without groups, that a gain on it may be chance."""
     classes, groups = inspection.classes, inspection.groups
     val = [content for content in inspection.contents if content.candidate.split == "val"]
-    if classes is None or groups is None or len(val) <= SMALL_SPLIT_IMAGES:  # those few are a warning of their own
+    if classes is None:
         return
     known = set(classes.ids)
     labelled = [content.candidate for content in val if known & count_values(content, classes).keys()]
-    count = len({groups.of[groups.key(candidate.split, candidate.name)] for candidate in labelled})
-    if count < GROUPS_TO_DECIDE:
+    count = len({(groups and groups.group_of(item.split, item.name)) or item.name for item in labelled})
+    if 0 < count < GROUPS_TO_DECIDE:
         yield DataWarning(FEW_GROUPS, describe_few_groups(len(val), count), "val")
 
 

@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from config import Settings
+from core import reporting
+from core.console import ConsoleReporter
 from dataset.checks.report import report
+from dataset.sources.synthetic import generate_sample
 from dataset.validation import inspect_data
 from tests.support.data_directories import make_flat, make_split, put_image, put_mask, write_classes
 from tests.support.project import SOURCE, Project
+from train import data_check
 
 KEYS = ["layout", "splits", "size", "bands", "range", "classes", "groups", "left_out", "faults", "warnings"]
 
@@ -35,7 +40,7 @@ def test_report_has_everything_that_the_check_knows(tmp_path: Path) -> None:
     assert found["groups"]["count"] >= 1 and isinstance(found["groups"]["rule"], str)
     assert found["left_out"] == [{"file": "notes.txt", "reason": "not an image file"}]
     assert found["faults"] == []
-    assert [warning["kind"] for warning in found["warnings"]] == ["small-split", "absent-class"]
+    assert [warning["kind"] for warning in found["warnings"]] == ["small-split", "few-groups", "absent-class"]
     json.dumps(found)
 
 
@@ -71,3 +76,26 @@ def test_standard_output_has_only_the_json_and_the_exit_code_is_the_same(tmp_pat
     missing = project.run("train.py", "--check-only", "--json", "--data-dir", str(tmp_path / "mistyped"))
     (fault,) = json.loads(missing.stdout)["faults"]
     assert missing.returncode == 2 and fault["file"] == str(tmp_path / "mistyped")
+
+
+@pytest.mark.parametrize(("images", "warned"), [(20, True), (40, False)])
+def test_json_warns_that_the_gate_cannot_decide_as_the_text_does(
+    tmp_path: Path,
+    images: int,
+    warned: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reporting, "_reporter", reporting._reporter)  # restored at the end
+    generate_sample(tmp_path, 0, images)  # a tenth of them is val
+    settings = Settings(data_dir=tmp_path)
+    capsys.readouterr()
+    with data_check.json_output(settings):
+        data_check.check(settings, None, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    texts = [warning["text"] for warning in found["warnings"] if warning["kind"] == "few-groups"]
+    assert len(texts) == warned
+    reporting.use_reporter(ConsoleReporter())
+    data_check.check(settings, None, as_json=False)
+    printed = capsys.readouterr().out
+    assert printed.count("to tell a better model from chance") == warned and all(text in printed for text in texts)

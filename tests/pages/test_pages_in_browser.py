@@ -222,7 +222,10 @@ def test_uploaded_image_is_shown_with_its_mask_and_classes(pages: dict[str, str]
     assert page.evaluate("getComputedStyle(document.getElementById('drop')).outlineStyle") == "solid", (
         "seen by keyboard"
     )
-    for name, content in (("<img src=x onerror=alert(1)>.png", _image((300, 200), "PNG")), ("photo.tif", _image((30, 20), "TIFF"))):
+    for name, content in (
+        ("<img src=x onerror=alert(1)>.png", _image((300, 200), "PNG")),
+        ("photo.tif", _image((30, 20), "TIFF")),
+    ):
         page.set_input_files("#file", {"name": name, "mimeType": "image/*", "buffer": content})
         page.locator("h3", has_text=name).wait_for()
         kinds = ["image", "mask", "prediction"] if name.endswith("png") else ["mask"]

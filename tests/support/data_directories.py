@@ -58,8 +58,8 @@ def write_classes(root: Path, content: object) -> None:
 
 
 def warnings_of(data: SegmentationData) -> list[DataWarning]:
-    """Return the warnings, but not those of small splits, which the small data of tests always has."""
-    return [warning for warning in data.warnings if warning.kind != "small-split"]
+    """Return the warnings, but not those of a small val, which the small data of tests always has."""
+    return [warning for warning in data.warnings if warning.kind not in ("small-split", "few-groups")]
 
 
 def faults_of(root: Path) -> tuple[Fault, ...]:
