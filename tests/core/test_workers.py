@@ -21,15 +21,15 @@ def test_interrupted_process_exits_without_waiting_for_workers(tmp_path: Path) -
     program = (
         "import os, signal, threading, time\nfrom core.workers import parallel\n"
         "threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
-        "for _ in parallel(lambda n: time.sleep(60), range(100), 4): pass\n"
+        "for _ in parallel(lambda n: time.sleep(3600), range(100), 4): pass\n"
     )
-    start = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", program], cwd=SOURCE, capture_output=True, text=True, timeout=50)
-    assert "KeyboardInterrupt" in done.stderr and time.monotonic() - start < 10
+    done = subprocess.run([sys.executable, "-c", program], cwd=SOURCE, capture_output=True, text=True, timeout=300)
+    assert "KeyboardInterrupt" in done.stderr, "and it did not wait for an hour"
 
 
-def test_workers_stop_when_cancelled() -> None:
-    ended: list[int] = []
+def test_workers_stop_when_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.workers.CANCEL_WAIT_S", 60.0)
+    ended, completed = list[int](), list[int]()
     begun = threading.Barrier(3)
 
     def work(number: int) -> None:
@@ -42,15 +42,15 @@ def test_workers_stop_when_cancelled() -> None:
         finally:
             ended.append(number)
 
-    def inner(_: int) -> None:
+    def inner(number: int) -> None:
         for _ in range(1000):
             raise_if_cancelled()
             time.sleep(0.01)
+        completed.append(number)
 
-    start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         list(parallel(work, [1, 2, 0], 3))
-    assert sorted(ended) == [1, 2] and time.monotonic() - start < 8, "the uncancelled work takes 10 seconds"
+    assert sorted(ended) == [1, 2] and not completed
 
 
 def test_remaining_work_is_skipped_when_server_is_unavailable() -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -116,15 +115,14 @@ def test_camera_frames_keep_their_arrival_times(tmp_path: Path) -> None:
     """FFmpeg's real-time test source replaces a camera."""
     predictor = SlowPredictor(make_model(), CPU)
     source = camera.Camera("camera0", "testsrc=size=65x48:rate=20,realtime", "lavfi")
-    start = time.monotonic()
     camera.predict_camera(predictor, source, 2.0, lineage(), tmp_path)
-    assert time.monotonic() - start < 30
     record = json.loads((tmp_path / "camera0_overlay.json").read_text())
-    assert record["dropped_frames"] > 5 and record["run_id"] == "f" * 32 and record["camera"] == "lavfi"
+    assert record["dropped_frames"] > 1 and record["run_id"] == "f" * 32 and record["camera"] == "lavfi"
     with av.open(str(tmp_path / "camera0_overlay.mp4")) as clip:
         times = [frame.time for frame in clip.decode(video=0)]
-    assert len(times) == record["frames"] > 3
-    assert times[0] == 0 and times == sorted(set(times)) and 1 < times[-1] < 2.2
+    assert len(times) == record["frames"] > 0 and times[0] == 0 and times == sorted(set(times))
+    # A frame is predicted in 0.3 s or more; without the dropped ones, they would lie 0.05 s apart.
+    assert times[-1] >= 0.1 * (len(times) - 1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["camera0_overlay.json", "camera0_overlay.mp4"]
 
 
@@ -136,10 +134,21 @@ class SlowPredictor(Predictor):
         return super().predict(images)
 
 
+class InterruptedPredictor(Predictor):
+    """Ctrl-C is pressed during its third frame, wherever the clock stands."""
+
+    frames = 0
+
+    def predict(self, images: Sequence[InputImage]) -> list[Prediction]:
+        self.frames += 1
+        if self.frames == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().predict(images)
+
+
 def test_ctrl_c_stops_a_camera_and_leaves_a_complete_video(tmp_path: Path) -> None:
     source = camera.Camera("camera0", "testsrc=size=64x48:rate=20,realtime", "lavfi")
-    threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start()
-    assert camera.predict_camera(Predictor(make_model(), CPU), source, None, lineage(), tmp_path) == 0
+    assert camera.predict_camera(InterruptedPredictor(make_model(), CPU), source, None, lineage(), tmp_path) == 0
     with av.open(str(tmp_path / "camera0_overlay.mp4")) as clip:
         assert len(list(clip.decode(video=0))) == json.loads((tmp_path / "camera0_overlay.json").read_text())["frames"]
 

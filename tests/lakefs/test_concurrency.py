@@ -154,7 +154,7 @@ def test_signals_stop_server_with_exit_code(tmp_path: Path, number: signal.Signa
         assert (tmp_path / "credentials.json").stat().st_mode & 0o777 == 0o600
         assert json.loads((tmp_path / "credentials.json").read_text())["secret_access_key"] == server.secret_access_key
         process.send_signal(number)
-        assert process.wait(10) == code
+        assert process.wait(120) == code
 
 
 def test_port_in_use_is_reported_in_one_line(tmp_path: Path, lakefs_server: Server) -> None:

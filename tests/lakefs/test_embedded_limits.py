@@ -36,7 +36,7 @@ def repo(embedded: servers.Server) -> Repo:
 @pytest.fixture
 def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("server", "requests"):
-        monkeypatch.setattr(f"utils.local_lakefs.http_server.{module}.HEAD_SECONDS", 0.2)
+        monkeypatch.setattr(f"utils.local_lakefs.http_server.{module}.HEAD_SECONDS", 0.5)
 
 
 def receive_all(connection: socket.socket) -> bytes:

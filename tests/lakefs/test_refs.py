@@ -38,7 +38,7 @@ def test_repository_is_created_listed_and_deleted(repo: Repo) -> None:
     with pytest.raises(exceptions.ApiException, match="error creating repository: not unique"):
         repo.api.repositories_api.create_repository(again)
     repo.api.repositories_api.delete_repository(repo.name)
-    for _ in range(100):  # lakeFS deletes in the background
+    for _ in range(600):  # lakeFS deletes in the background
         if repo.raw("GET", "").status != 200:
             break
         time.sleep(0.1)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import secrets
-import time
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import lakefs_sdk as sdk
 import numpy as np
@@ -207,11 +207,10 @@ def test_images_of_one_group_are_one_observation(lab: Lab, capsys: pytest.Captur
 
 
 def test_the_measured_time_excludes_the_first_warm_up_batch(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[int] = []
+    calls, now = list[int](), [0.0]
 
     def cold(model: Model, images: Sequence[UInt8], device: torch.device) -> list[UInt8]:
-        if not calls:
-            time.sleep(2)
+        now[0] += 0.004 * len(images) if calls else 2.0
         calls.append(len(images))
         return segment_by_quality(model, images, device)
 
@@ -220,7 +219,8 @@ def test_the_measured_time_excludes_the_first_warm_up_batch(lab: Lab, monkeypatc
     _, items = committed_items(lab.lake, run.data_path, "val", cache)
     model = gate.download_model(lab.lake, run, CPU, cache)
     monkeypatch.setattr(evaluation, "segment", cold)
-    assert evaluation.measure(model, items, model.classes, CPU).milliseconds < 500
+    monkeypatch.setattr(evaluation, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    assert evaluation.measure(model, items, model.classes, CPU).milliseconds == pytest.approx(4)
 
 
 def test_class_minimums_are_checked_before_measuring(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -179,7 +180,10 @@ def test_real_memory_limit_causes_smaller_tiles_and_batches(engine: str, tmp_pat
             pytest.importorskip(package)
         export._to_onnx(make_model().network, tmp_path / "model.onnx")
     child = [sys.executable, "-c", SMALL_MACHINE, *map(str, tmp_path.iterdir())]
-    done = subprocess.run(child, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[2], timeout=300)
+    environment = os.environ | {"MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}  # else threads reserve 64 MB each
+    done = subprocess.run(
+        child, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[2], timeout=300, env=environment
+    )
     if engine == "torch":
         assert done.stdout.splitlines() == ["8", "(1500, 2000)"], done.stderr
         assert re.fullmatch("(warning: out of memory: continuing with tiles of [0-9]+ pixels\n)+", done.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mimetypes
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -94,13 +95,16 @@ def test_full_disk_leaves_no_partial_download(lake: LakeFS, tmp_path: Path, size
     assert file_sha256(lake.verified_file(source, file.sha256, cache)) == file.sha256
 
 
-def download_slowly(lake: LakeFS, server: Server, source: LakePath, cache: Path) -> subprocess.Popen[bytes]:
-    """Start a process that downloads one megabyte per 0.1 s."""
+def download_slowly(
+    lake: LakeFS, server: Server, source: LakePath, cache: Path, most: int = 1000
+) -> subprocess.Popen[bytes]:
+    """Start a process that downloads one megabyte per 0.1 s, and stops for good after `most` megabytes."""
     program = (
         "import sys, time\nfrom pathlib import Path\nfrom utils.lakefs_client import transfer\n"
         "from utils.lakefs_utils import LakeFS, LakePath\n"
         "read = transfer.Transfer.read\n"
-        "def slow(*arguments):\n    for chunk in read(*arguments):\n        yield chunk\n        time.sleep(0.1)\n"
+        "def slow(*arguments):\n    for number, chunk in enumerate(read(*arguments), 1):\n        yield chunk\n"
+        f"        time.sleep(0.1 if number < {most} else 3600)\n"
         "transfer.Transfer.read = slow\nendpoint, key, secret, repo, ref, cache = sys.argv[1:]\n"
         "LakeFS(endpoint, key, secret, repo, 'main').download(LakePath(repo, ref, 'data/'), Path(cache))\n"
     )
@@ -109,7 +113,7 @@ def download_slowly(lake: LakeFS, server: Server, source: LakePath, cache: Path)
 
 
 def wait_for_megabytes(cache: Path, file: LocalFile, count: int) -> Path:
-    part, end = cache / "sha256" / f".{file.sha256}.part", time.monotonic() + 60
+    part, end = cache / "sha256" / f".{file.sha256}.part", time.monotonic() + 300
     while not part.exists() or part.stat().st_size < count << 20:
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -120,7 +124,7 @@ def wait_for_megabytes(cache: Path, file: LocalFile, count: int) -> Path:
 def test_download_resumes_after_a_kill(lake: LakeFS, lakefs_server: Server, tmp_path: Path, damage: str) -> None:
     file, cache = random_file(tmp_path, transfer.SMALL + 3_000_000), tmp_path / "cache"
     source = LakePath(lake.repo, publish_file(lake, file), "data/")
-    process = download_slowly(lake, lakefs_server, source, cache)
+    process = download_slowly(lake, lakefs_server, source, cache, most=4)
     part = wait_for_megabytes(cache, file, 3)
     process.kill()
     process.wait()
@@ -147,9 +151,11 @@ def test_concurrent_downloads_of_one_file_do_not_interfere(lake: LakeFS, lakefs_
     source = LakePath(lake.repo, publish_file(lake, file), "data/")
     process = download_slowly(lake, lakefs_server, source, cache)
     wait_for_megabytes(cache, file, 1)
+    process.send_signal(signal.SIGSTOP)  # so that it does not complete first
     tree = lake.download(source, cache)
     assert file_sha256(tree / "data/x") == file.sha256 and process.poll() is None
-    assert process.wait(60) == 0 and file_sha256(tree / "data/x") == file.sha256
+    process.send_signal(signal.SIGCONT)
+    assert process.wait(300) == 0 and file_sha256(tree / "data/x") == file.sha256
     assert not list(cache.rglob("*.part"))
 
 

@@ -55,7 +55,7 @@ def test_lakectl_local_status_agrees(pair: tuple[Clone, Clone], lakefs_server_ki
             "LAKECTL_SERVER_RETRIES_ENABLED": "false",
         }
         command = ["lakectl", "local", "status", str(clone.root), "--no-color"]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

@@ -182,7 +182,7 @@ def test_protected_branch_is_not_reported_as_a_wrong_key(lakefs_server: Server) 
 def test_embedded_server_command_line(tmp_path: Path) -> None:
     def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "utils.local_lakefs", *arguments]
-        return subprocess.run(command, cwd=SOURCE, env=os.environ | env, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, cwd=SOURCE, env=os.environ | env, capture_output=True, text=True, timeout=300)
 
     store = tmp_path / "store"
     for arguments, env, code, words in (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -145,11 +144,9 @@ def test_empty_data_directory_gets_a_sample_then_the_committed_data(tmp_path: Pa
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_unavailable_mlflow_server_is_an_error(project: Project, script: str) -> None:
-    start = time.monotonic()
     done = project.run(script, env={"MLFLOW_TRACKING_URI": "http://me:hidden@127.0.0.1:9", "LAKEFS_ENDPOINT": ""})
     assert done.returncode == 1 and "MLflow http://127.0.0.1:9: the server does not answer" in done.stderr
     assert "hidden" not in done.stdout + done.stderr and "Traceback" not in done.stderr
-    assert time.monotonic() - start < 30, "an unavailable server is reported quickly"
 
 
 def test_unavailable_lakefs_server_is_an_error(project: Project) -> None:
