@@ -14,8 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from core.i18n import language_scope
 from tests.lakefs.conftest import Repo, open_repo
 from tests.support import servers
+from utils.local_lakefs import maintenance
+from utils.local_lakefs.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -212,3 +215,11 @@ def test_gc_can_run_during_uploads(repo: Repo, folder: Path) -> None:
     done.set()
     collector.join()
     assert run(folder, "fsck").stdout == "no faults\n"
+
+
+def test_faults_and_summary_are_in_the_language_of_the_console(folder: Path) -> None:
+    store = Store(folder)
+    store.db("INSERT INTO blobs(sha256, size, data, synced, used) VALUES(?, 1, ?, 1, 0)", "a" * 64, b"x")
+    with language_scope("ko"):
+        assert maintenance.fsck(store) == [f"(가리키는 것 없음): 내용 {'a' * 64}: 해시와 다릅니다"]
+        assert maintenance.gc(store, 0) == "지운 것: 내용 1개, 커밋 0개, 트리 노드 0개; 파일 0바이트"
