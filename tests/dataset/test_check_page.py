@@ -50,6 +50,19 @@ def test_first_six_pairs_are_drawn_with_names_and_legend(tmp_path: Path) -> None
     )
 
 
+def test_page_tells_the_result_the_pairs_and_the_classes(tmp_path: Path) -> None:
+    make_flat(tmp_path)
+    page = html.unescape(check(tmp_path))
+    assert "No faults" in page and "Images and masks (6 of 10)" in page
+    pairs = check_data(tmp_path, 0, make_split=False)
+    for split, counts in pairs.pixel_counts.items():
+        assert f"pairs in {split}<b>{len(pairs.split(split))}</b>" in page
+        assert f'<td class="number">{counts[0] / sum(counts):.2%}</td>' in page
+    put_mask(tmp_path / "masks/a9.png", size=(8, 6))
+    page = html.unescape(check(tmp_path))
+    assert "No faults" not in page and "Faults (1 of 1)" in page
+
+
 def test_pairs_with_a_fault_come_first_and_say_what_is_wrong(tmp_path: Path) -> None:
     make_flat(tmp_path)
     put_mask(tmp_path / "masks/a9.png", size=(8, 6))

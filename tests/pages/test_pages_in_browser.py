@@ -119,6 +119,8 @@ def test_page_fits_a_phone_and_its_tables_scroll_in_their_box(
     wide = page.evaluate("[...document.querySelectorAll('table')].filter(t => t.scrollWidth > t.parentElement.clientWidth)"
                          ".every(t => t.parentElement.matches('.scroll[tabindex=\"0\"]'))")  # fmt: skip
     assert wide, "a table that is wider than its box can be scrolled, also by keyboard"
+    widths = page.evaluate("[...document.querySelectorAll('.long th, .long td')].map(cell => cell.clientWidth)")
+    assert all(width > 60 for width in widths if width > 1), "no column of words is a few letters wide"
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.getAttribute('href')") == "#main", "the first stop skips the head"
 
@@ -165,6 +167,10 @@ def test_worst_image_is_first_with_its_score(pages: dict[str, str], show: Callab
     page = show(pages[name])
     scores = [float(re.findall(r"mIoU ([\d.]+)", text)[0]) for text in page.locator(".card p").all_inner_texts()]
     assert len(scores) == 4 and scores == sorted(scores)
+    figures = page.locator(".card .legend").first.locator("li").all_inner_texts()
+    assert figures[0].startswith("IoU") and re.fullmatch(r"sky 0\.\d{4}( \(\d+\.\d%\))?", figures[1]), (
+        "named, same decimals"
+    )
 
 
 def test_largest_difference_is_first_in_a_comparison(pages: dict[str, str], show: Callable[..., Page]) -> None:
