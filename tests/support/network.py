@@ -15,6 +15,11 @@ from urllib.parse import urlsplit
 
 import trustme
 
+import config
+from utils import minio_utils, mlflow_utils
+from utils.lakefs_utils import connect
+
+HOSTS = {"lakefs": "lakefs.internal", "s3": "store", "mlflow": "mlflow.internal"}  # names that only the proxy knows
 NAMES = ("lakefs.internal", "store", "mlflow.internal", "proxy.internal", "localhost", "127.0.0.1")
 
 HOST = re.compile(rb"(?i)\r\nhost: lakefs\.internal[^\r]*\r\n")
@@ -178,3 +183,36 @@ def tracking_server() -> Iterator[str]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+@dataclass
+class NetworkLab:
+    """The three servers on the loopback interface, their TLS fronts, and two authorities: theirs and another."""
+
+    keys: dict[str, str]
+    plain: dict[str, str]  # client -> URL
+    ports: dict[str, int]  # of the TLS fronts
+    right: Authority
+    wrong: Authority
+
+    def url(self, client: str, host: str | None = None) -> str:
+        """Return the URL of a TLS front; by default under a name that only the proxy knows."""
+        return f"https://{host or HOSTS[client]}:{self.ports[client]}"
+
+    def plain_url(self, client: str) -> str:
+        """Return the URL of a server without TLS, under a name that only the proxy knows."""
+        return self.plain[client].replace("127.0.0.1", HOSTS[client])
+
+    def call(self, client: str, url: str) -> None:
+        """Let a client talk to a server."""
+        if client == "lakefs":
+            settings = config.load_settings(
+                lakefs_endpoint=url, **{k: v for k, v in self.keys.items() if "lakefs" in k}
+            )
+            with connect(settings) as lake:
+                assert not lake.has_repository()
+        elif client == "s3":
+            settings = config.load_settings(minio_endpoint=url, **{k: v for k, v in self.keys.items() if "minio" in k})
+            minio_utils.list_buckets(settings)
+        else:
+            mlflow_utils.connect(config.load_settings(mlflow_tracking_uri=url))

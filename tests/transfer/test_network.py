@@ -7,7 +7,6 @@ import functools
 import os
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,8 @@ from core.errors import AppError, UsageError
 from core.hashing import file_sha256
 from tests.support import servers, stores
 from tests.support.network import (
-    Authority,
+    HOSTS,
+    NetworkLab,
     forward_proxy,
     listen,
     make_authority,
@@ -32,53 +32,18 @@ from utils.lakefs_utils import LakePath, connect
 from utils.network import policy
 from utils.network.certificates import VARIABLES, Certificates
 from utils.network.policy import NetworkPolicy
-from utils.network.proxies import find_proxy, is_excluded, is_loopback
 from versioning.server_setup import create_first_admin
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 CLIENTS = ("lakefs", "s3", "mlflow")
-HOSTS = {"lakefs": "lakefs.internal", "s3": "store", "mlflow": "mlflow.internal"}  # names that only the proxy knows
 OF_AUTHORITIES = (
     *("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "AWS_CA_BUNDLE"),
     "MLFLOW_TRACKING_SERVER_CERT_PATH",
 )
 
 
-@dataclass
-class Lab:
-    """The three servers on the loopback interface, their TLS fronts, and two authorities: theirs and another."""
-
-    keys: dict[str, str]
-    plain: dict[str, str]  # client -> URL
-    ports: dict[str, int]  # of the TLS fronts
-    right: Authority
-    wrong: Authority
-
-    def url(self, client: str, host: str | None = None) -> str:
-        """Return the URL of a TLS front; by default under a name that only the proxy knows."""
-        return f"https://{host or HOSTS[client]}:{self.ports[client]}"
-
-    def plain_url(self, client: str) -> str:
-        """Return the URL of a server without TLS, under a name that only the proxy knows."""
-        return self.plain[client].replace("127.0.0.1", HOSTS[client])
-
-    def call(self, client: str, url: str) -> None:
-        """Let a client talk to a server."""
-        if client == "lakefs":
-            settings = config.load_settings(
-                lakefs_endpoint=url, **{k: v for k, v in self.keys.items() if "lakefs" in k}
-            )
-            with connect(settings) as lake:
-                assert not lake.has_repository()
-        elif client == "s3":
-            settings = config.load_settings(minio_endpoint=url, **{k: v for k, v in self.keys.items() if "minio" in k})
-            minio_utils.list_buckets(settings)
-        else:
-            mlflow_utils.connect(config.load_settings(mlflow_tracking_uri=url))
-
-
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NetworkLab]:
     folder = tmp_path_factory.mktemp("network")
     right, wrong = make_authority(folder, "right.pem"), make_authority(folder, "wrong.pem")
     with contextlib.ExitStack() as stack:
@@ -89,7 +54,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         ports = {name: stack.enter_context(tls_front(url, right)) for name, url in plain.items()}
         keys = {"lakefs_access_key_id": lakefs.access_key_id, "lakefs_secret_access_key": lakefs.secret_access_key}
         keys |= {"minio_access_key": store.access_key, "minio_secret_key": store.secret_key}
-        yield Lab(keys, plain, ports, right, wrong)
+        yield NetworkLab(keys, plain, ports, right, wrong)
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +89,7 @@ def failure(call: Callable[[], object]) -> str:
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("variable", OF_AUTHORITIES)
 def test_right_authority_in_any_variable_is_trusted_by_every_client(
-    lab: Lab, client: str, variable: str, monkeypatch: pytest.MonkeyPatch
+    lab: NetworkLab, client: str, variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, str(lab.right.file))
     lab.call(client, lab.url(client, "localhost"))
@@ -132,7 +97,7 @@ def test_right_authority_in_any_variable_is_trusted_by_every_client(
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"])
 @pytest.mark.parametrize("client", CLIENTS)
-def test_directory_of_certificates_is_trusted(lab: Lab, client: str, variable: str, tmp_path: Path) -> None:
+def test_directory_of_certificates_is_trusted(lab: NetworkLab, client: str, variable: str, tmp_path: Path) -> None:
     (tmp_path / "company.crt").write_bytes(lab.right.file.read_bytes())
     os.environ[variable] = str(tmp_path)
     lab.call(client, lab.url(client, "localhost"))
@@ -140,7 +105,7 @@ def test_directory_of_certificates_is_trusted(lab: Lab, client: str, variable: s
 
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("variable", OF_AUTHORITIES)
-def test_wrong_authority_is_one_line_with_variable_and_file(lab: Lab, client: str, variable: str) -> None:
+def test_wrong_authority_is_one_line_with_variable_and_file(lab: NetworkLab, client: str, variable: str) -> None:
     os.environ[variable] = str(lab.wrong.file)
     text = failure(lambda: lab.call(client, lab.url(client, "localhost")))
     assert "the certificate of localhost is not trusted" in text
@@ -148,7 +113,7 @@ def test_wrong_authority_is_one_line_with_variable_and_file(lab: Lab, client: st
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_unknown_authority_without_any_variable_names_the_one_to_set(lab: Lab, client: str) -> None:
+def test_unknown_authority_without_any_variable_names_the_one_to_set(lab: NetworkLab, client: str) -> None:
     text = failure(lambda: lab.call(client, lab.url(client, "localhost")))
     assert "not trusted" in text and "the certificates of the system" in text
     assert "set REQUESTS_CA_BUNDLE to a PEM file" in text
@@ -158,7 +123,7 @@ def test_unknown_authority_without_any_variable_names_the_one_to_set(lab: Lab, c
 @pytest.mark.parametrize("variable", OF_AUTHORITIES)
 @pytest.mark.parametrize(("content", "rule"), [(None, "no such file"), ("no certificate", "expected a PEM file")])
 def test_missing_or_damaged_file_is_one_line(
-    lab: Lab, client: str, variable: str, content: str | None, rule: str, tmp_path: Path
+    lab: NetworkLab, client: str, variable: str, content: str | None, rule: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "company.pem"
     if content is not None:
@@ -170,13 +135,13 @@ def test_missing_or_damaged_file_is_one_line(
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_unusable_file_does_not_matter_without_tls(lab: Lab, client: str, tmp_path: Path) -> None:
+def test_unusable_file_does_not_matter_without_tls(lab: NetworkLab, client: str, tmp_path: Path) -> None:
     os.environ["REQUESTS_CA_BUNDLE"] = str(tmp_path / "missing.pem")
     lab.call(client, lab.plain[client])
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_certificate_of_another_host_is_refused(lab: Lab, client: str, tmp_path: Path) -> None:
+def test_certificate_of_another_host_is_refused(lab: NetworkLab, client: str, tmp_path: Path) -> None:
     other = make_authority(tmp_path, "other.pem", ("elsewhere.internal",))
     os.environ["REQUESTS_CA_BUNDLE"] = str(other.file)
     with tls_front(lab.plain[client], other) as port:
@@ -185,12 +150,12 @@ def test_certificate_of_another_host_is_refused(lab: Lab, client: str, tmp_path:
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_https_to_a_server_without_tls_is_one_line(lab: Lab, client: str) -> None:
+def test_https_to_a_server_without_tls_is_one_line(lab: NetworkLab, client: str) -> None:
     text = failure(lambda: lab.call(client, lab.plain[client].replace("http://", "https://")))
     assert "no TLS connection to 127.0.0.1" in text and "https://" in text
 
 
-def test_insecure_tls_is_for_mlflow_only(lab: Lab) -> None:
+def test_insecure_tls_is_for_mlflow_only(lab: NetworkLab) -> None:
     os.environ["MLFLOW_TRACKING_INSECURE_TLS"] = "true"
     lab.call("mlflow", lab.url("mlflow", "localhost"))
     for client in ("lakefs", "s3"):
@@ -200,14 +165,14 @@ def test_insecure_tls_is_for_mlflow_only(lab: Lab) -> None:
     assert "both set: unset one" in text
 
 
-def test_own_variable_replaces_the_system_and_that_of_another_client_adds_to_it(lab: Lab) -> None:
+def test_own_variable_replaces_the_system_and_that_of_another_client_adds_to_it(lab: NetworkLab) -> None:
     os.environ["AWS_CA_BUNDLE"] = str(lab.right.file)
     policy_now = NetworkPolicy.from_environment()
     assert not policy_now.certificates("object storage").system
     assert policy_now.certificates("lakeFS").system and policy_now.certificates("MLflow").system
 
 
-def test_bundle_is_written_once_and_the_policy_stays_that_of_the_user(lab: Lab) -> None:
+def test_bundle_is_written_once_and_the_policy_stays_that_of_the_user(lab: NetworkLab) -> None:
     os.environ["SSL_CERT_FILE"] = str(lab.right.file)
     before = NetworkPolicy.from_environment()
     lab.call("mlflow", lab.url("mlflow", "localhost"))
@@ -224,7 +189,7 @@ def test_bundle_is_written_once_and_the_policy_stays_that_of_the_user(lab: Lab) 
 
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
-def test_tls_server_behind_a_proxy_is_reached(lab: Lab, client: str, variable: str) -> None:
+def test_tls_server_behind_a_proxy_is_reached(lab: NetworkLab, client: str, variable: str) -> None:
     os.environ["REQUESTS_CA_BUNDLE"] = str(lab.right.file)
     with forward_proxy() as proxy:
         os.environ[variable] = proxy.url
@@ -234,7 +199,7 @@ def test_tls_server_behind_a_proxy_is_reached(lab: Lab, client: str, variable: s
 
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "all_proxy"])
-def test_server_without_tls_behind_a_proxy_is_reached(lab: Lab, client: str, variable: str) -> None:
+def test_server_without_tls_behind_a_proxy_is_reached(lab: NetworkLab, client: str, variable: str) -> None:
     with forward_proxy() as proxy:
         os.environ[variable] = proxy.url
         lab.call(client, lab.plain_url(client))
@@ -242,7 +207,7 @@ def test_server_without_tls_behind_a_proxy_is_reached(lab: Lab, client: str, var
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_files_are_uploaded_and_downloaded_through_a_proxy(lab: Lab, scheme: str, tmp_path: Path) -> None:
+def test_files_are_uploaded_and_downloaded_through_a_proxy(lab: NetworkLab, scheme: str, tmp_path: Path) -> None:
     url = lab.url("lakefs") if scheme == "https" else lab.plain_url("lakefs")
     os.environ["SSL_CERT_FILE"] = str(lab.right.file)
     keys = {name: value for name, value in lab.keys.items() if "lakefs" in name}
@@ -261,7 +226,7 @@ def test_files_are_uploaded_and_downloaded_through_a_proxy(lab: Lab, scheme: str
 
 
 @pytest.mark.parametrize("through_tls", [False, True])
-def test_presigned_links_follow_the_policy_of_the_object_storage(lab: Lab, through_tls: bool) -> None:
+def test_presigned_links_follow_the_policy_of_the_object_storage(lab: NetworkLab, through_tls: bool) -> None:
     os.environ["AWS_CA_BUNDLE"] = str(lab.right.file)
     with forward_proxy(authority=lab.right if through_tls else None) as proxy:
         os.environ["HTTPS_PROXY"] = proxy.url
@@ -281,7 +246,7 @@ def test_presigned_links_follow_the_policy_of_the_object_storage(lab: Lab, throu
 
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_dead_proxy_is_one_line_with_the_variable(lab: Lab, client: str, scheme: str) -> None:
+def test_dead_proxy_is_one_line_with_the_variable(lab: NetworkLab, client: str, scheme: str) -> None:
     os.environ["REQUESTS_CA_BUNDLE"] = str(lab.right.file)
     dead = f"127.0.0.1:{dead_port()}"
     os.environ[f"{scheme.upper()}_PROXY"] = f"http://me:PASSWORD@{dead}"
@@ -294,7 +259,7 @@ def test_dead_proxy_is_one_line_with_the_variable(lab: Lab, client: str, scheme:
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize(("status", "advice"), [(403, "allow the host there"), (407, "requires a user and password")])
 def test_refusing_proxy_is_one_line_with_the_variable(
-    lab: Lab, client: str, scheme: str, status: int, advice: str
+    lab: NetworkLab, client: str, scheme: str, status: int, advice: str
 ) -> None:
     os.environ["REQUESTS_CA_BUNDLE"] = str(lab.right.file)
     with forward_proxy(refuse=status) as proxy:
@@ -304,7 +269,7 @@ def test_refusing_proxy_is_one_line_with_the_variable(
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_loopback_never_goes_through_a_proxy(lab: Lab, client: str) -> None:
+def test_loopback_never_goes_through_a_proxy(lab: NetworkLab, client: str) -> None:
     os.environ["HTTP_PROXY"] = os.environ["HTTPS_PROXY"] = f"http://127.0.0.1:{dead_port()}"
     os.environ["REQUESTS_CA_BUNDLE"] = str(lab.right.file)
     lab.call(client, lab.plain[client])
@@ -313,7 +278,7 @@ def test_loopback_never_goes_through_a_proxy(lab: Lab, client: str) -> None:
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_credentials_are_sent_to_the_proxy_and_never_shown(lab: Lab, client: str) -> None:
+def test_credentials_are_sent_to_the_proxy_and_never_shown(lab: NetworkLab, client: str) -> None:
     with forward_proxy() as proxy:
         os.environ["HTTP_PROXY"] = proxy.url.replace("http://", "http://me:p%40ss%2Fword@")
         lab.call(client, lab.plain_url(client))
@@ -331,7 +296,7 @@ def test_credentials_are_sent_to_the_proxy_and_never_shown(lab: Lab, client: str
 
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1080", "http://127.0.0.1:port", "ftp://u:SECRET@x"])
-def test_proxy_that_cannot_be_used_is_one_line(lab: Lab, client: str, proxy: str) -> None:
+def test_proxy_that_cannot_be_used_is_one_line(lab: NetworkLab, client: str, proxy: str) -> None:
     os.environ["ALL_PROXY"] = proxy
     with pytest.raises(UsageError, match=r"(?i)^[^\n]*all_proxy[^\n]*NO_PROXY$") as caught:
         lab.call(client, lab.plain_url(client))
@@ -340,73 +305,20 @@ def test_proxy_that_cannot_be_used_is_one_line(lab: Lab, client: str, proxy: str
     assert "all_proxy" not in failure(lambda: lab.call(client, f"http://{HOSTS[client]}:{dead_port()}")).lower()
 
 
-def test_certificate_errors_are_not_retried(lab: Lab) -> None:
+def test_certificate_errors_are_not_retried(lab: NetworkLab) -> None:
     client = HttpClient(make_pool().connection_pool_kw["retries"], 5, 5)
     with pytest.raises(RetriesExhausted), client.request("GET", lab.url("s3", "localhost"), {}):
         pass
 
 
-def test_server_setup_names_the_proxy(lab: Lab) -> None:
+def test_server_setup_names_the_proxy(lab: NetworkLab) -> None:
     os.environ["HTTP_PROXY"] = f"http://127.0.0.1:{dead_port()}"
     keys = {name: value for name, value in lab.keys.items() if "lakefs" in name}
     settings = config.load_settings(lakefs_endpoint=lab.plain_url("lakefs"), **keys)
     assert "no answer from the proxy" in failure(lambda: create_first_admin(settings))
 
 
-# --- which server goes through which proxy ---
-
-
-@pytest.mark.parametrize(
-    "host",
-    ["localhost", "LOCALHOST.", "a.localhost", "127.0.0.1", "127.8.9.1", "127.1", "0.0.0.0", "::1", "::ffff:127.0.0.1"],
-)
-def test_hosts_of_this_machine(host: str) -> None:
-    assert is_loopback(host)
-    shown = f"[{host}]" if ":" in host else host
-    assert find_proxy(f"http://{shown}:5000", {"http": "http://proxy:1"}, "") is None
-
-
-@pytest.mark.parametrize("host", ["notlocalhost", "localhost.example.org", "128.0.0.1", "10.0.0.1", "fe80::1", "1271"])
-def test_other_hosts_are_not_this_machine(host: str) -> None:
-    assert not is_loopback(host)
-
-
-@pytest.mark.parametrize(
-    ("no_proxy", "host", "excluded"),
-    [
-        ("*", "a.example.org", True),
-        ("example.org", "example.org", True),
-        ("example.org", "a.example.org", True),
-        (".example.org", "a.example.org", True),
-        ("*.example.org", "a.example.org", True),
-        ("example.org", "badexample.org", False),
-        ("EXAMPLE.org", "a.Example.ORG", True),
-        ("x, example.org:8000", "example.org", True),
-        ("example.org:8001", "example.org", False),
-        ("10.0.0.0/8", "10.2.3.4", True),
-        ("10.0.0.0/8", "11.2.3.4", False),
-        ("10.2.3.4", "10.2.3.4", True),
-        ("10.2.3.4:8000", "10.2.3.4", True),
-        ("fd00::/8", "fd00::12", True),
-        ("[fd00::12]:8000", "fd00::12", True),
-        ("fd00::12", "fd00::13", False),
-        ("", "a", False),
-        (",.,", "a", False),
-    ],
-)
-def test_exceptions_by_name_suffix_address_network_and_port(no_proxy: str, host: str, excluded: bool) -> None:
-    assert is_excluded(host, 8000, no_proxy) == excluded
-
-
-def test_lower_case_variables_win_and_a_proxy_needs_no_scheme() -> None:
-    os.environ |= {"HTTP_PROXY": "http://upper:1", "http_proxy": "lower:3128", "NO_PROXY": "a.org", "no_proxy": "b.org"}
-    found = NetworkPolicy.from_environment()
-    proxy = found.proxy("http://a.org")
-    assert proxy is not None and proxy.address == ("lower", 3128) and proxy.variable == "http_proxy"
-    assert found.proxy("http://b.org") is None and found.proxy("https://a.org") is None
-
-
-def test_silent_proxy_is_given_up_after_the_time_limits(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_proxy_is_given_up_after_the_time_limits(lab: NetworkLab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlflow_utils, "HEALTH_S", 0.1)
 
     def stay_silent(client: socket.socket) -> None:
