@@ -15,7 +15,7 @@ from core.console import SHOWN_ID, format_table
 from core.errors import ExitCode, UsageError
 from core.git import read_facts
 from core.i18n import tr
-from core.reporting import notify, record, result
+from core.reporting import record, result
 from core.safety.terminal import escape_line
 from dataset.classes import CLASSES_FILE
 from dataset.directory import data_files, is_image
@@ -200,7 +200,7 @@ def tag(lake: LakeFS, options: argparse.Namespace) -> None:
         return
     if options.delete:
         lake.delete_tag(options.name)
-        notify(tr("deleted the tag {name}", name=options.name))
+        result(tr("deleted the tag {name}", name=options.name))
         return
     if not TAG_NAME.fullmatch(options.name):
         raise UsageError(
@@ -222,7 +222,7 @@ def tag(lake: LakeFS, options: argparse.Namespace) -> None:
             )
         )
     lake.set_tag(options.name, target.ref)
-    notify(tr("tag {name}: {ref}", name=options.name, ref=target.ref))
+    result(tr("tag {name}: {ref}", name=options.name, ref=target.ref))
 
 
 def revert(lake: LakeFS, ref: str) -> None:
@@ -230,7 +230,7 @@ def revert(lake: LakeFS, ref: str) -> None:
     commit_id = lake.resolve(ref)
     metadata = {**read_facts(ROOT).metadata(), "reverted_commit": commit_id}
     head = lake.revert(commit_id, f"revert {commit_id[:12]}", metadata)
-    notify(
+    result(
         tr(
             "reverted {commit_id} on {branch}: {head} (to download it: lake.py pull {branch})",
             commit_id=commit_id[:12],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from core.errors import UsageError
 from core.i18n import tr, trn
-from core.reporting import notify, warn
+from core.reporting import notify, result, warn
 from core.safety.terminal import escape_line
 from dataset.classes import abbreviate
 from dataset.directory import OUTPUT_FOLDER, is_empty
@@ -80,7 +80,7 @@ def _report(target: Path, written: Written | None) -> None:
     )
     learned = [known.name for known in written.classes if not known.ignore]
     ignored = [known.name for known in written.classes if known.ignore]
-    notify(
+    result(
         trn(
             "{target}: {count} pair ({counts})",
             "{target}: {count} pairs ({counts})",
@@ -97,7 +97,7 @@ def _report(target: Path, written: Written | None) -> None:
 
 def _report_update(target: Path, updated: Updated) -> None:
     """Report the pairs that were added and whose masks were replaced, what was left out, and the warnings."""
-    notify(
+    result(
         tr(
             "{target}: pairs added: {added}, masks replaced: {replaced}, unchanged: {unchanged}",
             target=target,

@@ -18,7 +18,7 @@ from pathlib import Path
 from config import Settings
 from core.errors import AppError, UsageError
 from core.i18n import tr, trn
-from core.reporting import notify, progress
+from core.reporting import progress, result
 from core.workers import iterate_successes, parallel
 from utils.identifiers import CommitId, ObjectPath
 from utils.lakefs_client.content import LocalFile, RemoteFile, content_type
@@ -74,7 +74,7 @@ class _Migration:
         self._set_refs()
         for commit_id in {*self.branches.values(), *self.tags.values()}:
             self._require_same(commit_id)
-        notify(
+        result(
             tr(
                 "copied to {repo} on {endpoint}: commits: {count} ({missing} in this call), branches: "
                 "{branches}, tags: {tags}. Set LAKEFS_ENDPOINT to this server from now on",

@@ -9,7 +9,7 @@ from config import ROOT, Settings
 from core.errors import AppError, UsageError
 from core.git import read_facts
 from core.i18n import tr, trn
-from core.reporting import notify
+from core.reporting import notify, result
 from dataset.directory import data_files, require_contents
 from dataset.formats.record import source_metadata
 from dataset.layout.resolve import layout_metadata
@@ -118,9 +118,9 @@ def _require_no_conflicts(divergence: Divergence, settings: Settings, lake: Lake
 def report_published(done: PublishResult, count: int) -> None:
     """Report which commit holds the `count` files of a data directory, and what was uploaded for it."""
     if not done.uploaded and not done.removed:
-        notify(tr("data unchanged: existing commit {commit_id}", commit_id=done.commit_id))
+        result(tr("data unchanged: existing commit {commit_id}", commit_id=done.commit_id))
         return
-    notify(
+    result(
         trn(
             "data commit: {commit_id} ({uploaded} uploaded, {removed} removed, {count} file in total)",
             "data commit: {commit_id} ({uploaded} uploaded, {removed} removed, {count} files in total)",

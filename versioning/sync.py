@@ -16,7 +16,7 @@ from core.files import atomic_replace, first_link, read_regular, remove_partial_
 from core.hashing import file_md5, file_sha256
 from core.i18n import Message, tr, trn
 from core.provenance.code_files import LOCK_NAME
-from core.reporting import notify, progress
+from core.reporting import notify, progress, result
 from core.safety.terminal import escape_line
 from core.workers import iterate_successes, parallel
 from dataset.directory import SPLITS, data_files
@@ -72,7 +72,7 @@ def pull(settings: Settings, lake: LakeFS, ref: str, force: bool) -> None:
             record_version(settings, lake, source, data_files(root))
     else:
         record_version(settings, lake, source, data_files(root))
-    notify(
+    result(
         trn(
             "{root}: {count} file of {source} ({fetch} written, {new} removed)",
             "{root}: {count} files of {source} ({fetch} written, {new} removed)",
@@ -87,7 +87,7 @@ def pull(settings: Settings, lake: LakeFS, ref: str, force: bool) -> None:
         notify(list_lines(f"  {tr('renamed'):8} {new} -> {old}" for new, old in changes.renamed.items()))
     if model is not None and lock is not None:
         _copy_verified(model, settings.model_path, lock.model_sha256)
-        notify(tr("{model_path}: {model}", model_path=settings.model_path, model=lock.model))
+        result(tr("{model_path}: {model}", model_path=settings.model_path, model=lock.model))
 
 
 def download_data(settings: Settings, lake: LakeFS, source: LakePath) -> None:
@@ -139,7 +139,7 @@ def merge(settings: Settings, lake: LakeFS, ref: str, prefer: Side | None) -> No
             _write(safe_join(tree, source.path), root, fetch)
         record_version(settings, lake, source, {name: root / name for name in wanted})
     merged = {name: sha256 for name, sha256 in {**have, **taken}.items() if sha256 is not None}
-    notify(
+    result(
         tr(
             "{root}: merged {source} ({fetch} written, {removed} removed; own changes: {counts})",
             root=root,

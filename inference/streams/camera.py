@@ -17,7 +17,7 @@ from typing import Any
 from core.errors import ExitCode, UsageError
 from core.i18n import tr, trn
 from core.process import handle_first_signal
-from core.reporting import notify
+from core.reporting import notify, result
 from inference.origin import describe_origin
 from inference.outputs import lock_output_dir
 from inference.streams.video import FrameSource, require_rgb_model, write_overlay_video
@@ -155,7 +155,7 @@ def predict_camera(predictor: Predictor, source: Camera, seconds: float | None, 
             video = record_camera(predictor, container, source, seconds, describe_origin(predictor, lineage), output)
     except (av.error.FFmpegError, ValueError) as error:  # ValueError: FFmpeg was built without this format
         raise UsageError(tr("camera {device}: cannot be opened ({error})", device=source.device, error=error)) from None
-    notify(tr("predicted {name}: {video}", name=source.device, video=video))
+    result(tr("predicted {name}: {video}", name=source.device, video=video))
     return ExitCode.DONE
 
 

@@ -18,7 +18,7 @@ from core.errors import AppError, ExitCode, UsageError
 from core.files import atomic_replace, require_content, write_atomically
 from core.hashing import file_sha256
 from core.i18n import tr, trn
-from core.reporting import notify, progress
+from core.reporting import notify, progress, result
 from dataset.classes import UInt8
 from dataset.overlay import overlay
 from inference import ownership, pipeline
@@ -101,7 +101,7 @@ def predict_videos(predictor: Predictor, videos: Sequence[Path], lineage: Origin
         for path in videos:
             try:
                 video = predict_video(predictor, path, output, describe_origin(predictor, lineage))
-                notify(tr("predicted {name}: {video}", name=path, video=video))
+                result(tr("predicted {name}: {video}", name=path, video=video))
             except UsageError as error:
                 failed.append(str(error))
     if failed:

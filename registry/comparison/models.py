@@ -14,7 +14,7 @@ from core.errors import UsageError
 from core.files import write_atomically
 from core.i18n import tr, trn
 from core.machine.heap import keep_freed_memory
-from core.reporting import notify
+from core.reporting import notify, result
 from dataset.checks.committed_groups import add_groups
 from dataset.samples import Item, committed_items
 from registry import gate, overlap
@@ -78,7 +78,7 @@ def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lin
                 count=len(seen),
             )
         )
-    notify("\n" + class_table(a, b, settings.register_confidence))
+    result("\n" + class_table(a, b, settings.register_confidence))
     shown = _display_names(names)
     sides = [
         Side(name, model, measured, _describe(lineage))
@@ -93,7 +93,7 @@ def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lin
     )
     confidence = settings.register_confidence or DEFAULT_CONFIDENCE
     found = Comparison(sides[0], sides[1], items, described, _describe_seen(shown[0], len(seen)), confidence)
-    notify("\n" + image_table(a, b, order_by_difference(found.gains)[:SHOWN]))
+    result("\n" + image_table(a, b, order_by_difference(found.gains)[:SHOWN]))
     folder = output / re.sub(r"[^\w.-]+", "-", f"{names[0]}-{names[1]}")
     folder.mkdir(parents=True, exist_ok=True)
     write_page(folder / PAGE, found, device)
@@ -105,8 +105,8 @@ def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lin
         "pictures": _image_records(items, a, b, seen),
     }
     write_atomically(folder / "compare.json", json.dumps(content, ensure_ascii=False, indent=1).encode())
-    notify(tr("page with the images: {path}", path=folder / PAGE))
-    notify(tr("all metrics: {path}", path=folder / "compare.json"))
+    result(tr("page with the images: {path}", path=folder / PAGE))
+    result(tr("all metrics: {path}", path=folder / "compare.json"))
 
 
 def _display_names(names: Sequence[str]) -> list[str]:

@@ -143,10 +143,11 @@ def json_of(project: Project, *command: str, code: int = 0) -> Any:
 def test_every_listing_is_json(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project", images=12, git=False)
     pushed = project.run("lake.py", "push", "--quiet")
-    assert (pushed.returncode, pushed.stdout) == (0, ""), pushed.stderr
+    assert pushed.returncode == 0, pushed.stderr
     log = json_of(project, "lake.py", "log")
     assert set(log) == {"ref", "commits"} and set(log["commits"][0]) == {"commit", "date", "message", "metadata"}
     newest = log["commits"][0]["commit"]
+    assert pushed.stdout.splitlines() == [pushed.stdout.strip()] and newest in pushed.stdout, "only the commit"
     (main,) = json_of(project, "lake.py", "branches")["branches"]
     assert {"name": "main", "commit": newest, "target": True}.items() <= main.items()
     changes = json_of(project, "lake.py", "diff", "main~1", "main")["changes"]

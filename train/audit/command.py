@@ -10,7 +10,7 @@ import numpy as np
 from config import Settings
 from core.errors import UsageError
 from core.i18n import tr
-from core.reporting import notify
+from core.reporting import notify, result
 from dataset.data import SegmentationData
 from segmentation.means import Coverage, format_mean
 from segmentation.metrics import ConfusionMatrix
@@ -44,7 +44,7 @@ def audit_labels(settings: Settings, data: SegmentationData) -> Path:
     folder = settings.model_path.parent / "audit"
     write_table(folder / TABLE, data, ranked)
     shown = write_page(folder / PAGE, data, predicted, ranked)
-    notify(
+    result(
         tr(
             "{count} masks ranked, the first {shown} to look at: {page} (all of them: {table})",
             count=len(ranked),

@@ -13,7 +13,7 @@ from core import git
 from core.errors import AppError, UsageError, one_line
 from core.i18n import tr
 from core.provenance.code_files import LOCK_NAME
-from core.reporting import notify
+from core.reporting import result as report_result
 from segmentation.means import format_mean
 from train.release import tags
 from train.release.commit_message import commit_message, describe_split, percent
@@ -69,11 +69,11 @@ def release(lake: LakeFS, result: Result, tag: str | None, parameters: Mapping[s
         message = commit_message(result, name or next_tag(lake, result, folder))
         _git(folder, "commit", "--quiet", "-m", message, "--", LOCK_NAME)
     commit = _git(folder, "rev-parse", "HEAD")
-    notify(tr("Git commit: {commit}", commit=commit))
+    report_result(tr("Git commit: {commit}", commit=commit))
     if name is None:
         return
     _git(folder, "tag", "-a", name, "-m", tag_message(result, name, parameters, folder))
-    notify(
+    report_result(
         tr(
             "tag {name}: Git {commit}, lakeFS {ref} (to push it: git push --follow-tags)",
             name=name,
