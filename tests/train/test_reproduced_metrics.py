@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from core.errors import AppError
@@ -38,3 +40,12 @@ def test_metrics_that_older_code_does_not_report_are_named(capsys: pytest.Captur
     now = {name: recorded.figures[name] for name in COMPARED}
     assert compare_metrics(recorded, now, 0.0) == 0
     assert "not compared: test_miou" in capsys.readouterr().err
+
+
+def test_a_metric_that_became_nan_is_not_within_any_tolerance() -> None:
+    recorded = recipe()
+    assert compare_metrics(recorded, recorded.figures, 0.0) == 0
+    with pytest.raises(AppError, match="could not be reproduced: largest difference inf"):
+        compare_metrics(recorded, {**recorded.figures, COMPARED[0]: [0.25, math.nan]}, 1.0)
+    with pytest.raises(AppError, match="its reproduction 0"):
+        compare_metrics(recorded, {name: recorded.figures[name] for name in COMPARED[1:]}, 1.0)
