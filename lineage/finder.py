@@ -23,9 +23,10 @@ from segmentation.file_names import METRICS_FILE, MLMODEL
 from utils import mlflow_utils, run_names
 from utils.identifiers import CommitId, RunId
 from utils.lakefs_utils import LakeFS, LakePath
+from utils.servers import Servers
 from versioning.lockfile import Lock, parse_lock, require_lock
 from versioning.migrate import EMBEDDED_ID
-from versioning.naming.results import known_tags
+from versioning.naming.results import find_meanings, find_models, known_tags, resolve_run
 from versioning.versions import LOCK
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Finder:
         if path.is_dir():
             path = predictions.find_record(path) or path
         if path.is_file():
+            self._reject_other_meanings(target)
             link = predictions.prediction_link(path)
             return self.find_file(path) if link is None else ([link], [self._predicting_run(link)])
         if target.startswith("lakefs://"):
@@ -81,9 +83,14 @@ class Finder:
 
     def _find_named(self, target: str, path: Path) -> tuple[list[Link], list[str]]:
         """Find a run, a version, or a commit or tag of Git or lakeFS. Raises UsageError for a name with several meanings."""
-        named = run_names.find_named(self.client, self.settings, target)
+        servers = Servers(self.settings, client=self.client, lake=self.lake)
+        named, tag = find_meanings(servers, target)
+        if named and tag is not None:
+            return [], [resolve_run(servers, target)]  # raises unless both are the same run
+        if tag is not None:
+            return self._find_tag(tag)
         git_commit = None if RunId.accepts(target.lower()) else git_utils.resolve(ROOT, target)
-        meanings = [run_names.describe(one) for one in named]
+        meanings = [one.label for one in named]
         meanings += [f"Git {git_commit}"] if git_commit else []
         if run_names.RUN_PREFIX.fullmatch(target) and not RunId.accepts(target.lower()):
             commit = self._lakefs_commit(target)
@@ -101,6 +108,20 @@ class Finder:
         if run_names.QUALIFIED.fullmatch(target) or self._lakefs_commit(target) is None:
             raise self._unknown(target)
         return self.find_commit(self.lake.repo, target)
+
+    def _find_tag(self, name: str) -> tuple[list[Link], list[str]]:
+        """Find a tag of Git, which is compared with the one of lakeFS, or a tag of lakeFS only."""
+        if name in git_utils.list_tags(ROOT):
+            return self.find_git(name, git_utils.resolve(ROOT, f"refs/tags/{name}") or name)
+        return self.find_commit(self.lake.repo, name)
+
+    def _reject_other_meanings(self, file: str) -> None:
+        """Raise UsageError for a file that is written like the name of something else, and that such a thing has, too."""
+        if file == LOCK or "/" in file or "\\" in file or Path(file).suffix.lower() in TRACEABLE_SUFFIXES:
+            return
+        others = find_models(Servers(self.settings, client=self.client, lake=self.lake), file)
+        if others:
+            raise run_names.ambiguous(file, [*(choice.spelling for choice in others), f"./{file}"])
 
     def _lakefs_commit(self, ref: str) -> str | None:
         """Return the commit of a reference of lakeFS; None if there is none."""

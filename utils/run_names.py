@@ -72,26 +72,29 @@ def find_aliases(client: MlflowClient, settings: Settings, name: str) -> dict[st
 
 def find_version(client: MlflowClient, settings: Settings, text: str) -> ModelVersion | None:
     """Return the version of `2`, `v2`, an alias, NAME (its champion), NAME/2 or NAME@ALIAS; None if there is none."""
-    name, alias, number = settings.registered_model, None, None
-    if qualified := QUALIFIED.fullmatch(text):
-        name, alias, number = qualified.groups()
-    elif plain := VERSION_NUMBER.fullmatch(text):
-        number = plain[1]
-    elif text == name or (text not in _aliases(client, settings, name) and _is_model(client, settings, text)):
-        name, alias = text, CHAMPION
-    else:
-        alias = text
-    number = _aliases(client, settings, name).get(str(alias)) if number is None else str(int(number))
+    name, number = _version_number(client, settings, text)
     versions = list_versions(client, settings, name) if number is not None else []
     return next((version for version in versions if str(version.version) == number), None)
 
 
+def _version_number(client: MlflowClient, settings: Settings, text: str) -> tuple[str, str | None]:
+    """Return the registered model and the number that a name means, None for no number; asks for the aliases once."""
+    name = settings.registered_model
+    if qualified := QUALIFIED.fullmatch(text):
+        name, alias, number = qualified.groups()
+        return name, _aliases(client, settings, name).get(alias) if number is None else str(int(number))
+    if plain := VERSION_NUMBER.fullmatch(text):
+        return name, str(int(plain[1]))
+    aliases = _aliases(client, settings, name)
+    if text == name:
+        return name, aliases.get(CHAMPION)
+    if text in aliases:
+        return name, aliases[text]
+    return text, _aliases(client, settings, text).get(CHAMPION)  # another registered model
+
+
 def _aliases(client: MlflowClient, settings: Settings, name: str) -> dict[str, str]:
     return find_aliases(client, settings, name) or {}
-
-
-def _is_model(client: MlflowClient, settings: Settings, name: str) -> bool:
-    return find_aliases(client, settings, name) is not None
 
 
 # --- runs --------------------------------------------------------------------------------------------------------------
@@ -140,11 +143,6 @@ def find_named(client: MlflowClient, settings: Settings, text: str) -> list[Name
 
 
 # --- messages ------------------------------------------------------------------------------------------------------------
-
-
-def describe(named: Named) -> str:
-    """Return a run or version for a list of candidates."""
-    return tr("run {run_id}", run_id=named.run_id) if named.version is None else named.label
 
 
 def ambiguous(text: str, candidates: list[str]) -> UsageError:

@@ -40,6 +40,8 @@ EXCEPTIONS = {
         "{count} values with JPEG artefacts ({values}): store masks as PNG",
     },
     "a number that is at least 2": {
+        "'{text}' does not name a run{hint} (expected at least {count} characters of a run ID, a version: {versions}; "
+        "a tag: {tags}; or {lock})",
         "'{text}' is not a model{hint} (versions: {versions}; tags: {tags}; {lock}; or a run by at least {count} "
         "characters of its ID, or a model file)",
         "--smoke: {count} batches",

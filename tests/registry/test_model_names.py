@@ -7,8 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
+from config import Settings
 from core.errors import UsageError
+from lineage import finder
 from registry import commands
 from registry.choice import files as model_files
 from registry.choice import selection
@@ -31,7 +34,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A Git repository with a commit that takes the place of the project's, and is the working directory."""
     folder = tmp_path / "checkout"
     folder.mkdir()
-    for module in (results, selection, model_files):
+    for module in (results, selection, model_files, finder):
         monkeypatch.setattr(module, "ROOT", folder)
     monkeypatch.chdir(folder)
     git(folder, "init", "--quiet", "--initial-branch=main")
@@ -75,6 +78,12 @@ def choose(lab: Lab, name: str | None = None) -> Origin:
     return found
 
 
+def traced_run(lab: Lab, name: str) -> str:
+    """Return the run from which lake.py trace follows a name."""
+    _, runs = finder.Finder(lab.settings, lab.lake, lab.client).find(name)
+    return runs[0]
+
+
 class Unreachable:
     """A client of a server that must not be contacted."""
 
@@ -101,8 +110,10 @@ def test_each_displayed_name_chooses_its_model(lab: Lab, checkout: Path) -> None
     names = ["1", "v1", f"{lab.name}/1", f"{lab.name}/v1", run, run.upper(), run[:12], run[:8], "paper", "tag:paper"]
     for name in [*names, "v1.0-acc50", "tag:v1.0-acc50"]:
         assert choose(lab, name).model_sha256 == first.model_sha256, name
+        assert traced_run(lab, name) == first.run_id, name
     for name in ("2", "champion", f"{lab.name}@champion", lab.name, "lock", "v1.1-acc75"):
         assert choose(lab, name).model_sha256 == second.model_sha256, name
+        assert traced_run(lab, name) == second.run_id, name
     assert choose(lab, "v1.0-acc50").selected_by == "tag:v1.0-acc50 (v1.0-acc50)"
     assert choose(lab, "champion").selected_by == f"{lab.name}/2 (champion)"
     assert commands.named_model(lab.registry, lab.lake, run[:8]).run_id == run
@@ -119,16 +130,46 @@ def test_ambiguous_names_are_refused_with_what_they_can_mean(
     first, second = train(lab, 0.5), train(lab, 0.75)
     register(lab, first)
     commit_lock(checkout, second, "v1")
-    with pytest.raises(UsageError, match=rf"'v1' is ambiguous: name one of: {lab.name}/1, tag:v1"):
-        choose(lab, "v1")
-    assert choose(lab, "tag:v1").model_sha256 == second.model_sha256
+    for use in (choose, traced_run):
+        with pytest.raises(UsageError, match=rf"'v1' is ambiguous: name one of: {lab.name}/1, tag:v1$"):
+            use(lab, "v1")
+    assert choose(lab, "tag:v1").model_sha256 == second.model_sha256 and traced_run(lab, "tag:v1") == second.run_id
     (checkout / "v1").write_bytes(b"")
-    with pytest.raises(UsageError, match=r"tag:v1, \./v1"):
-        choose(lab, "v1")
+    for use in (choose, traced_run):
+        with pytest.raises(UsageError, match=r"tag:v1, \./v1"):
+            use(lab, "v1")
     found = [first.run_id, second.run_id]
     monkeypatch.setattr(run_names, "runs_starting_with", lambda *_: found)
-    with pytest.raises(UsageError, match=f"'abcd' is ambiguous: name one of: {first.run_id}, {second.run_id}"):
-        choose(lab, "abcd")
+    for use in (choose, traced_run):
+        with pytest.raises(UsageError, match=f"'abcd' is ambiguous: name one of: {first.run_id}, {second.run_id}"):
+            use(lab, "abcd")
+
+
+def test_unknown_run_is_answered_with_what_names_one(lab: Lab, checkout: Path) -> None:
+    model = train(lab, 0.5)
+    register(lab, model, "champion")
+    commit_lock(checkout, model, "v1.0-acc50")
+    with pytest.raises(UsageError, match="'nope' does not name a run") as error:
+        results.resolve_run(Servers(lab.settings, client=lab.client, lake=lab.lake), "nope")
+    for words in ("at least 4 characters of a run ID", f"{lab.name}/1 (champion)", "v1.0-acc50", f"run {model.run_id}"):
+        assert words in str(error.value), words
+    assert "file" not in str(error.value), "a file is not a run"
+
+
+def test_aliases_of_a_model_are_asked_for_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    register(lab, train(lab, 0.5), "champion")
+    asked: list[str] = []
+    find = run_names.find_aliases
+
+    def count(client: MlflowClient, settings: Settings, name: str) -> dict[str, str] | None:
+        asked.append(name)
+        return find(client, settings, name)
+
+    monkeypatch.setattr(run_names, "find_aliases", count)
+    for name, expected in (("champion", [lab.name]), (lab.name, [lab.name]), ("1", []), ("x", [lab.name, "x"])):
+        asked.clear()
+        found = run_names.find_version(lab.client, lab.settings, name)
+        assert asked == expected and (found is None) == (name == "x")
 
 
 def test_tag_made_before_its_lock_is_refused(lab: Lab, checkout: Path) -> None:

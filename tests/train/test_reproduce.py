@@ -89,7 +89,7 @@ def test_run_that_cannot_be_reproduced_is_an_error(dirty: tuple[Project, str]) -
         done = project.run("train.py", "--reproduce", run)
         assert done.returncode == 2 and text in done.stderr and "Traceback" not in done.stderr, done.stderr
 
-    refused("'nope' is not a", "nope")
+    refused("'nope' does not name a run (expected at least 4 characters of a run ID, a version: ", "nope")
     for key, value, text in (
         ("git_commit", "0" * 40, "this clone has no Git commit 0000"),
         ("git_commit", "none", "trained without a Git commit"),

@@ -6,6 +6,8 @@ The rule, for a name that several things have:
 2. A name of the form v1.0-acc85 is a tag, if there is one.
 3. NAME/2, NAME@alias and a full run ID are what they say; everything else is looked up as version, alias, tag and
    beginning of a run ID. What belongs to one run is one meaning; several are an error that lists how to write each.
+
+`lake.py trace` follows the same rule, and knows commits and files besides.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from utils import run_names
 from utils.identifiers import NONE, InvalidValue, RunId, Tag
 from utils.lakefs_utils import LakeFS, LakePath
 from utils.lineage import Lineage
+from utils.run_names import Named
 from utils.servers import Servers
 from versioning.lockfile import Lock, parse_lock, read_lock, require_lock
 from versioning.versions import LOCK, MODEL_PREFIX
@@ -67,26 +70,55 @@ def resolve_model(servers: Servers, text: str) -> Choice:
 
 def resolve_run(servers: Servers, text: str) -> str:
     """Return the run that a person names, by itself or by its version, tag or lock. Raises UsageError likewise."""
-    return resolve_model(servers, text).run_id
+    found = find_models(servers, text)
+    if not found:
+        raise _unknown(servers, text, run=True)
+    return found[0].run_id if len(found) == 1 else resolve_model(servers, text).run_id
 
 
 def find_models(servers: Servers, text: str) -> list[Choice]:
     """Return every model that a name can mean by the rule of this module. Raises NoModel for a tag without a model."""
     if text == LOCK:
         return [lock_choice(require_lock(ROOT))]
+    named, tag_name = find_meanings(servers, text)
+    choices = [Choice(one.label, one.run_id, one.version) for one in named]
+    tag = None if tag_name is None else _find_tag_beside(servers, tag_name, bool(named))
+    return choices + ([tag] if tag is not None and all(tag.run_id != one.run_id for one in named) else [])
+
+
+def find_meanings(servers: Servers, text: str) -> tuple[list[Named], str | None]:
+    """Return the runs and versions, and the tag of Git or lakeFS, that a name can mean by the rule of this module."""
     if text.startswith(TAG_PREFIX):
-        tag = find_tag(servers, text.removeprefix(TAG_PREFIX))
-        return [] if tag is None else [tag]
-    if RESULT_TAG.fullmatch(text) and (tag := find_tag(servers, text)) is not None:
-        return [tag]
-    named = [
-        Choice(one.label, one.run_id, one.version)
-        for one in run_names.find_named(servers.client, servers.settings, text)
-    ]
+        name = text.removeprefix(TAG_PREFIX)
+        return [], name if is_tag(servers, name) else None
+    if RESULT_TAG.fullmatch(text) and is_tag(servers, text):
+        return [], text
+    named = run_names.find_named(servers.client, servers.settings, text)
     if run_names.QUALIFIED.fullmatch(text) or RunId.accepts(text.lower()):
-        return named
-    tag = _find_tag_beside(servers, text, bool(named))
-    return named + ([tag] if tag is not None and all(tag.run_id != one.run_id for one in named) else [])
+        return named, None
+    try:
+        return named, text if is_tag(servers, text) else None
+    except UsageError:
+        raise
+    except AppError as error:
+        if not named:
+            raise
+        _warn_unchecked(text, error)
+        return named, None
+
+
+def is_tag(servers: Servers, name: str) -> bool:
+    """Return whether Git or lakeFS has a tag of this name; lakeFS is asked only if Git has none."""
+    if not Tag.accepts(name):
+        return False
+    if name in git.list_tags(ROOT):
+        return True
+    lake = servers.lake
+    return lake.has_repository() and name in dict(lake.list_refs("tags"))
+
+
+def _warn_unchecked(text: str, error: AppError) -> None:
+    warn(tr("tags of lakeFS not checked for the name '{text}': {error}", text=text, error=error))
 
 
 def _find_tag_beside(servers: Servers, text: str, named: bool) -> Choice | None:
@@ -101,7 +133,7 @@ def _find_tag_beside(servers: Servers, text: str, named: bool) -> Choice | None:
     except AppError as error:
         if not named:
             raise
-        warn(tr("tags of lakeFS not checked for the name '{text}': {error}", text=text, error=error))
+        _warn_unchecked(text, error)
     return None
 
 
@@ -208,21 +240,32 @@ def known_tags(lake: LakeFS) -> list[str]:
     return list(dict.fromkeys([*git.list_tags(ROOT), *dict(in_lakefs)]))
 
 
-def _unknown(servers: Servers, text: str) -> UsageError:
-    """Return the error for a name that no model has: what there is, and the nearest of it."""
+def _unknown(servers: Servers, text: str, run: bool = False) -> UsageError:
+    """Return the error for a name that no model, or no `run`, has: what there is, and the nearest of it."""
     versions = run_names.registered_names(servers.client, servers.settings)
     tags = known_tags(servers.lake)
     lock = read_lock(ROOT)
+    fields = {
+        "text": one_line(text, 80),
+        "hint": run_names.nearest(text, [*versions, *tags, *([LOCK] if lock else [])]),
+        "versions": run_names.abbreviated(list(versions.values())) or tr("none"),
+        "tags": run_names.abbreviated(sorted(tags, key=_result_first)) or tr("none"),
+        "lock": tr("lock: run {run_id}", run_id=lock.run_id) if lock else tr("no {lock_name}", lock_name=LOCK_NAME),
+        "count": run_names.MIN_PREFIX,
+    }
+    if run:
+        return UsageError(
+            tr(
+                "'{text}' does not name a run{hint} (expected at least {count} characters of a run ID, a version: {versions}; "
+                "a tag: {tags}; or {lock})",
+                **fields,
+            )
+        )
     return UsageError(
         tr(
             "'{text}' is not a model{hint} (versions: {versions}; tags: {tags}; {lock}; or a run by at least {count} "
             "characters of its ID, or a model file)",
-            text=one_line(text, 80),
-            hint=run_names.nearest(text, [*versions, *tags, *([LOCK] if lock else [])]),
-            versions=run_names.abbreviated(list(versions.values())) or tr("none"),
-            tags=run_names.abbreviated(sorted(tags, key=_result_first)) or tr("none"),
-            lock=tr("lock: run {run_id}", run_id=lock.run_id) if lock else tr("no {lock_name}", lock_name=LOCK_NAME),
-            count=run_names.MIN_PREFIX,
+            **fields,
         )
     )
 
