@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageChops
 
+from core.figures import format_figure
 from core.i18n import tr
 from core.pages.cards import Panel
 from dataset.classes import IGNORE_INDEX, ClassMap, UInt8
@@ -78,7 +79,7 @@ def class_legend(classes: ClassMap, indices: Iterable[int] | None = None) -> lis
 def iou_legend(classes: ClassMap, iou: Mapping[int, float | None]) -> list[tuple[str, str]]:
     """Return (colour, name with the IoU) of the classes of an image by their index; None: no IoU."""
     return [
-        (css_color(classes.colors[index]), classes.names[index] + ("" if value is None else f" {value:.4f}"))
+        (css_color(classes.colors[index]), classes.names[index] + ("" if value is None else f" {format_figure(value)}"))
         for index, value in iou.items()
     ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from core.console import format_size, format_table
+from core.figures import format_share
 from core.i18n import tr
 from dataset.classes import CLASSES_FILE, abbreviate
 from dataset.data import SegmentationData
@@ -88,11 +89,11 @@ def _class_rows(data: SegmentationData) -> list[tuple[str, ...]]:
     labelled = {split: sum(counts) for split, counts in data.pixel_counts.items()}
     rows: list[tuple[str, ...]] = []
     for index, (value, name) in enumerate(zip(data.classes.ids, data.classes.names, strict=True)):
-        shares = (f"{counts[index] / labelled[split]:.2%}" for split, counts in data.pixel_counts.items())
+        shares = (format_share(counts[index] / labelled[split]) for split, counts in data.pixel_counts.items())
         rows.append((str(value), name, *shares))
     if data.classes.ignore_ids:
         ids = abbreviate(data.classes.ignore_ids, 3)
         off = data.ignored_pixels
-        ignored = (f"{off[split] / (off[split] + count):.2%}" for split, count in labelled.items())
+        ignored = (format_share(off[split] / (off[split] + count)) for split, count in labelled.items())
         rows.append((ids, tr("(ignored, of all pixels)"), *ignored))
     return rows

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from config import ROOT, Settings
 from core.errors import AppError, ExitCode, UsageError
+from core.figures import format_figure
 from core.files import require_writable
 from core.i18n import tr, trn
 from core.machine.heap import keep_freed_memory
@@ -327,7 +328,7 @@ def _select(job: Job, predictor: Predictor) -> None:
         )
     )
     for item in selected[:SHOWN]:
-        report_result(escape_line(f"  {item.uncertainty:.3f}  {item.file}"))
+        report_result(escape_line(f"  {format_figure(item.uncertainty)}  {item.file}"))
     notify(
         tr("after correcting them: python lake.py import-labels EXPORT --to DIR --selection {folder}", folder=folder)
     )

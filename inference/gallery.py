@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from core.errors import UsageError
+from core.figures import format_figure
 from core.i18n import tr
 from core.pages.cards import Panel
 from core.reporting import progress, warn
@@ -101,7 +102,7 @@ def write_gallery(
     images = [_image(record, place, previews.get(record["mask"], ())) for place, record in enumerate(records)]
     kinds = {shown["kind"]: shown["caption"] for image in images for shown in image["panels"]}
     legend = [
-        (css_color(color), name + ("" if iou.get(name) is None else f" (IoU {iou[name]:.4f})"))
+        (css_color(color), name + ("" if iou.get(name) is None else f" (IoU {format_figure(iou[name])})"))
         for name, color in zip(classes.names, classes.colors, strict=True)
     ]
     html.write_page(

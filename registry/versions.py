@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from config import Settings
 from core.checksummed_json import parse_json
 from core.errors import AppError, UsageError, one_line
+from core.figures import format_figure
 from core.git import LAKECTL_COMMIT
 from core.i18n import tr
 from core.reporting import notify
@@ -151,7 +152,7 @@ def _origin(lineage: Lineage) -> str:
 def _figures(metrics: dict[str, float]) -> str:
     """Return the mIoU of a version by split, in Markdown; empty if none was recorded."""
     recorded = (("val", "best_val_miou"), ("test", "test_miou"))
-    figures = ", ".join(f"{split} mIoU {metrics[name]:.4f}" for split, name in recorded if name in metrics)
+    figures = ", ".join(f"{split} mIoU {format_figure(metrics[name])}" for split, name in recorded if name in metrics)
     return f"**Result:** {figures}\n\n" if figures else ""
 
 

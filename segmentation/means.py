@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
+from core.figures import format_figure
 from core.i18n import tr
 
 
@@ -30,12 +31,18 @@ class Coverage(NamedTuple):
         return Coverage(int(match[1]), int(match[2])) if match else None
 
 
-def format_mean(mean: float, coverage: Coverage | None, digits: int = 4) -> str:
+def format_mean(mean: float, coverage: Coverage | None) -> str:
     """Return a mean over classes as '0.5412', or '0.5412 (9 of 11 classes)' if classes are absent; None: not known."""
-    text = f"{mean:.{digits}f}"
+    text = format_figure(mean)
     if coverage is None or coverage.present == coverage.total:
         return text
     return tr("{mean} ({present} of {total} classes)", mean=text, present=coverage.present, total=coverage.total)
+
+
+def english_mean(mean: float, coverage: Coverage) -> str:
+    """Return a mean as `format_mean` does, but in English: for stored texts, and plots whose fonts lack other letters."""
+    suffix = "" if coverage.present == coverage.total else f" ({coverage.present} of {coverage.total} classes)"
+    return format_figure(mean) + suffix
 
 
 def classes_tag(split: str) -> str:
@@ -48,9 +55,9 @@ def split_of_metric(metric: str) -> str:
     return "test" if metric.startswith("test") else "val"
 
 
-def format_metric(metric: str, value: float, stored: Mapping[str, str], digits: int = 4) -> str:
+def format_metric(metric: str, value: float, stored: Mapping[str, str]) -> str:
     """Return a metric of runs, such as best_val_miou, with its coverage from the `stored` tags if it is a mean."""
-    return format_mean(value, _coverage_of(metric, stored), digits)
+    return format_mean(value, _coverage_of(metric, stored))
 
 
 def format_cell(metric: str, value: float, stored: Mapping[str, str]) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from core.console import wrap_items
 from core.errors import AppError
+from core.figures import format_figure
 from core.i18n import tr
 from core.reporting import notify
 from core.safety.terminal import escape_line
@@ -239,7 +240,9 @@ class ModelTrain(BaseTrain):
             )
         )
         absent = tr("absent")
-        classes = [escape_line(f"{name} {absent if iou is None else f'{iou:.4f}'}") for name, iou in v.iou.items()]
+        classes = [
+            escape_line(f"{name} {absent if iou is None else format_figure(iou)}") for name, iou in v.iou.items()
+        ]
         notify(wrap_items(classes, "    IoU  "))
 
     # --- checkpoints ---

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from core.figures import format_share
 from core.i18n import tr, trn
 from core.pages.cards import Card, Gallery, Panel
 from core.reporting import notify, warn
@@ -114,7 +115,7 @@ def _class_table(inspection: Inspection) -> tuple[list[str], list[list[str]]]:
     counts, classes = inspection.class_counts(), inspection.classes
     totals = {split: max(1, sum(counted[value] for value in classes.ids)) for split, counted in counts.items()}
     rows = [
-        [name, *(f"{counts[split][value] / total:.2%}" for split, total in totals.items())]
+        [name, *(format_share(counts[split][value] / total) for split, total in totals.items())]
         for value, name in zip(classes.ids, classes.names, strict=True)
     ]
     return [tr("class"), *totals], rows if totals else []

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from config import Settings
 from core.console import format_table
 from core.errors import UsageError
+from core.figures import format_confidence, format_figure, format_gain
 from core.files import write_atomically
 from core.i18n import tr, trn
 from core.machine.heap import keep_freed_memory
@@ -154,13 +155,13 @@ def class_table(a: EvaluationResult, b: EvaluationResult, confidence: float) -> 
         if old is None or new is None:
             rows.append([name, *[tr("absent")] * 2, "", ""])
         else:
-            rows.append([name, f"{old:.4f}", f"{new:.4f}", f"{new - old:+.4f}", ""])
+            rows.append([name, format_figure(old), format_figure(new), format_gain(new - old), ""])
     for metric, name in (("miou", "mIoU"), ("accuracy", tr("accuracy"))):
         total_a, total_b = a.metric(metric), b.metric(metric)
         interval = gain_interval(a, b, metric, confidence)
-        shown = tr("too few groups") if interval is None else "[{:+.4f}, {:+.4f}]".format(*interval)
-        rows.append([name, a.format(metric), b.format(metric), f"{total_b - total_a:+.4f}", shown])
-    return format_table([tr("class"), "A", "B", "B - A", f"{confidence:.0%}"], rows)
+        shown = tr("too few groups") if interval is None else f"[{', '.join(map(format_gain, interval))}]"
+        rows.append([name, a.format(metric), b.format(metric), format_gain(total_b - total_a), shown])
+    return format_table([tr("class"), "A", "B", "B - A", format_confidence(confidence)], rows)
 
 
 def image_table(a: EvaluationResult, b: EvaluationResult, shown: Sequence[int]) -> str:
@@ -168,7 +169,7 @@ def image_table(a: EvaluationResult, b: EvaluationResult, shown: Sequence[int]) 
     rows = []
     for index in shown:
         old, new = a.only([index]).metric("miou"), b.only([index]).metric("miou")
-        rows.append([b.images[index], f"{old:.4f}", f"{new:.4f}", f"{new - old:+.4f}"])
+        rows.append([b.images[index], format_figure(old), format_figure(new), format_gain(new - old)])
     return format_table([tr("images that differ most (mIoU of the classes in each)"), "A", "B", "B - A"], rows)
 
 

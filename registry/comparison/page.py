@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from core.figures import format_confidence, format_figure, format_gain
 from core.i18n import tr
 from core.pages.cards import Card, Gallery, Panel
 from core.safety import html
@@ -80,7 +81,7 @@ def write_page(path: Path, found: Comparison, device: torch.device) -> None:
             "gain: {b} minus {a}; its interval at a confidence of {confidence}.",
             a=a.name,
             b=b.name,
-            confidence=f"{found.confidence:.0%}",
+            confidence=format_confidence(found.confidence),
         ),
         class_head=[tr("class"), f"IoU {a.name}", f"IoU {b.name}", tr("gain")],
         class_rows=_class_rows(found),
@@ -94,8 +95,8 @@ def write_page(path: Path, found: Comparison, device: torch.device) -> None:
 def _metric_row(found: Comparison, metric: str, name: str) -> list[str]:
     a, b = found.a.measured, found.b.measured
     interval = gain_interval(a, b, metric, found.confidence)
-    shown = tr("too few groups") if interval is None else "{:+.4f} … {:+.4f}".format(*interval)
-    return [name, a.format(metric), b.format(metric), f"{b.metric(metric) - a.metric(metric):+.4f}", shown]
+    shown = tr("too few groups") if interval is None else " … ".join(map(format_gain, interval))
+    return [name, a.format(metric), b.format(metric), format_gain(b.metric(metric) - a.metric(metric)), shown]
 
 
 def _class_rows(found: Comparison) -> list[list[str]]:
@@ -107,7 +108,7 @@ def _class_rows(found: Comparison) -> list[list[str]]:
         if before is None or after is None:
             rows.append([name, tr("absent"), tr("absent"), ""])
         else:
-            rows.append([name, f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}"])
+            rows.append([name, format_figure(before), format_figure(after), format_gain(after - before)])
     return rows
 
 
@@ -144,12 +145,12 @@ def _card(found: Comparison, index: int, gain: float, classes: ClassMap, device:
         class_values={str(number): -abs(new - old) for number, (old, new) in values.items()},
         score=tr(
             "mIoU {old} → {new} ({gain})",
-            old=f"{a.metric('miou'):.4f}",
-            new=f"{b.metric('miou'):.4f}",
-            gain=f"{gain:+.4f}",
+            old=format_figure(a.metric("miou")),
+            new=format_figure(b.metric("miou")),
+            gain=format_gain(gain),
         ),
         legend=[
-            (css_color(classes.colors[number]), f"{classes.names[number]} {old:.4f} → {new:.4f}")
+            (css_color(classes.colors[number]), f"{classes.names[number]} {format_figure(old)} → {format_figure(new)}")
             for number, (old, new) in values.items()
         ],
         legend_lead="IoU",

@@ -12,7 +12,7 @@ def test_absent_classes_are_named_with_the_mean() -> None:
     set_language("en")
     assert Coverage.of([0.5, None, 0.25]) == Coverage(2, 3)
     assert format_mean(0.375, Coverage(2, 3)) == "0.3750 (2 of 3 classes)"
-    assert format_mean(0.375, Coverage(3, 3), 3) == "0.375"
+    assert format_mean(0.375, Coverage(3, 3)) == "0.3750"
     assert format_mean(0.375, None) == "0.3750", "an older record does not say"
 
 

@@ -65,8 +65,8 @@ def test_tag_command_names_both_splits_and_absent_classes() -> None:
     path = LakePath("repo", "a" * 64, "models/model.pth")
     result = Result("run", LakePath("repo", "b" * 64, "data/"), "1" * 64, path, "0" * 64, val, test)
     assert tag_command(result, "v1.0-acc85") == (
-        'git tag -a "v1.0-acc85" -m "val accuracy 85%, val mIoU 0.700 (1 of 2 classes), '
-        f'test accuracy 80%, test mIoU 0.650, LakeFS {"a" * 64}, MLflow run"'
+        'git tag -a "v1.0-acc85" -m "val accuracy 85%, val mIoU 0.7000 (1 of 2 classes), '
+        f'test accuracy 80%, test mIoU 0.6500, LakeFS {"a" * 64}, MLflow run"'
     )
 
 

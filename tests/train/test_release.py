@@ -83,7 +83,7 @@ def test_results_are_committed_and_tagged(project: Project, lake: LakeFS) -> Non
     second = result(project, lake, b"two", 0.909, 0.6123)
     release.release(lake, second, "auto", parameters, project.folder)
     message = project.git("tag", "--list", "--format=%(contents)", "v1.1-acc90")
-    assert "since v1.0-acc85: accuracy +5%p, mIoU +0.112" in message
+    assert "since v1.0-acc85: accuracy +5%p, mIoU +0.1123" in message
     release.release(lake, second, None, parameters, project.folder)
     assert project.git("rev-list", "--count", "HEAD") == "3", "an unchanged lock creates no new commit"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from core.figures import format_figure
 from core.files import write_atomically
 from core.i18n import tr
 from core.pages.cards import Card, Gallery, Panel
@@ -29,7 +30,7 @@ def write_table(path: Path, data: SegmentationData, ranked: Sequence[Suspicion])
     rows: list[list[object]] = [["rank", "split", "name", "mask", "score", "quality", "explanation"]]
     for rank, found in enumerate(ranked, 1):
         pair = data.pairs[found.index]
-        figures = [f"{found.score:.4f}", f"{found.quality:.4f}", found.explanation]
+        figures = [format_figure(found.score), format_figure(found.quality), found.explanation]
         rows.append([rank, pair.split, pair.name, _mask_path(data, found), *figures])
     write_atomically(path, csv_bytes(rows))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from segmentation.means import format_mean
+from segmentation.means import english_mean, format_mean
 from train.base_train import Validation
 from train.tracking.result import Result
 
@@ -37,16 +37,14 @@ def commit_message(result: Result, tag: str) -> str:
 def subject(result: Result, tag: str) -> str:
     """Return 'model: v1.1-acc24, val mIoU 0.8884', without a tag that makes it too long. In every language the same."""
     val = result.val
-    present, total = val.coverage
-    suffix = "" if present == total else f" ({present} of {total} classes)"
-    figure = f"val mIoU {val.miou:.4f}{suffix}"
+    figure = f"val mIoU {english_mean(val.miou, val.coverage)}"
     text = f"model: {tag}, {figure}"
     return text if len(text) <= SUBJECT_LIMIT else f"model: {figure}"
 
 
 def describe_split(split: str, measured: Validation) -> str:
     """Return the metrics of a split for one line of a message, as tags of results have them."""
-    mean = format_mean(measured.miou, measured.coverage, 3)
+    mean = format_mean(measured.miou, measured.coverage)
     return f"{split} accuracy {percent(measured.accuracy)}%, {split} mIoU {mean}"
 
 

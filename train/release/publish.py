@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from config import ROOT
 from core import git
 from core.errors import AppError, UsageError, one_line
+from core.figures import format_gain
 from core.i18n import tr
 from core.provenance.code_files import LOCK_NAME
 from core.reporting import result as report_result
@@ -120,7 +121,7 @@ def tag_message(result: Result, name: str, parameters: Mapping[str, str], folder
         f"{key.replace('_', ' ')} {value}" for key, value in chosen.items() if value not in (None, "None")
     )
     lines = [
-        f"{name}: accuracy {percent(val.accuracy)}%, mIoU {format_mean(val.miou, val.coverage, 3)}",
+        f"{name}: accuracy {percent(val.accuracy)}%, mIoU {format_mean(val.miou, val.coverage)}",
         "",
         *([describe_split("test", result.test)] if result.test is not None else []),
         tr("LakeFS commit: {ref}", ref=result.model_path.ref),
@@ -133,7 +134,8 @@ def tag_message(result: Result, name: str, parameters: Mapping[str, str], folder
     earlier = tags.last_result_tag(folder)
     figures = FIGURES.search(git.tag_message(folder, earlier)) if earlier else None
     if figures:
-        gain = f"accuracy {percent(val.accuracy) - int(figures[1]):+d}%p, mIoU {val.miou - float(figures[2]):+.3f}"
+        points = percent(val.accuracy) - int(figures[1])
+        gain = f"accuracy {points:+d}%p, mIoU {format_gain(val.miou - float(figures[2]))}"
         lines.append(tr("since {earlier}: {gain}", earlier=earlier, gain=gain))
     return "\n".join(lines)
 

@@ -13,7 +13,7 @@ from PIL import Image
 from core.pages.cards import Gallery
 from dataset.classes import ClassMap, UInt8
 from dataset.overlay import KOREAN_FONTS, as_rgb, overlay
-from segmentation.means import Coverage
+from segmentation.means import Coverage, english_mean
 from segmentation.metrics import ConfusionMatrix
 from segmentation.preprocess import class_indices, native_logits
 from train.base_train import EpochResult
@@ -94,7 +94,7 @@ def save_curves(path: Path, history: list[EpochResult]) -> None:
         best.number,
         color="grey",
         linestyle=":",
-        label=f"saved: mIoU {_shown_mean(best.validation.miou, best.validation.coverage)}",
+        label=f"saved: mIoU {english_mean(best.validation.miou, best.validation.coverage)}",
     )
     right.set(title="Validation split, native size", xlabel="epoch", ylim=(0, 1))
     for axes in (left, right):
@@ -103,12 +103,6 @@ def save_curves(path: Path, history: list[EpochResult]) -> None:
         axes.legend()
     figure.savefig(path, dpi=110)
     plt.close(figure)
-
-
-def _shown_mean(mean: float, coverage: Coverage) -> str:
-    """Return a mean in English, as all texts of the figures: fonts for other languages may be missing."""
-    suffix = "" if coverage.present == coverage.total else f" ({coverage.present} of {coverage.total} classes)"
-    return f"{mean:.3f}{suffix}"
 
 
 def save_confusion(path: Path, confusion: ConfusionMatrix, classes: ClassMap) -> None:
@@ -128,7 +122,7 @@ def save_confusion(path: Path, confusion: ConfusionMatrix, classes: ClassMap) ->
     axes.set(
         xlabel="predicted",
         ylabel="label",
-        title=f"Validation split: mIoU {_shown_mean(confusion.miou, Coverage.of(confusion.iou()))}, "
+        title=f"Validation split: mIoU {english_mean(confusion.miou, Coverage.of(confusion.iou()))}, "
         "% of each label's pixels",
     )
     figure.colorbar(drawn, shrink=0.8, format="%d %%")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import quote
 
+from core.figures import format_figure, format_share
 from core.i18n import tr
 from core.pages.cards import Gallery
 from core.pages.charts import Chart, line_chart
@@ -96,7 +97,7 @@ def _confusion_rows(
 
 def _confusion_cell(label: str, predicted: str, fraction: float) -> tuple[str, int, str]:
     text = f"{fraction * 100:.0f}" if fraction >= SHOWN_FRACTION else ""
-    return text, round(fraction * 10), f"{label} → {predicted}: {fraction:.2%}"
+    return text, round(fraction * 10), f"{label} → {predicted}: {format_share(fraction)}"
 
 
 def _figures(summary: RunSummary) -> list[tuple[str, str]]:
@@ -115,7 +116,7 @@ def _splits(summary: RunSummary) -> list[tuple[str, Validation]]:
 
 def _split_figures(split: str, measured: Validation) -> list[tuple[str, str]]:
     mean = format_mean(measured.miou, measured.coverage)
-    return [(f"{split} mIoU", mean), (tr("{split} accuracy", split=split), f"{measured.accuracy:.4f}")]
+    return [(f"{split} mIoU", mean), (tr("{split} accuracy", split=split), format_figure(measured.accuracy))]
 
 
 def _lineage(summary: RunSummary) -> list[tuple[str, str, str]]:
@@ -145,7 +146,7 @@ def _data_rows(summary: RunSummary) -> list[list[object]]:
     totals = {split: max(1, sum(counts)) for split, counts in summary.pixel_counts.items()}
     rows: list[list[object]] = [[tr("(images)"), *summary.image_counts.values()]]
     for index, name in enumerate(summary.classes.names):
-        rows.append([name, *(f"{summary.pixel_counts[s][index] / totals[s]:.2%}" for s in totals)])
+        rows.append([name, *(format_share(summary.pixel_counts[s][index] / totals[s]) for s in totals)])
     return rows
 
 
@@ -168,4 +169,4 @@ def _class_rows(summary: RunSummary) -> list[list[object]]:
 def _cell(value: object) -> object:
     if value is None:
         return "-"
-    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
+    return format_figure(value) if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from core.figures import format_figure
 from core.git import NONE
 from core.safety.markdown import escape_markdown, markdown_table
+from segmentation.means import english_mean
 
 if TYPE_CHECKING:
     from train.base_train import Validation
@@ -50,13 +52,10 @@ def describe_run(summary: RunSummary, settings: dict[str, str]) -> str:
 
 def _splits(val: Validation, test: Validation | None) -> list[tuple[str, ...]]:
     rows = [("val", val)] + ([("test", test)] if test is not None else [])
-    return [(name, _mean(measured), f"{measured.accuracy:.4f}") for name, measured in rows]
-
-
-def _mean(measured: Validation) -> str:
-    present, total = measured.coverage
-    text = f"{measured.miou:.4f}"
-    return text if present == total else f"{text} ({present} of {total} classes)"
+    return [
+        (name, english_mean(measured.miou, measured.coverage), format_figure(measured.accuracy))
+        for name, measured in rows
+    ]
 
 
 def _classes(val: Validation, test: Validation | None) -> list[tuple[str, ...]]:
@@ -66,4 +65,4 @@ def _classes(val: Validation, test: Validation | None) -> list[tuple[str, ...]]:
 
 
 def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+    return "-" if value is None else format_figure(value)

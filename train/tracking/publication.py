@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from core.errors import AppError
+from core.figures import format_figure
 from core.files import link_or_copy, write_atomically
 from core.hashing import file_sha256
 from core.i18n import Message, tr
@@ -202,4 +203,4 @@ class Publication:
 
 def _describe_split(split: str, measured: Validation) -> str:
     mean = format_mean(measured.miou, measured.coverage)
-    return f"{split} mIoU {mean}, {split} accuracy {measured.accuracy:.4f}"
+    return f"{split} mIoU {mean}, {split} accuracy {format_figure(measured.accuracy)}"

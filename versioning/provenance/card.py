@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from core.figures import format_figure, format_gain
 from core.safety.markdown import markdown_table
 from versioning.provenance.measurements import Measurements
 from versioning.provenance.record import ModelRecord, timestamp
@@ -62,7 +63,7 @@ def describe_promotion(verdict: Verdict | None) -> str:
     lines = [f"Decision: {verdict.decision if verdict else 'unknown'}."]
     if verdict and (found := verdict.comparison):
         lines.append(
-            f"On {found.compared} images of {found.split}: gain {found.gain:+.4f} over version {verdict.against}."
+            f"Images of {found.split} compared: {found.compared}, gain over version {verdict.against}: {format_gain(found.gain)}."
         )
     if verdict and (forced := verdict.forced):
         lines.append(f"Forced by {forced.by}, {forced.at}: {forced.why}")
@@ -79,7 +80,7 @@ def _table(header: tuple[str, ...], rows: Any) -> str:
 
 
 def _figure(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.4f}"
+    return "not measured" if value is None else format_figure(value)
 
 
 def _cell(text: str) -> str:
