@@ -59,9 +59,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.module not in starting:
             values = vars(item.module).values()
             origins = {getattr(value, "__module__", None) or getattr(value, "__name__", None) for value in values}
-            starting[item.module] = bool(origins & STARTING_MODULES)
+            starting[item.module] = any(map(_starts_processes, origins))
         if not starting[item.module] and not STARTING_FIXTURES & set(item.fixturenames):
             item.add_marker("quick")
+
+
+def _starts_processes(module: str | None) -> bool:
+    """Return whether a module, or the package that it belongs to, starts other processes."""
+    parts = (module or "").split(".")
+    return any(".".join(parts[:count]) in STARTING_MODULES for count in range(1, len(parts) + 1))
 
 
 @pytest.fixture(autouse=True)
