@@ -208,7 +208,7 @@ class Settings:
     allow_truncated: bool = setting(
         False, mark("accept JPEG images whose end is missing; the missing part is grey"), option="--allow-truncated"
     )
-    model: str = setting("compact_fpn", mark("network; see segmentation/networks.py"), option="--model", metavar="NAME")
+    model: str = setting("compact_fpn", mark("network; see segmentation/networks"), option="--model", metavar="NAME")
     pretrained: bool = setting(False, mark("start from published weights"), option="--pretrained")
     loss: str = setting("ce", mark("loss function"), option="--loss", choices=("ce", "dice", "ce+dice", "focal"))
     class_weights: str = setting(

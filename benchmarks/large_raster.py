@@ -21,7 +21,7 @@ import torch
 from dataset.classes import ClassMap
 from dataset.decoding.options import ReadOptions
 from inference.geo.windows import predict_raster
-from segmentation.networks import build_network
+from segmentation.networks.registry import build_network
 from segmentation.predictor import Method, Predictor
 from segmentation.preprocess import Normalisation
 from tests.support.models import CPU, make_model

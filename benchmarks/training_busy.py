@@ -44,7 +44,7 @@ def steps() -> None:
     """Train for as many seconds as each line of standard input says, and print the images and the seconds."""
     import torch  # before the project where the defaults are wanted: OpenMP reads its settings now
 
-    from segmentation.networks import build_network
+    from segmentation.networks.registry import build_network
 
     torch.manual_seed(0)
     network = build_network("compact_fpn", CLASSES).to(memory_format=torch.channels_last).train()

@@ -26,12 +26,13 @@ from dataset.decoding.options import DEFAULT_READING
 from dataset.validation import check_data
 from segmentation.losses import SegmentationLoss, class_weights
 from segmentation.metrics import ConfusionMatrix
-from segmentation.networks import build_network
-from segmentation.preprocess import IMAGENET, to_input
+from segmentation.networks.registry import build_network
+from segmentation.preprocess import Normalisation, to_input
 
 PEER_SIZE = (240, 320)  # of the peers' crops, as in their figures in README.md
 PEER_BATCH = 8
 CPU = torch.device("cpu")
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # as in torchvision's reference scripts
 Figures = dict[str, Any]
 
 

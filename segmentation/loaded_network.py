@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from core.errors import AppError
 from core.i18n import tr
 from segmentation.archive.entries import shown
-from segmentation.networks import build_network, check_network
+from segmentation.networks.registry import build_network, check_network
 
 # Memory that a network may take beyond a multiple of its weights, where its weights cannot be listed before it is built.
 ALLOWANCE, MULTIPLE = 32 << 20, 4

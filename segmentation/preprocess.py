@@ -28,9 +28,6 @@ class Normalisation:
     std: tuple[float, ...]
 
 
-IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # what published weights were trained on
-
-
 def resize_image(image: UInt8, size: tuple[int, int]) -> UInt8:
     """Resize (H,W,C) uint8 to `size` (height, width), antialiased; unchanged where it fits already."""
     if image.shape[:2] == size:

@@ -13,7 +13,8 @@ from core.console import format_size
 from core.i18n import tr, trn
 from core.machine.limits import available_memory
 from dataset.data import SegmentationData
-from segmentation.networks import COMPACT
+from segmentation.networks.encoder_fpn import LITE_FPN
+from segmentation.networks.registry import COMPACT
 
 STEPS, EPOCHS = 250, 10  # least optimizer steps and epochs: 400 images in batches of 16 reach both at once
 LARGEST_SIDE = 512  # pixels; larger images are scaled down unless IMAGE_SIZE is set
@@ -115,6 +116,8 @@ def peak_rate(wanted: float | None, model: str, pretrained: bool) -> tuple[float
     """Return the peak learning rate of AdamW, and why."""
     if wanted is not None:
         return wanted, tr("as set")
+    if pretrained and model == LITE_FPN:
+        return 2e-3, tr("a new decoder on a small encoder with published weights")
     if pretrained:
         return 3e-4, tr("preserves the published weights")
     if model in COMPACT:

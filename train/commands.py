@@ -151,7 +151,7 @@ def audit(settings: Settings, options: argparse.Namespace) -> None:
 
 def train(settings: Settings, given: dict[str, Any], options: argparse.Namespace) -> None:
     """Train, publish, and report; with --git-commit or --git-tag, commit and tag the result too."""
-    from segmentation.networks import check_network
+    from segmentation.networks.registry import check_network
     from train.release import publish
     from utils import mlflow_utils
     from utils.lakefs_utils import connect

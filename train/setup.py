@@ -17,7 +17,7 @@ from core.settings import InvalidSetting
 from dataset.classes import ClassMap
 from dataset.data import SegmentationData
 from segmentation.losses import SegmentationLoss, class_weights, parse_class_weights
-from segmentation.networks import build_network, check_network, published_normalisation
+from segmentation.networks.registry import build_network, build_pretrained, check_network
 from segmentation.preprocess import Normalisation, choose_device
 from train import auto_settings
 from train.base_train import SMOKE_BATCHES
@@ -107,10 +107,10 @@ def prepare_training(settings: Settings, data: SegmentationData, smoke: bool = F
     crop = settings.crop_size or size
     train_images, val_images, test_images = _images(settings, data, size)
     channels = data.reading.channels
-    normalisation = published_normalisation(settings.pretrained, channels) or loader.measure_normalisation(train_images)
     weights, reason = class_weights(settings.class_weights, data.pixel_counts["train"])
     decisions.take(tr("class weights"), "class_weights", (" ".join(f"{weight:.2f}" for weight in weights), reason))
-    network = build_network(settings.model, data.classes.num_classes, settings.pretrained, channels)
+    network, published = _network(settings, data.classes.num_classes, channels, decisions)
+    normalisation = published or loader.measure_normalisation(train_images)
     # One batch size for all processes and for a resumed run, however much memory each has.
     choice = distributed.broadcast_from_main(
         lambda: auto_settings.batch_size(
@@ -153,6 +153,19 @@ def prepare_training(settings: Settings, data: SegmentationData, smoke: bool = F
         augmentation=augmentation,
         resolved=decisions.resolved,
     )
+
+
+def _network(
+    settings: Settings, num_classes: int, channels: int, decisions: _Decisions
+) -> tuple[nn.Module, Normalisation | None]:
+    """Return the network, and the normalisation of the weights it starts from: None if the data decides it."""
+    if not settings.pretrained:
+        return build_network(settings.model, num_classes, channels), None
+    network, published = build_pretrained(settings.model, num_classes, channels)
+    reason = tr("SHA-256 {sha256}", sha256=published.sha256)
+    decisions.take(tr("published weights"), "pretrained_weights", (published.source, reason))
+    decisions.resolved["pretrained_sha256"] = published.sha256
+    return network, published.normalisation if channels == 3 else None
 
 
 def check_request(settings: Settings) -> None:

@@ -21,7 +21,8 @@ from inference import batch_job, inputs, ownership
 from inference.batch_job import Outcome
 from inference.geo.pixels import RasterPixels
 from segmentation.model_file import Model
-from segmentation.networks import CompactUNet, build_network
+from segmentation.networks.compact import CompactUNet
+from segmentation.networks.registry import build_network
 from segmentation.predictor import AUTO_TILE, SMALLEST_TILE, Method, Predictor
 from segmentation.preprocess import Normalisation
 from tests.support.images import noise

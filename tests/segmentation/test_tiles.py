@@ -23,7 +23,7 @@ from inference import export
 from segmentation import predictor as predicting
 from segmentation import preprocess
 from segmentation.model_file import load_model, save_model
-from segmentation.networks import build_network
+from segmentation.networks.registry import build_network
 from segmentation.predictor import Method, Predictor
 from segmentation.preprocess import native_logits
 from segmentation.tiles import tiling

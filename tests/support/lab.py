@@ -27,7 +27,7 @@ from registry.promotion import Promotion
 from registry.versions import Registry
 from segmentation import evaluation
 from segmentation.model_file import Model, save_model
-from segmentation.networks import build_network
+from segmentation.networks.registry import build_network
 from segmentation.preprocess import Normalisation
 from tests.support.servers import Server
 from utils import mlflow_utils

@@ -6,7 +6,7 @@ import torch
 
 from dataset.classes import build_classes
 from segmentation.model_file import Model
-from segmentation.networks import build_network
+from segmentation.networks.registry import build_network
 from segmentation.preprocess import Normalisation
 from utils.lakefs_utils import LakePath
 from utils.lineage import Lineage

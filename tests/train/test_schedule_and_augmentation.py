@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dataset.classes import IGNORE_INDEX
-from segmentation.networks import build_network
+from segmentation.networks.registry import build_network
 from segmentation.preprocess import resize_mask
 from train import auto_settings
 from train.loading import loader

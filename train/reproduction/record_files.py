@@ -13,7 +13,7 @@ from config import FIELDS, Settings
 from core.errors import UsageError
 from core.i18n import tr
 from core.safety.json_object import JsonObject
-from segmentation.networks import check_network
+from segmentation.networks.registry import check_network
 from train.tracking import environment
 
 MAX_TEXT = 1000  # characters of a recorded setting
