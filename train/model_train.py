@@ -22,6 +22,7 @@ from segmentation.means import format_mean
 from segmentation.metrics import ConfusionMatrix
 from segmentation.model_file import Model, save_model
 from segmentation.preprocess import to_input
+from segmentation.tiles.out_of_memory import memory_error
 from train import auto_settings
 from train.base_train import BaseTrain, Diverged, EpochResult, Validation
 from train.checkpoint import save_checkpoint
@@ -69,8 +70,14 @@ class ModelTrain(BaseTrain):
         self.test: Validation | None = None  # of the best model, at the end
 
     def fit(self, resume_from: dict[str, Any] | None = None) -> EpochResult:
-        """Train to the end, measure the best model on the test split once, and return the best epoch."""
-        best = super().fit(resume_from)
+        """Train to the end, measure the best model on the test split once, and return the best epoch.
+
+        Raises AppError when the memory of the device runs out.
+        """
+        try:
+            best = super().fit(resume_from)
+        except Exception as error:
+            raise memory_error(error, self._smaller()) from error
         if self.setup.test_images is not None:
             if self.test is None:  # else restored from a checkpoint
                 current, criterion = self.model({}), self.setup.criterion
@@ -79,6 +86,13 @@ class ModelTrain(BaseTrain):
             if distributed.is_main():
                 report_splits(best.number, {"val": best.validation, "test": self.test})
         return best
+
+    def _smaller(self) -> str:
+        """Return the options that need less memory for a step."""
+        if self.setup.batch_size > 1:
+            return f"--batch-size {self.setup.batch_size // 2}"
+        height, width = (side // 2 for side in self.setup.crop)
+        return f"--crop-size {height} {width}"
 
     # --- files ---
 

@@ -144,6 +144,19 @@ def test_non_finite_loss_stops_the_run_and_names_epoch_and_batch(
         train(sample, tmp_path, image_size=(32, 32), batch_size=2)
 
 
+@pytest.mark.parametrize(("batch", "advice"), [(4, "--batch-size 2"), (1, "--crop-size 16 16")])
+def test_memory_that_runs_out_is_one_line_with_smaller_options(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int, advice: str
+) -> None:
+    def allocate(*_: object) -> int:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nprocess 1 has 3 GiB")
+
+    monkeypatch.setattr(ModelTrain, "train_step", allocate)
+    with pytest.raises(AppError) as error:
+        train(sample, tmp_path, image_size=(32, 32), batch_size=batch)
+    assert str(error.value) == f"out of memory: use {advice}"
+
+
 def test_overfit_check_passes_or_reports_the_miou(
     sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
