@@ -41,8 +41,8 @@ import config
 from benchmarks.training_busy import busy
 from benchmarks.training_peers import PEER_SIZE, Figures, bare, peer, plain
 from core import git as git_utils
-from core.background import Background
 from core.console import format_table
+from core.threads.background import Background
 from dataset.validation import check_data
 from train.commands import Job, train_and_publish
 from train.mlflow_train import MlflowTrain

@@ -1,4 +1,4 @@
-"""Console output and input: messages, tables, sizes, progress bars and prompts.
+"""Console output and input: messages, tables, sizes and prompts.
 
 Everything that the scripts print passes through here. Control characters in it, which may come from file names, servers
 and errors, are shown as escapes, and URLs without user and password.
@@ -9,21 +9,18 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
-import time
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TextIO, TypeVar
 
-from core.i18n import Message, tr
+from core.i18n import tr
 from core.safety.redaction import redact
 from core.safety.terminal import escape_line, escape_text
 
 T = TypeVar("T")
 SHOWN_ID = 8  # characters of an ID in a table; the scripts accept the beginning of an ID
 TABLE_WIDTH = 100  # columns of a table without --long
-BAR_AFTER_S = 0.5  # a step shorter than this shows no bar on a terminal
-LINE_AFTER_S, LINE_EVERY_S = 2.0, 5.0  # without a terminal: when the first line of a step comes, and the following ones
 _standard_warning = warnings.formatwarning
 
 
@@ -102,103 +99,6 @@ def format_size(size_bytes: float) -> str:
             return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
         size_bytes /= 1024
     return f"{size_bytes:.1f} TB"
-
-
-class ConsoleReporter:
-    """Reporter for the terminal: messages on standard output, warnings and progress bars on standard error.
-
-    With `to_stderr`, messages go to standard error too, because standard output is read by a program. With `quiet`, there
-    are no messages and no progress: only results, warnings and errors.
-    """
-
-    def __init__(self, to_stderr: bool = False, quiet: bool = False) -> None:
-        self.to_stderr, self.quiet = to_stderr, quiet
-
-    def notify(self, text: str) -> None:
-        """Print a message."""
-        if not self.quiet:
-            print_text(text, self._output())
-
-    def result(self, text: str) -> None:
-        """Print what the script was asked for; with `to_stderr`, `record` does that."""
-        if not self.to_stderr:
-            print_text(text)
-
-    def record(self, value: object) -> None:
-        """With `to_stderr`, print the result as JSON on standard output."""
-        if self.to_stderr:
-            print_json(value)
-
-    def warn(self, text: str) -> None:
-        """Print a warning to standard error."""
-        print_error(tr("warning: {text}", text=Message(text)))
-
-    def progress(self, items: Iterable[T], total: int | None, description: str, unit: str) -> Iterator[T]:
-        """Yield the items with a tqdm bar (rate, ETA) on a terminal, otherwise with plain lines; nothing for short steps."""
-        if self.quiet:
-            return iter(items)
-        return show_progress(items, total, description, unit, self._output())
-
-    def _output(self) -> TextIO:
-        return sys.stderr if self.to_stderr else sys.stdout
-
-
-def show_progress(
-    items: Iterable[T], total: int | None, description: str, unit: str, output: TextIO | None = None
-) -> Iterator[T]:
-    """Return the items with a tqdm bar on a terminal, otherwise with plain lines on `output` (stdout).
-
-    Steps that end within `BAR_AFTER_S` or `LINE_AFTER_S` show nothing.
-    """
-    description, unit = escape_line(redact(description)), escape_line(unit)
-    if sys.stderr.isatty():
-        return _with_bar(items, total, description, unit)
-    return _with_lines(items, total, description, unit, output)
-
-
-def _with_bar(items: Iterable[T], total: int | None, description: str, unit: str) -> Iterator[T]:
-    """Yield the items with a tqdm bar; its rate is "3.20/s", as tqdm would write "3.20images/s" in any language."""
-    from tqdm import tqdm
-
-    unit = unit.replace("{", "{{").replace("}", "}}")
-    layout = f"{{desc}}: {{n_fmt}} {unit} [{{elapsed}}, {{rate_noinv_fmt}}]"
-    if total:
-        layout = f"{{l_bar}}{{bar}}| {{n_fmt}}/{{total_fmt}} {unit} [{{elapsed}}<{{remaining}}, {{rate_noinv_fmt}}]"
-    bar = tqdm(
-        items,
-        total=total,
-        desc=description,
-        unit="",
-        bar_format=layout,
-        leave=False,
-        dynamic_ncols=True,
-        delay=BAR_AFTER_S,
-    )
-    yield from bar
-
-
-def _with_lines(
-    items: Iterable[T], total: int | None, description: str, unit: str, output: TextIO | None
-) -> Iterator[T]:
-    """Yield the items with a plain line after `LINE_AFTER_S`, and then every `LINE_EVERY_S`."""
-    start = time.monotonic()
-    due = start + LINE_AFTER_S
-    for done, item in enumerate(items, 1):
-        yield item
-        now = time.monotonic()
-        if now >= due:
-            due, rate = now + LINE_EVERY_S, done / (now - start)
-            facts = {"description": description, "done": done, "unit": unit, "rate": rate}
-            if total:
-                text = tr(
-                    "{description}: {done}/{total} {unit}, {rate:.1f}/s, {left_s:.0f} s left",
-                    total=total,
-                    left_s=(total - done) / rate,
-                    **facts,
-                )
-            else:
-                text = tr("{description}: {done} {unit}, {rate:.1f}/s", **facts)
-            print_text(text, output)
 
 
 def is_terminal() -> bool:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
-from core.console import ConsoleReporter, configure_logging, print_error, print_traceback
+from core.console import configure_logging, print_error, print_traceback
+from core.console_reporter import ConsoleReporter
 from core.errors import AppError, ExitCode, describe_error
 from core.i18n import Message, tr
 from core.machine.packages import describe_missing_package

@@ -6,10 +6,23 @@ Without one, messages go to the logger `reporting`, so that a library call print
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
+
+
+class ByteCount:
+    """Bytes that were sent or received, those of repeated requests included; thread-safe."""
+
+    def __init__(self) -> None:
+        self.value = 0
+        self._lock = threading.Lock()
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self.value += count
 
 
 class Reporter(Protocol):
@@ -27,8 +40,10 @@ class Reporter(Protocol):
     def warn(self, text: str) -> None:
         """Report a warning."""
 
-    def progress(self, items: Iterable[T], total: int | None, description: str, unit: str) -> Iterator[T]:
-        """Yield the items while reporting progress; `unit` is a plural such as "images"."""
+    def progress(
+        self, items: Iterable[T], total: int | None, description: str, unit: str, moved: ByteCount | None
+    ) -> Iterator[T]:
+        """Yield the items while reporting progress; `unit` is a plural such as "images"; `moved`: bytes of a transfer."""
 
 
 class LoggingReporter:
@@ -48,7 +63,9 @@ class LoggingReporter:
     def warn(self, text: str) -> None:
         self.log.warning(text)
 
-    def progress(self, items: Iterable[T], total: int | None, description: str, unit: str) -> Iterator[T]:
+    def progress(
+        self, items: Iterable[T], total: int | None, description: str, unit: str, moved: ByteCount | None
+    ) -> Iterator[T]:
         return iter(items)
 
 
@@ -81,6 +98,8 @@ def warn(text: str) -> None:
     _reporter.warn(text)
 
 
-def progress(items: Iterable[T], total: int | None, description: str, unit: str) -> Iterator[T]:
-    """Yield the items while reporting progress; `unit` is a plural such as "images"."""
-    return _reporter.progress(items, total, description, unit)
+def progress(
+    items: Iterable[T], total: int | None, description: str, unit: str, moved: ByteCount | None = None
+) -> Iterator[T]:
+    """Yield the items while reporting progress; `unit` is a plural such as "images"; `moved`: bytes of a transfer."""
+    return _reporter.progress(items, total, description, unit, moved)

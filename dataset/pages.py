@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from core.i18n import tr, trn
-from core.workers import parallel
+from core.threads.workers import parallel
 from dataset.decoding.tiff import count_pages
 from dataset.faults import Fault
 from dataset.pairing import Candidate, Pairing

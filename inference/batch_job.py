@@ -21,7 +21,7 @@ from core.i18n import tr, trn
 from core.pages.cards import Panel
 from core.reporting import notify, progress, warn
 from core.safety.terminal import escape_line
-from core.workers import parallel
+from core.threads.workers import parallel
 from dataset.classes import InvalidFileError, UInt8
 from dataset.decoding.image import to_channels
 from dataset.decoding.mask import read_mask

@@ -17,7 +17,7 @@ from core.i18n import tr
 from core.pages.cards import Panel
 from core.reporting import progress, warn
 from core.safety import html
-from core.workers import parallel
+from core.threads.workers import parallel
 from dataset.classes import IGNORE_INDEX, ClassMap, UInt8
 from dataset.decoding.mask import read_mask
 from dataset.decoding.options import DEFAULT_READING

@@ -16,13 +16,13 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from core.checksummed_json import with_checksum
 from core.errors import AppError, UsageError
 from core.files import atomic_replace, remove_partial_files, safe_join, write_atomically
 from core.hashing import file_sha256
 from core.i18n import tr
 from core.locks import lock_or_fail
 from core.pages.cards import Panel
+from core.safety.checksummed_json import with_checksum
 from core.safety.json_object import JsonObject
 from core.safety.spreadsheet import csv_bytes
 from dataset.classes import ClassMap, UInt8

@@ -12,10 +12,10 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from core.checksummed_json import parse_json, verify_checksum
 from core.errors import UsageError
 from core.hashing import file_sha256
 from core.i18n import tr, trn
+from core.safety.checksummed_json import parse_json, verify_checksum
 from dataset.classes import abbreviate
 from dataset.directory import OUTPUT_FOLDER, is_image
 from inference.formats import LISTING, OWN_FILES

@@ -23,12 +23,12 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from PIL import Image
 
-from core.checksummed_json import parse_json, with_checksum
 from core.errors import UsageError
 from core.files import safe_join, write_atomically
 from core.hashing import file_sha256
 from core.i18n import tr
 from core.reporting import notify
+from core.safety.checksummed_json import parse_json, with_checksum
 from dataset.classes import CLASSES_FILE, ClassMap, UInt8, abbreviate
 from dataset.decoding.mask import read_mask
 from dataset.decoding.options import DEFAULT_READING

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from config import ROOT, Settings
 from core import git as git_utils
-from core.checksummed_json import parse_json
 from core.errors import AppError, UsageError
 from core.files import require_content
 from core.hashing import file_sha256
 from core.i18n import tr
 from core.provenance.code_files import LOCK_NAME
+from core.safety.checksummed_json import parse_json
 from core.safety.terminal import escape_line
 from inference.formats import EXPORT_FILES, LISTING, export_sha256_tag
 from lineage import predictions

@@ -13,7 +13,7 @@ from core.errors import AppError
 from core.i18n import tr, trn
 from core.reporting import progress
 from core.safety.json_object import JsonObject
-from core.workers import parallel
+from core.threads.workers import parallel
 from inference.formats import EXPORT_FILES, export_path_tag, export_sha256_tag
 from lineage.links import MODEL_METRICS, TEST_METRICS, Link, commit_facts, format_metric, hash_mismatch
 from segmentation.file_names import METRICS_FILE, MLMODEL

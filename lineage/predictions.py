@@ -10,12 +10,12 @@ from typing import Any
 from PIL import Image
 
 from config import ROOT
-from core import checksummed_json
 from core.errors import AppError, UsageError
 from core.files import safe_join
 from core.hashing import file_sha256
 from core.i18n import tr, trn
 from core.reporting import progress
+from core.safety import checksummed_json
 from inference.formats import LISTING, OWN_FILES, VIDEO_RECORD_SUFFIX
 from lineage.links import LINEAGE_KEYS, MODEL_METRICS, Facts, Link, format_metric, hash_mismatch
 from utils.identifiers import NONE

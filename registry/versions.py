@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from config import Settings
-from core.checksummed_json import parse_json
 from core.errors import AppError, UsageError, one_line
 from core.figures import format_figure
 from core.git import LAKECTL_COMMIT
 from core.i18n import tr
 from core.reporting import notify
+from core.safety.checksummed_json import parse_json
 from core.safety.json_object import JsonObject
 from utils import mlflow_utils, run_names
 from utils.identifiers import InvalidValue

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from core.console import ConsoleReporter
+from core.console_reporter import ConsoleReporter
 from core.i18n import set_language
 from core.reporting import use_reporter
 from tests.support import servers, stores

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from config import Settings
-from core.console import ConsoleReporter, print_result
+from core.console import print_result
+from core.console_reporter import ConsoleReporter
 from core.errors import UsageError
 from core.i18n import tr
 from core.reporting import result as report_result

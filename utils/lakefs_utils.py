@@ -13,7 +13,7 @@ from pathlib import Path
 from config import Settings
 from core.i18n import tr
 from core.reporting import notify
-from core.workers import WORKERS
+from core.threads.workers import WORKERS
 from utils.lakefs_client.bucket_import import BucketImporter
 from utils.lakefs_client.connection import Connection, LakePath
 from utils.lakefs_client.download import Downloader

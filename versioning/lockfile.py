@@ -16,11 +16,11 @@ from typing import Any
 
 from config import ROOT, Settings
 from core import git
-from core.checksummed_json import parse_json
 from core.errors import AppError, UsageError, describe_error
 from core.files import require_content, write_atomically
 from core.i18n import tr
 from core.provenance.code_files import LOCK_NAME
+from core.safety.checksummed_json import parse_json
 from utils.identifiers import CommitId, RunId, Sha256
 from utils.lakefs_client.connection import MissingRepository
 from utils.lakefs_utils import LakeFS, LakePath, connect

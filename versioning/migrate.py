@@ -19,7 +19,7 @@ from config import Settings
 from core.errors import AppError, UsageError
 from core.i18n import tr, trn
 from core.reporting import progress, result
-from core.workers import iterate_successes, parallel
+from core.threads.workers import iterate_successes, parallel
 from utils.identifiers import CommitId, ObjectPath
 from utils.lakefs_client.content import LocalFile, RemoteFile, content_type
 from utils.lakefs_client.responses import Commit

@@ -12,7 +12,7 @@ from core.i18n import tr, trn
 from core.provenance.code_files import LOCK_NAME
 from core.reporting import progress, record, result
 from core.safety.terminal import escape_line
-from core.workers import iterate_successes, parallel
+from core.threads.workers import iterate_successes, parallel
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath
 from versioning.lockfile import Lock, is_reachable, read_lock, require_lock, unreachable_data

@@ -18,7 +18,7 @@ from core.i18n import Message, tr, trn
 from core.provenance.code_files import LOCK_NAME
 from core.reporting import notify, progress, result
 from core.safety.terminal import escape_line
-from core.workers import iterate_successes, parallel
+from core.threads.workers import iterate_successes, parallel
 from dataset.directory import SPLITS, data_files
 from dataset.splitting.splits import LEFT_OUT, read_splits
 from utils.lakefs_client.content import LocalFile, RemoteFile

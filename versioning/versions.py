@@ -13,7 +13,7 @@ from core.hashing import HashCache, file_sha256
 from core.i18n import tr, trn
 from core.reporting import progress
 from core.safety.terminal import escape_line
-from core.workers import iterate_successes, parallel
+from core.threads.workers import iterate_successes, parallel
 from dataset.directory import data_files
 from dataset.samples import committed_data
 from utils.identifiers import CommitId, InvalidValue, Ref

@@ -10,7 +10,8 @@ from typing import Any
 from core.command_line.actions import Actions
 from core.command_line.description import translated
 from core.command_line.parser import CommandParser
-from core.console import ConsoleReporter, print_result
+from core.console import print_result
+from core.console_reporter import ConsoleReporter
 from core.i18n import tr
 from core.reporting import use_reporter
 

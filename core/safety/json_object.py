@@ -6,9 +6,9 @@ import reprlib
 from collections.abc import Iterator
 from typing import Any, Self
 
-from core.checksummed_json import parse_json
 from core.errors import AppError, one_line
 from core.i18n import tr
+from core.safety.checksummed_json import parse_json
 from core.safety.terminal import escape_line
 
 MAX_TEXT = 100_000  # characters of one value

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.checksummed_json import parse_json
 from core.errors import UsageError, one_line
 from core.files import read_regular, write_atomically
 from core.i18n import tr
+from core.safety.checksummed_json import parse_json
 from dataset.faults import DataWarning
 
 RECORD_FILE = "label_source.json"  # versioned with the data, so that every later commit names the source too

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from core.checksummed_json import parse_json, verify_checksum
 from core.errors import UsageError, one_line
 from core.files import read_regular
 from core.hashing import file_sha256
 from core.i18n import tr
 from core.reporting import progress
+from core.safety.checksummed_json import parse_json, verify_checksum
 from dataset.faults import DataWarning
 from dataset.formats.export import Export
 from dataset.formats.source import Source

@@ -11,9 +11,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.checksummed_json import parse_json
 from core.i18n import tr
 from core.reporting import notify
+from core.safety.checksummed_json import parse_json
 from inference import ownership
 from inference.formats import JOURNAL, LISTING
 

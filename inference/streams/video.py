@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from core.checksummed_json import with_checksum
 from core.errors import AppError, ExitCode, UsageError
 from core.files import atomic_replace, require_content, write_atomically
 from core.hashing import file_sha256
 from core.i18n import tr, trn
 from core.reporting import notify, progress, result
+from core.safety.checksummed_json import with_checksum
 from dataset.classes import UInt8
 from dataset.overlay import overlay
 from inference import ownership, pipeline

@@ -163,7 +163,7 @@ def _packaged_weights(encoder: str) -> list[Tensor] | None:
         raise AppError(
             tr(
                 "{path}: SHA-256 differs from its record (expected {sha256}, found {found}): not opened",
-                path=f"{LITE_PACKAGE}/{LITE_FILE}",
+                path=LITE_FILE,
                 sha256=LITE_SHA256,
                 found=found,
             )

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from core.background import MAX_QUEUED, Background
+from core.threads.background import MAX_QUEUED, Background
 
 
 def test_calls_run_in_order_before_finish_returns() -> None:

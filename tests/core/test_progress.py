@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,10 +13,10 @@ from typing import TypeVar
 
 import pytest
 
-from core import console, reporting
+from core import console, progress, reporting
 from core.hashing import file_sha256
 from core.i18n import language_scope, tr
-from core.reporting import LoggingReporter
+from core.reporting import ByteCount, LoggingReporter
 from dataset.sources.synthetic import generate_sample
 from dataset.validation import check_data
 from lineage import predictions
@@ -52,7 +53,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_lines_of_a_log(language: str, total: int | None, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     with language_scope(language):
-        assert list(console.show_progress(range(4), total, "upload", tr("images"))) == [0, 1, 2, 3]
+        assert list(progress.show_progress(range(4), total, "upload", tr("images"))) == [0, 1, 2, 3]
     assert capsys.readouterr().out.splitlines()[0] == expected
 
 
@@ -60,8 +61,8 @@ def test_lines_of_a_log(language: str, total: int | None, expected: str, capsys:
 def test_bar_of_a_terminal_has_a_rate_without_unit(total: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr(console, "BAR_AFTER_S", 0.0)
-    assert list(console.show_progress(range(3), total, "학습", "배치 {}")) == [0, 1, 2]
+    monkeypatch.setattr(progress, "BAR_AFTER_S", 0.0)
+    assert list(progress.show_progress(range(3), total, "학습", "배치 {}")) == [0, 1, 2]
     assert "배치 {} [00:00" in terminal.getvalue() and "배치 {}/s" not in terminal.getvalue()
 
 
@@ -71,14 +72,45 @@ def test_log_has_no_line_for_a_short_step_and_few_for_a_long_one(
 ) -> None:
     times = itertools.count(0.0, 0.1)  # one look at the clock for each item
     monkeypatch.setattr(time, "monotonic", lambda: next(times))
-    list(console.show_progress(range(10 * seconds + 1), None, "upload", "images"))
+    list(progress.show_progress(range(10 * seconds + 1), None, "upload", "images"))
     assert len(capsys.readouterr().out.splitlines()) == lines
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_bytes_of_one_long_transfer_are_shown_before_it_ends(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    screen, moved, shown = Terminal(), ByteCount(), threading.Event()
+    monkeypatch.setattr(progress, "TICK_S", 0.01)
+    monkeypatch.setattr(progress, "LINE_AFTER_S", 0.0)
+    if terminal:
+        monkeypatch.setattr(sys, "stderr", screen)
+    moved.add(7 << 20)  # of an earlier step
+
+    def format_size(count: float) -> str:
+        if count == 3 << 20:
+            shown.set()
+        return console.format_size(count)
+
+    monkeypatch.setattr(progress, "format_size", format_size)
+
+    def transfer() -> Iterator[str]:
+        moved.add(3 << 20)
+        assert shown.wait(60)
+        yield "model.pth"
+
+    with language_scope("en"):
+        assert list(progress.show_progress(transfer(), 1, "upload", "files", None, moved)) == ["model.pth"]
+    if terminal:
+        assert "0/1 files" in screen.getvalue() and "3.0 MB" in screen.getvalue()
+    else:
+        assert "upload: 0/1 files, 3.0 MB" in capsys.readouterr().out
 
 
 def test_short_step_shows_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    assert list(console.show_progress(range(3), 3, "upload", "images")) == [0, 1, 2]
+    assert list(progress.show_progress(range(3), 3, "upload", "images")) == [0, 1, 2]
     assert terminal.getvalue() == ""
 
 
@@ -88,7 +120,9 @@ class Recorder(LoggingReporter):
     def __init__(self) -> None:
         self.steps: dict[str, int] = {}
 
-    def progress(self, items: Iterable[T], total: int | None, description: str, unit: str) -> Iterator[T]:
+    def progress(
+        self, items: Iterable[T], total: int | None, description: str, unit: str, moved: ByteCount | None
+    ) -> Iterator[T]:
         for item in items:
             self.steps[description] = self.steps.get(description, 0) + 1
             yield item

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from core import reporting
-from core.console import ConsoleReporter
+from core.console_reporter import ConsoleReporter
 
 
 def test_messages_are_logged_if_no_reporter_is_installed(

@@ -12,14 +12,21 @@ from pathlib import Path
 import pytest
 
 from core.errors import AppError
-from core.workers import MAX_UNAVAILABLE, ServerUnavailable, Skipped, iterate_successes, parallel, raise_if_cancelled
+from core.threads.workers import (
+    MAX_UNAVAILABLE,
+    ServerUnavailable,
+    Skipped,
+    iterate_successes,
+    parallel,
+    raise_if_cancelled,
+)
 from tests.support.servers import SOURCE
 
 
 def test_interrupted_process_exits_without_waiting_for_workers(tmp_path: Path) -> None:
     """Runs in a subprocess, whose exit could wait for the workers too."""
     program = (
-        "import os, signal, threading, time\nfrom core.workers import parallel\n"
+        "import os, signal, threading, time\nfrom core.threads.workers import parallel\n"
         "threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
         "for _ in parallel(lambda n: time.sleep(3600), range(100), 4): pass\n"
     )
@@ -28,7 +35,7 @@ def test_interrupted_process_exits_without_waiting_for_workers(tmp_path: Path) -
 
 
 def test_workers_stop_when_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.workers.CANCEL_WAIT_S", 60.0)
+    monkeypatch.setattr("core.threads.workers.CANCEL_WAIT_S", 60.0)
     ended, completed = list[int](), list[int]()
     begun = threading.Barrier(3)
 

@@ -9,7 +9,7 @@ import pytest
 
 from config import Settings
 from core import reporting
-from core.console import ConsoleReporter
+from core.console_reporter import ConsoleReporter
 from dataset.checks.report import report
 from dataset.sources.synthetic import generate_sample
 from dataset.validation import inspect_data

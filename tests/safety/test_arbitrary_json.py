@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config import Settings
-from core.checksummed_json import with_checksum
 from core.errors import AppError
 from core.provenance.notebook import strip_outputs
+from core.safety.checksummed_json import with_checksum
 from dataset.class_file import read_class_file
 from dataset.classes import InvalidFileError, build_classes
 from dataset.faults import DataFaults

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from core.checksummed_json import KEY, verify_checksum, with_checksum
 from core.errors import AppError
+from core.safety.checksummed_json import KEY, verify_checksum, with_checksum
 from dataset.classes import build_classes
 from dataset.formats.selection import read_selection
 from inference import ownership

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from core import console, reporting
+from core import console, progress, reporting
 from core.command_line.parser import CommandParser
-from core.console import ConsoleReporter, format_table
+from core.console import format_table
+from core.console_reporter import ConsoleReporter
 from core.errors import UsageError
 from core.i18n import Message, tr
 from core.process import run_script
@@ -50,11 +51,14 @@ def _reporter() -> None:
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_control_characters_are_displayed_escaped(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_are_displayed_escaped(
+    text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "LINE_AFTER_S", 0.0)
     reporting.notify(text)
     reporting.warn(text)
     console.print_result(text)
-    list(console.show_progress([1], 1, text, text))
+    list(progress.show_progress([1], 1, text, text))
     print(console._Formatter("%(message)s").format(logging.LogRecord("t", 40, "f", 1, text, None, None)))
     print(format_table(["name"], [[text]]))
     out = capsys.readouterr()
@@ -113,7 +117,8 @@ def test_progress_bar_keeps_its_terminal_codes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    assert list(console.show_progress(range(3), 3, "reading \x1b[31m", "files")) == [0, 1, 2]
+    monkeypatch.setattr(progress, "BAR_AFTER_S", 0.0)
+    assert list(progress.show_progress(range(3), 3, "reading \x1b[31m", "files")) == [0, 1, 2]
     err = capsys.readouterr().err
     assert err.count("\r") >= 2 and "0/3" in err and "\\x1b[31m" in err
 
@@ -121,7 +126,7 @@ def test_progress_bar_keeps_its_terminal_codes(
 # --- one module prints --------------------------------------------------------------------------------------------------
 
 PRINTERS = {"print", "input", "tqdm", "print_exc", "print_exception", "print_stack", "print_tb", "pprint"}
-MAY_PRINT = {"core/console.py"}
+MAY_PRINT = {"core/console.py", "core/progress.py"}
 FOR_DEVELOPERS = ("action", "tests", "tools", "benchmarks", "noxfile.py")
 
 

@@ -153,7 +153,7 @@ from tests.support.models import CPU, make_model
 from tests.support.images import noise
 from inference.export import onnx_forward
 from segmentation.predictor import Method, Predictor
-from core.console import ConsoleReporter
+from core.console_reporter import ConsoleReporter
 from core.i18n import set_language
 from core.reporting import use_reporter
 

@@ -89,7 +89,7 @@ def test_killed_worker_ends_in_one_line(tmp_path: Path, signal_number: signal.Si
 SCRIPT = """
 import sys
 from pathlib import Path
-from core.console import ConsoleReporter
+from core.console_reporter import ConsoleReporter
 from core.errors import AppError
 from core.reporting import use_reporter
 from tests.train.test_shared_memory import images_of

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import AppError
-from core.workers import MAX_UNAVAILABLE
+from core.threads.workers import MAX_UNAVAILABLE
 from tests.support.faults import Faults
 from tests.support.publish_helpers import publish_file, published_paths, random_file
 from utils.identifiers import Checksum, ObjectPath

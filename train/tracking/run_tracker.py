@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from config import ROOT, Settings
-from core.background import Background
 from core.errors import describe_error
 from core.git import LAKECTL_COMMIT, GitFacts
 from core.i18n import tr
@@ -24,6 +23,7 @@ from core.process import defer_interrupt
 from core.reporting import notify, warn
 from core.safety.redaction import redact
 from core.safety.urls import MASK, without_credentials
+from core.threads.background import Background
 from dataset.faults import DataWarning, warning_records
 from train.base_train import Diverged, EpochResult
 from train.parallel import distributed

@@ -10,7 +10,7 @@ from typing import Any
 
 from core.errors import AppError
 from core.i18n import tr
-from core.workers import ServerUnavailable, raise_if_cancelled
+from core.threads.workers import ServerUnavailable, raise_if_cancelled
 from utils.identifiers import Checksum, ObjectPath, Sha256
 
 CHUNK = 1 << 20  # bytes read at a time

@@ -17,7 +17,7 @@ from core.files import link_or_copy, remove_stale_partial_files, safe_join, writ
 from core.hashing import file_md5, file_sha256, stat_key
 from core.i18n import tr, trn
 from core.reporting import progress, warn
-from core.workers import is_unavailable, iterate_successes, parallel
+from core.threads.workers import is_unavailable, iterate_successes, parallel
 from utils.identifiers import Checksum, CommitId, ObjectPath, Sha256, parse_size, parse_time
 from utils.lakefs_client.connection import Connection, LakePath, missing_store_fix
 from utils.lakefs_client.content import Digests, RemoteFile
@@ -83,7 +83,7 @@ class Downloader:
         )
         fetched = list(
             iterate_successes(
-                progress(results, len(chosen), label, tr("files")),
+                progress(results, len(chosen), label, tr("files"), self.connection.transfer.http.moved),
                 lambda count: trn(
                     "{count} file could not be downloaded; run again to continue",
                     "{count} files could not be downloaded; run again to continue",

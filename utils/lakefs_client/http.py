@@ -18,7 +18,8 @@ import urllib3
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, MaxRetryError, ProtocolError
 from urllib3.util import wait_for_read
 
-from core.workers import ServerUnavailable, raise_if_cancelled
+from core.reporting import ByteCount
+from core.threads.workers import ServerUnavailable, raise_if_cancelled
 from utils.network.certificates import LAKEFS, STORE
 from utils.network.connections import connect
 from utils.network.limits import check_address, is_loopback
@@ -40,8 +41,9 @@ class RetriesExhausted(MaxRetryError, ServerUnavailable):
 class Response:
     """HTTP response: status, headers, and a body that can be read once."""
 
-    def __init__(self, response: http.client.HTTPResponse) -> None:
+    def __init__(self, response: http.client.HTTPResponse, moved: ByteCount) -> None:
         self._response, self.status, self.headers = response, response.status, response.headers
+        self._moved = moved
 
     def read(self) -> bytes:
         """Return the body, or the first `MAX_ANSWER` bytes. Raises ProtocolError if the connection breaks before its end."""
@@ -56,6 +58,7 @@ class Response:
         """Yield the body in chunks of at most `BLOCK` bytes. Raises ProtocolError if the connection breaks before its end."""
         try:
             while chunk := self._response.read(BLOCK):
+                self._moved.add(len(chunk))
                 yield chunk
         except CONNECTION_ERRORS as error:
             raise ProtocolError(str(error)) from error
@@ -70,6 +73,7 @@ class HttpClient:
         """`endpoint`: URL of the lakeFS server; other servers are object storage."""
         self.retries, self.connect_s, self.read_s = retries, connect_s, read_s
         self.policy, self.endpoint = NetworkPolicy.from_environment(), endpoint
+        self.moved = ByteCount()  # of all bodies
         self._idle: defaultdict[Origin, deque[http.client.HTTPConnection]] = defaultdict(deque)
 
     def close(self) -> None:
@@ -112,7 +116,7 @@ class HttpClient:
             if start is not None:
                 body.seek(start)
         try:
-            yield Response(response)
+            yield Response(response, self.moved)
         finally:
             if response.isclosed():  # read completely: the connection can be used for another request
                 self._idle[origin].append(connection)
@@ -127,7 +131,9 @@ class HttpClient:
         try:
             # The server may respond and close the connection before it has read the whole body.
             with contextlib.suppress(BrokenPipeError):
-                connection.request(method, target, _chunks(body) if hasattr(body, "read") else body, headers)
+                connection.request(
+                    method, target, _chunks(body, self.moved) if hasattr(body, "read") else body, headers
+                )
             return connection, connection.getresponse()
         except CONNECTION_ERRORS as error:
             connection.close()
@@ -173,8 +179,9 @@ class HttpClient:
         return LAKEFS if origin == (parts.scheme, parts.netloc) else STORE
 
 
-def _chunks(body: Any) -> Iterator[bytes]:
-    """Yield a file in chunks until the transfer is cancelled."""
+def _chunks(body: Any, moved: ByteCount) -> Iterator[bytes]:
+    """Yield a file in chunks, which are counted once they are sent, until the transfer is cancelled."""
     while chunk := body.read(BLOCK):
         raise_if_cancelled()
         yield chunk
+        moved.add(len(chunk))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 from core.errors import AppError
 from core.files import read_regular, write_atomically
 from core.i18n import tr
-from core.workers import parallel, raise_if_cancelled
+from core.threads.workers import parallel, raise_if_cancelled
 from utils.identifiers import Branch, ObjectPath, Repository
 from utils.lakefs_client.content import LocalFile, PresignedRequestRefused, content_type, verified_md5
 from utils.lakefs_client.http import RetriesExhausted

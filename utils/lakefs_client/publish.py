@@ -15,7 +15,7 @@ from core.errors import AppError
 from core.hashing import file_md5
 from core.i18n import tr, trn
 from core.reporting import progress
-from core.workers import iterate_successes, parallel
+from core.threads.workers import iterate_successes, parallel
 from utils.identifiers import CommitId
 from utils.lakefs_client.connection import Connection, server_message
 from utils.lakefs_client.content import LocalFile, RemoteFile
@@ -223,7 +223,9 @@ class Publisher:
             lambda path: self.upload(job.branch, path, wanted[path]), largest_first, self.connection.workers
         )
         for _ in iterate_successes(
-            progress(results, len(largest_first), tr("upload to lakeFS"), tr("files")),
+            progress(
+                results, len(largest_first), tr("upload to lakeFS"), tr("files"), self.connection.transfer.http.moved
+            ),
             lambda count: trn(
                 "{count} file could not be uploaded, nothing was committed; run again to continue",
                 "{count} files could not be uploaded, nothing was committed; run again to continue",

@@ -24,7 +24,7 @@ from core.hashing import YOUNG_NS
 from core.i18n import tr, trn
 from core.locks import open_exclusive
 from core.reporting import warn
-from core.workers import raise_if_cancelled
+from core.threads.workers import raise_if_cancelled
 from utils.lakefs_client.content import (
     CHUNK,
     ChecksumMismatch,

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from core.checksummed_json import parse_json
 from core.errors import AppError
 from core.i18n import tr
+from core.safety.checksummed_json import parse_json
 from utils.lineage import Lineage
 from versioning.provenance.record import PRODUCER, ModelRecord, timestamp
 

@@ -1,0 +1,1 @@
+"""Threads: bounded pools with cancellation, and slow calls in the background."""
