@@ -45,8 +45,8 @@ def parse_normalisation(name: str, settings: Mapping[str, Any]) -> Normalisation
     if space != "RGB" or low != 0 or not len(mean) == len(std) == 3 or min(std) <= 0:
         raise UsageError(
             tr(
-                "the published weights of '{name}' expect {space} images of {low} to {high} with {count} channels; only RGB "
-                "from 0 is supported: leave out --pretrained, or choose another encoder",
+                "the published weights of '{name}' expect images in {space} from {low} to {high} (channels: {count}); only RGB from 0 "
+                "is supported: leave out --pretrained, or choose another encoder",
                 name=name,
                 space=space,
                 low=low,

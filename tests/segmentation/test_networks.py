@@ -159,7 +159,7 @@ def test_normalisation_is_that_of_the_weights(settings: dict[str, Any], expected
     ],
 )
 def test_weights_of_other_images_than_rgb_are_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match=r"published weights of 'net' expect .* only RGB"):
+    with pytest.raises(UsageError, match=r"published weights of 'net' expect images .* only RGB"):
         parse_normalisation("net", settings)
 
 

@@ -285,7 +285,7 @@ def test_unknown_names_are_usage_errors(trained: tuple[Project, str]) -> None:
         (["infer.py", "--run-id", "nope"], "'nope' is not a"),
         (["infer.py", "--model", "image-segmentation@nobody"], "'image-segmentation@nobody' is not a"),
         (["infer.py", "--model", "other/3"], "'other/3' is not a"),
-        (["register_model.py", "--run-id", "nope"], "'nope' is not a"),
+        (["register_model.py", "--run-id", "nope"], "'nope' does not name a run"),
     ):
         done = project.run(*arguments)
         assert (done.returncode, done.stdout) == (2, ""), done.stderr
