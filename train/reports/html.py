@@ -104,7 +104,7 @@ def _figures(summary: RunSummary) -> list[tuple[str, str]]:
     return [
         *(figure for split, measured in _splits(summary) for figure in _split_figures(split, measured)),
         (tr("best epoch"), f"{summary.best.number} / {len(summary.history)}"),
-        (tr("training time"), f"{sum(epoch.seconds for epoch in summary.history):.0f} s"),
+        (tr("training time"), tr("{seconds:,.0f} s", seconds=sum(epoch.seconds for epoch in summary.history))),
     ]
 
 
