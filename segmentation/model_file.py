@@ -18,6 +18,7 @@ from dataset.classes import ClassMap
 from dataset.decoding.options import DEFAULT_READING, MAX_CHANNELS, ReadOptions
 from dataset.faults import DataWarning, parse_warnings, warning_records
 from segmentation.archive.entries import shown
+from segmentation.archive.origin import require_origin
 from segmentation.archive.pickled import MODEL_LIMITS
 from segmentation.archive.reader import read_archive, reason_of
 from segmentation.archive.values import items, mapping, number, pair, text, whole
@@ -115,20 +116,6 @@ def load_model(path: Path, sha256: str, device: torch.device) -> Model:
         raise AppError(f"{path}: {error}") from error
     except Exception as error:  # a damaged archive, and torch for weights that do not fit, raise many types
         raise _not_a_model(path, error) from error
-
-
-def require_origin(path: Path, data: bytes, sha256: str) -> None:
-    """Raise AppError unless these are the bytes that the record names. Signatures of a model are checked here too."""
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
-        raise AppError(
-            tr(
-                "{path}: SHA-256 differs from its record (expected {sha256}, found {found}): not opened",
-                path=path,
-                sha256=sha256,
-                found=found,
-            )
-        )
 
 
 def _parse_model(content: dict[str, Any], file_size: int) -> Model:

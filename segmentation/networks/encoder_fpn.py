@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from importlib import metadata, resources
 
@@ -10,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.errors import AppError, UsageError
+from core.errors import UsageError
 from core.i18n import tr
+from segmentation.archive.origin import require_origin
 from segmentation.networks.compact import CompactFPN, Merge, channel_gate, decode_pyramid, resized
 from segmentation.networks.names import check_timm_weights, is_timm_name, unknown_name
 from segmentation.networks.published import PublishedWeights, hash_tensors, parse_normalisation
@@ -158,16 +158,7 @@ def _packaged_weights(encoder: str) -> list[Tensor] | None:
         content = (resources.files(LITE_PACKAGE.replace("-", "_")) / LITE_FILE).read_bytes()
     except ModuleNotFoundError:
         return None
-    found = hashlib.sha256(content).hexdigest()
-    if found != LITE_SHA256:
-        raise AppError(
-            tr(
-                "{path}: SHA-256 differs from its record (expected {sha256}, found {found}): not opened",
-                path=LITE_FILE,
-                sha256=LITE_SHA256,
-                found=found,
-            )
-        )
+    require_origin(LITE_FILE, content, LITE_SHA256)
     return list(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True).values())
 
 
