@@ -13,6 +13,7 @@ from core.errors import AppError, UsageError
 from core.files import require_content
 from core.hashing import file_sha256
 from core.i18n import tr
+from core.provenance import code_files
 from core.provenance.code_files import LOCK_NAME
 from core.safety.checksummed_json import parse_json
 from core.safety.terminal import escape_line
@@ -247,6 +248,7 @@ def _read_lock(folder: Path, commit: str | None) -> Lock | None:
     """Return lakefs.lock of a Git commit, or of the working tree for None; None if it has none."""
     name = LOCK_NAME
     text = git_utils.show_file(folder, f"{commit}:./{name}") if commit else None
-    if commit is None and (folder / name).is_file():
-        text = (folder / name).read_text(encoding="utf-8")
+    path = code_files.lock_path(folder)
+    if commit is None and path.is_file():
+        text = path.read_text(encoding="utf-8")
     return None if text is None else parse_lock(text, f"{commit or folder}:{name}")

@@ -9,6 +9,7 @@ import pytest
 
 from core.console_reporter import ConsoleReporter
 from core.i18n import set_language
+from core.provenance import code_files
 from core.reporting import use_reporter
 from tests.support import servers, stores
 from tests.support.servers import Server
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from utils.lakefs_utils import LakeFS
 
 
+ROOT = Path(__file__).resolve().parent.parent
 # What starts scripts, servers or other processes; a test that uses none of them is marked `quick`.
 STARTING_FIXTURES = {"lakefs_server", "s3", "lifecycle", "once_trained", "mlflow_database"}
 STARTING_MODULES = {"subprocess", "multiprocessing", "benchmarks.training_busy"} | {
@@ -68,6 +70,17 @@ def _starts_processes(module: str | None) -> bool:
     """Return whether a module, or the package that it belongs to, starts other processes."""
     parts = (module or "").split(".")
     return any(".".join(parts[:count]) in STARTING_MODULES for count in range(1, len(parts) + 1))
+
+
+@pytest.fixture(autouse=True)
+def lock_of_the_checkout_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let code that a test calls find no lakefs.lock in this checkout: whoever has trained here has one."""
+    if code_files.lock_path(ROOT).exists():
+        monkeypatch.setattr(code_files, "lock_path", _lock_path_elsewhere)
+
+
+def _lock_path_elsewhere(folder: Path) -> Path:
+    return (ROOT / "tests/no directory" if folder == ROOT else folder) / code_files.LOCK_NAME
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,7 @@ from core import git
 from core.errors import AppError, UsageError, describe_error
 from core.files import require_content, write_atomically
 from core.i18n import tr
+from core.provenance import code_files
 from core.provenance.code_files import LOCK_NAME
 from core.safety.checksummed_json import parse_json
 from utils.identifiers import CommitId, RunId, Sha256
@@ -53,7 +54,7 @@ class Lock:
 
 def write_lock(folder: Path, lock: Lock) -> Path:
     """Replace the lock atomically; one with the same content is not touched."""
-    path = folder / LOCK_NAME
+    path = code_files.lock_path(folder)
     if not path.exists() or path.read_bytes() != lock.text().encode():
         write_atomically(path, lock.text().encode())
     return path
@@ -61,7 +62,7 @@ def write_lock(folder: Path, lock: Lock) -> Path:
 
 def read_lock(folder: Path) -> Lock | None:
     """Return the lock in a directory, or None. Raises UsageError for an invalid file."""
-    path = folder / LOCK_NAME
+    path = code_files.lock_path(folder)
     require_content(path)
     try:
         return parse_lock(path.read_text(encoding="utf-8"), str(path))

@@ -35,6 +35,11 @@ class CodeFiles:
         return bool(self._listed(path))
 
 
+def lock_path(folder: Path) -> Path:
+    """Return the path of the lock in a directory, whether there is one or not."""
+    return folder / LOCK_NAME
+
+
 def _read_list(path: Path) -> Callable[[str], bool | None]:
     """Return whether a path is included (True), excluded (False) or not mentioned (None) by a list."""
     try:

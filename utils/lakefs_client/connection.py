@@ -16,7 +16,7 @@ import urllib3
 from config import ROOT
 from core.errors import AppError, UsageError, one_line
 from core.i18n import mark, tr
-from core.provenance.code_files import LOCK_NAME
+from core.provenance import code_files
 from utils.identifiers import CommitId, InvalidValue, PathPrefix, Ref, Repository
 from utils.lakefs_client import transfer
 from utils.network.certificates import LAKEFS
@@ -179,7 +179,7 @@ class Connection:
 
 def missing_store_fix(recorded: bool = False) -> str:
     """Return what to do about a missing repository; data that is `recorded`, or that the lock names, is elsewhere."""
-    if recorded or (ROOT / LOCK_NAME).exists():
+    if recorded or code_files.lock_path(ROOT).exists():
         return tr(
             "its data is in another store: set LAKEFS_ENDPOINT and its keys to the server that has it, or "
             "LAKEFS_LOCAL_DIR to the .lakefs directory and MLFLOW_TRACKING_URI to the mlflow.db of the clone that "
