@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 from PIL import Image
 
 from core.i18n import language_scope, tr
+from tests.support import servers
 from tests.support.data_directories import write_classes
 from tests.support.languages import left_over
 from tests.support.project import Project, finish, make_project
@@ -130,17 +132,25 @@ def test_colleague_reproduces_by_the_settings_that_the_error_prints(
     assert left_over("".join(outputs).replace("/second clone/", "/"), language) == []
 
 
+@pytest.fixture(params=["embedded", "real"] if servers.real_available() else ["embedded"])
+def new_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A lakeFS server without repositories: on that of the session, another test may have made the one of this name."""
+    start = servers.embedded if request.param == "embedded" else servers.real
+    with start(tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
 def test_colleague_uses_a_server_that_the_first_clone_was_copied_to(
-    first: First, tmp_path: Path, lakefs_server: Server
+    first: First, tmp_path: Path, new_server: Server
 ) -> None:
     """The other way of the error message; the second command of the colleague names a server that has no data yet."""
     names = ("lakefs_endpoint", "lakefs_access_key_id", "lakefs_secret_access_key", "lakefs_storage_namespace")
-    server = {name.upper(): str(lakefs_server.settings()[name]) for name in names}
+    server = {name.upper(): str(new_server.settings()[name]) for name in names}
     clone = first.clone(tmp_path / "clone", "ko")
     refused(clone, first.lock)
     clone.env |= server | {"MLFLOW_TRACKING_URI": f"sqlite:///{first.project.folder}/mlflow.db"}
-    assert lakefs_server.endpoint in refused(clone, first.lock)
-    succeed(Project(first.project.folder, server), "lake.py", "push", "--to", lakefs_server.endpoint)
+    assert new_server.endpoint in refused(clone, first.lock)
+    succeed(Project(first.project.folder, server), "lake.py", "push", "--to", new_server.endpoint)
     for command in (("lake.py", "pull", "lock"), ("lake.py", "status"), ("lake.py", "trace", "champion")):
         succeed(clone, *command)
     assert clone.git("status", "--porcelain") == "" and not (clone.folder / "data/images").exists()
