@@ -38,7 +38,7 @@ def show_progress(
     description, unit = escape_line(redact(description)), escape_line(unit)
     if sys.stderr.isatty():
         return _with_bar(items, total, description, unit, moved)
-    return _with_lines(items, _Lines(total, description, unit, output, moved), moved)
+    return _with_lines(items, _Lines(total, description, unit, output, moved))
 
 
 def _with_bar(
@@ -69,9 +69,9 @@ def _with_bar(
         yield from bar
 
 
-def _with_lines(items: Iterable[T], lines: _Lines, moved: ByteCount | None) -> Iterator[T]:
+def _with_lines(items: Iterable[T], lines: _Lines) -> Iterator[T]:
     """Yield the items with a plain line after `LINE_AFTER_S`, and then every `LINE_EVERY_S`."""
-    with _repeated(lines.write_if_due) if moved else contextlib.nullcontext():
+    with _repeated(lines.write_if_due) if lines.moved else contextlib.nullcontext():
         for item in items:
             yield item
             lines.done += 1

@@ -29,9 +29,8 @@ LOSSY_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".jpe")  # lossy compression changes
 OUTPUT_FOLDER = "predictions"  # predictions may be stored beside the data; never part of it
 CHECK_PAGE = "check.html"  # of train.py --check-only; never part of the data
 _CHECK_PAGE_MARK = b'content="train.py --check-only"'  # near the start of that file
-SAMPLE_STAGING = (
-    ".sample"  # where dataset/sources/synthetic.py builds the sample data; hidden, so never part of the data
-)
+# Where dataset/sources/synthetic.py builds the sample data; hidden, so never part of the data.
+SAMPLE_STAGING = ".sample"
 _TEXTS = r"\.lakefsignore|(readme|licen[cs]e)(\.[^/]*)?|[^/]*\.(md|txt)"  # at the top of the directory
 
 # Files and directories that operating systems, file managers, network storage and editors leave behind; lower case.

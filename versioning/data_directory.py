@@ -15,9 +15,9 @@ from core.i18n import tr
 from core.reporting import notify
 from core.safety.private_files import make_directory
 from dataset.directory import data_files, move_is_pending
+from versioning.lockfile import OWN_STORE
 
 DEFAULT = "data"
-OWN_STORE = ".lakefs"  # default of LAKEFS_LOCAL_DIR
 LAST = "data_dir.txt"  # the data directory of the last training
 
 

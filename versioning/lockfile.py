@@ -28,6 +28,8 @@ from utils.lakefs_utils import LakeFS, LakePath, connect
 
 EMBEDDED = "embedded"  # the server of a lock whose data is in the embedded store of the clone that trained
 
+OWN_STORE = ".lakefs"  # default of LAKEFS_LOCAL_DIR: the embedded store of a clone
+
 
 @dataclass(frozen=True)
 class Lock:
@@ -166,7 +168,7 @@ def unreachable_data(lock: Lock, lake: LakeFS) -> UsageError:
 def _settings_of_origin() -> str | None:
     """Return the settings that use the store of the clone that this one was cloned from; None if it is not a directory."""
     origin = Path((git.run(ROOT, "remote", "get-url", "origin") or "").removeprefix("file://"))
-    store = origin / ".lakefs"
+    store = origin / OWN_STORE
     if not origin.is_absolute() or not store.is_dir():
         return None
     return tr(

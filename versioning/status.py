@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from config import ROOT, Settings
@@ -15,6 +15,7 @@ from core.safety.terminal import escape_line
 from core.threads.workers import iterate_successes, parallel
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath
+from versioning.divergence import Divergence
 from versioning.lockfile import Lock, is_reachable, read_lock, require_lock, unreachable_data
 from versioning.push import divergence_of
 from versioning.sync import require_complete
@@ -54,8 +55,15 @@ def status(settings: Settings, lake: LakeFS) -> bool:
         }
     )
     result(tr("branch {branch}, commit {ref} (repository {repo})", branch=lake.branch, ref=head.ref, repo=lake.repo))
+    _report_data(lake, divergence, changes, lock is not None and not faults)
+    _report_lock(lock, faults)
+    return agree
+
+
+def _report_data(lake: LakeFS, divergence: Divergence, changes: Changes, is_locked: bool) -> None:
+    """Report how the data directory differs from the branch; `is_locked`: it has the data of the lock."""
     if changes:
-        result(_difference(lake, lock is not None and not faults, changes))
+        result(_difference(lake, is_locked, changes))
         result("\n".join(changes.lines(20)))
         if divergence.undone():
             moved = tr("branch {branch} has changes that are not here: lake.py pull --merge", branch=lake.branch)
@@ -65,13 +73,16 @@ def status(settings: Settings, lake: LakeFS) -> bool:
             trn(
                 "data: same as on {branch}, {count} file",
                 "data: same as on {branch}, {count} files",
-                len(files),
+                len(divergence.local),
                 branch=lake.branch,
             )
         )
+
+
+def _report_lock(lock: Lock | None, faults: Sequence[str]) -> None:
     if lock is None:
         result(tr("{lock_name}: none (train.py writes it)", lock_name=LOCK_NAME))
-        return agree
+        return
     for fault in faults:
         result(f"{LOCK_NAME}: {fault}")
     if not faults:
@@ -83,7 +94,6 @@ def status(settings: Settings, lake: LakeFS) -> bool:
                 model=lock.model.ref[:12],
             )
         )
-    return agree
 
 
 def _difference(lake: LakeFS, is_locked: bool, changes: Changes) -> str:

@@ -151,9 +151,8 @@ def write_overlay_video(
     try:
         with atomic_replace(video) as part:
             frames, shares = _encode_overlays(predictor, source, part, origin_comment(origin))
-            record_file.unlink(
-                missing_ok=True
-            )  # a kill leaves no record of another video: the comment shows whose it is
+            # A kill leaves no record of another video: the comment in the file shows whose it is.
+            record_file.unlink(missing_ok=True)
     except BaseException:
         if replaces:
             notify(tr("earlier video kept: {path}", path=video))

@@ -28,6 +28,9 @@ from utils.identifiers import RunId
 from utils.lakefs_utils import LakeFS
 
 if TYPE_CHECKING:
+    import torch
+
+    from segmentation.model_file import Model
     from utils.lineage import Lineage
 
 SHOWN = 8  # rows of the table of images
@@ -48,29 +51,17 @@ def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lin
     committed = (split, items)
     items = add_groups(lake, second.data_path, committed, cache, classes, reading, settings.split_group)
     b = evaluation.measure(models[1], items, classes, device, "B", reading)
-    try:
-        a = evaluation.measure(models[0], items, classes, device, "A", reading)
-    except UsageError as error:  # of other bands or depth than the model
-        raise UsageError(
-            tr(
-                "{first} cannot read the images of {second} ({error}): compare models that were trained on images of the "
-                "same kind",
-                first=first.version or first.run_id,
-                second=second.version or second.run_id,
-                error=error,
-            )
-        ) from error
     names = [lineage.version or lineage.run_id for lineage in (first, second)]
+    a = _measure_first(models, items, device, names)
     notify(tr("A: {a}, B: {b}", a=names[0], b=names[1]))
-    notify(
-        trn(
-            "{count} image of {split} in {data_path}",
-            "{count} images of {split} in {data_path}",
-            len(items),
-            split=split,
-            data_path=second.data_path,
-        )
+    described = trn(
+        "{count} image of {split} in {data_path}",
+        "{count} images of {split} in {data_path}",
+        len(items),
+        split=split,
+        data_path=second.data_path,
     )
+    notify(described)
     seen = overlap.seen_in_training(lake, first, second.data_path, split, cache)
     if seen:
         notify(
@@ -85,13 +76,6 @@ def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lin
         Side(name, model, measured, _describe(lineage))
         for name, model, measured, lineage in zip(shown, models, (a, b), (first, second), strict=True)
     ]
-    described = trn(
-        "{count} image of {split} in {data_path}",
-        "{count} images of {split} in {data_path}",
-        len(items),
-        split=split,
-        data_path=second.data_path,
-    )
     confidence = settings.register_confidence or DEFAULT_CONFIDENCE
     found = Comparison(sides[0], sides[1], items, described, _describe_seen(shown[0], len(seen)), confidence)
     result("\n" + image_table(a, b, order_by_difference(found.gains)[:SHOWN]))
@@ -108,6 +92,24 @@ def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lin
     write_atomically(folder / "compare.json", json.dumps(content, ensure_ascii=False, indent=1).encode())
     result(tr("page with the images: {path}", path=folder / PAGE))
     result(tr("all metrics: {path}", path=folder / "compare.json"))
+
+
+def _measure_first(
+    models: Sequence[Model], items: Sequence[Item], device: torch.device, names: Sequence[str]
+) -> EvaluationResult:
+    """Measure model A on the images of B. Raises UsageError if they have other bands or another depth than its own."""
+    try:
+        return evaluation.measure(models[0], items, models[1].classes, device, "A", models[1].reading)
+    except UsageError as error:
+        raise UsageError(
+            tr(
+                "{first} cannot read the images of {second} ({error}): compare models that were trained on images of the "
+                "same kind",
+                first=names[0],
+                second=names[1],
+                error=error,
+            )
+        ) from error
 
 
 def _display_names(names: Sequence[str]) -> list[str]:

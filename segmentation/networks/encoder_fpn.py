@@ -13,7 +13,7 @@ from core.errors import UsageError
 from core.i18n import tr
 from segmentation.archive.origin import require_origin
 from segmentation.networks.compact import CompactFPN, Merge, channel_gate, decode_pyramid, resized
-from segmentation.networks.names import check_timm_weights, is_timm_name, unknown_name
+from segmentation.networks.names import is_timm_name, unknown_name
 from segmentation.networks.published import PublishedWeights, hash_tensors, parse_normalisation
 
 FPN_PREFIX = "fpn/"
@@ -124,11 +124,6 @@ def encoder_of(name: str) -> str | None:
     if getattr(timm.get_pretrained_cfg(encoder), "fixed_input_size", False):
         raise _no_pyramid(encoder)
     return encoder
-
-
-def check_published(encoder: str) -> None:
-    """Raise UsageError if no weights are published for the encoder."""
-    check_timm_weights(encoder)
 
 
 def build_pretrained(encoder: str, num_classes: int, channels: int) -> tuple[EncoderFPN, PublishedWeights]:

@@ -17,7 +17,7 @@ from core.i18n import tr
 from segmentation.networks import encoder_fpn, smp_models, torchvision_models
 from segmentation.networks.compact import CompactFPN, CompactUNet
 from segmentation.networks.encoder_fpn import FPN_PREFIX, LITE_FPN, EncoderFPN, encoder_of
-from segmentation.networks.names import no_published_weights, unknown_name
+from segmentation.networks.names import check_timm_weights, no_published_weights, unknown_name
 from segmentation.networks.published import PublishedWeights
 from segmentation.networks.smp_models import SMP_PREFIX, SmpNetwork, parse_smp_name
 from segmentation.networks.torchvision_models import TORCHVISION, TorchvisionNetwork
@@ -67,7 +67,7 @@ def check_network(name: str, pretrained: bool) -> None:
     """Raise UsageError for an unknown name or missing published weights; cheap, so that it can run first."""
     if (encoder := encoder_of(name)) is not None:
         if pretrained:
-            encoder_fpn.check_published(encoder)
+            check_timm_weights(encoder)
     elif name.startswith(SMP_PREFIX):
         parse_smp_name(name)
         if pretrained:

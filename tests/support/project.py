@@ -141,6 +141,18 @@ class Project:
         return content
 
 
+def copy_source(target: Path, without: str = "\0") -> None:
+    """Copy the files of this checkout that Git does not ignore, uncommitted ones included, `without` those below a path."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=SOURCE, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for name in filter(None, listed.stdout.split("\0")):
+        if (SOURCE / name).is_file() and not name.startswith(without):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(SOURCE / name, target / name)
+
+
 def make_project(folder: Path, images: int = 30, git: bool = True) -> Project:
     """Copy the project to `folder`, commit it to a new Git repository, and generate a small sample data set."""
     folder.mkdir(exist_ok=True)

@@ -12,7 +12,9 @@ The rule, for a name that several things have:
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -63,9 +65,7 @@ def resolve_model(servers: Servers, text: str) -> Choice:
     found = find_models(servers, text)
     if not found:
         raise _unknown(servers, text)
-    if len(found) > 1:
-        raise run_names.ambiguous(text, [choice.spelling for choice in found])
-    return found[0]
+    return _only(found, text)
 
 
 def resolve_run(servers: Servers, text: str) -> str:
@@ -73,7 +73,14 @@ def resolve_run(servers: Servers, text: str) -> str:
     found = find_models(servers, text)
     if not found:
         raise _unknown(servers, text, run=True)
-    return found[0].run_id if len(found) == 1 else resolve_model(servers, text).run_id
+    return _only(found, text).run_id
+
+
+def _only(found: Sequence[Choice], text: str) -> Choice:
+    """Return the only meaning of a name. Raises UsageError that lists how to write each of several."""
+    if len(found) > 1:
+        raise run_names.ambiguous(text, [choice.spelling for choice in found])
+    return found[0]
 
 
 def find_models(servers: Servers, text: str) -> list[Choice]:
@@ -96,15 +103,9 @@ def find_meanings(servers: Servers, text: str) -> tuple[list[Named], str | None]
     named = run_names.find_named(servers.client, servers.settings, text)
     if run_names.QUALIFIED.fullmatch(text) or RunId.accepts(text.lower()):
         return named, None
-    try:
+    with _tags_optional(text, bool(named)):
         return named, text if is_tag(servers, text) else None
-    except UsageError:
-        raise
-    except AppError as error:
-        if not named:
-            raise
-        _warn_unchecked(text, error)
-        return named, None
+    return named, None
 
 
 def is_tag(servers: Servers, name: str) -> bool:
@@ -117,23 +118,27 @@ def is_tag(servers: Servers, name: str) -> bool:
     return lake.has_repository() and name in dict(lake.list_refs("tags"))
 
 
-def _warn_unchecked(text: str, error: AppError) -> None:
-    warn(tr("tags of lakeFS not checked for the name '{text}': {error}", text=text, error=error))
-
-
-def _find_tag_beside(servers: Servers, text: str, named: bool) -> Choice | None:
-    """Return the tag of this name; for a name that has a meaning already, a tag that cannot be read is no other one."""
+@contextlib.contextmanager
+def _tags_optional(text: str, named: bool) -> Iterator[None]:
+    """Let a name that has a meaning already do without its tags: warn where they cannot be read."""
     try:
-        return find_tag(servers, text)
-    except NoModel:
-        if not named:
-            raise
+        yield
     except UsageError:
         raise
     except AppError as error:
         if not named:
             raise
-        _warn_unchecked(text, error)
+        warn(tr("tags of lakeFS not checked for the name '{text}': {error}", text=text, error=error))
+
+
+def _find_tag_beside(servers: Servers, text: str, named: bool) -> Choice | None:
+    """Return the tag of this name; for a name that has a meaning already, a tag that cannot be read is no other one."""
+    with _tags_optional(text, named):
+        try:
+            return find_tag(servers, text)
+        except NoModel:
+            if not named:
+                raise
     return None
 
 

@@ -18,7 +18,7 @@ from dataset.sources.synthetic import generate_sample
 from tests.support import preloaded
 from tests.support.documents.blocks import Block
 from tests.support.processes import free_port
-from tests.support.project import OWN_NAMES, SOURCE
+from tests.support.project import OWN_NAMES, SOURCE, copy_source
 
 REPOSITORY_URL = "https://HOST/image-segmentation.git"  # in README.md
 # Settings under which the documented commands are short; they change no command.
@@ -149,15 +149,7 @@ def workplace(folder: Path) -> Iterator[Workplace]:
 
 def make_origin(folder: Path, environment: dict[str, str]) -> None:
     """Make a Git repository of the files of this project, uncommitted ones included."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=SOURCE, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    for name in filter(None, listed.stdout.split("\0")):
-        source, target = SOURCE / name, folder / name
-        if source.is_file() and not name.startswith("tests/"):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(source, target)
+    copy_source(folder, without="tests/")
     for command in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "-m", "the project"]):
         subprocess.run(["git", *command], cwd=folder, env=environment, check=True)
 
