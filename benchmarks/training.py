@@ -44,7 +44,7 @@ from core import git as git_utils
 from core.console import format_table
 from core.threads.background import Background
 from dataset.validation import check_data
-from train.commands import Job, train_and_publish
+from train.jobs.job import Job, train_and_publish
 from train.mlflow_train import MlflowTrain
 from train.tracking.run_tracker import RunFacts
 from utils import mlflow_utils

@@ -12,7 +12,13 @@ from core.process import run_script
 from tools import settings_docs
 
 SCRIPTS = ["train.py", "register_model.py", "infer.py", "lake.py"]
-COMMANDS = ["train/commands.py", "train/reproduce.py", "registry/commands.py", "inference/commands.py"]
+COMMANDS = [
+    "train/commands.py",
+    "train/jobs/training.py",
+    "train/reproduce.py",
+    "registry/commands.py",
+    "inference/commands.py",
+]
 COMMANDS += ["versioning/commands.py", "lineage/trace.py", "utils/minio_utils.py", "utils/local_lakefs/__main__.py"]
 
 

@@ -1,0 +1,1 @@
+"""What one training does, from the data to the report of its result."""
