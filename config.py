@@ -16,6 +16,7 @@ from typing import Any
 from core.dotenv_file import load_dotenv, peek_dotenv
 from core.files import resolve, writable_cache
 from core.i18n import LANGUAGES, language_of_locale, mark, set_language
+from core.safety.name_rules import BRANCH, BUCKET, METRIC, MODEL, REPOSITORY
 from core.safety.private_files import keep_private
 from core.safety.redaction import add_secrets
 from core.safety.urls import credentials, without_credentials
@@ -33,13 +34,6 @@ from core.settings import (
 )
 
 ROOT = Path(__file__).resolve().parent
-# Rules of lakeFS for repositories and branches, of S3 for buckets, of MLflow for registered models.
-BUCKET = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
-BUCKET_RULE = mark("3 to 63 lower-case letters, digits, '-' and '.'")
-REPOSITORY_RULE = mark("3 to 63 lower-case letters, digits and '-', not starting with '-'")
-BRANCH_RULE = mark("letters, digits, '_' and '-', not starting with '-'")
-MODEL_RULE = mark("a name without '/', '@', ':'")  # NAME/VERSION and NAME@ALIAS name a version of it
-METRIC_RULE = mark("…miou or …accuracy, of which higher is better")  # the two that the gate measures again
 FROM_DATA, UNLIMITED = mark("from the data"), mark("no limit")
 
 
@@ -56,16 +50,10 @@ class Settings:
     lakefs_access_key_id: str | None = runtime_setting(None, mark("required with LAKEFS_ENDPOINT"), secret=True)
     lakefs_secret_access_key: str | None = runtime_setting(None, mark("required with LAKEFS_ENDPOINT"), secret=True)
     lakefs_repo: str = runtime_setting(
-        "image-segmentation-local-repo",
-        mark("lakeFS repository; created if missing"),
-        pattern=r"[a-z0-9][a-z0-9-]{2,62}",
-        rule=REPOSITORY_RULE,
+        "image-segmentation-local-repo", mark("lakeFS repository; created if missing"), **REPOSITORY
     )
     lakefs_branch: str = runtime_setting(
-        "main",
-        mark("branch that results are merged into; nothing is staged on it"),
-        pattern=r"\w[-\w]*",
-        rule=BRANCH_RULE,
+        "main", mark("branch that results are merged into; nothing is staged on it"), **BRANCH
     )
     lakefs_storage_namespace: str | None = runtime_setting(
         None,
@@ -81,25 +69,19 @@ class Settings:
     minio_access_key: str | None = runtime_setting(None, mark("required with MINIO_ENDPOINT"), secret=True)
     minio_secret_key: str | None = runtime_setting(None, mark("required with MINIO_ENDPOINT"), secret=True)
     minio_bucket: str | None = runtime_setting(
-        None, mark("bucket of a new repository if LAKEFS_STORAGE_NAMESPACE is unset"), pattern=BUCKET, rule=BUCKET_RULE
+        None, mark("bucket of a new repository if LAKEFS_STORAGE_NAMESPACE is unset"), **BUCKET
     )
 
     # --- experiments and the registry ---
     mlflow_tracking_uri: str | None = runtime_setting(None, mark("URL of MLflow"), unset=mark("SQLite in mlflow.db"))
     mlflow_experiment: str = runtime_setting("Image Segmentation", mark("MLflow experiment"))
-    registered_model: str = runtime_setting(
-        "image-segmentation",
-        mark("name of the registered model"),
-        pattern=r"(?!\.+$)[^\s/@:]([^/@:]*[^\s/@:])?",
-        rule=MODEL_RULE,
-    )
+    registered_model: str = runtime_setting("image-segmentation", mark("name of the registered model"), **MODEL)
     register_metric: str = runtime_setting(
         "best_val_miou",
         mark("metric that decides on registration; higher is better"),
         option="--metric",
         metavar="NAME",
-        pattern=r"(?s).*(miou|accuracy)",
-        rule=METRIC_RULE,
+        **METRIC,
     )
     register_threshold: float = runtime_setting(
         0.3,

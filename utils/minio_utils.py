@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from urllib3.exceptions import HTTPError
 
-from config import BUCKET, BUCKET_RULE, ROOT, Settings, load_settings
+from config import ROOT, Settings, load_settings
 from core.command_line.common import make_parser, parse_command_line
 from core.command_line.values import positive_int
 from core.console import format_size, print_result
@@ -28,6 +28,7 @@ from core.errors import AppError, ExitCode, UsageError, one_line
 from core.i18n import tr, trn
 from core.process import run_script
 from core.reporting import notify
+from core.safety.name_rules import BUCKET
 from utils.network.certificates import STORE
 from utils.network.failures import REFUSALS, explain_failure, explain_refusal
 from utils.network.limits import LimitExceeded, PageLimit, read_body
@@ -144,8 +145,8 @@ def ensure_bucket(settings: Settings, bucket: str) -> None:
     """Create the bucket if it is missing. Raises UsageError for an invalid name, AppError for any other failure."""
     from botocore.exceptions import ClientError
 
-    if not re.fullmatch(BUCKET, bucket):
-        rule = tr(BUCKET_RULE)
+    if not re.fullmatch(BUCKET["pattern"], bucket):
+        rule = tr(BUCKET["rule"])
         raise UsageError(tr("bucket name '{bucket}': expected {rule}", bucket=bucket, rule=rule))
 
     s3 = make_client(settings)
