@@ -130,7 +130,8 @@ def main(arguments: list[str]) -> int:
     """Predict as the options ask; return the exit code: 1 if an image could not be read."""
     options = parse(arguments)
     settings = load_settings(device=options.device, allow_truncated=options.allow_truncated)
-    from inference.commands import Job, check_request, run
+    from inference.commands import check_request, run
+    from inference.job import Job
     from registry.choice.selection import select_model
     from utils.servers import Servers
 

@@ -4,61 +4,27 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from config import ROOT, Settings
+from config import Settings
 from core.errors import AppError, ExitCode, UsageError
 from core.figures import format_figure
 from core.files import require_writable
 from core.i18n import tr, trn
-from core.machine.heap import keep_freed_memory
 from core.reporting import notify
 from core.reporting import result as report_result
 from core.safety.terminal import escape_line
-from core.settings import InvalidSetting
-from dataset.directory import OUTPUT_FOLDER
 from inference import ownership
+from inference.job import Job
+from inference.model_loading import find_model_file, load_predictor, onnx_device
 from utils.lineage import Lineage, Origin
-from utils.servers import Servers
 
 if TYPE_CHECKING:
-    import torch
-
     from dataset.samples import Item
     from segmentation.predictor import Predictor
 
 LOOPBACK = "127.0.0.1"  # default address of --serve
 SHOWN = 10  # selected images that are listed on the console
-
-
-@dataclass(frozen=True)
-class Job:
-    """One call of infer.py with its model."""
-
-    options: argparse.Namespace
-    settings: Settings
-    servers: Servers
-    origin: Origin
-
-    @property
-    def lineage(self) -> Lineage:
-        """The complete origin, for what needs a run. Raises UsageError for a model whose origin is not known."""
-        if not isinstance(self.origin, Lineage):
-            raise UsageError(
-                tr(
-                    "{file}: no record has its SHA-256, so that it has no place in lakeFS: choose the model of a run or "
-                    "version (python register_model.py --list)",
-                    file=self.origin.file,
-                )
-            )
-        return self.origin
-
-    @property
-    def output(self) -> Path:
-        """Directory that results are written to; by default that of the project, wherever its data is."""
-        return Path(self.options.output or ROOT / "data" / OUTPUT_FOLDER)
 
 
 def check_request(settings: Settings, options: argparse.Namespace) -> None:
@@ -116,7 +82,7 @@ def export(job: Job, kind: str) -> int:
 
     lineage, servers = job.lineage, job.servers
     show(lineage)
-    model = load_model(_model_file(job), lineage.model_sha256, torch.device("cpu"))
+    model = load_model(find_model_file(job), lineage.model_sha256, torch.device("cpu"))
     notify(tr("exporting to {kind}, and comparing the export with the original", kind=kind))
     file, place, difference = exporting.export(model, kind, lineage, servers.lake, servers.client, job.settings)
     report_result(
@@ -193,84 +159,6 @@ def _require_extras(options: argparse.Namespace) -> None:
         from inference.annotations.coco import require_pycocotools
 
         require_pycocotools()
-
-
-def _model_file(job: Job) -> Path:
-    """Return the model file, downloaded and verified unless it is local, and its signature verified if it is required.
-
-    Raises AppError.
-    """
-    if job.options.require_signature is not None:
-        return _signed_model_file(job, job.options.require_signature)
-    if job.origin.file is not None:
-        return job.origin.file
-    lineage = job.lineage
-    return job.servers.lake.verified_file(lineage.model_path, lineage.model_sha256, job.settings.cache_dir)
-
-
-def _signed_model_file(job: Job, key: Path) -> Path:
-    """Return the model file of the version's release. Raises AppError unless all its files are signed with this key.
-
-    What the signed statement says of model, data, code, run and version must be what the registry says.
-    """
-    from segmentation.file_names import MODEL_FILE
-    from utils import mlflow_utils
-    from utils.lakefs_utils import LakePath
-    from utils.lineage import RELEASE_TAG
-    from versioning.provenance.release import verified_release
-
-    lineage = job.lineage
-    if lineage.version is None:
-        raise UsageError(tr("run {run_id} is not registered: only promoted models are signed", run_id=lineage.run_id))
-    name, _, number = lineage.version.rpartition(" v")
-    with mlflow_utils.convert_errors(job.settings, tr("reading the version")):
-        recorded = job.servers.client.get_model_version(name, number).tags.get(RELEASE_TAG)
-    if recorded is None:
-        raise UsageError(
-            tr(
-                "{version} has no release: run SIGNING_KEY=KEY register_model.py --rollback {number}",
-                version=lineage.version,
-                number=number,
-            )
-        )
-    folder = verified_release(job.servers.lake, LakePath.parse(recorded), key, lineage, job.settings.cache_dir)
-    notify(tr("signed with {key}: {version}", key=key, version=lineage.version))
-    return folder / MODEL_FILE
-
-
-def load_predictor(job: Job) -> Predictor:
-    """Download and verify the model and, with --engine onnxruntime, its export."""
-    from segmentation.model_file import load_model
-    from segmentation.predictor import Method, Predictor
-    from segmentation.preprocess import choose_device
-
-    options, settings, forward = job.options, job.settings, None
-    engine = options.engine or "torch"
-    device = choose_device(settings.device) if engine == "torch" else onnx_device(settings)
-    if device.type == "cpu":
-        keep_freed_memory()
-    model_file = _model_file(job)
-    if engine == "onnxruntime":
-        from inference.export import fetch_onnx, onnx_forward
-
-        exported = fetch_onnx(job.lineage, job.servers.lake, job.servers.client, settings, settings.cache_dir)
-        forward = onnx_forward(exported.read_bytes())
-    model = load_model(model_file, job.origin.model_sha256, device)
-    if settings.allow_truncated:
-        model = replace(model, reading=replace(model.reading, allow_truncated=True))
-    method = Method(options.tile, options.tta, "probabilities" in options.extra, options.select is not None)
-    return Predictor(model, device, method, forward, engine)
-
-
-def onnx_device(settings: Settings) -> torch.device:
-    """Return the CPU. Raises UsageError if another device is set, or ONNX Runtime is missing."""
-    from inference.export import require_packages
-    from segmentation.preprocess import choose_device
-
-    require_packages("--engine onnxruntime", ("onnxruntime",))
-    if settings.device not in ("auto", "cpu"):
-        raise InvalidSetting("DEVICE", settings.device, problem=tr("--engine onnxruntime uses the CPU only"))
-    return choose_device("cpu")
 
 
 def _predict(job: Job, predictor: Predictor, items: Sequence[Item], split: str | None) -> int:

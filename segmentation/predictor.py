@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -16,13 +15,14 @@ import torch
 from torch import Tensor
 
 from core.i18n import tr
-from core.machine.limits import available_memory, usable_cores
+from core.machine.limits import usable_cores
 from core.reporting import warn
 from dataset.classes import UInt8
 from segmentation.model_file import Model
 from segmentation.preprocess import class_indices, mean_entropy, native_logits, resize_image, resize_logits, to_input
 from segmentation.tiles.activations import measure_activations
 from segmentation.tiles.global_pooling import GlobalPoolingOverride, partition_tiles
+from segmentation.tiles.logits_budget import LogitsBudget
 from segmentation.tiles.out_of_memory import is_out_of_memory, memory_error
 from segmentation.tiles.tiling import (
     ALIGN,
@@ -33,9 +33,9 @@ from segmentation.tiles.tiling import (
     measure_receptive_field,
     predict_bands,
 )
+from segmentation.tiles.windows import compute_windows
 
 AUTO_TILE = 2048  # pixels per side; `auto` does not cut images up to this size
-MAX_LOGITS = 1 << 28  # at native size, in all threads together: 1 GiB of float32
 WINDOW_BYTES = 3 << 28  # on a CPU, of a tile of an image that is read in windows: its pixels and activations
 ACTIVATION_RESERVE = 1.2  # times the measured activations, for what the kernels of the CPU allocate themselves
 INPUT_BYTES = 16  # per pixel and channel: samples as read, as bytes, as float32, and normalised
@@ -104,12 +104,7 @@ class Predictor:
         self._margins: dict[int, int] = {}
         self._pooling = GlobalPoolingOverride(model.network) if self.method.tile is not None else None
         self._lock = threading.Lock()
-        # A quarter of the memory, 4 bytes each; that of a GPU is measured by running out of it.
-        self._max_logits = min(MAX_LOGITS, available_memory() // 16) if device.type == "cpu" else MAX_LOGITS
-        self._reserved_logits, self._logits_released = (
-            0,
-            threading.Condition(),
-        )  # logits at native size that threads hold now
+        self._logits = LogitsBudget(device)
 
     @contextlib.contextmanager
     def streams(self, batches: int) -> Iterator[tuple[int, Callable[[], None] | None]]:
@@ -159,25 +154,9 @@ class Predictor:
         logits = native_logits(self.forward, batch, sizes, self.model.normalisation, self.device)
         predictions = []
         for size in sizes:
-            with self._reserve_logits(size):
+            with self._logits.reserved(size[0] * size[1] * self.model.classes.num_classes):
                 predictions.append(self._to_prediction(next(logits)))
         return predictions
-
-    @contextlib.contextmanager
-    def _reserve_logits(self, size: tuple[int, int]) -> Iterator[None]:
-        """Wait until the logits of an image of this size fit beside those of the other threads, or no others are held."""
-        wanted = size[0] * size[1] * self.model.classes.num_classes
-        with self._logits_released:
-            self._logits_released.wait_for(
-                lambda: not self._reserved_logits or self._reserved_logits + wanted <= self._max_logits
-            )
-            self._reserved_logits += wanted
-        try:
-            yield
-        finally:
-            with self._logits_released:
-                self._reserved_logits -= wanted
-                self._logits_released.notify_all()
 
     def _to_prediction(self, logits: Tensor) -> Prediction:
         """Return the prediction of logits (num_classes,H,W) float32 at native size."""
@@ -214,7 +193,7 @@ class Predictor:
         bands = (band[:, : height - top, :width] for top, band in joined)
         if (height, width) != size:
             logits = torch.cat(list(bands), 1)
-            with self._reserve_logits(size):
+            with self._logits.reserved(size[0] * size[1] * self.model.classes.num_classes):
                 return self._to_prediction(resize_logits(logits, size))
         parts = [self._to_prediction(band) for band in bands]
         probabilities = [part.probabilities for part in parts if part.probabilities is not None]
@@ -287,20 +266,7 @@ class Predictor:
             if self._pooling:
                 means = self._pooling.compute_means(image, tile, self._margin_of(tile))
                 forward = self._pooling.with_means(means, forward if self.engine == "torch" else self.model.network)
-        rows, columns = self._partition(image, tile)
-        for (top, row), (left, column) in itertools.product(rows, columns):
-            try:
-                with torch.inference_mode():
-                    part = image[None, :, top : top + tile, left : left + tile]
-                    height, width = part.shape[-2:]
-                    logits = None
-                    if image.has_data(row, column):
-                        logits = forward(part.contiguous(memory_format=torch.channels_last))[0].float()
-            except Exception as error:
-                raise memory_error(error, "--tile 512") from error
-            window = Window(top, left, _placed(top, row, height), _placed(left, column, width), logits)
-            del part, logits  # only the window holds them: they must not exist beside the next one
-            yield window
+        yield from compute_windows(forward, image, tile, self._partition(image, tile))
 
     def _partition(self, image: WindowSource, tile: int) -> tuple[list[tuple[int, slice]], list[tuple[int, slice]]]:
         margin = self._margin_of(tile)
@@ -330,12 +296,6 @@ class Predictor:
                         )
                     )
             return self._margins[tile]
-
-
-def _placed(start: int, part: slice, length: int) -> slice:
-    """Return where a part of a tile of this length that starts here lies in the image."""
-    begin, end, _ = part.indices(length)
-    return slice(start + begin, start + end)
 
 
 def _average_with_flip(forward: Forward, images: Tensor) -> Tensor:

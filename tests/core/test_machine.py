@@ -162,7 +162,7 @@ def test_limits_decide_threads_and_logits_of_a_prediction_and_are_recorded(machi
         machine.version_2("/", cpu__max="300000 100000", memory__max=str(GB), memory__current="0")
         predictor = Predictor(make_model(), torch.device("cpu"))
         assert predictor.cores == 3
-        assert predictor._max_logits * 4 <= GB // 4
+        assert predictor._logits.limit * 4 <= GB // 4
         with predictor.streams(8) as (streams, _):
             assert streams == 3
         assert torch.get_num_threads() == 8
