@@ -5,7 +5,7 @@
 
 A study draws groups (films) from a population. A film has its own mix of five classes (the rarest 2 % on average, and
 absent from many films) and its own difficulty for each class, which both models feel, and each model in its own way;
-frames vary around their film. The interval is `registry.intervals.gain_interval` over the counts of all frames. The
+frames vary around their film. The interval is `registry.judging.intervals.gain_interval` over the counts of all frames. The
 true gain is that of the population: of 100,000 films.
 """
 
@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from core.console import format_table
 from dataset.classes import build_classes
-from registry.intervals import gain_interval
+from registry.judging.intervals import gain_interval
 from segmentation.evaluation import EvaluationResult, metric_of_counts
 
 CLASSES = build_classes((i, name, None, False) for i, name in enumerate(("road", "building", "tree", "car", "cyclist")))

@@ -18,7 +18,7 @@ ABSENT_CLASS = "absent-class"  # a class that other splits have has no labelled 
 SMALL_SPLIT_IMAGES = 10
 FEW_GROUPS = "few-groups"  # val has fewer than GROUPS_TO_DECIDE: no gain can be told from chance
 GROUPS_TO_DECIDE = 3  # with two, Student's factor is 12.7: no gain of practical size would pass
-# The kinds that count against the promotion of a model that was trained with them; see registry/gate.py.
+# The kinds that count against the promotion of a model that was trained with them; see registry/judging/gate.py.
 UNINFORMATIVE_KINDS = frozenset({SMALL_SPLIT, ABSENT_CLASS})
 
 

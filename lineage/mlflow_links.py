@@ -12,7 +12,8 @@ from core.errors import AppError
 from core.i18n import tr
 from inference.formats import EXPORT_FILES, export_sha256_tag
 from lineage.links import LINEAGE_KEYS, MODEL_METRICS, TEST_METRICS, Link, format_metric, is_tag_of
-from registry.versions import LAKEFS_TAG, Registry, version_lineage
+from registry.records import LAKEFS_TAG, version_lineage
+from registry.versions import Registry
 from utils import mlflow_utils
 from utils.lakefs_utils import LakeFS, LakePath
 from utils.lineage import CLASSES_TAGS, read_first_epoch

@@ -4,32 +4,32 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from config import SETTINGS, Settings
-from core.console import SHOWN_ID, choose, fit_table
+from core.console import choose
 from core.errors import AppError, ExitCode, UsageError
 from core.i18n import tr
 from core.reporting import notify, record, result, warn
 from core.safety.terminal import escape_line
+from registry.candidates import choose_run, require_registrable, require_threshold
 from registry.choice.selection import model_of
 from registry.experiment_branch import delete_experiment
-from registry.overview import aliases_of, listing, overview
-from registry.promotion import Promotion, lock_registry, require_registrable, require_threshold
+from registry.overview import listing, overview
+from registry.promotion import Promotion, lock_registry
+from registry.records import PENDING, STATE, TEST_METRICS, version_lineage
 from registry.state import read_state
-from registry.versions import PENDING, REGISTERED, STATE, TEST_METRICS, Registry, version_lineage
-from segmentation.means import format_cell, format_metric
+from registry.versions import Registry
+from segmentation.means import format_metric
 from utils import mlflow_utils
 from utils.lakefs_utils import connect
 from utils.run_names import CHAMPION
 from utils.servers import Servers
 from versioning.lockfile import explained_by_lock
-from versioning.naming.results import resolve_model, resolve_run
+from versioning.naming.results import resolve_model
 from versioning.provenance.signing import make_key
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
     from utils.lakefs_utils import LakeFS
@@ -105,35 +105,6 @@ def register(promotion: Promotion, options: argparse.Namespace, finished: list[s
     return ExitCode.BELOW_THRESHOLD if finished and champion not in finished else ExitCode.DONE
 
 
-def choose_run(registry: Registry, lake: LakeFS, options: argparse.Namespace) -> Run | None:
-    """Return the run of the options; else the best since the newest version was created, or without one, of all."""
-    client, settings = registry.client, registry.settings
-    if options.run_id:
-        run_id = resolve_run(_servers(registry, lake), options.run_id)
-        return mlflow_utils.get_run(client, settings, run_id)
-    runs = mlflow_utils.find_best_runs(client, settings)
-    if options.manual:
-        return ask_run(registry, runs)
-    versions = registry.versions()
-    candidates = [run for run in runs if not was_deleted(registry.name, versions, run)]
-    if not candidates:
-        raise UsageError(
-            tr(
-                "every finished run was registered before, and its version deleted: register one again: {command}",
-                command=f"python register_model.py --run-id {runs[0].info.run_id}"
-                + (" --force REASON" if options.force else ""),
-            )
-        )
-    last = max((version.creation_timestamp for version in versions), default=0)
-    return next((run for run in candidates if (run.info.end_time or 0) > last), candidates[0])
-
-
-def was_deleted(name: str, versions: Sequence[ModelVersion], run: Run) -> bool:
-    """Return whether a person deleted the version that a run had of this model: it must not come back unasked."""
-    registered = run.data.tags.get(REGISTERED, "").rpartition(" v")[0] == name
-    return registered and all(version.run_id != run.info.run_id for version in versions)
-
-
 def rollback(promotion: Promotion, options: argparse.Namespace) -> int:
     """Point `champion` at an earlier version."""
     registry = promotion.registry
@@ -194,22 +165,3 @@ def ask_version(registry: Registry, prompt: str) -> ModelVersion | None:
     notify(overview(registry, numbered=True))
     index = choose(prompt, len(versions))
     return None if index is None else versions[index]
-
-
-def ask_run(registry: Registry, runs: list[Run]) -> Run | None:
-    """Show the runs and ask for one; None if nobody answers."""
-    known, aliases, metric = registry.versions_by_run(), registry.aliases(), registry.settings.register_metric
-    code, data, name = "Git", tr("data commit"), tr("name")
-    headers = ["#", metric, tr("date"), tr("run"), name, code, data, tr("registered")]
-    rows = []
-    for number, run in enumerate(runs, 1):
-        tags, version = run.data.tags, known.get(run.info.run_id)
-        value = format_cell(metric, run.data.metrics[metric], tags)
-        dirty = "+" if tags.get("git_dirty") == "true" else ""
-        ids = [tags.get("git_commit", "none")[:SHOWN_ID] + dirty, tags.get("lakefs_data_commit", "none")[:SHOWN_ID]]
-        mark = f"v{version.version} {aliases_of(version, aliases)}".rstrip() if version else tr("no")
-        shown = [run.info.run_id[:SHOWN_ID], run.info.run_name, *ids, mark]
-        rows.append([number, value, mlflow_utils.format_time(run.info.start_time), *shown])
-    notify(fit_table(headers, rows, (name, data, code)))
-    index = choose(tr("run to register"), len(runs))
-    return None if index is None else runs[index]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from core.i18n import tr
 from core.reporting import notify
 from core.safety.urls import without_credentials
-from registry.versions import LAKEFS_TAG, Registry, version_lineage
+from registry.records import LAKEFS_TAG, version_lineage
+from registry.versions import Registry
 from utils.lakefs_client.refs import TagConflict
 from utils.lakefs_utils import LakeFS
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from core.console import SHOWN_ID, fit_table, format_table
 from core.i18n import tr
-from registry.metrics import split_metric
-from registry.versions import PENDING, ROLLED_BACK, STATE, Registry, metrics_of, verdict_of
+from registry.judging.metrics import split_metric
+from registry.records import PENDING, ROLLED_BACK, STATE, metrics_of, verdict_of
+from registry.versions import Registry
 from segmentation.means import format_cell
 from utils import mlflow_utils
 

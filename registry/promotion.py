@@ -18,17 +18,14 @@ from typing import TYPE_CHECKING
 
 from config import ROOT, Settings
 from core import git
-from core.errors import AppError, BelowThreshold, UsageError, describe_error
+from core.errors import AppError, UsageError, describe_error
 from core.i18n import tr
 from core.locks import file_lock
 from core.machine.heap import keep_freed_memory
 from core.reporting import notify, warn
 from registry.experiment_branch import merge_experiment
 from registry.lakefs_tags import tag_model_commit
-from registry.release import release
-from registry.state import RegistryState, is_registered_here, read_state
-from registry.verdict_report import report_verdict
-from registry.versions import (
+from registry.records import (
     DONE,
     GATE,
     PENDING,
@@ -36,13 +33,15 @@ from registry.versions import (
     REPLACED,
     ROLLED_BACK,
     STATE,
-    Registry,
     is_archived,
     rollback_of,
     verdict_of,
     version_lineage,
 )
-from segmentation.means import format_metric
+from registry.release import release
+from registry.state import RegistryState, is_registered_here, read_state
+from registry.verdict_report import report_verdict
+from registry.versions import Registry
 from utils import mlflow_utils
 from utils.lakefs_utils import LakeFS
 from utils.run_names import CHAMPION
@@ -58,46 +57,6 @@ if TYPE_CHECKING:
 def lock_registry(settings: Settings) -> contextlib.AbstractContextManager[None]:
     """Lock the registry for this project: two calls at once could both promote, or register one run twice."""
     return file_lock(settings.lakefs_local_dir / "register.lock", tr("waiting for another registration to end"))
-
-
-def require_registrable(run: Run, settings: Settings) -> None:
-    """Raise UsageError for a run that is not finished or lacks the metric."""
-    metric = settings.register_metric
-    if run.info.status != "FINISHED" or run.data.tags.get("smoke") == "true":
-        state = "--smoke" if run.data.tags.get("smoke") == "true" else run.info.status
-        raise UsageError(
-            tr(
-                "run {run_id} is {state}: only a FINISHED training can be registered",
-                run_id=run.info.run_id,
-                state=state,
-            )
-        )
-    if metric not in run.data.metrics:
-        known = ", ".join(sorted(run.data.metrics)) or tr("none")
-        raise UsageError(
-            tr(
-                "run {run_id} has no metric '{metric}' (available: {known})",
-                run_id=run.info.run_id,
-                metric=metric,
-                known=known,
-            )
-        )
-
-
-def require_threshold(run: Run, settings: Settings) -> None:
-    """Raise BelowThreshold for a run that is not good enough to be registered at all."""
-    metric, threshold = settings.register_metric, settings.register_threshold
-    value = run.data.metrics[metric]
-    if not value >= threshold:  # NaN is not good enough either
-        raise BelowThreshold(
-            tr(
-                "run {run_id}: {metric} {value} < threshold {threshold:.4f}: not registered",
-                run_id=run.info.run_id,
-                metric=metric,
-                value=format_metric(metric, value, run.data.tags),
-                threshold=threshold,
-            )
-        )
 
 
 @dataclass(frozen=True)
@@ -145,7 +104,7 @@ class Promotion:
         self, lineage: Lineage, champion: ModelVersion | None, existing: ModelVersion | None, force: str | None
     ) -> Verdict:
         """Return the gate's verdict, or a person's with the gate's reasons beside it."""
-        from registry import gate
+        from registry.judging import gate
         from segmentation.preprocess import choose_device
 
         settings = self.registry.settings

@@ -10,7 +10,8 @@ from core.errors import AppError, UsageError
 from core.files import safe_join
 from core.i18n import tr
 from core.reporting import notify
-from registry.versions import LAKEFS_TAG, Registry, verdict_of, version_lineage
+from registry.records import LAKEFS_TAG, verdict_of, version_lineage
+from registry.versions import Registry
 from segmentation.file_names import METRICS_FILE, MLMODEL, MODEL_FILE
 from utils import mlflow_utils
 from utils.lakefs_utils import LakeFS, LakePath

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from core.errors import UsageError
 from core.i18n import tr
-from registry.versions import LINEAGE_TAGS, ROLLED_BACK, Registry, is_archived
+from registry.records import LINEAGE_TAGS, ROLLED_BACK, is_archived
+from registry.versions import Registry
 from utils.run_names import CHAMPION
 
 if TYPE_CHECKING:

@@ -18,8 +18,9 @@ from core.provenance.code_files import LOCK_NAME
 from core.reporting import notify, warn
 from registry.choice.files import file_origin, named_file
 from registry.overview import aliases_of, overview
+from registry.records import REGISTERED, version_lineage
 from registry.state import RegistryState, read_state
-from registry.versions import REGISTERED, Registry, version_lineage
+from registry.versions import Registry
 from segmentation.means import format_cell
 from segmentation.model_file import read_record
 from utils import mlflow_utils, run_names

@@ -18,9 +18,9 @@ from core.machine.heap import keep_freed_memory
 from core.reporting import notify, result
 from dataset.checks.committed_groups import add_groups
 from dataset.samples import Item, committed_items
-from registry import gate, overlap
 from registry.comparison.page import PAGE, Comparison, Side, order_by_difference, write_page
-from registry.intervals import gain_interval
+from registry.judging import gate, overlap
+from registry.judging.intervals import gain_interval
 from segmentation import evaluation
 from segmentation.evaluation import EvaluationResult
 from segmentation.preprocess import choose_device

@@ -10,7 +10,7 @@ from wcwidth import wcswidth
 
 import register_model
 from config import Settings
-from registry import commands
+from registry import candidates, commands
 from registry.choice import selection
 from registry.versions import Registry
 from tests.support.lab import Lab
@@ -68,7 +68,7 @@ def test_tables_of_models_fit_mark_the_champion_and_name_no_model_twice(
     capsys.readouterr()
 
     notes: list[str] = []
-    for module in (selection, commands):
+    for module in (selection, candidates):
         monkeypatch.setattr(module, "notify", notes.append)
     experiments = mlflow_utils.list_experiments(lab.client, lab.settings)
     place = next(i for i, each in enumerate(experiments) if each.name == lab.settings.mlflow_experiment)
@@ -82,8 +82,8 @@ def test_tables_of_models_fit_mark_the_champion_and_name_no_model_twice(
     ] * 3
     assert ["champion" in row for row in rows] == [True, False, False]
 
-    monkeypatch.setattr(commands, "choose", lambda *_: 0)
-    found = commands.ask_run(lab.registry, mlflow_utils.find_best_runs(lab.client, lab.settings))
+    monkeypatch.setattr(candidates, "choose", lambda *_: 0)
+    found = candidates.ask_run(lab.registry, mlflow_utils.find_best_runs(lab.client, lab.settings))
     assert found is not None and found.info.run_id == runs[1].info.run_id
     rows = table(notes[-1])
     assert ["v2 champion" in row for row in rows] == [True, False, False] and runs[2].info.run_id[:8] in rows[1]

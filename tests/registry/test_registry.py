@@ -15,9 +15,9 @@ import pytest
 
 from core.errors import UsageError
 from dataset.classes import ClassMap
-from registry import gate, promotion
-from registry.gate import class_minimums
-from registry.intervals import MIN_GROUPS, gain_interval
+from registry import promotion
+from registry.judging.intervals import MIN_GROUPS, gain_interval
+from registry.judging.reasons import check_gain, class_minimums
 from registry.promotion import Promotion
 from registry.versions import Registry
 from segmentation.evaluation import EvaluationResult, metric_of_counts
@@ -297,7 +297,7 @@ def test_the_interval_covers_the_true_gain_of_dependent_frames() -> None:
 def test_an_equal_gain_passes_the_minimum_and_the_wording_says_so(
     minimum: float, after: float, passes: bool, needed: str
 ) -> None:
-    reasons = gate.check_gain(minimum, "miou", 0.6, after, None)
+    reasons = check_gain(minimum, "miou", 0.6, after, None)
     assert (reasons == []) == passes and needed in "".join(reasons)
 
 

@@ -26,7 +26,7 @@ from core.errors import AppError, UsageError
 from core.hashing import file_sha256
 from core.i18n import set_language
 from registry.overview import overview
-from registry.versions import version_lineage
+from registry.records import version_lineage
 from tests.support.lab import Lab
 from utils.lakefs_utils import LakePath
 from utils.lineage import RELEASE_TAG, Lineage

@@ -36,9 +36,10 @@ from lineage.links import Link
 from lineage.predictions import prediction_link
 from registry.overview import listing as list_versions
 from registry.promotion import Promotion
+from registry.records import GATE, ROLLED_BACK, rollback_of, version_lineage
 from registry.release import _metrics as release_metrics
 from registry.verdict_report import report_verdict
-from registry.versions import GATE, MODEL_VERSIONS, ROLLED_BACK, Registry, rollback_of, version_lineage
+from registry.versions import MODEL_VERSIONS, Registry
 from train.reproduction.record_files import parse_environment, parse_measurements, parse_settings
 from utils.lakefs_client.responses import parse_checksum, parse_objects
 from utils.lakefs_utils import LakePath

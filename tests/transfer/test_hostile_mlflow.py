@@ -15,7 +15,7 @@ import config
 from core import git
 from core.errors import AppError, ExitCode
 from lineage.finder import Finder
-from registry.versions import version_lineage
+from registry.records import version_lineage
 from tests.support.hostile_server import Answer, hostile_server
 from train.resume import RunRecord
 from utils import mlflow_local, mlflow_utils
