@@ -5,7 +5,7 @@
 
 A study draws groups (films) from a population. A film has its own mix of five classes (the rarest 2 % on average, and
 absent from many films) and its own difficulty for each class, which both models feel, and each model in its own way;
-frames vary around their film. The interval is `registry.judging.intervals.gain_interval` over the counts of all frames. The
+frames vary around their film. The interval is `segmentation.intervals.gain_interval` over the counts of all frames. The
 true gain is that of the population: of 100,000 films.
 """
 
@@ -24,8 +24,8 @@ sys.path.insert(0, str(ROOT))
 
 from core.console import format_table
 from dataset.classes import build_classes
-from registry.judging.intervals import gain_interval
 from segmentation.evaluation import EvaluationResult, metric_of_counts
+from segmentation.intervals import gain_interval
 
 CLASSES = build_classes((i, name, None, False) for i, name in enumerate(("road", "building", "tree", "car", "cyclist")))
 SHARES = np.array([0.45, 0.30, 0.15, 0.08, 0.02])  # of the pixels

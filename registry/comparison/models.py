@@ -20,9 +20,9 @@ from dataset.checks.committed_groups import add_groups
 from dataset.samples import Item, committed_items
 from registry.comparison.page import PAGE, Comparison, Side, order_by_difference, write_page
 from registry.judging import gate, overlap
-from registry.judging.intervals import gain_interval
 from segmentation import evaluation
 from segmentation.evaluation import EvaluationResult
+from segmentation.intervals import gain_interval
 from segmentation.preprocess import choose_device
 from utils.identifiers import RunId
 from utils.lakefs_utils import LakeFS

@@ -21,9 +21,9 @@ from dataset.decoding.options import ReadOptions
 from dataset.decoding.orientation import reorient
 from dataset.overlay import as_rgb, class_legend, css_color, grey, overlay, panel
 from dataset.samples import Item
-from registry.judging.intervals import gain_interval
 from segmentation import evaluation, predictor
 from segmentation.evaluation import EvaluationResult
+from segmentation.intervals import gain_interval
 from segmentation.model_file import Model
 
 PAGE = "compare.html"

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from core.errors import UsageError
 from core.i18n import tr
 from core.settings import parse_minimums
-from registry.judging.intervals import MIN_GROUPS, gain_interval
 from registry.judging.metrics import run_metric, split_metric
 from segmentation.evaluation import EvaluationResult
+from segmentation.intervals import MIN_GROUPS, gain_interval
 from segmentation.means import Coverage, format_mean, format_metric
 
 if TYPE_CHECKING:

@@ -22,12 +22,12 @@ from dataset.decoding.options import ReadOptions
 from dataset.faults import ABSENT_CLASS, SMALL_SPLIT, UNINFORMATIVE_KINDS, DataWarning
 from dataset.samples import committed_items
 from registry.comparison.models import compare_models
-from registry.judging import gate, intervals, overlap
+from registry.judging import gate, overlap
 from registry.overview import overview
 from registry.promotion import Promotion
 from registry.records import version_lineage
 from registry.versions import Registry
-from segmentation import evaluation
+from segmentation import evaluation, intervals
 from segmentation.means import format_metric
 from segmentation.model_file import Model
 from tests.support.lab import CPU, Lab, road_and_car, segment_by_quality

@@ -16,11 +16,11 @@ import pytest
 from core.errors import UsageError
 from dataset.classes import ClassMap
 from registry import promotion
-from registry.judging.intervals import MIN_GROUPS, gain_interval
 from registry.judging.reasons import check_gain, class_minimums
 from registry.promotion import Promotion
 from registry.versions import Registry
 from segmentation.evaluation import EvaluationResult, metric_of_counts
+from segmentation.intervals import MIN_GROUPS, gain_interval
 from tests.support.lifecycle import NAME, REPO, Lifecycle
 from tests.support.project import SOURCE
 from utils import local_lakefs, mlflow_utils
