@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from config import Settings
 from core.errors import AppError
@@ -56,6 +56,19 @@ class EpochResult:
         return self.epoch + 1
 
 
+class TrainingObserver(Protocol):
+    """What follows a training from outside: it may end the training early, and decides whether its model is kept.
+
+    A resumed training asks again about its last epoch; the answer must be the same.
+    """
+
+    def ends_after(self, history: Sequence[EpochResult]) -> bool:
+        """Return whether the training ends after the last of these epochs."""
+
+    def keeps(self, best: EpochResult) -> bool:
+        """Return whether the model of the best epoch is kept; only such a model is measured on the test split."""
+
+
 class BaseTrain(ABC):
     """The training loop. Subclasses define a batch, a step, a validation, and what is kept of the best epoch.
 
@@ -76,17 +89,23 @@ class BaseTrain(ABC):
         self.seconds = 0.0  # training time of the current epoch
         self.step_incomplete = False  # a step was interrupted: the weights are not those of `step`
         self.saved_at = time.monotonic()  # of the last checkpoint
+        self.observer: TrainingObserver | None = None
+        self.ended_by_observer = False
+        self.kept = True  # whether the best model is kept
 
-    def fit(self, resume_from: dict[str, Any] | None = None) -> EpochResult:
+    def fit(self, resume_from: dict[str, Any] | None = None, observer: TrainingObserver | None = None) -> EpochResult:
         """Train to the end and return the best epoch, whose model was saved. Raises AppError for a non-finite loss.
 
         `resume_from`: the `state()` of a checkpoint.
         """
+        self.observer = observer
         if resume_from is None:
             self.save_checkpoint()
         else:
             self.load_state(resume_from)
             self.on_resume()
+            if self.step == 0:  # the answer about the last epoch may have been lost
+                self.ask_observer()
         self.saved_at = time.monotonic()
         try:
             while not self.done:
@@ -133,8 +152,12 @@ class BaseTrain(ABC):
 
     @property
     def done(self) -> bool:
-        """Whether the epochs or the seconds are over, or PATIENCE is exhausted."""
-        return self.stalled or (self.progress_fraction(0) >= 1 if self.timed else self.epoch >= self.epochs)
+        """Whether the epochs or the seconds are over, PATIENCE is exhausted, or the observer ended the training."""
+        return (
+            self.ended_by_observer
+            or self.stalled
+            or (self.progress_fraction(0) >= 1 if self.timed else self.epoch >= self.epochs)
+        )
 
     def epoch_label(self, epoch: int) -> str:
         """Return 'epoch 3/10', or 'epoch 3' if time ends the training."""
@@ -176,6 +199,7 @@ class BaseTrain(ABC):
             self.epoch, self.step = self.epoch + 1, 0
             self.save_checkpoint()
         self.on_epoch_end(result)
+        self.ask_observer()
         if self.stalled:
             notify(
                 trn(
@@ -185,6 +209,11 @@ class BaseTrain(ABC):
                     patience=self.settings.patience,
                 )
             )
+
+    def ask_observer(self) -> None:
+        """Let the observer end the training after the last epoch."""
+        if self.observer is not None and self.history:
+            self.ended_by_observer = self.observer.ends_after(self.history)
 
     def save_checkpoint_if_due(self) -> None:
         """Save within an epoch every CHECKPOINT_MINUTES: an epoch of a large data set takes hours."""

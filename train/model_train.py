@@ -24,7 +24,7 @@ from segmentation.model_file import Model, save_model
 from segmentation.preprocess import to_input
 from segmentation.tiles.out_of_memory import memory_error
 from train import auto_settings
-from train.base_train import BaseTrain, Diverged, EpochResult, Validation
+from train.base_train import BaseTrain, Diverged, EpochResult, TrainingObserver, Validation
 from train.checkpoint import save_checkpoint
 from train.final_test import measure_test, report_splits
 from train.loading import loader
@@ -69,16 +69,17 @@ class ModelTrain(BaseTrain):
         self.best_scores: Tensor | None = None
         self.test: Validation | None = None  # of the best model, at the end
 
-    def fit(self, resume_from: dict[str, Any] | None = None) -> EpochResult:
+    def fit(self, resume_from: dict[str, Any] | None = None, observer: TrainingObserver | None = None) -> EpochResult:
         """Train to the end, measure the best model on the test split once, and return the best epoch.
 
         Raises AppError when the memory of the device runs out.
         """
         try:
-            best = super().fit(resume_from)
+            best = super().fit(resume_from, observer)
         except Exception as error:
             raise memory_error(error, self._smaller()) from error
-        if self.setup.test_images is not None:
+        self.kept = observer is None or observer.keeps(best)
+        if self.kept and self.setup.test_images is not None:
             if self.test is None:  # else restored from a checkpoint
                 current, criterion = self.model({}), self.setup.criterion
                 self.test = measure_test(self.best_file, current, self.setup.test_images, criterion, self.smoke)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from config import Settings
 
@@ -13,10 +15,11 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
     from dataset.data import SegmentationData
+    from train.base_train import EpochResult
     from train.mlflow_train import MlflowTrain
     from train.resume import Interrupted
     from train.tracking.publication import Publication
-    from train.tracking.result import Result
+    from train.tracking.result import DataCommit, Result
     from train.tracking.run_tracker import RunFacts
     from utils.lakefs_utils import LakeFS, LakePath
 
@@ -32,13 +35,32 @@ class Job:
     replace: bool = False  # whether the data may undo changes of the branch
 
 
-def train_and_publish(
-    settings: Settings, lake: LakeFS, client: MlflowClient, job: Job
-) -> tuple[MlflowTrain, Publication, Result]:
-    """Commit the data, train, commit the model, all within one MLflow run. Raises AppError."""
+@dataclass(frozen=True)
+class OpenTraining:
+    """A training whose run is open: its data is committed, and its network is built."""
+
+    training: MlflowTrain
+    publication: Publication
+    data: DataCommit
+    state: dict[str, Any] | None  # of the checkpoint that it resumes from
+
+    def publish(self, best: EpochResult) -> Result:
+        """Commit the model of the best epoch, and record the report. Raises AppError."""
+        from train.reports import figures
+
+        training = self.training
+        with tempfile.TemporaryDirectory() as folder:
+            samples = figures.draw_all(Path(folder), training)
+            result = self.publication.commit_model(training.best_file, best, training.test, self.data)
+            training.log_report(result, Path(folder), samples)
+        return result
+
+
+@contextlib.contextmanager
+def open_training(settings: Settings, lake: LakeFS, client: MlflowClient, job: Job) -> Iterator[OpenTraining]:
+    """Open the run of a job, commit its data and build its network; the run ends with the block. Raises AppError."""
     from train.mlflow_train import MlflowTrain
     from train.parallel.workers import WorkerJob, broadcast_job
-    from train.reports import figures
     from train.setup import prepare_training
     from train.tracking.publication import Publication
     from train.tracking.run_tracker import RunTracker
@@ -59,10 +81,15 @@ def train_and_publish(
         training = MlflowTrain(prepare_training(settings, job.data, job.facts.smoke), tracker, data)
         if job.interrupted is None:
             training.record_setup()
-        best = training.fit(state)
-        tracker.background.finish()
-        with tempfile.TemporaryDirectory() as folder:
-            samples = figures.draw_all(Path(folder), training)
-            result = publication.commit_model(training.best_file, best, training.test, data)
-            training.log_report(result, Path(folder), samples)
-    return training, publication, result
+        yield OpenTraining(training, publication, data, state)
+
+
+def train_and_publish(
+    settings: Settings, lake: LakeFS, client: MlflowClient, job: Job
+) -> tuple[MlflowTrain, Publication, Result]:
+    """Commit the data, train, commit the model, all within one MLflow run. Raises AppError."""
+    with open_training(settings, lake, client, job) as opened:
+        best = opened.training.fit(opened.state)
+        opened.training.tracker.background.finish()
+        result = opened.publish(best)
+    return opened.training, opened.publication, result

@@ -58,6 +58,7 @@ class RunFacts:
     branch: str  # lakeFS branch that results are published to
     target_branch: str | None  # of an experiment: where a champion is merged
     smoke: bool
+    more_tags: Mapping[str, str] = field(default_factory=dict)  # of a run that belongs to another one: its parent's id
 
     def tags(self) -> dict[str, str]:
         """Return the tags, with Git's commit under MLflow's own name too; lakectl's name of it is for lakeFS."""
@@ -72,6 +73,7 @@ class RunFacts:
             FIRST_EPOCH: "1",
             **liveness.process_tags(),
             "pid": str(os.getpid()),  # for people
+            **self.more_tags,
         }
         if self.target_branch:
             tags["lakefs_target_branch"] = self.target_branch
