@@ -2,45 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
 from config import ROOT
-from core.errors import AppError, UsageError
+from core.errors import AppError
 from core.i18n import tr
 from core.provenance.code_files import LOCK_NAME
 from core.reporting import notify
 from segmentation.model_file import FileRecord, read_record
-from utils import run_names
 from utils.identifiers import NONE, InvalidValue
 from utils.lakefs_utils import LakePath
 from utils.lineage import Lineage, Origin
 from versioning.lockfile import read_lock
-
-SUFFIX = ".pth"
-
-
-def named_file(text: str) -> Path | None:
-    """Return the path if a text is written as one: it ends with .pth, or begins with `.`, `~` or `/`.
-
-    Raises UsageError if there is no such file.
-    """
-    path = Path(text).expanduser()
-    written_as_path = path.suffix == SUFFIX or text.startswith((".", "~")) or path.is_absolute() or "\\" in text
-    if not written_as_path and not (path.is_dir() and "/" in text and not run_names.QUALIFIED.fullmatch(text)):
-        return None
-    if path.is_file():
-        return path
-    raise _no_file(path)
-
-
-def _no_file(path: Path) -> UsageError:
-    folder = path if path.is_dir() else path.parent
-    known = sorted(entry.name for entry in folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []
-    near = difflib.get_close_matches(path.name, known, n=1) or known[:1]
-    hint = tr(": did you mean {name}?", name=folder / near[0]) if near else ""
-    problem = tr("a directory, not a model file") if path.is_dir() else tr("no such file")
-    return UsageError(f"{path}: {problem}{hint}")
 
 
 def file_origin(path: Path) -> Origin:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config import ROOT
@@ -16,19 +15,20 @@ from core.hashing import file_sha256
 from core.i18n import tr
 from core.provenance.code_files import LOCK_NAME
 from core.reporting import notify, warn
-from registry.choice.files import file_origin, named_file
+from registry.choice.files import file_origin
 from registry.overview import aliases_of, overview
 from registry.records import REGISTERED, version_lineage
 from registry.state import RegistryState, read_state
 from registry.versions import Registry
 from segmentation.means import format_cell
 from segmentation.model_file import read_record
-from utils import mlflow_utils, run_names
+from utils import mlflow_utils
 from utils.identifiers import NONE
 from utils.lineage import Lineage, Origin
 from utils.servers import Servers
 from versioning.lockfile import Lock, explained_by_lock, is_reachable, read_lock, unreachable_data
-from versioning.naming.results import Choice, find_models, lock_choice, resolve_model
+from versioning.naming.files import named_file, plain_file
+from versioning.naming.results import Choice, lock_choice, resolve_model
 from versioning.versions import LOCK, cached_files
 
 if TYPE_CHECKING:
@@ -56,11 +56,8 @@ def named_model(servers: Servers, name: str) -> Origin | None:
     """Return the model of a name that is not written as a path. Raises UsageError for an unknown or ambiguous one."""
     if name == servers.settings.registered_model:
         return registered_model(servers, name)
-    plain = Path(name)
-    if plain.is_file() and name != LOCK:  # written like a name of something else
-        others = find_models(servers, name)
-        if others:
-            raise run_names.ambiguous(name, [*(choice.spelling for choice in others), f"./{name}"])
+    plain = plain_file(servers, name)
+    if plain is not None:
         return file_origin(plain)
     return model_of(servers, resolve_model(servers, name), name)
 
