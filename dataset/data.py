@@ -43,6 +43,7 @@ class SegmentationData:
     class_file: bool = False  # whether `classes.json` gave the classes
     warnings: tuple[DataWarning, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    splits_root: Path | None = None  # directory of splits/, where the layout has or would have it
     groups: Groups | None = None  # which images belong together, and by which rule
 
     def split(self, name: str) -> tuple[Pair, ...]:

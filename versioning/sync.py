@@ -20,6 +20,7 @@ from core.reporting import notify, progress, result
 from core.safety.terminal import escape_line
 from core.threads.workers import iterate_successes, parallel
 from dataset.directory import SPLITS, data_files
+from dataset.splitting.fold_file import is_fold_file
 from dataset.splitting.splits import LEFT_OUT, read_splits
 from utils.lakefs_client.content import LocalFile, RemoteFile
 from utils.lakefs_utils import LakeFS, LakePath
@@ -169,7 +170,8 @@ def _splits_to_take(settings: Settings, lake: LakeFS, source: LakePath, divergen
         ours, theirs = (read_splits(folder / place) for folder in (settings.data_dir, safe_join(tree, source.path)))
         if ours is not None and theirs is not None and ours.seed is not None and ours.seed == theirs.seed:
             take |= names
-    return take
+    # So is the assignment to folds; --folds extends it.
+    return take | {name for name in divergence.undone() if name in divergence.branch and is_fold_file(name)}
 
 
 def _model_at_risk(settings: Settings, lake: LakeFS, lock: Lock) -> list[str]:

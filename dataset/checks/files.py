@@ -17,6 +17,7 @@ from dataset.layout.ignore import IGNORE_FILE
 from dataset.layout.layout import Layout
 from dataset.layout.resolve import resolve_layout
 from dataset.pairing import Pairing
+from dataset.splitting.fold_file import is_fold_file
 from dataset.splitting.splits import LEFT_OUT
 
 
@@ -44,7 +45,7 @@ def check_unused_files(files: Mapping[str, Path], layout: Layout, pairing: Pairi
     masks = {path[: path.rindex(".")] for path in used if layout.is_mask(path)}
     directories = layout.directories()
     for name in files:
-        if name in used or name in splits:
+        if name in used or name in splits or is_fold_file(name):
             continue
         inside, suffix = name.startswith(directories), unread_suffix(name)
         if is_image(name):

@@ -83,5 +83,6 @@ class Inspection:
             class_file=self.layout.class_file in self.files,
             warnings=tuple(self.warnings),
             left_out=tuple(self.left_out),
+            splits_root=self.root / self.layout.splits_root,
             groups=self.groups,
         )

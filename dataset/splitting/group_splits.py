@@ -26,12 +26,12 @@ Classes = Mapping[str, frozenset[int]]
 
 def split_by_groups(groups: Groups, classes: Classes, seed: int) -> dict[str, str]:
     """Return name -> split for new data; frames of a film that lie too near to another split have none."""
-    whole = _members(groups.of)
+    whole = members_of(groups.of)
     splits = _choose(whole, classes, seed)
     if not groups.divisible or not groups.frames or _is_balanced(splits):
         return splits
     for block_gaps in (BLOCK_GAPS, BLOCK_GAPS // 2):  # short films need short blocks
-        splits = _choose(_cut_groups(whole, groups, block_gaps), classes, seed)
+        splits = _choose(cut_groups(whole, groups, block_gaps), classes, seed)
         if _is_balanced(splits, LARGEST_BLOCKS):
             break
     near = find_too_near(groups.frames, splits)
@@ -49,19 +49,19 @@ def extend_by_groups(
     added = {name for name in groups.of if name not in present and name not in left_out}
     if not added:
         return present
-    splits, free = _follow_groups(present, added, groups)
-    units = _members({name: groups.of[name] for name in free})
+    splits, free = follow_groups(present, added, groups)
+    units = members_of({name: groups.of[name] for name in free})
     if groups.divisible and (_has_cut_film(present, groups) or _is_too_large(units, len(groups.of))):
-        units = _cut_groups(units, groups)
+        units = cut_groups(units, groups)
     in_val = {value for name, split in present.items() if split == "val" for value in classes.get(name, ())}
     in_train = Counter(value for name, split in present.items() if split == "train" for value in classes.get(name, ()))
-    chosen = extend_by_hash(_units(units, classes), seed, in_val, in_train)
+    chosen = extend_by_hash(units_of(units, classes), seed, in_val, in_train)
     splits |= {name: chosen[key] for key, members in units.items() for name in members}
     near = find_too_near(groups.frames, present | splits, present) if groups.divisible else set()
     return present | {name: split for name, split in splits.items() if name not in near}
 
 
-def _members(of: Mapping[str, str]) -> dict[str, list[str]]:
+def members_of(of: Mapping[str, str]) -> dict[str, list[str]]:
     """Return group -> its names, sorted."""
     members: dict[str, list[str]] = {}
     for name in sorted(of):
@@ -69,7 +69,8 @@ def _members(of: Mapping[str, str]) -> dict[str, list[str]]:
     return members
 
 
-def _units(members: Mapping[str, Collection[str]], classes: Classes) -> list[Unit]:
+def units_of(members: Mapping[str, Collection[str]], classes: Classes) -> list[Unit]:
+    """Return the units to assign, with the classes of their members."""
     return [
         Unit(key, len(names), frozenset(value for name in names for value in classes.get(name, ())))
         for key, names in members.items()
@@ -77,7 +78,7 @@ def _units(members: Mapping[str, Collection[str]], classes: Classes) -> list[Uni
 
 
 def _choose(members: Mapping[str, Collection[str]], classes: Classes, seed: int) -> dict[str, str]:
-    chosen = choose_splits(_units(members, classes), seed)
+    chosen = choose_splits(units_of(members, classes), seed)
     return {name: chosen[key] for key, names in members.items() for name in names}
 
 
@@ -92,11 +93,11 @@ def _is_too_large(units: Mapping[str, Collection[str]], count: int) -> bool:
     return any(len(names) > LARGEST * count for names in units.values())
 
 
-def _cut_groups(
-    members: Mapping[str, Collection[str]], groups: Groups, block_gaps: int = BLOCK_GAPS
+def cut_groups(
+    members: Mapping[str, Collection[str]], groups: Groups, block_gaps: int = BLOCK_GAPS, target: int | None = None
 ) -> dict[str, list[str]]:
-    """Return block -> its names: films in blocks of consecutive frames, and other groups as they are."""
-    target = block_size(len(groups.of))
+    """Return block -> its names: films in blocks of about `target` consecutive frames, and other groups as they are."""
+    target = target or block_size(len(groups.of))
     blocks: dict[str, list[str]] = {}
     for group, names in members.items():
         frames = {name: groups.frames[name] for name in names if name in groups.frames}
@@ -112,9 +113,7 @@ def _cut_groups(
 # --- names that join data with a split ---------------------------------------------------------------------
 
 
-def _follow_groups(
-    present: Mapping[str, str], added: Iterable[str], groups: Groups
-) -> tuple[dict[str, str], list[str]]:
+def follow_groups(present: Mapping[str, str], added: Iterable[str], groups: Groups) -> tuple[dict[str, str], list[str]]:
     """Return name -> split of the added names whose group or neighbours have one, and the other names."""
     of_group: dict[str, Counter[str]] = {}
     for name, split in present.items():
