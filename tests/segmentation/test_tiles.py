@@ -20,13 +20,12 @@ from torch import Tensor, nn
 from core.errors import AppError
 from core.hashing import file_sha256
 from inference import export
-from segmentation import predictor as predicting
 from segmentation import preprocess
 from segmentation.model_file import load_model, save_model
 from segmentation.networks.registry import build_network
 from segmentation.predictor import Method, Predictor
 from segmentation.preprocess import native_logits
-from segmentation.tiles import tiling
+from segmentation.tiles import logits_budget, tiling
 from segmentation.tiles.global_pooling import GlobalPoolingOverride
 from tests.support.images import noise
 from tests.support.models import CPU, make_model
@@ -205,7 +204,7 @@ def test_images_at_their_own_size_are_in_memory_one_by_one(monkeypatch: pytest.M
         return made
 
     monkeypatch.setattr(preprocess, "resize_logits", counted)
-    monkeypatch.setattr(predicting, "MAX_LOGITS", 1)
+    monkeypatch.setattr(logits_budget, "MAX_LOGITS", 1)
     predictor = Predictor(make_model(), CPU)
     batch = [predictor.prepare(noise(200, 300), "")] * 8
     with ThreadPoolExecutor(4) as streams:
