@@ -24,7 +24,7 @@ from core.git import read_facts
 from core.hashing import file_sha256
 from core.i18n import tr
 from inference.formats import EXPORT_FILES, EXPORT_PREFIX, export_path_tag, export_sha256_tag
-from segmentation.model_file import Model
+from segmentation.model import Model
 from segmentation.tiles.tiling import Forward
 from utils import mlflow_utils
 from utils.identifiers import Sha256

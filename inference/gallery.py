@@ -25,7 +25,7 @@ from dataset.overlay import as_rgb, css_color, difference, overlay, panel, wrong
 from dataset.samples import Item
 from segmentation.evaluation import read_labels
 from segmentation.means import Coverage, format_mean
-from segmentation.model_file import Model
+from segmentation.model import Model
 
 TEMPLATE = Path(__file__).with_name("gallery.html")
 BESIDE = "'self' file: data:"  # the images of the directory, from a web server or a disk, and embedded previews

@@ -22,7 +22,7 @@ from dataset.decoding.orientation import reorient
 from dataset.samples import Item
 from segmentation.means import Coverage, format_mean
 from segmentation.metrics import ConfusionMatrix
-from segmentation.model_file import Model
+from segmentation.model import Model
 from segmentation.predictor import segment
 from segmentation.preprocess import EVAL_BATCH
 

@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from core.errors import AppError, UsageError
 from core.files import require_content, write_atomically
 from core.i18n import tr
 from dataset.classes import ClassMap
-from dataset.decoding.options import DEFAULT_READING, MAX_CHANNELS, ReadOptions
-from dataset.faults import DataWarning, parse_warnings, warning_records
+from dataset.decoding.options import MAX_CHANNELS, ReadOptions
+from dataset.faults import parse_warnings, warning_records
 from segmentation.archive.entries import shown
 from segmentation.archive.origin import require_origin
 from segmentation.archive.pickled import MODEL_LIMITS
 from segmentation.archive.reader import read_archive, reason_of
 from segmentation.archive.values import items, mapping, number, pair, text, whole
 from segmentation.loaded_network import build_from_weights
+from segmentation.model import Model
 from segmentation.preprocess import Normalisation
 
 MODEL_FILE, METRICS_FILE = "model.pth", "metrics.json"  # names in models/, locally and in lakeFS
@@ -32,23 +32,6 @@ MAX_ARCHITECTURE = 200  # characters of its name
 MAX_WARNINGS = 1000
 # Of a normalisation, in units of 0..1: a training measures at least 0.01, and smaller ones would blow up every input.
 MIN_STD, MAX_LEVEL = 1e-4, 100.0
-
-
-@dataclass(frozen=True)
-class Model:
-    """A network in evaluation mode with its settings; `lineage` and `metrics` record its origin."""
-
-    network: nn.Module
-    architecture: str
-    classes: ClassMap
-    input_size: tuple[int, int]
-    normalisation: Normalisation
-    metrics: dict[str, float]
-    lineage: dict[str, str]
-    # Input pixels per pixel of a typical training image: vertical, horizontal.
-    scale: tuple[float, float] = (1.0, 1.0)
-    reading: ReadOptions = DEFAULT_READING
-    warnings: tuple[DataWarning, ...] = ()  # about the data that it was trained and validated on
 
 
 def save_model(path: Path, model: Model) -> None:

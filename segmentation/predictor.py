@@ -18,7 +18,7 @@ from core.i18n import tr
 from core.machine.limits import usable_cores
 from core.reporting import warn
 from dataset.classes import UInt8
-from segmentation.model_file import Model
+from segmentation.model import Model
 from segmentation.preprocess import class_indices, mean_entropy, native_logits, resize_image, resize_logits, to_input
 from segmentation.tiles.activations import measure_activations
 from segmentation.tiles.global_pooling import GlobalPoolingOverride, partition_tiles

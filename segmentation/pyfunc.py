@@ -28,7 +28,7 @@ from utils.mlmodel import MLMODEL, parse_mlmodel, verified_sha256
 
 if TYPE_CHECKING:
     from config import Settings
-    from segmentation.model_file import Model
+    from segmentation.model import Model
 
 
 def mlmodel(run_id: str, model_file: str, model_sha256: str) -> str:

@@ -14,7 +14,8 @@ from core.i18n import tr
 from core.reporting import notify
 from segmentation.losses import SegmentationLoss
 from segmentation.means import format_mean
-from segmentation.model_file import Model, load_model
+from segmentation.model import Model
+from segmentation.model_file import load_model
 from train.base_train import Validation
 from train.loading.loader import SegmentationDataset
 from train.parallel import distributed

@@ -20,7 +20,8 @@ from core.reporting import notify
 from core.safety.terminal import escape_line
 from segmentation.means import format_mean
 from segmentation.metrics import ConfusionMatrix
-from segmentation.model_file import Model, save_model
+from segmentation.model import Model
+from segmentation.model_file import save_model
 from segmentation.preprocess import to_input
 from segmentation.tiles.out_of_memory import memory_error
 from train import auto_settings

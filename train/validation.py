@@ -9,7 +9,7 @@ from core.i18n import tr
 from core.reporting import progress
 from segmentation.losses import SegmentationLoss
 from segmentation.metrics import ConfusionMatrix
-from segmentation.model_file import Model
+from segmentation.model import Model
 from segmentation.preprocess import EVAL_BATCH, class_indices, native_logits
 from train.base_train import SMOKE_BATCHES, Validation
 from train.loading import loader

@@ -30,7 +30,7 @@ from utils.lakefs_utils import LakeFS
 if TYPE_CHECKING:
     import torch
 
-    from segmentation.model_file import Model
+    from segmentation.model import Model
     from utils.lineage import Lineage
 
 SHOWN = 8  # rows of the table of images

@@ -24,7 +24,7 @@ from dataset.samples import Item
 from segmentation import evaluation, predictor
 from segmentation.evaluation import EvaluationResult
 from segmentation.intervals import gain_interval
-from segmentation.model_file import Model
+from segmentation.model import Model
 
 PAGE = "compare.html"
 TEMPLATE = Path(__file__).with_name(PAGE)

@@ -28,7 +28,8 @@ from registry.judging.reasons import (
     describe_warning,
 )
 from segmentation.evaluation import EvaluationResult, measure
-from segmentation.model_file import Model, load_model
+from segmentation.model import Model
+from segmentation.model_file import load_model
 from utils.lakefs_utils import LakeFS
 from utils.run_names import CHAMPION
 from versioning.provenance.verdict import ACCEPT_WARNINGS, CHALLENGER, PROMOTE_BY, WITHOUT_INTERVAL, Verdict

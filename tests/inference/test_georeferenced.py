@@ -20,7 +20,7 @@ from dataset.samples import Item
 from inference import batch_job, inputs, ownership
 from inference.batch_job import Outcome
 from inference.geo.pixels import RasterPixels
-from segmentation.model_file import Model
+from segmentation.model import Model
 from segmentation.networks.compact import CompactUNet
 from segmentation.networks.registry import build_network
 from segmentation.predictor import AUTO_TILE, SMALLEST_TILE, Method, Predictor

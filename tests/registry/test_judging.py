@@ -29,7 +29,7 @@ from registry.records import version_lineage
 from registry.versions import Registry
 from segmentation import evaluation, intervals
 from segmentation.means import format_metric
-from segmentation.model_file import Model
+from segmentation.model import Model
 from tests.support.lab import CPU, Lab, road_and_car, segment_by_quality
 from utils.lakefs_utils import LakeFS, LakePath
 from utils.lineage import Lineage

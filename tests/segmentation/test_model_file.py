@@ -11,7 +11,8 @@ import torch
 from core.errors import AppError
 from core.hashing import file_sha256
 from dataset.classes import ClassMap
-from segmentation.model_file import Model, load_model, save_model
+from segmentation.model import Model
+from segmentation.model_file import load_model, save_model
 from segmentation.networks.registry import build_network
 from segmentation.preprocess import Normalisation, native_logits, to_input
 

@@ -26,7 +26,8 @@ from dataset.samples import committed_items
 from registry.promotion import Promotion
 from registry.versions import Registry
 from segmentation import evaluation
-from segmentation.model_file import Model, save_model
+from segmentation.model import Model
+from segmentation.model_file import save_model
 from segmentation.networks.registry import build_network
 from segmentation.preprocess import Normalisation
 from tests.support.servers import Server

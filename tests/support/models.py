@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from dataset.classes import build_classes
-from segmentation.model_file import Model
+from segmentation.model import Model
 from segmentation.networks.registry import build_network
 from segmentation.preprocess import Normalisation
 from utils.lakefs_utils import LakePath

@@ -23,7 +23,7 @@ from train.reports.samples import sample_gallery
 SAMPLES = 6  # validation images that the report shows, of each kind
 
 if TYPE_CHECKING:
-    from segmentation.model_file import Model
+    from segmentation.model import Model
     from train.loading.loader import SegmentationDataset
     from train.model_train import ModelTrain
 

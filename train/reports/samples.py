@@ -17,7 +17,7 @@ from segmentation.metrics import ConfusionMatrix
 from segmentation.preprocess import class_indices, native_logits
 
 if TYPE_CHECKING:
-    from segmentation.model_file import Model
+    from segmentation.model import Model
     from train.loading.loader import SegmentationDataset
 
 
