@@ -10,6 +10,7 @@ from dataset.classes import ClassMap
 from dataset.decoding.options import DEFAULT_READING, ReadOptions
 from dataset.faults import DataWarning
 from segmentation.preprocess import Normalisation
+from utils.ensemble_file import Member
 
 
 @dataclass(frozen=True)
@@ -27,3 +28,4 @@ class Model:
     scale: tuple[float, float] = (1.0, 1.0)
     reading: ReadOptions = DEFAULT_READING
     warnings: tuple[DataWarning, ...] = ()  # about the data that it was trained and validated on
+    members: tuple[Member, ...] = ()  # of an ensemble: the files that its network is made of

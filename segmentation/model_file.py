@@ -21,9 +21,11 @@ from segmentation.archive.origin import require_origin
 from segmentation.archive.pickled import MODEL_LIMITS
 from segmentation.archive.reader import read_archive, reason_of
 from segmentation.archive.values import items, mapping, number, pair, text, whole
+from segmentation.ensemble.joining import common_entries, join_models
 from segmentation.loaded_network import build_from_weights
 from segmentation.model import Model
 from segmentation.preprocess import Normalisation
+from utils.ensemble_file import is_ensemble, member_files, parse_ensemble
 
 MODEL_FILE, METRICS_FILE = "model.pth", "metrics.json"  # names in models/, locally and in lakeFS
 FORMAT = 1  # of models that read images by the default options
@@ -66,9 +68,14 @@ class FileRecord:
 
 
 def read_record(path: Path) -> FileRecord:
-    """Return the SHA-256 of a model file and its own record. Raises AppError for other files; nothing is executed."""
+    """Return the SHA-256 of a model file and its own record, for an ensemble what the records of all members state.
+
+    Raises AppError for other files; nothing is executed.
+    """
     require_content(path)
     data = path.read_bytes()
+    if is_ensemble(path):
+        return _ensemble_record(path, data)
     try:
         content = read_archive(io.BytesIO(data), MODEL_LIMITS)
         return FileRecord(hashlib.sha256(data).hexdigest(), _parse_lineage(content), _parse_metrics(content))
@@ -76,12 +83,21 @@ def read_record(path: Path) -> FileRecord:
         raise _not_a_model(path, error) from error
 
 
+def _ensemble_record(path: Path, data: bytes) -> FileRecord:
+    """Return the record of an ensemble; a member's metrics are not those of the ensemble."""
+    records = []
+    for member, file in member_files(path, parse_ensemble(data, path)):
+        require_origin(file, file.read_bytes(), member.sha256)
+        records.append(read_record(file))
+    return FileRecord(hashlib.sha256(data).hexdigest(), common_entries([record.lineage for record in records]), {})
+
+
 def _not_a_model(path: Path, error: Exception) -> AppError:
     return AppError(tr("{path}: not a model file of this project ({reason})", path=path, reason=reason_of(error)))
 
 
 def load_model(path: Path, sha256: str, device: torch.device) -> Model:
-    """Load a model file, after checking its SHA-256 (hex).
+    """Load a model file, or the members of an ensemble as one model, after checking its SHA-256 (hex).
 
     `sha256` must come from a record elsewhere, such as the run, the registry or a commit's metadata. Raises AppError for
     another checksum, not a model file of this project, or weights that do not fit their network. Nothing in the file is
@@ -90,6 +106,10 @@ def load_model(path: Path, sha256: str, device: torch.device) -> Model:
     data = path.read_bytes()  # read once, so that the checked bytes are the ones that are loaded
     require_content(path)
     require_origin(path, data, sha256)
+    if is_ensemble(path):
+        ensemble = parse_ensemble(data, path)
+        models = [load_model(file, member.sha256, device) for member, file in member_files(path, ensemble)]
+        return join_models(path, ensemble, models)
     try:
         content = read_archive(io.BytesIO(data), MODEL_LIMITS)
         model = _parse_model(content, len(data))

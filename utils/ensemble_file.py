@@ -114,3 +114,14 @@ def read_ensemble(path: Path) -> Ensemble:
     except OSError as error:
         raise AppError(escape_line(f"{path}: {error.strerror or error}")) from error
     return parse_ensemble(content, path)
+
+
+def member_files(path: Path, ensemble: Ensemble) -> list[tuple[Member, Path]]:
+    """Return the members of a local ensemble with their files, which are beside it. Raises AppError for a missing one."""
+    found = [(member, path.with_name(member.file)) for member in ensemble.members]
+    missing = next((file for _, file in found if not file.is_file()), None)
+    if missing is not None:
+        raise AppError(
+            escape_line(tr("{path}: its member {file} is missing: it must be beside it", path=path, file=missing))
+        )
+    return found

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from segmentation.ensemble.network import EnsembleNetwork
 from segmentation.tiles.tiling import ALIGN, Forward, PixelSource, tile_starts
 
 GLOBAL_OUTPUT_SIZES = (1, (1, 1))  # of a pooling over the full map
@@ -43,11 +44,10 @@ class GlobalPoolingOverride:
 
     def __init__(self, network: nn.Module) -> None:
         self._network, self._local = network, threading.local()
-        self._pools = [
-            module
-            for module in network.modules()
-            if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in GLOBAL_OUTPUT_SIZES
-        ]
+        # The members of an ensemble do not need each other's outputs: to find the means of one, the others need not run.
+        parts = list(network.members) if isinstance(network, EnsembleNetwork) else [network]
+        self._parts = [(part, pools) for part in parts if (pools := _global_pools(part))]
+        self._pools = [pool for _, pools in self._parts for pool in pools]
         for pool in self._pools:
             pool.register_forward_hook(self._hook)
 
@@ -71,12 +71,13 @@ class GlobalPoolingOverride:
     def compute_means(self, image: PixelSource, tile: int, margin: int) -> Means:
         """Return the means of an image (C,H,W) float32, normalised, computed in tiles as `tiling.predict_bands` cuts it."""
         means: Means = {}
-        for _ in self._pools:
-            found = self._compute_next_mean(image, tile, margin, means)
-            if found is None:
-                break
-            pool, mean = found
-            means[pool] = mean
+        for part, pools in self._parts:
+            for _ in pools:
+                found = self._compute_next_mean(part, image, tile, margin, means)
+                if found is None:
+                    break
+                pool, mean = found
+                means[pool] = mean
         return means
 
     @contextmanager
@@ -97,7 +98,7 @@ class GlobalPoolingOverride:
         return means[pool].expand_as(output)
 
     def _compute_next_mean(
-        self, image: PixelSource, tile: int, margin: int, known: Means
+        self, network: nn.Module, image: PixelSource, tile: int, margin: int, known: Means
     ) -> tuple[nn.Module, Tensor] | None:
         """Return the first pooling without a known mean, and its mean; None where the forward pass reaches no other.
 
@@ -108,7 +109,7 @@ class GlobalPoolingOverride:
         columns = partition_tiles(image.shape[-1], tile, margin)
         for (top, row), (left, column) in itertools.product(rows, columns):
             part = image[None, :, top : top + tile, left : left + tile]
-            reached = self._input_of_next_pool(part.contiguous(memory_format=torch.channels_last), known)
+            reached = self._input_of_next_pool(network, part.contiguous(memory_format=torch.channels_last), known)
             if reached is None:
                 return None
             pool, features = reached
@@ -117,13 +118,21 @@ class GlobalPoolingOverride:
             total, cells = total + owned.sum((2, 3), keepdim=True), cells + owned.shape[-2] * owned.shape[-1]
         return None if pool is None else (pool, total / cells)
 
-    def _input_of_next_pool(self, images: Tensor, known: Means) -> tuple[nn.Module, Tensor] | None:
+    def _input_of_next_pool(self, network: nn.Module, images: Tensor, known: Means) -> tuple[nn.Module, Tensor] | None:
         """Run the network up to the first pooling without a known mean; return that pooling and its input (N,C,h,w)."""
         try:
-            self.with_means(known, self._network)(images)
+            self.with_means(known, network)(images)
         except _StopForward as stop:
             return stop.pool, stop.features
         return None
+
+
+def _global_pools(network: nn.Module) -> list[nn.Module]:
+    return [
+        module
+        for module in network.modules()
+        if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in GLOBAL_OUTPUT_SIZES
+    ]
 
 
 def partition_tiles(length: int, tile: int, margin: int) -> list[tuple[int, slice]]:

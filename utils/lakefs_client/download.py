@@ -13,11 +13,12 @@ from typing import Any
 import urllib3
 
 from core.errors import AppError
-from core.files import link_or_copy, remove_stale_partial_files, safe_join, write_atomically
+from core.files import link_or_copy, read_regular, remove_stale_partial_files, safe_join, write_atomically
 from core.hashing import file_md5, file_sha256, stat_key
 from core.i18n import tr, trn
 from core.reporting import progress, warn
 from core.threads.workers import is_unavailable, iterate_successes, parallel
+from utils.ensemble_file import is_ensemble, parse_ensemble
 from utils.identifiers import Checksum, CommitId, ObjectPath, Sha256, parse_size, parse_time
 from utils.lakefs_client.connection import Connection, LakePath, missing_store_fix
 from utils.lakefs_client.content import Digests, RemoteFile
@@ -34,6 +35,19 @@ class Downloader:
         self.queries = queries
 
     def verified_file(self, source: LakePath, sha256: str, cache: Path) -> Path:
+        """Return a file of a commit in the cache, for an ensemble with all its members beside it.
+
+        Raises AppError if the SHA-256 is not this one, or that of a member is not the one that the ensemble names.
+        """
+        file = self._verified_file(source, sha256, cache)
+        if is_ensemble(source.path):
+            folder = source.path.rpartition("/")[0]
+            for member in parse_ensemble(read_regular(file), source).members:
+                place = LakePath(source.repo, source.ref, f"{folder}/{member.file}".lstrip("/"))
+                self._verified_file(place, member.sha256, cache)
+        return file
+
+    def _verified_file(self, source: LakePath, sha256: str, cache: Path) -> Path:
         """Return a file of a commit in the cache. Raises AppError if its SHA-256 is not this one.
 
         It is hashed each time: bit rot does not change the stat that `download` relies on.
