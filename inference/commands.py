@@ -224,14 +224,11 @@ def _select(job: Job, predictor: Predictor) -> None:
 
 def show(origin: Origin) -> None:
     """Report which model, run, code and data are used."""
-    unregistered = tr("unregistered run") if isinstance(origin, Lineage) else str(origin.file)
-    notify(
-        tr(
-            "model: {name} (MLflow run {run_id}, Git {commit})",
-            name=origin.version or unregistered,
-            run_id=origin.run_id,
-            commit=origin.git_commit[:12],
-        )
-    )
+    run_id, commit = origin.run_id, origin.git_commit[:12]
+    if isinstance(origin, Lineage) and not origin.version:  # its run may be registered: a tag or a lock does not say
+        notify(tr("model of MLflow run {run_id} (Git {commit})", run_id=run_id, commit=commit))
+    else:
+        name = origin.version or str(origin.file)
+        notify(tr("model: {name} (MLflow run {run_id}, Git {commit})", name=name, run_id=run_id, commit=commit))
     places = (origin.model_path or f"SHA-256 {origin.model_sha256}", origin.data_path)
     notify("\n".join(f"  {place}" for place in places if place is not None))

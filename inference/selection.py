@@ -134,17 +134,25 @@ def _recover(output: Path) -> None:
 
 def _replace(folder: Path, new: Path, aside: Path) -> None:
     """Move a complete selection to its place, and report how many images the earlier one had."""
-    try:
-        count = len(parse_json((folder / SELECTION_FILE).read_text(encoding="utf-8"))["images"])
-    except (OSError, ValueError, KeyError, TypeError):
-        count = 0
-    replaces = folder.is_dir()
-    if replaces:
-        folder.rename(aside)
+    if not folder.is_dir():
+        new.rename(folder)
+        return
+    count = _count_selected(folder)
+    folder.rename(aside)
     new.rename(folder)
-    if replaces:
-        shutil.rmtree(aside)
+    shutil.rmtree(aside)
+    if count is None:
+        notify(tr("earlier selection replaced in {folder}, whose list cannot be read", folder=folder))
+    else:
         notify(tr("earlier selection replaced in {folder}: {count}", folder=folder, count=count))
+
+
+def _count_selected(folder: Path) -> int | None:
+    """Return how many images the selection in a folder lists; None if its list cannot be read."""
+    try:
+        return len(parse_json((folder / SELECTION_FILE).read_text(encoding="utf-8"))["images"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _load(output: Path, record: Mapping[str, Any], classes: ClassMap) -> Selected:

@@ -15,6 +15,7 @@ from core.hashing import file_sha256
 from core.i18n import tr
 from core.provenance import code_files
 from core.provenance.code_files import LOCK_NAME
+from core.reporting import notify
 from core.safety.checksummed_json import parse_json
 from core.safety.terminal import escape_line
 from inference.formats import EXPORT_FILES, LISTING, export_sha256_tag
@@ -101,6 +102,7 @@ class Finder:
         if named:
             return [], [named[0].run_id]
         if git_commit:
+            self._mention_lakefs_branch(target)
             return self.find_git(target, git_commit)
         a_path = "\\" in target or ("/" in target and not run_names.QUALIFIED.fullmatch(target))
         if a_path or path.suffix.lower() in TRACEABLE_SUFFIXES or path.is_dir():
@@ -123,6 +125,12 @@ class Finder:
         others = find_models(Servers(self.settings, client=self.client, lake=self.lake), file)
         if others:
             raise run_names.ambiguous(file, [*(choice.spelling for choice in others), f"./{file}"])
+
+    def _mention_lakefs_branch(self, name: str) -> None:
+        """Report how to trace the branch of lakeFS that has the name of a branch of Git, as 'main' often has."""
+        if name in dict(self.lake.list_refs("branches")):
+            path = f"lakefs://{self.lake.repo}/{name}/"
+            notify(tr("{name}: of Git; for the branch of lakeFS with this name: {path}", name=name, path=path))
 
     def _lakefs_commit(self, ref: str) -> str | None:
         """Return the commit of a reference of lakeFS; None if there is none."""

@@ -236,6 +236,9 @@ def test_replaced_selection_is_counted_and_a_kill_loses_neither(
     assert "earlier selection" not in capsys.readouterr().out
     write_selection(output, 3, classes())
     assert f"earlier selection replaced in {output / FOLDER}: 2" in capsys.readouterr().out
+    (output / FOLDER / "selection.json").write_text("no JSON")
+    write_selection(output, 3, classes())
+    assert f"earlier selection replaced in {output / FOLDER}, whose list cannot be read" in capsys.readouterr().out
     before = (output / FOLDER / "selection.json").read_bytes()
     with monkeypatch.context() as patched:
         patched.setattr(

@@ -127,6 +127,15 @@ def test_unknown_targets_raise_usage_errors(
             run_trace(lifecycle, lake, target, capsys)
 
 
+def test_branch_of_git_and_lakefs_names_the_way_to_the_other(
+    lifecycle: Lifecycle, lake: LakeFS, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, report = run_trace(lifecycle, lake, "main", capsys)
+    assert f"main: of Git; for the branch of lakeFS with this name: lakefs://{REPO}/main/" in report
+    _, report = run_trace(lifecycle, lake, "HEAD", capsys)
+    assert "of lakeFS with this name" not in report
+
+
 # --- one changed byte ---
 
 
