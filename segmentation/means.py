@@ -51,8 +51,8 @@ def classes_tag(split: str) -> str:
 
 
 def split_of_metric(metric: str) -> str:
-    """Return the split of a metric of runs: 'test' of test_miou, else 'val'."""
-    return "test" if metric.startswith("test") else "val"
+    """Return the split of a metric of runs: 'test' of test_miou, 'oof' (out of fold) of oof_miou, else 'val'."""
+    return next((split for split in ("test", "oof") if metric.startswith(split)), "val")
 
 
 def format_metric(metric: str, value: float, stored: Mapping[str, str]) -> str:

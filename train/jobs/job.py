@@ -47,11 +47,15 @@ class OpenTraining:
     def publish(self, best: EpochResult) -> Result:
         """Commit the model of the best epoch, and record the report. Raises AppError."""
         from train.reports import figures
+        from train.tracking.result import TrainedModel
 
         training = self.training
         with tempfile.TemporaryDirectory() as folder:
             samples = figures.draw_all(Path(folder), training)
-            result = self.publication.commit_model(training.best_file, best, training.test, self.data)
+            step = training.tracker.step_of(best)
+            best_epoch = {"best_epoch": float(step)}
+            model = TrainedModel(training.best_file, best.validation, training.test, step, figures=best_epoch)
+            result = self.publication.commit_model(model, self.data)
             training.log_report(result, Path(folder), samples)
         return result
 

@@ -37,7 +37,7 @@ def commit_message(result: Result, tag: str) -> str:
 def subject(result: Result, tag: str) -> str:
     """Return 'model: v1.1-acc24, val mIoU 0.8884', without a tag that makes it too long. In every language the same."""
     val = result.val
-    figure = f"val mIoU {english_mean(val.miou, val.coverage)}"
+    figure = f"{result.split} mIoU {english_mean(val.miou, val.coverage)}"
     text = f"model: {tag}, {figure}"
     return text if len(text) <= SUBJECT_LIMIT else f"model: {figure}"
 
@@ -51,7 +51,7 @@ def describe_split(split: str, measured: Validation) -> str:
 def tag_command(result: Result, tag: str) -> str:
     """Return the command that tags this result in Git."""
     message = (
-        f"{describe_split('val', result.val)}, "
+        f"{describe_split(result.split, result.val)}, "
         + (f"{describe_split('test', result.test)}, " if result.test is not None else "")
         + f"LakeFS {result.model_path.ref}, MLflow {result.run_id}"
     )

@@ -18,6 +18,7 @@ from core.reporting import result as report_result
 from segmentation.means import format_mean
 from train.release import tags
 from train.release.commit_message import commit_message, describe_split, percent
+from train.tracking.result import OOF
 from versioning.naming.results import RESULT_TAG
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def tag_message(result: Result, name: str, parameters: Mapping[str, str], folder
     lines = [
         f"{name}: accuracy {percent(val.accuracy)}%, mIoU {format_mean(val.miou, val.coverage)}",
         "",
+        *([describe_split(OOF, val)] if result.split == OOF else []),
         *([describe_split("test", result.test)] if result.test is not None else []),
         tr("LakeFS commit: {ref}", ref=result.model_path.ref),
         tr("uploaded file: {path}", path=result.model_path.path),

@@ -105,7 +105,9 @@ def save_curves(path: Path, history: list[EpochResult]) -> None:
     plt.close(figure)
 
 
-def save_confusion(path: Path, confusion: ConfusionMatrix, classes: ClassMap) -> None:
+def save_confusion(
+    path: Path, confusion: ConfusionMatrix, classes: ClassMap, measured_on: str = "Validation split"
+) -> None:
     """Plot the confusion matrix; each row is a label and sums to 100 % of its pixels, an absent class has an empty row."""
     plt = _pyplot()
     counts = confusion.counts
@@ -122,7 +124,7 @@ def save_confusion(path: Path, confusion: ConfusionMatrix, classes: ClassMap) ->
     axes.set(
         xlabel="predicted",
         ylabel="label",
-        title=f"Validation split: mIoU {english_mean(confusion.miou, Coverage.of(confusion.iou()))}, "
+        title=f"{measured_on}: mIoU {english_mean(confusion.miou, Coverage.of(confusion.iou()))}, "
         "% of each label's pixels",
     )
     figure.colorbar(drawn, shrink=0.8, format="%d %%")

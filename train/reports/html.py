@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,7 +16,7 @@ from segmentation.means import format_mean
 from segmentation.metrics import ConfusionMatrix
 from train.base_train import Validation
 from train.reports.history import class_rows
-from train.tracking.result import RunSummary
+from train.tracking.result import OOF, FoldSummary, RunSummary
 from utils.lakefs_utils import LakePath
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -37,6 +38,7 @@ def write_report(path: Path, summary: RunSummary, samples: Gallery) -> None:
         contents=_contents(summary),
         data_head=[tr("class"), *summary.pixel_counts],
         data_rows=_data_rows(summary),
+        class_title=_class_title(summary),
         class_head=_class_head(summary),
         warnings=[warning.text for warning in summary.warnings],
         class_rows=_class_rows(summary),
@@ -64,6 +66,9 @@ def _contents(summary: RunSummary) -> list[tuple[str, str]]:
 
 def _charts(summary: RunSummary) -> list[Chart]:
     """Return losses and validation metrics of the epochs, with the saved one marked."""
+    if summary.folds:
+        return _fold_charts(summary.folds)
+    assert summary.best is not None  # of a training without folds
     history = summary.history
     best, saved = summary.best.epoch + 1, tr("saved epoch: {epoch}", epoch=summary.best.epoch + 1)
     validations = [result.validation for result in history]
@@ -78,6 +83,17 @@ def _charts(summary: RunSummary) -> list[Chart]:
     return [
         line_chart(tr("Loss, weighted by class"), tr("epoch"), losses, mark=best, mark_label=saved),
         line_chart(tr("Validation split, native size"), tr("epoch"), metrics, top=1.0, mark=best, mark_label=saved),
+    ]
+
+
+def _fold_charts(folds: Sequence[FoldSummary]) -> list[Chart]:
+    """Return the training loss and the mIoU on the held-out images of each fold's epochs."""
+    names = [tr("fold {number}", number=fold.number) for fold in folds]
+    losses = [[epoch.train_loss for epoch in fold.history] for fold in folds]
+    means = [[epoch.validation.miou for epoch in fold.history] for fold in folds]
+    return [
+        line_chart(tr("Training loss, weighted by class"), tr("epoch"), list(zip(names, losses, strict=True))),
+        line_chart(tr("mIoU on the held-out images"), tr("epoch"), list(zip(names, means, strict=True)), top=1.0),
     ]
 
 
@@ -101,22 +117,36 @@ def _confusion_cell(label: str, predicted: str, fraction: float) -> tuple[str, i
 
 
 def _figures(summary: RunSummary) -> list[tuple[str, str]]:
-    return [
-        *(figure for split, measured in _splits(summary) for figure in _split_figures(split, measured)),
-        (tr("best epoch"), f"{summary.best.number} / {len(summary.history)}"),
-        (tr("training time"), tr("{seconds:,.0f} s", seconds=sum(epoch.seconds for epoch in summary.history))),
-    ]
+    figures = [figure for split, measured in _splits(summary) for figure in _split_figures(split, measured)]
+    if summary.interval is not None:
+        low, high = map(format_figure, summary.interval)
+        figures.insert(1, (tr("95 % interval"), tr("{low} to {high}", low=low, high=high)))
+    if summary.best is not None:
+        figures.append((tr("best epoch"), f"{summary.best.number} / {len(summary.history)}"))
+    figures += [(tr("fold {number} mIoU", number=fold.number), _mean(fold.held_out)) for fold in summary.folds]
+    epochs = [*summary.history, *(epoch for fold in summary.folds for epoch in fold.history)]
+    seconds = sum(epoch.seconds for epoch in epochs)
+    return [*figures, (tr("training time"), tr("{seconds:,.0f} s", seconds=seconds))]
 
 
 def _splits(summary: RunSummary) -> list[tuple[str, Validation]]:
-    """Return the splits that the saved model was measured on."""
-    val, test = summary.result.val, summary.result.test
-    return [("val", val)] + ([("test", test)] if test is not None else [])
+    """Return what the saved model was measured on."""
+    result = summary.result
+    judge = tr("out-of-fold") if result.split == OOF else result.split
+    return [(judge, result.val)] + ([("test", result.test)] if result.test is not None else [])
 
 
 def _split_figures(split: str, measured: Validation) -> list[tuple[str, str]]:
-    mean = format_mean(measured.miou, measured.coverage)
-    return [(f"{split} mIoU", mean), (tr("{split} accuracy", split=split), format_figure(measured.accuracy))]
+    accuracy = format_figure(measured.accuracy)
+    return [(f"{split} mIoU", _mean(measured)), (tr("{split} accuracy", split=split), accuracy)]
+
+
+def _mean(measured: Validation) -> str:
+    return format_mean(measured.miou, measured.coverage)
+
+
+def _class_title(summary: RunSummary) -> str:
+    return tr("Classes (held-out folds)") if summary.folds else tr("Classes (validation split)")
 
 
 def _lineage(summary: RunSummary) -> list[tuple[str, str, str]]:

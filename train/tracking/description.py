@@ -14,9 +14,10 @@ from segmentation.means import english_mean
 
 if TYPE_CHECKING:
     from train.base_train import Validation
-    from train.tracking.result import RunSummary
+    from train.tracking.result import Result, RunSummary
 
 NOTE = "mlflow.note.content"  # the tag that MLflow shows as the description
+_NAMES = {"val": "val", "oof": "held-out folds"}
 CLASSES = 40  # rows of the table; MLflow stores 8,000 characters
 
 
@@ -28,16 +29,18 @@ def describe_run(summary: RunSummary, settings: dict[str, str]) -> str:
     changed = ", with uncommitted changes (artifact code/changes.patch)" if git.dirty == "true" else ""
     place = ", ".join(escape_markdown(name) for name in (git.branch, git.tag) if name != NONE)
     parts = [
-        f"**What:** semantic segmentation with `{settings['model']}`, best epoch "
-        f"{summary.best.epoch + 1} of {len(summary.history)}, input {escape_markdown(settings['image_size'])}, "
+        f"**What:** semantic segmentation with `{settings['model']}`, {_length(summary)}, "
+        f"input {escape_markdown(settings['image_size'])}, "
         f"batch size {settings['batch_size']}, seed {settings['seed']}.",
         f"**Data:** `{result.data_path}`; images: {counts}; classes: {names}.",
         f"**Code:** Git `{git.commit}`{f' ({place})' if place else ''}{changed}.",
         f"**Model:** `{result.model_path}`, SHA-256 `{result.model_sha256}`.",
         "**Result** of the saved model:",
-        markdown_table(("split", "mIoU", "pixel accuracy"), _splits(result.val, result.test)),
-        markdown_table(("class", "IoU on val", "IoU on test"), _classes(result.val, result.test)),
+        markdown_table(("split", "mIoU", "pixel accuracy"), _splits(result)),
+        markdown_table(("class", f"IoU on {_NAMES[result.split]}", "IoU on test"), _classes(result.val, result.test)),
     ]
+    if summary.folds:
+        parts.append(markdown_table(("fold", "run", "images held out", "mIoU", "pixel accuracy"), _folds(summary)))
     if summary.warnings:
         parts += [
             "**Warnings about the data:**",
@@ -50,8 +53,30 @@ def describe_run(summary: RunSummary, settings: dict[str, str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _splits(val: Validation, test: Validation | None) -> list[tuple[str, ...]]:
-    rows = [("val", val)] + ([("test", test)] if test is not None else [])
+def _length(summary: RunSummary) -> str:
+    """Return how long the model was trained, and which epoch was saved."""
+    if summary.best is not None:
+        return f"best epoch {summary.best.number} of {len(summary.history)}"
+    epochs = sorted({len(fold.history) for fold in summary.folds})
+    text = " to ".join(map(str, dict.fromkeys((epochs[0], epochs[-1]))))
+    return f"the mean of {len(summary.folds)} models that each hold out a fold of train and val, epochs: {text}"
+
+
+def _folds(summary: RunSummary) -> list[tuple[str, ...]]:
+    return [
+        (
+            str(fold.number),
+            f"`{fold.run_id}`",
+            str(fold.images),
+            english_mean(fold.held_out.miou, fold.held_out.coverage),
+            format_figure(fold.held_out.accuracy),
+        )
+        for fold in summary.folds
+    ]
+
+
+def _splits(result: Result) -> list[tuple[str, ...]]:
+    rows = [(_NAMES[result.split], result.val)] + ([("test", result.test)] if result.test is not None else [])
     return [
         (name, english_mean(measured.miou, measured.coverage), format_figure(measured.accuracy))
         for name, measured in rows

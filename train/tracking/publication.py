@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import dataclass
@@ -20,11 +21,12 @@ from dataset.formats.record import source_metadata
 from segmentation import pyfunc
 from segmentation.file_names import METRICS_FILE, MLMODEL, MODEL_FILE
 from segmentation.means import classes_tag, format_mean
-from train.base_train import EpochResult, Validation
+from train.base_train import Validation
 from train.tracking.logged_model import log_model
-from train.tracking.result import DataCommit, Result, class_metrics, split_metrics
+from train.tracking.result import OOF, VAL, DataCommit, Result, TrainedModel, class_metrics
 from train.tracking.run_tracker import WARNINGS_KEY, RunTracker, dataset_digest
 from utils import mlflow_utils
+from utils.ensemble_file import ENSEMBLE_FILE
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath
 from utils.lineage import FIRST_EPOCH
@@ -89,22 +91,26 @@ class Publication:
 
     # --- model ---
 
-    def commit_model(self, best_file: Path, best: EpochResult, test: Validation | None, data: DataCommit) -> Result:
-        """Commit the model file, record its path, hash and metrics in the run, and copy it to MODEL_PATH."""
+    def commit_model(self, model: TrainedModel, data: DataCommit) -> Result:
+        """Commit the model's files, record path, hash and metrics in the run, and copy them to MODEL_PATH."""
         tracker, model_path = self.tracker, self.tracker.settings.model_path
-        sha256 = file_sha256(best_file)
+        sha256 = file_sha256(model.file)
         side_files = {
-            METRICS_FILE: json.dumps(self._metrics_report(best, test, sha256), indent=1),
-            MLMODEL: pyfunc.mlmodel(tracker.run_id, MODEL_FILE, sha256),
+            METRICS_FILE: json.dumps(self._metrics_report(model, sha256), indent=1),
+            MLMODEL: pyfunc.mlmodel(tracker.run_id, _name_in_models(model), sha256),
         }
         for name, text in side_files.items():
             write_atomically(tracker.folder / name, text.encode())
-        path = self._recorded_model() or self.publish_model(best_file, best, test, sha256, data)
+        path = self._recorded_model() or self.publish_model(model, sha256, data)
         # Copies: until everything is done, a second call must find all files in the run's folder.
         for name in side_files:
             link_or_copy(tracker.folder / name, model_path.with_name(name))
-        link_or_copy(best_file, model_path)
-        return Result(tracker.run_id, data.path, data.manifest_sha256, path, sha256, best.validation, test)
+        for member in model.members:
+            link_or_copy(member, model_path.with_name(member.name))
+        link_or_copy(model.file, model_path.with_name(ENSEMBLE_FILE) if model.members else model_path)
+        return Result(
+            tracker.run_id, data.path, data.manifest_sha256, path, sha256, model.judged, model.test, model.split
+        )
 
     def _recorded_model(self) -> LakePath | None:
         """Return the model's path if an earlier process recorded it completely."""
@@ -113,18 +119,12 @@ class Publication:
         complete = "model_sha256" in recorded.tags  # it is written last
         return LakePath.parse_recorded(recorded.params["lakefs_model_path"]) if complete else None
 
-    def publish_model(
-        self, best_file: Path, best: EpochResult, test: Validation | None, sha256: str, data: DataCommit
-    ) -> LakePath:
+    def publish_model(self, model: TrainedModel, sha256: str, data: DataCommit) -> LakePath:
         """Commit the model, and record its path and metrics in the run."""
         from mlflow.entities import Param, RunTag
 
-        tracker, metrics = self.tracker, split_metrics(best.validation, test)
-        classes = {
-            classes_tag(split): str(v.coverage)
-            for split, v in (("val", best.validation), ("test", test))
-            if v is not None
-        }
+        tracker, metrics, splits = self.tracker, model.metrics, model.splits
+        classes = {classes_tag(split): str(measured.coverage) for split, measured in splits.items()}
         metadata = {
             **tracker.commit_metadata(),
             **{key: f"{value:.6f}" for key, value in metrics.items()},
@@ -134,23 +134,23 @@ class Publication:
             "model_sha256": sha256,
             "lakefs_data_path": str(data.path),
         }
-        message = f"model: {tracker.settings.model}, {_describe_split('val', best.validation)}"
-        message += f", {_describe_split('test', test)}" if test is not None else ""
-        side_files = {name: tracker.folder / name for name in (METRICS_FILE, MLMODEL)}
+        message = f"model: {tracker.settings.model}, " + ", ".join(itertools.starmap(_describe_split, splits.items()))
+        name, side_files = _name_in_models(model), (tracker.folder / METRICS_FILE, tracker.folder / MLMODEL)
         files = {
-            MODEL_FILE: LocalFile(best_file, sha256),
-            **{name: LocalFile(file, file_sha256(file)) for name, file in side_files.items()},
+            name: LocalFile(model.file, sha256),
+            **{file.name: LocalFile(file, file_sha256(file)) for file in (*model.members, *side_files)},
         }
         done = self.lake.publish(files, MODEL_PREFIX, message, metadata, mirror=False)
-        path = LakePath(self.lake.repo, done.commit_id, f"{MODEL_PREFIX}{MODEL_FILE}")
+        path = LakePath(self.lake.repo, done.commit_id, f"{MODEL_PREFIX}{name}")
         channels = self.data.reading.channels
         model_id = log_model(tracker.client, tracker.settings, tracker.run_id, path, sha256, channels)
         with mlflow_utils.convert_errors(tracker.settings, tr("recording the run")):
-            recorded = "best_epoch" in tracker.client.get_run(tracker.run_id).data.metrics
+            recorded = next(iter(metrics)) in tracker.client.get_run(tracker.run_id).data.metrics
             if not recorded:  # otherwise by a process that was killed right afterwards
-                of_classes, step = class_metrics("test", test) if test is not None else {}, tracker.step_of(best)
-                figures = {**metrics, **of_classes, "best_epoch": float(step)}
-                tracker.log_metrics(figures, step, model_id, data.path.repo, dataset_digest(data.path))
+                figures = {**metrics, **model.figures}
+                for split in splits.keys() - {VAL}:  # of VAL, each epoch has them
+                    figures |= class_metrics(split, splits[split])
+                tracker.log_metrics(figures, model.step, model_id, data.path.repo, dataset_digest(data.path))
             tracker.client.log_batch(
                 tracker.run_id,
                 params=[Param("lakefs_model_path", str(path))],
@@ -164,41 +164,43 @@ class Publication:
         kinds = dict.fromkeys(f"{w.kind} ({w.split})" if w.split else w.kind for w in self.data.warnings)
         return {WARNINGS_KEY: ", ".join(kinds)} if kinds else {}
 
-    def _metrics_report(self, best: EpochResult, test: Validation | None, model_sha256: str) -> dict[str, object]:
+    def _metrics_report(self, model: TrainedModel, model_sha256: str) -> dict[str, object]:
         """Return the content of `models/metrics.json`, which the quality gate of _lakefs_actions/ reads.
 
         `passed`: whether register_model.py would accept it; `finite` false: a metric is not finite, and is null here.
         """
-        v, settings = best.validation, self.tracker.settings
-        metrics = {**split_metrics(v, test), "val_loss": v.loss} | (
-            {"test_loss": test.loss} if test is not None else {}
-        )
+        settings, splits = self.tracker.settings, model.splits
+        losses = {f"{split}_loss": measured.loss for split, measured in splits.items() if split != OOF}
+        metrics = {**model.metrics, **losses}
         known = {name: value for name, value in metrics.items() if math.isfinite(value)}
         finite = len(known) == len(metrics)
-        metric = settings.register_metric if settings.register_metric in known else "best_val_miou"
+        metric = settings.register_metric if settings.register_metric in known else next(iter(metrics))
         return {
             "finite": finite,
             "passed": finite and known[metric] >= settings.register_threshold,
             "metric": metric,
             "threshold": settings.register_threshold,
             **{name: known.get(name) for name in metrics},
-            "val_iou": v.iou,
-            classes_tag("val"): str(v.coverage),
-            **({"test_iou": test.iou, classes_tag("test"): str(test.coverage)} if test is not None else {}),
+            **{f"{split}_iou": measured.iou for split, measured in splits.items()},
+            **{classes_tag(split): str(measured.coverage) for split, measured in splits.items()},
             "warnings": warning_records(self.data.warnings),
-            "best_epoch": self.tracker.step_of(best),
+            **{name: int(value) if name == "best_epoch" else value for name, value in model.figures.items()},
             FIRST_EPOCH: self.tracker.first_epoch,
             "smoke": self.tracker.facts.smoke,
             "mlflow_run_id": self.tracker.run_id,
             "model_sha256": model_sha256,
         }
 
-    def remove_working_files(self, best_file: Path, checkpoint: Path) -> None:
-        """Remove what only an interrupted run needs, and release the run's folder."""
-        side_files = (self.tracker.folder / name for name in (METRICS_FILE, MLMODEL))
-        for file in (best_file, checkpoint, *side_files):
+    def remove_working_files(self, *files: Path) -> None:
+        """Remove `files` and others that only an interrupted run needs, and release the run's folder."""
+        for file in (*files, *(self.tracker.folder / name for name in (METRICS_FILE, MLMODEL))):
             file.unlink(missing_ok=True)
         self.tracker.release()
+
+
+def _name_in_models(model: TrainedModel) -> str:
+    """Return the name of the model's file in models/, in lakeFS."""
+    return ENSEMBLE_FILE if model.members else MODEL_FILE
 
 
 def _describe_split(split: str, measured: Validation) -> str:

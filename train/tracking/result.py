@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.lakefs_utils import LakePath
@@ -25,9 +27,39 @@ class DataCommit:
     manifest_sha256: str
 
 
+VAL, OOF = "val", "oof"  # what judges a model: the validation split, or out-of-fold predictions of train and val
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """The model of a finished training, to be published.
+
+    `file` is a model file, or an ensemble.json that names the model files `members`. `judged` are its metrics on what
+    judges it, VAL or OOF. `figures` are further metrics of the run.
+    """
+
+    file: Path
+    judged: Validation
+    test: Validation | None  # None: there is no test split
+    step: int  # at which MLflow records the metrics: the best epoch, counted as the run counts them
+    split: str = VAL
+    members: tuple[Path, ...] = ()
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The means under the names of runs, versions and commits."""
+        return split_metrics(self.judged, self.test, self.split)
+
+    @property
+    def splits(self) -> dict[str, Validation]:
+        """What was measured, by the name of the split."""
+        return {self.split: self.judged} | ({"test": self.test} if self.test is not None else {})
+
+
 @dataclass(frozen=True)
 class Result:
-    """What a run produced: the saved model, and its metrics on the validation and the test split."""
+    """What a run produced: the saved model, and its metrics on what judges it (`split`: VAL or OOF) and the test split."""
 
     run_id: str
     data_path: LakePath
@@ -36,6 +68,18 @@ class Result:
     model_sha256: str
     val: Validation
     test: Validation | None  # None: there is no test split
+    split: str = VAL  # that `val` was measured on
+
+
+@dataclass(frozen=True)
+class FoldSummary:
+    """What the report shows of a fold: its number from 1, its run, the images that it held out, and its epochs."""
+
+    number: int
+    run_id: str
+    images: int
+    held_out: Validation  # metrics of its model on them
+    history: tuple[EpochResult, ...]
 
 
 @dataclass(frozen=True)
@@ -47,18 +91,21 @@ class RunSummary:
     git: GitFacts
     run_page: str | None  # in MLflow
     lakefs_page: str  # base URL of a lakeFS server; empty: none
-    history: tuple[EpochResult, ...]
-    best: EpochResult
+    history: tuple[EpochResult, ...]  # empty with folds, which have their own
+    best: EpochResult | None  # None with folds
     classes: ClassMap
     pixel_counts: dict[str, tuple[int, ...]]  # labelled pixels of each class, by split
     image_counts: dict[str, int]  # by split
-    confusion: ConfusionMatrix | None  # of the best epoch, on the validation split
+    confusion: ConfusionMatrix | None  # of the saved model, on what judges it
     warnings: tuple[DataWarning, ...]  # about the data
+    folds: tuple[FoldSummary, ...] = ()
+    interval: tuple[float, float] | None = None  # of the mIoU; with folds
 
 
-def split_metrics(val: Validation, test: Validation | None) -> dict[str, float]:
+def split_metrics(judged: Validation, test: Validation | None, split: str = VAL) -> dict[str, float]:
     """Return the means of the saved model, under the names of runs, versions and commits."""
-    metrics = {"best_val_miou": val.miou, "best_val_accuracy": val.accuracy}
+    prefix = "best_val" if split == VAL else split
+    metrics = {f"{prefix}_miou": judged.miou, f"{prefix}_accuracy": judged.accuracy}
     return metrics | ({"test_miou": test.miou, "test_accuracy": test.accuracy} if test is not None else {})
 
 

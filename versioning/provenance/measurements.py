@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from core.i18n import tr
 from core.safety.json_object import JsonObject
 
-SPLITS = ("val", "test")
+SPLITS = ("val", "oof", "test")  # oof: out-of-fold predictions of train and val
 
 
 @dataclass(frozen=True)
