@@ -16,7 +16,7 @@ from typing import Any
 from core.dotenv_file import load_dotenv, peek_dotenv
 from core.files import resolve, writable_cache
 from core.i18n import LANGUAGES, language_of_locale, mark, set_language
-from core.safety.name_rules import BRANCH, BUCKET, METRIC, MODEL, REPOSITORY
+from core.safety.name_rules import BRANCH, BUCKET, METRIC, MODEL, REPOSITORY, SHA256
 from core.safety.private_files import keep_private
 from core.safety.redaction import add_secrets
 from core.safety.urls import credentials, without_credentials
@@ -192,6 +192,13 @@ class Settings:
     )
     model: str = setting("compact_fpn", mark("network; see segmentation/networks"), option="--model", metavar="NAME")
     pretrained: bool = setting(False, mark("start from published weights"), option="--pretrained")
+    init: str | None = setting(
+        None,
+        mark("start from the weights of this model: champion, a run, version, tag, file or package"),
+        option="--init",
+        metavar="MODEL",
+    )
+    init_sha256: str | None = setting(None, mark("SHA-256 that the file of INIT must have"), **SHA256)
     loss: str = setting("ce", mark("loss function"), option="--loss", choices=("ce", "dice", "ce+dice", "focal"))
     class_weights: str = setting(
         "auto",

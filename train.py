@@ -44,10 +44,10 @@ ACTIONS = Actions(
         "--init-env": "",
         "--check-only": f"{READING} --data-dir --data-ref --dataset --json",
         "--audit-labels": f"{TRAINING} {LENGTH} --data-dir --data-ref --dataset --sample",
-        "--overfit": f"{TRAINING} --data-dir --data-ref --dataset --sample",
+        "--overfit": f"{TRAINING} --init --data-dir --data-ref --dataset --sample",
         "--reproduce": "--tolerance --trust-patch --device --workers",
         "--resume": f"{TRAINING} {LENGTH} {RELEASE} --smoke",
-        DEFAULT: f"{TRAINING} {LENGTH} {RELEASE} --data-dir --data-ref --dataset --sample --replace --smoke "
+        DEFAULT: f"{TRAINING} --init {LENGTH} {RELEASE} --data-dir --data-ref --dataset --sample --replace --smoke "
         "--experiment-branch",
     },
     exclusive=(
@@ -55,6 +55,7 @@ ACTIONS = Actions(
         "--data-ref --dataset --sample",
         "--data-ref --replace",
         "--epochs --max-seconds",
+        "--init --pretrained",
         "--smoke --git-commit",
         "--smoke --git-tag",
     ),

@@ -11,6 +11,7 @@ from core import git
 from core.errors import AppError
 from core.hashing import file_sha256
 from core.i18n import tr, trn
+from lineage.ancestry import ancestor_links
 from lineage.lakefs_links import LakeFSLinks
 from lineage.links import Link, hash_mismatch
 from lineage.mlflow_links import MlflowLinks
@@ -45,8 +46,11 @@ class Chain:
         if run is not None:
             yield self.mlflow.metric_history(run)
             yield self.artifacts(run)
+        of_model = list[Link]()
         if "lakefs_model_path" in known:
-            yield from self.lakefs.model(LakePath.parse_recorded(known["lakefs_model_path"]))
+            of_model = list(self.lakefs.model(LakePath.parse_recorded(known["lakefs_model_path"])))
+            yield from of_model
+        yield from ancestor_links(self.lakefs, {**(of_model[0].facts if of_model else {}), **run_link.facts})
         tags = dict(run.data.tags) if run is not None else {}
         yield from self.lakefs.exports(tags, {link.export for link in start})
         if "lakefs_data_path" in known:

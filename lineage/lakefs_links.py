@@ -31,7 +31,7 @@ class LakeFSLinks:
     lake: LakeFS
     data_links: dict[str, Link] = field(default_factory=dict)  # data path -> its link
 
-    def _read_file(self, kind: str, path: LakePath) -> tuple[Link, str | None, bytes]:
+    def read_file(self, kind: str, path: LakePath) -> tuple[Link, str | None, bytes]:
         """Read a file from the server: its link, its SHA-256 (None if it cannot be read) and its first bytes."""
         link, digest, head = Link(kind, str(path), rehashed=True), hashlib.sha256(), b""
         try:
@@ -52,7 +52,7 @@ class LakeFSLinks:
 
     def model(self, path: LakePath) -> Iterator[Link]:
         """Yield the links of the model file with its commit, and of metrics.json and MLmodel beside it."""
-        model, found, _ = self._read_file(tr("model"), path)
+        model, found, _ = self.read_file(tr("model"), path)
         report, metrics = self._read_json_beside(path, METRICS_FILE)
         mlmodel, description = self._read_json_beside(path, MLMODEL)
         if found is not None:
@@ -81,7 +81,7 @@ class LakeFSLinks:
     def _read_json_beside(self, model: LakePath, name: str) -> tuple[Link, dict[str, Any]]:
         """Read a JSON file beside the model file; empty if it is not readable. MLmodel is YAML written as JSON."""
         path = LakePath(model.repo, model.ref, f"{model.path.rpartition('/')[0]}/{name}".lstrip("/"))
-        link, found, content = self._read_file(name, path)
+        link, found, content = self.read_file(name, path)
         if link.faults:
             return link, {}
         link.facts[f"{name}_sha256"] = str(found)
@@ -109,7 +109,7 @@ class LakeFSLinks:
 
     def _export(self, kind: str, path: LakePath) -> Link:
         """Return the link of an exported file; its directory is named after the SHA-256 of its model."""
-        link, found, _ = self._read_file(tr("export"), path)
+        link, found, _ = self.read_file(tr("export"), path)
         if found is None:
             return link
         key, model_sha256 = export_sha256_tag(kind), path.path.split("/")[-2:][0]

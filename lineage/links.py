@@ -14,6 +14,7 @@ from core.errors import UsageError
 from core.i18n import tr
 from inference.formats import EXPORT_FILES, export_sha256_tag
 from utils.lakefs_utils import LakeFS, LakePath
+from utils.lineage import INIT_KEYS
 
 LINEAGE_KEYS = ("run_id", "lakefs_model_path", "model_sha256", "lakefs_data_path", "git_commit")  # in every record
 MODEL_METRICS = ("best_val_miou", "best_val_accuracy")
@@ -81,7 +82,7 @@ def commit_facts(metadata: Mapping[str, str]) -> Facts:
     The Git keys of an export are left out: they name the code that exported, which is not part of the chain.
     """
     exported = any(export_sha256_tag(kind) in metadata for kind in EXPORT_FILES)
-    keys = [key for key in (*LINEAGE_KEYS, "git_dirty") if not (exported and key.startswith("git_"))]
+    keys = [key for key in (*LINEAGE_KEYS, *INIT_KEYS, "git_dirty") if not (exported and key.startswith("git_"))]
     facts = dict(metadata)
     if "mlflow_run_id" in metadata:
         facts["run_id"] = metadata["mlflow_run_id"]

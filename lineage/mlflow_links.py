@@ -16,7 +16,7 @@ from registry.records import LAKEFS_TAG, version_lineage
 from registry.versions import Registry
 from utils import mlflow_utils
 from utils.lakefs_utils import LakeFS, LakePath
-from utils.lineage import CLASSES_TAGS, read_first_epoch
+from utils.lineage import CLASSES_TAGS, INIT_KEYS, read_first_epoch
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -59,6 +59,7 @@ class MlflowLinks:
             **{name: format_metric(run.data.metrics.get(name)) for name in (*MODEL_METRICS, "best_epoch")},
         }
         link.facts |= {key: run.data.tags[key] for key in RUN_TAGS if key in run.data.tags}
+        link.facts |= {key: run.data.params[key] for key in INIT_KEYS if key in run.data.params}
         link.facts |= {key: format_metric(run.data.metrics[key]) for key in TEST_METRICS if key in run.data.metrics}
         return link, run
 

@@ -16,6 +16,7 @@ from segmentation.file_names import METRICS_FILE, MLMODEL, MODEL_FILE
 from utils import mlflow_utils
 from utils.lakefs_utils import LakeFS, LakePath
 from utils.lineage import RELEASE_TAG, Lineage
+from versioning.provenance.ancestors import ancestors
 from versioning.provenance.measurements import Measurements
 from versioning.provenance.record import ModelRecord, utc
 from versioning.provenance.release import SigningKey, publish_release
@@ -104,6 +105,7 @@ def _record(
         gate=verdict_of(version),
         started=utc(run.info.start_time) if run is not None else None,
         finished=utc(run.info.end_time) if run is not None else None,
+        ancestors=tuple(ancestors(lake, lineage.model_path)),
     )
 
 

@@ -13,7 +13,7 @@ from core.console import format_size
 from core.i18n import tr, trn
 from core.machine.limits import available_memory
 from dataset.data import SegmentationData
-from segmentation.networks.encoder_fpn import LITE_FPN
+from segmentation.networks.packages import LITE_FPN
 from segmentation.networks.registry import COMPACT
 
 STEPS, EPOCHS = 250, 10  # least optimizer steps and epochs: 400 images in batches of 16 reach both at once

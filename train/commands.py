@@ -111,12 +111,14 @@ def check(settings: Settings, options: argparse.Namespace) -> None:
 def overfit(settings: Settings, options: argparse.Namespace) -> None:
     """Check that the model can overfit a few images; records nothing."""
     from train.overfit_check import overfit_check
+    from train.warm_start.resolve import resolve_initial
     from utils.lakefs_utils import connect
     from versioning.checkout import checked_data
 
     with connect(settings) as lake:
+        settings, initial = resolve_initial(settings, lake)
         _, data = checked_data(settings, lake, options.data_ref, options.sample)
-    overfit_check(settings, data, options.overfit)
+    overfit_check(settings, data, options.overfit, initial)
 
 
 def audit(settings: Settings, options: argparse.Namespace) -> None:

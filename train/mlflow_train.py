@@ -37,6 +37,7 @@ class MlflowTrain(ModelTrain):
     def __init__(self, setup: TrainingSetup, tracker: RunTracker, data: DataCommit) -> None:
         """Prepare the training; `data` is the commit that it reads."""
         lineage = {"run_id": tracker.run_id, **tracker.facts.git.metadata(), "lakefs_data_path": str(data.path)}
+        lineage |= setup.initial_record()
         super().__init__(setup, tracker.folder, lineage)
         self.tracker, self.data_commit = tracker, data
         self.preview_reported = False
@@ -47,6 +48,7 @@ class MlflowTrain(ModelTrain):
         self.tracker.log_params(
             {
                 **setup.resolved,
+                **setup.initial_record(),
                 **{f"resolved_{key}": value for key, value in setup.resolved.items()},
                 "num_classes": setup.data.classes.num_classes,
                 "num_parameters": sum(p.numel() for p in self.network.parameters()),
@@ -133,7 +135,8 @@ class MlflowTrain(ModelTrain):
         """Record the figures and tables in `folder` with the report, which shows `samples`; copy it to the run's folder."""
         summary = self.summary(result)
         write_report(folder / REPORT_FILE, summary, samples)
-        self.tracker.describe(describe_run(summary, self.settings.public() | self.setup.resolved))
+        values = {**self.settings.public(), **self.setup.resolved, **self.setup.initial_record()}
+        self.tracker.describe(describe_run(summary, values))
         for name in (REPORT_FILE, CLASSES_TABLE):
             if (folder / name).exists():
                 write_atomically(self.run_folder / name, (folder / name).read_bytes())

@@ -16,6 +16,7 @@ from dataset.data import SegmentationData
 from segmentation.means import format_mean
 from train.model_train import ModelTrain
 from train.setup import prepare_training
+from train.warm_start.initial import Initial
 
 GOAL = 0.95  # mIoU on the images that were trained on, at native size
 EPOCHS = 400  # at most
@@ -29,10 +30,10 @@ class OverfitTrain(ModelTrain):
         return super().done or bool(self.history and self.best.validation.miou >= GOAL)
 
 
-def overfit_check(settings: Settings, data: SegmentationData, count: int) -> None:
+def overfit_check(settings: Settings, data: SegmentationData, count: int, initial: Initial | None = None) -> None:
     """Train on `count` images and measure on the same. Raises AppError if the mIoU stays below GOAL."""
     settings = dataclasses.replace(settings, epochs=EPOCHS, max_seconds=None, augmentation="none", ema=0.0)
-    setup = prepare_training(settings, subset(data, count))
+    setup = prepare_training(settings, subset(data, count), initial=initial)
     with tempfile.TemporaryDirectory() as folder:
         best = OverfitTrain(setup, Path(folder)).fit()
     mean = format_mean(best.validation.miou, best.validation.coverage)

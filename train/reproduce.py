@@ -7,6 +7,7 @@ it writes to no server.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -29,7 +30,9 @@ from train.reproduction.patch import consented_patch
 from train.reproduction.recipe import COMPARED, COMPARED_AT_END, Recipe, read_recipe
 from train.reproduction.record_files import Measured, irreproducible, parse_measurements
 from train.tracking import environment
-from utils.lakefs_utils import connect
+from train.warm_start.load import load_initial
+from utils.lakefs_utils import LakeFS, connect
+from utils.lineage import INIT, INIT_SHA256
 from utils.servers import Servers
 from versioning.lockfile import explained_by_lock
 from versioning.naming.results import resolve_run
@@ -52,6 +55,7 @@ def reproduce(settings: Settings, run_id: str, tolerance: float, trust_patch: bo
         run_id = resolve_run(Servers(settings, client=client, lake=lake), run_id)
         recipe = read_recipe(client, lake, settings, run_id)
         lake.resolve(recipe.data_path.ref, recipe.data_path.repo)  # fail early if the commit is missing
+        require_initial(settings, lake, recipe)
     if recipe.unvouched:
         warn(
             tr(
@@ -81,6 +85,16 @@ def reproduce(settings: Settings, run_id: str, tolerance: float, trust_patch: bo
         ) from error
     compare_environments(recipe, done.environment, done.packages)
     return compare_metrics(recipe, done.figures, tolerance)
+
+
+def require_initial(settings: Settings, lake: LakeFS, recipe: Recipe) -> None:
+    """Raise UsageError if the run started from a model that is missing or was changed."""
+    started = {name: recipe.settings[name] for name in (INIT, INIT_SHA256) if name in recipe.settings}
+    try:
+        load_initial(dataclasses.replace(settings, **started), lake)
+    except AppError as error:
+        reason = tr("the model that it started from cannot be used: {error}", error=error)
+        raise irreproducible(recipe.run_id, reason) from error
 
 
 def train_again(settings: Settings, recipe: Recipe, code: Path) -> Measured:
@@ -204,7 +218,8 @@ def main(arguments: list[str]) -> int:
     settings = load_settings()
     with connect(settings) as lake:
         _, data = checked_data(settings, lake, data_path)
-    setup = prepare_training(settings, data, extent == "smoke")
+        initial = load_initial(settings, lake)
+    setup = prepare_training(settings, data, extent == "smoke", initial)
     training = ModelTrain(setup, settings.model_path.parent)
     training.fit()
     figures = {

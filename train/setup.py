@@ -9,21 +9,25 @@ import torch
 from torch import nn
 
 from config import Settings
+from core.errors import UsageError
 from core.i18n import tr, trn
 from core.machine.heap import keep_freed_memory
 from core.reporting import notify
 from core.safety.terminal import escape_line
 from core.settings import InvalidSetting
-from dataset.classes import ClassMap
 from dataset.data import SegmentationData
 from segmentation.losses import SegmentationLoss, class_weights, parse_class_weights
-from segmentation.networks.registry import build_network, build_pretrained, check_network
+from segmentation.networks.registry import check_network
 from segmentation.preprocess import Normalisation, choose_device
 from train import auto_settings
 from train.base_train import SMOKE_BATCHES
 from train.loading import loader
 from train.parallel import distributed
+from train.warm_start.initial import Initial, InitialModel
+from train.warm_start.network import build_start
+from train.warm_start.transfer import transfer
 
+SAME_SCALE = 0.02  # relative difference of two scales of images that have the same size but for rounding
 T = TypeVar("T")
 
 
@@ -48,6 +52,7 @@ class TrainingSetup:
     peak_rate: float
     precision: torch.dtype
     augmentation: str
+    initial: Initial | None = None  # what the network started from
     resolved: dict[str, str] = field(default_factory=dict)  # open settings -> decided values, as text
 
     @property
@@ -67,6 +72,10 @@ class TrainingSetup:
         least = 2 * distributed.world_size()
         order = loader.epoch_batches(len(self.train_images), self.batch_size, self.settings.seed, epoch, least)
         return order[:SMOKE_BATCHES] if self.smoke else order
+
+    def initial_record(self) -> dict[str, str]:
+        """Return what run, commit and model file say about the model that the network started from."""
+        return self.initial.record() if self.initial else {}
 
     def resolved_settings(self) -> dict[str, Any]:
         """Return the settings that decide the result, with what memory and speed of this machine decided."""
@@ -93,24 +102,28 @@ class _Decisions:
         return value
 
 
-def prepare_training(settings: Settings, data: SegmentationData, smoke: bool = False) -> TrainingSetup:
+def prepare_training(
+    settings: Settings, data: SegmentationData, smoke: bool = False, initial: Initial | None = None
+) -> TrainingSetup:
     """Decode the images, build network and loss, and decide what the settings leave open. Raises UsageError.
 
-    It seeds torch and, on the CPU, lets the process keep freed memory for the training steps.
+    `initial` is what INIT names, see `load_initial`. It seeds torch and, on the CPU, lets the process keep freed memory
+    for the training steps.
     """
     torch.manual_seed(settings.seed)
     device = _training_device(settings)
     if device.type == "cpu":
         keep_freed_memory()
     decisions = _Decisions(device)
-    size = decisions.take(tr("input size"), "image_size", auto_settings.working_size(data, settings.image_size))
+    size = decisions.take(tr("input size"), "image_size", _working_size(settings, data, initial))
     crop = settings.crop_size or size
     train_images, val_images, test_images = _images(settings, data, size)
     channels = data.reading.channels
     weights, reason = class_weights(settings.class_weights, data.pixel_counts["train"])
     decisions.take(tr("class weights"), "class_weights", (" ".join(f"{weight:.2f}" for weight in weights), reason))
-    network, published = _network(settings, data.classes.num_classes, channels, decisions)
-    normalisation = published or loader.measure_normalisation(train_images)
+    start = build_start(settings, data.classes.names, channels, initial)
+    network, normalisation = start.network, _normalisation(start.normalisation, train_images)
+    decisions.resolved |= start.facts
     # One batch size for all processes and for a resumed run, however much memory each has.
     choice = distributed.broadcast_from_main(
         lambda: auto_settings.batch_size(
@@ -151,25 +164,34 @@ def prepare_training(settings: Settings, data: SegmentationData, smoke: bool = F
         peak_rate=peak_rate,
         precision=precision,
         augmentation=augmentation,
+        initial=initial,
         resolved=decisions.resolved,
     )
 
 
-def _network(
-    settings: Settings, num_classes: int, channels: int, decisions: _Decisions
-) -> tuple[nn.Module, Normalisation | None]:
-    """Return the network, and the normalisation of the weights it starts from: None if the data decides it."""
-    if not settings.pretrained:
-        return build_network(settings.model, num_classes, channels), None
-    network, published = build_pretrained(settings.model, num_classes, channels)
-    reason = tr("SHA-256 {sha256}", sha256=published.sha256)
-    decisions.take(tr("published weights"), "pretrained_weights", (published.source, reason))
-    decisions.resolved["pretrained_sha256"] = published.sha256
-    return network, published.normalisation if channels == 3 else None
+def _normalisation(of_weights: Normalisation | None, images: loader.SegmentationDataset) -> Normalisation:
+    """Return the normalisation that belongs to the weights; the data decides the channels that those do not know."""
+    channels = images.split.reading.channels
+    if of_weights is not None and len(of_weights.mean) == channels:
+        return of_weights
+    measured, known = loader.measure_normalisation(images), of_weights or Normalisation((), ())
+    count = len(known.mean)
+    return Normalisation(known.mean + measured.mean[count:], known.std + measured.std[count:])
+
+
+def _working_size(settings: Settings, data: SegmentationData, initial: Initial | None) -> tuple[tuple[int, int], str]:
+    """Return the input size and why: that of the initial model, if its images had the size of these."""
+    if settings.image_size is None and isinstance(initial, InitialModel):
+        scale = auto_settings.working_scale(data, initial.input_size)
+        if all(abs(now / before - 1) < SAME_SCALE for now, before in zip(scale, initial.scale, strict=True)):
+            return initial.input_size, tr("that of the initial model")
+    return auto_settings.working_size(data, settings.image_size)
 
 
 def check_request(settings: Settings) -> None:
     """Raise UsageError for settings that no data can be trained with on this machine: before any work."""
+    if settings.init is not None and settings.pretrained:
+        raise UsageError(tr("--init and --pretrained: both say where the weights are from: leave one out"))
     check_network(settings.model, settings.pretrained)
     check_device(settings)
     if settings.class_weights not in ("auto", "none"):
@@ -180,10 +202,12 @@ def check_request(settings: Settings) -> None:
         raise InvalidSetting("CROP_SIZE", settings.crop_size, problem=problem)
 
 
-def check_classes(settings: Settings, classes: ClassMap) -> None:
-    """Raise UsageError for settings that do not fit the classes of the data: before anything is uploaded."""
+def check_data(settings: Settings, data: SegmentationData, initial: Initial | None = None) -> None:
+    """Raise UsageError for settings and initial weights that do not fit the data: before anything is uploaded."""
     if settings.class_weights not in ("auto", "none"):
-        parse_class_weights(settings.class_weights, classes.num_classes)
+        parse_class_weights(settings.class_weights, data.classes.num_classes)
+    if isinstance(initial, InitialModel):
+        transfer(initial, settings.model, data.classes.names, data.reading.channels)
 
 
 def _images(

@@ -1,4 +1,4 @@
-"""Which names lakeFS accepts for repositories and branches, S3 for buckets, MLflow for registered models.
+"""Which names lakeFS accepts for repositories and branches, S3 for buckets, MLflow for registered models; and the form of a SHA-256.
 
 Each rule is the facts `pattern` and `rule` of a setting (core/settings.py).
 """
@@ -27,3 +27,4 @@ METRIC = {
     "pattern": r"(?s).*(miou|accuracy)",  # the two that the gate measures again
     "rule": mark("…miou or …accuracy, of which higher is better"),
 }
+SHA256 = {"pattern": r"[0-9a-f]{64}", "rule": mark("64 hex digits")}

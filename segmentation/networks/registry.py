@@ -16,8 +16,9 @@ from core.errors import AppError, describe_error
 from core.i18n import tr
 from segmentation.networks import encoder_fpn, smp_models, torchvision_models
 from segmentation.networks.compact import CompactFPN, CompactUNet
-from segmentation.networks.encoder_fpn import FPN_PREFIX, LITE_FPN, EncoderFPN, encoder_of
+from segmentation.networks.encoder_fpn import FPN_PREFIX, EncoderFPN, encoder_of
 from segmentation.networks.names import check_timm_weights, no_published_weights, unknown_name
+from segmentation.networks.packages import LITE_FPN
 from segmentation.networks.published import PublishedWeights
 from segmentation.networks.smp_models import SMP_PREFIX, SmpNetwork, parse_smp_name
 from segmentation.networks.torchvision_models import TORCHVISION, TorchvisionNetwork

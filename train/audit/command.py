@@ -57,7 +57,11 @@ def audit_labels(settings: Settings, data: SegmentationData) -> Path:
 
 
 def decide_training(settings: Settings, data: SegmentationData) -> Settings:
-    """Return the settings with the number of epochs and the input size that suit an audit, where they are not set."""
+    """Return the settings with the number of epochs and the input size that suit an audit, where they are not set.
+
+    Its models start at random: one that has learnt wrong masks would not suspect them.
+    """
+    settings = dataclasses.replace(settings, init=None, init_sha256=None)
     if settings.epochs is None and settings.max_seconds is None:
         images = len(data.pairs) * (FOLDS - 1) / FOLDS
         epochs = min(max(round(IMAGES_SEEN / images), EPOCHS[0]), EPOCHS[1])

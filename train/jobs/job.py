@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from train.tracking.publication import Publication
     from train.tracking.result import DataCommit, Result
     from train.tracking.run_tracker import RunFacts
+    from train.warm_start.initial import Initial
     from utils.lakefs_utils import LakeFS, LakePath
 
 
@@ -33,6 +34,7 @@ class Job:
     facts: RunFacts
     interrupted: Interrupted | None = None
     replace: bool = False  # whether the data may undo changes of the branch
+    initial: Initial | None = None  # what INIT names
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ def open_training(settings: Settings, lake: LakeFS, client: MlflowClient, job: J
         tracker = RunTracker.start(client, settings, job.facts)
     else:
         tracker = RunTracker.reopen(client, settings, job.facts, job.interrupted)
-    publication = Publication(lake, tracker, job.data, job.replace)
+    origin = job.initial.record() if job.initial else {}
+    publication = Publication(lake, tracker, job.data, job.replace, origin)
     with tracker.closing():
         state = job.interrupted.state if job.interrupted else None
         data = publication.commit_data(job.pinned)
@@ -81,8 +84,10 @@ def open_training(settings: Settings, lake: LakeFS, client: MlflowClient, job: J
             images = {split: len(job.data.split(split)) for split in job.data.pixel_counts}
             tracker.log_data(data.path, data.manifest_sha256, images, list(job.data.classes.names))
             tracker.log_warnings(job.data.warnings)
-        broadcast_job(WorkerJob(settings.reproducible_settings(), job.facts.smoke, data.path, state), job.data)
-        training = MlflowTrain(prepare_training(settings, job.data, job.facts.smoke), tracker, data)
+        common = WorkerJob(settings.reproducible_settings(), job.facts.smoke, data.path, state, job.initial)
+        broadcast_job(common, job.data)
+        setup = prepare_training(settings, job.data, job.facts.smoke, job.initial)
+        training = MlflowTrain(setup, tracker, data)
         if job.interrupted is None:
             training.record_setup()
         yield OpenTraining(training, publication, data, state)

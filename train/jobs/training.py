@@ -15,6 +15,7 @@ from train.parallel import distributed
 
 if TYPE_CHECKING:
     from train.resume import Interrupted
+    from train.warm_start.initial import Initial
     from utils.lakefs_utils import LakeFS
 
 
@@ -22,6 +23,8 @@ def train(settings: Settings, given: dict[str, Any], options: argparse.Namespace
     """Train, publish, and report; with --git-commit or --git-tag, commit and tag the result too."""
     from segmentation.networks.registry import check_network
     from train.release import publish
+    from train.warm_start.load import load_initial
+    from train.warm_start.resolve import resolve_initial
     from utils import mlflow_utils
     from utils.lakefs_utils import connect
 
@@ -33,8 +36,14 @@ def train(settings: Settings, given: dict[str, Any], options: argparse.Namespace
     with connect(settings, create=bool(options.git_tag)) as lake:
         if releasing:
             publish.require_ready(lake, options.git_tag, ROOT, settings.data_dir)
+        # Before anything is created: an unknown name is an error.
+        settings, initial = (settings, load_initial(settings, lake)) if interrupted else resolve_initial(settings, lake)
         client = mlflow_utils.connect(settings)
-        job = resumed_job(settings, lake, interrupted) if interrupted else new_job(settings, lake, options)
+        job = (
+            resumed_job(settings, lake, interrupted, initial)
+            if interrupted
+            else new_job(settings, lake, options, initial)
+        )
         training, publication, result = train_and_publish(settings, lake, client, job)
         report(settings, lake, result, job.facts.smoke)
         try:
@@ -51,9 +60,9 @@ def train(settings: Settings, given: dict[str, Any], options: argparse.Namespace
     publication.remove_working_files(training.best_file, training.checkpoint_file)
 
 
-def new_job(settings: Settings, lake: LakeFS, options: argparse.Namespace) -> Job:
+def new_job(settings: Settings, lake: LakeFS, options: argparse.Namespace, initial: Initial | None = None) -> Job:
     """Return the job of a new run, with its data checked: a commit of the lake, or the directory to publish."""
-    from train.setup import check_classes
+    from train.setup import check_data
     from train.tracking.publication import hash_files
     from train.tracking.run_tracker import RunFacts
     from versioning.checkout import checked_data, warn_of_unreachable_lock
@@ -65,7 +74,7 @@ def new_job(settings: Settings, lake: LakeFS, options: argparse.Namespace) -> Jo
     if not options.data_ref:  # a server that is down is reported at once; the data of a commit may be cached
         lake.check()
     pinned, data = checked_data(settings, lake, options.data_ref, options.sample)
-    check_classes(settings, data.classes)
+    check_data(settings, data, initial)
     lake.ensure_repository(settings)  # not before: faulty data creates nothing
     if pinned is None:
         record_directory(settings)
@@ -78,7 +87,7 @@ def new_job(settings: Settings, lake: LakeFS, options: argparse.Namespace) -> Jo
         lake.start_experiment(options.experiment_branch)
     target = settings.lakefs_branch if options.experiment_branch else None
     facts = RunFacts(git.read_facts(ROOT, settings.data_dir), lake.repo, lake.branch, target, options.smoke)
-    return Job(data, pinned, facts, replace=options.replace)
+    return Job(data, pinned, facts, replace=options.replace, initial=initial)
 
 
 def interrupted_run(
@@ -108,7 +117,7 @@ def interrupted_run(
     return resume.settings_of(record, settings, given), interrupted
 
 
-def resumed_job(settings: Settings, lake: LakeFS, interrupted: Interrupted) -> Job:
+def resumed_job(settings: Settings, lake: LakeFS, interrupted: Interrupted, initial: Initial | None = None) -> Job:
     """Return the interrupted run's job, with the data of its commit."""
     from dataset.classes import ClassMap
     from train.tracking.run_tracker import RunFacts
@@ -128,4 +137,4 @@ def resumed_job(settings: Settings, lake: LakeFS, interrupted: Interrupted) -> J
     if record.target_branch:
         lake.start_experiment(record.branch)
     facts = RunFacts(record.git, lake.repo, lake.branch, record.target_branch, record.smoke)
-    return Job(data, pinned, facts, interrupted)
+    return Job(data, pinned, facts, interrupted, initial=initial)

@@ -13,6 +13,7 @@ from dataset.data import SegmentationData
 from train.model_train import ModelTrain
 from train.parallel import distributed
 from train.setup import prepare_training
+from train.warm_start.initial import Initial
 from utils.lakefs_utils import LakePath, connect
 from versioning.checkout import checked_data
 
@@ -25,6 +26,7 @@ class WorkerJob:
     smoke: bool
     data_path: LakePath
     state: dict[str, Any] | None  # of the checkpoint that training resumes from
+    initial: Initial | None = None  # what INIT names: the main process has verified it
 
 
 def broadcast_job(job: WorkerJob, data: SegmentationData) -> None:
@@ -38,7 +40,7 @@ def run_worker(settings: Settings) -> None:
     job = distributed.broadcast_from_main(_only_in_main)
     settings = dataclasses.replace(settings, **job.settings)
     data = distributed.broadcast_on_node(lambda: _fetch(settings, job))
-    setup = prepare_training(settings, data, job.smoke)
+    setup = prepare_training(settings, data, job.smoke, job.initial)
     ModelTrain(setup, settings.model_path.parent).fit(job.state)
 
 

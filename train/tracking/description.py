@@ -11,6 +11,7 @@ from core.figures import format_figure
 from core.git import NONE
 from core.safety.markdown import escape_markdown, markdown_table
 from segmentation.means import english_mean
+from utils.lineage import INIT, INIT_DATA_PATH, INIT_RUN_ID, INIT_SHA256
 
 if TYPE_CHECKING:
     from train.base_train import Validation
@@ -33,6 +34,7 @@ def describe_run(summary: RunSummary, settings: dict[str, str]) -> str:
         f"input {escape_markdown(settings['image_size'])}, "
         f"batch size {settings['batch_size']}, seed {settings['seed']}.",
         f"**Data:** `{result.data_path}`; images: {counts}; classes: {names}.",
+        *([_started_from(settings)] if INIT_RUN_ID in settings else []),
         f"**Code:** Git `{git.commit}`{f' ({place})' if place else ''}{changed}.",
         f"**Model:** `{result.model_path}`, SHA-256 `{result.model_sha256}`.",
         "**Result** of the saved model:",
@@ -51,6 +53,13 @@ def describe_run(summary: RunSummary, settings: dict[str, str]) -> str:
         f"`python lake.py trace {result.run_id}` verifies every link."
     )
     return "\n\n".join(parts) + "\n"
+
+
+def _started_from(settings: dict[str, str]) -> str:
+    run_id, data_path = settings.get(INIT_RUN_ID), settings.get(INIT_DATA_PATH)
+    origin = f", run `{run_id}`" if run_id else ""
+    data = f", trained on `{data_path}`" if data_path else ""
+    return f"**Started from:** {escape_markdown(settings[INIT])}{origin}{data}, SHA-256 `{settings[INIT_SHA256]}`."
 
 
 def _length(summary: RunSummary) -> str:

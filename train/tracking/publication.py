@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from core.errors import AppError
@@ -54,6 +55,7 @@ class Publication:
     tracker: RunTracker
     data: SegmentationData
     replace: bool = False  # whether the data may undo changes of the branch
+    initial: Mapping[str, str] = field(default_factory=dict)  # what the network started from
 
     # --- data ---
 
@@ -131,6 +133,7 @@ class Publication:
             **classes,
             **self._warning_metadata(),
             **tracker.record,
+            **self.initial,
             "model_sha256": sha256,
             "lakefs_data_path": str(data.path),
         }

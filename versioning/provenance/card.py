@@ -8,6 +8,7 @@ from typing import Any
 
 from core.figures import format_figure, format_gain
 from core.safety.markdown import markdown_table
+from versioning.provenance.ancestors import Ancestor
 from versioning.provenance.measurements import Measurements
 from versioning.provenance.record import ModelRecord, timestamp
 from versioning.provenance.signing import SIGNATURE
@@ -23,6 +24,7 @@ def model_card(record: ModelRecord, products: Mapping[str, str]) -> str:
         ("code", f"Git `{lineage.git_commit}`{changed}" + (f" of {_cell(record.remote)}" if record.remote else "")),
         ("data", f"`{lineage.data_path}`, manifest SHA-256 `{record.data_manifest_sha256}`"),
         ("model", f"`{lineage.model_path}`"),
+        *(("started from", _ancestor(ancestor)) for ancestor in record.ancestors),
     ]
     parts = [
         f"# {_cell(record.name)} v{record.version}",
@@ -45,6 +47,12 @@ def model_card(record: ModelRecord, products: Mapping[str, str]) -> str:
         "verifies all files of this directory.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _ancestor(ancestor: Ancestor) -> str:
+    origin = f" of run `{ancestor.run_id}`" if ancestor.run_id else ""
+    data = f", trained on `{ancestor.data_path}`" if ancestor.data_path else ""
+    return f"`{_cell(ancestor.reference)}`{origin}, SHA-256 `{ancestor.sha256}`{data}"
 
 
 def _metrics(metrics: Measurements) -> Iterator[tuple[str, ...]]:

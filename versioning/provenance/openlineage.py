@@ -16,15 +16,15 @@ CODE_SCHEMA = f"{SPEC}/facets/1-0-1/SourceCodeLocationJobFacet.json#/$defs/Sourc
 
 
 def run_event(record: ModelRecord) -> dict[str, Any]:
-    """Return the event COMPLETE of the run: its code, its data as input, the model as output."""
-    lineage = record.lineage
+    """Return the event COMPLETE of the run: its code, its data and initial model as input, the model as output."""
+    lineage, started = record.lineage, [ancestor.path for ancestor in record.ancestors[:1]]
     finished = record.finished or datetime.fromtimestamp(0, UTC)  # required; the run was deleted
     return {
         "eventType": "COMPLETE",
         "eventTime": timestamp(finished),
         "run": {"runId": str(uuid.UUID(lineage.run_id))},
         "job": {"namespace": PRODUCER, "name": "train.py", "facets": _code(record)},
-        "inputs": [_dataset(lineage.data_path)],
+        "inputs": [_dataset(path) for path in (lineage.data_path, *started) if path is not None],
         "outputs": [_dataset(lineage.model_path)],
         "producer": PRODUCER,
         "schemaURL": EVENT_SCHEMA,

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from utils.lineage import Lineage
 from utils.mlflow_utils import local_time
+from versioning.provenance.ancestors import Ancestor
 from versioning.provenance.measurements import Measurements
 from versioning.provenance.verdict import Verdict
 
@@ -32,6 +33,7 @@ class ModelRecord:
     gate: Verdict | None
     started: datetime | None
     finished: datetime | None
+    ancestors: tuple[Ancestor, ...] = ()  # the models that it was trained from, the nearest first
 
     @property
     def remote(self) -> str | None:

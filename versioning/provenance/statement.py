@@ -51,7 +51,7 @@ def statement(record: ModelRecord, products: Mapping[str, str]) -> dict[str, Any
 
 
 def _dependencies(record: ModelRecord) -> list[dict[str, Any]]:
-    """Return Git commit, patch and data commit as resource descriptors."""
+    """Return Git commit, patch, data commit and initial model as resource descriptors."""
     found: list[dict[str, Any]] = []
     if record.commit is not None:
         code: dict[str, Any] = {"name": "code", "digest": {"gitCommit": record.commit}}
@@ -62,7 +62,11 @@ def _dependencies(record: ModelRecord) -> list[dict[str, Any]]:
     if patch is not None:
         found.append({"name": "changes.patch", "digest": {"sha256": patch}})
     data = {"name": "data", "uri": str(record.lineage.data_path), "digest": {"sha256": record.data_manifest_sha256}}
-    return [*found, data]
+    started = [
+        {"name": "initial model", "uri": ancestor.reference, "digest": {"sha256": str(ancestor.sha256)}}
+        for ancestor in record.ancestors[:1]
+    ]
+    return [*found, data, *started]
 
 
 def require_same_origin(content: bytes, lineage: Lineage) -> None:

@@ -1,0 +1,81 @@
+"""Load what a training starts from, by the reference and the SHA-256 that its settings name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from config import Settings
+from core.errors import AppError, UsageError, one_line
+from core.i18n import tr
+from segmentation.archive.origin import require_origin
+from segmentation.model import Model
+from segmentation.model_file import load_model
+from train.warm_start.initial import Initial, InitialModel, InitialPackage
+from train.warm_start.packages import PREFIX, find_package
+from utils.identifiers import InvalidValue, RunId
+from utils.lakefs_utils import LakeFS, LakePath
+
+LAKEFS = "lakefs://"
+
+
+def load_initial(settings: Settings, lake: LakeFS) -> Initial | None:
+    """Return what INIT names, after its SHA-256 was compared with INIT_SHA256; None without INIT.
+
+    Both are those of a run: `resolve_initial` has set them. Raises AppError for a file that is missing or was changed.
+    """
+    reference, sha256 = settings.init, settings.init_sha256
+    if reference is None:
+        return None
+    if sha256 is None:
+        raise UsageError(tr("INIT={reference}: INIT_SHA256 is missing", reference=reference))
+    package = find_package(reference) if reference.startswith(PREFIX) else None
+    if package is not None and package.is_published:
+        require_origin(package.file, package.file.read_bytes(), sha256)
+        return InitialPackage(reference, sha256)
+    known: dict[str, str] = {}
+    if reference.startswith(LAKEFS):
+        path = LakePath.parse_recorded(reference)
+        try:
+            file = lake.verified_file(path, sha256, settings.cache_dir)
+            metadata = lake.commit_metadata(path.ref, path.repo)
+        except AppError as error:
+            raise type(error)(f"--init {path}: {one_line(error, 400)}") from error
+        if metadata.get("model_sha256") == sha256:
+            known = {"run_id": metadata.get("mlflow_run_id", ""), "data": metadata.get("lakefs_data_path", "")}
+    else:
+        file = package.file if package is not None else _existing(Path(reference))
+    model = load_model(file, sha256, torch.device("cpu"))
+    return initial_model(reference, sha256, model, known)
+
+
+def _existing(file: Path) -> Path:
+    if not file.is_file():
+        raise AppError(tr("--init {file}: no such file", file=file))
+    return file
+
+
+def initial_model(reference: str, sha256: str, model: Model, known: dict[str, str]) -> InitialModel:
+    """Return a loaded model as the start of a training; `known` is what its commit says, which older files do not."""
+    run_id, data_path = model.lineage.get("run_id", ""), model.lineage.get("lakefs_data_path", "")
+    return InitialModel(
+        reference,
+        sha256,
+        known.get("run_id") or (run_id if RunId.accepts(run_id) else ""),
+        known.get("data") or _data_path(data_path),
+        architecture=model.architecture,
+        weights={name: value.detach().cpu().contiguous().clone() for name, value in model.network.state_dict().items()},
+        classes=model.classes.names,
+        normalisation=model.normalisation,
+        input_size=model.input_size,
+        scale=model.scale,
+    )
+
+
+def _data_path(recorded: str) -> str:
+    """Return the path of a data commit that a file states, or nothing for another text."""
+    try:
+        return str(LakePath.parse_recorded(recorded))
+    except InvalidValue:
+        return ""

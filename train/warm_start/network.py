@@ -1,0 +1,99 @@
+"""Build the network that a training starts with, and say where its weights are from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from config import Settings
+from core.i18n import tr, trn
+from core.reporting import notify, warn
+from core.safety.terminal import escape_line
+from dataset.classes import abbreviate
+from segmentation.networks.registry import build_network, build_pretrained
+from segmentation.preprocess import Normalisation
+from train.warm_start.initial import Initial, InitialModel
+from train.warm_start.transfer import compare_classes, transfer
+
+SHOWN = 8  # classes in a line
+
+
+@dataclass(frozen=True)
+class Start:
+    """The network before the first step; `facts` are parameters of the run.
+
+    `normalisation` belongs to its weights: None if the data decides it, of fewer channels than the network has if the
+    data decides the others.
+    """
+
+    network: nn.Module
+    normalisation: Normalisation | None = None
+    facts: dict[str, str] = field(default_factory=dict)
+
+
+def build_start(settings: Settings, classes: tuple[str, ...], channels: int, initial: Initial | None) -> Start:
+    """Return the network for these classes and channels, from the weights that the settings ask for, and report them.
+
+    Raises UsageError if the weights do not fit, AppError if published ones cannot be read.
+    """
+    if isinstance(initial, InitialModel):
+        return _start_from_model(settings, classes, channels, initial)
+    if settings.pretrained or initial is not None:
+        return _start_from_published(settings, len(classes), channels)
+    return Start(build_network(settings.model, len(classes), channels))
+
+
+def _start_from_published(settings: Settings, classes: int, channels: int) -> Start:
+    network, published = build_pretrained(settings.model, classes, channels)
+    reason = tr("SHA-256 {sha256}", sha256=published.sha256)
+    notify(escape_line(f"{tr('published weights')}: {published.source} ({reason})"))
+    facts = {"pretrained_weights": published.source, "pretrained_sha256": published.sha256}
+    return Start(network, published.normalisation if channels == 3 else None, facts)
+
+
+def _start_from_model(settings: Settings, classes: tuple[str, ...], channels: int, initial: InitialModel) -> Start:
+    network = transfer(initial, settings.model, classes, channels)
+    origin = tr("run {run_id}, SHA-256 {sha256}", run_id=initial.run_id or tr("unknown"), sha256=initial.sha256)
+    notify(escape_line(f"{tr('initial model')}: {initial.reference} ({origin})"))
+    _report_classes(initial, classes)
+    _report_bands(initial.channels, channels)
+    known = initial.normalisation
+    return Start(network, Normalisation(known.mean[:channels], known.std[:channels]))
+
+
+def _report_classes(initial: InitialModel, classes: tuple[str, ...]) -> None:
+    change = compare_classes(initial, classes)
+    if not change.kept:
+        warn(
+            tr(
+                "no class of the initial model has a name of this data ({found}): all of {classes} start anew",
+                found=abbreviate(initial.classes, SHOWN),
+                classes=abbreviate(classes, SHOWN),
+            )
+        )
+    elif change.new or change.dropped:
+        none = tr("none")
+        text = tr(
+            "classes of the initial model: kept {kept}; new {new}; no longer predicted {dropped}",
+            kept=abbreviate(change.kept, SHOWN),
+            new=abbreviate(change.new, SHOWN) if change.new else none,
+            dropped=abbreviate(change.dropped, SHOWN) if change.dropped else none,
+        )
+        notify(escape_line(text))
+
+
+def _report_bands(known: int, channels: int) -> None:
+    if channels > known:
+        notify(
+            trn(
+                "bands: the initial model knows {known}; {count} more starts from the mean of their filters",
+                "bands: the initial model knows {known}; {count} more start from the mean of their filters",
+                channels - known,
+                known=known,
+            )
+        )
+    elif channels < known:
+        notify(
+            tr("bands: the initial model knows {known}; the first {channels} are used", known=known, channels=channels)
+        )
