@@ -13,6 +13,7 @@ from pathlib import Path, PurePath, PurePosixPath
 
 from core.errors import AppError
 from core.files import read_regular
+from core.hashing import file_sha256
 from core.i18n import mark, tr
 from core.safety.json_object import JsonObject
 from core.safety.terminal import escape_line
@@ -125,3 +126,25 @@ def member_files(path: Path, ensemble: Ensemble) -> list[tuple[Member, Path]]:
             escape_line(tr("{path}: its member {file} is missing: it must be beside it", path=path, file=missing))
         )
     return found
+
+
+def parts_of_model(file: Path, sha256: str) -> dict[Path, str]:
+    """Return the files that a local model consists of, with the SHA-256 that each must have.
+
+    These are the file itself and, if it is an ensemble with this SHA-256, its members.
+    """
+    parts = {file: sha256}
+    if is_ensemble(file) and file.is_file() and file_sha256(file) == sha256:
+        parts |= {file.with_name(member.file): member.sha256 for member in read_ensemble(file).members}
+    return parts
+
+
+def first_changed(file: Path, sha256: str) -> Path | None:
+    """Return the first file of a local model that is missing or has another SHA-256; None for an intact model."""
+    parts = parts_of_model(file, sha256)
+    return next((part for part, wanted in parts.items() if not part.is_file() or file_sha256(part) != wanted), None)
+
+
+def working_copy(model_path: Path, recorded: str) -> Path:
+    """Return where the local copy of a model in lakeFS is: MODEL_PATH, or ensemble.json in its directory."""
+    return model_path.with_name(ENSEMBLE_FILE) if is_ensemble(recorded) else model_path

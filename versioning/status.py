@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from config import ROOT, Settings
-from core.hashing import file_sha256
 from core.i18n import tr, trn
 from core.provenance.code_files import LOCK_NAME
 from core.reporting import progress, record, result
 from core.safety.terminal import escape_line
 from core.threads.workers import iterate_successes, parallel
+from utils.ensemble_file import first_changed, working_copy
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath
 from versioning.divergence import Divergence
@@ -117,8 +117,8 @@ def _lock_against_files(settings: Settings, lock: Lock, files: Mapping[str, Loca
             ref=lock.data.ref[:12],
             data_dir=settings.data_dir,
         )
-    model = settings.model_path
-    if not model.is_file() or file_sha256(model) != lock.model_sha256:
+    model = first_changed(working_copy(settings.model_path, lock.model.path), lock.model_sha256)
+    if model is not None:
         how = tr("another file") if model.is_file() else tr("missing")
         yield tr(
             "model {ref} differs from {model} ({how}): lake.py pull lock restores it",

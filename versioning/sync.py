@@ -13,25 +13,24 @@ from pathlib import Path
 from config import ROOT, Settings
 from core.errors import AppError, UsageError
 from core.files import atomic_replace, first_link, read_regular, remove_partial_files, safe_join, write_atomically
-from core.hashing import file_md5, file_sha256
-from core.i18n import Message, tr, trn
+from core.hashing import file_sha256
+from core.i18n import tr, trn
 from core.provenance.code_files import LOCK_NAME
 from core.reporting import notify, progress, result
-from core.safety.terminal import escape_line
 from core.threads.workers import iterate_successes, parallel
 from dataset.directory import SPLITS, data_files
 from dataset.splitting.fold_file import is_fold_file
 from dataset.splitting.splits import LEFT_OUT, read_splits
-from utils.lakefs_client.content import LocalFile, RemoteFile
+from utils.ensemble_file import working_copy
 from utils.lakefs_utils import LakeFS, LakePath
 from versioning.base import base_files, record_version
 from versioning.divergence import Divergence, Side, list_lines
 from versioning.lockfile import Lock, read_lock
+from versioning.pulling.data_loss import find_uncommitted, hidden_files, refuse_data_loss
+from versioning.pulling.model_copy import locked_model, model_at_risk
 from versioning.versions import (
     LOCK,
-    MODEL_PREFIX,
     WORKERS,
-    cached_files,
     committed_files,
     compare,
     data_manifest,
@@ -54,17 +53,17 @@ def pull(settings: Settings, lake: LakeFS, ref: str, force: bool) -> None:
     if lock and ref == LOCK and data_manifest(wanted, source.path) != lock.data_manifest_sha256:
         raise AppError(tr("{source}: not the files whose hash is in {lock_name}", source=source, lock_name=LOCK_NAME))
     changes = compare(hashes_of(have), wanted)
+    model = locked_model(settings, lake, lock) if lock and ref == LOCK else None
     if not force:
         at_risk = {name: have[name] for name in changes.changed + changes.new}
-        at_risk |= _hidden_files(root, have, {name: wanted[name] for name in changes.removed})
-        _refuse_data_loss(root, _uncommitted(lake, lock, at_risk, source.path, cache))
-        if lock and ref == LOCK:
-            _refuse_data_loss(settings.model_path.parent, _model_at_risk(settings, lake, lock))
+        at_risk |= hidden_files(root, have, {name: wanted[name] for name in changes.removed})
+        refuse_data_loss(root, find_uncommitted(lake, lock, at_risk, source.path, cache))
+        if model is not None and lock is not None:
+            refuse_data_loss(settings.model_path.parent, model_at_risk(lake, lock, model, cache))
     fetch = changes.changed + changes.removed
     _require_no_links(root, [*fetch, *changes.new])
     if fetch:
         tree = lake.download(source, cache, {source.path + name for name in fetch}.__contains__)
-    model = lake.verified_file(lock.model, lock.model_sha256, cache) if lock and ref == LOCK else None
     if changes or (root / UNFINISHED).exists():
         with _marked_unfinished(root, source):
             _remove(root, changes.new)
@@ -87,8 +86,15 @@ def pull(settings: Settings, lake: LakeFS, ref: str, force: bool) -> None:
     if changes.renamed:
         notify(list_lines(f"  {tr('renamed'):8} {new} -> {old}" for new, old in changes.renamed.items()))
     if model is not None and lock is not None:
-        _copy_verified(model, settings.model_path, lock.model_sha256)
-        result(tr("{model_path}: {model}", model_path=settings.model_path, model=lock.model))
+        _copy_model(settings, lock, model)
+
+
+def _copy_model(settings: Settings, lock: Lock, model: Mapping[Path, tuple[Path, str]]) -> None:
+    """Write the files of the lock's model, that which names the others last."""
+    for target, (source, sha256) in reversed(list(model.items())):
+        _copy_verified(source, target, sha256)
+    copied = working_copy(settings.model_path, lock.model.path)
+    result(tr("{model_path}: {model}", model_path=copied, model=lock.model))
 
 
 def download_data(settings: Settings, lake: LakeFS, source: LakePath) -> None:
@@ -131,8 +137,8 @@ def merge(settings: Settings, lake: LakeFS, ref: str, prefer: Side | None) -> No
     fetch = {name: sha256 for name, sha256 in taken.items() if sha256 is not None}
     removed = sorted(taken.keys() - fetch.keys())
     _require_no_links(root, taken)
-    hidden = _hidden_files(root, have, fetch)
-    _refuse_data_loss(root, _uncommitted(lake, read_lock(ROOT), hidden, source.path, cache))
+    hidden = hidden_files(root, have, fetch)
+    refuse_data_loss(root, find_uncommitted(lake, read_lock(ROOT), hidden, source.path, cache))
     tree = lake.download(source, cache, {source.path + name for name in fetch}.__contains__) if fetch else cache
     with _marked_unfinished(root, f"--merge {source}"):
         _remove(root, removed)
@@ -174,77 +180,6 @@ def _splits_to_take(settings: Settings, lake: LakeFS, source: LakePath, divergen
     return take | {name for name in divergence.undone() if name in divergence.branch and is_fold_file(name)}
 
 
-def _model_at_risk(settings: Settings, lake: LakeFS, lock: Lock) -> list[str]:
-    """Return the model file's name if no commit holds its content."""
-    path = settings.model_path
-    if not path.is_file() or (sha256 := file_sha256(path)) == lock.model_sha256:
-        return []
-    return _uncommitted(lake, lock, {path.name: LocalFile(path, sha256)}, MODEL_PREFIX, settings.cache_dir)
-
-
-def _hidden_files(root: Path, have: Mapping[str, object], fetch: Mapping[str, str]) -> dict[str, LocalFile]:
-    """Return the files to be overwritten, with other content, that are not data here because they are ignored."""
-    present = (name for name in fetch if name not in have and (root / name).is_file())
-    files = {name: LocalFile(root / name, file_sha256(root / name)) for name in present}
-    return {name: file for name, file in files.items() if file.sha256 != fetch[name]}
-
-
-def _uncommitted(
-    lake: LakeFS, lock: Lock | None, files: Mapping[str, LocalFile], prefix: str, cache: Path
-) -> list[str]:
-    """Return the files whose content no known version holds, under any name; the newest versions are searched first.
-
-    Cached commits are searched before the server: switching between two versions needs no request.
-    """
-    cached = {file.sha256 for version in _cached_versions(lake, prefix, cache) for file in version}
-    left = {name: file for name, file in files.items() if file.sha256 not in cached}
-    if not left:
-        return []
-    for version in _known_versions(lake, lock, prefix):
-        if not left:
-            return []
-        remote = list(_objects_if_any(lake, version))
-        known = {file.sha256 for file in remote}
-        left = {name: file for name, file in left.items() if file.sha256 not in known}
-        others = {file.checksum for file in remote if not file.sha256}
-        if others:
-            left = {name: file for name, file in left.items() if file_md5(file.path) not in others}
-    return sorted(left)
-
-
-def _cached_versions(lake: LakeFS, prefix: str, cache: Path) -> Iterator[list[RemoteFile]]:
-    """Yield the files of each completely cached commit of this repository."""
-    for folder in (cache / "commits" / lake.repo).glob("*"):
-        yield cached_files(lake, LakePath(lake.repo, folder.name, prefix), cache) or []
-
-
-def _known_versions(lake: LakeFS, lock: Lock | None, prefix: str) -> Iterator[LakePath]:
-    """Yield the target branch and its history, the lock's version, every other branch and tag; each once."""
-
-    def listed() -> Iterator[tuple[str, str]]:
-        yield lake.repo, lake.head()
-        if lock:
-            path = lock.data if prefix != MODEL_PREFIX else lock.model
-            yield path.repo, path.ref
-        yield from ((lake.repo, str(commit.id)) for commit in lake.log(lake.branch, False, prefix))
-        yield from ((lake.repo, commit) for kind in ("branches", "tags") for _, commit in lake.list_refs(kind))
-
-    seen: set[tuple[str, str]] = set()
-    for repo, commit in listed():
-        if (repo, commit) not in seen:
-            seen.add((repo, commit))
-            yield LakePath(repo, commit, prefix)
-
-
-def _objects_if_any(lake: LakeFS, version: LakePath) -> Iterable[RemoteFile]:
-    """Return the objects of a version; none if the server does not know it (a lock of another server)."""
-    try:
-        lake.resolve(version.ref, version.repo)
-    except UsageError:
-        return []
-    return lake.objects(version.ref, version.path, version.repo)
-
-
 def _require_no_links(root: Path, names: Iterable[str]) -> None:
     """Raise UsageError if a file would be written or removed through a link to a directory; a link to a file is replaced."""
     for folder in sorted({posixpath.dirname(name) for name in names}):
@@ -258,25 +193,6 @@ def _require_no_links(root: Path, names: Iterable[str]) -> None:
                     target=link.readlink(),
                 )
             )
-
-
-def _refuse_data_loss(folder: Path, names: list[str]) -> None:
-    """Raise UsageError for files that no commit holds."""
-    if not names:
-        return
-    listed = Message("\n".join(f"  {escape_line(str(folder / name))}" for name in names[:10]))
-    more = tr("\n  … and {count} more", count=len(names) - 10) if len(names) > 10 else ""
-    raise UsageError(
-        trn(
-            "{count} file that is in no commit would be lost: commit it by lake.py push, or discard it by "
-            "--force\n{listed}{more}",
-            "{count} files that are in no commit would be lost: commit them by lake.py push, or discard "
-            "them by --force\n{listed}{more}",
-            len(names),
-            listed=listed,
-            more=Message(more),
-        )
-    )
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ from config import ROOT
 from core import git
 from core.console import SHOWN_ID, choose, fit_table, format_table, is_terminal
 from core.errors import AppError, UsageError
-from core.hashing import file_sha256
 from core.i18n import tr
 from core.provenance.code_files import LOCK_NAME
 from core.reporting import notify, warn
@@ -23,6 +22,7 @@ from registry.versions import Registry
 from segmentation.means import format_cell
 from segmentation.model_file import read_record
 from utils import mlflow_utils
+from utils.ensemble_file import first_changed, working_copy
 from utils.identifiers import NONE
 from utils.lineage import Lineage, Origin
 from utils.servers import Servers
@@ -80,13 +80,13 @@ def with_file(servers: Servers, lineage: Lineage) -> Lineage:
     is in another store than the configured one.
     """
     settings = servers.settings
-    file = settings.model_path
-    if not file.is_file() or file_sha256(file) != lineage.model_sha256:
+    file = working_copy(settings.model_path, lineage.model_path.path)
+    if first_changed(file, lineage.model_sha256) is not None:
         require_reachable(servers, lineage)
         file = servers.lake.verified_file(lineage.model_path, lineage.model_sha256, settings.cache_dir)
     record = read_record(file)
     commit = lineage.git_commit if lineage.git_commit != NONE else record.lineage.get("git_commit", NONE)
-    return replace(lineage, file=file, git_commit=commit, metrics=record.metrics)
+    return replace(lineage, file=file, git_commit=commit, metrics=record.metrics or lineage.metrics)
 
 
 def require_reachable(servers: Servers, lineage: Lineage) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from core.errors import UsageError
 from core.i18n import tr
 from utils import run_names
+from utils.ensemble_file import ENSEMBLE_FILE, is_ensemble
 from utils.servers import Servers
 from versioning.naming.results import find_models
 from versioning.versions import LOCK
@@ -16,12 +17,13 @@ SUFFIX = ".pth"
 
 
 def named_file(text: str) -> Path | None:
-    """Return the path if a text is written as one: it ends with .pth, or begins with `.`, `~` or `/`.
+    """Return the path if a text is written as one: it ends with .pth or ensemble.json, or begins with `.`, `~` or `/`.
 
     Raises UsageError if there is no such file.
     """
     path = Path(text).expanduser()
-    written_as_path = path.suffix == SUFFIX or text.startswith((".", "~")) or path.is_absolute() or "\\" in text
+    is_model = path.suffix == SUFFIX or is_ensemble(path)
+    written_as_path = is_model or text.startswith((".", "~")) or path.is_absolute() or "\\" in text
     if not written_as_path and not (path.is_dir() and "/" in text and not run_names.QUALIFIED.fullmatch(text)):
         return None
     if path.is_file():
@@ -42,7 +44,8 @@ def plain_file(servers: Servers, text: str) -> Path | None:
 
 def _no_file(path: Path) -> UsageError:
     folder = path if path.is_dir() else path.parent
-    known = sorted(entry.name for entry in folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []
+    patterns = (ENSEMBLE_FILE, f"*{SUFFIX}")  # in this order: the members of an ensemble are beside it
+    known = [name for pattern in patterns for name in sorted(entry.name for entry in folder.glob(pattern))]
     near = difflib.get_close_matches(path.name, known, n=1) or known[:1]
     hint = tr(": did you mean {name}?", name=folder / near[0]) if near else ""
     problem = tr("a directory, not a model file") if path.is_dir() else tr("no such file")
