@@ -18,3 +18,6 @@ def export_path_tag(kind: str) -> str:
 def export_sha256_tag(kind: str) -> str:
     """Return the tag of a run, and metadata key of a commit, that holds the SHA-256 of an export."""
     return f"{kind}_sha256"
+
+
+ENSEMBLE = "ensemble"  # key of a record: name and SHA-256 of the files whose predictions are averaged

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from config import Settings
@@ -38,7 +38,6 @@ def _signed_model_file(job: Job, key: Path) -> Path:
 
     What the signed statement says of model, data, code, run and version must be what the registry says.
     """
-    from segmentation.file_names import MODEL_FILE
     from utils import mlflow_utils
     from utils.lakefs_utils import LakePath
     from utils.lineage import RELEASE_TAG
@@ -60,7 +59,7 @@ def _signed_model_file(job: Job, key: Path) -> Path:
         )
     folder = verified_release(job.servers.lake, LakePath.parse(recorded), key, lineage, job.settings.cache_dir)
     notify(tr("signed with {key}: {version}", key=key, version=lineage.version))
-    return folder / MODEL_FILE
+    return folder / PurePosixPath(lineage.model_path.path).name
 
 
 def load_predictor(job: Job) -> Predictor:

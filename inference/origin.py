@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from inference.formats import ENSEMBLE
 from segmentation.predictor import Predictor
 from utils.identifiers import NONE
 from utils.lineage import Origin
@@ -13,6 +14,7 @@ SELECTED_BY = "model_selected_by"  # key of a record: the name by which the mode
 
 def describe_origin(predictor: Predictor, lineage: Origin) -> dict[str, Any]:
     """Return which model, data, code and settings make the predictions, as stored in each record."""
+    members = [{"file": member.file, "sha256": member.sha256} for member in predictor.model.members]
     return {
         "model_version": lineage.version,
         SELECTED_BY: lineage.selected_by,
@@ -26,4 +28,5 @@ def describe_origin(predictor: Predictor, lineage: Origin) -> dict[str, Any]:
         "engine": predictor.engine,
         "tile": predictor.method.tile,
         "tta": predictor.method.flip,
+        **({ENSEMBLE: members} if members else {}),
     }

@@ -20,9 +20,10 @@ from core.safety.checksummed_json import parse_json
 from core.safety.terminal import escape_line
 from inference.formats import EXPORT_FILES, LISTING, export_sha256_tag
 from lineage import predictions
-from lineage.links import Facts, Link, commit_facts, is_tag_of
+from lineage.links import Facts, Link, commit_facts, is_tag_of, member_fact
 from segmentation.file_names import METRICS_FILE, MLMODEL
 from utils import mlflow_utils, run_names
+from utils.ensemble_file import ENSEMBLE_FILE, is_member, working_copy
 from utils.identifiers import CommitId, RunId
 from utils.lakefs_utils import LakeFS, LakePath
 from utils.servers import Servers
@@ -163,6 +164,10 @@ class Finder:
             if found:
                 fact, runs = tag, found
                 break
+        else:
+            if is_member(path):
+                ensemble = path.with_name(ENSEMBLE_FILE)
+                fact, runs = member_fact(path.name), self.runs_with_tag("model_sha256", file_sha256(ensemble))
         link = Link(tr("file"), str(path), facts={fact: sha256}, export=EXPORT_OF_TAG.get(fact))
         if not runs:
             runs = self._runs_of_neighbours(path)
@@ -186,7 +191,7 @@ class Finder:
         except (OSError, ValueError, KeyError, TypeError):
             pass  # no readable metrics.json: try the other ways
         lock = _read_lock(ROOT, None)
-        if lock and path.resolve() == self.settings.model_path.resolve():
+        if lock and path.resolve() == working_copy(self.settings.model_path, lock.model.path).resolve():
             return [lock.run_id]
         model_sha256 = path.absolute().parent.name  # of exports/<SHA-256 of model.pth>/
         if not re.fullmatch("[0-9a-f]{64}", model_sha256):

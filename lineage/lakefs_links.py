@@ -15,8 +15,9 @@ from core.reporting import progress
 from core.safety.json_object import JsonObject
 from core.threads.workers import parallel
 from inference.formats import EXPORT_FILES, export_path_tag, export_sha256_tag
-from lineage.links import MODEL_METRICS, TEST_METRICS, Link, commit_facts, format_metric, hash_mismatch
+from lineage.links import MODEL_METRICS, TEST_METRICS, Link, commit_facts, format_metric, hash_mismatch, member_fact
 from segmentation.file_names import METRICS_FILE, MLMODEL
+from utils.ensemble_file import MAX_BYTES, is_ensemble, parse_ensemble
 from utils.lakefs_utils import LakeFS, LakePath
 from utils.lineage import CLASSES_TAGS
 from versioning.versions import data_manifest
@@ -31,8 +32,11 @@ class LakeFSLinks:
     lake: LakeFS
     data_links: dict[str, Link] = field(default_factory=dict)  # data path -> its link
 
-    def read_file(self, kind: str, path: LakePath) -> tuple[Link, str | None, bytes]:
-        """Read a file from the server: its link, its SHA-256 (None if it cannot be read) and its first bytes."""
+    def read_file(self, kind: str, path: LakePath, kept: int = HEAD_BYTES) -> tuple[Link, str | None, bytes]:
+        """Read a file from the server: its link, its SHA-256 (None if it cannot be read) and its first bytes.
+
+        At least `kept` bytes are returned, if it has so many.
+        """
         link, digest, head = Link(kind, str(path), rehashed=True), hashlib.sha256(), b""
         try:
             listed = self.lake.objects(path.ref, path.path, path.repo)
@@ -41,7 +45,7 @@ class LakeFSLinks:
                 raise AppError(tr("not in lakeFS"))
             for chunk in self.lake.read(path, remote):
                 digest.update(chunk)
-                head = head if len(head) > HEAD_BYTES else head + chunk
+                head = head if len(head) > kept else head + chunk
         except (AppError, urllib3.exceptions.HTTPError) as error:
             link.faults.append(str(error))
             return link, None, b""
@@ -51,8 +55,10 @@ class LakeFSLinks:
         return link, found, head
 
     def model(self, path: LakePath) -> Iterator[Link]:
-        """Yield the links of the model file with its commit, and of metrics.json and MLmodel beside it."""
-        model, found, _ = self.read_file(tr("model"), path)
+        """Yield the links of the model file with its commit, of an ensemble's members, and of metrics.json and MLmodel."""
+        kept = MAX_BYTES if is_ensemble(path.path) else HEAD_BYTES
+        model, found, content = self.read_file(tr("model"), path, kept)
+        members = self._members(path, model, content) if found is not None and is_ensemble(path.path) else []
         report, metrics = self._read_json_beside(path, METRICS_FILE)
         mlmodel, description = self._read_json_beside(path, MLMODEL)
         if found is not None:
@@ -76,11 +82,31 @@ class LakeFSLinks:
             mlmodel.facts["run_id"] = str(description.get("run_id"))
             described = description.get("metadata")
             mlmodel.facts["model_sha256"] = str(described.get("model_sha256") if isinstance(described, dict) else None)
-        yield from (model, report, mlmodel)
+        yield from (model, *members, report, mlmodel)
+
+    def _members(self, path: LakePath, model: Link, content: bytes) -> list[Link]:
+        """Return the link of each member of an ensemble, with a fault if it is not the file that ensemble.json names.
+
+        A file that is not an ensemble is a fault of `model`.
+        """
+        try:
+            ensemble = parse_ensemble(content, path)
+        except AppError as error:
+            model.faults.append(str(error))
+            return []
+        links = []
+        for member in ensemble.members:
+            place = beside(path, member.file)
+            link, found, _ = self.read_file(tr("member"), place)
+            if found is not None:
+                link.facts[member_fact(member.file)] = found
+                link.faults += [hash_mismatch(path.path, member.sha256, found)] if found != member.sha256 else []
+            links.append(link)
+        return links
 
     def _read_json_beside(self, model: LakePath, name: str) -> tuple[Link, dict[str, Any]]:
         """Read a JSON file beside the model file; empty if it is not readable. MLmodel is YAML written as JSON."""
-        path = LakePath(model.repo, model.ref, f"{model.path.rpartition('/')[0]}/{name}".lstrip("/"))
+        path = beside(model, name)
         link, found, content = self.read_file(name, path)
         if link.faults:
             return link, {}
@@ -147,6 +173,11 @@ class LakeFSLinks:
             hashes = {file.path.removeprefix(path.path): str(file.sha256) for file in remote}
             link.facts["data_manifest_sha256"] = data_manifest(hashes, path.path)
         return link
+
+
+def beside(path: LakePath, name: str) -> LakePath:
+    """Return the path of a file in the directory of another one."""
+    return LakePath(path.repo, path.ref, f"{path.path.rpartition('/')[0]}/{name}".lstrip("/"))
 
 
 def _metadata_faults(metadata: Mapping[str, str], metrics: Mapping[str, Any]) -> Iterator[str]:

@@ -71,6 +71,11 @@ def format_metric(value: object) -> str:
     return repr(number) if abs(number) < 1e308 else "none"  # MLflow turns infinity into the largest number
 
 
+def member_fact(file: str) -> str:
+    """Return the fact that the SHA-256 of a member of an ensemble is."""
+    return f"{file}_sha256"
+
+
 def hash_mismatch(name: str, expected: str, found: str) -> str:
     """Return the message for a file or record with another SHA-256 than expected."""
     return tr("{name}: SHA-256 expected {expected}, found {found}", name=name, expected=expected, found=found)

@@ -16,8 +16,8 @@ from core.hashing import file_sha256
 from core.i18n import tr, trn
 from core.reporting import progress
 from core.safety import checksummed_json
-from inference.formats import LISTING, OWN_FILES, VIDEO_RECORD_SUFFIX
-from lineage.links import LINEAGE_KEYS, MODEL_METRICS, Facts, Link, format_metric, hash_mismatch
+from inference.formats import ENSEMBLE, LISTING, OWN_FILES, VIDEO_RECORD_SUFFIX
+from lineage.links import LINEAGE_KEYS, MODEL_METRICS, Facts, Link, format_metric, hash_mismatch, member_fact
 from utils.identifiers import NONE
 
 
@@ -112,6 +112,7 @@ def _record_facts(content: dict[str, Any]) -> Facts:
         facts["git_dirty"] = str(content["git_dirty"])
     if content.get("model_version"):
         facts["version"] = str(content["model_version"])
+    facts |= {member_fact(str(member["file"])): str(member["sha256"]) for member in content.get(ENSEMBLE, ())}
     metrics = dict(content.get("model_metrics", {}))
     return facts | {key: format_metric(metrics[key]) for key in MODEL_METRICS if key in metrics}
 

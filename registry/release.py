@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from config import SETTINGS
@@ -12,8 +12,9 @@ from core.i18n import tr
 from core.reporting import notify
 from registry.records import LAKEFS_TAG, verdict_of, version_lineage
 from registry.versions import Registry
-from segmentation.file_names import METRICS_FILE, MLMODEL, MODEL_FILE
+from segmentation.file_names import METRICS_FILE, MLMODEL
 from utils import mlflow_utils
+from utils.ensemble_file import parts_of_model
 from utils.lakefs_utils import LakeFS, LakePath
 from utils.lineage import RELEASE_TAG, Lineage
 from versioning.provenance.ancestors import ancestors
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
+SIDE_FILES = (MLMODEL, METRICS_FILE)  # beside the model in its commit; older ones lack them
 RESOLVED = "resolved_"  # prefix of parameters: what the training decided where a setting was open
 
 
@@ -35,7 +37,9 @@ def release(registry: Registry, lake: LakeFS, version: ModelVersion) -> None:
     lineage = version_lineage(version)
     _require_recorded_origin(lake, lineage, settings.signing_key is not None)
     folder = _verified_commit(lake, lineage, settings.cache_dir)
-    products = {name: folder / name for name in (MODEL_FILE, MLMODEL, METRICS_FILE) if (folder / name).is_file()}
+    model = folder / PurePosixPath(lineage.model_path.path).name
+    products = {part.name: part for part in parts_of_model(model, lineage.model_sha256)}
+    products |= {name: folder / name for name in SIDE_FILES if (folder / name).is_file()}
     record = _record(registry, lake, version, lineage, _metrics(folder, lineage.model_path))
     key = SigningKey(settings.signing_key, settings.signing_key_password) if settings.signing_key else None
     work = settings.lakefs_local_dir / "release"
@@ -75,11 +79,12 @@ def _require_recorded_origin(lake: LakeFS, lineage: Lineage, signed: bool) -> No
 
 
 def _verified_commit(lake: LakeFS, lineage: Lineage, cache: Path) -> Path:
-    """Download the model file and the files beside it in its commit, and return their directory."""
+    """Download the model file and the records beside it in its commit, and return their directory."""
     path = lineage.model_path
     lake.verified_file(path, lineage.model_sha256, cache)
     prefix = path.path.rpartition("/")[0] + "/"
-    return safe_join(lake.download(LakePath(path.repo, path.ref, prefix), cache), prefix)
+    wanted = {prefix + name for name in SIDE_FILES}  # other files are of earlier models
+    return safe_join(lake.download(LakePath(path.repo, path.ref, prefix), cache, wanted.__contains__), prefix)
 
 
 def _metrics(folder: Path, model: LakePath) -> Measurements:

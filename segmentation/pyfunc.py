@@ -1,6 +1,6 @@
 """The model as MLflow's `python_function`: `mlflow.pyfunc.load_model` and `mlflow models serve` predict with it.
 
-A file `MLmodel` beside model.pth names this module. The code is that of the project, not a copy in the model's directory:
+A file `MLmodel` beside model.pth or ensemble.json names this module. The code is that of the project, not a copy in the model's directory:
 `pip install --no-deps -e .` makes it importable from anywhere. utils/mlmodel.py says which MLmodel files are loaded.
 """
 
@@ -52,7 +52,7 @@ def mlmodel(run_id: str, model_file: str, model_sha256: str) -> str:
 
 
 def _load_pyfunc(path: str) -> Segmenter:
-    """Load the model; MLflow calls this with the path of model.pth.
+    """Load the model; MLflow calls this with the path of model.pth or ensemble.json.
 
     Its SHA-256 must be that of a record elsewhere: of the lakeFS commit that this process downloaded it from, or of the run
     that MLmodel names. Raises AppError for another file.

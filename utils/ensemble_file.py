@@ -20,6 +20,7 @@ from core.safety.terminal import escape_line
 from utils.identifiers import InvalidValue, Sha256
 
 ENSEMBLE_FILE = "ensemble.json"
+MODEL_FILE_KEY = "model_file"  # of the metadata of a model's commit: the file's name, if it is not model.pth
 FORMAT = 1
 MAX_MEMBERS = 100
 MEMBERS = mark("number of members")
@@ -148,3 +149,11 @@ def first_changed(file: Path, sha256: str) -> Path | None:
 def working_copy(model_path: Path, recorded: str) -> Path:
     """Return where the local copy of a model in lakeFS is: MODEL_PATH, or ensemble.json in its directory."""
     return model_path.with_name(ENSEMBLE_FILE) if is_ensemble(recorded) else model_path
+
+
+def is_member(file: Path) -> bool:
+    """Return whether an ensemble.json beside a local file names it; the content may have changed."""
+    ensemble = file.with_name(ENSEMBLE_FILE)
+    if not ensemble.is_file() or is_ensemble(file):
+        return False
+    return any(member.file == file.name for member in read_ensemble(ensemble).members)

@@ -61,11 +61,27 @@ def _parse(uri: str) -> LakePath:
         raise MlflowException(str(error)) from error
 
 
-def _check_model(tree: Path, mlmodel: str, paths: Sequence[str]) -> None:
-    """Raise AppError unless an MLmodel file of a commit, and what is beside it, make MLflow execute only this project."""
+def _check_model(tree: Path, mlmodel: str, paths: Sequence[str]) -> str:
+    """Return the path of the weights that an MLmodel file of a commit names.
+
+    Raises AppError unless that file, and what is beside it, make MLflow execute only this project.
+    """
     folder = mlmodel.removesuffix(MLMODEL)
-    parse_mlmodel(mlmodel, safe_join(tree, mlmodel).read_bytes())
+    content = parse_mlmodel(mlmodel, safe_join(tree, mlmodel).read_bytes())
     reject_code(mlmodel, [path.removeprefix(folder) for path in paths if path.startswith(folder)])
+    return folder + str(content["flavors"]["python_function"]["data"])
+
+
+def _weights_of(tree: Path, paths: Sequence[str]) -> set[str]:
+    """Return the paths of weights that a commit's metadata must vouch for: those that an MLmodel names.
+
+    A commit may have the files of an earlier model beside them. Where there is no MLmodel, each file with the name of a
+    model counts. Raises AppError for an MLmodel that is not the project's.
+    """
+    described = {path.removesuffix(MLMODEL) for path in paths if path.rpartition("/")[2] == MLMODEL}
+    weights = {_check_model(tree, folder + MLMODEL, paths) for folder in described}
+    alone = {path for path in paths if path.rpartition("/")[2] in WEIGHTS}
+    return weights | {path for path in alone if path[: path.rfind("/") + 1] not in described}
 
 
 def _recorded_sha256(lake: LakeFS, weights: LakePath) -> Sha256:
@@ -116,15 +132,13 @@ class LakeFSArtifactRepository(ArtifactRepository):
             tree = lake.download(LakePath(self.source.repo, commit, wanted), cache)
             paths = [file.path for file in lake.objects(commit, wanted, self.source.repo)]
             paths = [path for path in paths if not wanted or path == wanted or path.startswith(f"{wanted}/")]
-            for path in paths:  # before anything is where MLflow looks for it
-                if path.rpartition("/")[2] == MLMODEL:
-                    _check_model(tree, path, paths)
+            weights = _weights_of(tree, paths)  # before anything is where MLflow looks for it
             targets = {path: safe_join(folder, path[len(root) + 1 if root else 0 :]) for path in paths}
             for path, target in targets.items():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(safe_join(tree, path), target)  # a copy: files of the cache must not be changed
             for path, target in targets.items():
-                if path.rpartition("/")[2] == WEIGHTS:
+                if path in weights:
                     where = LakePath(self.source.repo, commit, path)
                     remember_verified(target, _recorded_sha256(lake, where), where)
         return str(folder / artifact_path) if artifact_path else str(folder)

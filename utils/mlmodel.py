@@ -13,9 +13,11 @@ from typing import Any
 from core.errors import AppError
 from core.hashing import file_sha256
 from core.i18n import tr
+from utils.ensemble_file import ENSEMBLE_FILE
 from utils.identifiers import InvalidValue, RunId, Sha256
 
-MLMODEL, WEIGHTS = "MLmodel", "model.pth"
+MLMODEL = "MLmodel"
+WEIGHTS = ("model.pth", ENSEMBLE_FILE)
 LOADERS = ("segmentation.pyfunc", "train.pyfunc")  # of today and of earlier versions
 KEYS = frozenset({"flavors", "mlflow_version", "model_uuid", "run_id", "metadata"})  # that train.py writes
 FLAVOR_KEYS = frozenset({"loader_module", "data", "python_version"})
@@ -41,13 +43,13 @@ def parse_mlmodel(where: object, content: bytes) -> dict[str, Any]:
         unknown = sorted({*(found.keys() - KEYS), *(flavor.keys() - FLAVOR_KEYS)})
         if unknown:
             raise ValueError(tr("unknown keys {names}", names=", ".join(ascii(name)[:40] for name in unknown[:5])))
-        if flavor.get("loader_module") not in LOADERS or flavor.get("data") != WEIGHTS:
+        if flavor.get("loader_module") not in LOADERS or flavor.get("data") not in WEIGHTS:
             raise ValueError(
                 tr(
                     "it loads {data} by {loader}, expected {weights} by {loaders}",
                     data=ascii(flavor.get("data"))[:80],
                     loader=ascii(flavor.get("loader_module"))[:80],
-                    weights=WEIGHTS,
+                    weights=" | ".join(WEIGHTS),
                     loaders=" | ".join(LOADERS),
                 )
             )

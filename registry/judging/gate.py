@@ -30,6 +30,7 @@ from registry.judging.reasons import (
 from segmentation.evaluation import EvaluationResult, measure
 from segmentation.model import Model
 from segmentation.model_file import load_model
+from utils.ensemble_file import parts_of_model
 from utils.lakefs_utils import LakeFS
 from utils.run_names import CHAMPION
 from versioning.provenance.verdict import ACCEPT_WARNINGS, CHALLENGER, PROMOTE_BY, WITHOUT_INTERVAL, Verdict
@@ -61,7 +62,8 @@ def judge(
     minimums = class_minimums(settings.register_min_class_iou, model.classes.names)  # first: rejects unknown names
     new = measure(model, items, model.classes, device, tr("candidate"))
     metric = split_metric(settings.register_metric)
-    size = lake.verified_file(candidate.model_path, candidate.model_sha256, cache).stat().st_size
+    file = lake.verified_file(candidate.model_path, candidate.model_sha256, cache)
+    size = sum(part.stat().st_size for part in parts_of_model(file, candidate.model_sha256))
     record: dict[str, Any] = {
         "data": str(data),
         "split": split,

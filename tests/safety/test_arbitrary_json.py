@@ -210,7 +210,7 @@ class FakeLinks(LakeFSLinks):
         super().__init__(cast(Any, SimpleNamespace(**commit)))
         self.content = content
 
-    def _read_file(self, kind: str, path: LakePath) -> tuple[Link, str | None, bytes]:
+    def read_file(self, kind: str, path: LakePath, kept: int = 0) -> tuple[Link, str | None, bytes]:
         return Link(kind, str(path)), SHA256, self.content
 
 

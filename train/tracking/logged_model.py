@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import tempfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from core.i18n import tr
-from segmentation.file_names import MLMODEL, MODEL_FILE
+from segmentation.file_names import MLMODEL
 from segmentation.pyfunc import mlmodel
 from train.tracking.description import NOTE
 from utils import mlflow_utils
@@ -66,7 +66,7 @@ def log_model(client: MlflowClient, settings: Settings, run_id: str, path: LakeP
 
 def _write_files(folder: Path, run_id: str, model_id: str, path: LakePath, sha256: str, channels: int) -> None:
     """Write MLmodel and the input example; equal for equal models."""
-    content = json.loads(mlmodel(run_id, MODEL_FILE, sha256))
+    content = json.loads(mlmodel(run_id, PurePosixPath(path.path).name, sha256))
     content |= {
         "flavors": {},  # nothing to load here: the file is in lakeFS
         "model_id": model_id,

@@ -25,6 +25,7 @@ from core.i18n import tr
 from core.provenance.code_files import LOCK_NAME
 from core.reporting import warn
 from utils import run_names
+from utils.ensemble_file import MODEL_FILE_KEY
 from utils.identifiers import NONE, InvalidValue, RunId, Tag
 from utils.lakefs_utils import LakeFS, LakePath
 from utils.lineage import Lineage
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 RESULT_TAG = re.compile(r"v(\d+)\.(\d+)-(?:acc\d+|initial)")
 TAG_PREFIX = "tag:"  # no tag and no registered model has a colon in its name
 RUN_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
-MODEL_NAME = "model.pth"  # of the file in a model's commit
+MODEL_NAME = "model.pth"  # of the file in a model's commit that does not state another name
 
 
 class NoModel(UsageError):
@@ -221,7 +222,8 @@ def _tagged_model(servers: Servers, name: str, commit: str) -> Lineage | None:
     needed = ("mlflow_run_id", "model_sha256", "lakefs_data_path")
     if any(key not in recorded for key in needed):
         return None
-    path = recorded.get("lakefs_model_path") or str(LakePath(repo, commit, f"{MODEL_PREFIX}{MODEL_NAME}"))
+    name = recorded.get(MODEL_FILE_KEY, MODEL_NAME)
+    path = recorded.get("lakefs_model_path") or str(LakePath(repo, commit, f"{MODEL_PREFIX}{name}"))
     try:
         return Lineage(
             run_id=recorded["mlflow_run_id"],

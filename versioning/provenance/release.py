@@ -1,6 +1,6 @@
 """A release: releases/TAG/ in lakeFS, which holds a promoted model, files about its origin, and their signature.
 
-model.pth, MLmodel, metrics.json   as committed by the training
+model.pth, MLmodel, metrics.json   as committed by the training; or ensemble.json and its members in the place of model.pth
 provenance.json                    in-toto statement: code and data that the model was made from
 openlineage.json                   the training as an OpenLineage event
 model_card.md                      the same for people

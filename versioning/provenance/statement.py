@@ -7,6 +7,7 @@ Format: in-toto Statement v1 (https://in-toto.io/Statement/v1) with the predicat
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 from core.errors import AppError
@@ -77,7 +78,7 @@ def require_same_origin(content: bytes, lineage: Lineage) -> None:
         subjects = {subject["name"]: subject["digest"]["sha256"] for subject in stated["subject"]}
         sources = {source["name"]: source for source in build["resolvedDependencies"]}
         signed = {
-            "SHA-256": subjects["model.pth"],
+            "SHA-256": subjects[PurePosixPath(lineage.model_path.path).name],
             tr("data"): sources["data"]["uri"],
             "Git": sources.get("code", {}).get("digest", {}).get("gitCommit", "none"),
             tr(
