@@ -116,7 +116,7 @@ class Settings:
         unset=mark("no minimum"),
     )
     register_max_mb: float | None = runtime_setting(
-        None, mark("largest model file in 10^6 bytes"), unset=UNLIMITED, above=0
+        None, mark("largest model in 10^6 bytes; of an ensemble, the sum of its members"), unset=UNLIMITED, above=0
     )
     register_max_ms: float | None = runtime_setting(
         None, mark("longest prediction time of an image in ms, on the machine that registers"), unset=UNLIMITED, above=0
