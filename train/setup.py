@@ -23,7 +23,7 @@ from train import auto_settings
 from train.base_train import SMOKE_BATCHES
 from train.loading import loader
 from train.parallel import distributed
-from train.warm_start.initial import Initial, InitialModel
+from train.warm_start.initial import Initial, InitialEnsemble, InitialModel
 from train.warm_start.network import build_start
 from train.warm_start.transfer import transfer
 
@@ -206,8 +206,10 @@ def check_data(settings: Settings, data: SegmentationData, initial: Initial | No
     """Raise UsageError for settings and initial weights that do not fit the data: before anything is uploaded."""
     if settings.class_weights not in ("auto", "none"):
         parse_class_weights(settings.class_weights, data.classes.num_classes)
-    if isinstance(initial, InitialModel):
-        transfer(initial, settings.model, data.classes.names, data.reading.channels)
+    members = initial.members if isinstance(initial, InitialEnsemble) else (initial,)
+    for model in members:
+        if isinstance(model, InitialModel):
+            transfer(model, settings.model, data.classes.names, data.reading.channels)
 
 
 def _images(

@@ -39,6 +39,15 @@ def test_two_processes_match_one_process(project: Project) -> None:
     assert pair["best_val_accuracy"] == pytest.approx(single["best_val_accuracy"], abs=0.15)
 
 
+def test_two_processes_start_from_the_same_model(project: Project) -> None:
+    parent = project.runs()[0]
+    done = torchrun(project, "train.py", *TRAINING[2:], "--smoke", "--init", parent.info.run_id[:8])
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = project.runs()[0]
+    assert run.data.params["processes"] == "2" and run.data.params["init_run_id"] == parent.info.run_id
+    assert run.data.metrics["train_loss"] == pytest.approx(parent.data.metrics["train_loss"], rel=0.5)
+
+
 def test_two_processes_stop_at_the_same_time_limit(project: Project) -> None:
     done = torchrun(project, "train.py", *TRAINING[2:], "--max-seconds", "2")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -65,6 +65,7 @@ def new_job(settings: Settings, lake: LakeFS, options: argparse.Namespace, initi
     from train.setup import check_data
     from train.tracking.publication import hash_files
     from train.tracking.run_tracker import RunFacts
+    from train.warm_start.initial import require_single
     from versioning.checkout import checked_data, warn_of_unreachable_lock
     from versioning.data_directory import record_directory
     from versioning.push import require_publishable
@@ -75,6 +76,7 @@ def new_job(settings: Settings, lake: LakeFS, options: argparse.Namespace, initi
         lake.check()
     pinned, data = checked_data(settings, lake, options.data_ref, options.sample)
     check_data(settings, data, initial)
+    require_single(initial)
     lake.ensure_repository(settings)  # not before: faulty data creates nothing
     if pinned is None:
         record_directory(settings)

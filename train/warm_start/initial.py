@@ -1,4 +1,4 @@
-"""What a training starts from: a model of this project, or the published weights of an installed package."""
+"""What a training starts from: models of this project, or the published weights of an installed package."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from core.errors import UsageError
+from core.i18n import tr
 from segmentation.preprocess import Normalisation
 from utils.lineage import INIT_KEYS
 
@@ -42,6 +44,47 @@ class InitialModel(Initial):
         return len(self.normalisation.mean)
 
 
+@dataclass(frozen=True, kw_only=True)
+class InitialEnsemble(Initial):
+    """The models of an ensemble: each fold of a training starts from the one of its number."""
+
+    members: tuple[InitialModel, ...]
+    held_out: tuple[tuple[str, ...], ...]  # of each member: SHA-256 of image files that it was not trained on
+
+
 @dataclass(frozen=True)
 class InitialPackage(Initial):
     """Published weights of an encoder that an installed package has."""
+
+
+def start_of_fold(initial: Initial | None, fold: int) -> Initial | None:
+    """Return what a fold, counted from 1, starts from: of an ensemble the member of its number.
+
+    Raises UsageError for an ensemble that has not so many members.
+    """
+    if not isinstance(initial, InitialEnsemble):
+        return initial
+    if fold > len(initial.members):
+        raise UsageError(
+            tr(
+                "--init {reference}: an ensemble of {count} models cannot start fold {fold}: use --folds {count}",
+                reference=initial.reference,
+                count=len(initial.members),
+                fold=fold,
+            )
+        )
+    return initial.members[fold - 1]
+
+
+def require_single(initial: Initial | None) -> None:
+    """Raise UsageError for an ensemble: one network cannot start from several."""
+    if isinstance(initial, InitialEnsemble):
+        raise UsageError(
+            tr(
+                "--init {reference}: an ensemble of {count} models: train with --folds {count}, or start from one of them: "
+                "{member}",
+                reference=initial.reference,
+                count=len(initial.members),
+                member=initial.members[0].reference,
+            )
+        )

@@ -12,8 +12,9 @@ from core.i18n import tr
 from segmentation.archive.origin import require_origin
 from segmentation.model import Model
 from segmentation.model_file import load_model
-from train.warm_start.initial import Initial, InitialModel, InitialPackage
+from train.warm_start.initial import Initial, InitialEnsemble, InitialModel, InitialPackage
 from train.warm_start.packages import PREFIX, find_package
+from utils.ensemble_file import is_ensemble, member_files, read_ensemble
 from utils.identifiers import InvalidValue, RunId
 from utils.lakefs_utils import LakeFS, LakePath
 
@@ -46,8 +47,23 @@ def load_initial(settings: Settings, lake: LakeFS) -> Initial | None:
             known = {"run_id": metadata.get("mlflow_run_id", ""), "data": metadata.get("lakefs_data_path", "")}
     else:
         file = package.file if package is not None else _existing(Path(reference))
-    model = load_model(file, sha256, torch.device("cpu"))
-    return initial_model(reference, sha256, model, known)
+    if is_ensemble(file):
+        return _load_ensemble(reference, sha256, file, known)
+    return initial_model(reference, sha256, load_model(file, sha256, torch.device("cpu")), known)
+
+
+def _load_ensemble(reference: str, sha256: str, file: Path, known: dict[str, str]) -> InitialEnsemble:
+    """Return the models of an ensemble, each after its SHA-256 was compared with that in ensemble.json."""
+    require_origin(file, file.read_bytes(), sha256)
+    ensemble, folder = read_ensemble(file), reference.rpartition("/")[0]
+    members = [
+        initial_model(
+            f"{folder}/{member.file}", member.sha256, load_model(place, member.sha256, torch.device("cpu")), known
+        )
+        for member, place in member_files(file, ensemble)
+    ]
+    first, held_out = members[0], tuple(member.held_out for member in ensemble.members)
+    return InitialEnsemble(reference, sha256, first.run_id, first.data_path, members=tuple(members), held_out=held_out)
 
 
 def _existing(file: Path) -> Path:

@@ -13,7 +13,7 @@ from core.safety.terminal import escape_line
 from dataset.classes import abbreviate
 from segmentation.networks.registry import build_network, build_pretrained
 from segmentation.preprocess import Normalisation
-from train.warm_start.initial import Initial, InitialModel
+from train.warm_start.initial import Initial, InitialModel, require_single
 from train.warm_start.transfer import compare_classes, transfer
 
 SHOWN = 8  # classes in a line
@@ -37,6 +37,7 @@ def build_start(settings: Settings, classes: tuple[str, ...], channels: int, ini
 
     Raises UsageError if the weights do not fit, AppError if published ones cannot be read.
     """
+    require_single(initial)
     if isinstance(initial, InitialModel):
         return _start_from_model(settings, classes, channels, initial)
     if settings.pretrained or initial is not None:

@@ -15,10 +15,11 @@ from segmentation.file_names import MODEL_FILE
 from segmentation.model_file import FileRecord, read_record
 from segmentation.networks.encoder_fpn import encoder_of
 from segmentation.networks.packages import LITE_ENCODER, LITE_FPN
-from train.warm_start.initial import Initial, InitialModel, InitialPackage
+from train.warm_start.initial import Initial, InitialEnsemble, InitialModel, InitialPackage
 from train.warm_start.load import LAKEFS, load_initial
 from train.warm_start.packages import PREFIX, find_package
 from utils import mlflow_utils
+from utils.ensemble_file import ENSEMBLE_FILE
 from utils.identifiers import RunId, Sha256
 from utils.lakefs_utils import LakeFS, LakePath
 from utils.servers import Servers
@@ -50,7 +51,8 @@ def resolve_initial(settings: Settings, lake: LakeFS) -> tuple[Settings, Initial
         )
     settings = dataclasses.replace(settings, init=reference, init_sha256=str(sha256))
     initial = load_initial(settings, lake)
-    model = initial.architecture if isinstance(initial, InitialModel) else LITE_FPN
+    first = initial.members[0] if isinstance(initial, InitialEnsemble) else initial
+    model = first.architecture if isinstance(first, InitialModel) else LITE_FPN
     if "model" not in settings.explicit:
         settings = dataclasses.replace(settings, model=model)
     if isinstance(initial, InitialPackage):
@@ -81,7 +83,7 @@ def _locate_in_lakefs(settings: Settings, lake: LakeFS, path: LakePath) -> tuple
     """Return the path with its commit, and the SHA-256 that the commit states of its model, else that of the file."""
     path = LakePath(path.repo, lake.resolve(path.ref, path.repo), path.path)
     stated = lake.commit_metadata(path.ref, path.repo)
-    if path.path == f"{MODEL_PREFIX}{MODEL_FILE}" and "model_sha256" in stated:
+    if path.path in (f"{MODEL_PREFIX}{MODEL_FILE}", f"{MODEL_PREFIX}{ENSEMBLE_FILE}") and "model_sha256" in stated:
         return str(path), Sha256(stated["model_sha256"])
     return str(path), file_sha256(safe_join(lake.download(path, settings.cache_dir), path.path))
 

