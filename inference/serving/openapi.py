@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from core.i18n import tr
+from inference.formats import ENSEMBLE
 
 API_VERSION = "1.0"  # of the HTTP API: a change that breaks clients needs a new major version
 Schema = dict[str, Any]
@@ -172,6 +173,13 @@ def _schemas() -> Schema:
         "git_commit": text,
     }
     truncated: Schema = {"truncated": {"type": "boolean", "description": tr("the end of the file is missing")}}
+    members: Schema = {
+        ENSEMBLE: {
+            "type": "array",
+            "description": tr("the model files whose predictions are averaged"),
+            "items": _object({"file": text, "sha256": sha256}),
+        }
+    }
     health: Schema = {
         "status": {"const": "ok"},
         "model_version": optional,
@@ -182,9 +190,9 @@ def _schemas() -> Schema:
     }
     example: Schema = {"name": text, "split": {"enum": ["train", "val", "test"]}, "image_png_base64": png}
     return {
-        "Prediction": _object(prediction, truncated),
+        "Prediction": _object(prediction, {**truncated, **members}),
         "Health": _object(health),
-        "Example": _object({**example, **prediction}, truncated),
+        "Example": _object({**example, **prediction}, {**truncated, **members}),
         "Error": _object({"error": {"type": "string", "description": tr("what was expected and found, in one line")}}),
     }
 

@@ -19,12 +19,16 @@ from openapi_spec_validator import validate
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
+from core.hashing import file_sha256
 from core.i18n import set_language
 from inference.server import Service
 from inference.serving import forms
+from segmentation.model_file import load_model
 from tests.inference.test_serve_limits import Address, serving
 from tests.support.data_directories import make_flat
+from tests.support.ensembles import make_members, write_ensemble
 from tests.support.images import png_of_size
+from tests.support.models import CPU
 
 HANGUL = re.compile("[가-힣]")
 Response = urllib3.BaseHTTPResponse
@@ -116,6 +120,22 @@ def test_form_may_be_as_large_as_a_body_and_its_frame(url: str) -> None:
             assert answer.status == status, (unit, answer.data)
             words = f"unreadable, {size:,} bytes" if status == 400 else "at most 500,000 bytes"
             assert words in error_of(answer)
+
+
+def test_the_answer_of_an_ensemble_names_its_members(image: bytes, tmp_path: Path) -> None:
+    path = write_ensemble(tmp_path, make_members(2, (32, 32)))
+    model = load_model(path, file_sha256(path), CPU)
+    with serving(model=model) as ((host, port), service, _):
+        answer = json.loads(
+            ask(f"http://{host}:{port}/predict", "POST", body=image, headers={"Accept": "application/json"}).data
+        )
+        schema = json.loads(ask(f"http://{host}:{port}/openapi.json").data)["components"]["schemas"]["Prediction"]
+    assert (
+        answer["ensemble"]
+        == [{"file": m.file, "sha256": m.sha256} for m in model.members]
+        == service.origin["ensemble"]
+    )
+    Draft202012Validator(schema).validate(answer)
 
 
 # Errors

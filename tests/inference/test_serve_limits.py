@@ -27,6 +27,7 @@ from inference.server import Service, configure
 from inference.serving import connections, uploads
 from inference.serving.pages import Page
 from inference.serving.uploads import TooLargeError, Uploads
+from segmentation.model import Model
 from segmentation.predictor import Predictor
 from tests.support.models import CPU, lineage, make_model
 
@@ -41,10 +42,11 @@ Address = tuple[str, int]
 def serving(
     example_data: Path | None = None,
     hosts: tuple[str, ...] = ("*",),
+    model: Model | None = None,
     **settings: float,
 ) -> Iterator[tuple[Address, Service, uvicorn.Server]]:
     """Serve a small network in a thread of this process."""
-    predictor = Predictor(make_model((32, 32)), CPU)
+    predictor = Predictor(model or make_model((32, 32)), CPU)
     origin = describe_origin(predictor, lineage())
     service = Service(predictor, origin, Settings(**settings), example_data)  # type: ignore[arg-type]
     running = uvicorn.Server(configure(service.app(list(hosts))))
