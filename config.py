@@ -257,8 +257,14 @@ class Settings:
     )
     picture_cache_gb: float = runtime_setting(
         20.0,
-        mark("10^9 bytes of decoded images kept under LAKEFS_LOCAL_DIR, oldest removed first; 0: no cache"),
+        mark("at most so many 10^9 bytes of decoded and streamed images under LAKEFS_LOCAL_DIR; 0: none are kept"),
         minimum=0,
+    )
+    stream: str = runtime_setting(
+        "auto",
+        mark("read the images of a commit from lakeFS while training; auto: if they exceed PICTURE_CACHE_GB"),
+        option="--stream",
+        choices=("auto", "always", "never"),
     )
     sync_batchnorm: bool = setting(False, mark("synchronize batch normalization between the GPUs of torchrun"))
     patience: int = setting(

@@ -32,7 +32,7 @@ from core.process import run_script
 DATASETS = ("oxford-iiit-pet", "voc2012")  # of dataset/sources/public.py, whose imports --help must not pay for
 
 # What decides how the data is read and split, and what decides how a network is trained on it.
-READING = "--raw-orientation --allow-truncated --seed --split-group"
+READING = "--raw-orientation --allow-truncated --seed --split-group --stream"
 TRAINING = (
     f"{READING} --batch-size --lr --image-size --crop-size --model --pretrained --loss --class-weights --clip-norm "
     "--accumulate --precision --device --workers --patience"
@@ -45,7 +45,7 @@ ACTIONS = Actions(
         "--check-only": f"{READING} --data-dir --data-ref --dataset --json",
         "--audit-labels": f"{TRAINING} {LENGTH} --data-dir --data-ref --dataset --sample",
         "--overfit": f"{TRAINING} --init --data-dir --data-ref --dataset --sample",
-        "--reproduce": "--tolerance --trust-patch --device --workers",
+        "--reproduce": "--tolerance --trust-patch --device --workers --stream",
         "--resume": f"{TRAINING} {LENGTH} {RELEASE} --smoke",
         DEFAULT: f"{TRAINING} --init {LENGTH} {RELEASE} --data-dir --data-ref --dataset --sample --replace --smoke "
         "--experiment-branch",
@@ -59,6 +59,7 @@ ACTIONS = Actions(
         "--smoke --git-commit",
         "--smoke --git-tag",
     ),
+    needs={"--stream": "--data-ref --resume --reproduce"},
 )
 
 

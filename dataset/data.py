@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dataset.classes import ClassMap
 from dataset.decoding.options import DEFAULT_READING, ReadOptions
 from dataset.directory import data_files
 from dataset.faults import DataWarning, LeftOut
+from dataset.sources.files import LOCAL_FILES, FileSource
 from dataset.splitting.groups import Groups
 
 
@@ -45,6 +46,7 @@ class SegmentationData:
     left_out: tuple[LeftOut, ...] = ()
     splits_root: Path | None = None  # directory of splits/, where the layout has or would have it
     groups: Groups | None = None  # which images belong together, and by which rule
+    source: FileSource = field(default=LOCAL_FILES, repr=False, compare=False)  # which reads the files of `pairs`
 
     def split(self, name: str) -> tuple[Pair, ...]:
         """Return the pairs of 'train', 'val' or 'test', by name."""

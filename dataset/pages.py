@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,8 +39,8 @@ def find_page(name: str, files: Container[str]) -> tuple[str, int | None]:
     return found[1], int(found[2]) - 1
 
 
-def expand_pages(pairing: Pairing, files: Mapping[str, Path]) -> Pairing:
-    """Return a pairing in which each page of a TIFF file of several is a pair.
+def expand_pages(pairing: Pairing, files: Mapping[str, Path], count: Callable[[Path], int] = count_pages_of) -> Pairing:
+    """Return a pairing in which each page of a TIFF file of several is a pair; `count` returns the pages of a file.
 
     A mask of another number of pages than its image is a fault.
     """
@@ -48,9 +48,7 @@ def expand_pages(pairing: Pairing, files: Mapping[str, Path]) -> Pairing:
         c for c in pairing.candidates if any(name.lower().endswith(_TIFF_SUFFIXES) for name in (c.image, c.mask))
     ]
     counts: dict[Candidate, tuple[int, int]] = {}
-    for candidate, found in parallel(
-        lambda c: (count_pages_of(files[c.image]), count_pages_of(files[c.mask])), possible
-    ):
+    for candidate, found in parallel(lambda c: (count(files[c.image]), count(files[c.mask])), possible):
         if isinstance(found, Exception):
             raise found
         counts[candidate] = found

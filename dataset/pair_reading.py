@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -64,23 +63,30 @@ class PairContent:
 
 
 def read_pairs(
-    files: Mapping[str, Path], candidates: list[Candidate], classes: ClassMap | None, options: ReadOptions
+    read: Callable[[str], bytes],
+    candidates: list[Candidate],
+    classes: ClassMap | None,
+    options: ReadOptions,
+    threads: int = 0,
 ) -> Iterator[PairContent]:
-    """Yield the content of every pair, in order. Decoding and hashing release the GIL, so threads help."""
-    with ThreadPoolExecutor(min(8, usable_cores() + 1)) as pool:
+    """Yield the content of every pair, in order; `read` returns the bytes of a file, `threads` 0: as the cores suggest.
+
+    Decoding and hashing release the GIL, so threads help.
+    """
+    with ThreadPoolExecutor(threads or min(8, usable_cores() + 1)) as pool:
         for start in range(0, len(candidates), _WINDOW):
             window = candidates[start : start + _WINDOW]
-            yield from pool.map(lambda candidate: _read_pair(files, candidate, classes, options), window)
+            yield from pool.map(lambda candidate: _read_pair(read, candidate, classes, options), window)
 
 
 def _read_pair(
-    files: Mapping[str, Path], candidate: Candidate, classes: ClassMap | None, options: ReadOptions
+    read: Callable[[str], bytes], candidate: Candidate, classes: ClassMap | None, options: ReadOptions
 ) -> PairContent:
     """Read each file once: its bytes give the checksum and the pixels."""
     faults: list[Fault] = []
     page = candidate.page
-    image_data, image = _read(files, candidate.image, lambda data: decode_raw(data, options, page=page), faults)
-    mask_data, mask = _read(files, candidate.mask, lambda data: decode_mask(data, classes, options, page), faults)
+    image_data, image = _read(read, candidate.image, lambda data: decode_raw(data, options, page=page), faults)
+    mask_data, mask = _read(read, candidate.mask, lambda data: decode_mask(data, classes, options, page), faults)
     content = PairContent(candidate, _sha256(image_data), _sha256(mask_data), faults=tuple(faults))
     preview = None
     if image is not None:
@@ -102,12 +108,12 @@ def _read_pair(
 
 
 def _read(
-    files: Mapping[str, Path], name: str, decode: Callable[[bytes], T], faults: list[Fault]
+    read: Callable[[str], bytes], name: str, decode: Callable[[bytes], T], faults: list[Fault]
 ) -> tuple[bytes, T | None]:
     """Return the bytes of a file and what they decode to; None with faults appended where they do not."""
     data = b""
     try:
-        data = files[name].read_bytes()
+        data = read(name)
         return data, decode(data)
     except InvalidFileError as error:
         faults += faults_from_error(name, error)

@@ -95,7 +95,12 @@ def expand_item(item: Item) -> list[Item]:
 
 def committed_data(lake: LakeFS, source: LakePath, cache: Path) -> list[RemoteFile]:
     """Return the objects of a data commit that are data by its own `.lakefsignore`, as `data_files` lists a directory."""
-    found = [f for f in lake.committed_objects(source, cache) if is_data_name(f.path.removeprefix(source.path))]
+    return select_data(lake, source, cache, lake.committed_objects(source, cache))
+
+
+def select_data(lake: LakeFS, source: LakePath, cache: Path, listed: Iterable[RemoteFile]) -> list[RemoteFile]:
+    """Return those of the objects of a commit that are data."""
+    found = [file for file in listed if is_data_name(file.path.removeprefix(source.path))]
     file = next((file for file in found if file.path == source.path + IGNORE_FILE), None)
     if file is None:
         return found

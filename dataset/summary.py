@@ -70,7 +70,7 @@ def _abbreviate_left_out(data: SegmentationData) -> list[str]:
 
 def _list_left_out(data: SegmentationData) -> list[str]:
     """Return the table of the files that are versioned but not part of the data set, with their sizes."""
-    sizes = {item: (data.root / item.file).stat().st_size for item in data.left_out}
+    sizes = {item: data.source.size(data.root / item.file) for item in data.left_out}
     rows = [(item.file, format_size(sizes[item]), item.reason) for item in data.left_out[:MAX_ROWS]]
     count, size, more = len(sizes), format_size(sum(sizes.values())), len(sizes) - MAX_ROWS
     head = tr("files versioned but not part of the data set: {count}, {size} in total", count=count, size=size)

@@ -25,11 +25,10 @@ from dataset.checks.split_contents import (
 from dataset.class_file import Form
 from dataset.data import SegmentationData
 from dataset.decoding.options import DEFAULT_READING, ReadOptions
-from dataset.directory import list_directory, require_contents
 from dataset.formats.record import import_warnings
 from dataset.pages import expand_pages
-from dataset.pair_reading import read_pairs
 from dataset.pairing import find_pairs
+from dataset.sources.files import LOCAL_FILES, FileSource
 from dataset.splitting.splits import write_splits
 
 
@@ -39,14 +38,15 @@ def check_data(
     make_split: bool = True,
     reading: ReadOptions = DEFAULT_READING,
     split_group: str | None = None,
+    source: FileSource = LOCAL_FILES,
 ) -> SegmentationData:
     """Read and check every pair below `root` once; store a split that was made here if `make_split`.
 
-    `split_group` is the regular expression of SPLIT_GROUP.
+    `split_group` is the regular expression of SPLIT_GROUP; `source` is where the files are read from.
 
     Raises DataFaults with all faults at once, and UsageError where a file or directory cannot be used at all.
     """
-    inspection = inspect_data(root, seed, reading, split_group)
+    inspection = inspect_data(root, seed, reading, split_group, source)
     data = inspection.data()
     if inspection.assignment is not None and make_split:
         assert inspection.layout is not None  # else there is no assignment
@@ -56,18 +56,21 @@ def check_data(
 
 
 def inspect_data(
-    root: Path, seed: int, reading: ReadOptions = DEFAULT_READING, split_group: str | None = None
+    root: Path,
+    seed: int,
+    reading: ReadOptions = DEFAULT_READING,
+    split_group: str | None = None,
+    source: FileSource = LOCAL_FILES,
 ) -> Inspection:
     """Read and check every pair below `root` once; return what is known, with all faults, warnings and files left out.
 
     Raises UsageError where a file or directory cannot be used at all.
     """
-    listing = list_directory(root)
-    inspection, files = Inspection(root, listing.files, reading), listing.files
+    listing = source.listing(root)
+    inspection, files = Inspection(root, listing.files, reading, source=source), listing.files
     inspection.add(listing.refused)
     if listing.refused:
-        return inspection  # nothing of a directory with special files or links out of it is read
-    require_contents(root, files)
+        return inspection
     inspection.add(import_warnings(root))
     inspection.layout, faults = find_layout(root, files)
     inspection.add(faults)
@@ -75,11 +78,11 @@ def inspect_data(
         return inspection
     listed, faults = find_classes(files, inspection.layout)
     inspection.add(faults)
-    inspection.pairing = expand_pages(find_pairs(root, files, inspection.layout), files)
+    inspection.pairing = expand_pages(find_pairs(root, files, inspection.layout), files, source.count_pages)
     inspection.add(explain_ignored(root, inspection.pairing.faults))
     inspection.add(check_unused_files(files, inspection.layout, inspection.pairing))
     candidates = inspection.pairing.candidates
-    contents = read_pairs(files, candidates, listed.classes if listed is not None else None, reading)
+    contents = source.contents(files, candidates, listed.classes if listed is not None else None, reading)
     inspection.contents = list(progress(contents, len(candidates), tr("checking data"), tr("pairs")))
     for content in inspection.contents:
         inspection.add(content.faults)

@@ -118,7 +118,7 @@ def overfit(settings: Settings, options: argparse.Namespace) -> None:
     with connect(settings) as lake:
         settings, initial = resolve_initial(settings, lake)
         _, data = checked_data(settings, lake, options.data_ref, options.sample)
-    overfit_check(settings, data, options.overfit, initial)
+        overfit_check(settings, data, options.overfit, initial)
 
 
 def audit(settings: Settings, options: argparse.Namespace) -> None:
@@ -127,9 +127,9 @@ def audit(settings: Settings, options: argparse.Namespace) -> None:
     from dataset.summary import summary
     from dataset.validation import check_data
     from train.audit.command import audit_labels
-    from train.data_check import find_directory
+    from train.data_check import open_files
 
-    folder = find_directory(settings, options.data_ref)
-    data = check_data(folder, settings.seed, False, options_of(settings), settings.split_group)
-    notify(summary(data))
-    audit_labels(settings, data)
+    with open_files(settings, options.data_ref) as (folder, source):
+        data = check_data(folder, settings.seed, False, options_of(settings), settings.split_group, source)
+        notify(summary(data))
+        audit_labels(settings, data)

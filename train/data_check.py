@@ -19,6 +19,7 @@ from dataset.checks.page import write_page
 from dataset.checks.report import report
 from dataset.decoding.options import options_of
 from dataset.faults import DataFaults, Fault
+from dataset.sources.files import LOCAL_FILES, FileSource
 from dataset.summary import summary
 from dataset.validation import inspect_data
 
@@ -41,28 +42,30 @@ def json_output(settings: Settings) -> Iterator[None]:
 
 def check(settings: Settings, data_ref: str | None, as_json: bool) -> None:
     """Report what is known of the data, as text or JSON, and draw the first pairs. Raises DataFaults after that."""
-    folder = find_directory(settings, data_ref)
-    inspection = inspect_data(folder, settings.seed, options_of(settings), settings.split_group)
-    if data_ref is None:
-        write_page(inspection)
-    if as_json:
-        _print_json(inspection)
-    if inspection.faults:
-        raise DataFaults(inspection.faults)
-    if not as_json:
-        report_result(summary(inspection.data(), list_all=True))
+    with open_files(settings, data_ref) as (folder, source):
+        inspection = inspect_data(folder, settings.seed, options_of(settings), settings.split_group, source)
+        if data_ref is None:
+            write_page(inspection)
+        if as_json:
+            _print_json(inspection)
+        if inspection.faults:
+            raise DataFaults(inspection.faults)
+        if not as_json:
+            report_result(summary(inspection.data(), list_all=True))
 
 
 def _print_json(inspection: Inspection) -> None:
     print_result(json.dumps(report(inspection), ensure_ascii=False, indent=2))
 
 
-def find_directory(settings: Settings, data_ref: str | None) -> Path:
-    """Return the data directory, or that of a downloaded commit."""
+@contextlib.contextmanager
+def open_files(settings: Settings, data_ref: str | None) -> Iterator[tuple[Path, FileSource]]:
+    """Yield the data directory, or that of a commit, and what reads its files within the block."""
     if data_ref is None:
-        return settings.data_dir
+        yield settings.data_dir, LOCAL_FILES
+        return
     from utils.lakefs_utils import connect
-    from versioning.checkout import download_commit
+    from versioning.checkout import open_commit
 
     with connect(settings) as lake:
-        return download_commit(settings, lake, data_ref)[1]
+        yield open_commit(settings, lake, data_ref)[1:]

@@ -122,6 +122,7 @@ class ModelTrain(BaseTrain):
 
     def start_epoch(self) -> None:
         self.network.train()
+        self.setup.plan_reads(self.epoch)
         if self.step == 0:
             self.reset_running_loss()
 

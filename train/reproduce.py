@@ -219,9 +219,9 @@ def main(arguments: list[str]) -> int:
     with connect(settings) as lake:
         _, data = checked_data(settings, lake, data_path)
         initial = load_initial(settings, lake)
-    setup = prepare_training(settings, data, extent == "smoke", initial)
-    training = ModelTrain(setup, settings.model_path.parent)
-    training.fit()
+        setup = prepare_training(settings, data, extent == "smoke", initial)
+        training = ModelTrain(setup, settings.model_path.parent)
+        training.fit()
     figures = {
         "train_loss": [r.train_loss for r in training.history],
         "val_loss": [r.validation.loss for r in training.history],

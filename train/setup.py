@@ -77,6 +77,13 @@ class TrainingSetup:
         """Return what run, commit and model file say about the model that the network started from."""
         return self.initial.record() if self.initial else {}
 
+    def plan_reads(self, epoch: int) -> None:
+        """Tell the cache of streamed files what this epoch and the next one read."""
+        if self.train_images.streamed:
+            count, seed = len(self.train_images), self.settings.seed
+            orders = [loader.epoch_batches(count, count, seed, number, 1)[0] for number in (epoch, epoch + 1)]
+            loader.plan_reads(self.train_images, self.val_images, epoch, orders)
+
     def resolved_settings(self) -> dict[str, Any]:
         """Return the settings that decide the result, with what memory and speed of this machine decided."""
         return {
@@ -216,11 +223,12 @@ def _images(
     settings: Settings, data: SegmentationData, size: tuple[int, int]
 ) -> tuple[loader.SegmentationDataset, loader.SegmentationDataset, loader.SegmentationDataset | None]:
     """Return the images of train, val and test at this input size; those of train and val are decoded ahead."""
-    train = loader.SegmentationDataset(data.split("train"), data.classes, size, False, data.reading)
-    val = loader.SegmentationDataset(data.split("val"), data.classes, size, True, data.reading)
-    loader.attach_decoded_cache(settings.decoded_dir, settings.picture_cache_gb * 1e9, train, val)
-    test = data.split("test")
-    return train, val, loader.SegmentationDataset(test, data.classes, size, True, data.reading) if test else None
+    how, test = (data.reading, data.source), data.split("test")
+    train = loader.SegmentationDataset(data.split("train"), data.classes, size, False, *how)
+    val = loader.SegmentationDataset(data.split("val"), data.classes, size, True, *how)
+    room = settings.picture_cache_gb * 1e9 - loader.downloaded_bytes(data, settings.cache_dir)
+    loader.attach_decoded_cache(settings.decoded_dir, room, train, val)
+    return train, val, loader.SegmentationDataset(test, data.classes, size, True, *how) if test else None
 
 
 def _report_network(name: str, network: nn.Module, classes: int, device: torch.device) -> None:

@@ -12,12 +12,14 @@ from core.reporting import notify, warn
 from dataset.data import SegmentationData
 from dataset.decoding.options import options_of
 from dataset.directory import data_files, holds_only_texts, move_is_pending
+from dataset.sources.files import LOCAL_FILES, FileSource
 from dataset.sources.synthetic import generate_sample, holds_sample
 from dataset.summary import summary
 from dataset.validation import check_data
 from utils.lakefs_utils import LakeFS, LakePath
 from versioning.data_directory import is_default
 from versioning.lockfile import is_reachable, read_lock, unreachable_data
+from versioning.streaming.choice import open_streamed
 from versioning.sync import download_data, require_complete
 from versioning.versions import DATA_PREFIX, find_data
 
@@ -103,13 +105,19 @@ def checked_data(
         fill_if_empty(settings, lake, sample)
         data = check_data(settings.data_dir, settings.seed, reading=reading, split_group=settings.split_group)
     else:  # no split is written into the cache: it is in the commit, or determined by the seed
-        pinned, folder = download_commit(settings, lake, data_ref)
-        data = check_data(folder, settings.seed, make_split=False, reading=reading, split_group=settings.split_group)
+        pinned, folder, source = open_commit(settings, lake, data_ref)
+        data = check_data(folder, settings.seed, False, reading, settings.split_group, source)
     notify(summary(data))
     return pinned, data
 
 
-def download_commit(settings: Settings, lake: LakeFS, data_ref: str) -> tuple[LakePath, Path]:
-    """Return the path of a data commit with its full commit id, and the directory that it was downloaded to."""
+def open_commit(settings: Settings, lake: LakeFS, data_ref: str) -> tuple[LakePath, Path, FileSource]:
+    """Return the path of a data commit with its full commit id, its directory in the cache, and what reads its files.
+
+    They are downloaded, or streamed as long as `lake` is connected.
+    """
     pinned = find_data(lake, data_ref, settings.cache_dir)
-    return pinned, safe_join(lake.download(pinned, settings.cache_dir), pinned.path)
+    streamed = open_streamed(settings, lake, pinned)
+    if streamed is not None:
+        return pinned, streamed.place.root, streamed
+    return pinned, safe_join(lake.download(pinned, settings.cache_dir), pinned.path), LOCAL_FILES

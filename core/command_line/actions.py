@@ -22,7 +22,8 @@ class Actions:
 
     An action is named by the option, or the argument, that selects it; `DEFAULT` is selected by none of the others. Of
     several that are given, the first in the table counts, and the others are options that it does not use.
-    `exclusive` are groups of names of which only one can be given; `needs` maps a name to one that must be given with it.
+    `exclusive` are groups of names of which only one can be given; `needs` maps a name to those of which one
+    must be given with it.
     """
 
     def __init__(
@@ -43,8 +44,8 @@ class Actions:
             if len(together) > 1:
                 raise UsageError(_not_with(together[1], together[0]))
         for name, needed in self.needs.items():
-            if name in found and needed not in found:
-                raise UsageError(_only_with(name, needed))
+            if name in found and found.isdisjoint(needed.split()):
+                raise UsageError(_only_with(name, tr(" or ").join(needed.split())))
 
     def _require_complete(self, actions: Iterable[argparse.Action]) -> None:
         placed = set[str]().union(*self.table.values())

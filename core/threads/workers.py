@@ -78,6 +78,35 @@ def parallel(work: Callable[[T], R], items: Iterable[T], workers: int = WORKERS)
         pool.cancel()
 
 
+def in_order(work: Callable[[T], R], items: Iterable[T], workers: int, ahead: int) -> Iterator[R]:
+    """Yield the results of items in their order; at most `ahead` items are queued, running or waiting to be yielded.
+
+    The error of an item is raised in its place. If the caller stops early, running work ends at its next
+    `raise_if_cancelled`.
+    """
+    pool: _Pool[tuple[int, T], R] = _Pool(lambda numbered: work(numbered[1]))
+    source = iter(items)
+    finished: dict[int, R | BaseException] = {}
+    submitted = taken = 0
+    try:
+        while True:
+            for item in itertools.islice(source, taken + ahead - submitted):
+                pool.submit((submitted, item), workers)
+                submitted += 1
+            if taken == submitted:
+                return
+            while taken not in finished:
+                (number, _), result = pool.next_result()
+                finished[number] = result
+            result = finished.pop(taken)
+            taken += 1
+            if isinstance(result, BaseException):
+                raise result
+            yield result
+    finally:
+        pool.cancel()
+
+
 def raise_if_cancelled() -> None:
     """Raise KeyboardInterrupt if the pool that this thread works for was cancelled; for regular calls in long work."""
     pool = getattr(_thread, "pool", None)

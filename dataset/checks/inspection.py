@@ -16,6 +16,7 @@ from dataset.faults import DataFaults, DataWarning, Fault, LeftOut
 from dataset.layout.layout import Layout
 from dataset.pair_reading import PairContent
 from dataset.pairing import Pairing
+from dataset.sources.files import LOCAL_FILES, FileSource
 from dataset.splitting.assignment import Assignment
 from dataset.splitting.groups import Groups
 
@@ -37,6 +38,7 @@ class Inspection:
     left_out: list[LeftOut] = field(default_factory=list)
     groups: Groups | None = None
     assignment: Assignment | None = None  # of splits that this project made
+    source: FileSource = LOCAL_FILES
 
     def add(self, findings: Iterable[Fault | DataWarning | LeftOut]) -> None:
         """Record the findings of a check."""
@@ -85,4 +87,5 @@ class Inspection:
             left_out=tuple(self.left_out),
             splits_root=self.root / self.layout.splits_root,
             groups=self.groups,
+            source=self.source,
         )

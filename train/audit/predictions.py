@@ -190,8 +190,9 @@ def _joined(parts: Sequence[tuple[list[int], list[Path]]], count: int, cache: Pa
 
 
 def _images(settings: Settings, data: SegmentationData, size: tuple[int, int]) -> loader.SegmentationDataset:
-    images = loader.SegmentationDataset(data.pairs, data.classes, size, False, data.reading)
-    loader.attach_decoded_cache(settings.decoded_dir, settings.picture_cache_gb * 1e9, images)
+    images = loader.SegmentationDataset(data.pairs, data.classes, size, False, data.reading, data.source)
+    room = settings.picture_cache_gb * 1e9 - loader.downloaded_bytes(data, settings.cache_dir)
+    loader.attach_decoded_cache(settings.decoded_dir, room, images)
     return images
 
 

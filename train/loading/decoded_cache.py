@@ -7,92 +7,31 @@ hashes of the committed files: other data, another size, other classes or other 
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
+import contextlib
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib import metadata
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from core.console import format_size
-from core.errors import UsageError
 from core.files import atomic_replace
 from core.i18n import tr
 from core.locks import file_lock
 from core.reporting import notify, progress
-from dataset import classes, decoding
-from dataset.classes import ClassMap, UInt8
-from dataset.data import Pair
-from dataset.decoding.image import read_image
-from dataset.decoding.mask import read_mask
-from dataset.decoding.options import ReadOptions
-from segmentation import preprocess
-from segmentation.preprocess import resize_image, resize_mask
+from dataset.classes import UInt8
+from train.loading.prefetch import decode_ahead
+from train.loading.split import DIGEST, DIGEST_BYTES, Arrays, Split
+from versioning.streaming.disk import BoundedCache, bounded_cache
+from versioning.streaming.files import StreamedFiles
 
 SUFFIX = ".pictures"
-DIGEST = hashlib.sha256
-DIGEST_BYTES = DIGEST().digest_size
 SPARE_BYTES = 1 << 30  # free disk space that is left to other programs
-Arrays = tuple[UInt8, UInt8, UInt8]
 
 
-@dataclass(frozen=True)
-class Split:
-    """What to decode: image (H,W,C) and mask (H,W) at `size`, and with `native` the mask (h,w) at native size."""
-
-    pairs: Sequence[Pair]
-    classes: ClassMap
-    size: tuple[int, int]  # height and width in pixels
-    native: bool
-    reading: ReadOptions
-
-    def offsets(self) -> list[int]:
-        """Return the offset of each pair in the file, and last the number of bytes of all pairs."""
-        small = (self.reading.channels + 1) * self.size[0] * self.size[1]
-        sizes = [small + (pair.height * pair.width if self.native else 0) for pair in self.pairs]
-        return [0, *np.cumsum(sizes, dtype=np.int64).tolist()]
-
-    @property
-    def file_size(self) -> int:
-        """Size of the file in bytes."""
-        return self.offsets()[-1] + DIGEST_BYTES
-
-    def key(self) -> str:
-        """Return a hash of everything that decides the content."""
-        import PIL
-
-        decoders = sorted(Path(str(decoding.__file__)).parent.glob("*.py"))
-        modules = [Path(str(module.__file__)) for module in (classes, preprocess)]
-        code = [path.read_bytes() for path in (*modules, *decoders)]
-        parts = {
-            "code": [hashlib.sha256(text).hexdigest() for text in (*code, Path(__file__).read_bytes())],
-            "decoder": (PIL.__version__, metadata.version("tifffile")),
-            "size": self.size,
-            "native": self.native,
-            "reading": self.reading.to_dict(),
-            "classes": self.classes.to_dict(),
-            "files": [(pair.image_sha256, pair.mask_sha256, pair.page or 0) for pair in self.pairs],
-        }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-    def decode(self, index: int) -> Arrays:
-        """Decode a pair from its files; without `native` the third array is the second.
-
-        Both files are compared with their committed hashes, so that training uses what the commit holds. Raises
-        UsageError if they differ.
-        """
-        pair = self.pairs[index]
-        read = _read_verified if pair.page is None else _read_verified_stack
-        mask = read_mask(read(pair.mask, pair.mask_sha256), self.classes, self.reading, pair.page)
-        image = read_image(read(pair.image, pair.image_sha256), self.reading, pair.page)
-        image = resize_image(image, self.size)
-        small = resize_mask(mask, self.size)
-        return image, small, mask if self.native else small
+class _NoRoom(Exception):
+    """Streamed files of running trainings take the room of decoded images."""
 
 
 class Decoded:
@@ -116,12 +55,12 @@ class Decoded:
 def prepare_files(folder: Path, limit: float, splits: Sequence[Split]) -> list[Path] | None:
     """Return the verified files of these splits, and write those that are missing; None if there is no room for them.
 
-    `limit` is in bytes, for all files of the directory: the least recently used are removed first. One process at a
-    time works here, the others wait for it.
+    `limit` is in bytes, for all files of the directory, streamed ones included: the least recently used are removed
+    first. One process at a time works here, the others wait for it.
     """
     needed = sum(split.file_size for split in splits)
     if needed > limit:
-        _report_no_room(needed, limit, "PICTURE_CACHE_GB")
+        _report_no_room(splits, needed, limit, "PICTURE_CACHE_GB")
         return None
     waiting = tr("waiting for another process that decodes images")
     with file_lock(folder / ".lock", waiting):
@@ -131,11 +70,27 @@ def prepare_files(folder: Path, limit: float, splits: Sequence[Split]) -> list[P
         remove_least_recently_used(folder, limit - to_write, keep=files)
         space = shutil.disk_usage(folder).free - SPARE_BYTES
         if to_write > max(0, space):
-            _report_no_room(to_write, space, str(folder))
+            _report_no_room(splits, to_write, space, str(folder))
             return None
-        for split, file in missing:
-            _write(file, split)
+        with _streamed_files(folder, limit, splits) as streamed:
+            try:
+                for split, file in missing:
+                    _write(file, split, streamed)
+            except _NoRoom:
+                _report_no_room(splits, to_write, 0, "PICTURE_CACHE_GB")
+                return None
     return files
+
+
+@contextlib.contextmanager
+def _streamed_files(folder: Path, limit: float, splits: Sequence[Split]) -> Iterator[BoundedCache | None]:
+    """Yield the cache of streamed files, which shares the limit; None if this directory has none."""
+    source = splits[0].source
+    if isinstance(source, StreamedFiles):
+        yield source.disk
+        return
+    with bounded_cache(folder, limit) as cache:
+        yield cache
 
 
 def remove_least_recently_used(folder: Path, limit: float, keep: Sequence[Path]) -> None:
@@ -181,19 +136,33 @@ def _tail(file: Path, size: int) -> bytes:
         return stream.read()
 
 
-def _write(file: Path, split: Split) -> None:
-    """Decode every pair; a kill leaves no file."""
+def _write(file: Path, split: Split, streamed: BoundedCache | None) -> None:
+    """Decode every pair; a kill leaves no file. Raises _NoRoom if files that trainings stream take the room."""
     digest, count = DIGEST(), len(split.pairs)
-    with atomic_replace(file) as part, part.open("wb") as stream:
-        for index in progress(range(count), count, tr("decoding images"), tr("images")):
-            for array in split.decode(index)[: 3 if split.native else 2]:
-                content = array.tobytes()
-                digest.update(content)
-                stream.write(content)
-        stream.write(digest.digest())
+    with atomic_replace(file) as part:
+        _reserve(part, split.file_size, streamed)
+        with part.open("r+b") as stream:
+            decoded = decode_ahead(split, range(count))
+            for arrays in progress(decoded, count, tr("decoding images"), tr("images")):
+                for array in arrays[: 3 if split.native else 2]:
+                    content = array.tobytes()
+                    digest.update(content)
+                    stream.write(content)
+            stream.write(digest.digest())
 
 
-def _report_no_room(needed: int, room: float, where: str) -> None:
+def _reserve(part: Path, size: int, streamed: BoundedCache | None) -> None:
+    """Create a file of this size, so that nothing else takes its room while it is written. Raises _NoRoom."""
+    with streamed.reserving(size) if streamed is not None else contextlib.nullcontext(True) as free:
+        if not free:
+            raise _NoRoom
+        with part.open("xb") as stream:
+            stream.truncate(size)
+
+
+def _report_no_room(splits: Sequence[Split], needed: int, room: float, where: str) -> None:
+    if splits[0].source.streamed:
+        return  # it has been said that the files are streamed, and decoded ahead
     need, have = format_size(needed), format_size(max(0, room))
     notify(
         tr(
@@ -203,15 +172,3 @@ def _report_no_room(needed: int, room: float, where: str) -> None:
             have=have,
         )
     )
-
-
-def _read_verified(path: Path, sha256: str) -> bytes:
-    """Return the content of a file. Raises UsageError if it has changed since the data check."""
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise UsageError(tr("{path}: changed since it was committed: run again", path=path))
-    return content
-
-
-# The pages of a file follow each other: it is read and verified once for all of them.
-_read_verified_stack = functools.lru_cache(2)(_read_verified)  # image and mask

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from dataset.classes import ClassMap, UInt8
-from dataset.data import Pair
+from dataset.classes import ClassMap
+from dataset.data import Pair, SegmentationData
 from dataset.decoding.options import ReadOptions
+from dataset.sources.files import LOCAL_FILES, FileSource
 from segmentation.preprocess import Normalisation
-from train.loading.decoded_cache import Decoded, Split, prepare_files
+from train.loading.decoded_cache import Decoded, prepare_files
+from train.loading.prefetch import decode_ahead
 from train.loading.shared_memory import explain_worker_errors, usable_workers
+from train.loading.split import Arrays, Split
 from train.parallel import distributed
+from versioning.streaming.files import StreamedFiles
 
 PAGE_BYTES = 4096  # of memory
 Sample = tuple[Tensor, Tensor, Tensor]
@@ -30,25 +35,67 @@ class SegmentationDataset(Dataset[Sample]):
     """
 
     def __init__(
-        self, pairs: Sequence[Pair], classes: ClassMap, size: tuple[int, int], native: bool, reading: ReadOptions
+        self,
+        pairs: Sequence[Pair],
+        classes: ClassMap,
+        size: tuple[int, int],
+        native: bool,
+        reading: ReadOptions,
+        source: FileSource = LOCAL_FILES,
     ) -> None:
-        self.pairs, self.split = pairs, Split(pairs, classes, size, native, reading)
+        self.pairs, self.split = pairs, Split(pairs, classes, size, native, reading, source)
         self.decoded: Decoded | None = None
+        self.next_uses: Sequence[int] | None = None  # of each pair, while files are streamed: see `plan_reads`
 
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def arrays(self, index: int) -> tuple[UInt8, UInt8, UInt8]:
+    @property
+    def streamed(self) -> bool:
+        """Whether each epoch reads the images from a server."""
+        return self.decoded is None and self.split.source.streamed
+
+    def ahead(self, indices: Iterable[int], threads: int = 0) -> Iterator[Arrays]:
+        """Yield what `arrays` returns for these indices, in their order; those that follow are read meanwhile."""
+        if self.decoded is not None:
+            return (self.decoded[index] for index in indices)
+        return decode_ahead(self.split, indices, self.next_uses, threads)
+
+    def arrays(self, index: int) -> Arrays:
         """Return image (H,W,C) and mask (H,W) at working size and mask at native size; read-only."""
         return self.split.decode(index) if self.decoded is None else self.decoded[index]
 
     def __getitem__(self, index: int) -> Sample:
-        image, small, mask = self.arrays(index)
-        return (
-            torch.from_numpy(image.copy()).permute(2, 0, 1),
-            torch.from_numpy(small.copy()),
-            torch.from_numpy(mask.copy()),
-        )
+        return _sample(self.arrays(index))
+
+
+def _sample(arrays: Arrays) -> Sample:
+    image, small, mask = arrays
+    return (
+        torch.from_numpy(image.copy()).permute(2, 0, 1),
+        torch.from_numpy(small.copy()),
+        torch.from_numpy(mask.copy()),
+    )
+
+
+def plan_reads(
+    train: SegmentationDataset, val: SegmentationDataset, epoch: int, orders: Sequence[Sequence[int]]
+) -> None:
+    """Tell the cache of streamed files when each pair will be read again; `orders`: of this epoch and of the next one.
+
+    Time counts the pairs that are read: in each epoch those of train in its order, then those of val. At the first call
+    the cache learns of this epoch, too: files from an earlier run or the data check stay if they are used soon.
+    """
+    length, source = len(train) + len(val), train.split.source
+    if not (train.streamed and isinstance(source, StreamedFiles)):
+        return
+    times = [epoch * length + np.argsort(order) for order in orders]  # positions of pairs 0, 1, ...
+    if train.next_uses is None:
+        first = [*zip(train.pairs, times[0].tolist(), strict=True)]
+        first += zip(val.pairs, itertools.count(epoch * length + len(train)), strict=False)
+        source.plan((sha256, when) for pair, when in first for sha256 in (pair.image_sha256, pair.mask_sha256))
+    train.next_uses = (times[1] + length).tolist()
+    val.next_uses = range((epoch + 1) * length + len(train), (epoch + 2) * length)
 
 
 def attach_decoded_cache(folder: Path, limit: float, *images: SegmentationDataset) -> None:
@@ -59,6 +106,14 @@ def attach_decoded_cache(folder: Path, limit: float, *images: SegmentationDatase
     files = distributed.broadcast_on_node(lambda: prepare_files(folder, limit, [split.split for split in images]))
     for split, file in zip(images, files or (), strict=files is not None):
         split.decoded = Decoded(file, split.split)
+
+
+def downloaded_bytes(data: SegmentationData, cache: Path) -> int:
+    """Return the bytes of images and masks that were downloaded for a training; 0 if they are in a data directory."""
+    if data.source.streamed or not data.root.is_relative_to(cache):
+        return 0
+    files = {path for pair in data.pairs for path in (pair.image, pair.mask)}
+    return sum(data.source.size(path) for path in files)
 
 
 def epoch_batches(count: int, batch_size: int, seed: int, epoch: int, least: int = 2) -> list[list[int]]:
@@ -102,9 +157,13 @@ def load(
 ) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
     """Yield batches in the given order: images (N,C,H,W) uint8, masks (N,H,W) uint8, native masks [(h,w) uint8].
 
-    `pinned`: in page-locked memory, from which a GPU copies asynchronously.
+    `pinned`: in page-locked memory, from which a GPU copies asynchronously. Streamed images are decoded by `workers`
+    threads (0: one for each core), others by as many processes (0: this one).
     """
     # Reading decoded images in another process would only add the time to copy them.
+    if images.streamed:
+        yield from _load_streamed(images, batches, workers, pinned)
+        return
     processes = usable_workers(workers, _batch_bytes(images, batches)) if images.decoded is None else 0
     with explain_worker_errors(processes):
         yield from DataLoader(
@@ -112,13 +171,22 @@ def load(
         )
 
 
+def _load_streamed(
+    images: SegmentationDataset, batches: list[list[int]], threads: int, pinned: bool
+) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
+    decoded = images.ahead((index for batch in batches for index in batch), threads)
+    for batch in batches:
+        image, small, native = _collate([_sample(next(decoded)) for _ in batch])
+        yield (image.pin_memory(), small.pin_memory(), native) if pinned else (image, small, native)
+
+
 def measure_normalisation(images: SegmentationDataset, limit: int = 512) -> Normalisation:
     """Return mean and standard deviation of each channel over up to `limit` images, evenly taken from the split."""
     chosen = np.linspace(0, len(images) - 1, min(limit, len(images))).round().astype(int)
     channels = images.split.reading.channels
     total, squares, count = np.zeros(channels), np.zeros(channels), 0
-    for index in chosen:
-        pixels = images.arrays(int(index))[0].reshape(-1, channels).astype(np.float64) / 255
+    for image, _, _ in images.ahead(map(int, chosen)):
+        pixels = image.reshape(-1, channels).astype(np.float64) / 255
         total, squares, count = total + pixels.sum(0), squares + (pixels**2).sum(0), count + len(pixels)
     mean = total / count
     std = np.sqrt(

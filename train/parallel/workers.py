@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from train.setup import prepare_training
 from train.warm_start.initial import Initial
 from utils.lakefs_utils import LakePath, connect
 from versioning.checkout import checked_data
+from versioning.streaming.files import StreamedFiles
 
 
 @dataclass(frozen=True)
@@ -39,18 +41,21 @@ def run_worker(settings: Settings) -> None:
     """In the others: wait for the job, then train. On another machine, the first process fetches the data."""
     job = distributed.broadcast_from_main(_only_in_main)
     settings = dataclasses.replace(settings, **job.settings)
-    data = distributed.broadcast_on_node(lambda: _fetch(settings, job))
-    setup = prepare_training(settings, data, job.smoke, job.initial)
-    ModelTrain(setup, settings.model_path.parent).fit(job.state)
+    with contextlib.ExitStack() as stack:
+        data = distributed.broadcast_on_node(lambda: _fetch(settings, job, stack))
+        if isinstance(data.source, StreamedFiles) and distributed.local_rank() > 0:
+            data.source.connect(stack.enter_context(connect(settings)))
+        setup = prepare_training(settings, data, job.smoke, job.initial)
+        ModelTrain(setup, settings.model_path.parent).fit(job.state)
 
 
 def _only_in_main() -> WorkerJob:
     raise AssertionError("called in a process that is not the main one")
 
 
-def _fetch(settings: Settings, job: WorkerJob) -> SegmentationData:
-    """Return the data of the run's commit, through this machine's own cache."""
+def _fetch(settings: Settings, job: WorkerJob, stack: contextlib.ExitStack) -> SegmentationData:
+    """Return the data of the run's commit, through this machine's own cache; `stack` keeps the connection open."""
     if settings.lakefs_endpoint is None:
         raise UsageError(tr("training on several machines needs a lakeFS server: set LAKEFS_ENDPOINT on each of them"))
-    with connect(settings) as lake:
-        return checked_data(settings, lake, str(job.data_path))[1]
+    lake = stack.enter_context(connect(settings))
+    return checked_data(settings, lake, str(job.data_path))[1]

@@ -32,6 +32,7 @@ from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath
 from utils.lineage import FIRST_EPOCH
 from versioning.push import Mode, data_message, publish_directory
+from versioning.streaming.files import StreamedFiles
 from versioning.versions import DATA_PREFIX, MODEL_PREFIX, committed_files, compare, data_manifest
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 def hash_files(data: SegmentationData) -> dict[str, LocalFile]:
     """Return every file of checked data with its hash, which the check has computed for images and masks."""
+    if isinstance(data.source, StreamedFiles):
+        return {path: LocalFile(data.root / path, sha256) for path, sha256 in data.source.hashes().items()}
     known = {pair.image: pair.image_sha256 for pair in data.pairs}
     known |= {pair.mask: pair.mask_sha256 for pair in data.pairs}
     files = data_files(data.root)
@@ -75,6 +78,9 @@ class Publication:
 
     def _require_same(self, pinned: LakePath, files: dict[str, LocalFile]) -> LakePath:
         """Return the pinned path. Raises AppError if the files in the cache are not those of the commit."""
+        if self.data.source.streamed:  # each file is compared with the commit whenever it is read
+            notify(tr("data: {path}", path=pinned))
+            return pinned
         cache = self.tracker.settings.cache_dir
         have = {name: file.sha256 for name, file in files.items()}
         changes = compare(have, committed_files(self.lake, pinned, cache))

@@ -96,6 +96,7 @@ class Connection:
         self.endpoint, self.repo, self.branch = endpoint.rstrip("/"), repo, branch
         self.workers, self.journals = workers, journals
         self.store = f"lakeFS {self.endpoint}"  # where the data is, for messages
+        self.at_close = contextlib.ExitStack()  # for what works as long as the connection is open
         self.api = f"{self.endpoint}/api/v1"
         self.contacted = False  # the health of the server is checked before the first request
         config = make_configuration(self.api, username=access_key_id, password=secret_access_key)
@@ -106,7 +107,8 @@ class Connection:
         self.transfer = transfer.Transfer(self.sdk, self.pool, self.api, auth)
 
     def close(self) -> None:
-        """Close the connections."""
+        """End what `at_close` has been given, and close the connections."""
+        self.at_close.close()
         self.pool.clear()
         self.transfer.http.close()
 

@@ -61,6 +61,7 @@ class RemoteFile:
     checksum: Checksum
     link: str | None = None  # presigned link to the object storage; valid for some minutes
     mtime: int | None = None  # seconds since 1970
+    link_expiry: int | None = None  # of `link`, in seconds since 1970; None: unknown
 
 
 def content_type(path: str) -> str:

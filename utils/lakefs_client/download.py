@@ -82,11 +82,7 @@ class Downloader:
             return tree
         with self.connection.convert_errors(tr("the server's configuration")):
             links = self.connection.transfer.presign_support()[0]
-        remote = self._list(source, links)
-        if not remote:
-            raise AppError(
-                tr("{source}: no such file on lakeFS {endpoint}", source=source, endpoint=self.connection.endpoint)
-            )
+        remote = self.list_objects(source, links)
         remove_stale_partial_files(cache / "sha256")
         chosen = [f for f in remote if wanted is None or wanted(f.path)]
         label = tr("download from lakeFS")
@@ -110,17 +106,25 @@ class Downloader:
             _record_complete(source, cache, fetched)
         return tree
 
-    def _list(self, source: LakePath, links: bool) -> list[RemoteFile]:
-        """Return the objects at or below a path. Raises AppError that says where a commit that is not here may be."""
+    def list_objects(self, source: LakePath, links: bool) -> list[RemoteFile]:
+        """Return the objects at or below a path, with presigned `links`.
+
+        Raises AppError if there is none; it says where a commit that is not here may be.
+        """
         try:
             listed = self.queries.objects(source.ref, source.path, source.repo, links)
-            return [file for file in listed if _at_or_below(file.path, source.path)]
+            found = [file for file in listed if _at_or_below(file.path, source.path)]
         except AppError as error:
             if getattr(error.__cause__, "status", None) != 404 or not CommitId.accepts(source.ref):
                 raise
             fix = missing_store_fix(recorded=True)
             message = tr("{source} is not in {store}: {fix}", source=source, store=self.connection.store, fix=fix)
             raise type(error)(message) from error
+        if not found:
+            raise AppError(
+                tr("{source}: no such file on lakeFS {endpoint}", source=source, endpoint=self.connection.endpoint)
+            )
+        return found
 
     def committed_objects(self, source: LakePath, cache: Path) -> Iterable[RemoteFile]:
         """Return the objects of a commit at or below a path; from the cache if it is complete there (then a list)."""

@@ -19,6 +19,7 @@ from utils.lakefs_client.responses import (
     parse_change,
     parse_commit,
     parse_models,
+    parse_object,
     parse_objects,
     parse_tag,
     require_order,
@@ -195,6 +196,14 @@ class Queries:
             return results, following
 
         return progress(self._pages(what, list_page, PAGE), None, tr("listing the files on lakeFS"), tr("files"))
+
+    def renew_link(self, ref: str, path: str, repo: str | None = None) -> RemoteFile:
+        """Return an object with a new presigned link for its download."""
+        with self.connection.convert_errors(tr("a link to {path}", path=path)):
+            response = self.connection.sdk.objects_api.stat_object_with_http_info(
+                repo or self.connection.repo, ref, path, user_metadata=True, presign=True, _preload_content=False
+            )
+            return parse_object(response.raw_data)
 
     def _pages(self, what: str, request: Callable[[str], tuple[list[T], str | None]], page_size: int) -> Iterator[T]:
         """Yield all results of a listing; `request` takes an offset and returns a page and the next offset (None: last page)."""

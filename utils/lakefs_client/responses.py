@@ -89,6 +89,14 @@ def parse_objects(body: bytes, links: bool) -> tuple[list[RemoteFile], str | Non
         raise ValueError(str(error)) from error
 
 
+def parse_object(body: bytes) -> RemoteFile:
+    """Return the facts of one object with its presigned link. Raises ValueError or KeyError for an invalid response."""
+    try:
+        return _remote_file(json.loads(body), links=True)
+    except (TypeError, AttributeError) as error:  # a list instead of an object
+        raise ValueError(str(error)) from error
+
+
 def parse_checksum(body: bytes) -> Checksum:
     """Return the checksum that an upload is answered with. Raises ValueError or KeyError for another response."""
     try:
@@ -122,4 +130,5 @@ def _remote_file(found: dict[str, Any], links: bool) -> RemoteFile:
         checksum=Checksum(found["checksum"]),
         link=found["physical_address"] if links else None,
         mtime=parse_time(found.get("mtime")),
+        link_expiry=parse_time(found.get("physical_address_expiry")) if links else None,
     )

@@ -11,7 +11,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote, urlencode
@@ -267,10 +267,18 @@ class Transfer:
                 digests.update(chunk)
         verify_digests(remote, digests)
 
-    def read(self, repo: str, ref: str, remote: RemoteFile, offset: int = 0) -> Iterator[bytes]:
+    def read(
+        self,
+        repo: str,
+        ref: str,
+        remote: RemoteFile,
+        offset: int = 0,
+        renew: Callable[[], str | None] | None = None,
+    ) -> Iterator[bytes]:
         """Yield the content of an object from byte `offset` on in chunks of at most `CHUNK` bytes. Raises AppError.
 
         A connection that breaks during the response is resumed from there; `HttpClient` retries only until it starts.
+        `renew` returns another link for one that was refused; without it, or after it, the server is asked.
         """
         link, breaks = remote.link, 0
         while True:
@@ -283,8 +291,8 @@ class Transfer:
                         raise _too_long(remote)
                     yield chunk
                 return
-            except PresignedRequestRefused:
-                link = None  # expired: use the server
+            except PresignedRequestRefused:  # expired
+                link, renew = renew() if renew is not None else None, None
             except urllib3.exceptions.HTTPError as error:
                 if offset and offset == remote.size_bytes:
                     return  # the connection broke after the last byte

@@ -28,8 +28,8 @@ from segmentation.predictor import Predictor
 from tests.support.data_directories import faults_of, put_image, put_mask
 from tests.support.models import CPU, lineage, make_model
 from tests.support.rasters import tiff
-from train.loading import decoded_cache
 from train.loading.loader import SegmentationDataset
+from train.loading.split import _read_stack
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakePath, connect
 
@@ -92,7 +92,7 @@ def test_training_reads_the_page(tmp_path: Path) -> None:
         assert np.array_equal(image, read_image(pair.image, data.reading, pair.page))
         assert mask[0].sum() == int(pair.name[-4:])
     data.pairs[0].image.write_bytes(b"")
-    decoded_cache._read_verified_stack.cache_clear()
+    _read_stack.cache_clear()
     with pytest.raises(UsageError, match="changed since it was committed"):
         SegmentationDataset(data.split("val"), data.classes, (24, 32), True, data.reading).split.decode(0)
 
