@@ -267,6 +267,15 @@ class Settings:
         choices=("auto", "always", "never"),
     )
     sync_batchnorm: bool = setting(False, mark("synchronize batch normalization between the GPUs of torchrun"))
+    folds: int | None = setting(
+        None,
+        mark("train this many models that each hold out a part of train and val, and use their mean"),
+        unset=mark("one model, judged on val"),
+        option="--folds",
+        metavar="N",
+        minimum=2,
+        maximum=100,
+    )
     patience: int = setting(
         0,
         mark("stop after N epochs without a better validation mIoU; 0: never"),

@@ -10,6 +10,7 @@ python train.py --data-ref lock                    # the data of lakefs.lock, wh
 python train.py --experiment-branch wider          # keep the result on that lakeFS branch
 python train.py --git-tag                          # commit lakefs.lock, tag Git and lakeFS: v1.1-acc90
 torchrun --nproc_per_node=4 train.py               # four processes, one GPU each
+python train.py --folds 5                          # five models that each hold out a part, for small data sets
 python train.py --resume last                      # resume the newest interrupted run
 python train.py --reproduce RUN_ID                 # train a run again from its records, and compare
 python train.py --init-env                         # make .env, with random keys for servers of your own
@@ -46,8 +47,8 @@ ACTIONS = Actions(
         "--audit-labels": f"{TRAINING} {LENGTH} --data-dir --data-ref --dataset --sample",
         "--overfit": f"{TRAINING} --init --data-dir --data-ref --dataset --sample",
         "--reproduce": "--tolerance --trust-patch --device --workers --stream",
-        "--resume": f"{TRAINING} {LENGTH} {RELEASE} --smoke",
-        DEFAULT: f"{TRAINING} --init {LENGTH} {RELEASE} --data-dir --data-ref --dataset --sample --replace --smoke "
+        "--resume": f"{TRAINING} {LENGTH} {RELEASE} --smoke --folds",
+        DEFAULT: f"{TRAINING} --init --folds {LENGTH} {RELEASE} --data-dir --data-ref --dataset --sample --replace --smoke "
         "--experiment-branch",
     },
     exclusive=(

@@ -2,6 +2,7 @@
 
     python benchmarks/training.py accuracy path/to/data --seconds 480 --seeds 0 1 2
     python benchmarks/training.py speed path/to/data --seconds 60
+    python benchmarks/training.py folds path/to/data --seconds 480 --folds 5    # benchmarks/training_folds.py explains it
     python benchmarks/training.py busy --seconds 8      # beside busy processes; benchmarks/training_busy.py explains it
 
 The folder holds {train,val}/{images,masks} with class ids as pixel values, and classes.json (CamVid has that shape).
@@ -39,6 +40,7 @@ sys.path.insert(0, str(ROOT))
 
 import config
 from benchmarks.training_busy import busy
+from benchmarks.training_folds import folds
 from benchmarks.training_peers import PEER_SIZE, Figures, bare, peer, plain
 from core import git as git_utils
 from core.console import format_table
@@ -237,13 +239,14 @@ def bare_of(options: argparse.Namespace, name: str) -> Figures:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["accuracy", "speed", "busy", "published", "peer", "bare", "plain"],
-                        help="accuracy, speed or busy; the others are their child processes")  # fmt: skip
+    parser.add_argument("what", choices=["accuracy", "speed", "folds", "busy", "published", "peer", "bare", "plain"],
+                        help="accuracy, speed, folds or busy; the others are their child processes")  # fmt: skip
     parser.add_argument("data", type=Path, nargs="?")
     parser.add_argument("--rounds", type=int, default=5, help="of busy")
     parser.add_argument("--loads", type=int, nargs="+", default=[0, 1, 2, 4], help="busy processes of busy")
     parser.add_argument("--seconds", type=float, default=480, help="of training, for each row")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--folds", type=int, default=5, help="of folds")
     parser.add_argument("--size", type=int, nargs=2, default=[180, 240], metavar=("H", "W"), help="our input size")
     parser.add_argument("--peers", nargs="*", default=["lraspp_mobilenet_v3_large", "smp:unet/resnet18"])
     parser.add_argument("--networks", nargs="+", default=["compact_unet", "compact_fpn", "lraspp_mobilenet_v3_large"])
@@ -258,6 +261,8 @@ def main() -> None:
         return busy(options.loads, options.rounds, options.seconds)
     if options.data is None:
         parser.error("DATA is missing")
+    if options.what == "folds":
+        return folds(options.data, options.folds, options.seconds, options.seeds, options.size, options.settings)
     if options.what in ("accuracy", "speed"):
         return {"accuracy": accuracy, "speed": speed}[options.what](options)
     measured = {"published": published, "peer": peer, "bare": bare, "plain": plain}[options.what](options)

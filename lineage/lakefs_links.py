@@ -15,7 +15,7 @@ from core.reporting import progress
 from core.safety.json_object import JsonObject
 from core.threads.workers import parallel
 from inference.formats import EXPORT_FILES, export_path_tag, export_sha256_tag
-from lineage.links import MODEL_METRICS, TEST_METRICS, Link, commit_facts, format_metric, hash_mismatch, member_fact
+from lineage.links import MODEL_METRICS, OPTIONAL_METRICS, Link, commit_facts, format_metric, hash_mismatch, member_fact
 from segmentation.file_names import METRICS_FILE, MLMODEL
 from utils.ensemble_file import MAX_BYTES, is_ensemble, parse_ensemble
 from utils.lakefs_utils import LakeFS, LakePath
@@ -76,7 +76,7 @@ class LakeFSLinks:
             report.facts["run_id"] = str(metrics.get("mlflow_run_id"))
             report.facts["model_sha256"] = str(metrics.get("model_sha256"))
             report.facts |= {key: format_metric(metrics.get(key)) for key in (*MODEL_METRICS, "val_loss", "best_epoch")}
-            report.facts |= {key: format_metric(metrics[key]) for key in TEST_METRICS if key in metrics}
+            report.facts |= {key: format_metric(metrics[key]) for key in OPTIONAL_METRICS if key in metrics}
             report.facts |= {key: str(metrics[key]) for key in CLASSES_TAGS if key in metrics}
         if not mlmodel.faults:
             mlmodel.facts["run_id"] = str(description.get("run_id"))
@@ -182,7 +182,7 @@ def beside(path: LakePath, name: str) -> LakePath:
 
 def _metadata_faults(metadata: Mapping[str, str], metrics: Mapping[str, Any]) -> Iterator[str]:
     """Yield where the metadata of a model's commit, which have six digits of each metric, contradict metrics.json."""
-    for name in (*MODEL_METRICS, *TEST_METRICS):
+    for name in (*MODEL_METRICS, *OPTIONAL_METRICS):
         value = metrics.get(name)
         wanted = f"{value:.6f}" if isinstance(value, int | float) and abs(value) < 1e308 else "nan"
         if metadata.get(name, wanted) != wanted:

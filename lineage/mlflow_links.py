@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING
 
 from config import Settings
 from core.errors import AppError
-from core.i18n import tr
+from core.i18n import tr, trn
 from inference.formats import EXPORT_FILES, export_sha256_tag
-from lineage.links import LINEAGE_KEYS, MODEL_METRICS, TEST_METRICS, Link, format_metric, is_tag_of
+from lineage.links import LINEAGE_KEYS, MODEL_METRICS, OOF_METRICS, OPTIONAL_METRICS, Link, format_metric, is_tag_of
 from registry.records import LAKEFS_TAG, version_lineage
 from registry.versions import Registry
 from utils import mlflow_utils
 from utils.lakefs_utils import LakeFS, LakePath
-from utils.lineage import CLASSES_TAGS, INIT_KEYS, read_first_epoch
+from utils.lineage import CLASSES_TAGS, FOLD_TAG, INIT_KEYS, PARENT_TAG, read_first_epoch
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
+FOLD_METRIC = "fold_miou"  # of a run with folds at the step of each fold, and of the run of that fold
 # Metric whose value at the best epoch is compared -> fact that it must equal.
 BEST_EPOCH_FACTS = {"val_miou": "best_val_miou", "val_accuracy": "best_val_accuracy", "val_loss": "val_loss"}
 RUN_TAGS = (
@@ -60,11 +61,13 @@ class MlflowLinks:
         }
         link.facts |= {key: run.data.tags[key] for key in RUN_TAGS if key in run.data.tags}
         link.facts |= {key: run.data.params[key] for key in INIT_KEYS if key in run.data.params}
-        link.facts |= {key: format_metric(run.data.metrics[key]) for key in TEST_METRICS if key in run.data.metrics}
+        link.facts |= {key: format_metric(run.data.metrics[key]) for key in OPTIONAL_METRICS if key in run.data.metrics}
         return link, run
 
     def metric_history(self, run: Run) -> Link:
         """Return the link of the metric history at the best epoch, which the model's own metrics must equal."""
+        if OOF_METRICS[0] in run.data.metrics:
+            return self._folds(run)
         step = run.data.metrics.get("best_epoch", math.nan)
         epoch = step - read_first_epoch(run.data.tags) + 1
         link = Link(tr("metric history"), run.info.run_id, tr("epoch {epoch:.0f}", epoch=epoch))
@@ -74,6 +77,33 @@ class MlflowLinks:
             values = [metric.value for metric in history if metric.step == step]
             # The last one: an epoch that a kill interrupted is run, and logged, twice.
             link.facts[fact] = format_metric(values[-1] if values else None)
+        return link
+
+    def _folds(self, run: Run) -> Link:
+        """Return the link of the runs of the folds, whose metrics must be those that the run of all folds has of them."""
+        link = Link(tr("folds"), run.info.run_id)
+        wanted = f"tags.`{PARENT_TAG}` = '{run.info.run_id}'"
+        with mlflow_utils.convert_errors(self.settings, tr("reading metrics")):
+            children = list(mlflow_utils.search_runs(self.client, [run.info.experiment_id], wanted))
+            history = self.client.get_metric_history(run.info.run_id, FOLD_METRIC)
+        recorded = {str(metric.step): format_metric(metric.value) for metric in history}
+        found = {
+            child.data.tags[FOLD_TAG]: format_metric(child.data.metrics.get(FOLD_METRIC))
+            for child in children
+            if FOLD_TAG in child.data.tags
+        }
+        link.note = trn("{count} fold", "{count} folds", len(recorded))
+        link.faults += [
+            tr(
+                "fold {fold}: the run has {metric} {expected}, that of the fold {found}",
+                fold=fold,
+                metric=FOLD_METRIC,
+                expected=recorded.get(fold, "-"),
+                found=found.get(fold, "-"),
+            )
+            for fold in sorted(recorded.keys() | found.keys())
+            if recorded.get(fold) != found.get(fold)
+        ]
         return link
 
     def versions(self, run_id: str) -> Iterator[Link]:
@@ -91,7 +121,7 @@ class MlflowLinks:
                 link.facts |= {
                     key: format_metric(value)
                     for key, value in lineage.metrics.items()
-                    if key in (*MODEL_METRICS, *TEST_METRICS)
+                    if key in (*MODEL_METRICS, *OPTIONAL_METRICS)
                 }
                 link.faults += self._version_faults(version, lineage.model_path)
             except (AppError, ValueError) as error:  # ValueError: a metric tag that is not a number

@@ -1,4 +1,4 @@
-"""The confidence interval of a gain between two models that were measured on the same images.
+"""The confidence interval of a model's metric, and of a gain between two models that were measured on the same images.
 
 Frames of one film, or slices of one patient, resemble each other: a hundred of them say little more than one, and an
 interval that counts them as independent is far too short. So the groups of the split are the observations.
@@ -40,6 +40,21 @@ def gain_interval(
     gains = metric_of_counts(metric, new.sum(0) - new) - metric_of_counts(metric, old.sum(0) - old)
     half = _half_width(gains - gain, new.sum((1, 2)) / new.sum(), confidence)
     return gain - half, gain + half
+
+
+def metric_interval(result: EvaluationResult, metric: str, confidence: float) -> tuple[float, float] | None:
+    """Return the ends of the interval of `miou` or `accuracy`, within 0 and 1; None with fewer than MIN_GROUPS groups.
+
+    It says how far the value would move with other groups of images, not with another training.
+    """
+    counts = result.group_counts()
+    counts = counts[counts.sum((1, 2)) > 0]
+    if len(counts) < MIN_GROUPS:
+        return None
+    total = counts.sum(0)
+    value = float(metric_of_counts(metric, total))
+    half = _half_width(metric_of_counts(metric, total - counts) - value, counts.sum((1, 2)) / total.sum(), confidence)
+    return max(0.0, value - half), min(1.0, value + half)
 
 
 def _half_width(deviations: Figures, weights: Figures, confidence: float) -> float:

@@ -50,6 +50,11 @@ class EpochResult:
     learning_rate: float
     best: bool
 
+    @staticmethod
+    def from_dict(content: dict[str, Any]) -> EpochResult:
+        """Restore from `dataclasses.asdict`."""
+        return EpochResult(**{**content, "validation": Validation(**content["validation"])})
+
     @property
     def number(self) -> int:
         """The epoch as it is shown and recorded, from 1; `epoch`, which checkpoints store, counts from 0."""
@@ -124,6 +129,10 @@ class BaseTrain(ABC):
         """The first epoch with the highest validation mIoU so far."""
         return max(self.history, key=lambda result: result.validation.miou)
 
+    def is_to_be_saved(self, validation: Validation) -> bool:
+        """Return whether the model of the epoch that ends with this validation is to be kept: it is the best so far."""
+        return not self.history or validation.miou > self.best.validation.miou
+
     @property
     def epochs_without_gain(self) -> int:
         """Epochs since the best one."""
@@ -189,7 +198,7 @@ class BaseTrain(ABC):
 
     def end_epoch(self, loss: float, validation: Validation) -> None:
         """Add a finished epoch to the history, keep its model if it is the best, and save a checkpoint."""
-        best = not self.history or validation.miou > self.best.validation.miou
+        best = self.is_to_be_saved(validation)
         speed = self.images / max(self.seconds, 1e-9)
         result = EpochResult(self.epoch, loss, validation, self.seconds, speed, self.current_learning_rate(), best)
         with defer_interrupt():
@@ -239,9 +248,7 @@ class BaseTrain(ABC):
         """Restore from `state()`; no other effect."""
         self.epoch, self.step = state["epoch"], state["step"]
         self.images, self.seconds = state["images"], state["seconds"]
-        self.history = [
-            EpochResult(**{**result, "validation": Validation(**result["validation"])}) for result in state["history"]
-        ]
+        self.history = [EpochResult.from_dict(result) for result in state["history"]]
 
     # --- defined by subclasses ---
 

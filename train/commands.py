@@ -17,7 +17,7 @@ from train.parallel import distributed
 def run(options: argparse.Namespace) -> int:
     """Do what the options ask; return the exit code. Under torchrun, every process calls this."""
     alone = {"--overfit": options.overfit is not None, "--reproduce": options.reproduce}
-    alone["--audit-labels"] = options.audit_labels
+    alone |= {"--audit-labels": options.audit_labels, "--folds": options.folds is not None}
     single = next((option for option, given in alone.items() if given), None)
     if single and distributed.world_size() > 1:
         if not distributed.is_main():

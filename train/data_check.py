@@ -14,6 +14,7 @@ from core.errors import UsageError
 from core.i18n import tr
 from core.reporting import result as report_result
 from core.reporting import use_reporter
+from dataset.checks.few_images import propose_folds
 from dataset.checks.inspection import Inspection
 from dataset.checks.page import write_page
 from dataset.checks.report import report
@@ -51,7 +52,10 @@ def check(settings: Settings, data_ref: str | None, as_json: bool) -> None:
         if inspection.faults:
             raise DataFaults(inspection.faults)
         if not as_json:
-            report_result(summary(inspection.data(), list_all=True))
+            data = inspection.data()
+            report_result(summary(data, list_all=True))
+            if settings.folds is None and (proposal := propose_folds(data)):
+                report_result(proposal)
 
 
 def _print_json(inspection: Inspection) -> None:

@@ -27,6 +27,7 @@ from train.tracking.environment import REPORT_FILE
 from train.tracking.result import DataCommit, Result, RunSummary, class_metrics
 from train.tracking.run_tracker import RunTracker
 from train.tracking.used_settings import used_settings
+from utils.lakefs_utils import LakePath
 
 PREVIEW_FILE = "preview.jpg"  # in models/<run id>/: the overlays of the last epoch
 
@@ -44,19 +45,8 @@ class MlflowTrain(ModelTrain):
 
     def record_setup(self) -> None:
         """Record what data and machine decided, where the settings say 'auto', and the code."""
-        setup = self.setup
-        self.tracker.log_params(
-            {
-                **setup.resolved,
-                **setup.initial_record(),
-                **{f"resolved_{key}": value for key, value in setup.resolved.items()},
-                "num_classes": setup.data.classes.num_classes,
-                "num_parameters": sum(p.numel() for p in self.network.parameters()),
-                "torch": torch.__version__,
-                "processes": distributed.world_size(),
-            }
-        )
-        self.tracker.log_code(setup.resolved_settings(), setup.device)
+        log_setup(self.tracker, self.setup)
+        self.tracker.log_code(self.setup.resolved_settings(), self.setup.device)
 
     def on_epoch_end(self, result: EpochResult) -> None:
         super().on_epoch_end(result)
@@ -117,31 +107,13 @@ class MlflowTrain(ModelTrain):
             figures.save_samples(part, self.setup.val_images, indices, predicted, "JPEG")
 
     def run_record(self) -> dict[str, Any]:
-        facts = self.tracker.facts
-        return RunRecord(
-            run_id=self.tracker.run_id,
-            smoke=self.smoke,
-            data_path=self.data_commit.path,
-            repo=facts.repo,
-            branch=facts.branch,
-            target_branch=facts.target_branch,
-            git=facts.git,
-            processes=distributed.world_size(),
-            hashes=dict(self.tracker.record),
-            **super().run_record(),
-        ).to_dict()
+        return record_of_run(self.tracker, self.data_commit.path, super().run_record())
 
     def log_report(self, result: Result, folder: Path, samples: Gallery) -> None:
         """Record the figures and tables in `folder` with the report, which shows `samples`; copy it to the run's folder."""
         summary = self.summary(result)
-        write_report(folder / REPORT_FILE, summary, samples)
         values = {**self.settings.public(), **self.setup.resolved, **self.setup.initial_record()}
-        self.tracker.describe(describe_run(summary, values))
-        for name in (REPORT_FILE, CLASSES_TABLE):
-            if (folder / name).exists():
-                write_atomically(self.run_folder / name, (folder / name).read_bytes())
-        self.tracker.log_artifacts(folder)
-        notify(tr("report: {path}", path=self.run_folder / REPORT_FILE))
+        record_report(self.tracker, summary, values, folder, samples)
 
     def summary(self, result: Result) -> RunSummary:
         """Return what the report shows."""
@@ -160,3 +132,51 @@ class MlflowTrain(ModelTrain):
             confusion=self.best_confusion,
             warnings=data.warnings,
         )
+
+
+def log_setup(tracker: RunTracker, setup: TrainingSetup) -> None:
+    """Record what data and machine decided, where the settings say 'auto', as parameters of the run."""
+    tracker.log_params(
+        {
+            **setup.resolved,
+            **setup.initial_record(),
+            **{f"resolved_{key}": value for key, value in setup.resolved.items()},
+            "num_classes": setup.data.classes.num_classes,
+            "num_parameters": sum(p.numel() for p in setup.network.parameters()),
+            "torch": torch.__version__,
+            "processes": distributed.world_size(),
+        }
+    )
+
+
+def record_of_run(tracker: RunTracker, data: LakePath, training: dict[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint says of its run; `training` are `settings` and `classes`, see `ModelTrain.run_record`."""
+    facts = tracker.facts
+    return RunRecord(
+        run_id=tracker.run_id,
+        smoke=facts.smoke,
+        data_path=data,
+        repo=facts.repo,
+        branch=facts.branch,
+        target_branch=facts.target_branch,
+        git=facts.git,
+        processes=distributed.world_size(),
+        hashes=dict(tracker.record),
+        **training,
+    ).to_dict()
+
+
+def record_report(
+    tracker: RunTracker, summary: RunSummary, settings: dict[str, str], folder: Path, samples: Gallery
+) -> None:
+    """Record the figures and tables in `folder` with the report, which shows `samples`; copy it to the run's folder.
+
+    `settings` are the values that were used, as text.
+    """
+    write_report(folder / REPORT_FILE, summary, samples)
+    tracker.describe(describe_run(summary, settings))
+    for name in (REPORT_FILE, CLASSES_TABLE):
+        if (folder / name).exists():
+            write_atomically(tracker.folder / name, (folder / name).read_bytes())
+    tracker.log_artifacts(folder)
+    notify(tr("report: {path}", path=tracker.folder / REPORT_FILE))

@@ -36,6 +36,7 @@ from train.parallel import distributed
 from train.reports.history import HISTORY_FILE, write_history
 from train.resume import CHECKPOINT_FILE
 from train.setup import TrainingSetup
+from train.tracking.result import VAL, split_metrics
 from train.validation import evaluate
 
 WEIGHT_DECAY = 0.01
@@ -45,6 +46,8 @@ Batch = tuple[Tensor, Tensor, list[Tensor]]
 
 class ModelTrain(BaseTrain):
     """Trains the network of a setup and keeps the weights of the best validation mIoU."""
+
+    judge = VAL  # what the saved metrics are of
 
     def __init__(self, setup: TrainingSetup, run_folder: Path, lineage: dict[str, str] | None = None) -> None:
         """Build optimizer and averages; `lineage` is stored in the model file, files are written to `run_folder`."""
@@ -149,7 +152,7 @@ class ModelTrain(BaseTrain):
         inputs = to_input(images, setup.normalisation, self.device)
         with torch.autocast(self.device.type, setup.precision, enabled=setup.precision != torch.float32):
             outputs = self.parallel(inputs)
-        part, mean, weight = _all_reduce_loss(*setup.criterion(_float(outputs), masks))
+        part, mean, weight = distributed.all_reduce_loss(*setup.criterion(_float(outputs), masks))
         batches = batches_of_step(step, self.steps_per_epoch, self.settings.accumulate)
         self.scaler.scale(part / batches).backward()  # type: ignore[no-untyped-call]
         if (step + 1) % self.settings.accumulate == 0 or step + 1 == self.steps_per_epoch:
@@ -234,8 +237,7 @@ class ModelTrain(BaseTrain):
         self.best_confusion, self.best_scores = self.confusion, self.scores
         if not distributed.is_main():
             return
-        metrics = {"best_val_miou": result.validation.miou, "best_val_accuracy": result.validation.accuracy}
-        save_model(self.best_file, self.model(metrics))
+        save_model(self.best_file, self.model(split_metrics(result.validation, None, self.judge)))
 
     def on_epoch_end(self, result: EpochResult) -> None:
         """Report the epoch: a line of metrics and one of each class's IoU; '*' marks the best so far."""
@@ -301,7 +303,7 @@ class ModelTrain(BaseTrain):
         if not distributed.is_main():
             return
         write_history(self.run_folder / HISTORY_FILE, self.history)
-        if not self.history:
+        if not any(result.best for result in self.history):
             return
         earlier = self.run_folder / f"best-{self.best.epoch}.pth"  # the name in versions that counted epochs from 0
         if earlier.exists() and not self.best_file.exists():
@@ -331,19 +333,6 @@ class ModelTrain(BaseTrain):
 def _step_seed(seed: int, epoch: int, step: int) -> int:
     """Return the seed of torch's generators for a step: it must not depend on what was drawn before a kill."""
     return int(np.random.SeedSequence((seed, epoch, step)).generate_state(1)[0])
-
-
-def _all_reduce_loss(loss: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return this process's part of the loss (differentiable), the mean loss of all processes, and their summed weight.
-
-    DistributedDataParallel takes the mean of all gradients: with each part weighted by its fraction of the weight, that
-    mean is the gradient of one large batch (exactly for the cross-entropies; dice is a mean over the processes).
-    """
-    if distributed.world_size() == 1:
-        return loss, loss.detach(), weight
-    summed, total = distributed.all_sum(torch.stack([loss.detach() * weight, weight])).unbind()
-    total = total.clamp_min(1e-6)
-    return loss * weight * distributed.world_size() / total, summed / total, total
 
 
 def _float(outputs: Tensor | tuple[Tensor, Tensor]) -> Tensor | tuple[Tensor, Tensor]:

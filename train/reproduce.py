@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from config import FIELDS, ROOT, Settings, load_settings
 from core.console import format_table
@@ -27,7 +27,7 @@ from core.process import run_script
 from core.reporting import notify, warn
 from core.reporting import result as report_result
 from train.reproduction.patch import consented_patch
-from train.reproduction.recipe import COMPARED, COMPARED_AT_END, Recipe, read_recipe
+from train.reproduction.recipe import COMPARED, COMPARED_AT_END, COMPARED_OUT_OF_FOLD, Recipe, read_recipe
 from train.reproduction.record_files import Measured, irreproducible, parse_measurements
 from train.tracking import environment
 from train.warm_start.load import load_initial
@@ -36,6 +36,12 @@ from utils.lineage import INIT, INIT_SHA256
 from utils.servers import Servers
 from versioning.lockfile import explained_by_lock
 from versioning.naming.results import resolve_run
+
+if TYPE_CHECKING:
+    import torch
+
+    from dataset.data import SegmentationData
+    from train.warm_start.initial import Initial
 
 TOLERANCE = 1e-3  # absolute difference of a metric; on the CPU of one machine it is 0
 # Settings that the recorded code, which may be a stranger's changes, does not need: it reads data and writes to no server.
@@ -158,12 +164,13 @@ def _difference(before: float, after: float) -> float:
 
 def compare_metrics(recipe: Recipe, now: Mapping[str, list[float]], tolerance: float) -> int:
     """Report the metrics side by side. Raises AppError beyond the tolerance, or for another number of epochs."""
-    scores = recipe.figures["val_miou"]
+    score = next(name for name in recipe.steps if name.endswith("_miou"))
+    scores = recipe.figures[score]
     if not scores:
-        raise irreproducible(recipe.run_id, tr("MLflow has no {metric} of it", metric="val_miou"))
+        raise irreproducible(recipe.run_id, tr("MLflow has no {metric} of it", metric=score))
     best = max(range(len(scores)), key=scores.__getitem__)
     rows, worst, equal = [], 0.0, True
-    for name in (*COMPARED, *_measured_at_end(recipe, now)):
+    for name in (*recipe.steps, *_measured_at_end(recipe, now)):
         before, after = recipe.figures[name], now.get(name, [])
         if len(before) != len(after) or not before:
             raise AppError(
@@ -177,10 +184,12 @@ def compare_metrics(recipe: Recipe, now: Mapping[str, list[float]], tolerance: f
             )
         gap = max(_difference(a, b) for a, b in zip(before, after, strict=True))
         worst, equal = max(worst, gap), equal and list(map(repr, before)) == list(map(repr, after))
-        shown = best if name in COMPARED else 0
+        shown = best if name in recipe.steps else 0
         rows.append([name, repr(before[shown]), repr(after[shown]), f"{gap:.3g}"])
-    heading = tr("epoch {best} (best)", best=best + 1)
-    report_result(format_table([heading, tr("run"), tr("reproduction"), tr("largest difference of all epochs")], rows))
+    heading, gaps = tr("epoch {best} (best)", best=best + 1), tr("largest difference of all epochs")
+    if recipe.steps != COMPARED:
+        heading, gaps = tr("fold {number} (best)", number=best + 1), tr("largest difference of all folds")
+    report_result(format_table([heading, tr("run"), tr("reproduction"), gaps], rows))
     if equal:
         report_result(tr("all metrics are bit-identical."))
     elif worst <= tolerance:
@@ -200,8 +209,8 @@ def compare_metrics(recipe: Recipe, now: Mapping[str, list[float]], tolerance: f
 
 
 def _measured_at_end(recipe: Recipe, now: Mapping[str, list[float]]) -> list[str]:
-    """Return the metrics of the test split that the run recorded; warn where its code does not measure them again."""
-    recorded = [name for name in COMPARED_AT_END if recipe.figures.get(name)]
+    """Return the metrics that the run recorded at its end; warn where its code does not measure them again."""
+    recorded = [name for name in (*COMPARED_OUT_OF_FOLD, *COMPARED_AT_END) if recipe.figures.get(name)]
     missing = [name for name in recorded if not now.get(name)]
     if missing:
         warn(tr("not compared: {names} (the code of the run does not report them)", names=", ".join(missing)))
@@ -210,8 +219,6 @@ def _measured_at_end(recipe: Recipe, now: Mapping[str, list[float]]) -> list[str
 
 def main(arguments: list[str]) -> int:
     """In the recorded code: train on a data commit with the settings of the environment, and write the metrics."""
-    from train.model_train import ModelTrain
-    from train.setup import prepare_training
     from versioning.checkout import checked_data
 
     data_path, out, extent = arguments
@@ -219,9 +226,26 @@ def main(arguments: list[str]) -> int:
     with connect(settings) as lake:
         _, data = checked_data(settings, lake, data_path)
         initial = load_initial(settings, lake)
-        setup = prepare_training(settings, data, extent == "smoke", initial)
-        training = ModelTrain(setup, settings.model_path.parent)
-        training.fit()
+        smoke, measure = extent == "smoke", _measure_folds if settings.folds else _measure
+        figures, device = measure(settings, data, smoke, initial)
+    content = {
+        "figures": figures,
+        "environment": environment.environment(device),
+        "packages": environment.packages(),
+    }
+    Path(out).write_text(json.dumps(content), encoding="utf-8")
+    return ExitCode.DONE
+
+
+def _measure(
+    settings: Settings, data: SegmentationData, smoke: bool, initial: Initial | None
+) -> tuple[dict[str, list[float]], torch.device]:
+    """Train a model; return its metrics by name, one value for each epoch, and the device."""
+    from train.model_train import ModelTrain
+    from train.setup import prepare_training
+
+    training = ModelTrain(prepare_training(settings, data, smoke, initial), settings.model_path.parent)
+    training.fit()
     figures = {
         "train_loss": [r.train_loss for r in training.history],
         "val_loss": [r.validation.loss for r in training.history],
@@ -231,13 +255,25 @@ def main(arguments: list[str]) -> int:
     }
     if training.test is not None:
         figures |= {"test_miou": [training.test.miou], "test_accuracy": [training.test.accuracy]}
-    content = {
-        "figures": figures,
-        "environment": environment.environment(training.device),
-        "packages": environment.packages(),
-    }
-    Path(out).write_text(json.dumps(content), encoding="utf-8")
-    return ExitCode.DONE
+    return figures, training.device
+
+
+def _measure_folds(
+    settings: Settings, data: SegmentationData, smoke: bool, initial: Initial | None
+) -> tuple[dict[str, list[float]], torch.device]:
+    """Train the models of all folds; return their metrics by name, one value for each fold, and the device."""
+    from train.folds.division import divide
+    from train.folds.start import earlier_folds
+    from train.folds.training import FoldsTraining
+    from train.tracking.result import OOF, split_metrics
+
+    division = divide(settings, data, store=False, earlier=earlier_folds(settings, initial))
+    training = FoldsTraining(settings, division, settings.model_path.parent, smoke, initial)
+    training.fit()
+    found = training.fold_figures()
+    figures = {name: [of_fold[name] for of_fold in found] for name in found[0]}
+    at_end = split_metrics(training.out_of_fold().metrics, training.test, OOF)
+    return figures | {name: [value] for name, value in at_end.items()}, training.device
 
 
 if __name__ == "__main__":

@@ -93,12 +93,14 @@ def find(models: Path, which: str) -> Interrupted:
 
 
 def _checkpoint_file(models: Path, which: str) -> Path:
-    checkpoints = sorted(models.glob(f"*/{CHECKPOINT_FILE}"), key=lambda file: file.stat().st_mtime)
+    checkpoints = sorted(models.glob(f"*/{CHECKPOINT_FILE}"), key=_last_change)
     if which == LAST and checkpoints:
         return checkpoints[-1]
     places = [Path(which), Path(which, CHECKPOINT_FILE)]
     if Path(which).name == which:  # a run id: the last part of a mistyped path must not name another run
         places.append(models / which / CHECKPOINT_FILE)
+        # The run of a fold: its directory is in that of the run of all folds, which is the one to resume.
+        places += [file for file in checkpoints if (file.parent / which).is_dir()]
     for file in places:
         if which != LAST and file.is_file():
             return file
@@ -120,6 +122,11 @@ def _checkpoint_file(models: Path, which: str) -> Path:
             known=known,
         )
     )
+
+
+def _last_change(checkpoint: Path) -> float:
+    """Return when a run was last trained, in seconds: with folds, each has a checkpoint of its own."""
+    return max(file.stat().st_mtime for file in (checkpoint, *checkpoint.parent.glob(f"*/{CHECKPOINT_FILE}")))
 
 
 def settings_of(record: RunRecord, now: Settings, given: dict[str, Any]) -> Settings:

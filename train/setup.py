@@ -201,6 +201,9 @@ def check_request(settings: Settings) -> None:
         raise UsageError(tr("--init and --pretrained: both say where the weights are from: leave one out"))
     check_network(settings.model, settings.pretrained)
     check_device(settings)
+    if settings.folds and settings.patience:
+        problem = tr("with FOLDS, nothing may be chosen on the images that a fold holds out: set PATIENCE=0")
+        raise InvalidSetting("PATIENCE", settings.patience, problem=problem)
     if settings.class_weights not in ("auto", "none"):
         parse_class_weights(settings.class_weights)
     if settings.crop_size and settings.image_size and any(map(int.__gt__, settings.crop_size, settings.image_size)):

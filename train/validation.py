@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -18,11 +20,17 @@ from train.parallel import distributed
 
 @torch.inference_mode()
 def evaluate(
-    model: Model, images: loader.SegmentationDataset, device: torch.device, criterion: SegmentationLoss, smoke: bool
+    model: Model,
+    images: loader.SegmentationDataset,
+    device: torch.device,
+    criterion: SegmentationLoss,
+    smoke: bool,
+    counts: npt.NDArray[np.int64] | None = None,
 ) -> tuple[Validation, ConfusionMatrix, Tensor]:
     """Measure a model on a split at native size, in the batches that inference uses.
 
-    Returns the metrics, the counts behind them, and the mIoU of each image, (N,) float64; NaN: not measured.
+    Returns the metrics, the counts behind them, and the mIoU of each image, (N,) float64; NaN: not measured. The counts
+    of this process's images are added to `counts`, (N, num_classes, num_classes).
     """
     model.network.eval()
     confusion = ConfusionMatrix(model.classes.num_classes)
@@ -39,8 +47,11 @@ def evaluate(
             labels = mask.to(device)
             of_image = ConfusionMatrix(model.classes.num_classes)
             of_image.update(class_indices(logits), labels)
+            index = next(indices)
             confusion.counts += of_image.counts
-            scores[next(indices)] = of_image.miou if of_image.counts.any() else torch.nan
+            if counts is not None:
+                counts[index] += of_image.counts
+            scores[index] = of_image.miou if of_image.counts.any() else torch.nan
             loss, weight = criterion(logits[None], labels[None])
             loss_sum, weight_sum = loss_sum + loss * weight, weight_sum + weight
     distributed.all_sum(torch.from_numpy(confusion.counts))  # in place

@@ -12,13 +12,14 @@ from utils.identifiers import CommitId, GitCommit, RecordedRun, Sha256
 from utils.lakefs_utils import LakePath
 
 RELEASE_TAG = "lakefs_release_path"  # of a version: the directory of its release in lakeFS
+PARENT_TAG, FOLD_TAG = "mlflow.parentRunId", "fold"  # of a run that belongs to another one; number of a fold, from 1
 FIRST_EPOCH = "first_epoch"  # tag of a run, and key of metrics.json: the step of its first epoch
 # What a model started from (--init): parameters of its run, metadata of its commit, keys of its file.
 INIT, INIT_SHA256, INIT_RUN_ID, INIT_DATA_PATH = INIT_KEYS = (
     *("init", "init_sha256"),  # a reference that does not move, and the SHA-256 of the file
     *("init_run_id", "init_data_path"),  # of its training; empty if they are not known
 )
-CLASSES_TAGS = ("val_classes", "test_classes")  # tags of runs and versions; see segmentation/means.py
+CLASSES_TAGS = ("val_classes", "test_classes", "oof_classes")  # tags of runs and versions; see segmentation/means.py
 
 
 @dataclass(frozen=True)

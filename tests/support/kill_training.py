@@ -1,6 +1,6 @@
 """Run train.py and kill its process (SIGKILL) during a step: python -m tests.support.kill_training METHOD NUMBER arguments...
 
-METHOD is a method of MlflowTrain or Publication; the process is killed when call NUMBER has done its work but not returned.
+METHOD is a method of MlflowTrain, Publication or RecordedFolds; the process is killed when call NUMBER has done its work but not returned.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ def main() -> None:
     place, number = sys.argv[1], int(sys.argv[2])
     sys.argv = ["train.py", *sys.argv[3:]]
     sys.path.insert(0, os.getcwd())
+    from train.folds.recorded import RecordedFolds
     from train.mlflow_train import MlflowTrain
     from train.tracking.publication import Publication
 
-    owner = MlflowTrain if hasattr(MlflowTrain, place) else Publication
+    owners: tuple[type, ...] = (MlflowTrain, Publication, RecordedFolds)
+    owner: Any = next(one for one in owners if hasattr(one, place))
     work, calls = getattr(owner, place), 0
 
     def killed(self: Any, *arguments: Any) -> Any:

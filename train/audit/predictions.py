@@ -28,6 +28,7 @@ from dataset.data import Pair, SegmentationData
 from segmentation.preprocess import EVAL_BATCH, native_logits
 from train.audit.folds import FOLDS
 from train.base_train import EpochResult, Validation
+from train.folds.division import count_pixels, split_data
 from train.loading import loader
 from train.model_train import ModelTrain
 from train.setup import TrainingSetup, prepare_training
@@ -119,7 +120,11 @@ def _member(settings: Settings, data: SegmentationData, fold_of: Sequence[int], 
 
 
 def _train_fold(settings: Settings, data: SegmentationData, fold_of: Sequence[int], fold: int, file: Path) -> None:
-    setup = prepare_training(settings, _fold_data(data, fold_of, fold))
+    trained, held_out = (
+        [index for index, number in enumerate(fold_of) if (number == fold) == own] for own in (False, True)
+    )
+    counts = count_pixels(data, data.pairs)
+    setup = prepare_training(settings, split_data(data, data.pairs, trained, held_out, *counts))
     needed = len(setup.val_images) * data.classes.num_classes * setup.size[0] * setup.size[1] * 2
     needed *= MEMBERS + 1  # the joined file needs as much as the predictions of one model
     if (free := shutil.disk_usage(file.parent).free) < needed:
@@ -136,17 +141,6 @@ def _train_fold(settings: Settings, data: SegmentationData, fold_of: Sequence[in
         training.fit()
     with atomic_replace(file) as part, part.open("wb") as stream:
         np.save(stream, _predict(training, setup))
-
-
-def _fold_data(data: SegmentationData, fold_of: Sequence[int], fold: int) -> SegmentationData:
-    """Return the data with this fold as its validation split, and all other pairs as its training split."""
-    pairs = [
-        dataclasses.replace(pair, split="val" if number == fold else "train")
-        for pair, number in zip(data.pairs, fold_of, strict=True)
-    ]
-    pairs.sort(key=lambda pair: pair.split)  # stable: 'train' before 'val', each in the order of `data`
-    counts = tuple(map(sum, zip(*data.pixel_counts.values(), strict=True)))  # of all: class weights need shares only
-    return dataclasses.replace(data, pairs=tuple(pairs), pixel_counts={"train": counts, "val": counts})
 
 
 @torch.inference_mode()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from dataset.data import SegmentationData
     from train.base_train import EpochResult
+    from train.folds.division import Division
     from train.mlflow_train import MlflowTrain
     from train.resume import Interrupted
     from train.tracking.publication import Publication
@@ -33,6 +34,7 @@ class Job:
     pinned: LakePath | None  # the lakeFS commit that the data comes from; None: it is published
     facts: RunFacts
     interrupted: Interrupted | None = None
+    folds: Division | None = None  # of --folds
     replace: bool = False  # whether the data may undo changes of the branch
     initial: Initial | None = None  # what INIT names
 

@@ -9,12 +9,22 @@ from config import ROOT, Settings
 from core import git
 from core.errors import AppError, UsageError
 from core.i18n import tr
+from core.reporting import notify
+from dataset.checks.few_images import propose_folds
 from train.jobs.job import Job, train_and_publish
 from train.jobs.report import report, suggest_release
 from train.parallel import distributed
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlflow import MlflowClient
+
+    from dataset.data import SegmentationData
+    from train.folds.division import Division
     from train.resume import Interrupted
+    from train.tracking.publication import Publication
+    from train.tracking.result import Result
     from train.warm_start.initial import Initial
     from utils.lakefs_utils import LakeFS
 
@@ -44,7 +54,7 @@ def train(settings: Settings, given: dict[str, Any], options: argparse.Namespace
             if interrupted
             else new_job(settings, lake, options, initial)
         )
-        training, publication, result = train_and_publish(settings, lake, client, job)
+        result, publication, working_files = _train_and_publish(settings, lake, client, job)
         report(settings, lake, result, job.facts.smoke)
         try:
             if releasing:
@@ -55,9 +65,22 @@ def train(settings: Settings, given: dict[str, Any], options: argparse.Namespace
         except AppError:  # the run is complete: a refused release can be done by hand; after a kill, --resume does it
             if releasing:
                 suggest_release(settings, lake, result)
-            publication.remove_working_files(training.best_file, training.checkpoint_file)
+            publication.remove_working_files(*working_files)
             raise
-    publication.remove_working_files(training.best_file, training.checkpoint_file)
+    publication.remove_working_files(*working_files)
+
+
+def _train_and_publish(
+    settings: Settings, lake: LakeFS, client: MlflowClient, job: Job
+) -> tuple[Result, Publication, list[Path]]:
+    """Train and publish one model or those of all folds; return the files too that only an interrupted run needs."""
+    if job.folds is None:
+        training, publication, result = train_and_publish(settings, lake, client, job)
+        return result, publication, [training.best_file, training.checkpoint_file]
+    from train.folds.job import train_folds
+
+    trainings, publication, result = train_folds(settings, lake, client, job)
+    return result, publication, [trainings.checkpoint_file, trainings.ensemble_file, *trainings.member_files]
 
 
 def new_job(settings: Settings, lake: LakeFS, options: argparse.Namespace, initial: Initial | None = None) -> Job:
@@ -65,7 +88,6 @@ def new_job(settings: Settings, lake: LakeFS, options: argparse.Namespace, initi
     from train.setup import check_data
     from train.tracking.publication import hash_files
     from train.tracking.run_tracker import RunFacts
-    from train.warm_start.initial import require_single
     from versioning.checkout import checked_data, warn_of_unreachable_lock
     from versioning.data_directory import record_directory
     from versioning.push import require_publishable
@@ -76,7 +98,7 @@ def new_job(settings: Settings, lake: LakeFS, options: argparse.Namespace, initi
         lake.check()
     pinned, data = checked_data(settings, lake, options.data_ref, options.sample)
     check_data(settings, data, initial)
-    require_single(initial)
+    folds = _divide(settings, data, initial, store=pinned is None)
     lake.ensure_repository(settings)  # not before: faulty data creates nothing
     if pinned is None:
         record_directory(settings)
@@ -89,7 +111,29 @@ def new_job(settings: Settings, lake: LakeFS, options: argparse.Namespace, initi
         lake.start_experiment(options.experiment_branch)
     target = settings.lakefs_branch if options.experiment_branch else None
     facts = RunFacts(git.read_facts(ROOT, settings.data_dir), lake.repo, lake.branch, target, options.smoke)
-    return Job(data, pinned, facts, replace=options.replace, initial=initial)
+    return Job(data, pinned, facts, folds=folds, replace=options.replace, initial=initial)
+
+
+def _divide(
+    settings: Settings, data: SegmentationData, initial: Initial | None, store: bool = False
+) -> Division | None:
+    """Return train and val in folds; None without --folds. `store` the folds beside the splits.
+
+    Raises UsageError where the folds and what the training starts from do not fit.
+    """
+    from train.warm_start.initial import require_single
+
+    if settings.folds is None:
+        require_single(initial)
+        if store and (proposal := propose_folds(data)):
+            notify(proposal)
+        return None
+    if distributed.world_size() > 1:  # of a resumed run, or set in the environment
+        raise UsageError(tr("{option} uses one process: start train.py without torchrun", option="FOLDS"))
+    from train.folds.division import divide
+    from train.folds.start import earlier_folds
+
+    return divide(settings, data, store, earlier_folds(settings, initial))
 
 
 def interrupted_run(
@@ -139,4 +183,4 @@ def resumed_job(settings: Settings, lake: LakeFS, interrupted: Interrupted, init
     if record.target_branch:
         lake.start_experiment(record.branch)
     facts = RunFacts(record.git, lake.repo, lake.branch, record.target_branch, record.smoke)
-    return Job(data, pinned, facts, interrupted, initial=initial)
+    return Job(data, pinned, facts, interrupted, folds=_divide(settings, data, initial), initial=initial)

@@ -10,10 +10,13 @@ import contextlib
 import datetime
 import os
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from core.errors import AppError, UsageError, describe_error
 from core.i18n import tr
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 T = TypeVar("T")
 # The others wait while the main process checks and uploads the data; torchrun detects dead processes.
@@ -105,6 +108,21 @@ def all_sum(values: Any) -> Any:
 
         distributed.all_reduce(values)
     return values
+
+
+def all_reduce_loss(loss: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return this process's part of the loss (differentiable), the mean loss of all processes, and their summed weight.
+
+    DistributedDataParallel takes the mean of all gradients: with each part weighted by its fraction of the weight, that
+    mean is the gradient of one large batch (exactly for the cross-entropies; dice is a mean over the processes).
+    """
+    if world_size() == 1:
+        return loss, loss.detach(), weight
+    import torch
+
+    summed, total = all_sum(torch.stack([loss.detach() * weight, weight])).unbind()
+    total = total.clamp_min(1e-6)
+    return loss * weight * world_size() / total, summed / total, total
 
 
 def broadcast_from_main(make: Callable[[], T]) -> T:

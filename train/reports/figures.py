@@ -61,7 +61,12 @@ def worst_indices(scores: torch.Tensor | None) -> list[tuple[int, float]]:
 
 def sample_indices(images: SegmentationDataset) -> list[int]:
     """Return the indices of a few images, spread evenly over the split; the same at each epoch."""
-    indices: list[int] = np.linspace(0, len(images) - 1, min(SAMPLES, len(images))).round().astype(int).tolist()
+    return spread_indices(len(images))
+
+
+def spread_indices(count: int) -> list[int]:
+    """Return a few of so many indices, spread evenly."""
+    indices: list[int] = np.linspace(0, count - 1, min(SAMPLES, count)).round().astype(int).tolist()
     return indices
 
 
@@ -151,9 +156,17 @@ def save_samples(
     image_format: str | None = None,
 ) -> None:
     """Save a sheet with a row per image: the image, its label, the prediction; by default in the format of the suffix."""
-    rows, classes = [], images.split.classes
-    for index, prediction in zip(indices, predicted, strict=True):
+    save_rows(path, [(images, *row) for row in zip(indices, predicted, strict=True)], image_format)
+
+
+def save_rows(
+    path: Path, samples: Sequence[tuple[SegmentationDataset, int, UInt8]], image_format: str | None = None
+) -> None:
+    """Save a sheet as `save_samples` does, of images of several data sets: (images, index, prediction (H,W))."""
+    rows = []
+    for images, index, prediction in samples:
         image, label, _ = images.arrays(index)
+        classes = images.split.classes
         rows.append(
             np.concatenate([as_rgb(image), overlay(image, label, classes), overlay(image, prediction, classes)], axis=1)
         )

@@ -23,13 +23,23 @@ if TYPE_CHECKING:
 
 def sample_gallery(model: Model, images: SegmentationDataset, indices: Sequence[int]) -> Gallery:
     """Return the cards of these images, the lowest mIoU first; IoU is measured at native size, as in validation."""
-    classes = images.split.classes
+    title = tr(
+        "Validation images, the lowest mIoU first ({shown} of {count})", shown=len(indices), count=len(images.pairs)
+    )
+    return gallery_of(sample_cards(model, images, indices), title, images.split.classes)
+
+
+def sample_cards(model: Model, images: SegmentationDataset, indices: Sequence[int]) -> list[Card]:
+    """Return the cards of these images, in their order."""
+    return [_card(model, images, index) for index in indices]
+
+
+def gallery_of(cards: Sequence[Card], title: str, classes: ClassMap) -> Gallery:
+    """Return a gallery of cards, the lowest mIoU first."""
     return Gallery(
         "samples",
-        tr(
-            "Validation images, the lowest mIoU first ({shown} of {count})", shown=len(indices), count=len(images.pairs)
-        ),
-        sorted((_card(model, images, index) for index in indices), key=lambda card: card.value),
+        title,
+        sorted(cards, key=lambda card: card.value),
         classes.names,
         [*class_legend(classes), wrong_legend()],
         ("image", "prediction"),

@@ -20,7 +20,7 @@ from train.reproduction.record_files import irreproducible, parse_environment, p
 from train.tracking import environment
 from utils.identifiers import GitCommit, RunId
 from utils.lakefs_utils import LakeFS, LakePath
-from utils.lineage import require_repository
+from utils.lineage import FOLD_TAG, PARENT_TAG, require_repository
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 COMPARED = ("train_loss", "val_loss", "val_accuracy", "val_miou", "learning_rate")
 COMPARED_AT_END = ("test_miou", "test_accuracy")  # of the saved model; only data with a test split has them
+COMPARED_FOLDS = ("fold_miou", "fold_accuracy", "fold_train_loss")  # instead, of a run with folds: one value for each
+COMPARED_OUT_OF_FOLD = ("oof_miou", "oof_accuracy")
+ALL_COMPARED = (*COMPARED, *COMPARED_AT_END, *COMPARED_FOLDS, *COMPARED_OUT_OF_FOLD)
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,11 @@ class Recipe:
     packages: list[str]
     figures: dict[str, list[float]]
     unvouched: tuple[str, ...] = field(default=())  # recorded files that only MLflow has a record of
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The metrics that have several values: one for each epoch, or for each fold."""
+        return COMPARED if self.settings.get("folds") is None else COMPARED_FOLDS
 
     @property
     def patch_sha256(self) -> str:
@@ -65,7 +73,7 @@ def read_recipe(client: MlflowClient, lake: LakeFS, settings: Settings, run_id: 
     _require_same_places(run_id, metadata, {"git_commit": commit, "lakefs_data_path": str(data_path)})
     with tempfile.TemporaryDirectory() as folder, mlflow_utils.convert_errors(settings, tr("reading the run")):
         files = _download(client, settings, run, Path(folder))
-        histories = {name: client.get_metric_history(run_id, name) for name in (*COMPARED, *COMPARED_AT_END)}
+        histories = {name: client.get_metric_history(run_id, name) for name in ALL_COMPARED}
     unvouched = _require_same_files(run_id, files, run.data.tags, metadata)
     recorded, smoke = parse_settings(run_id, files[environment.SETTINGS], settings)
     return Recipe(
@@ -85,8 +93,13 @@ def read_recipe(client: MlflowClient, lake: LakeFS, settings: Settings, run_id: 
 def _require_places(run: Run, run_id: str) -> tuple[str, LakePath, LakePath]:
     """Return the Git commit, the data's and the model's path. Raises UsageError."""
     tags, params = run.data.tags, run.data.params
-    commit, state = GitCommit(tags.get("git_commit", "none")), tags.get(environment.PATCH_TAG)
     RunId(run_id)
+    if FOLD_TAG in tags and PARENT_TAG in tags:
+        fold, parent = tags[FOLD_TAG][:10], RunId(tags[PARENT_TAG])
+        raise irreproducible(
+            run_id, tr("it is fold {fold} of run {parent}: reproduce that run", fold=fold, parent=parent)
+        )
+    commit, state = GitCommit(tags.get("git_commit", "none")), tags.get(environment.PATCH_TAG)
     if commit == "none":
         raise irreproducible(run_id, tr("it was trained without a Git commit"))
     if state is None:

@@ -181,12 +181,16 @@ class RunTracker:
         if page := self.page():
             notify(tr("MLflow page of the run: {page}", page=page))
 
-    def _close_after(self, error: BaseException) -> None:
+    def prepare_resume(self, error: BaseException) -> None:
+        """Say how the run is resumed after an error; without a checkpoint, remove its folder."""
         checkpoint = self.folder / CHECKPOINT_FILE
         if checkpoint.exists() and not isinstance(error, Diverged):
             warn(tr("to resume: python train.py --resume {run_id}", run_id=self.run_id))
         elif not checkpoint.exists():
             self.release()
+
+    def _close_after(self, error: BaseException) -> None:
+        self.prepare_resume(error)
         self._record_remaining_epochs(error)
         status = "FAILED" if isinstance(error, Exception) else "KILLED"
         try:

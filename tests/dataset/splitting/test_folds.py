@@ -98,12 +98,14 @@ def test_the_file_gives_back_every_name(tmp_path: Path) -> None:
     assert read_folds(tmp_path, 3) == folds and read_folds(tmp_path, 4) is None
 
 
-@pytest.mark.parametrize("row", ["x,4", "x,0", "x", "a,1", "x,y", "x,1,2"])
+@pytest.mark.parametrize("row", ["x\t4", "x\t0", "x", "a\t1", "x\ty", "x,1"])
 def test_a_wrong_line_is_named(tmp_path: Path, row: str) -> None:
     write_folds(tmp_path, 3, {"a": 1})
     with fold_file(tmp_path, 3).open("a") as stream:
         stream.write(row + "\n")
-    with pytest.raises(UsageError, match=r"folds-3\.csv, line 3: expected a name, once, and its fold from 1 to 3"):
+    with pytest.raises(
+        UsageError, match=r"folds-3\.tsv, line 3: expected a name, once, a tab, and its fold from 1 to 3"
+    ):
         read_folds(tmp_path, 3)
 
 
