@@ -43,9 +43,9 @@ class _MemberNetwork(nn.Module):
     def __init__(self, model: Model, given: Normalisation) -> None:
         super().__init__()
         self.network = model.network
-        scale, shift = _conversion(given, model.normalisation)
-        self.register_buffer("scale", scale)
-        self.register_buffer("shift", shift)
+        device = next(self.network.parameters()).device
+        for name, values in zip(("scale", "shift"), _conversion(given, model.normalisation), strict=True):
+            self.register_buffer(name, None if values is None else values.to(device))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logarithms of the class probabilities (N,num_classes,H,W)."""

@@ -51,6 +51,12 @@ def test_the_network_averages_the_probabilities_of_differently_normalised_member
     assert not model.network.training and model.lineage == {"git_commit": "none"} and model.metrics == {}
 
 
+def test_every_tensor_is_on_the_device_of_the_members(tmp_path: Path) -> None:
+    path = write_ensemble(tmp_path, make_members())
+    network = load_model(path, file_sha256(path), torch.device("meta")).network
+    assert {value.device.type for value in network.state_dict().values()} == {"meta"}
+
+
 def test_an_impossible_class_has_a_finite_logit(tmp_path: Path) -> None:
     members = make_members(2)
     for member in members:
