@@ -45,7 +45,7 @@ class MlflowTrain(ModelTrain):
 
     def record_setup(self) -> None:
         """Record what data and machine decided, where the settings say 'auto', and the code."""
-        log_setup(self.tracker, self.setup)
+        log_setup(self.tracker, self.setup, self.setup.initial_record())
         self.tracker.log_code(self.setup.resolved_settings(), self.setup.device)
 
     def on_epoch_end(self, result: EpochResult) -> None:
@@ -134,12 +134,15 @@ class MlflowTrain(ModelTrain):
         )
 
 
-def log_setup(tracker: RunTracker, setup: TrainingSetup) -> None:
-    """Record what data and machine decided, where the settings say 'auto', as parameters of the run."""
+def log_setup(tracker: RunTracker, setup: TrainingSetup, initial: dict[str, str]) -> None:
+    """Record what data and machine decided, where the settings say 'auto', as parameters of the run.
+
+    `initial` is the record of what it starts from.
+    """
     tracker.log_params(
         {
             **setup.resolved,
-            **setup.initial_record(),
+            **initial,
             **{f"resolved_{key}": value for key, value in setup.resolved.items()},
             "num_classes": setup.data.classes.num_classes,
             "num_parameters": sum(p.numel() for p in setup.network.parameters()),

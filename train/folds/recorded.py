@@ -64,7 +64,7 @@ class RecordedFolds(FoldsTraining):
     def decide(self, setup: TrainingSetup) -> None:
         super().decide(setup)
         self.resolved = setup.resolved
-        log_setup(self.tracker, setup)
+        log_setup(self.tracker, setup, self.initial.record() if self.initial else {})
         recorded = self.settings.reproducible_settings()
         self.tracker.log_code(recorded, setup.device)
         self.save()
@@ -94,7 +94,7 @@ class RecordedFolds(FoldsTraining):
                 state = load_checkpoint(training.checkpoint_file)["state"]
             else:
                 tracker.log_settings(str(self.data.path))
-                log_setup(tracker, setup)
+                log_setup(tracker, setup, setup.initial_record())
             training.fit(state)
             tracker.background.finish()
             done = self.finish(fold, training, tracker.run_id)

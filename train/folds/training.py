@@ -107,11 +107,15 @@ class FoldsTraining:
 
     def settings_of(self, fold: int) -> Settings:
         """Return the settings that a fold is trained with."""
-        return dataclasses.replace(self.settings, seed=self.settings.seed + fold - 1)
+        settings, start = self.settings, start_of_fold(self.initial, fold)
+        if start is not None:
+            settings = dataclasses.replace(settings, init=start.reference, init_sha256=start.sha256)
+        return dataclasses.replace(settings, seed=settings.seed + fold - 1)
 
     def decide(self, setup: TrainingSetup) -> None:
         """Fix for all folds what data and machine have decided for the first one."""
-        decided = {**setup.resolved_settings(), "image_size": setup.size, "seed": self.settings.seed}
+        own = {name: getattr(self.settings, name) for name in ("seed", "init", "init_sha256")}
+        decided = {**setup.resolved_settings(), "image_size": setup.size, **own}
         self.settings = dataclasses.replace(self.settings, **decided)
         self.decided = True
 

@@ -99,6 +99,10 @@ def new_job(settings: Settings, lake: LakeFS, options: argparse.Namespace, initi
     pinned, data = checked_data(settings, lake, options.data_ref, options.sample)
     check_data(settings, data, initial)
     folds = _divide(settings, data, initial, store=pinned is None)
+    if folds is not None:
+        from train.folds.start import require_unseen
+
+        require_unseen(settings, lake, initial, data)
     lake.ensure_repository(settings)  # not before: faulty data creates nothing
     if pinned is None:
         record_directory(settings)

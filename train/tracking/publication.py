@@ -27,7 +27,7 @@ from train.tracking.logged_model import log_model
 from train.tracking.result import OOF, VAL, DataCommit, Result, TrainedModel, class_metrics
 from train.tracking.run_tracker import WARNINGS_KEY, RunTracker, dataset_digest
 from utils import mlflow_utils
-from utils.ensemble_file import ENSEMBLE_FILE
+from utils.ensemble_file import ENSEMBLE_FILE, MODEL_FILE_KEY, working_copy
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath
 from utils.lineage import FIRST_EPOCH
@@ -115,7 +115,7 @@ class Publication:
             link_or_copy(tracker.folder / name, model_path.with_name(name))
         for member in model.members:
             link_or_copy(member, model_path.with_name(member.name))
-        link_or_copy(model.file, model_path.with_name(ENSEMBLE_FILE) if model.members else model_path)
+        link_or_copy(model.file, working_copy(model_path, path.path))
         return Result(
             tracker.run_id, data.path, data.manifest_sha256, path, sha256, model.judged, model.test, model.split
         )
@@ -142,6 +142,7 @@ class Publication:
             **self.initial,
             "model_sha256": sha256,
             "lakefs_data_path": str(data.path),
+            **({MODEL_FILE_KEY: ENSEMBLE_FILE} if model.members else {}),
         }
         message = f"model: {tracker.settings.model}, " + ", ".join(itertools.starmap(_describe_split, splits.items()))
         name, side_files = _name_in_models(model), (tracker.folder / METRICS_FILE, tracker.folder / MLMODEL)
