@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import random
 import shutil
@@ -148,6 +149,24 @@ def test_trace_and_reproduction_follow_the_run_of_all_folds(project: Project, re
     child = folds_of(project, reference.run_id)[1].info.run_id
     refused = project.run("train.py", "--reproduce", child)
     assert refused.returncode == 2 and f"it is fold 2 of run {reference.run_id}" in refused.stderr, refused.stderr
+
+
+def test_infer_predicts_with_the_mean_and_the_lock_brings_all_models_back(
+    project: Project, reference: Reference
+) -> None:
+    predicted = project.run("infer.py", "--model", "lock", "--split", "test", "--output", "out")
+    assert predicted.returncode == 0, predicted.stdout + predicted.stderr
+    listing = json.loads((project.folder / "out/predictions.json").read_bytes())
+    assert listing["miou"] == reference.metrics["test_miou"][0][1]
+    members = read_ensemble(project.folder / "models/ensemble.json").members
+    assert listing["ensemble"] == [{"file": member.file, "sha256": member.sha256} for member in members]
+    traced = project.run("lake.py", "trace", "out")
+    assert traced.returncode == 0 and "models/fold-3.pth" in traced.stdout, traced.stdout
+    model = project.folder / "models/fold-2.pth"
+    model.unlink()
+    assert "fold-2.pth (missing)" in project.run("lake.py", "status").stdout
+    pulled = project.run("lake.py", "pull", "lock")
+    assert pulled.returncode == 0 and file_sha256(model) == members[1].sha256, pulled.stderr
 
 
 @pytest.mark.parametrize("seed", range(int(os.environ.get("TEST_KILLS", "1"))))  # about 30 seconds each
