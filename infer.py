@@ -78,8 +78,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--extra",
         nargs="+",
         default=[],
-        choices=("probabilities", "areas", "coco", "polygons"),
-        help=tr("also write: npz, csv of class areas, COCO RLE, polygons for labelme and COCO"),
+        choices=("probabilities", "uncertainty", "areas", "coco", "polygons"),
+        help=tr("also write: npz, entropy maps, csv of class areas, COCO RLE, polygons for labelme and COCO"),
     )
     parser.add_argument(
         "--select",

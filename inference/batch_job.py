@@ -11,10 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-import numpy.typing as npt
-import torch
-
 from core.errors import UsageError
 from core.hashing import file_sha256
 from core.i18n import tr, trn
@@ -35,15 +31,16 @@ from inference.geo.georeference import is_georeferenced, require_rasterio
 from inference.geo.windows import is_large, require_windows
 from inference.origin import describe_origin
 from inference.outputs import OutputDirectory
+from inference.tally import Tally, read_levels, reliability_record, summarize_drift
 from segmentation.evaluation import read_labels
 from segmentation.means import Coverage
-from segmentation.metrics import ConfusionMatrix
-from segmentation.predictor import InputImage, Prediction, Predictor
+from segmentation.prediction import Prediction
+from segmentation.predictor import InputImage, Predictor
 from segmentation.preprocess import EVAL_BATCH
+from segmentation.reliability.uncertainty import UInt16
 from utils.lineage import Origin
 
 MAX_FILE_BYTES = 1 << 30  # an image file is read into memory at once
-Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -56,6 +53,8 @@ class Outcome:
     accuracy: float | None
     miou: float | None
     iou: dict[str, float | None]
+    drift: dict[str, Any] | None = None  # see `tally.summarize_drift`
+    uncertainty_auroc: float | None = None
 
 
 def predict(
@@ -101,7 +100,7 @@ def _predict(job: BatchJob, resume: bool) -> Outcome:
 
 
 class BatchJob:
-    """The state of one call of `predict`: records by item name, and the confusion matrix over all of them."""
+    """The state of one call of `predict`: records by item name, and what is counted over all of them."""
 
     def __init__(
         self,
@@ -126,7 +125,7 @@ class BatchJob:
         self.replaces = True  # results of earlier calls; else they are completed
         self._journal: IO[str] | None = None  # open from the first result on
         self._beginning = threading.Lock()
-        self.confusion = ConfusionMatrix(predictor.model.classes.num_classes)
+        self.tally = Tally.empty(predictor.model.classes.num_classes)
 
     # --- resuming ---
 
@@ -140,26 +139,27 @@ class BatchJob:
                 raise found
             if record is not None and found is not None:
                 self.records[item.name] = record
-                self.confusion.counts += found
+                self.tally.add(found)
         self.reused = len(self.records)
         notify(
             trn("reused {count} image that was done before", "reused {count} images that were done before", self.reused)
         )
 
-    def _verify_finished(self, pair: tuple[Item, dict[str, Any] | None]) -> Counts | None:
-        """Return the pixel counts of a record whose input and files are unchanged; None if any was changed."""
+    def _verify_finished(self, pair: tuple[Item, dict[str, Any] | None]) -> Tally | None:
+        """Return the counts of a record whose input and files are unchanged; None if any was changed."""
         item, record = pair
         if record is None or record.get("input") != _input_name(item):
             return None
-        if self.predictor.method.uncertainty and "uncertainty" not in record:
+        if item.name not in self.large and any(key not in record for key in self.predictor.measured):
             return None
         files = {key: self.outputs.path_of(name) for key, name in self.outputs.file_names(item.name).items()}
         if not reuse.is_unchanged(record, item.image, files):
             return None
         classes = self.predictor.model.classes
         if item.mask is None:
-            return np.zeros((classes.num_classes, classes.num_classes), np.int64)
-        return self._compare(item, read_mask(files["mask"], classes, DEFAULT_READING)).counts
+            return Tally.empty(classes.num_classes)
+        levels = read_levels(files["uncertainty_map"]) if "uncertainty_map" in files else None
+        return self._compare(item, read_mask(files["mask"], classes, DEFAULT_READING), levels)
 
     def begin_writing(self) -> IO[str]:
         """Set earlier results that are replaced aside before the first result is written; return the journal.
@@ -192,7 +192,7 @@ class BatchJob:
                     self.failed.append(str(outcome))
                 elif item.name not in self.records:
                     self.records[item.name], counts = outcome
-                    self.confusion.counts += counts
+                    self.tally.add(counts)
                     outputs.append_record(self.begin_writing(), self.records[item.name])
                     if self.records[item.name].get("truncated"):
                         warn(tr("{path}: truncated JPEG: the missing part is grey", path=item.image))
@@ -233,8 +233,8 @@ class BatchJob:
         except (InvalidFileError, OSError) as error:
             raise UsageError(escape_line(f"{item.image}: {error}")) from None
 
-    def write(self, item: Item, image: InputImage, prediction: Prediction) -> tuple[dict[str, Any], Counts]:
-        """Write an image's files; return its record, and its confusion matrix, zeros for an image without a mask."""
+    def write(self, item: Item, image: InputImage, prediction: Prediction) -> tuple[dict[str, Any], Tally]:
+        """Write an image's files; return its record and its counts, which are 0 for an image without a mask."""
         self.begin_writing()
         classes, indices = self.predictor.model.classes, prediction.indices
         record: dict[str, Any] = {
@@ -244,38 +244,39 @@ class BatchJob:
             "height": indices.shape[0],
             "width": indices.shape[1],
             "class_shares": outputs.compute_class_shares(indices, classes),
+            **reliability_record(prediction),
         }
         if item.page is not None:
             record["page"] = item.page + 1
         if image.truncated:
             record["truncated"] = True
-        if prediction.uncertainty is not None:
-            record["uncertainty"] = round(prediction.uncertainty, 9)
         if item.mask is None:
-            return record, np.zeros((classes.num_classes, classes.num_classes), np.int64)
-        confusion = self._compare(item, indices)
+            return record, Tally.empty(classes.num_classes)
+        tally = self._compare(item, indices, prediction.levels)
+        confusion = tally.confusion
         iou = dict(zip(classes.names, confusion.iou(), strict=True))
         means = {"accuracy": confusion.accuracy, "miou": confusion.miou, "classes": str(Coverage.of(iou.values()))}
-        return record | means | {"iou": iou}, confusion.counts
+        return record | means | {"iou": iou}, tally
 
-    def _compare(self, item: Item, indices: UInt8) -> ConfusionMatrix:
+    def _compare(self, item: Item, indices: UInt8, levels: UInt16 | None) -> Tally:
         model = self.predictor.model
-        confusion = ConfusionMatrix(model.classes.num_classes)
         labels = read_labels(item, model.classes, model.reading, indices.shape)
-        confusion.update(torch.from_numpy(indices), torch.from_numpy(labels))
-        return confusion
+        return Tally.of(model.classes.num_classes, indices, labels, levels)
 
     def finish(self) -> Outcome:
         """Write predictions.json and return the result; without any result, earlier ones stay as they are."""
         model = self.predictor.model
         measured = any(item.mask for item in self.items)
+        confusion, drift = self.tally.confusion, summarize_drift(self.records.values())
         outcome = Outcome(
             written=len(self.records),
             reused=self.reused,
             failed=self.failed,
-            accuracy=self.confusion.accuracy if measured else None,
-            miou=self.confusion.miou if measured else None,
-            iou=dict(zip(model.classes.names, self.confusion.iou(), strict=True)) if measured else {},
+            accuracy=confusion.accuracy if measured else None,
+            miou=confusion.miou if measured else None,
+            iou=dict(zip(model.classes.names, confusion.iou(), strict=True)) if measured else {},
+            drift=drift,
+            uncertainty_auroc=self.tally.auroc,
         )
         classes = str(Coverage.of(outcome.iou.values()))
         means = {"accuracy": outcome.accuracy, "miou": outcome.miou, "classes": classes, "iou": outcome.iou}
@@ -294,6 +295,8 @@ class BatchJob:
                 "model_metrics": model.metrics,
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 **(means if measured else {}),
+                **({} if outcome.uncertainty_auroc is None else {"uncertainty_auroc": outcome.uncertainty_auroc}),
+                **({} if drift is None else {"drift": drift}),
                 "images": list(records.values()),
                 "broken": self.failed,
             },

@@ -164,6 +164,7 @@ def _require_extras(options: argparse.Namespace) -> None:
 def _predict(job: Job, predictor: Predictor, items: Sequence[Item], split: str | None) -> int:
     """Predict images into the output directory. Raises AppError that names the images that could not be read."""
     from inference import batch_job
+    from inference.tally import report_drift
     from segmentation.means import Coverage, format_mean
 
     options = job.options
@@ -183,6 +184,11 @@ def _predict(job: Job, predictor: Predictor, items: Sequence[Item], split: str |
                 miou=format_mean(outcome.miou, Coverage.of(outcome.iou.values())),
             )
         )
+    if outcome.uncertainty_auroc is not None:
+        report_result(
+            tr("AUROC of the uncertainty for wrong pixels: {auroc}", auroc=format_figure(outcome.uncertainty_auroc))
+        )
+    report_drift(outcome.drift)
     report_result(
         trn(
             "predicted {count} image: {output}",

@@ -1,6 +1,7 @@
 """Export the network as ONNX or TorchScript, compare its logits with the original's, and commit it to lakeFS.
 
-The file takes normalised images (N,channels,H,W) float32 of any N, H and W and returns logits (N,num_classes,H,W) float32. It is
+The file takes normalised images (N,channels,H,W) float32 of any N, H and W and returns logits (N,num_classes,H,W) float32,
+divided by the model's temperature: their softmax gives calibrated probabilities. It is
 committed as `exports/<SHA-256 of model.pth>/model.onnx`: below `models/`, each download of a model would include it.
 """
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 REQUIRED_PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torchscript": ()}
 MAX_DIFFERENCE = 1e-4  # of a logit, between the exported network and the original
+TEMPERATURE_KEY = "temperature"  # of the ONNX file's metadata; earlier versions did not divide by it, nor write it
 
 
 def require_packages(option: str, packages: tuple[str, ...]) -> None:
@@ -82,13 +84,28 @@ def export(
 
 
 def _write_and_load(model: Model, kind: str, file: Path) -> Forward:
-    """Write the export of a network and load it again."""
-    channels = model.reading.channels
+    """Write the export of a network and load it again; the returned function gives the logits of the network itself."""
+    channels, temperature = model.reading.channels, model.temperature
+    network = model.network if temperature == 1 else CalibratedNetwork(model.network, temperature).eval()
     if kind == "onnx":
-        _to_onnx(model.network, file, channels)
+        _to_onnx(network, file, channels, temperature)
         return onnx_forward(file.read_bytes())
-    _to_torchscript(model.network, file, channels)
-    return _load_torchscript(file.read_bytes())
+    _to_torchscript(network, file, channels)
+    exported = _load_torchscript(file.read_bytes())
+    return lambda images: exported(images) * temperature
+
+
+class CalibratedNetwork(nn.Module):
+    """A network whose logits are divided by its temperature."""
+
+    def __init__(self, network: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.network, self.temperature = network, temperature
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits whose softmax gives calibrated probabilities."""
+        logits: Tensor = self.network(images)
+        return logits / self.temperature
 
 
 def publish(
@@ -114,7 +131,7 @@ def publish(
     return path
 
 
-def _to_onnx(network: nn.Module, file: Path, channels: int = 3) -> None:
+def _to_onnx(network: nn.Module, file: Path, channels: int = 3, temperature: float = 1.0) -> None:
     dynamic = torch.export.Dim.DYNAMIC
     program: Any = torch.onnx.export(
         network,
@@ -127,6 +144,7 @@ def _to_onnx(network: nn.Module, file: Path, channels: int = 3) -> None:
     )
     for node in program.model.graph:  # source paths on this machine
         node.metadata_props.clear()
+    program.model.metadata_props[TEMPERATURE_KEY] = repr(temperature)
     program.save(str(file))
 
 
@@ -191,6 +209,7 @@ def fetch_onnx(lineage: Lineage, lake: LakeFS, client: MlflowClient, settings: S
 def onnx_forward(content: bytes) -> Forward:
     """Return the network of an ONNX file, which runs on the CPU with the calling thread's number of torch threads.
 
+    Its logits are those of the network itself, before they were divided by the temperature.
     The returned function raises AppError for a file that ONNX Runtime cannot load.
     """
     import onnxruntime
@@ -205,10 +224,16 @@ def onnx_forward(content: bytes) -> Forward:
         except Exception as error:  # its exception classes have no other common base
             raise AppError(f"ONNX Runtime: {describe_error(error)[:300]}") from error
 
+    @functools.cache
+    def temperature() -> float:
+        recorded = session(torch.get_num_threads()).get_modelmeta().custom_metadata_map
+        return float(recorded.get(TEMPERATURE_KEY, 1))
+
     def forward(images: Tensor) -> Tensor:
         run = session(torch.get_num_threads()).run
         try:
-            return torch.from_numpy(run(None, {"images": images.contiguous().numpy()})[0])
+            logits = torch.from_numpy(run(None, {"images": images.contiguous().numpy()})[0])
+            return logits if temperature() == 1 else logits * temperature()
         except (
             Exception
         ):  # mostly out of memory: a session keeps what it allocated, so that a smaller input would fail too

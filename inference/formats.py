@@ -3,8 +3,15 @@
 LISTING = "predictions.json"  # of an output directory
 JOURNAL = ".predictions.jsonl"  # of it while a job runs: its settings, then one line for each finished image
 VIDEO_RECORD_SUFFIX = "_overlay.json"  # of the record beside the overlay of a video
+UNCERTAINTY_SUFFIX = "_uncertainty"  # of the entropy map of an image, before .png or .tif
 LABELME_SUFFIX = "_shapes.json"  # of the outlines of an image, in labelme's format
-OWN_FILES = ("mask", "overlay", "probabilities", "polygons")  # keys of an image's record that name files
+OWN_FILES = (
+    "mask",
+    "overlay",
+    "probabilities",
+    "polygons",
+    "uncertainty_map",
+)  # keys of an image's record that name files
 
 EXPORT_PREFIX = "exports/"  # path in lakeFS and, below models/, locally
 EXPORT_FILES = {"onnx": "model.onnx", "torchscript": "model.pt"}  # kind of an export -> its file

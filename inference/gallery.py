@@ -26,6 +26,7 @@ from dataset.samples import Item
 from segmentation.evaluation import read_labels
 from segmentation.means import Coverage, format_mean
 from segmentation.model import Model
+from segmentation.reliability.reasons import describe_counts, describe_reasons
 
 TEMPLATE = Path(__file__).with_name("gallery.html")
 BESIDE = "'self' file: data:"  # the images of the directory, from a web server or a disk, and embedded previews
@@ -118,6 +119,8 @@ def write_gallery(
         sides=("image", "overlay"),
         orders=[
             ("first", tr("lowest mIoU first") if measured else tr("order of the data")),
+            *([("confidence", tr("lowest confidence first"))] if any("confidence" in r for r in records) else []),
+            *([("unlike", tr("least like the training first"))] if "drift" in listing else []),
             ("name", tr("name")),
             ("share", tr("largest fraction of the chosen class")),
         ],
@@ -140,6 +143,17 @@ def _notes(listing: Mapping[str, Any], measured: bool, previews: int) -> list[st
         mean = format_mean(listing["miou"], Coverage.parse(listing.get("classes")))
         figures = tr("mIoU {miou}, accuracy {accuracy:.4f}", miou=mean, accuracy=listing["accuracy"])
         notes.append(f"{listing['split']}: {figures}" if listing.get("split") else figures)
+    if (auroc := listing.get("uncertainty_auroc")) is not None:
+        notes.append(tr("AUROC of the uncertainty for wrong pixels: {auroc}", auroc=format_figure(auroc)))
+    if (drift := listing.get("drift")) is not None and drift["flagged"]:
+        notes.append(
+            tr(
+                "unlike the images of the training: {flagged} of {compared} ({reasons})",
+                flagged=drift["flagged"],
+                compared=drift["compared"],
+                reasons=describe_counts(drift["reasons"]),
+            )
+        )
     if previews < len(listing["images"]):
         notes.append(
             tr(
@@ -155,6 +169,10 @@ def _image(record: Mapping[str, Any], place: int, previews: Sequence[Panel]) -> 
     own = [{"kind": "overlay", "caption": tr("prediction"), "url": record["overlay"]}]
     if record["mask"].endswith(".png"):  # browsers do not show TIFF files
         own.append({"kind": "mask", "caption": tr("mask"), "url": record["mask"], "pixels": True})
+    uncertain = record.get("uncertainty_map", "")
+    maps = (
+        [{"kind": "uncertainty", "caption": tr("uncertainty"), "url": uncertain}] if uncertain.endswith(".png") else []
+    )
     embedded = {shown.kind: dataclasses.asdict(shown) for shown in previews}
     last = [embedded.pop("difference")] if "difference" in embedded else []
     return {
@@ -162,11 +180,25 @@ def _image(record: Mapping[str, Any], place: int, previews: Sequence[Panel]) -> 
         "width": record["width"],
         "height": record["height"],
         "value": _value(record, place),
-        "score": _describe_mean(record),
+        "score": ", ".join(text for text in (_describe_mean(record), _describe_confidence(record)) if text),
+        "confidence": record.get("confidence", 2.0),
+        "unlike": record["drift"]["score"] if "drift" in record else 0.0,
+        "notice": _describe_drift(record),
         "shares": list(record["class_shares"].values()),
         "iou": list(record.get("iou", {}).values()),
-        "panels": [*embedded.values(), *([own[0], *last] if last else [*own[1:], own[0]])],
+        "panels": [*embedded.values(), *([own[0], *last] if last else [*own[1:], own[0]]), *maps],
     }
+
+
+def _describe_confidence(record: Mapping[str, Any]) -> str:
+    return tr("confidence {value}", value=format_figure(record["confidence"])) if "confidence" in record else ""
+
+
+def _describe_drift(record: Mapping[str, Any]) -> str:
+    """Return why an image is unlike those of the training; empty if it is not."""
+    if not record.get("drift", {}).get("flagged"):
+        return ""
+    return tr("unlike the images of the training: {reasons}", reasons=describe_reasons(record["drift"]["reasons"]))
 
 
 def _value(record: Mapping[str, Any], without: float) -> float:

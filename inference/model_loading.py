@@ -82,7 +82,14 @@ def load_predictor(job: Job) -> Predictor:
     model = load_model(model_file, job.origin.model_sha256, device)
     if settings.allow_truncated:
         model = replace(model, reading=replace(model.reading, allow_truncated=True))
-    method = Method(options.tile, options.tta, "probabilities" in options.extra, options.select is not None)
+    method = Method(
+        options.tile,
+        options.tta,
+        probabilities="probabilities" in options.extra,
+        uncertainty=options.select is not None,
+        uncertainty_map="uncertainty" in options.extra,
+        compare=True,
+    )
     return Predictor(model, device, method, forward, engine)
 
 

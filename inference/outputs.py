@@ -9,6 +9,7 @@ import io
 import json
 import os
 import socket
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -31,15 +32,17 @@ from inference import ownership
 from inference.annotations import polygons
 from inference.annotations.coco import coco_json
 from inference.earlier.listing import check_record, read_listing
-from inference.formats import JOURNAL, LABELME_SUFFIX, LISTING
+from inference.formats import JOURNAL, LABELME_SUFFIX, LISTING, UNCERTAINTY_SUFFIX
 from inference.gallery import write_gallery
 from inference.geo.georeference import MASK_SUFFIX, encode_geotiff, read_georeference
-from segmentation.predictor import Prediction, Predictor
+from segmentation.prediction import Prediction
+from segmentation.predictor import Predictor
+from segmentation.reliability.uncertainty import UInt16
 
 LOCK, OWNER = ".predictions.lock", ".predictions.owner"  # while a process writes: its lock, and its process id
 AREAS, COCO, POLYGONS = "areas.csv", "predictions_coco.json", "predictions_polygons.json"  # of the whole directory
 GALLERY = "index.html"  # likewise
-EXTRAS = ("probabilities", "areas", "coco", "polygons")  # values of --extra
+EXTRAS = ("probabilities", "uncertainty", "areas", "coco", "polygons")  # values of --extra
 # Keys of the text in the PNG file of each mask; also needed of the origin that a server reports.
 PNG_TEXT_KEYS = ("model_version", "run_id", "lakefs_model_path", "model_sha256", "lakefs_data_path", "git_commit")
 
@@ -106,8 +109,12 @@ class OutputDirectory:
         """Return the files of an image, relative to the directory, by their keys in a record."""
         suffix = MASK_SUFFIX if name in self.georeferenced else ".png"
         names = {"mask": f"{name}{suffix}", "overlay": f"{name}_overlay.jpg"}
-        optional = {"probabilities": f"{name}.npz", "polygons": f"{name}{LABELME_SUFFIX}"}
-        return names | {key: file for key, file in optional.items() if key in self.extras}
+        optional = {
+            "probabilities": ("probabilities", f"{name}.npz"),
+            "polygons": ("polygons", f"{name}{LABELME_SUFFIX}"),
+            "uncertainty": ("uncertainty_map", f"{name}{UNCERTAINTY_SUFFIX}{suffix}"),
+        }
+        return names | dict(file for extra, file in optional.items() if extra in self.extras)
 
     def write(
         self, name: str, source: Path, image: UInt8, prediction: Prediction, page: int | None = None
@@ -116,7 +123,7 @@ class OutputDirectory:
 
         These are the mask (PNG of mode P, with values, colours and origin; GeoTIFF with the coordinates of a
         georeferenced image), the overlay (JPEG) and, if requested, the probabilities (num_classes,H,W) float16 in an
-        .npz file and the outlines as a labelme file.
+        .npz file, the entropy of each pixel as grey values of 16 bits, and the outlines as a labelme file.
         """
         names, indices = self.file_names(name), prediction.indices
         blended = Image.fromarray(overlay(image, indices, self.classes))
@@ -129,6 +136,8 @@ class OutputDirectory:
             names_array, origin = np.array(self.classes.names), np.array(origin_comment(self.origin))
             np.savez_compressed(buffer, probabilities=prediction.probabilities, classes=names_array, origin=origin)
             content["probabilities"] = buffer.getvalue()
+        if prediction.levels is not None and "uncertainty_map" in names:
+            content["uncertainty_map"] = self._encode_levels(name, source, page, prediction.levels)
         if "polygons" in names:
             image_path = polygons.path_from(self.path_of(names["polygons"]).parent, source)
             content["polygons"] = polygons.labelme_json(indices, self.classes, image_path, origin_of(self.origin))
@@ -140,6 +149,11 @@ class OutputDirectory:
         if name not in self.georeferenced:
             return encode_mask(indices, self.classes, self.origin)
         return encode_geotiff(indices, self.classes, origin_of(self.origin), read_georeference(source, page))
+
+    def _encode_levels(self, name: str, source: Path, page: int | None, levels: UInt16) -> bytes:
+        if name not in self.georeferenced:
+            return _encode(Image.fromarray(levels), "PNG", pnginfo=_png_text(self.origin), compress_level=3)
+        return encode_geotiff(levels, None, origin_of(self.origin), read_georeference(source, page))
 
     def write_large(self, name: str, source: Path, predictor: Predictor) -> dict[str, Any]:
         """Predict a georeferenced image that does not fit into memory; return its record: names, SHA-256, sizes, shares."""
@@ -159,6 +173,7 @@ class OutputDirectory:
     def reject_foreign_files(self, names: Iterable[str]) -> None:
         """Raise UsageError if outputs of these images would replace, or lie beside, images that infer.py did not write."""
         targets = [file for name in names for file in self.file_names(name).values()]
+        _reject_twice(self.folder, targets)
         for name in targets:
             self.path_of(name)  # raises for a path outside
         # With a journal, the call that made it has checked the summaries; it may have been killed while writing them.
@@ -243,13 +258,28 @@ class OutputDirectory:
 
 def encode_mask(indices: UInt8, classes: ClassMap, origin: Mapping[str, Any]) -> bytes:
     """Encode class indices (H,W) uint8 as PNG (mode P): mask values, class colours and the origin as text."""
-    text = PngImagePlugin.PngInfo()
-    for key in PNG_TEXT_KEYS:
-        text.add_text(key, str(origin[key]))
     image = Image.fromarray(classes.decode(indices))
     image.putpalette(classes.palette())
     # Level 3 takes a third of the default level's time; the files are 20 % larger.
-    return _encode(image, "PNG", pnginfo=text, compress_level=3)
+    return _encode(image, "PNG", pnginfo=_png_text(origin), compress_level=3)
+
+
+def _png_text(origin: Mapping[str, Any]) -> PngImagePlugin.PngInfo:
+    """Return the origin as text of a PNG file."""
+    text = PngImagePlugin.PngInfo()
+    for key in PNG_TEXT_KEYS:
+        text.add_text(key, str(origin[key]))
+    return text
+
+
+def _reject_twice(folder: Path, targets: Sequence[str]) -> None:
+    """Raise UsageError if two images would be written to one file: `a_uncertainty.jpg` beside `a.jpg`."""
+    counts = Counter(targets)
+    twice = next((name for name, count in counts.items() if count > 1), None)
+    if twice is not None:
+        raise UsageError(
+            tr("{file}: two outputs would have this name: rename an image, or use separate calls", file=folder / twice)
+        )
 
 
 def origin_comment(origin: Mapping[str, Any]) -> str:

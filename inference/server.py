@@ -45,6 +45,7 @@ from inference.serving.front import ANY_HOST, Front
 from inference.serving.metrics import PACKAGE, Metrics
 from inference.serving.openapi import API_VERSION, describe_api
 from inference.serving.uploads import TooLargeError, Uploads
+from inference.tally import reliability_record
 from segmentation.predictor import Predictor
 from utils.lineage import Origin
 
@@ -217,7 +218,7 @@ class Service:
             if len(data) > self.max_bytes:
                 raise TooLargeError(self._too_large())
         mask, record, _ = self._predict_image(data)
-        self.metrics.count_image()
+        self.metrics.count_image(record.get("drift"))
         return mask, record
 
     def _predict_image(self, data: bytes, page: int | None = None) -> tuple[bytes, dict[str, Any], UInt8]:
@@ -232,6 +233,7 @@ class Service:
         shares = compute_class_shares(prediction.indices, self.classes)
         return mask, {
             "height": height, "width": width, "class_shares": shares, "input_sha256": sha256,
+            **reliability_record(prediction),
             "mask_sha256": hashlib.sha256(mask).hexdigest(), **({"truncated": True} if raw.truncated else {}),
             **self.origin,
         }, image  # fmt: skip

@@ -20,7 +20,8 @@ LINEAGE_KEYS = ("run_id", "lakefs_model_path", "model_sha256", "lakefs_data_path
 MODEL_METRICS = ("best_val_miou", "best_val_accuracy")
 OOF_METRICS = ("oof_miou", "oof_accuracy")  # of a run with folds, instead of those above
 # Only where there is a test split, and not of older versions; only with folds.
-OPTIONAL_METRICS = ("test_miou", "test_accuracy", *OOF_METRICS)
+CALIBRATION_METRICS = ("temperature", "val_ece", "val_ece_uncalibrated", "test_ece", "test_ece_uncalibrated")
+OPTIONAL_METRICS = ("test_miou", "test_accuracy", *OOF_METRICS, *CALIBRATION_METRICS)
 
 # What links state about the chain: key of a tag, of commit metadata or of a record -> value as text. The set of keys
 # differs by kind of link and grows with each stored record, and only equality matters: strings, so that a value of

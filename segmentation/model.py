@@ -10,6 +10,7 @@ from dataset.classes import ClassMap
 from dataset.decoding.options import DEFAULT_READING, ReadOptions
 from dataset.faults import DataWarning
 from segmentation.preprocess import Normalisation
+from segmentation.reliability.drift import TrainingDistribution
 from utils.ensemble_file import Member
 
 
@@ -29,3 +30,5 @@ class Model:
     reading: ReadOptions = DEFAULT_READING
     warnings: tuple[DataWarning, ...] = ()  # about the data that it was trained and validated on
     members: tuple[Member, ...] = ()  # of an ensemble: the files that its network is made of
+    temperature: float = 1.0  # that logits are divided by before their softmax; fitted on val
+    inputs: TrainingDistribution | None = None  # what the training images are like; None: not known

@@ -25,6 +25,7 @@ from segmentation.ensemble.joining import common_entries, join_models
 from segmentation.loaded_network import build_from_weights
 from segmentation.model import Model
 from segmentation.preprocess import Normalisation
+from segmentation.reliability.stored import distribution_to_dict, parse_distribution
 from utils.ensemble_file import is_ensemble, member_files, parse_ensemble
 
 MODEL_FILE, METRICS_FILE = "model.pth", "metrics.json"  # names in models/, locally and in lakeFS
@@ -34,6 +35,7 @@ MAX_ARCHITECTURE = 200  # characters of its name
 MAX_WARNINGS = 1000
 # Of a normalisation, in units of 0..1: a training measures at least 0.01, and smaller ones would blow up every input.
 MIN_STD, MAX_LEVEL = 1e-4, 100.0
+TEMPERATURES = 0.01, 100.0
 
 
 def save_model(path: Path, model: Model) -> None:
@@ -51,7 +53,10 @@ def save_model(path: Path, model: Model) -> None:
         "metrics": model.metrics,
         "lineage": {key: str(value) for key, value in model.lineage.items()},  # no class of this project
         "warnings": warning_records(model.warnings),
+        "temperature": model.temperature,
     }
+    if model.inputs is not None:
+        content["inputs"] = distribution_to_dict(model.inputs)
     buffer = io.BytesIO()
     torch.save(content, buffer)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +141,7 @@ def _parse_model(content: dict[str, Any], file_size: int) -> Model:
     classes = ClassMap.from_dict(content["classes"])
     reading = _parse_reading(content.get("reading", {}))
     architecture = text(content["architecture"], "architecture", MAX_ARCHITECTURE)
-    # Older files lack these three.
+    # Older files lack these, `temperature` and `inputs`.
     scale = [number(value, "scale", 1 / 64, 64) for value in pair(content.get("scale", (1.0, 1.0)), "scale")]
     warnings = [mapping(row, "warnings") for row in items(content.get("warnings", []), "warnings", MAX_WARNINGS)]
     height, width = (whole(side, "input_size", 16, 8192) for side in pair(content["input_size"], "input_size"))
@@ -151,8 +156,10 @@ def _parse_model(content: dict[str, Any], file_size: int) -> Model:
         scale=(scale[0], scale[1]),
         reading=reading,
         warnings=parse_warnings([{k: text(v, "warnings") for k, v in row.items()} for row in warnings]),
+        temperature=number(content.get("temperature", 1.0), "temperature", *TEMPERATURES),
     )
-    return Model(build_from_weights(architecture, classes.num_classes, reading.channels, weights, file_size), **facts)
+    network = build_from_weights(architecture, classes.num_classes, reading.channels, weights, file_size)
+    return Model(network, **facts, inputs=parse_distribution(content.get("inputs"), reading.channels, network))
 
 
 def _parse_metrics(content: dict[str, Any]) -> dict[str, float]:

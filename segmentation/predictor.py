@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,7 +18,11 @@ from core.machine.limits import usable_cores
 from core.reporting import warn
 from dataset.classes import UInt8
 from segmentation.model import Model
-from segmentation.preprocess import class_indices, mean_entropy, native_logits, resize_image, resize_logits, to_input
+from segmentation.prediction import Prediction, join_bands
+from segmentation.preprocess import class_indices, native_logits, resize_image, resize_logits, to_input
+from segmentation.reliability.input_watch import InputWatch
+from segmentation.reliability.statistics import Figures, image_statistics
+from segmentation.reliability.uncertainty import entropies, image_confidence, scaled, to_levels
 from segmentation.tiles.activations import measure_activations
 from segmentation.tiles.global_pooling import GlobalPoolingOverride, partition_tiles
 from segmentation.tiles.logits_budget import LogitsBudget
@@ -49,38 +52,31 @@ class Method:
     `tile`: None resizes an image to the model's input size, as validation does; a number keeps it at the scale of the
     training and cuts it into squares of that many pixels, 0 into the largest that fit in memory.
     `flip`: average the logits of the image and its left-right mirror image. `probabilities`: return them too.
-    `uncertainty`: return how uncertain the class of a pixel is on average.
+    `uncertainty`: return how uncertain the class of a pixel is on average; `uncertainty_map`: that of each pixel.
+    `compare`: compare each image with those of the training, if the model knows what they are like.
     """
 
     tile: int | None = None
     flip: bool = False
     probabilities: bool = False
     uncertainty: bool = False
+    uncertainty_map: bool = False
+    compare: bool = False
 
 
 @dataclass(frozen=True)
 class InputImage:
     """A decoded image: `pixels` (H,W,C) uint8, `resized` the same at the network's size, `sha256` (hex) of its file.
 
-    `truncated`: the end of the file is missing, and a part of the pixels is grey.
+    `truncated`: the end of the file is missing, and a part of the pixels is grey. `statistics` (s,): those of `resized`,
+    if images are compared with those of the training.
     """
 
     pixels: UInt8
     resized: UInt8
     sha256: str
     truncated: bool = False
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Class indices (H,W) uint8; if requested, probabilities (num_classes,H,W) float16, and the uncertainty.
-
-    The uncertainty is the mean entropy of the probabilities over the pixels, divided by that of equal ones: 0 to 1.
-    """
-
-    indices: UInt8
-    probabilities: npt.NDArray[np.float16] | None = None
-    uncertainty: float | None = None
+    statistics: Figures | None = None
 
 
 class Predictor:
@@ -103,8 +99,15 @@ class Predictor:
         self._tile = self.method.tile or AUTO_TILE  # halved when memory runs out
         self._margins: dict[int, int] = {}
         self._pooling = GlobalPoolingOverride(model.network) if self.method.tile is not None else None
+        self._watch = InputWatch(model, engine) if self.method.compare and model.inputs is not None else None
         self._lock = threading.Lock()
         self._logits = LogitsBudget(device)
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Keys of what the record of an image has besides its classes."""
+        uncertain = self.method.uncertainty or self.method.uncertainty_map
+        return ("confidence", *(["uncertainty"] if uncertain else []), *(["drift"] if self._watch else []))
 
     @contextlib.contextmanager
     def streams(self, batches: int) -> Iterator[tuple[int, Callable[[], None] | None]]:
@@ -124,7 +127,9 @@ class Predictor:
 
     def prepare(self, image: UInt8, sha256: str) -> InputImage:
         """Return the image with its resized copy; meant for the threads that read, which have time for it."""
-        return InputImage(image, resize_image(image, self.working_size(image.shape[0], image.shape[1])), sha256)
+        size = image.shape[0], image.shape[1]
+        resized = resize_image(image, self.working_size(*size))
+        return InputImage(image, resized, sha256, statistics=image_statistics(resized, size) if self._watch else None)
 
     def working_size(self, height: int, width: int) -> tuple[int, int]:
         """Return (height, width) at which the network sees an image of this size."""
@@ -139,14 +144,25 @@ class Predictor:
         if self.method.tile is not None:
             return [self._predict_tiled(image) for image in images]
         try:
-            return self._predict_resized(images)
+            return self._compared(images, self._predict_resized)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
         try:
-            return [prediction for image in images for prediction in self._predict_resized([image])]
+            return [found for image in images for found in self._compared([image], self._predict_resized)]
         except Exception as error:
             raise memory_error(error, "--tile auto") from error
+
+    def _compared(
+        self, images: Sequence[InputImage], predict: Callable[[Sequence[InputImage]], list[Prediction]]
+    ) -> list[Prediction]:
+        """Predict images, and compare them with those of the training if that is requested."""
+        if self._watch is None:
+            return predict(images)
+        with self._watch.recording() as features:
+            found = predict(images)
+        compared = self._watch.compare([image.statistics for image in images], features)
+        return [replace(prediction, drift=drift) for prediction, drift in zip(found, compared, strict=True)]
 
     def _predict_resized(self, images: Sequence[InputImage]) -> list[Prediction]:
         batch = torch.from_numpy(np.stack([image.resized for image in images])).permute(0, 3, 1, 2)
@@ -160,11 +176,21 @@ class Predictor:
 
     def _to_prediction(self, logits: Tensor) -> Prediction:
         """Return the prediction of logits (num_classes,H,W) float32 at native size."""
-        indices = class_indices(logits).to(torch.uint8).cpu().numpy()
-        uncertainty = mean_entropy(logits) if self.method.uncertainty else None
-        if not self.method.probabilities:
-            return Prediction(indices, uncertainty=uncertainty)
-        return Prediction(indices, logits.softmax(0).to(torch.float16).cpu().numpy(), uncertainty)
+        method, temperature = self.method, self.model.temperature
+        probabilities = levels = uncertainty = None
+        if method.uncertainty or method.uncertainty_map:
+            entropy = entropies(logits, temperature)
+            uncertainty = float(entropy.mean(dtype=torch.float64))
+            levels = to_levels(entropy) if method.uncertainty_map else None
+        if method.probabilities:
+            probabilities = scaled(logits, temperature).softmax(0).to(torch.float16).cpu().numpy()
+        return Prediction(
+            indices=class_indices(logits).to(torch.uint8).cpu().numpy(),
+            probabilities=probabilities,
+            uncertainty=uncertainty,
+            levels=levels,
+            confidence=image_confidence(logits, temperature),
+        )
 
     # --- tiles ----------------------------------------------------------------------------------------------------
 
@@ -173,7 +199,7 @@ class Predictor:
         while True:
             tile = self._tile
             try:
-                return self._predict_with_tile(image, tile)
+                return self._compared([image], lambda _: [self._predict_with_tile(image, tile)])[0]  # noqa: B023
             except Exception as error:
                 if not is_out_of_memory(error) or tile // 2 < SMALLEST_TILE:
                     raise memory_error(error, tr("smaller images")) from error
@@ -195,15 +221,7 @@ class Predictor:
             logits = torch.cat(list(bands), 1)
             with self._logits.reserved(size[0] * size[1] * self.model.classes.num_classes):
                 return self._to_prediction(resize_logits(logits, size))
-        parts = [self._to_prediction(band) for band in bands]
-        probabilities = [part.probabilities for part in parts if part.probabilities is not None]
-        pixels = [part.indices.size for part in parts]
-        uncertain = [part.uncertainty for part in parts if part.uncertainty is not None]
-        return Prediction(
-            np.concatenate([part.indices for part in parts]),
-            np.concatenate(probabilities, 1) if probabilities else None,
-            float(np.average(uncertain, weights=pixels)) if uncertain else None,
-        )
+        return join_bands([self._to_prediction(band) for band in bands])
 
     def _tiled_logits(self, image: Tensor, tile: int) -> Iterator[tuple[int, Tensor]]:
         """Yield the bands of `predict_bands`, averaged with those of the mirror image if `flip`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -100,15 +99,6 @@ def native_logits(
 def class_indices(logits: Tensor) -> Tensor:
     """Return the class of each pixel (H,W) int64 of logits (num_classes,H,W)."""
     return logits.max(0).indices  # argmax over the first dimension takes five times as long on a CPU
-
-
-def mean_entropy(logits: Tensor) -> float:
-    """Return the mean entropy of logits (num_classes,H,W) over the pixels, divided by that of equal probabilities."""
-    if len(logits) == 1:
-        return 0.0
-    logarithms = logits.log_softmax(0)
-    entropy = -(logarithms.exp() * logarithms).sum(0).mean(dtype=torch.float64)
-    return float(entropy) / math.log(len(logits))
 
 
 def choose_device(name: str) -> torch.device:

@@ -23,16 +23,19 @@ from segmentation.metrics import ConfusionMatrix
 from segmentation.model import Model
 from segmentation.model_file import save_model
 from segmentation.preprocess import to_input
+from segmentation.reliability.calibration import LogitSamples
 from segmentation.tiles.out_of_memory import memory_error
 from train import auto_settings
 from train.base_train import BaseTrain, Diverged, EpochResult, TrainingObserver, Validation
 from train.checkpoint import save_checkpoint
-from train.final_test import measure_test, report_splits
+from train.final_test import load_best, report_splits
 from train.loading import loader
 from train.loading.augmentation import STRENGTHS, augment
 from train.optim.ema import AveragedWeights
 from train.optim.schedule import batches_of_step, learning_rate
+from train.optim.step import as_float, step_seed
 from train.parallel import distributed
+from train.reliability.calibration import Calibration, calibrate, report_calibration
 from train.reports.history import HISTORY_FILE, write_history
 from train.resume import CHECKPOINT_FILE
 from train.setup import TrainingSetup
@@ -72,6 +75,7 @@ class ModelTrain(BaseTrain):
         self.best_confusion: ConfusionMatrix | None = None
         self.best_scores: Tensor | None = None
         self.test: Validation | None = None  # of the best model, at the end
+        self.calibration: Calibration | None = None  # likewise
 
     def fit(self, resume_from: dict[str, Any] | None = None, observer: TrainingObserver | None = None) -> EpochResult:
         """Train to the end, measure the best model on the test split once, and return the best epoch.
@@ -83,14 +87,26 @@ class ModelTrain(BaseTrain):
         except Exception as error:
             raise memory_error(error, self._smaller()) from error
         self.kept = observer is None or observer.keeps(best)
-        if self.kept and self.setup.test_images is not None:
-            if self.test is None:  # else restored from a checkpoint
-                current, criterion = self.model({}), self.setup.criterion
-                self.test = measure_test(self.best_file, current, self.setup.test_images, criterion, self.smoke)
-                self.save_checkpoint()
-            if distributed.is_main():
-                report_splits(best.number, {"val": best.validation, "test": self.test})
+        if self.kept:
+            self.measure_best()
         return best
+
+    def measure_best(self) -> None:
+        """Calibrate the best model on val, and measure it on the test split; each once, also if a kill comes between."""
+        setup = self.setup
+        if self.calibration is None:  # else restored from a checkpoint
+            best = load_best(self.best_file, self.model({}), self.device)
+            self.calibration = calibrate(self.best_file, best, setup.train_images, setup.val_images, self.smoke)
+            self.save_checkpoint()
+        if setup.test_images is not None and self.test is None:
+            best = load_best(self.best_file, self.model({}), self.device)
+            samples = LogitSamples(len(setup.test_images), setup.data.classes.num_classes)
+            self.test = evaluate(best, setup.test_images, self.device, setup.criterion, self.smoke, samples=samples)[0]
+            self.calibration = self.calibration.with_test(samples)
+            self.save_checkpoint()
+        if distributed.is_main():
+            report_splits(self.best.number, self.best.validation, self.test)
+            report_calibration(self.calibration)
 
     def _smaller(self) -> str:
         """Return the options that need less memory for a step."""
@@ -144,7 +160,7 @@ class ModelTrain(BaseTrain):
     def train_step(self, epoch: int, step: int, batch: Batch) -> int:
         setup, done = self.setup, epoch * self.steps_per_epoch + step + 1
         own_step = step * distributed.world_size() + distributed.rank()  # no two processes draw the same numbers
-        torch.manual_seed(_step_seed(self.settings.seed, epoch, own_step))  # dropout
+        torch.manual_seed(step_seed(self.settings.seed, epoch, own_step))  # dropout
         random = np.random.default_rng((self.settings.seed, epoch, own_step, 1))
         # Images are augmented on the training device: as bytes they are the fastest to copy there.
         images, masks = (tensor.to(self.device, non_blocking=True) for tensor in batch[:2])
@@ -152,7 +168,7 @@ class ModelTrain(BaseTrain):
         inputs = to_input(images, setup.normalisation, self.device)
         with torch.autocast(self.device.type, setup.precision, enabled=setup.precision != torch.float32):
             outputs = self.parallel(inputs)
-        part, mean, weight = distributed.all_reduce_loss(*setup.criterion(_float(outputs), masks))
+        part, mean, weight = distributed.all_reduce_loss(*setup.criterion(as_float(outputs), masks))
         batches = batches_of_step(step, self.steps_per_epoch, self.settings.accumulate)
         self.scaler.scale(part / batches).backward()  # type: ignore[no-untyped-call]
         if (step + 1) % self.settings.accumulate == 0 or step + 1 == self.steps_per_epoch:
@@ -276,6 +292,7 @@ class ModelTrain(BaseTrain):
             "sums": [self.loss_sum, self.loss_weight, self.first_nonfinite_step],
             "best_scores": self.best_scores,
             "test": None if self.test is None else dataclasses.asdict(self.test),
+            "calibration": None if self.calibration is None else self.calibration.state(),
             "best_confusion": None if self.best_confusion is None else torch.from_numpy(self.best_confusion.counts),
         }
 
@@ -290,7 +307,9 @@ class ModelTrain(BaseTrain):
             parameter.grad = None if gradient is None else gradient.to(self.device)
         self.loss_sum, self.loss_weight, self.first_nonfinite_step = (v.to(self.device) for v in state["sums"])
         self.best_scores = state["best_scores"]
-        self.test = Validation(**state["test"]) if state.get("test") else None  # missing in older checkpoints
+        # Missing in older checkpoints:
+        self.test = Validation(**state["test"]) if state.get("test") else None
+        self.calibration = Calibration.from_state(state["calibration"]) if state.get("calibration") else None
         if state["best_confusion"] is not None:
             self.best_confusion = ConfusionMatrix(self.setup.data.classes.num_classes)
             self.best_confusion.counts += state["best_confusion"].numpy()
@@ -328,13 +347,3 @@ class ModelTrain(BaseTrain):
         for file in self.run_folder.glob("best-*.pth"):
             if self.history and file != self.best_file:
                 file.unlink()
-
-
-def _step_seed(seed: int, epoch: int, step: int) -> int:
-    """Return the seed of torch's generators for a step: it must not depend on what was drawn before a kill."""
-    return int(np.random.SeedSequence((seed, epoch, step)).generate_state(1)[0])
-
-
-def _float(outputs: Tensor | tuple[Tensor, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
-    """Return logits in float32, for the loss."""
-    return outputs.float() if isinstance(outputs, Tensor) else (outputs[0].float(), outputs[1].float())

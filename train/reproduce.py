@@ -255,6 +255,8 @@ def _measure(
     }
     if training.test is not None:
         figures |= {"test_miou": [training.test.miou], "test_accuracy": [training.test.accuracy]}
+    if training.calibration is not None:
+        figures |= {name: [value] for name, value in training.calibration.metrics().items() if name in COMPARED_AT_END}
     return figures, training.device
 
 

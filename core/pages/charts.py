@@ -34,6 +34,7 @@ class Chart:
     width: int = WIDTH
     height: int = HEIGHT
     left: int = LEFT
+    diagonal: str = ""  # path of a line to compare with
 
     @property
     def description(self) -> str:
@@ -73,6 +74,20 @@ def line_chart(
     digits = max(len(f"{i * step:.3g}".partition(".")[2]) for i in range(round(limit / step) + 1))
     y_ticks = [(y_of(i * step), f"{i * step:.{digits}f}") for i in range(round(limit / step) + 1)]
     return Chart(title, x_label, lines, x_ticks, y_ticks, x_of(mark) if mark else 0, mark_label)
+
+
+def reliability_chart(title: str, x_label: str, curves: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> Chart:
+    """Return a chart of (confidence, accuracy), both 0 to 1, under a diagonal, on which they are equal."""
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across, up = WIDTH - LEFT - RIGHT - 20, HEIGHT - BOTTOM - TOP
+        return round(LEFT + 10 + x * across, 1), round(HEIGHT - BOTTOM - min(max(y, 0), 1) * up, 1)
+
+    lines = [_series(name, [(*place(x, y), f"{x:.3f}: {y:.3f}") for x, y in points]) for name, points in curves]
+    (left, bottom), (right, top) = place(0, 0), place(1, 1)
+    ticks = [(value / 4, f"{value / 4:.2f}") for value in range(5)]
+    x_ticks, y_ticks = ([(place(v, v)[axis], text) for v, text in ticks] for axis in (0, 1))
+    return Chart(title, x_label, lines, x_ticks, y_ticks, diagonal=f"M{left} {bottom}L{right} {top}")
 
 
 def _finite(values: Sequence[float]) -> list[tuple[int, float]]:

@@ -38,6 +38,14 @@ def check_record(record: JsonObject) -> dict[str, Any]:
     return record.content
 
 
+def _check_drift(drift: JsonObject) -> None:
+    """Raise the object's error unless it says how far an image is from those of the training."""
+    drift.number("score")
+    drift.texts("reasons")
+    if type(drift.content.get("flagged")) is not bool:
+        raise drift.invalid("flagged", tr("true or false"))
+
+
 def is_complete(record: Mapping[str, Any]) -> bool:
     """Return whether a record has everything that the listing and the gallery of a resumed job need of it."""
     found = JsonObject(dict(record), LISTING, "")
@@ -46,9 +54,11 @@ def is_complete(record: Mapping[str, Any]) -> bool:
             found.text(key)
         sizes = found.count("height"), found.count("width")
         shares = found.named_numbers("class_shares").values()
-        for key in ("uncertainty", "accuracy", "miou"):
+        for key in ("uncertainty", "confidence", "accuracy", "miou"):
             if key in found:
                 found.number(key)
+        if "drift" in found:
+            _check_drift(found.child("drift"))
         found.named_numbers("iou")
         if "classes" in found:
             found.text("classes")

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from core.errors import UsageError
 from core.i18n import trn
 from core.safety.terminal import escape_line
-from dataset.classes import ClassMap, UInt8, abbreviate
+from dataset.classes import ClassMap, abbreviate
 from dataset.decoding.tiff import directory_number, has_tag
 
 # Tags of GeoTIFF: pixel scale, tie points with a matrix, and the directory of the coordinate system.
@@ -79,19 +80,27 @@ def mask_profile(size: tuple[int, int], place: Georeference) -> dict[str, Any]:
     }
 
 
-def describe_mask(target: Any, classes: ClassMap, origin: Mapping[str, str]) -> None:
-    """Store colours and origin in an open file, before its pixels."""
+def describe_mask(target: Any, classes: ClassMap | None, origin: Mapping[str, str]) -> None:
+    """Store colours and origin in an open file, before its pixels; without classes, no colours."""
     target.update_tags(**origin)
+    if classes is None:
+        return
     palette = np.frombuffer(classes.palette(), np.uint8).reshape(256, 3).tolist()
     target.write_colormap(1, {value: (*color, 255) for value, color in enumerate(palette)})
 
 
-def encode_geotiff(indices: UInt8, classes: ClassMap, origin: Mapping[str, str], place: Georeference) -> bytes:
-    """Encode class indices (H,W) uint8 as GeoTIFF: mask values, class colours, coordinates and the origin as tags."""
+def encode_geotiff(
+    values: npt.NDArray[Any], classes: ClassMap | None, origin: Mapping[str, str], place: Georeference
+) -> bytes:
+    """Encode class indices (H,W) uint8 as GeoTIFF: mask values, class colours, coordinates and the origin as tags.
+
+    Without classes, the values (H,W) of an unsigned type are stored as they are.
+    """
     from rasterio.io import MemoryFile
 
     with MemoryFile() as memory:
-        with memory.open(**mask_profile((indices.shape[0], indices.shape[1]), place)) as target:
+        profile = mask_profile((values.shape[0], values.shape[1]), place) | {"dtype": values.dtype.name}
+        with memory.open(**profile) as target:
             describe_mask(target, classes, origin)
-            target.write(classes.decode(indices), 1)
+            target.write(values if classes is None else classes.decode(values), 1)
         return bytes(memory.getbuffer())

@@ -24,6 +24,7 @@ from inference.geo.georeference import ROWS_PER_STRIP, Georeference, describe_ma
 from inference.geo.pixels import RasterPixels, cache_bytes
 from segmentation.predictor import Predictor
 from segmentation.preprocess import class_indices
+from segmentation.reliability.uncertainty import image_confidence
 from segmentation.tiles.tiling import Window
 
 OVERLAY_SIDE = 2048  # pixels; the overlay of a larger raster is scaled down
@@ -33,7 +34,7 @@ DECIDED_PIXELS = 1 << 18  # whose classes are chosen at a time
 
 def require_windows(predictor: Predictor, extras: Collection[str]) -> None:
     """Raise UsageError for options that need all of an image at once."""
-    unfit = sorted({"probabilities", "coco", "polygons"} & set(extras))
+    unfit = sorted({"probabilities", "uncertainty", "coco", "polygons"} & set(extras))
     options = [f"--extra {name}" for name in unfit] + (["--tta"] if predictor.method.flip else [])
     if options:
         raise UsageError(tr("{option} cannot be used with images that are predicted in windows", option=options[0]))
@@ -91,6 +92,7 @@ class _RasterPrediction:
         self.predictor, self.pixels, self.classes = predictor, pixels, predictor.model.classes
         self.height, self.width = pixels.source.height, pixels.source.width
         self.counts = np.zeros(256, np.int64)  # pixels of each class index
+        self.confidences: list[tuple[float, int]] = []  # of each window, with its pixels
         self.overview = _Overview(self)
 
     def write(self, target: Path, origin: Mapping[str, str]) -> None:
@@ -113,7 +115,11 @@ class _RasterPrediction:
         known = max(1, int(self.counts[: self.classes.num_classes].sum()))
         named = zip(self.classes.names, self.counts, strict=False)
         shares = {name: round(float(count / known), 9) for name, count in named}
-        return {"height": self.height, "width": self.width, "class_shares": shares, "crs": str(self.pixels.source.crs)}
+        found = {"height": self.height, "width": self.width, "class_shares": shares}
+        if self.confidences:
+            values, pixels = zip(*self.confidences, strict=True)
+            found["confidence"] = round(float(np.average(values, weights=pixels)), 9)
+        return {**found, "crs": str(self.pixels.source.crs)}
 
     def _predict_bands(self) -> Iterator[tuple[int, UInt8]]:
         """Yield (first row, class indices (h,W) uint8) from top to bottom, at the raster's own size; no data: ignored."""
@@ -138,6 +144,8 @@ class _RasterPrediction:
             self.counts[IGNORE_INDEX] += target.size
             return
         valid = self.pixels.valid
+        confidence = image_confidence(window.logits, self.predictor.model.temperature)
+        self.confidences.append((confidence, target.size))
         beside = _nearest(columns, self.pixels.size[1], self.width) - window.left
         step = max(1, DECIDED_PIXELS // max(1, target.shape[1]))
         for start in range(rows.start, rows.stop, step):

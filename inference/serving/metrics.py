@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from segmentation.reliability.statistics import REASONS
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -43,6 +45,17 @@ class Metrics:
             registry=registry,
         )
         self._images = Counter(f"{PREFIX}predicted_images", "Images that were predicted", registry=registry)
+        self._unlike = Counter(
+            f"{PREFIX}unlike_training_images", "Images unlike those of the training", registry=registry
+        )
+        self._unlike_by_reason = Counter(
+            f"{PREFIX}unlike_training_reasons",
+            "Reasons why images are unlike those of the training",
+            ["reason"],
+            registry=registry,
+        )
+        for reason in REASONS:  # so that all are there from the start
+            self._unlike_by_reason.labels(reason)
         self._waiting = Gauge(f"{PREFIX}waiting_images", "Images that are predicted or wait for it", registry=registry)
         Info(f"{PREFIX}model", "The model that is served", registry=registry).info(dict(model))
 
@@ -53,10 +66,15 @@ class Metrics:
             self._requests.labels(method if method in METHODS else OTHER, path, str(status)).inc()
             self._seconds.labels(path).observe(seconds)
 
-    def count_image(self) -> None:
-        """Count an image that was predicted."""
-        if self.registry is not None:
-            self._images.inc()
+    def count_image(self, drift: Mapping[str, Any] | None = None) -> None:
+        """Count an image that was predicted; `drift`: what its record says of its distance to the training."""
+        if self.registry is None:
+            return
+        self._images.inc()
+        if drift is not None and drift["flagged"]:
+            self._unlike.inc()
+            for reason in drift["reasons"]:
+                self._unlike_by_reason.labels(reason).inc()
 
     def render(self, waiting: int) -> tuple[bytes, str] | None:
         """Return the text and its media type; None without the package. `waiting`: images in the queue now."""

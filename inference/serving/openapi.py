@@ -6,8 +6,9 @@ from typing import Any
 
 from core.i18n import tr
 from inference.formats import ENSEMBLE
+from segmentation.reliability.statistics import REASONS
 
-API_VERSION = "1.0"  # of the HTTP API: a change that breaks clients needs a new major version
+API_VERSION = "1.1"  # of the HTTP API: a change that breaks clients needs a new major version
 Schema = dict[str, Any]
 
 
@@ -164,6 +165,12 @@ def _schemas() -> Schema:
         "class_shares": shares,
         "input_sha256": sha256,
         "mask_sha256": sha256,
+        "confidence": {
+            "type": "number",
+            "minimum": 0,
+            "maximum": 1,
+            "description": tr("mean of the largest class probability"),
+        },
         "mask_png_base64": png,
         "model_version": optional,
         "run_id": text,
@@ -172,13 +179,26 @@ def _schemas() -> Schema:
         "lakefs_data_path": text,
         "git_commit": text,
     }
-    truncated: Schema = {"truncated": {"type": "boolean", "description": tr("the end of the file is missing")}}
-    members: Schema = {
+    drift: Schema = {
+        "type": "object",
+        "description": tr(
+            "whether the image is unlike those of the training; only if the model knows what they are like"
+        ),
+        "properties": {
+            "flagged": {"type": "boolean"},
+            "score": {"type": "number", "minimum": 0, "description": tr("flagged above 1")},
+            "reasons": {"type": "array", "items": {"enum": list(REASONS)}},
+        },
+        "required": ["flagged", "score", "reasons"],
+    }
+    optional_parts: Schema = {
+        "drift": drift,
+        "truncated": {"type": "boolean", "description": tr("the end of the file is missing")},
         ENSEMBLE: {
             "type": "array",
             "description": tr("the model files whose predictions are averaged"),
             "items": _object({"file": text, "sha256": sha256}),
-        }
+        },
     }
     health: Schema = {
         "status": {"const": "ok"},
@@ -190,9 +210,9 @@ def _schemas() -> Schema:
     }
     example: Schema = {"name": text, "split": {"enum": ["train", "val", "test"]}, "image_png_base64": png}
     return {
-        "Prediction": _object(prediction, {**truncated, **members}),
+        "Prediction": _object(prediction, optional_parts),
         "Health": _object(health),
-        "Example": _object({**example, **prediction}, {**truncated, **members}),
+        "Example": _object({**example, **prediction}, optional_parts),
         "Error": _object({"error": {"type": "string", "description": tr("what was expected and found, in one line")}}),
     }
 

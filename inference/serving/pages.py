@@ -12,6 +12,8 @@ from core.safety.html import content_policy, render
 from dataset.classes import ClassMap
 from dataset.overlay import SMALL_SIDE, class_legend
 from inference.serving.openapi import Schema
+from segmentation.reliability.reasons import describe_reasons
+from segmentation.reliability.statistics import REASONS
 
 HERE = Path(__file__).parent
 SERVE, API = HERE / "serve.html", HERE / "api.html"
@@ -39,6 +41,7 @@ def render_serve(classes: ClassMap, origin: Mapping[str, Any], max_bytes: int, m
                 "small_side": SMALL_SIDE,
                 "classes": [{"name": name, "color": color} for color, name in legend],
                 "example": example,
+                "reasons": {reason: describe_reasons([reason]) for reason in REASONS},
             }
             texts[language] = render(
                 SERVE, title=title_of(origin), legend=legend, origin=list(origin.items()), limits=inserted["limits"],
@@ -94,6 +97,8 @@ def _texts(max_bytes: int, max_pixels: int) -> dict[str, str]:
         "prediction": tr("prediction"),
         "mask": tr("mask"),
         "share": tr("share of the image"),
+        "confidence": tr("confidence"),
+        "unlike": tr("unlike the images of the training:"),
         "no_preview": tr("this browser cannot show the format of the image: only the mask is shown"),
         "test": tr("example: an image of the test split of this machine's data directory"),
         "val": tr("example: an image of the validation split of this machine's data directory"),

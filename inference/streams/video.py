@@ -25,7 +25,9 @@ from inference import ownership, pipeline
 from inference.inputs import VIDEO_SUFFIXES
 from inference.origin import describe_origin
 from inference.outputs import compute_class_shares, lock_output_dir, origin_comment
-from segmentation.predictor import InputImage, Prediction, Predictor
+from inference.tally import reliability_record, report_drift, summarize_drift
+from segmentation.prediction import Prediction
+from segmentation.predictor import InputImage, Predictor
 from segmentation.preprocess import EVAL_BATCH
 from utils.lineage import Origin
 
@@ -150,7 +152,7 @@ def write_overlay_video(
     replaces = video.exists()
     try:
         with atomic_replace(video) as part:
-            frames, shares = _encode_overlays(predictor, source, part, origin_comment(origin))
+            frames, shares, compared = _encode_overlays(predictor, source, part, origin_comment(origin))
             # A kill leaves no record of another video: the comment in the file shows whose it is.
             record_file.unlink(missing_ok=True)
     except BaseException:
@@ -161,24 +163,31 @@ def write_overlay_video(
         notify(tr("earlier video replaced: {path}", path=video))
     content = {**origin, **record(), "input": source.name, "frames": frames, "class_shares": shares}
     content |= {"overlay": video.name, "overlay_sha256": file_sha256(video)}
+    if (drift := summarize_drift(compared)) is not None:
+        content["drift"] = drift
+        report_drift(drift)
     write_atomically(record_file, json.dumps(with_checksum(content), ensure_ascii=False, indent=1).encode())
     return video
 
 
 def _encode_overlays(
     predictor: Predictor, source: FrameSource, part: Path, comment: str
-) -> tuple[int, dict[str, float]]:
-    """Encode the overlays of all frames; return their number and the mean class shares. Raises UsageError."""
+) -> tuple[int, dict[str, float], list[dict[str, Any]]]:
+    """Encode the overlays of all frames; return their number, the mean class shares, and what is recorded of each frame.
+
+    Raises UsageError.
+    """
     import av
 
     classes, frames = predictor.model.classes, 0
-    total = np.zeros(classes.num_classes)
+    total, compared = np.zeros(classes.num_classes), []
 
     def read(frame: Any) -> InputImage:
         return predictor.prepare(_read_upright(frame), "")
 
-    def write(_: Any, image: InputImage, prediction: Prediction) -> tuple[UInt8, dict[str, float]]:
-        return overlay(image.pixels, prediction.indices, classes), compute_class_shares(prediction.indices, classes)
+    def write(_: Any, image: InputImage, prediction: Prediction) -> tuple[UInt8, dict[str, float], dict[str, Any]]:
+        shares = compute_class_shares(prediction.indices, classes)
+        return overlay(image.pixels, prediction.indices, classes), shares, reliability_record(prediction)
 
     stages = pipeline.Stages(read, predictor.predict, write)
     with (
@@ -191,8 +200,9 @@ def _encode_overlays(
         for frame, outcome in progress(results, source.count, tr("predict"), tr("frames")):
             if isinstance(outcome, UsageError):
                 raise outcome
-            image, shares = outcome
+            image, shares, record = outcome
             frames += 1
+            compared.append(record)
             total += list(shares.values())
             encoder = encoder or _add_encoder(out, source, image)
             encoded = av.VideoFrame.from_ndarray(_pad_to_even(image), format="rgb24")
@@ -201,7 +211,7 @@ def _encode_overlays(
         if encoder is None:
             raise UsageError(tr("{name}: contains no frames", name=source.name))
         out.mux(encoder.encode(None))
-    return frames, dict(zip(classes.names, (total / frames).round(9).tolist(), strict=True))
+    return frames, dict(zip(classes.names, (total / frames).round(9).tolist(), strict=True)), compared
 
 
 def _batches(container: Any, stream: Any) -> Iterator[list[Any]]:

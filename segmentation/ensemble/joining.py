@@ -11,6 +11,7 @@ from core.i18n import tr
 from core.safety.terminal import escape_line
 from segmentation.ensemble.network import EnsembleNetwork
 from segmentation.model import Model
+from segmentation.reliability.stored import join_distributions
 from utils.ensemble_file import Ensemble
 
 CLASS_FIELDS = ("names", "ids", "colors", "ignore_ids", "ignore_colors")
@@ -48,6 +49,8 @@ def join_models(where: object, ensemble: Ensemble, models: Sequence[Model]) -> M
         scale=(_mean_scale(models, 0), _mean_scale(models, 1)),
         warnings=tuple(dict.fromkeys(warning for model in models for warning in model.warnings)),
         members=ensemble.members,
+        temperature=1.0,  # the network has those of the members
+        inputs=join_distributions([model.inputs for model in models], "members.0.network."),
     )
 
 

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from segmentation.model import Model
 from segmentation.preprocess import Normalisation
+from segmentation.reliability.uncertainty import scaled
 
 
 class EnsembleNetwork(nn.Module):
     """The members in turn: images (N,C,H,W) float32, normalised as for the first member, to logits (N,num_classes,H,W).
 
-    The softmax of these logits is the mean of the members' class probabilities, each with the normalisation of its own
-    member. One member's activations are in memory at a time, beside the sum of those before.
+    The softmax of these logits is the mean of the members' class probabilities, each with the normalisation and the
+    temperature of its own member. One member's activations are in memory at a time, beside the sum of those before.
     """
 
     def __init__(self, models: Sequence[Model]) -> None:
@@ -42,7 +43,7 @@ class _MemberNetwork(nn.Module):
 
     def __init__(self, model: Model, given: Normalisation) -> None:
         super().__init__()
-        self.network = model.network
+        self.network, self.temperature = model.network, model.temperature
         device = next(self.network.parameters()).device
         for name, values in zip(("scale", "shift"), _conversion(given, model.normalisation), strict=True):
             self.register_buffer(name, None if values is None else values.to(device))
@@ -52,7 +53,7 @@ class _MemberNetwork(nn.Module):
         if self.scale is not None and self.shift is not None:
             images = images * self.scale + self.shift
         logits: Tensor = self.network(images)
-        return logits.float().log_softmax(1)
+        return scaled(logits.float(), self.temperature).log_softmax(1)
 
 
 def _conversion(given: Normalisation, wanted: Normalisation) -> tuple[Tensor | None, Tensor | None]:

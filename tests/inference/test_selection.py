@@ -23,6 +23,7 @@ from dataset.validation import check_data
 from inference import batch_job, inputs, selection
 from inference.selection import FOLDER, reject_corrections, write_selection
 from segmentation.predictor import Method, Predictor
+from segmentation.reliability.uncertainty import entropies
 from tests.support.data_directories import put_pair, write_classes
 from tests.support.images import draw
 from tests.support.models import CPU, lineage, make_model
@@ -83,13 +84,11 @@ def test_uncertainty_of_an_image_in_tiles_counts_every_pixel_once() -> None:
 
 
 def test_equal_probabilities_are_1_and_a_certain_class_0() -> None:
-    from segmentation.preprocess import mean_entropy
-
-    assert mean_entropy(torch.zeros(5, 4, 4)) == pytest.approx(1)
+    assert entropies(torch.zeros(5, 4, 4), 1.0).mean() == pytest.approx(1)
     certain = torch.zeros(5, 4, 4)
     certain[2] = 1e4
-    assert mean_entropy(certain) == 0
-    assert mean_entropy(torch.zeros(1, 4, 4)) == 0
+    assert entropies(certain, 1.0).max() == 0
+    assert entropies(torch.zeros(1, 4, 4), 1.0).max() == 0
 
 
 def test_resume_measures_images_that_were_predicted_without(tmp_path: Path) -> None:

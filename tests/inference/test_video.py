@@ -18,7 +18,8 @@ from core.errors import UsageError
 from dataset.overlay import overlay
 from inference.origin import describe_origin
 from inference.streams import camera, video
-from segmentation.predictor import InputImage, Prediction, Predictor
+from segmentation.prediction import Prediction
+from segmentation.predictor import InputImage, Predictor
 from tests.support.images import write_video
 from tests.support.models import CPU, lineage, make_model
 from tests.support.project import Project

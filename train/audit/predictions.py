@@ -56,6 +56,9 @@ class FoldTrain(ModelTrain):
     def save_checkpoint(self) -> None:
         pass
 
+    def measure_best(self) -> None:
+        pass
+
     def on_epoch_end(self, result: EpochResult) -> None:
         notify(
             tr(

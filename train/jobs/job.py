@@ -58,7 +58,14 @@ class OpenTraining:
             samples = figures.draw_all(Path(folder), training)
             step = training.tracker.step_of(best)
             best_epoch = {"best_epoch": float(step)}
-            model = TrainedModel(training.best_file, best.validation, training.test, step, figures=best_epoch)
+            model = TrainedModel(
+                training.best_file,
+                best.validation,
+                training.test,
+                step,
+                figures=best_epoch,
+                calibration=training.calibration,
+            )
             result = self.publication.commit_model(model, self.data)
             training.log_report(result, Path(folder), samples)
         return result

@@ -9,11 +9,12 @@ from urllib.parse import quote
 from core.figures import format_figure, format_share
 from core.i18n import tr
 from core.pages.cards import Gallery
-from core.pages.charts import Chart, line_chart
+from core.pages.charts import Chart, line_chart, reliability_chart
 from core.safety.html import write_page
 from dataset.overlay import css_color
 from segmentation.means import format_mean
 from segmentation.metrics import ConfusionMatrix
+from segmentation.reliability.calibration import Calibrated
 from train.base_train import Validation
 from train.reports.history import class_rows
 from train.tracking.result import OOF, FoldSummary, RunSummary
@@ -46,6 +47,11 @@ def write_report(path: Path, summary: RunSummary, samples: Gallery) -> None:
         colors=dict(zip(summary.classes.names, map(css_color, summary.classes.colors), strict=True)),
         confusion=_confusion_rows(summary.confusion, summary.classes.names),
         charts=_charts(summary),
+        reliability=[
+            reliability_chart(tr("Reliability on {split}", split=split), tr("confidence"), _curves(found))
+            for split, found in _calibrated(summary).items()
+        ],
+        reliability_text=_describe_calibration(summary),
         samples=samples,
     )
 
@@ -58,6 +64,7 @@ def _contents(summary: RunSummary) -> list[tuple[str, str]]:
         ("samples", tr("Images")),
         *([("classes", tr("Classes")), ("confusion", tr("Confusion matrix"))] if measured else []),
         ("curves", tr("Curves")),
+        *([("reliability", tr("Reliability"))] if _calibrated(summary) else []),
         ("data", tr("Data")),
         ("lineage", tr("Lineage")),
         ("settings", tr("Settings")),
@@ -97,6 +104,33 @@ def _fold_charts(folds: Sequence[FoldSummary]) -> list[Chart]:
     ]
 
 
+def _calibrated(summary: RunSummary) -> dict[str, Calibrated]:
+    """Return the splits on which the reliability of the saved model was measured."""
+    return summary.result.calibration.splits if summary.result.calibration is not None else {}
+
+
+def _curves(found: Calibrated) -> list[tuple[str, Sequence[tuple[float, float]]]]:
+    return [
+        (tr("calibrated"), found.after.curve()),
+        (tr("without temperature"), found.before.curve()),
+    ]
+
+
+def _describe_calibration(summary: RunSummary) -> str:
+    """Return the sentence above the diagrams: the temperature, and the errors without and with it."""
+    errors = ", ".join(
+        f"{split} {format_figure(found.before.error)} → {format_figure(found.after.error)}"
+        for split, found in _calibrated(summary).items()
+    )
+    temperature = summary.result.calibration.temperature if summary.result.calibration else 1.0
+    return tr(
+        "Probabilities are those of the logits divided by {temperature:.4g}, fitted on val. "
+        "Expected calibration error: {errors}",
+        temperature=temperature,
+        errors=errors,
+    )
+
+
 def _confusion_rows(
     confusion: ConfusionMatrix | None, names: tuple[str, ...]
 ) -> list[tuple[str, list[tuple[str, int, str]]]]:
@@ -126,6 +160,10 @@ def _figures(summary: RunSummary) -> list[tuple[str, str]]:
     figures += [(tr("fold {number} mIoU", number=fold.number), _mean(fold.held_out)) for fold in summary.folds]
     epochs = [*summary.history, *(epoch for fold in summary.folds for epoch in fold.history)]
     seconds = sum(epoch.seconds for epoch in epochs)
+    figures += [
+        (tr("{split} calibration error", split=split), format_figure(found.after.error))
+        for split, found in _calibrated(summary).items()
+    ]
     return [*figures, (tr("training time"), tr("{seconds:,.0f} s", seconds=seconds))]
 
 

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 COMPARED = ("train_loss", "val_loss", "val_accuracy", "val_miou", "learning_rate")
-COMPARED_AT_END = ("test_miou", "test_accuracy")  # of the saved model; only data with a test split has them
+# Of the saved model; only data with a test split has some of them, and earlier versions had no calibration.
+COMPARED_AT_END = ("test_miou", "test_accuracy", "temperature", "val_ece", "test_ece")
 COMPARED_FOLDS = ("fold_miou", "fold_accuracy", "fold_train_loss")  # instead, of a run with folds: one value for each
 COMPARED_OUT_OF_FOLD = ("oof_miou", "oof_accuracy")
 ALL_COMPARED = (*COMPARED, *COMPARED_AT_END, *COMPARED_FOLDS, *COMPARED_OUT_OF_FOLD)

@@ -43,6 +43,13 @@ def describe_run(summary: RunSummary, settings: dict[str, str]) -> str:
     ]
     if summary.folds:
         parts.append(markdown_table(("fold", "run", "images held out", "mIoU", "pixel accuracy"), _folds(summary)))
+    if (calibration := result.calibration) is not None and calibration.splits:
+        rows = [
+            (split, format_figure(found.before.error), format_figure(found.after.error))
+            for split, found in calibration.splits.items()
+        ]
+        parts.append(f"**Calibration:** temperature {calibration.temperature:.4g}; expected calibration error:")
+        parts.append(markdown_table(("split", "without", "with the temperature"), rows))
     if summary.warnings:
         parts += [
             "**Warnings about the data:**",

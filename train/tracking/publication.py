@@ -117,7 +117,15 @@ class Publication:
             link_or_copy(member, model_path.with_name(member.name))
         link_or_copy(model.file, working_copy(model_path, path.path))
         return Result(
-            tracker.run_id, data.path, data.manifest_sha256, path, sha256, model.judged, model.test, model.split
+            tracker.run_id,
+            data.path,
+            data.manifest_sha256,
+            path,
+            sha256,
+            model.judged,
+            model.test,
+            model.split,
+            model.calibration,
         )
 
     def _recorded_model(self) -> LakePath | None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dataset.faults import DataWarning
     from segmentation.metrics import ConfusionMatrix
     from train.base_train import EpochResult, Validation
+    from train.reliability.calibration import Calibration
     from train.tracking.used_settings import UsedSetting
 
 
@@ -45,11 +46,13 @@ class TrainedModel:
     split: str = VAL
     members: tuple[Path, ...] = ()
     figures: Mapping[str, float] = field(default_factory=dict)
+    calibration: Calibration | None = None
 
     @property
     def metrics(self) -> dict[str, float]:
         """The means under the names of runs, versions and commits."""
-        return split_metrics(self.judged, self.test, self.split)
+        calibrated = self.calibration.metrics() if self.calibration is not None else {}
+        return split_metrics(self.judged, self.test, self.split) | calibrated
 
     @property
     def splits(self) -> dict[str, Validation]:
@@ -69,6 +72,7 @@ class Result:
     val: Validation
     test: Validation | None  # None: there is no test split
     split: str = VAL  # that `val` was measured on
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True)

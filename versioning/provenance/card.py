@@ -33,6 +33,8 @@ def model_card(record: ModelRecord, products: Mapping[str, str]) -> str:
         _table(("", ""), origin),
         "## Metrics",
         _table(("split", "mIoU", "classes with pixels", "pixel accuracy"), _metrics(record.metrics)),
+        "## Calibration",
+        _calibration(record.metrics),
         "## Classes",
         _table(("class", *(f"IoU on {split}" for split in record.metrics.splits)), _classes(record.metrics)),
         "## Promotion",
@@ -58,6 +60,14 @@ def _ancestor(ancestor: Ancestor) -> str:
 def _metrics(metrics: Measurements) -> Iterator[tuple[str, ...]]:
     for split, figures in metrics.splits.items():
         yield split, _figure(figures.miou), figures.classes, _figure(figures.accuracy)
+
+
+def _calibration(metrics: Measurements) -> str:
+    if metrics.temperature is None:
+        return "Not measured: class probabilities may be too confident."
+    rows = [(split, _figure(one.ece_uncalibrated), _figure(one.ece)) for split, one in metrics.splits.items()]
+    table = _table(("split", "expected calibration error without", "with the temperature"), rows)
+    return f"Logits are divided by the temperature {metrics.temperature:.4g}, which was fitted on val.\n\n{table}"
 
 
 def _classes(metrics: Measurements) -> Iterator[tuple[str, ...]]:

@@ -19,6 +19,8 @@ class SplitFigures:
     accuracy: float | None
     classes: str  # with pixels in the split, of all: '9/11'
     iou: Mapping[str, float | None]  # None: the class has no pixels
+    ece: float | None = None  # expected calibration error
+    ece_uncalibrated: float | None = None  # without the temperature
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Measurements:
 
     splits: Mapping[str, SplitFigures]
     warnings: tuple[str, ...] = ()
+    temperature: float | None = None
 
     @classmethod
     def parse(cls, text: str | bytes, where: str) -> Measurements:
@@ -39,18 +42,24 @@ class Measurements:
     def of(cls, found: JsonObject) -> Measurements:
         """Return the figures of an object. Raises its error."""
         splits = {split: _parse_split(found, split) for split in SPLITS if f"{split}_iou" in found}
-        return cls(splits, tuple(_parse_warnings(found)))
+        return cls(splits, tuple(_parse_warnings(found)), _optional(found, "temperature"))
 
 
 def _parse_split(found: JsonObject, split: str) -> SplitFigures:
     prefix = "best_val" if split == "val" else split
     miou, accuracy = f"{prefix}_miou", f"{prefix}_accuracy"
     return SplitFigures(
-        miou=found.number(miou) if miou in found else None,
-        accuracy=found.number(accuracy) if accuracy in found else None,
+        miou=_optional(found, miou),
+        accuracy=_optional(found, accuracy),
         classes=found.text(f"{split}_classes") if f"{split}_classes" in found else "unknown",
         iou=found.named_numbers(f"{split}_iou"),
+        ece=_optional(found, f"{split}_ece"),
+        ece_uncalibrated=_optional(found, f"{split}_ece_uncalibrated"),
     )
+
+
+def _optional(found: JsonObject, key: str) -> float | None:
+    return found.number(key) if key in found else None
 
 
 def _parse_warnings(found: JsonObject) -> list[str]:

@@ -1,0 +1,48 @@
+"""Compare the images that a predictor sees with those of the training."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from segmentation.model import Model
+from segmentation.reliability.drift import Drift
+from segmentation.reliability.features import FeatureProbe
+from segmentation.reliability.statistics import Figures
+
+
+class InputWatch:
+    """The training distribution of a model, and a probe of its features; threads may share it.
+
+    An exported network has no features to look at: only statistics are compared then.
+    """
+
+    def __init__(self, model: Model, engine: str) -> None:
+        assert model.inputs is not None  # the predictor has looked
+        self._distribution, features = model.inputs, model.inputs.features
+        self._probe = FeatureProbe(model.network, features.module) if features and engine == "torch" else None
+
+    def recording(self) -> contextlib.AbstractContextManager[list[Tensor]]:
+        """Return a context in which the forward passes of this thread add their features (N,channels) to a list."""
+        return self._probe.recording() if self._probe else _nothing()
+
+    def compare(self, statistics: Sequence[Figures | None], recorded: Sequence[Tensor]) -> list[Drift | None]:
+        """Compare images with these statistics; `recorded` are the features of their forward passes.
+
+        A pass has all images, and a second one may have their mirror images; or, for one image, each has a tile of it.
+        """
+        features = None
+        if recorded:
+            features = (recorded[0] if len(statistics) > 1 else torch.cat(list(recorded)).mean(0, True)).cpu().numpy()
+        return [
+            None if found is None else self._distribution.check(found, None if features is None else features[row])
+            for row, found in enumerate(statistics)
+        ]
+
+
+@contextlib.contextmanager
+def _nothing() -> Iterator[list[Tensor]]:
+    yield []
