@@ -6,9 +6,9 @@ The judge is the test split, or val where there is none; then the folds are made
 from __future__ import annotations
 
 import dataclasses
+import os
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from config import load_settings
 from core.console import format_table
@@ -25,11 +25,16 @@ from train.folds.training import FoldsTraining
 
 
 def folds(path: Path, count: int, seconds: float, seeds: list[int], size: list[int], extra: list[str]) -> None:
-    """Train `count` models for `seconds` each, for each seed; print their test mIoU, that of their mean, and the gain."""
-    named: dict[str, Any] = dict(setting.split("=", 1) for setting in extra)
+    """Train `count` models for each seed; print their test mIoU, that of their mean, and the gain.
+
+    Each is trained for `seconds`, or for the epochs=N of `extra`.
+    """
+    named = dict(setting.split("=", 1) for setting in extra)
+    os.environ |= {name.upper(): value for name, value in named.items()}
     rows = []
     for seed in seeds:
-        settings = load_settings(max_seconds=seconds, seed=seed, image_size=tuple(size), folds=count, **named)
+        length = None if "epochs" in named else seconds
+        settings = load_settings(max_seconds=length, seed=seed, image_size=tuple(size), folds=count)
         data = _with_judge(check_data(path, seed, make_split=False))
         with tempfile.TemporaryDirectory() as folder:
             training = FoldsTraining(settings, divide(settings, data, store=False), Path(folder), smoke=False)

@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -51,9 +51,14 @@ def put_data(lake: LakeFS, folder: Path, contents: dict[str, bytes], metadata: d
 
 
 def put_model(lake: LakeFS, folder: Path, **changes: object) -> None:
-    model = write_local_files(folder, {"model.pth": secrets.token_bytes(100)})
-    metrics = {"finite": True, "passed": True, "best_val_miou": 0.5, "best_val_accuracy": 1, "mlflow_run_id": "run"}
-    text = json.dumps({**metrics, "model_sha256": model["model.pth"].sha256, **changes})
+    put_model_file(lake, folder, "model.pth", changes)
+
+
+def put_model_file(lake: LakeFS, folder: Path, name: str, changes: Mapping[str, object]) -> None:
+    model = write_local_files(folder, {name: secrets.token_bytes(100)})
+    judge = "best_val" if name == "model.pth" else "oof"
+    metrics = {"finite": True, "passed": True, f"{judge}_miou": 0.5, f"{judge}_accuracy": 1, "mlflow_run_id": "run"}
+    text = json.dumps({**metrics, "model_sha256": model[name].sha256, **changes})
     files = {**model, **write_local_files(folder, {"metrics.json": text.encode()})}
     lake.publish(files, "models/", "model", LINEAGE, mirror=False)
 
@@ -64,6 +69,18 @@ def test_valid_data_and_models_pass_the_gate(lake: LakeFS, tmp_path: Path) -> No
     put_model(lake, tmp_path)
     put_model(lake, tmp_path, passed=False)  # below the gate, but a valid result
     put_data(lake, tmp_path, {"images/c.webp": b"c", "masks/c.tif": b"c"}, {"git_commit": "0", "import_source": "s3"})
+
+
+@needs_a_server
+def test_a_model_of_folds_passes_by_its_out_of_fold_metrics(lake: LakeFS, tmp_path: Path) -> None:
+    put_model(lake, tmp_path)
+    put_model_file(lake, tmp_path, "ensemble.json", {})
+    for changes, reason in (
+        ({"oof_miou": 2}, "oof_miou is not from 0 to 1"),
+        ({"model_sha256": "0" * 64}, "another model file"),
+    ):
+        with pytest.raises(AppError, match=reason):
+            put_model_file(lake, tmp_path, "ensemble.json", changes)
 
 
 @needs_a_server
