@@ -16,7 +16,7 @@ from typing import Any
 from core.dotenv_file import load_dotenv, peek_dotenv
 from core.files import resolve, writable_cache
 from core.i18n import LANGUAGES, language_of_locale, mark, set_language
-from core.safety.name_rules import BRANCH, BUCKET, METRIC, MODEL, REPOSITORY, SHA256
+from core.safety.name_rules import BRANCH, BUCKET, METRIC, MODEL, REPOSITORY, SHA256, SLICES
 from core.safety.private_files import keep_private
 from core.safety.redaction import add_secrets
 from core.safety.urls import credentials, without_credentials
@@ -114,6 +114,12 @@ class Settings:
         None,
         mark("minimum IoU of the classes: 0.2, road=0.5 car=0.3, or both; an absent class fails unless it has =0"),
         unset=mark("no minimum"),
+    )
+    register_slices: str | None = runtime_setting(
+        None,
+        mark("parts of the images that a new model must not degrade: object-size, brightness, directory, FILE.csv"),
+        unset=mark("only all images together"),
+        **SLICES,
     )
     register_max_mb: float | None = runtime_setting(
         None, mark("largest model in 10^6 bytes; of an ensemble, the sum of its members"), unset=UNLIMITED, above=0

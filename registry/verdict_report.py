@@ -6,14 +6,17 @@ from collections.abc import Sequence
 
 from core.i18n import tr, trn
 from core.reporting import notify, warn
+from registry.slice_table import slice_table
 from segmentation.means import Coverage, format_mean
-from versioning.provenance.verdict import CHALLENGER, Comparison, Verdict
+from versioning.provenance.verdict import CHALLENGER, DEFAULT_CONFIDENCE, Comparison, Verdict
 
 
 def report_verdict(verdict: Verdict, run_id: str, options: Sequence[str] = ()) -> None:
     """Report the recorded verdict on the model of a run; `options` are those of this call of register_model.py."""
     if found := verdict.comparison:
         notify(_describe_comparison(found))
+        if verdict.slices:
+            notify(slice_table(verdict.slices, tr("champion"), tr("candidate"), found.confidence or DEFAULT_CONFIDENCE))
     for text in verdict.accepted:
         warn(tr("accepted by --accept-warnings: {text}", text=text))
     if forced := verdict.forced:

@@ -14,7 +14,7 @@ import torch
 from core.errors import UsageError
 from core.i18n import tr
 from core.reporting import progress
-from dataset.classes import ClassMap, UInt8
+from dataset.classes import IGNORE_INDEX, ClassMap, UInt8
 from dataset.decoding.image import read_image
 from dataset.decoding.mask import read_mask
 from dataset.decoding.options import ReadOptions
@@ -23,6 +23,7 @@ from dataset.samples import Item
 from segmentation.means import Coverage, format_mean
 from segmentation.metrics import ConfusionMatrix
 from segmentation.model import Model
+from segmentation.object_sizes import SIZES, object_sizes
 from segmentation.predictor import segment
 from segmentation.preprocess import EVAL_BATCH
 
@@ -34,7 +35,8 @@ class EvaluationResult:
     """The confusion matrices of one model on the images of a split.
 
     `counts` is (images, classes + 1, classes + 1) int64, rows labels, columns predictions; the last class stands for
-    predictions of a class that the data does not have, and never occurs as a label.
+    predictions of a class that the data does not have, and never occurs as a label. `by_size` are the same counts divided
+    by the size of the labelled object, (images, len(SIZES), classes + 1, classes + 1), if they were asked for.
     """
 
     images: tuple[str, ...]
@@ -42,6 +44,7 @@ class EvaluationResult:
     classes: ClassMap
     counts: npt.NDArray[np.int64]
     milliseconds: float  # per image, in batches, median; on the machine that measured
+    by_size: npt.NDArray[np.int64] | None = None
 
     @property
     def total(self) -> ConfusionMatrix:
@@ -74,7 +77,14 @@ class EvaluationResult:
             images=tuple(self.images[i] for i in keep),
             groups=tuple(self.groups[i] for i in keep),
             counts=self.counts[list(keep)],
+            by_size=None if self.by_size is None else self.by_size[list(keep)],
         )
+
+    def of_size(self, size: int) -> EvaluationResult:
+        """Return the result for the pixels of objects of this index in SIZES. Raises ValueError without `by_size`."""
+        if self.by_size is None:
+            raise ValueError("measured without sizes")
+        return replace(self, counts=self.by_size[:, size], by_size=None)
 
     def group_counts(self) -> npt.NDArray[np.int64]:
         """Return the summed counts of each group, (groups, classes + 1, classes + 1) int64, by the group's name."""
@@ -102,15 +112,17 @@ def measure(
     device: torch.device,
     name: str = "",
     labels: ReadOptions | None = None,
+    sizes: bool = False,
 ) -> EvaluationResult:
     """Predict images that have masks, as inference does, and return their confusion matrices over `classes`.
 
     Classes of the model are matched by name: two data sets may number them differently. `labels` are the options that
-    fit the masks, where those are of another model's data.
+    fit the masks, where those are of another model's data. `sizes`: also count by the sizes of objects.
     """
     index_map, labels = map_class_indices(model, classes), labels or model.reading
     reading = replace(model.reading, allow_truncated=model.reading.allow_truncated or labels.allow_truncated)
     counts: list[npt.NDArray[np.int64]] = []
+    by_size: list[npt.NDArray[np.int64]] = []
     seconds: list[float] = []  # seconds per image
     batches = [items[start : start + EVAL_BATCH] for start in range(0, len(items), EVAL_BATCH)]
     for batch in progress(batches, len(batches), tr("measuring {name}", name=name), tr("batches")):
@@ -121,18 +133,27 @@ def measure(
         predicted = segment(model, images, device)
         seconds.append((time.perf_counter() - started) / len(batch))
         for item, indices in zip(batch, predicted, strict=True):
-            own = ConfusionMatrix(classes.num_classes + 1)
             found = reorient(index_map[indices], item.image.read_bytes(), model.reading, labels)
             mask = read_labels(item, classes, labels, found.shape)
-            own.update(torch.from_numpy(found), torch.from_numpy(mask))
-            counts.append(own.counts)
+            counts.append(_count(found, mask, classes))
+            if sizes:
+                objects = object_sizes(mask)
+                parts = [np.where(objects == size, mask, np.uint8(IGNORE_INDEX)) for size in range(len(SIZES))]
+                by_size.append(np.stack([_count(found, part, classes) for part in parts]))
     return EvaluationResult(
         images=tuple(item.name for item in items),
         groups=tuple(item.name if item.group is None else item.group for item in items),
         classes=classes,
         counts=np.stack(counts),
         milliseconds=float(np.median(seconds)) * 1000,
+        by_size=np.stack(by_size) if sizes else None,
     )
+
+
+def _count(found: UInt8, mask: UInt8, classes: ClassMap) -> npt.NDArray[np.int64]:
+    confusion = ConfusionMatrix(classes.num_classes + 1)
+    confusion.update(torch.from_numpy(found), torch.from_numpy(mask))
+    return confusion.counts
 
 
 def map_class_indices(model: Model, wanted: ClassMap) -> UInt8:

@@ -1,4 +1,4 @@
-"""Which names lakeFS accepts for repositories and branches, S3 for buckets, MLflow for registered models; and the form of a SHA-256.
+"""Which names lakeFS accepts for repositories and branches, S3 for buckets, MLflow for models; a SHA-256, rules of slices.
 
 Each rule is the facts `pattern` and `rule` of a setting (core/settings.py).
 """
@@ -28,3 +28,7 @@ METRIC = {
     "rule": mark("…miou or …accuracy, of which higher is better"),
 }
 SHA256 = {"pattern": r"[0-9a-f]{64}", "rule": mark("64 hex digits")}
+SLICES = {
+    "pattern": r"\s*(object-size|brightness|directory|[^,]+\.csv)\s*(,\s*(object-size|brightness|directory|[^,]+\.csv)\s*)*",
+    "rule": mark("object-size, brightness, directory, FILE.csv or several of them, separated by commas"),
+}

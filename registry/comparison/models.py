@@ -20,12 +20,16 @@ from dataset.checks.committed_groups import add_groups
 from dataset.samples import Item, committed_items
 from registry.comparison.page import PAGE, Comparison, Side, order_by_difference, write_page
 from registry.judging import gate, overlap
+from registry.judging.metrics import split_metric
+from registry.judging.slices import committed_slices, measure_slices
+from registry.slice_table import slice_table
 from segmentation import evaluation
 from segmentation.evaluation import EvaluationResult
 from segmentation.intervals import gain_interval
 from segmentation.preprocess import choose_device
 from utils.identifiers import RunId
 from utils.lakefs_utils import LakeFS
+from versioning.provenance.verdict import DEFAULT_CONFIDENCE, worst_first
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +38,6 @@ if TYPE_CHECKING:
     from utils.lineage import Lineage
 
 SHOWN = 8  # rows of the table of images
-DEFAULT_CONFIDENCE = 0.95  # of intervals, where REGISTER_CONFIDENCE=0 disables the check of the gate
 
 
 def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lineage, output: Path) -> None:
@@ -50,9 +53,11 @@ def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lin
     classes, reading = models[1].classes, models[1].reading
     committed = (split, items)
     items = add_groups(lake, second.data_path, committed, cache, classes, reading, settings.split_group)
-    b = evaluation.measure(models[1], items, classes, device, "B", reading)
+    slices = committed_slices(settings, lake, (second.data_path, split), items, models[1])
+    sizes = any(one.size is not None for one in slices)
+    b = evaluation.measure(models[1], items, classes, device, "B", reading, sizes)
     names = [lineage.version or lineage.run_id for lineage in (first, second)]
-    a = _measure_first(models, items, device, names)
+    a = _measure_first(models, items, device, names, sizes)
     notify(tr("A: {a}, B: {b}", a=names[0], b=names[1]))
     described = trn(
         "{count} image of {split} in {data_path}",
@@ -77,7 +82,12 @@ def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lin
         for name, model, measured, lineage in zip(shown, models, (a, b), (first, second), strict=True)
     ]
     confidence = settings.register_confidence or DEFAULT_CONFIDENCE
-    found = Comparison(sides[0], sides[1], items, described, _describe_seen(shown[0], len(seen)), confidence)
+    metric, everything = split_metric(settings.register_metric), range(len(items))
+    gains = worst_first(measure_slices(slices, a, b, everything, metric, confidence))
+    if gains:
+        result("\n" + slice_table(gains, "A", "B", confidence))
+    seen_text = _describe_seen(shown[0], len(seen))
+    found = Comparison(sides[0], sides[1], items, described, seen_text, confidence, metric, gains)
     result("\n" + image_table(a, b, order_by_difference(found.gains)[:SHOWN]))
     folder = output / re.sub(r"[^\w.-]+", "-", f"{names[0]}-{names[1]}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,6 +97,7 @@ def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lin
         "b": _record(second, b),
         "data": str(second.data_path),
         "split": split,
+        "slices": [one.content() for one in gains],
         "pictures": _image_records(items, a, b, seen),
     }
     write_atomically(folder / "compare.json", json.dumps(content, ensure_ascii=False, indent=1).encode())
@@ -95,11 +106,11 @@ def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lin
 
 
 def _measure_first(
-    models: Sequence[Model], items: Sequence[Item], device: torch.device, names: Sequence[str]
+    models: Sequence[Model], items: Sequence[Item], device: torch.device, names: Sequence[str], sizes: bool
 ) -> EvaluationResult:
     """Measure model A on the images of B. Raises UsageError if they have other bands or another depth than its own."""
     try:
-        return evaluation.measure(models[0], items, models[1].classes, device, "A", models[1].reading)
+        return evaluation.measure(models[0], items, models[1].classes, device, "A", models[1].reading, sizes)
     except UsageError as error:
         raise UsageError(
             tr(

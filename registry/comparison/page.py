@@ -21,10 +21,12 @@ from dataset.decoding.options import ReadOptions
 from dataset.decoding.orientation import reorient
 from dataset.overlay import as_rgb, class_legend, css_color, grey, overlay, panel
 from dataset.samples import Item
+from registry.slice_table import slice_head, slice_rows
 from segmentation import evaluation, predictor
 from segmentation.evaluation import EvaluationResult
 from segmentation.intervals import gain_interval
 from segmentation.model import Model
+from versioning.provenance.verdict import MIN_SLICE_GROUPS, SliceGain
 
 PAGE = "compare.html"
 TEMPLATE = Path(__file__).with_name(PAGE)
@@ -53,6 +55,8 @@ class Comparison:
     data: str  # describes the images
     seen: str  # says that A was trained on some of them; empty: it was not
     confidence: float  # of the intervals
+    slice_metric: str  # miou or accuracy
+    slices: Sequence[SliceGain]
 
     @property
     def gains(self) -> list[float]:
@@ -86,6 +90,13 @@ def write_page(path: Path, found: Comparison, device: torch.device) -> None:
         class_head=[tr("class"), f"IoU {a.name}", f"IoU {b.name}", tr("gain")],
         class_rows=_class_rows(found),
         colors=dict(zip(classes.names, map(css_color, classes.colors), strict=True)),
+        slice_head=slice_head(a.name, b.name, found.confidence),
+        slice_rows=slice_rows(found.slices),
+        slice_note=tr(
+            "{metric} of each slice of REGISTER_SLICES. Slices with fewer than {count} groups have no interval.",
+            metric="mIoU" if found.slice_metric == "miou" else tr("accuracy"),
+            count=MIN_SLICE_GROUPS,
+        ),
         gallery=_gallery(found, classes, device),
         model_head=["", a.name, b.name],
         model_rows=[[key, value, other] for (key, value), (_, other) in zip(a.record, b.record, strict=True)],

@@ -27,17 +27,28 @@ from registry.judging.reasons import (
     compare_results,
     describe_warning,
 )
+from registry.judging.slices import Slice, committed_slices, measure_slices, slice_reasons
 from segmentation.evaluation import EvaluationResult, measure
 from segmentation.model import Model
 from segmentation.model_file import load_model
 from utils.ensemble_file import parts_of_model
 from utils.lakefs_utils import LakeFS
 from utils.run_names import CHAMPION
-from versioning.provenance.verdict import ACCEPT_WARNINGS, CHALLENGER, PROMOTE_BY, WITHOUT_INTERVAL, Verdict
+from versioning.provenance.verdict import (
+    ACCEPT_WARNINGS,
+    CHALLENGER,
+    PROMOTE_BY,
+    SLICES,
+    WITHOUT_INTERVAL,
+    Verdict,
+    worst_first,
+)
 
 if TYPE_CHECKING:
     from config import Settings
     from utils.lineage import Lineage
+
+MAX_SLICES = 30  # of a verdict, the worst first
 
 
 # --- measuring ---
@@ -59,8 +70,10 @@ def judge(
     _, items = committed_items(lake, data, split, cache)
     model = download_model(lake, candidate, device, cache)
     items = add_groups(lake, data, (split, items), cache, model.classes, model.reading, settings.split_group)
+    slices = committed_slices(settings, lake, (data, split), items, model)
+    sizes = any(one.size is not None for one in slices)
     minimums = class_minimums(settings.register_min_class_iou, model.classes.names)  # first: rejects unknown names
-    new = measure(model, items, model.classes, device, tr("candidate"))
+    new = measure(model, items, model.classes, device, tr("candidate"), sizes=sizes)
     metric = split_metric(settings.register_metric)
     file = lake.verified_file(candidate.model_path, candidate.model_sha256, cache)
     size = sum(part.stat().st_size for part in parts_of_model(file, candidate.model_sha256))
@@ -87,10 +100,11 @@ def judge(
     ]
     if champion is not None:
         current = download_model(lake, champion, device, cache)
-        old = _measure_champion(current, champion, candidate, items, model, device)
+        old = _measure_champion(current, champion, candidate, items, model, device, sizes)
         seen = seen_in_training(lake, champion, data, split, cache)
         record |= {"champion_version": champion.version, "seen_by_champion": len(seen)}
-        found, metrics = _compare_unseen(settings, old, new, items, seen)
+        keep = [index for index, item in enumerate(items) if not {item.name, item.file_name} & seen]
+        found, metrics = _compare_unseen(settings, old, new, keep, slices)
         record |= metrics
         reasons += found
         waivable[WITHOUT_INTERVAL] = int(UNDECIDED in metrics)
@@ -101,11 +115,17 @@ def judge(
 
 
 def _measure_champion(
-    current: Model, champion: Lineage, candidate: Lineage, items: Sequence[Item], model: Model, device: torch.device
+    current: Model,
+    champion: Lineage,
+    candidate: Lineage,
+    items: Sequence[Item],
+    model: Model,
+    device: torch.device,
+    sizes: bool,
 ) -> EvaluationResult:
     """Measure the champion on the candidate's data. Raises UsageError if it cannot read them, as of other bands or depth."""
     try:
-        return measure(current, items, model.classes, device, CHAMPION, model.reading)
+        return measure(current, items, model.classes, device, CHAMPION, model.reading, sizes)
     except UsageError as error:
         raise UsageError(
             tr(
@@ -120,16 +140,20 @@ def _measure_champion(
 
 
 def _compare_unseen(
-    settings: Settings, old: EvaluationResult, new: EvaluationResult, items: Sequence[Item], seen: set[str]
+    settings: Settings, old: EvaluationResult, new: EvaluationResult, keep: Sequence[int], slices: Sequence[Slice]
 ) -> tuple[list[str], dict[str, Any]]:
-    """Compare two models on the images that the champion was not trained on; see `_compare`."""
-    keep = [index for index, item in enumerate(items) if not {item.name, item.file_name} & seen]
-    if keep:
-        return compare_results(settings, old.only(keep), new.only(keep))
-    reason = trn(
-        "the champion was trained on the only image of {split}: no image is left to compare on",
-        "the champion was trained on all {count} images of {split}: no image is left to compare on",
-        len(seen),
-        split=settings.register_split,
-    )
-    return [reason], {}
+    """Compare two models on the images at the places `keep`, which the champion was not trained on, and on their slices."""
+    if not keep:
+        reason = trn(
+            "the champion was trained on the only image of {split}: no image is left to compare on",
+            "the champion was trained on all {count} images of {split}: no image is left to compare on",
+            len(new.images),
+            split=settings.register_split,
+        )
+        return [reason], {}
+    reasons, metrics = compare_results(settings, old.only(keep), new.only(keep))
+    metric = split_metric(settings.register_metric)
+    gains = measure_slices(slices, old, new, keep, metric, settings.register_confidence)
+    if gains:
+        metrics[SLICES] = [one.content() for one in worst_first(gains)[:MAX_SLICES]]
+    return reasons + slice_reasons(gains, metric), metrics

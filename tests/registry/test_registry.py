@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -271,14 +272,26 @@ def test_too_few_groups_have_no_interval() -> None:
                          "miou", 0.95) is None  # fmt: skip
 
 
-def test_the_interval_covers_the_true_gain_of_dependent_frames() -> None:
-    """A short run of benchmarks/gate_coverage.py with a fixed seed; 2.6 % is three standard errors of 600 studies."""
+def load_simulation() -> ModuleType:
     path = SOURCE / "benchmarks/gate_coverage.py"
     spec = importlib.util.spec_from_file_location("gate_coverage", path)
     assert spec is not None and spec.loader is not None
     simulation = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(simulation)
-    random = np.random.default_rng(6)
+    return simulation
+
+
+def test_ten_slices_rarely_refuse_equal_models_and_find_a_real_loss() -> None:
+    """A short run of benchmarks/gate_coverage.py --slices: 0.5 % are expected of each slice, 2.5 % of all together."""
+    simulation, random = load_simulation(), np.random.default_rng(7)
+    alone, together = simulation.refusals(random, "films", 10, 5, 200, 0.95, None)
+    assert alone > 0.12 and together <= 0.05, "an interval of 95 % for each would refuse many"
+    assert simulation.refusals(random, "films", 10, 10, 50, 0.95, 1.0)[1] > 0.9, "a loss of 0.2 mIoU on one of them"
+
+
+def test_the_interval_covers_the_true_gain_of_dependent_frames() -> None:
+    """A short run of benchmarks/gate_coverage.py with a fixed seed; 2.6 % is three standard errors of 600 studies."""
+    simulation, random = load_simulation(), np.random.default_rng(6)
     truth = simulation.true_gain(random, "unequal", 20_000)
     for groups in (5, 10):
         found = simulation.coverage(random, "unequal", groups, 600, 0.95, truth)

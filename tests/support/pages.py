@@ -35,6 +35,7 @@ from train.reports.samples import sample_gallery
 from train.tracking.result import Result, RunSummary
 from train.tracking.used_settings import UsedSetting
 from utils.lakefs_utils import LakePath
+from versioning.provenance.verdict import SliceGain
 
 NAMES = ("sky", "road", "building", "pedestrian", "bicyclist", "pavement", "vegetation", "vehicle")
 PAGES = ("report", "gallery", "compare", "check", "audit")
@@ -130,7 +131,12 @@ def _comparison(path: Path, items: list[Item]) -> Path:
         model = make_model(seed=seed)
         measured = evaluation.measure(model, items, model.classes, CPU)
         sides.append(comparison.Side(name, model, measured, [("MLflow", "f" * 32)]))
-    comparison.write_page(path, comparison.Comparison(sides[0], sides[1], items, "data", "", 0.95), CPU)
+    slices = [
+        SliceGain("brightness", "0-40", 6, 6, 0.5, -0.1, (-0.2, -0.05)),
+        SliceGain("directory", "cam1", 2, 2, 0.4, 0.1, None),
+    ]
+    found = comparison.Comparison(sides[0], sides[1], items, "data", "", 0.95, "miou", slices)
+    comparison.write_page(path, found, CPU)
     return path
 
 

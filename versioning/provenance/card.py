@@ -12,7 +12,7 @@ from versioning.provenance.ancestors import Ancestor
 from versioning.provenance.measurements import Measurements
 from versioning.provenance.record import ModelRecord, timestamp
 from versioning.provenance.signing import SIGNATURE
-from versioning.provenance.verdict import Verdict
+from versioning.provenance.verdict import SliceGain, Verdict
 
 
 def model_card(record: ModelRecord, products: Mapping[str, str]) -> str:
@@ -86,7 +86,19 @@ def describe_promotion(verdict: Verdict | None) -> str:
     if verdict and (forced := verdict.forced):
         lines.append(f"Forced by {forced.by}, {forced.at}: {forced.why}")
     reasons = verdict.reasons if verdict else ()
-    return "\n".join([*map(_cell, lines), *(f"- {_cell(reason)}" for reason in reasons)])
+    text = "\n".join([*map(_cell, lines), *(f"- {_cell(reason)}" for reason in reasons)])
+    return f"{text}\n\n{_slices(verdict.slices)}" if verdict and verdict.slices else text
+
+
+def _slices(slices: Iterable[SliceGain]) -> str:
+    header = ("slice", "images", "groups", "version before", "this version", "gain", "interval")
+    return _table(header, map(_slice_row, slices))
+
+
+def _slice_row(one: SliceGain) -> tuple[str, ...]:
+    interval = "not judged" if one.interval is None else " … ".join(map(format_gain, one.interval))
+    figures = (format_figure(one.champion), format_figure(one.champion + one.gain), format_gain(one.gain))
+    return one.label, str(one.images), str(one.groups), *figures, interval
 
 
 def _warnings(warnings: Iterable[str]) -> str:

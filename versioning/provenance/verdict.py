@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,10 @@ CHALLENGER = mark("challenger")  # decision, and alias of the newest version tha
 PROMOTE_BY = "promote_by"  # options of register_model.py that remove every reason: those that a person may waive
 WAIVERS = ACCEPT_WARNINGS, WITHOUT_INTERVAL = "--accept-warnings", "--confidence 0"  # the options in PROMOTE_BY
 ACCEPTED = "accepted"  # warnings that a person accepted
+MIN_SLICE_GROUPS = 5  # groups of images that a slice needs to be judged: fewer would only tell huge losses from chance
+DEFAULT_CONFIDENCE = 0.95  # of intervals, where REGISTER_CONFIDENCE=0 asks for none of the gain over all images
+SLICES = "slices"  # gains on slices, worst first
+MAX_TAG = 8000  # characters that a tag of MLflow holds
 MAX_REASONS, MAX_REASON = 12, 400  # reasons, and characters of each, so that a tag of MLflow can hold them
 
 
@@ -31,6 +35,54 @@ class Comparison:
     interval: tuple[float, float] | None
     confidence: float | None  # of the interval
     classes: str | None  # coverage of a mean over classes: '9/11'
+
+
+@dataclass(frozen=True)
+class SliceGain:
+    """What the candidate gains over the champion on one slice of the compared images."""
+
+    rule: str  # of REGISTER_SLICES; the name of a CSV file
+    name: str
+    images: int
+    groups: int
+    champion: float  # the metric of the comparison
+    gain: float
+    interval: tuple[float, float] | None  # simultaneous with those of the other slices; None: reported, not judged
+
+    @property
+    def label(self) -> str:
+        """The rule and the name."""
+        return f"{self.rule} {self.name}"
+
+    @property
+    def degraded(self) -> bool:
+        """Whether the candidate is worse beyond the interval."""
+        return self.interval is not None and self.interval[1] < 0
+
+    def content(self) -> dict[str, Any]:
+        """Return the values for a record in JSON, rounded to what is shown."""
+        interval = {"interval": [round(end, 5) for end in self.interval]} if self.interval is not None else {}
+        numbers = {"champion": round(self.champion, 5), "gain": round(self.gain, 5), **interval}
+        return {"rule": self.rule, "name": self.name, "images": self.images, "groups": self.groups, **numbers}
+
+    @classmethod
+    def parse(cls, found: JsonObject) -> SliceGain:
+        """Return the gain of a record. Raises the record's error for a value of another type."""
+        interval = _interval(found)
+        return cls(
+            rule=found.text("rule"),
+            name=found.text("name"),
+            images=found.count("images"),
+            groups=found.count("groups"),
+            champion=found.number("champion"),
+            gain=found.number("gain"),
+            interval=interval,
+        )
+
+
+def worst_first(slices: Iterable[SliceGain]) -> list[SliceGain]:
+    """Return the degraded slices, then the other judged ones, then those that are only reported; each by the gain."""
+    return sorted(slices, key=lambda one: (not one.degraded, one.interval is None, one.gain))
 
 
 @dataclass(frozen=True)
@@ -79,6 +131,11 @@ class Verdict:
         return _parse_record(JsonObject(dict(self.record), "verdict", ""))
 
     @property
+    def slices(self) -> tuple[SliceGain, ...]:
+        """The gains on the slices of REGISTER_SLICES, as many as the record has."""
+        return _parse_slices(JsonObject(dict(self.record), "verdict", ""))
+
+    @property
     def accepted(self) -> tuple[str, ...]:
         """Warnings that --accept-warnings accepted."""
         return tuple(self.record.get(ACCEPTED) or ())
@@ -102,7 +159,10 @@ class Verdict:
     def to_tag(self) -> str:
         """Return JSON; reasons are shortened to what a tag of MLflow can hold."""
         reasons = [reason[:MAX_REASON] for reason in self.reasons[:MAX_REASONS]]
-        return json.dumps({**self.content(), "reasons": reasons}, ensure_ascii=False)
+        content = {**self.content(), "reasons": reasons}
+        while len(text := json.dumps(content, ensure_ascii=False)) > MAX_TAG and content.get(SLICES):
+            content[SLICES] = content[SLICES][:-1]  # the least important of them
+        return text
 
 
 _OWN_KEYS = frozenset({"decision", "against", "reasons", "forced"})
@@ -113,11 +173,10 @@ def _parse_record(found: JsonObject) -> Comparison | None:
     found.texts(ACCEPTED)
     if not set(found.texts(PROMOTE_BY)) <= set(WAIVERS):  # they become a command that people paste
         raise found.invalid(PROMOTE_BY, " | ".join(WAIVERS))
+    _parse_slices(found)
     if not found.content.get("compared"):
         return None
-    interval = found.numbers("interval")
-    if interval and len(interval) != 2:
-        raise found.invalid("interval", tr("two numbers"))
+    interval = _interval(found)
     compared = found.count("compared")
     return Comparison(
         compared=compared,
@@ -126,7 +185,18 @@ def _parse_record(found: JsonObject) -> Comparison | None:
         figure=found.text("figure"),
         champion=found.number("champion"),
         gain=found.number("gain"),
-        interval=(interval[0], interval[1]) if interval else None,
+        interval=interval,
         confidence=found.number("confidence") if interval else None,
         classes=found.text("classes") if "classes" in found else None,
     )
+
+
+def _parse_slices(found: JsonObject) -> tuple[SliceGain, ...]:
+    return tuple(SliceGain.parse(one) for one in found.objects(SLICES))
+
+
+def _interval(found: JsonObject) -> tuple[float, float] | None:
+    ends = found.numbers("interval")
+    if ends and len(ends) != 2:
+        raise found.invalid("interval", tr("two numbers"))
+    return (ends[0], ends[1]) if ends else None
