@@ -34,6 +34,9 @@ from core.settings import (
 )
 
 ROOT = Path(__file__).resolve().parent
+COUNT: dict[str, Any] = {"metavar": "N", "minimum": 0}
+FRACTION: dict[str, Any] = {"metavar": "X", "minimum": 0, "maximum": 1}
+SIDES: dict[str, Any] = {"metavar": ("H", "W"), "minimum": 16, "maximum": 8192}  # of an image in pixels
 FROM_DATA, UNLIMITED = mark("from the data"), mark("no limit")
 
 
@@ -84,12 +87,7 @@ class Settings:
         **METRIC,
     )
     register_threshold: float = runtime_setting(
-        0.3,
-        mark("smallest value that is registered; 0 registers every finished run"),
-        option="--threshold",
-        metavar="X",
-        minimum=0,
-        maximum=1,
+        0.3, mark("smallest value that is registered; 0 registers every finished run"), option="--threshold", **FRACTION
     )
     register_split: str = runtime_setting(
         "val",
@@ -173,22 +171,14 @@ class Settings:
         None, mark("peak learning rate"), unset=mark("by network"), option="--lr", metavar="X", above=0
     )
     image_size: tuple[int, int] | None = setting(
-        None,
-        mark("input size: height and width in pixels"),
-        unset=FROM_DATA,
-        option="--image-size",
-        metavar=("H", "W"),
-        minimum=16,
-        maximum=8192,
+        None, mark("input size: height and width in pixels"), unset=FROM_DATA, option="--image-size", **SIDES
     )
     crop_size: tuple[int, int] | None = setting(
         None,
         mark("size of the random crop that a training step uses"),
         unset=mark("the whole input"),
         option="--crop-size",
-        metavar=("H", "W"),
-        minimum=16,
-        maximum=8192,
+        **SIDES,
     )
     raw_orientation: bool = setting(
         False, mark("read images and masks as stored, without their EXIF orientation"), option="--raw-orientation"
@@ -197,7 +187,16 @@ class Settings:
         False, mark("accept JPEG images whose end is missing; the missing part is grey"), option="--allow-truncated"
     )
     model: str = setting("compact_fpn", mark("network; see segmentation/networks"), option="--model", metavar="NAME")
-    pretrained: bool = setting(False, mark("start from published weights"), option="--pretrained")
+    pretrained: bool = setting(
+        False,
+        mark("start from published weights: of a package, WEIGHTS_DIR, torch's cache or the internet, or of this file"),
+        option="--pretrained",
+        metavar="FILE",
+        optional_value="weights",
+    )
+    weights: str | None = setting(None, mark("file, or path in lakeFS, of the weights for --pretrained"))
+    weights_dir: Path | None = runtime_setting(None, mark("directory where --pretrained looks for weights"))
+    pretrained_sha256: str | None = setting(None, mark("SHA-256 that published weights must have"), **SHA256)
     init: str | None = setting(
         None,
         mark("start from the weights of this model: champion, a run, version, tag, file or package"),
@@ -219,12 +218,7 @@ class Settings:
         choices=("auto", "none", "light", "standard", "strong"),
     )
     ema: float = setting(
-        0.02,
-        mark("weight averaging over this fraction of the training; 0: off"),
-        option="--ema",
-        metavar="X",
-        minimum=0,
-        maximum=1,
+        0.02, mark("weight averaging over this fraction of the training; 0: off"), option="--ema", **FRACTION
     )
     clip_norm: float = setting(
         5.0, mark("gradient clipping norm; 0: off"), option="--clip-norm", metavar="X", minimum=0
@@ -283,11 +277,7 @@ class Settings:
         maximum=100,
     )
     patience: int = setting(
-        0,
-        mark("stop after N epochs without a better validation mIoU; 0: never"),
-        option="--patience",
-        metavar="N",
-        minimum=0,
+        0, mark("stop after N epochs without a better validation mIoU; 0: never"), option="--patience", **COUNT
     )
     checkpoint_minutes: float = runtime_setting(
         10.0, mark("minutes between checkpoints within an epoch; 0: only after each epoch"), minimum=0

@@ -39,6 +39,7 @@ class Setting:
     unset: str = ""  # what happens without a value
     option: str | None = None  # command-line option, such as --lr
     metavar: str | tuple[str, str] | None = None
+    optional_value: str | None = None  # of a switch: the setting that gets the value after its option, if there is one
     minimum: float | None = None
     maximum: float | None = None
     above: float | None = None

@@ -94,12 +94,13 @@ def reproduce(settings: Settings, run_id: str, tolerance: float, trust_patch: bo
 
 
 def require_initial(settings: Settings, lake: LakeFS, recipe: Recipe) -> None:
-    """Raise UsageError if the run started from a model that is missing or was changed."""
-    started = {name: recipe.settings[name] for name in (INIT, INIT_SHA256) if name in recipe.settings}
+    """Raise UsageError if the run started from a model or a named file that is missing or was changed."""
+    names = (INIT, INIT_SHA256, "pretrained", "weights")
+    started = {name: recipe.settings[name] for name in names if name in recipe.settings}
     try:
         load_initial(dataclasses.replace(settings, **started), lake)
     except AppError as error:
-        reason = tr("the model that it started from cannot be used: {error}", error=error)
+        reason = tr("what it started from cannot be used: {error}", error=error)
         raise irreproducible(recipe.run_id, reason) from error
 
 

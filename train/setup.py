@@ -91,6 +91,7 @@ class TrainingSetup:
             "batch_size": self.batch_size,
             "epochs": self.epochs,
             "augmentation": self.augmentation,
+            "pretrained_sha256": self.resolved.get("pretrained_sha256"),
         }
 
 

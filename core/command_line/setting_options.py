@@ -30,7 +30,15 @@ def add_setting_options(parser: argparse._ActionsContainer, cls: type, names: It
         if info.option is None:
             raise ValueError(f"{name} has no command-line option")
         arguments: dict[str, Any] = {"dest": name, "default": None, "help": help_text(info, defaults[name])}
-        if hint is bool:
+        if hint is bool and info.optional_value:
+            arguments |= {
+                "action": _StoreSwitch,
+                "nargs": "?",
+                "metavar": info.metavar,
+                "value_of": info.optional_value,
+            }
+            parser.set_defaults(**{info.optional_value: None})
+        elif hint is bool:
             arguments["action"] = "store_true"
         else:
             arguments |= {"action": _StoreSetting, "hint": hint, "info": info}
@@ -71,6 +79,27 @@ class _StoreSetting(argparse.Action):
         except InvalidSetting as error:
             raise error.at(origin) from None
         setattr(namespace, self.dest, value)
+
+
+class _StoreSwitch(argparse.Action):
+    """Store a switch, and the value after it in another setting. Raises UsageError for an empty value."""
+
+    def __init__(self, *arguments: Any, value_of: str, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.value_of = value_of
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,  # noqa: ARG002
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        if values is not None and not str(values).strip():
+            origin = f"{option_string} {shlex.join([str(values)])}"
+            raise UsageError(tr("{origin}: expected a value, found an empty text", origin=origin))
+        setattr(namespace, self.dest, True)
+        setattr(namespace, self.value_of, values)
 
 
 def help_text(info: Setting, default: Any) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,18 +17,34 @@ from segmentation.networks.compact import CompactFPN, Merge, channel_gate, decod
 from segmentation.networks.names import is_timm_name, unknown_name
 from segmentation.networks.packages import LITE_ENCODER, LITE_FILE, LITE_FPN, LITE_PACKAGE, LITE_SHA256
 from segmentation.networks.published import PublishedWeights, hash_tensors, parse_normalisation
+from segmentation.networks.search import (
+    SAFE,
+    Places,
+    WeightsFile,
+    cached_repository_file,
+    hub_file,
+    no_fit,
+    read_tensors,
+)
 
 FPN_PREFIX = "fpn/"
+NOWHERE = Places()
 
 
 class EncoderFPN(nn.Module):
     """Any encoder of timm that has a pyramid of features, under the decoder of `CompactFPN`."""
 
-    def __init__(self, encoder: str, num_classes: int, channels: int = 3, pretrained: bool = False) -> None:
+    def __init__(
+        self,
+        encoder: str,
+        num_classes: int,
+        channels: int = 3,
+        pretrained: bool = False,
+        weights: dict[str, Tensor] | None = None,
+    ) -> None:
+        """Build the network; `pretrained` lets timm find the weights of the encoder, `weights` are those of a file."""
         super().__init__()
-        import timm
-
-        self.encoder = timm.create_model(encoder, pretrained=pretrained, features_only=True, in_chans=channels)
+        self.encoder = create_features(encoder, channels, pretrained, weights)
         _fix_padding(self.encoder)
         widths, strides = self.encoder.feature_info.channels(), self.encoder.feature_info.reduction()
         if len(strides) < 3 or strides != sorted(set(strides)) or not _is_channels_first(self.encoder):
@@ -122,27 +139,73 @@ def encoder_of(name: str) -> str | None:
     return encoder
 
 
-def build_pretrained(encoder: str, num_classes: int, channels: int) -> tuple[EncoderFPN, PublishedWeights]:
-    """Return a network whose encoder has published weights: of an installed package, else those that timm finds.
+def create_features(
+    encoder: str, channels: int, pretrained: bool = False, weights: dict[str, Tensor] | None = None
+) -> Any:
+    """Return the feature maps of an encoder of timm: at random, with the weights that timm finds, or with these."""
+    import timm
 
-    Raises AppError for a package that was changed, OSError if timm cannot download them.
+    known = {} if weights is None else {"pretrained_cfg_overlay": {"state_dict": dict(weights)}}
+    return timm.create_model(
+        encoder, pretrained=pretrained or bool(known), features_only=True, in_chans=channels, **known
+    )
+
+
+def build_pretrained(
+    encoder: str, num_classes: int, channels: int, places: Places = NOWHERE
+) -> tuple[EncoderFPN, PublishedWeights]:
+    """Return a network whose encoder has published weights: of an installed package, of a file, or those that timm finds.
+
+    Raises AppError for a package or file that was changed, OSError if timm cannot download them.
     """
     import timm
 
     config = timm.get_pretrained_cfg(encoder)
     normalisation = parse_normalisation(encoder, {"mean": config.mean, "std": config.std})
-    packaged = _packaged_weights(encoder)
-    network = EncoderFPN(encoder, num_classes, channels, pretrained=packaged is None)
-    if packaged is None:
+    found = find_weights(encoder, places)
+    if found is None:
         source = f"timm {timm.__version__}, {encoder}, {config.hf_hub_id or config.url}"
+        network = EncoderFPN(encoder, num_classes, channels, pretrained=True)
     else:
-        source = f"{LITE_PACKAGE} {metadata.version(LITE_PACKAGE)}"
-        _load_in_order(network.encoder, encoder, packaged, channels)
+        source = found.source
+        network = EncoderFPN(encoder, num_classes, channels, weights=read_classifier(encoder, found))
     return network, PublishedWeights(source, hash_tensors(network.encoder.state_dict()), normalisation)
 
 
-def _packaged_weights(encoder: str) -> list[Tensor] | None:
-    """Return the tensors of the installed package in its order, None without it. Raises AppError for another hash."""
+def find_weights(encoder: str, places: Places) -> WeightsFile | None:
+    """Return the published weights of an encoder of timm, None if they are not on this machine. Raises AppError."""
+    import timm
+
+    packaged = None if places.named else _packaged_weights(encoder)
+    if packaged is not None:
+        return packaged
+    config = timm.get_pretrained_cfg(encoder)
+    names = [f"{encoder}{suffix}" for suffix in (SAFE, ".pth", ".bin")]
+    names += [str(config.url).rpartition("/")[2]] if config.url else []
+    names += [Path(LITE_FILE).name] if encoder.partition(".")[0] == LITE_ENCODER else []
+    cached = [cached_repository_file(config.hf_hub_id, config.hf_hub_filename or "model.safetensors")]
+    cached += [hub_file(config.url)] if config.url else []
+    return places.find(names, cached)
+
+
+def read_classifier(encoder: str, found: WeightsFile) -> dict[str, Tensor]:
+    """Return the tensors of timm's whole classifier, of which the features are a part. Raises AppError for other ones."""
+    import timm
+
+    tensors = read_tensors(found)
+    try:
+        if found.sha256 == LITE_SHA256:  # its names are those of another library, in the same order
+            with torch.device("meta"):
+                names = timm.create_model(encoder).state_dict()
+            tensors = dict(zip(names, tensors.values(), strict=True))
+        timm.create_model(encoder, pretrained=True, pretrained_cfg_overlay={"state_dict": dict(tensors)})
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise no_fit(found, encoder, error) from error
+    return tensors
+
+
+def _packaged_weights(encoder: str) -> WeightsFile | None:
+    """Return the weights of the installed package, None without it. Raises AppError for another hash."""
     if encoder.partition(".")[0] != LITE_ENCODER:
         return None
     try:
@@ -150,19 +213,7 @@ def _packaged_weights(encoder: str) -> list[Tensor] | None:
     except ModuleNotFoundError:
         return None
     require_origin(LITE_FILE, content, LITE_SHA256)
-    return list(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True).values())
-
-
-def _load_in_order(features: nn.Module, encoder: str, tensors: list[Tensor], channels: int) -> None:
-    """Fill the encoder with tensors in the order of timm's whole classifier, which has layers that features lack."""
-    import timm
-
-    with torch.device("meta"):
-        whole = timm.create_model(encoder)
-    named = dict(zip(whole.state_dict(), tensors, strict=True))
-    first = f"{whole.default_cfg['first_conv']}.weight"
-    named[first] = timm.models.adapt_input_conv(channels, named[first])
-    features.load_state_dict({name: named[name] for name in features.state_dict()})
+    return WeightsFile(f"{LITE_PACKAGE} {metadata.version(LITE_PACKAGE)}", LITE_FILE, content)
 
 
 def _no_pyramid(encoder: str) -> UsageError:

@@ -16,10 +16,11 @@ from core.errors import AppError, describe_error
 from core.i18n import tr
 from segmentation.networks import encoder_fpn, smp_models, torchvision_models
 from segmentation.networks.compact import CompactFPN, CompactUNet
-from segmentation.networks.encoder_fpn import FPN_PREFIX, EncoderFPN, encoder_of
+from segmentation.networks.encoder_fpn import FPN_PREFIX, NOWHERE, EncoderFPN, encoder_of
 from segmentation.networks.names import check_timm_weights, no_published_weights, unknown_name
 from segmentation.networks.packages import LITE_FPN
 from segmentation.networks.published import PublishedWeights
+from segmentation.networks.search import Places
 from segmentation.networks.smp_models import SMP_PREFIX, SmpNetwork, parse_smp_name
 from segmentation.networks.torchvision_models import TORCHVISION, TorchvisionNetwork
 
@@ -40,20 +41,23 @@ def build_network(name: str, num_classes: int, channels: int = 3) -> nn.Module:
     return TorchvisionNetwork(name, num_classes, channels)
 
 
-def build_pretrained(name: str, num_classes: int, channels: int = 3) -> tuple[nn.Module, PublishedWeights]:
+def build_pretrained(
+    name: str, num_classes: int, channels: int = 3, places: Places = NOWHERE
+) -> tuple[nn.Module, PublishedWeights]:
     """Return the network of that name with published weights, and what to record about them.
 
-    Published weights are those of RGB images: for other channels, the filters of the first layer are repeated in the
-    order R, G, B, and scaled so that its output keeps its size.
-    Raises UsageError for an unknown name, or if the network has no published weights; AppError if their download fails.
+    `places` are where they are looked for before the internet. They are those of RGB images: for other channels, the
+    filters of the first layer are repeated in the order R, G, B, and scaled so that its output keeps its size.
+    Raises UsageError for an unknown name, or if the network has no published weights; AppError if they cannot be read or
+    downloaded.
     """
     check_network(name, pretrained=True)
     try:
         if (encoder := encoder_of(name)) is not None:
-            return encoder_fpn.build_pretrained(encoder, num_classes, channels)
+            return encoder_fpn.build_pretrained(encoder, num_classes, channels, places)
         if name.startswith(SMP_PREFIX):
-            return smp_models.build_pretrained(name, num_classes, channels)
-        return torchvision_models.build_pretrained(name, num_classes, channels)
+            return smp_models.build_pretrained(name, num_classes, channels, places)
+        return torchvision_models.build_pretrained(name, num_classes, channels, places)
     except OSError as error:  # any failed download: no network, an incomplete response, a full disk
         raise AppError(
             tr(

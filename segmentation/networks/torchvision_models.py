@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
+from core.i18n import tr
 from segmentation.networks.compact import resized
 from segmentation.networks.published import PublishedWeights, hash_tensors, parse_normalisation
+from segmentation.networks.search import Places, hub_file, no_fit, read_tensors
 
 TORCHVISION = (
     *("fcn_resnet50", "fcn_resnet101", "lraspp_mobilenet_v3_large"),
@@ -37,7 +37,9 @@ class TorchvisionNetwork(nn.Module):
         return logits, resized(auxiliary(features["aux"]), images)
 
 
-def build_pretrained(name: str, num_classes: int, channels: int) -> tuple[TorchvisionNetwork, PublishedWeights]:
+def build_pretrained(
+    name: str, num_classes: int, channels: int, places: Places
+) -> tuple[TorchvisionNetwork, PublishedWeights]:
     """Return a network with torchvision's weights; layers of another number of classes keep random weights.
 
     Raises OSError if they are neither in torch's cache nor can be downloaded.
@@ -45,11 +47,13 @@ def build_pretrained(name: str, num_classes: int, channels: int) -> tuple[Torchv
     from torchvision import models
 
     network, weights = TorchvisionNetwork(name, num_classes, 3), models.get_model_weights(name).DEFAULT
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
-    source = str(cached) if cached.exists() else str(weights.url)
-    published = weights.get_state_dict(check_hash=True, weights_only=True)
+    found = places.find([weights.url.rpartition("/")[2]], [hub_file(weights.url)])
+    source = str(weights.url) if found is None else found.source
+    published = weights.get_state_dict(check_hash=True, weights_only=True) if found is None else read_tensors(found)
     own = network.inner.state_dict()
     fitting = {key: value for key, value in published.items() if key in own and own[key].shape == value.shape}
+    if found is not None and any(key.startswith("backbone.") and key not in fitting for key in own):
+        raise no_fit(found, name, tr("tensors of the backbone are missing"))
     network.inner.load_state_dict(own | fitting)
     if channels != 3:
         _adapt_first_layer(network.inner.backbone, channels)

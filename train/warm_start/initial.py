@@ -8,6 +8,7 @@ from torch import Tensor
 
 from core.errors import UsageError
 from core.i18n import tr
+from segmentation.networks.search import WeightsFile
 from segmentation.preprocess import Normalisation
 from utils.lineage import INIT_KEYS
 
@@ -50,6 +51,16 @@ class InitialEnsemble(Initial):
 
     members: tuple[InitialModel, ...]
     held_out: tuple[tuple[str, ...], ...]  # of each member: SHA-256 of image files that it was not trained on
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitialWeights(Initial):
+    """A file of published weights that was named; it is no model of this project, so that there is nothing to follow."""
+
+    file: WeightsFile
+
+    def record(self) -> dict[str, str]:
+        return {}
 
 
 @dataclass(frozen=True)

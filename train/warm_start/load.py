@@ -8,11 +8,13 @@ import torch
 
 from config import Settings
 from core.errors import AppError, UsageError, one_line
+from core.files import safe_join
 from core.i18n import tr
 from segmentation.archive.origin import require_origin
 from segmentation.model import Model
 from segmentation.model_file import load_model
-from train.warm_start.initial import Initial, InitialEnsemble, InitialModel, InitialPackage
+from segmentation.networks.search import WeightsFile
+from train.warm_start.initial import Initial, InitialEnsemble, InitialModel, InitialPackage, InitialWeights
 from train.warm_start.packages import PREFIX, find_package
 from utils.ensemble_file import is_ensemble, member_files, read_ensemble
 from utils.identifiers import InvalidValue, RunId
@@ -22,13 +24,13 @@ LAKEFS = "lakefs://"
 
 
 def load_initial(settings: Settings, lake: LakeFS) -> Initial | None:
-    """Return what INIT names, after its SHA-256 was compared with INIT_SHA256; None without INIT.
+    """Return what INIT names, after its SHA-256 was compared with INIT_SHA256, or the file of --pretrained; else None.
 
     Both are those of a run: `resolve_initial` has set them. Raises AppError for a file that is missing or was changed.
     """
     reference, sha256 = settings.init, settings.init_sha256
     if reference is None:
-        return None
+        return _named_weights(settings, lake) if settings.pretrained and settings.weights else None
     if sha256 is None:
         raise UsageError(tr("INIT={reference}: INIT_SHA256 is missing", reference=reference))
     package = find_package(reference) if reference.startswith(PREFIX) else None
@@ -64,6 +66,18 @@ def _load_ensemble(reference: str, sha256: str, file: Path, known: dict[str, str
     ]
     first, held_out = members[0], tuple(member.held_out for member in ensemble.members)
     return InitialEnsemble(reference, sha256, first.run_id, first.data_path, members=tuple(members), held_out=held_out)
+
+
+def _named_weights(settings: Settings, lake: LakeFS) -> InitialWeights:
+    """Return the file of published weights that WEIGHTS names. Raises AppError if it is missing."""
+    reference = str(settings.weights)
+    if reference.startswith(LAKEFS):
+        path = LakePath.parse(reference)
+        file = safe_join(lake.download(path, settings.cache_dir), path.path)
+    else:
+        file = Path(reference)
+    found = WeightsFile.read(file, reference)
+    return InitialWeights(reference, found.sha256, file=found)
 
 
 def _existing(file: Path) -> Path:

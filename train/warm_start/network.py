@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from config import Settings
+from core.errors import AppError
 from core.i18n import tr, trn
 from core.reporting import notify, warn
 from core.safety.terminal import escape_line
 from dataset.classes import abbreviate
 from segmentation.networks.registry import build_network, build_pretrained
+from segmentation.networks.search import Places
 from segmentation.preprocess import Normalisation
-from train.warm_start.initial import Initial, InitialModel, require_single
+from train.warm_start.initial import Initial, InitialModel, InitialWeights, require_single
 from train.warm_start.transfer import compare_classes, transfer
 
 SHOWN = 8  # classes in a line
@@ -41,12 +43,24 @@ def build_start(settings: Settings, classes: tuple[str, ...], channels: int, ini
     if isinstance(initial, InitialModel):
         return _start_from_model(settings, classes, channels, initial)
     if settings.pretrained or initial is not None:
-        return _start_from_published(settings, len(classes), channels)
+        return _start_from_published(settings, len(classes), channels, initial)
     return Start(build_network(settings.model, len(classes), channels))
 
 
-def _start_from_published(settings: Settings, classes: int, channels: int) -> Start:
-    network, published = build_pretrained(settings.model, classes, channels)
+def _start_from_published(settings: Settings, classes: int, channels: int, initial: Initial | None) -> Start:
+    places = Places(initial.file if isinstance(initial, InitialWeights) else None, settings.weights_dir)
+    network, published = build_pretrained(settings.model, classes, channels, places)
+    if settings.pretrained_sha256 not in (None, published.sha256):
+        raise AppError(
+            tr(
+                "published weights of {name}: {source} has other weights than the run was started with (SHA-256 expected "
+                "{expected}, found {found})",
+                name=settings.model,
+                source=published.source,
+                expected=settings.pretrained_sha256,
+                found=published.sha256,
+            )
+        )
     reason = tr("SHA-256 {sha256}", sha256=published.sha256)
     notify(escape_line(f"{tr('published weights')}: {published.source} ({reason})"))
     facts = {"pretrained_weights": published.source, "pretrained_sha256": published.sha256}

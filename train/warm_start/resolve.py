@@ -38,7 +38,8 @@ def resolve_initial(settings: Settings, lake: LakeFS) -> tuple[Settings, Initial
     unless somebody has set it. Raises UsageError for an unknown or ambiguous name, AppError for a damaged file.
     """
     if settings.init is None:
-        return settings, None
+        settings = _pin_weights(settings, lake)
+        return settings, load_initial(settings, lake)
     reference, sha256 = _locate(settings, lake, settings.init)
     if settings.init_sha256 not in (None, sha256):
         raise UsageError(
@@ -58,6 +59,17 @@ def resolve_initial(settings: Settings, lake: LakeFS) -> tuple[Settings, Initial
     if isinstance(initial, InitialPackage):
         _require_encoder(initial.reference, settings.model)
     return settings, initial
+
+
+def _pin_weights(settings: Settings, lake: LakeFS) -> Settings:
+    """Return the settings with WEIGHTS as a path that does not move. Raises UsageError for an invalid one."""
+    named = settings.weights
+    if not settings.pretrained or named is None:
+        return settings
+    if not named.startswith(LAKEFS):
+        return dataclasses.replace(settings, weights=str(Path(named).expanduser().resolve()))
+    path = LakePath.parse(named)
+    return dataclasses.replace(settings, weights=str(LakePath(path.repo, lake.resolve(path.ref, path.repo), path.path)))
 
 
 def _locate(settings: Settings, lake: LakeFS, text: str) -> tuple[str, str]:

@@ -177,7 +177,7 @@ def test_model_that_was_tampered_with_in_lakefs_starts_nothing(
         shutil.rmtree(cache, ignore_errors=True)
         cache.with_name("aside").rename(cache)
     assert started.returncode == 1 and reproduced.returncode == 2
-    assert "the model that it started from cannot be used" in reproduced.stderr
+    assert "what it started from cannot be used" in reproduced.stderr
     for done in (started, reproduced):
         assert "Traceback" not in done.stderr and champion["lakefs_model_path"] in done.stderr, done.stderr
     assert len(project.runs()) == before
@@ -247,6 +247,7 @@ def test_new_data_with_other_classes_keeps_the_rows_of_known_names(
         (("--init", "champion", "--pretrained"), "--pretrained cannot be used with --init"),
         (("--init", "chmpion"), r"'chmpion' is not a model: did you mean champion\?"),
         (("--init", "no.pth"), r"no\.pth: no such file"),
+        (("--model", "lite_fpn", "--pretrained", "no.pth"), r"--pretrained .*no\.pth: FileNotFoundError"),
         (("--init", "package:nothing"), r"expected the installed package nothing, found none"),
         (("--init", "champion", "--resume", "last"), r"--init"),
         (("--init", "champion", "--audit-labels"), r"--init"),

