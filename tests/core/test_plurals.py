@@ -44,7 +44,15 @@ EXCEPTIONS = {
         "a tag: {tags}; or {lock})",
         "'{text}' is not a model{hint} (versions: {versions}; tags: {tags}; {lock}; or a run by at least {count} "
         "characters of its ID, or a model file)",
+        "--folds {folds}: --init {reference} is an ensemble of {count} models: use --folds {count}",
+        "--init {reference}: an ensemble of {count} models cannot start fold {fold}: use --folds {count}",
+        "--init {reference}: an ensemble of {count} models: train with --folds {count}, or start from one of them: {member}",
         "--smoke: {count} batches",
+        "1 to {count} members",
+        "images in train and val: {count}: python train.py --folds {folds} judges a model by all of them, not by the {val} of val",
+        "out-of-fold, all {count} images of train and val: accuracy {accuracy:.4f}, mIoU {miou}",
+        "{count} numbers",
+        "{metric} of each slice of REGISTER_SLICES. Slices with fewer than {count} groups have no interval.",
         "1 to {count} classes",
         "1 to {count} classes, each name once",
         "BATCH_SIZE={batch_size}: {world_size} processes need at least {least}; it is the sum over all processes",
@@ -62,6 +70,7 @@ EXCEPTIONS = {
         "{shown} of {count} masks, the most suspicious first. Each was predicted by a model that was trained without "
         "it; a high place means that a typical mistake explains the difference, not that the mask is wrong.",
     },
+    "a verb": {"bands: the initial model knows {known}; {count} more start from the mean of their filters"},
     "a rate": {
         "{epoch}  loss {train_loss:.4f}, val {val_loss:.4f}  accuracy {accuracy:.4f}  mIoU {miou}{mark}  "
         "{speed:.1f} images/s",
