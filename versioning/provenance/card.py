@@ -54,7 +54,8 @@ def model_card(record: ModelRecord, products: Mapping[str, str]) -> str:
 def _ancestor(ancestor: Ancestor) -> str:
     origin = f" of run `{ancestor.run_id}`" if ancestor.run_id else ""
     data = f", trained on `{ancestor.data_path}`" if ancestor.data_path else ""
-    return f"`{_cell(ancestor.reference)}`{origin}, SHA-256 `{ancestor.sha256}`{data}"
+    reference = ancestor.reference.replace("`", "'")  # a path of a file may have one
+    return f"`{reference}`{origin}, SHA-256 `{ancestor.sha256}`{data}"
 
 
 def _metrics(metrics: Measurements) -> Iterator[tuple[str, ...]]:
