@@ -13,7 +13,7 @@ from core.hashing import file_sha256
 from core.i18n import tr, trn
 from lineage.ancestry import ancestor_links
 from lineage.lakefs_links import LakeFSLinks
-from lineage.links import Link, hash_mismatch
+from lineage.links import Link, hash_mismatch, name_members
 from lineage.mlflow_links import MlflowLinks
 from train.tracking import environment
 from utils import mlflow_utils
@@ -49,6 +49,7 @@ class Chain:
         of_model = list[Link]()
         if "lakefs_model_path" in known:
             of_model = list(self.lakefs.model(LakePath.parse_recorded(known["lakefs_model_path"])))
+            name_members(start, of_model)
             yield from of_model
         yield from ancestor_links(self.lakefs, {**(of_model[0].facts if of_model else {}), **run_link.facts})
         tags = dict(run.data.tags) if run is not None else {}

@@ -26,6 +26,7 @@ from utils import mlflow_utils, run_names
 from utils.ensemble_file import ENSEMBLE_FILE, is_member, working_copy
 from utils.identifiers import CommitId, RunId
 from utils.lakefs_utils import LakeFS, LakePath
+from utils.lineage import fold_of
 from utils.servers import Servers
 from versioning.lockfile import Lock, parse_lock, require_lock
 from versioning.migrate import EMBEDDED_ID
@@ -101,7 +102,7 @@ class Finder:
         if len(meanings) > 1:
             raise run_names.ambiguous(target, meanings)
         if named:
-            return [], [named[0].run_id]
+            return self._find_run(named[0].run_id)
         if git_commit:
             self._mention_lakefs_branch(target)
             return self.find_git(target, git_commit)
@@ -112,6 +113,19 @@ class Finder:
         if run_names.QUALIFIED.fullmatch(target) or self._lakefs_commit(target) is None:
             raise self._unknown(target)
         return self.find_commit(self.lake.repo, target)
+
+    def _find_run(self, run_id: str) -> tuple[list[Link], list[str]]:
+        """Find a run; that of a fold leads to the run of all folds, which has the model. A deleted run is found too."""
+        try:
+            run = mlflow_utils.get_run(self.client, self.settings, run_id)
+        except UsageError:
+            return [], [run_id]
+        fold = fold_of(run.data.tags)
+        if fold is None:
+            return [], [run_id]
+        stated = {**run.data.params, **run.data.tags}
+        facts: Facts = {key: stated[key] for key in ("lakefs_data_path", "git_commit") if key in stated}
+        return [Link(tr("run"), run_id, tr("fold {fold}", fold=fold[0]), facts)], [fold[1]]
 
     def _find_tag(self, name: str) -> tuple[list[Link], list[str]]:
         """Find a tag of Git, which is compared with the one of lakeFS, or a tag of lakeFS only."""
@@ -172,6 +186,9 @@ class Finder:
         if not runs:
             runs = self._runs_of_neighbours(path)
             link.note = tr("no run has its SHA-256; its run was found by the files beside it")
+        if not runs and path.suffix == ".pth":
+            runs = self._stated_run(path)
+            link.note = tr("no run has its SHA-256; its run is the one that it states")
         if not runs:
             raise UsageError(
                 tr(
@@ -197,6 +214,17 @@ class Finder:
         if not re.fullmatch("[0-9a-f]{64}", model_sha256):
             return []
         return self.runs_with_tag("model_sha256", model_sha256)
+
+    def _stated_run(self, path: Path) -> list[str]:
+        """Return the run that a model file states, such as a member of an ensemble, whose hash no run records."""
+        from segmentation.model_file import read_record
+
+        try:
+            run_id = RunId(read_record(path).lineage.get("run_id", ""))
+            mlflow_utils.get_run(self.client, self.settings, run_id)
+        except AppError:  # not a model of this project, or of a run that MLflow does not know
+            return []
+        return [run_id]
 
     def find_commit(self, repo: str, ref: str) -> tuple[list[Link], list[str]]:
         """Find a lakeFS commit of data or of a model; tags and branches resolve to theirs.

@@ -7,7 +7,7 @@ holds what it states about the chain (`facts`) and what is wrong with itself (`f
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from core.errors import UsageError
@@ -27,6 +27,7 @@ OPTIONAL_METRICS = ("test_miou", "test_accuracy", *OOF_METRICS, *CALIBRATION_MET
 # differs by kind of link and grows with each stored record, and only equality matters: strings, so that a value of
 # MLflow, of lakeFS and of a JSON file compare without knowing their types.
 Facts = dict[str, str]
+MEMBER_FACT = ".pth_sha256"  # end of the facts that `member_fact` returns
 
 
 @dataclass
@@ -76,7 +77,19 @@ def format_metric(value: object) -> str:
 
 def member_fact(file: str) -> str:
     """Return the fact that the SHA-256 of a member of an ensemble is."""
-    return f"{file}_sha256"
+    return f"{file}_sha256"  # file names of members end with .pth, see MEMBER_FACT
+
+
+def name_members(links: Iterable[Link], of_model: Iterable[Link]) -> None:
+    """Where a link states the hash of a member of the chain's ensemble as that of its model, state it as that member's."""
+    facts = {fact: value for link in of_model for fact, value in link.facts.items() if fact.endswith(MEMBER_FACT)}
+    members = {sha256: fact for fact, sha256 in facts.items()}
+    for link in links:
+        fact = members.get(link.facts.get("model_sha256", ""))
+        if fact is not None:
+            link.facts[fact] = link.facts.pop("model_sha256")
+            text = tr("one member of the ensemble: {file}", file=fact.removesuffix("_sha256"))
+            link.note = f"{link.note}, {text}" if link.note else text
 
 
 def hash_mismatch(name: str, expected: str, found: str) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from core.errors import UsageError
+from core.errors import UsageError, one_line
 from core.i18n import tr
-from utils.identifiers import CommitId, GitCommit, RecordedRun, Sha256
+from utils.identifiers import CommitId, GitCommit, RecordedRun, RunId, Sha256
 from utils.lakefs_utils import LakePath
 
 RELEASE_TAG = "lakefs_release_path"  # of a version: the directory of its release in lakeFS
@@ -55,6 +55,16 @@ class Lineage(Origin):
 
     model_path: LakePath
     data_path: LakePath
+
+
+def fold_of(tags: Mapping[str, str]) -> tuple[str, RunId] | None:
+    """Return the number of the fold that a run trained, and the run of all folds, by its tags; None for other runs.
+
+    Raises InvalidValue for a parent that is not a run ID.
+    """
+    if FOLD_TAG not in tags or PARENT_TAG not in tags:
+        return None
+    return one_line(tags[FOLD_TAG], 10), RunId(tags[PARENT_TAG])
 
 
 def read_first_epoch(tags: Mapping[str, str]) -> int:

@@ -20,7 +20,7 @@ from core.safety.urls import MASK, without_credentials
 from utils import mlflow_local
 from utils.identifiers import MAX_TIME_S, InvalidValue
 from utils.lakefs_utils import LakePath
-from utils.lineage import CLASSES_TAGS, Lineage
+from utils.lineage import CLASSES_TAGS, Lineage, fold_of
 from utils.network.certificates import MLFLOW
 from utils.network.failures import explain_failure, raise_if_refused
 from utils.network.limits import LimitExceeded, PageLimit, check_artifacts
@@ -293,8 +293,17 @@ def get_run(client: MlflowClient, settings: Settings, run_id: str) -> Run:
 
 
 def run_lineage(run: Run) -> Lineage:
-    """Return the lineage of a run. Raises AppError if it committed no model."""
+    """Return the lineage of a run. Raises AppError if it committed no model, as that of a fold."""
     tags, params = run.data.tags, run.data.params
+    if fold := fold_of(tags):
+        raise UsageError(
+            tr(
+                "run {run_id} is fold {fold} of run {parent}, which has the model of all folds: name that run",
+                run_id=run.info.run_id,
+                fold=fold[0],
+                parent=fold[1],
+            )
+        )
     missing = [key for key in ("lakefs_model_path", "lakefs_data_path") if key not in params]
     missing += [key for key in ("model_sha256",) if key not in tags]
     if missing:

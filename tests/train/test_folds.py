@@ -162,6 +162,18 @@ def test_infer_predicts_with_the_mean_and_the_lock_brings_all_models_back(
     assert listing["ensemble"] == [{"file": member.file, "sha256": member.sha256} for member in members]
     traced = project.run("lake.py", "trace", "out")
     assert traced.returncode == 0 and "models/fold-3.pth" in traced.stdout, traced.stdout
+    shutil.copy(project.folder / "models/fold-1.pth", project.folder / "moved.pth")
+    assert project.run("infer.py", "--model", "moved.pth", "--split", "test", "--output", "one").returncode == 0
+    child = folds_of(project, reference.run_id)[0].info.run_id
+    for target, note in (
+        ("moved.pth", "the one that it states, one member of the ensemble: fold-1.pth"),
+        ("one", "one member of the ensemble: fold-1.pth"),
+        (child, "fold 1"),
+    ):
+        traced = project.run("lake.py", "trace", target)
+        assert traced.returncode == 0 and note in traced.stdout and "3 folds" in traced.stdout, traced.stdout
+    refused = project.run("infer.py", "--run-id", child, "--split", "test", "--output", "two")
+    assert refused.returncode == 2 and f"is fold 1 of run {reference.run_id}" in refused.stderr, refused.stderr
     model = project.folder / "models/fold-2.pth"
     model.unlink()
     assert "fold-2.pth (missing)" in project.run("lake.py", "status").stdout

@@ -20,7 +20,7 @@ from train.reproduction.record_files import irreproducible, parse_environment, p
 from train.tracking import environment
 from utils.identifiers import GitCommit, RunId
 from utils.lakefs_utils import LakeFS, LakePath
-from utils.lineage import FOLD_TAG, PARENT_TAG, require_repository
+from utils.lineage import fold_of, require_repository
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -95,10 +95,9 @@ def _require_places(run: Run, run_id: str) -> tuple[str, LakePath, LakePath]:
     """Return the Git commit, the data's and the model's path. Raises UsageError."""
     tags, params = run.data.tags, run.data.params
     RunId(run_id)
-    if FOLD_TAG in tags and PARENT_TAG in tags:
-        fold, parent = tags[FOLD_TAG][:10], RunId(tags[PARENT_TAG])
+    if fold := fold_of(tags):
         raise irreproducible(
-            run_id, tr("it is fold {fold} of run {parent}: reproduce that run", fold=fold, parent=parent)
+            run_id, tr("it is fold {fold} of run {parent}: reproduce that run", fold=fold[0], parent=fold[1])
         )
     commit, state = GitCommit(tags.get("git_commit", "none")), tags.get(environment.PATCH_TAG)
     if commit == "none":
