@@ -78,6 +78,11 @@ class Settings:
     # --- experiments and the registry ---
     mlflow_tracking_uri: str | None = runtime_setting(None, mark("URL of MLflow"), unset=mark("SQLite in mlflow.db"))
     mlflow_experiment: str = runtime_setting("Image Segmentation", mark("MLflow experiment"))
+    optuna_storage: str | None = runtime_setting(
+        None,
+        mark("database of --sweep: a URL, or mlflow for that of MLFLOW_TRACKING_URI"),
+        unset=mark("SQLite in models/sweeps.db"),
+    )
     registered_model: str = runtime_setting("image-segmentation", mark("name of the registered model"), **MODEL)
     register_metric: str = runtime_setting(
         "best_val_miou",

@@ -14,6 +14,7 @@ python train.py --folds 5                          # five models that each hold 
 python train.py --resume last                      # resume the newest interrupted run
 python train.py --reproduce RUN_ID                 # train a run again from its records, and compare
 python train.py --init-env                         # make .env, with random keys for servers of your own
+python train.py --sweep sweep.yaml                 # search for the best settings (needs Optuna)
 python train.py --audit-labels                     # rank masks that look wrong, with a page to look at them
 """
 
@@ -46,6 +47,7 @@ ACTIONS = Actions(
         "--check-only": f"{READING} --data-dir --data-ref --dataset --json",
         "--audit-labels": f"{TRAINING} {LENGTH} --data-dir --data-ref --dataset --sample",
         "--overfit": f"{TRAINING} --init --data-dir --data-ref --dataset --sample",
+        "--sweep": f"{TRAINING} --init {LENGTH} --data-dir --data-ref --dataset --sample --replace --experiment-branch",
         "--reproduce": "--tolerance --trust-patch --device --workers --stream",
         "--resume": f"{TRAINING} {LENGTH} {RELEASE} --smoke --folds",
         DEFAULT: f"{TRAINING} --init --folds {LENGTH} {RELEASE} --data-dir --data-ref --dataset --sample --replace --smoke "
@@ -133,6 +135,9 @@ def add_action_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--audit-labels", action="store_true", help=tr("rank suspicious masks in models/audit/ (needs cleanlab)")
+    )
+    parser.add_argument(
+        "--sweep", metavar="FILE", help=tr("search for the best settings as this YAML file says (needs optuna)")
     )
     parser.add_argument(
         "--init-env", action="store_true", help=tr("make .env from .env.example, with random keys for your own servers")

@@ -18,6 +18,7 @@ def run(options: argparse.Namespace) -> int:
     """Do what the options ask; return the exit code. Under torchrun, every process calls this."""
     alone = {"--overfit": options.overfit is not None, "--reproduce": options.reproduce}
     alone |= {"--audit-labels": options.audit_labels, "--folds": options.folds is not None}
+    alone["--sweep"] = options.sweep
     single = next((option for option, given in alone.items() if given), None)
     if single and distributed.world_size() > 1:
         if not distributed.is_main():
@@ -48,6 +49,11 @@ def _run_main_process(options: argparse.Namespace) -> int:
         check(settings, options)
         return ExitCode.DONE
     check_before_work(settings, options)
+    if options.sweep:
+        from train.sweep.command import sweep
+
+        sweep(settings, given, options, lambda: prepare_directory(settings, options))
+        return ExitCode.DONE
     prepare_directory(settings, options)
     if options.overfit is not None:
         overfit(settings, options)
@@ -71,6 +77,10 @@ def check_before_work(settings: Settings, options: argparse.Namespace) -> None:
         from train.audit.ranking import require_cleanlab
 
         require_cleanlab()
+    if options.sweep:
+        from train.sweep.storage import require_optuna
+
+        require_optuna()
     from train.setup import check_device, check_request
 
     if options.resume or options.reproduce:  # network and sizes are those of the run

@@ -165,6 +165,7 @@ def record_of_run(tracker: RunTracker, data: LakePath, training: dict[str, Any])
         git=facts.git,
         processes=distributed.world_size(),
         hashes=dict(tracker.record),
+        resume_command=facts.resume_command,
         **training,
     ).to_dict()
 

@@ -39,6 +39,7 @@ class RunRecord:
     hashes: dict[str, str] = dataclasses.field(
         default_factory=dict
     )  # of the recorded files; empty in older checkpoints
+    resume_command: str = ""  # of a run that is part of a larger job; empty: --resume
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint."""

@@ -148,6 +148,14 @@ def interrupted_run(
 
     interrupted = resume.find(settings.model_path.parent, options.resume)
     record = interrupted.record
+    if record.resume_command:
+        raise UsageError(
+            tr(
+                "run {run_id} is part of a larger job, which resumes it: {command}",
+                run_id=record.run_id,
+                command=record.resume_command,
+            )
+        )
     conflicts = {
         "--data-dir": options.data_dir,
         "--data-ref": options.data_ref,

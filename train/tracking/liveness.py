@@ -18,7 +18,7 @@ from core.machine.identity import ProcessIdentity
 from core.reporting import notify
 from train.resume import CHECKPOINT_FILE
 from utils import mlflow_utils
-from utils.lineage import FOLD_TAG
+from utils.lineage import PARENT_TAG
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -67,7 +67,7 @@ def close_dead_runs(client: MlflowClient, settings: Settings, experiment_id: str
             run_id = str(run.info.run_id)
             if run_id != own_run and _is_dead(run, settings.model_path.parent / run_id):
                 checkpoint = settings.model_path.parent / run_id / CHECKPOINT_FILE
-                _close(client, run_id, checkpoint, FOLD_TAG in run.data.tags)
+                _close(client, run_id, checkpoint, PARENT_TAG in run.data.tags)
 
 
 def remove_false_error(client: MlflowClient, run_id: str) -> None:
@@ -108,10 +108,10 @@ def _is_locked(folder: Path) -> bool:
     return False
 
 
-def _close(client: MlflowClient, run_id: str, checkpoint: Path, is_fold: bool) -> None:
+def _close(client: MlflowClient, run_id: str, checkpoint: Path, is_child: bool) -> None:
     client.set_tag(run_id, "error", DEAD_ERROR)
     client.set_terminated(run_id, "KILLED")
-    if is_fold:
+    if is_child:
         return  # what is said of its parent is enough
     if checkpoint.exists():
         command = f"python train.py --resume {run_id}"

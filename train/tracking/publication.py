@@ -22,9 +22,9 @@ from dataset.formats.record import source_metadata
 from segmentation import pyfunc
 from segmentation.file_names import METRICS_FILE, MLMODEL, MODEL_FILE
 from segmentation.means import classes_tag, format_mean
-from train.base_train import Validation
+from train.base_train import EpochResult, Validation
 from train.tracking.logged_model import log_model
-from train.tracking.result import OOF, VAL, DataCommit, Result, TrainedModel, class_metrics
+from train.tracking.result import OOF, VAL, DataCommit, Result, TrainedModel, class_metrics, split_metrics
 from train.tracking.run_tracker import WARNINGS_KEY, RunTracker, dataset_digest
 from utils import mlflow_utils
 from utils.ensemble_file import ENSEMBLE_FILE, MODEL_FILE_KEY, working_copy
@@ -176,6 +176,16 @@ class Publication:
             )
             tracker.client.set_tag(tracker.run_id, "model_sha256", sha256)
         return path
+
+    def record_metrics(self, best: EpochResult) -> None:
+        """Record the metrics of a model that is not kept, as those of a committed one are recorded."""
+        from mlflow.entities import RunTag
+
+        step, v = self.tracker.step_of(best), best.validation
+        self.tracker.log_metrics({**split_metrics(v, None), "best_epoch": float(step)}, step)
+        with mlflow_utils.convert_errors(self.tracker.settings, tr("recording the run")):
+            classes = [RunTag(classes_tag(VAL), str(v.coverage))]
+            self.tracker.client.log_batch(self.tracker.run_id, tags=classes)
 
     def _warning_metadata(self) -> dict[str, str]:
         """Return the kinds of the data's warnings; their texts are in metrics.json."""

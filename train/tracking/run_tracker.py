@@ -59,6 +59,7 @@ class RunFacts:
     target_branch: str | None  # of an experiment: where a champion is merged
     smoke: bool
     more_tags: Mapping[str, str] = field(default_factory=dict)  # of a run that belongs to another one: its parent's id
+    resume_command: str = ""  # empty: --resume with the run's id
 
     def tags(self) -> dict[str, str]:
         """Return the tags, with Git's commit under MLflow's own name too; lakectl's name of it is for lakeFS."""
@@ -185,7 +186,8 @@ class RunTracker:
         """Say how the run is resumed after an error; without a checkpoint, remove its folder."""
         checkpoint = self.folder / CHECKPOINT_FILE
         if checkpoint.exists() and not isinstance(error, Diverged):
-            warn(tr("to resume: python train.py --resume {run_id}", run_id=self.run_id))
+            command = self.facts.resume_command or f"python train.py --resume {self.run_id}"
+            warn(tr("to resume: {command}", command=command))
         elif not checkpoint.exists():
             self.release()
 

@@ -1,0 +1,1 @@
+"""A search for the best settings (`--sweep`): many trainings, one study of Optuna, one parent run."""

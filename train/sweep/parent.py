@@ -1,0 +1,221 @@
+"""The parent run of a sweep: it has the data, sweep.yaml and the result; the trials are its children."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from config import ROOT, Settings
+from config import SETTINGS as SETTINGS_TABLE
+from core import git
+from core.errors import UsageError, describe_error
+from core.i18n import tr
+from core.machine.identity import ProcessIdentity
+from core.process import defer_interrupt
+from core.reporting import notify, warn
+from train.jobs.job import Job
+from train.sweep.plan import SweepPlan
+from train.sweep.study import SILENT_S, SharedStudy
+from train.sweep.trial import SWEEP_TAG, Sweep
+from train.tracking import liveness
+from train.tracking.publication import Publication
+from train.tracking.run_tracker import ERROR_LIMIT, RunFacts, RunTracker
+from train.warm_start.load import load_initial
+from train.warm_start.resolve import resolve_initial
+from utils import mlflow_utils
+from utils.lakefs_utils import LakePath
+from utils.lineage import require_repository
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from utils.lakefs_utils import LakeFS
+
+FILE = "sweep.yaml"  # artifact of the parent run
+# User attributes of the study.
+SETTINGS, EXPLICIT, GIVEN, PARENT, PREPARING = "settings", "explicit", "given", "parent_run_id", "preparing"
+BRANCH, TARGET, DATA_PATH, MANIFEST, FINISHED = "branch", "target_branch", "data_path", "data_manifest", "finished"
+POLL_S = 2.0
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a process needs to open a sweep."""
+
+    settings: Settings  # with those that are fixed for all trials
+    given: Mapping[str, Any]  # settings of the command line
+    study: SharedStudy
+    options: argparse.Namespace
+    prepare_directory: Callable[[], None]  # called if the sweep is new
+    command: str  # that resumes the sweep
+
+    @property
+    def plan(self) -> SweepPlan:
+        """The plan of the sweep."""
+        return self.study.plan
+
+
+def open_sweep(start: Start, lake: LakeFS, client: MlflowClient) -> Sweep:
+    """Return the sweep with its checked data: the first process commits the data, all others get it from the commit."""
+    from versioning.checkout import checked_data
+
+    job = None
+    with start.study.locked():
+        _wait_for_preparation(start.study)
+        if start.study.attribute(DATA_PATH) is None:
+            settings, job = _prepare(start, lake, client)
+        else:
+            settings = recorded_settings(start.settings, start.given, start.study)
+    recorded = start.study.attribute
+    data_path = LakePath.parse_recorded(recorded(DATA_PATH))
+    if job is None:
+        if recorded(TARGET):
+            lake.start_experiment(recorded(BRANCH))
+        _, data = checked_data(settings, lake, str(data_path))
+    else:
+        data = job.data
+    initial = job.initial if job else load_initial(settings, lake)
+    code = git.read_facts(ROOT, settings.data_dir)
+    facts = RunFacts(code, lake.repo, recorded(BRANCH), recorded(TARGET), False, resume_command=start.command)
+    return Sweep(settings, lake, client, start.study, facts, recorded(PARENT), data, data_path, initial)
+
+
+def _wait_for_preparation(study: SharedStudy) -> None:
+    """Wait while a process of another machine prepares the sweep."""
+    reported = False
+    while study.attribute(DATA_PATH) is None:
+        identity, _, since = (study.attribute(PREPARING) or "").partition("|")
+        owner = ProcessIdentity.parse(identity)
+        if owner is None or owner.is_alive() is False or time.time() - float(since) > SILENT_S:
+            return
+        if not reported:
+            notify(tr("another process prepares the sweep: waiting"))
+            reported = True
+        time.sleep(POLL_S)
+
+
+def _prepare(start: Start, lake: LakeFS, client: MlflowClient) -> tuple[Settings, Job]:
+    """Check and commit the data within a new parent run; record both in the study."""
+    from train.jobs.training import new_job
+
+    study = start.study
+    study.set_attributes({PREPARING: f"{ProcessIdentity.of_this_process()}|{time.time():.0f}"})
+    start.prepare_directory()
+    settings, initial = resolve_initial(start.settings, lake)
+    job = new_job(settings, lake, start.options, initial)
+    tags = {SWEEP_TAG: start.plan.name, "mlflow.runName": start.plan.name}
+    facts = dataclasses.replace(job.facts, more_tags=tags, resume_command=start.command)
+    tracker = RunTracker.start(client, settings, facts)
+    with tracker.closing():
+        data = Publication(lake, tracker, job.data, job.replace).commit_data(job.pinned)
+        images = {split: len(job.data.split(split)) for split in job.data.pixel_counts}
+        tracker.log_data(data.path, data.manifest_sha256, images, list(job.data.classes.names))
+        tracker.log_warnings(job.data.warnings)
+        _record_plan(tracker, start.plan)
+    tracker.release()
+    study.set_attributes(
+        {
+            SETTINGS: _plain(settings.reproducible_settings()),
+            EXPLICIT: sorted(settings.explicit),
+            GIVEN: _plain(start.given),
+            BRANCH: job.facts.branch,
+            TARGET: job.facts.target_branch,
+            PARENT: tracker.run_id,
+            MANIFEST: data.manifest_sha256,
+            DATA_PATH: str(data.path),  # last: now the sweep is prepared
+        }
+    )
+    return settings, job
+
+
+def recorded_settings(settings: Settings, given: Mapping[str, Any], study: SharedStudy) -> Settings:
+    """Return the settings with which the sweep was started. Raises UsageError for an option that differs."""
+    known, first = settings.reproducible_settings(), study.attribute(GIVEN)
+    recorded = {name: _from_json(value) for name, value in study.attribute(SETTINGS).items() if name in known}
+    for name in given.keys() & recorded.keys():
+        started = _from_json(
+            first.get(name, recorded[name])
+        )  # as it was typed: INIT became a reference that does not move
+        if given[name] != started:
+            raise UsageError(
+                tr(
+                    "{option}: sweep '{name}' was started with {recorded}, now {given}: leave the option out, or give the new "
+                    "search another name",
+                    option=SETTINGS_TABLE[name].option or name.upper(),
+                    name=study.plan.name,
+                    recorded=started,
+                    given=given[name],
+                )
+            )
+    data = LakePath.parse_recorded(study.attribute(DATA_PATH))
+    require_repository(settings.lakefs_repo, study.attribute(PARENT), data.repo)
+    branch = study.attribute(TARGET) or study.attribute(BRANCH)
+    explicit = frozenset(study.attribute(EXPLICIT))
+    return dataclasses.replace(settings, **recorded, explicit=explicit, lakefs_branch=branch)
+
+
+def _from_json(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values as JSON has them."""
+    plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    return plain
+
+
+def _record_plan(tracker: RunTracker, plan: SweepPlan) -> None:
+    record = {f"sweep_{key}": value for key, value in plan.record().items() if value is not None}
+    params = {key: value if isinstance(value, str) else json.dumps(value) for key, value in record.items()}
+    tracker.log_params({**params, "sweep_sha256": plan.sha256})
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, FILE).write_bytes(plan.content)
+        tracker.log_artifacts(Path(folder))
+
+
+@contextlib.contextmanager
+def working(sweep: Sweep) -> Iterator[None]:
+    """Keep the parent run RUNNING while this process works; close it if this process ends as the last one, interrupted."""
+    client, run_id = sweep.client, sweep.parent_id
+    with mlflow_utils.convert_errors(sweep.settings, tr("opening the run")):
+        run = mlflow_utils.get_run(client, sweep.settings, run_id)
+        for key, value in liveness.process_tags().items():
+            client.set_tag(run_id, key, value)
+        if "error" in run.data.tags:
+            client.delete_tag(run_id, "error")
+        client.update_run(run_id, status="RUNNING")
+    heartbeat = liveness.Heartbeat(client, run_id)
+    try:
+        yield
+    except BaseException as error:
+        heartbeat.stop()
+        warn(tr("to resume: {command}", command=sweep.facts.resume_command))
+        _close_after(sweep, error)
+        raise
+    heartbeat.stop()
+
+
+def _close_after(sweep: Sweep, error: BaseException) -> None:
+    status = "FAILED" if isinstance(error, Exception) else "KILLED"
+    try:
+        with defer_interrupt():
+            if not sweep.study.running_elsewhere():
+                sweep.client.set_tag(sweep.parent_id, "error", describe_error(error)[:ERROR_LIMIT])
+                sweep.client.set_terminated(sweep.parent_id, status)
+    except Exception as second:  # the first error is the one to show
+        warn(
+            tr(
+                "could not close run {run_id} as {status}: {error}",
+                run_id=sweep.parent_id,
+                status=status,
+                error=describe_error(second),
+            )
+        )
