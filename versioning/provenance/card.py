@@ -36,7 +36,7 @@ def model_card(record: ModelRecord, products: Mapping[str, str]) -> str:
         "## Calibration",
         _calibration(record.metrics),
         "## Classes",
-        _table(("class", *(f"IoU on {split}" for split in record.metrics.splits)), _classes(record.metrics)),
+        _table(("class", *(f"IoU on {_name(split)}" for split in record.metrics.splits)), _classes(record.metrics)),
         "## Promotion",
         describe_promotion(record.gate),
         "## Warnings",
@@ -58,9 +58,14 @@ def _ancestor(ancestor: Ancestor) -> str:
     return f"`{reference}`{origin}, SHA-256 `{ancestor.sha256}`{data}"
 
 
+def _name(split: str) -> str:
+    """Return the name of what was measured: 'oof' are the images that the folds of train and val held out."""
+    return "held-out folds" if split == "oof" else split
+
+
 def _metrics(metrics: Measurements) -> Iterator[tuple[str, ...]]:
     for split, figures in metrics.splits.items():
-        yield split, _figure(figures.miou), figures.classes, _figure(figures.accuracy)
+        yield _name(split), _figure(figures.miou), figures.classes, _figure(figures.accuracy)
 
 
 def _calibration(metrics: Measurements) -> str:
