@@ -11,6 +11,7 @@ import pytest
 
 from core.errors import UsageError
 from core.hashing import file_sha256
+from dataset.splitting.fold_file import read_folds, write_folds
 from dataset.splitting.splits import SPLIT_MARK
 from tests.support.clones import Clone
 from tests.support.servers import branches
@@ -269,6 +270,21 @@ def test_split_files_of_train_are_taken_together(pair: tuple[Clone, Clone]) -> N
     sync.merge(mine.settings, mine.lake, "main", None)
     for name in ("splits/train.txt", "splits/val.txt"):
         assert mine.read()[name] == theirs.read()[name]
+    assert mine.read()["images/own.png"] == "mine"
+
+
+def test_folds_of_the_branch_are_taken(pair: tuple[Clone, Clone]) -> None:
+    mine, theirs = pair
+    write_folds(mine.root, 3, {"00": 1, "01": 2, "02": 3})
+    mine.push()
+    sync.pull(theirs.settings, theirs.lake, "main", force=True)
+    theirs.write(added="theirs")
+    write_folds(theirs.root, 3, {"00": 1, "01": 2, "02": 3, "added": 2})
+    theirs.push()
+    mine.write(own="mine")
+    write_folds(mine.root, 3, {"00": 1, "01": 2, "02": 3, "own": 1})
+    sync.merge(mine.settings, mine.lake, "main", None)
+    assert read_folds(mine.root, 3) == {"00": 1, "01": 2, "02": 3, "added": 2}
     assert mine.read()["images/own.png"] == "mine"
 
 
