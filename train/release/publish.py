@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 AUTO = "auto"  # the next name of the form v1.1-acc90
 # Parameters of a run for the message; those that data and machine decided are prefixed with `resolved_`.
-PARAMETERS = ("model", "epochs", "batch_size", "learning_rate", "image_size", "loss", "seed")
+PARAMETERS = ("model", "folds", "epochs", "batch_size", "learning_rate", "image_size", "loss", "seed")
 FIGURES = re.compile(r"accuracy (\d+)%.*?mIoU (\d\.\d+)", re.DOTALL)  # in the message of an earlier result's tag
 
 
