@@ -42,13 +42,13 @@ AFTER_LATIN = re.compile(rf"([A-Za-z0-9]+)['\"/*]*({CHOSEN}){END}")
 
 # How the end of a word is read in Korean; words that are not listed end in a vowel (merge: 머지, lakeFS: 에스).
 RIEUL = re.compile(
-    "al|dir|email|file|html|label|local|manual|mlmodel|model|mysql|pickle|pole|pull|sample|sql|ssl|title|url|val|xml|"
+    "al|dir|email|file|html|label|local|manual|mlmodel|model|mysql|null|pickle|pole|postgresql|pull|sample|sql|ssl|title|url|val|xml|"
     "ya?ml"
 )
 CONSONANT = re.compile(
     "action|adam|batchnorm|bucket|champion|checkout|cleanlab|column|commit|config|dataset|destination|en|format|fpn|git|"
-    "github|init|input|json|lock|login|long|main|min|module|name|nan|net|none|norm|onnxruntime|open|origin|orientation|output|"
-    "pin|plan|pub|python|region|resume|rollback|run|scan|script|segmentation|setup|shutdown|signing|split|token|torchvision|train|training|"
+    "github|init|input|json|limit|lock|login|long|main|min|module|name|nan|net|none|norm|onnxruntime|open|origin|orientation|output|"
+    "pin|plan|pub|python|random|region|resume|rollback|run|scan|script|segmentation|setup|shutdown|signing|split|sweep|token|torchvision|train|training|"
     "torchrun|transform|type|up|version|zip|zlib"
 )
 VOWEL = re.compile("s3|ec2")

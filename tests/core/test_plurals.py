@@ -51,6 +51,7 @@ EXCEPTIONS = {
         "1 to {count} members",
         "images in train and val: {count}: python train.py --folds {folds} judges a model by all of them, not by the {val} of val",
         "out-of-fold, all {count} images of train and val: accuracy {accuracy:.4f}, mIoU {miou}",
+        "the first {count} trials failed: {reason}",
         "{count} numbers",
         "{metric} of each slice of REGISTER_SLICES. Slices with fewer than {count} groups have no interval.",
         "1 to {count} classes",
