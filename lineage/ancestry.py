@@ -8,9 +8,10 @@ from pathlib import Path
 from core.errors import AppError
 from core.hashing import file_sha256
 from core.i18n import tr
-from lineage.lakefs_links import LakeFSLinks
+from lineage.lakefs_links import HEAD_BYTES, LakeFSLinks
 from lineage.links import Link, hash_mismatch
 from train.warm_start.packages import PREFIX, find_package
+from utils.ensemble_file import MAX_BYTES, is_ensemble
 from utils.lakefs_utils import LakePath
 from utils.lineage import INIT, INIT_DATA_PATH, INIT_RUN_ID, INIT_SHA256
 from versioning.provenance.ancestors import MOST, Ancestor, parent_of
@@ -40,9 +41,13 @@ def _read(lakefs: LakeFSLinks, stated: Ancestor) -> tuple[Link, Mapping[str, str
     """Return the link of an initial model, and the metadata of its commit; empty if it is not in lakeFS."""
     if stated.path is None:
         return _read_local(stated), {}
-    link, found, _ = lakefs.read_file(tr("initial model"), stated.path)
+    ensemble = is_ensemble(stated.path.path)
+    kept = MAX_BYTES if ensemble else HEAD_BYTES
+    link, found, content = lakefs.read_file(tr("initial model"), stated.path, kept)
     if found is None:
         return link, {}
+    for member in lakefs.members(stated.path, link, content) if ensemble else ():
+        link.faults += [f"{member.name}: {fault}" for fault in member.faults]
     metadata = lakefs.lake.commit_metadata(stated.path.ref, stated.path.repo)
     link.faults += _faults(stated, found, metadata)
     link.facts = {INIT: stated.reference, INIT_SHA256: found, INIT_RUN_ID: stated.run_id}

@@ -58,7 +58,7 @@ class LakeFSLinks:
         """Yield the links of the model file with its commit, of an ensemble's members, and of metrics.json and MLmodel."""
         kept = MAX_BYTES if is_ensemble(path.path) else HEAD_BYTES
         model, found, content = self.read_file(tr("model"), path, kept)
-        members = self._members(path, model, content) if found is not None and is_ensemble(path.path) else []
+        members = self.members(path, model, content) if found is not None and is_ensemble(path.path) else []
         report, metrics = self._read_json_beside(path, METRICS_FILE)
         mlmodel, description = self._read_json_beside(path, MLMODEL)
         if found is not None:
@@ -84,7 +84,7 @@ class LakeFSLinks:
             mlmodel.facts["model_sha256"] = str(described.get("model_sha256") if isinstance(described, dict) else None)
         yield from (model, *members, report, mlmodel)
 
-    def _members(self, path: LakePath, model: Link, content: bytes) -> list[Link]:
+    def members(self, path: LakePath, model: Link, content: bytes) -> list[Link]:
         """Return the link of each member of an ensemble, with a fault if it is not the file that ensemble.json names.
 
         A file that is not an ensemble is a fault of `model`.

@@ -112,10 +112,16 @@ def free_memory(device: torch.device) -> int:
     return available_memory()
 
 
-def peak_rate(wanted: float | None, model: str, pretrained: bool) -> tuple[float, str]:
-    """Return the peak learning rate of AdamW, and why."""
+def peak_rate(wanted: float | None, model: str, pretrained: bool, trained: bool = False) -> tuple[float, str]:
+    """Return the peak learning rate of AdamW, and why; `trained`: all weights are those of a trained model.
+
+    Measured on CamVid (benchmarks/warm_start.py, compact_fpn): from the champion, a third of the rate from scratch needs
+    the fewest steps until the model is as good again, and gives the best one; the whole rate first destroys what is known.
+    """
     if wanted is not None:
         return wanted, tr("as set")
+    if trained:
+        return (1e-3 if model in COMPACT else 3e-4), tr("a third of that from scratch: more destroys what is known")
     if pretrained and model == LITE_FPN:
         return 2e-3, tr("a new decoder on a small encoder with published weights")
     if pretrained:

@@ -150,7 +150,9 @@ def prepare_training(
     peak_rate = decisions.take(
         tr("peak learning rate"),
         "learning_rate",
-        auto_settings.peak_rate(settings.learning_rate, settings.model, settings.pretrained),
+        auto_settings.peak_rate(
+            settings.learning_rate, settings.model, start.published, trained=isinstance(initial, InitialModel)
+        ),
     )
     precision = decisions.take(tr("precision"), "precision", auto_settings.precision(settings.precision, device))
     _report_network(settings.model, network, data.classes.num_classes, device)

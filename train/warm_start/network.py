@@ -32,6 +32,7 @@ class Start:
     network: nn.Module
     normalisation: Normalisation | None = None
     facts: dict[str, str] = field(default_factory=dict)
+    published: bool = False  # whether its encoder has published weights
 
 
 def build_start(settings: Settings, classes: tuple[str, ...], channels: int, initial: Initial | None) -> Start:
@@ -64,7 +65,7 @@ def _start_from_published(settings: Settings, classes: int, channels: int, initi
     reason = tr("SHA-256 {sha256}", sha256=published.sha256)
     notify(escape_line(f"{tr('published weights')}: {published.source} ({reason})"))
     facts = {"pretrained_weights": published.source, "pretrained_sha256": published.sha256}
-    return Start(network, published.normalisation if channels == 3 else None, facts)
+    return Start(network, published.normalisation if channels == 3 else None, facts, published=True)
 
 
 def _start_from_model(settings: Settings, classes: tuple[str, ...], channels: int, initial: InitialModel) -> Start:

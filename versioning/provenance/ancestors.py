@@ -38,6 +38,8 @@ def parent_of(record: Mapping[str, str]) -> Ancestor | None:
     if INIT not in record:
         return None
     run_id, data_path = record.get(INIT_RUN_ID, ""), record.get(INIT_DATA_PATH, "")
+    if record[INIT].startswith(LAKEFS):
+        LakePath.parse_recorded(record[INIT])
     return Ancestor(
         record[INIT],
         Sha256(record.get(INIT_SHA256, "")),

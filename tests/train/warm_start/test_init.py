@@ -123,6 +123,7 @@ def test_network_input_size_and_normalisation_are_those_of_the_champion(
     assert (child.input_size, child.normalisation) == (parent.input_size, parent.normalisation)
     text = (project.folder / "warm.txt").read_text()
     assert "input size: 48 48 (that of the initial model)" in text
+    assert "peak learning rate: 0.001 (a third of that from scratch: more destroys what is known)" in text
     assert f"initial model: {champion['lakefs_model_path']} (run {champion['run_id']}" in text
 
 
