@@ -10,6 +10,7 @@ python lake.py pull --merge                        # what others pushed since, i
 python lake.py diff main~1 main                    # paths, and what changed per class
 python lake.py import s3://photos/2026/ --to data/  # objects of a bucket into lakeFS: references, no copies
 python lake.py import-labels export/ --to data/    # an export of CVAT, VOC, COCO, ... into the data directory
+python lake.py shards main --to shards-1           # images in few large objects, for more than a million files
 python lake.py setup                               # a new server: first user, repository, quality gate, protection
 
 REF: a branch, tag, commit id or its beginning, main~1, lakefs://REPOSITORY/REF/data/, or the word lock (lakefs.lock)
@@ -43,6 +44,7 @@ ACTIONS = {
     "trace": Actions({DEFAULT: "WHAT --json --long"}),
     "verify": Actions({DEFAULT: "REF --json"}),
     "import": Actions({DEFAULT: "s3://BUCKET/PREFIX --to --replace"}),
+    "shards": Actions({DEFAULT: "REF --to --shard-mb"}),
     "setup": Actions({DEFAULT: "--require-passed"}),
 }
 TAG_LISTING = "list"  # a tag of this name would be a mistake for `lake.py tag`
@@ -177,6 +179,12 @@ def add_server_commands(commands: _Commands) -> None:
         "--to", dest="destination", default="data/", metavar="PATH/", help=tr("path in lakeFS (default: data/)")
     )
     importing.add_argument("--replace", action="store_true", help=tr("replace the files at that path"))
+    shards = commands.add("shards", tr("write the images of a version into few large objects (needs webdataset)"))
+    shards.add_argument("ref", metavar="REF")
+    shards.add_argument("--to", dest="branch", required=True, metavar="BRANCH", help=tr("new branch for their commit"))
+    shards.add_argument(
+        "--shard-mb", type=positive_int, default=256, metavar="N", help=tr("10^6 bytes of an object (default: 256)")
+    )
     setup = commands.add("setup", tr("prepare a real server: user, repository, gate, protection"))
     setup.add_argument(
         "--require-passed", action="store_true", help=tr("also refuse to merge models below the threshold")

@@ -55,7 +55,10 @@ class Chain:
         tags = dict(run.data.tags) if run is not None else {}
         yield from self.lakefs.exports(tags, {link.export for link in start})
         if "lakefs_data_path" in known:
-            yield self.lakefs.data(LakePath.parse_recorded(known["lakefs_data_path"]))
+            data = LakePath.parse_recorded(known["lakefs_data_path"])
+            yield self.lakefs.data(data)
+            if run is not None and "data_shards" in run.data.params:
+                yield self.lakefs.shards(LakePath.parse_recorded(run.data.params["data_shards"]), data)
         yield self.code(run_id, known, tags)
 
     def artifacts(self, run: Run) -> Link:

@@ -18,8 +18,10 @@ from inference.formats import EXPORT_FILES, export_path_tag, export_sha256_tag
 from lineage.links import MODEL_METRICS, OPTIONAL_METRICS, Link, commit_facts, format_metric, hash_mismatch, member_fact
 from segmentation.file_names import METRICS_FILE, MLMODEL
 from utils.ensemble_file import MAX_BYTES, is_ensemble, parse_ensemble
+from utils.lakefs_client.content import RemoteFile
 from utils.lakefs_utils import LakeFS, LakePath
 from utils.lineage import CLASSES_TAGS
+from versioning.streaming.shards import source_of
 from versioning.versions import data_manifest
 
 HEAD_BYTES = 1 << 20  # of a file that are kept, to be parsed as JSON
@@ -157,11 +159,28 @@ class LakeFSLinks:
 
     def _read_data(self, path: LakePath) -> Link:
         link = Link(tr("data"), str(path), facts={"lakefs_data_commit": path.ref}, rehashed=True)
+        remote = self._verify_files(link, path)
+        if remote is not None and all(file.sha256 for file in remote):
+            hashes = {file.path.removeprefix(path.path): str(file.sha256) for file in remote}
+            link.facts["data_manifest_sha256"] = data_manifest(hashes, path.path)
+        return link
+
+    def shards(self, path: LakePath, source: LakePath) -> Link:
+        """Return the link of the shards that a training read the data commit `source` from, hashed again."""
+        link = Link(tr("shards"), str(path), rehashed=True)
+        self._verify_files(link, path)
+        stated = None if link.faults else source_of(self.lake, path)
+        if stated != source and not link.faults:
+            link.faults.append(tr("shards of {stated}, expected of {source}", stated=stated, source=source))
+        return link
+
+    def _verify_files(self, link: Link, path: LakePath) -> list[RemoteFile] | None:
+        """Return the objects at a path, None without a listing, and state on the link which of them are damaged."""
         try:
             remote = list(self.lake.objects(path.ref, path.path, path.repo))
         except AppError as error:
             link.faults.append(str(error))
-            return link
+            return None
         results = parallel(lambda file: self.lake.verify_object(path, file), remote)
         for file, result in progress(results, len(remote), tr("verifying the data"), tr("files")):
             if result is not None:
@@ -169,10 +188,7 @@ class LakeFSLinks:
         link.note = trn("{count} file", "{count} files", len(remote))
         if not remote:
             link.faults.append(tr("no files in lakeFS"))
-        if all(file.sha256 for file in remote):
-            hashes = {file.path.removeprefix(path.path): str(file.sha256) for file in remote}
-            link.facts["data_manifest_sha256"] = data_manifest(hashes, path.path)
-        return link
+        return remote
 
 
 def beside(path: LakePath, name: str) -> LakePath:

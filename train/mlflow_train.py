@@ -14,6 +14,7 @@ from core.pages.cards import Gallery
 from core.reporting import notify
 from core.safety.urls import without_credentials
 from dataset.classes import UInt8
+from dataset.sources.files import FileSource
 from train.base_train import EpochResult
 from train.model_train import ModelTrain
 from train.parallel import distributed
@@ -28,6 +29,7 @@ from train.tracking.result import DataCommit, Result, RunSummary, class_metrics
 from train.tracking.run_tracker import RunTracker
 from train.tracking.used_settings import used_settings
 from utils.lakefs_utils import LakePath
+from versioning.streaming.files import shards_of
 
 PREVIEW_FILE = "preview.jpg"  # in models/<run id>/: the overlays of the last epoch
 
@@ -107,7 +109,7 @@ class MlflowTrain(ModelTrain):
             figures.save_samples(part, self.setup.val_images, indices, predicted, "JPEG")
 
     def run_record(self) -> dict[str, Any]:
-        return record_of_run(self.tracker, self.data_commit.path, super().run_record())
+        return record_of_run(self.tracker, self.data_commit.path, self.setup.data.source, super().run_record())
 
     def log_report(self, result: Result, folder: Path, samples: Gallery) -> None:
         """Record the figures and tables in `folder` with the report, which shows `samples`; copy it to the run's folder."""
@@ -152,8 +154,12 @@ def log_setup(tracker: RunTracker, setup: TrainingSetup, initial: dict[str, str]
     )
 
 
-def record_of_run(tracker: RunTracker, data: LakePath, training: dict[str, Any]) -> dict[str, Any]:
-    """Return what a checkpoint says of its run; `training` are `settings` and `classes`, see `ModelTrain.run_record`."""
+def record_of_run(tracker: RunTracker, data: LakePath, source: FileSource, training: dict[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint says of its run; `training` are `settings` and `classes`, see `ModelTrain.run_record`.
+
+    `source` reads the files of the data.
+    """
+    shards = shards_of(source)
     facts = tracker.facts
     return RunRecord(
         run_id=tracker.run_id,
@@ -166,6 +172,7 @@ def record_of_run(tracker: RunTracker, data: LakePath, training: dict[str, Any])
         processes=distributed.world_size(),
         hashes=dict(tracker.record),
         resume_command=facts.resume_command,
+        shards=None if shards is None else str(shards),
         **training,
     ).to_dict()
 

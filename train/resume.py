@@ -36,6 +36,7 @@ class RunRecord:
     git: GitFacts
     classes: dict[str, Any]
     processes: int  # of torchrun; 1 without it
+    shards: str | None = None  # lakeFS path of those that the data is read from
     hashes: dict[str, str] = dataclasses.field(
         default_factory=dict
     )  # of the recorded files; empty in older checkpoints
@@ -61,6 +62,7 @@ class RunRecord:
             "branch": str(Branch(content["branch"])),
             "target_branch": None if target is None else str(Branch(target)),
             "data_path": LakePath.parse_recorded(content["data_path"]),
+            "shards": None if (shards := content.get("shards")) is None else str(LakePath.parse_recorded(shards)),
             "git": GitFacts(**content["git"]),
         }
         return RunRecord(**{**content, **checked})

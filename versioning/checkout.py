@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from config import ROOT, Settings
@@ -16,10 +17,11 @@ from dataset.sources.files import LOCAL_FILES, FileSource
 from dataset.sources.synthetic import generate_sample, holds_sample
 from dataset.summary import summary
 from dataset.validation import check_data
-from utils.lakefs_utils import LakeFS, LakePath
+from utils.lakefs_utils import LakeFS, LakePath, connect
 from versioning.data_directory import is_default
 from versioning.lockfile import is_reachable, read_lock, unreachable_data
 from versioning.streaming.choice import open_streamed
+from versioning.streaming.shards import require_webdataset, write_shards
 from versioning.sync import download_data, require_complete
 from versioning.versions import DATA_PREFIX, find_data
 
@@ -114,10 +116,21 @@ def checked_data(
 def open_commit(settings: Settings, lake: LakeFS, data_ref: str) -> tuple[LakePath, Path, FileSource]:
     """Return the path of a data commit with its full commit id, its directory in the cache, and what reads its files.
 
-    They are downloaded, or streamed as long as `lake` is connected.
+    For a commit of shards, it is that of the data commit that they are of. They are downloaded, or streamed as long as `lake` is connected.
     """
     pinned = find_data(lake, data_ref, settings.cache_dir)
     streamed = open_streamed(settings, lake, pinned)
     if streamed is not None:
-        return pinned, streamed.place.root, streamed
+        return streamed.place.source, streamed.place.root, streamed
     return pinned, safe_join(lake.download(pinned, settings.cache_dir), pinned.path), LOCAL_FILES
+
+
+def write_shards_of(settings: Settings, ref: str, branch: str, size: float) -> None:
+    """Commit the images and masks of a version as shards of `size` bytes to a branch. Raises UsageError, AppError."""
+    require_webdataset()
+    settings = dataclasses.replace(settings, stream="always")
+    with connect(settings) as lake:
+        lake.require_experiment_name(branch)
+        source, data = checked_data(settings, lake, ref)
+        assert source is not None  # a version is named
+        write_shards(settings, lake, source, data, branch, size)

@@ -54,6 +54,11 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
 
         import_prefix(settings, options.uri, options.destination, options.replace)
         return ExitCode.DONE
+    if options.command == "shards":
+        from versioning.checkout import write_shards_of
+
+        write_shards_of(settings, options.ref, options.branch, options.shard_mb * 1e6)
+        return ExitCode.DONE
     if options.command == "push" and options.to:
         from versioning.migrate import copy_history
 

@@ -137,9 +137,9 @@ def test_download_resumes_after_a_kill(lake: LakeFS, lakefs_server: Server, tmp_
             stream.write(file.path.read_bytes() + (b"more" if damage == "too long" else b""))
     had, begun, real = part.stat().st_size, list[int](), lake.connection.transfer._read_from
 
-    def recorded(repo: str, ref: str, path: str, link: str | None, offset: int) -> Iterator[bytes]:
+    def recorded(repo: str, ref: str, path: str, link: str | None, offset: int, stop: int | None) -> Iterator[bytes]:
         begun.append(offset)
-        return real(repo, ref, path, link, offset)
+        return real(repo, ref, path, link, offset, stop)
 
     lake.connection.transfer._read_from = recorded  # type: ignore[method-assign]
     tree = lake.download(source, cache)

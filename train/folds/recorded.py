@@ -79,7 +79,7 @@ class RecordedFolds(FoldsTraining):
             "settings": self.settings.reproducible_settings(),
             "classes": self.division.data.classes.to_dict(),
         }
-        run = record_of_run(self.tracker, self.data.path, training)
+        run = record_of_run(self.tracker, self.data.path, self.division.data.source, training)
         with defer_interrupt():
             save_checkpoint(self.checkpoint_file, {"run": run, "state": state})
             for fold in self.finished[-1:]:

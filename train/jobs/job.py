@@ -79,6 +79,7 @@ def open_training(settings: Settings, lake: LakeFS, client: MlflowClient, job: J
     from train.setup import prepare_training
     from train.tracking.publication import Publication
     from train.tracking.run_tracker import RunTracker
+    from versioning.streaming.files import shards_of
 
     if job.interrupted is None:
         tracker = RunTracker.start(client, settings, job.facts)
@@ -88,12 +89,14 @@ def open_training(settings: Settings, lake: LakeFS, client: MlflowClient, job: J
     publication = Publication(lake, tracker, job.data, job.replace, origin)
     with tracker.closing():
         state = job.interrupted.state if job.interrupted else None
-        data = publication.commit_data(job.pinned)
+        data, shards = publication.commit_data(job.pinned), shards_of(job.data.source)
         if job.interrupted is None:
             images = {split: len(job.data.split(split)) for split in job.data.pixel_counts}
             tracker.log_data(data.path, data.manifest_sha256, images, list(job.data.classes.names))
             tracker.log_warnings(job.data.warnings)
-        common = WorkerJob(settings.reproducible_settings(), job.facts.smoke, data.path, state, job.initial)
+            if shards is not None:
+                tracker.log_params({"data_shards": shards})
+        common = WorkerJob(settings.reproducible_settings(), job.facts.smoke, data.path, state, job.initial, shards)
         broadcast_job(common, job.data)
         setup = prepare_training(settings, job.data, job.facts.smoke, job.initial)
         training = MlflowTrain(setup, tracker, data)

@@ -182,7 +182,7 @@ def resumed_job(settings: Settings, lake: LakeFS, interrupted: Interrupted, init
     from versioning.checkout import checked_data
 
     record = interrupted.record
-    pinned, data = checked_data(settings, lake, str(record.data_path))
+    pinned, data = checked_data(settings, lake, record.shards or str(record.data_path))
     if data.classes != ClassMap.from_dict(record.classes):
         raise AppError(
             tr(

@@ -29,6 +29,7 @@ class WorkerJob:
     data_path: LakePath
     state: dict[str, Any] | None  # of the checkpoint that training resumes from
     initial: Initial | None = None  # what INIT names: the main process has verified it
+    shards: LakePath | None = None  # that the data is read from
 
 
 def broadcast_job(job: WorkerJob, data: SegmentationData) -> None:
@@ -58,4 +59,4 @@ def _fetch(settings: Settings, job: WorkerJob, stack: contextlib.ExitStack) -> S
     if settings.lakefs_endpoint is None:
         raise UsageError(tr("training on several machines needs a lakeFS server: set LAKEFS_ENDPOINT on each of them"))
     lake = stack.enter_context(connect(settings))
-    return checked_data(settings, lake, str(job.data_path))[1]
+    return checked_data(settings, lake, str(job.shards or job.data_path))[1]

@@ -273,28 +273,29 @@ class Transfer:
         ref: str,
         remote: RemoteFile,
         offset: int = 0,
+        stop: int | None = None,
         renew: Callable[[], str | None] | None = None,
     ) -> Iterator[bytes]:
-        """Yield the content of an object from byte `offset` on in chunks of at most `CHUNK` bytes. Raises AppError.
+        """Yield the bytes of an object from `offset` to `stop` in chunks of at most `CHUNK` bytes. Raises AppError.
 
         A connection that breaks during the response is resumed from there; `HttpClient` retries only until it starts.
         `renew` returns another link for one that was refused; without it, or after it, the server is asked.
         """
-        link, breaks = remote.link, 0
+        link, breaks, end = remote.link, 0, remote.size_bytes if stop is None else stop
         while True:
             link = link if self._presign_support != (False, False) else None
             try:
-                for chunk in self._read_from(repo, ref, remote.path, link, offset):
+                for chunk in self._read_from(repo, ref, remote.path, link, offset, stop):
                     raise_if_cancelled()
                     offset, breaks = offset + len(chunk), 0
-                    if offset > remote.size_bytes:
+                    if offset > end:
                         raise _too_long(remote)
                     yield chunk
                 return
             except PresignedRequestRefused:  # expired
                 link, renew = renew() if renew is not None else None, None
             except urllib3.exceptions.HTTPError as error:
-                if offset and offset == remote.size_bytes:
+                if offset and offset == end:
                     return  # the connection broke after the last byte
                 breaks += 1
                 if link and isinstance(error, RetriesExhausted):
@@ -307,16 +308,18 @@ class Transfer:
                 else:
                     time.sleep(0.1 * 2**breaks)
 
-    def _read_from(self, repo: str, ref: str, path: str, link: str | None, offset: int) -> Iterator[bytes]:
+    def _read_from(
+        self, repo: str, ref: str, path: str, link: str | None, offset: int, stop: int | None
+    ) -> Iterator[bytes]:
         """Yield an object from byte `offset` on. Raises HTTPError, or PresignedRequestRefused for an expired link."""
         url, headers = (
             (check_link(link, self.api), {}) if link else (self._url(repo, "refs", ref, path), dict(self.auth))
         )
-        if offset:
-            headers["Range"] = f"bytes={offset}-"
+        if offset or stop is not None:
+            headers["Range"] = f"bytes={offset}-{'' if stop is None else stop - 1}"
         retries = self.http.retries.new(connect=1) if link else None
         with self.http.request("GET", url, headers, retries=retries) as response:
-            if response.status != (206 if offset else 200):
+            if response.status != (206 if "Range" in headers else 200):
                 text = response.read()[:300].decode(errors="replace")
                 raise (
                     PresignedRequestRefused(response.status, text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import secrets
@@ -24,6 +25,8 @@ from dataset.directory import Listing, is_image
 from dataset.pair_reading import PairContent, read_pairs
 from dataset.pairing import Candidate
 from dataset.sources.facts import decode_facts, encode_facts, facts_key
+from dataset.sources.files import FileSource
+from utils.identifiers import ObjectPath
 from utils.lakefs_client.content import Digests, RemoteFile, verify_digests
 from utils.lakefs_utils import LakeFS, LakePath
 from versioning.streaming.disk import BoundedCache
@@ -33,16 +36,33 @@ SMALL_BYTES = 16 << 20  # of files that are no images, up to which they are down
 LINK_MARGIN_S = 30  # a link that expires earlier is renewed before it is used
 
 
+def shards_of(source: FileSource) -> LakePath | None:
+    """Return the commit of shards that files are read from; None if they are read in another way."""
+    if not isinstance(source, StreamedFiles) or source.place.objects == source.place.source:
+        return None
+    return source.place.objects
+
+
 def is_kept(file: RemoteFile) -> bool:
     """Return whether a file is downloaded as in every other training: lists and texts, which are small."""
     return not is_image(file.path) and file.size_bytes <= SMALL_BYTES
 
 
 @dataclass(frozen=True)
+class Stored:
+    """Where an object has the bytes of a file: all of it, or a part of a shard."""
+
+    path: ObjectPath
+    offset: int = 0
+    whole: bool = True
+
+
+@dataclass(frozen=True)
 class Place:
     """Where streamed files come from and pass through; the processes of a training have it in common."""
 
-    source: LakePath
+    source: LakePath  # the data commit
+    objects: LakePath  # the commit that is read from: the same one, or that of its shards
     root: Path  # where the files of the commit would be, and where those that are no images are
     cache: Path
     pictures: Path  # of the decoded images and the bounded cache
@@ -58,9 +78,21 @@ class StreamedFiles:
 
     streamed = True
 
-    def __init__(self, lake: LakeFS, place: Place, files: Mapping[Path, RemoteFile]) -> None:
-        """`files`: the objects of the commit by where they would be below `place.root`."""
+    def __init__(
+        self,
+        lake: LakeFS,
+        place: Place,
+        files: Mapping[Path, RemoteFile],
+        shards: tuple[Mapping[Path, Stored], Mapping[ObjectPath, RemoteFile]] | None = None,
+    ) -> None:
+        """`files`: the files of the commit by where they would be below `place.root`.
+
+        `shards`: where their bytes are, and the objects by their paths; None: each file is an object of its own.
+        """
         self.place, self.files = place, dict(files)
+        stored, objects = shards or ({}, {})
+        self._stored: dict[Path, Stored] = dict(stored)
+        self._objects: dict[ObjectPath, RemoteFile] = dict(objects)
         self.learned: dict[Path, str] = {}  # SHA-256 of objects that other clients uploaded without one
         self._pages: dict[str, int] | None = None
         self.connect(lake)
@@ -120,12 +152,12 @@ class StreamedFiles:
     def read(self, path: Path, sha256: str = "", next_use: int | None = None) -> bytes:
         """Return the verified content of a file. Raises AppError, ChecksumMismatch among them, naming the object."""
         remote = self.files[path]
-        if is_kept(remote):
+        if is_kept(remote) and path.exists():
             return path.read_bytes()  # downloaded and verified before
         known = remote.sha256 or sha256
         content = self._cached(known) if known else None
         if content is None:
-            content, known = self._receive(remote)
+            content, known = self.receive(path)
             self.disk.offer(known, content, next_use)
         elif next_use is not None:
             self.disk.plan([(known, next_use)])
@@ -171,30 +203,40 @@ class StreamedFiles:
             content = (self.place.cache / "sha256" / sha256).read_bytes()
         return content if content is not None and hashlib.sha256(content).hexdigest() == sha256 else None
 
-    def _receive(self, remote: RemoteFile) -> tuple[bytes, str]:
-        """Return the verified content of an object from the server, and its SHA-256. Raises AppError."""
-        transfer, source = self.lake.connection.transfer, self.place.source
+    def receive(self, path: Path) -> tuple[bytes, str]:
+        """Return the verified content of a file from the server, and its SHA-256. Raises AppError."""
+        transfer, source, remote = self.lake.connection.transfer, self.place.objects, self.files[path]
+        stored = self._stored.get(path, Stored(remote.path))
+        stop = None if stored.whole else stored.offset + remote.size_bytes
         digests = Digests(md5=remote.sha256 is None)
         chunks = []
         with self._slots:
-            remote = self._with_link(remote)
-            for chunk in transfer.read(source.repo, source.ref, remote, renew=lambda: self._renewed(remote).link):
-                digests.update(chunk)
-                chunks.append(chunk)
+            holder = self._with_link(path, stored)
+            renew = functools.partial(self._renewed_link, path, stored)
+            if stop is None or remote.size_bytes:
+                for chunk in transfer.read(source.repo, source.ref, holder, stored.offset, stop, renew):
+                    digests.update(chunk)
+                    chunks.append(chunk)
         verify_digests(remote, digests)
         return b"".join(chunks), digests.sha256.hexdigest()
 
-    def _with_link(self, remote: RemoteFile) -> RemoteFile:
-        """Return the object with a link that is still valid, if the server offers links."""
-        if remote.link and remote.link_expiry and time.time() > remote.link_expiry - LINK_MARGIN_S:
-            return self._renewed(remote)
-        return remote
+    def _with_link(self, path: Path, stored: Stored) -> RemoteFile:
+        """Return the object that has a file, with a link that is still valid, if the server offers links."""
+        holder = self._objects.get(stored.path, self.files[path])
+        if holder.link and holder.link_expiry and time.time() > holder.link_expiry - LINK_MARGIN_S:
+            return self._renewed(path, stored)
+        return holder
 
-    def _renewed(self, remote: RemoteFile) -> RemoteFile:
-        source = self.place.source
-        found = self.lake.queries.renew_link(source.ref, remote.path, source.repo)
-        self.files[self.place.root / remote.path.removeprefix(source.path)] = found
+    def _renewed(self, path: Path, stored: Stored) -> RemoteFile:
+        found = self.lake.queries.renew_link(self.place.objects.ref, stored.path, self.place.objects.repo)
+        if stored.path in self._objects:
+            self._objects[stored.path] = found
+        else:
+            self.files[path] = found
         return found
+
+    def _renewed_link(self, path: Path, stored: Stored) -> str | None:
+        return self._renewed(path, stored).link
 
     # --- hashes and facts ---
 
