@@ -4,6 +4,7 @@
     python benchmarks/training.py speed path/to/data --seconds 60
     python benchmarks/training.py folds path/to/data --seconds 480 --folds 5    # benchmarks/training_folds.py explains it
     python benchmarks/training.py busy --seconds 8      # beside busy processes; benchmarks/training_busy.py explains it
+    python benchmarks/training.py stream path/to/data --seconds 30 --rounds 3   # benchmarks/training_stream.py
 
 The folder holds {train,val}/{images,masks} with class ids as pixel values, and classes.json (CamVid has that shape).
 
@@ -42,6 +43,7 @@ import config
 from benchmarks.training_busy import busy
 from benchmarks.training_folds import folds
 from benchmarks.training_peers import PEER_SIZE, Figures, bare, peer, plain
+from benchmarks.training_stream import stream
 from core import git as git_utils
 from core.console import format_table
 from core.threads.background import Background
@@ -239,10 +241,11 @@ def bare_of(options: argparse.Namespace, name: str) -> Figures:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["accuracy", "speed", "folds", "busy", "published", "peer", "bare", "plain"],
-                        help="accuracy, speed, folds or busy; the others are their child processes")  # fmt: skip
+    parser.add_argument("what", help="accuracy, speed, folds, busy or stream; the others are their child processes",
+                        choices=["accuracy", "speed", "folds", "busy", "stream", "published", "peer", "bare", "plain"])  # fmt: skip
     parser.add_argument("data", type=Path, nargs="?")
-    parser.add_argument("--rounds", type=int, default=5, help="of busy")
+    parser.add_argument("--rounds", type=int, default=5, help="of busy and stream")
+    parser.add_argument("--share", type=float, default=0.25, help="cache of stream, as a part of the files' bytes")
     parser.add_argument("--loads", type=int, nargs="+", default=[0, 1, 2, 4], help="busy processes of busy")
     parser.add_argument("--seconds", type=float, default=480, help="of training, for each row")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -263,8 +266,8 @@ def main() -> None:
         parser.error("DATA is missing")
     if options.what == "folds":
         return folds(options.data, options.folds, options.seconds, options.seeds, options.size, options.settings)
-    if options.what in ("accuracy", "speed"):
-        return {"accuracy": accuracy, "speed": speed}[options.what](options)
+    if options.what in ("accuracy", "speed", "stream"):
+        return {"accuracy": accuracy, "speed": speed, "stream": stream}[options.what](options)
     measured = {"published": published, "peer": peer, "bare": bare, "plain": plain}[options.what](options)
     print(json.dumps(measured), flush=True)
 

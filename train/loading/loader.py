@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from core.machine.limits import usable_cores
 from dataset.classes import ClassMap
 from dataset.data import Pair, SegmentationData
 from dataset.decoding.options import ReadOptions
@@ -158,7 +159,7 @@ def load(
     """Yield batches in the given order: images (N,C,H,W) uint8, masks (N,H,W) uint8, native masks [(h,w) uint8].
 
     `pinned`: in page-locked memory, from which a GPU copies asynchronously. Streamed images are decoded by `workers`
-    threads (0: one for each core), others by as many processes (0: this one).
+    threads (0: one for two cores), others by as many processes (0: this one).
     """
     # Reading decoded images in another process would only add the time to copy them.
     if images.streamed:
@@ -174,7 +175,8 @@ def load(
 def _load_streamed(
     images: SegmentationDataset, batches: list[list[int]], threads: int, pinned: bool
 ) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
-    decoded = images.ahead((index for batch in batches for index in batch), threads)
+    # Half of the cores suffice; more would interrupt the threads of a training step on the CPU, which wait for each other.
+    decoded = images.ahead((index for batch in batches for index in batch), threads or max(1, usable_cores() // 2))
     for batch in batches:
         image, small, native = _collate([_sample(next(decoded)) for _ in batch])
         yield (image.pin_memory(), small.pin_memory(), native) if pinned else (image, small, native)
