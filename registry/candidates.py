@@ -13,10 +13,13 @@ from core.i18n import tr
 from core.reporting import notify
 from registry.overview import aliases_of
 from registry.records import REGISTERED
+from registry.run_tree import arrange, describe, metric_cell
 from registry.versions import Registry
-from segmentation.means import format_cell, format_metric
+from segmentation.means import format_metric
 from utils import mlflow_utils
 from utils.lakefs_utils import LakeFS
+from utils.lineage import fold_of
+from utils.run_metrics import registry_metric
 from utils.servers import Servers
 from versioning.naming.results import resolve_run
 
@@ -59,23 +62,36 @@ def ask_run(registry: Registry, runs: list[Run]) -> Run | None:
     known, aliases, metric = registry.versions_by_run(), registry.aliases(), registry.settings.register_metric
     code, data, name = "Git", tr("data commit"), tr("name")
     headers = ["#", metric, tr("date"), tr("run"), name, code, data, tr("registered")]
-    rows = []
-    for number, run in enumerate(runs, 1):
-        tags, version = run.data.tags, known.get(run.info.run_id)
-        value = format_cell(metric, run.data.metrics[metric], tags)
+    rows: list[list[str]] = []
+    choices: list[Run] = []
+    for row in arrange(registry, runs):
+        run, tags, version = row.run, row.run.data.tags, known.get(row.run.info.run_id)
+        choices += [run] if row.chosen else []
         dirty = "+" if tags.get("git_dirty") == "true" else ""
         ids = [tags.get("git_commit", "none")[:SHOWN_ID] + dirty, tags.get("lakefs_data_commit", "none")[:SHOWN_ID]]
         mark = f"v{version.version} {aliases_of(version, aliases)}".rstrip() if version else tr("no")
-        shown = [run.info.run_id[:SHOWN_ID], run.info.run_name, *ids, mark]
-        rows.append([number, value, mlflow_utils.format_time(run.info.start_time), *shown])
+        shown = [run.info.run_id[:SHOWN_ID], run.info.run_name, *ids, mark if row.chosen else describe(run) or "-"]
+        number = str(len(choices)) if row.chosen else "-" * row.depth
+        rows.append(
+            [number, metric_cell(metric, run.data.metrics, tags), mlflow_utils.format_time(run.info.start_time), *shown]
+        )
     notify(fit_table(headers, rows, (name, data, code)))
-    index = choose(tr("run to register"), len(runs))
-    return None if index is None else runs[index]
+    index = choose(tr("run to register"), len(choices))
+    return None if index is None else choices[index]
 
 
 def require_registrable(run: Run, settings: Settings) -> None:
     """Raise UsageError for a run that is not finished or lacks the metric."""
-    metric = settings.register_metric
+    metric = registry_metric(settings.register_metric, run.data.metrics)
+    if fold := fold_of(run.data.tags):
+        raise UsageError(
+            tr(
+                "run {run_id} is fold {fold} of run {parent}: python register_model.py --run-id {parent}",
+                run_id=run.info.run_id,
+                fold=fold[0],
+                parent=fold[1],
+            )
+        )
     if run.info.status != "FINISHED" or run.data.tags.get("smoke") == "true":
         state = "--smoke" if run.data.tags.get("smoke") == "true" else run.info.status
         raise UsageError(
@@ -99,7 +115,7 @@ def require_registrable(run: Run, settings: Settings) -> None:
 
 def require_threshold(run: Run, settings: Settings) -> None:
     """Raise BelowThreshold for a run that is not good enough to be registered at all."""
-    metric, threshold = settings.register_metric, settings.register_threshold
+    metric, threshold = registry_metric(settings.register_metric, run.data.metrics), settings.register_threshold
     value = run.data.metrics[metric]
     if not value >= threshold:  # NaN is not good enough either
         raise BelowThreshold(

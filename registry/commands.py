@@ -23,6 +23,7 @@ from registry.versions import Registry
 from segmentation.means import format_metric
 from utils import mlflow_utils
 from utils.lakefs_utils import connect
+from utils.run_metrics import registry_metric
 from utils.run_names import CHAMPION
 from utils.servers import Servers
 from versioning.lockfile import explained_by_lock
@@ -96,7 +97,8 @@ def register(promotion: Promotion, options: argparse.Namespace, finished: list[s
         finished = [str(version.version)]
     if not options.keep_branch:
         delete_experiment(promotion.lake, run)
-    shown = dict.fromkeys([settings.register_metric, *(name for name in TEST_METRICS if name in run.data.metrics)])
+    judged = registry_metric(settings.register_metric, run.data.metrics)
+    shown = dict.fromkeys([judged, *(name for name in TEST_METRICS if name in run.data.metrics)])
     metrics = ", ".join(f"{name} {format_metric(name, run.data.metrics[name], run.data.tags)}" for name in shown)
     result(escape_line(f"{version.name} v{version.version}: {metrics}, {version.source}"))
     if unfinished:

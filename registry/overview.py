@@ -9,11 +9,12 @@ from core.console import SHOWN_ID, fit_table, format_table
 from core.i18n import tr
 from registry.judging.metrics import split_metric
 from registry.records import PENDING, ROLLED_BACK, STATE, metrics_of, verdict_of
+from registry.run_tree import child_facts, describe, folds_of, metric_cell
 from registry.versions import Registry
-from segmentation.means import format_cell
 from utils import mlflow_utils
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
 
@@ -30,9 +31,13 @@ def overview(
     headers = [tr("version"), tr("aliases"), metric, *_test_columns(metric), tr("verdict"), tr("date"), tr("run")]
     headers += [code, data, model]
     chosen = registry.versions() if versions is None else versions
-    rows = [_row(version, metric, aliases, None if long else SHOWN_ID) for version in chosen]
-    if numbered:
-        headers, rows = ["#", *headers], [[str(i), *row] for i, row in enumerate(rows, 1)]
+    length, folds = None if long else SHOWN_ID, folds_of(registry, chosen)
+    rows = list[list[str]]()
+    for number, version in enumerate(chosen, 1):
+        below = [_fold_row(run, metric, length) for run in folds.get(str(version.run_id), ())]
+        own = [_row(version, metric, aliases, length), *below]
+        rows += [[str(number) if row is own[0] else "", *row] for row in own] if numbered else own
+    headers = ["#", *headers] if numbered else headers
     if long:
         return format_table(headers, rows)
     return fit_table(headers, rows, (model, data, code, *_test_columns(metric)))
@@ -41,7 +46,10 @@ def overview(
 def listing(registry: Registry) -> dict[str, Any]:
     """Return all versions for a program, newest first."""
     aliases = registry.aliases()
-    return {"model": registry.name, "versions": [_facts(version, aliases) for version in registry.versions()]}
+    versions = registry.versions()
+    folds = folds_of(registry, versions)
+    facts = [_facts(v, aliases) | {"children": child_facts(folds.get(str(v.run_id), ()))} for v in versions]
+    return {"model": registry.name, "versions": facts}
 
 
 def _facts(version: ModelVersion, aliases: dict[str, str]) -> dict[str, Any]:
@@ -68,7 +76,7 @@ def _row(version: ModelVersion, metric: str, aliases: dict[str, str], length: in
     return [
         f"v{version.version}",
         aliases_of(version, aliases),
-        *(_metric_of(metrics, tags, name) for name in (metric, *_test_columns(metric))),
+        *(metric_cell(name, metrics, tags) for name in (metric, *_test_columns(metric))),
         _verdict(version),
         mlflow_utils.format_time(version.creation_timestamp),
         str(version.run_id or tags.get("run_id", "-"))[:length],
@@ -76,6 +84,13 @@ def _row(version: ModelVersion, metric: str, aliases: dict[str, str], length: in
         tags.get("lakefs_data_commit", "-")[:length],
         tags.get("lakefs_model_commit", "-")[:length],
     ]
+
+
+def _fold_row(run: Run, metric: str, length: int | None) -> list[str]:
+    """Return the cells of a fold below its version."""
+    figures = [metric_cell(metric, run.data.metrics, run.data.tags), *("" for _ in _test_columns(metric))]
+    date = mlflow_utils.format_time(run.info.start_time)
+    return [f"- {describe(run)}", "", *figures, "", date, run.info.run_id[:length], "", "", ""]
 
 
 def aliases_of(version: ModelVersion, aliases: Mapping[str, str]) -> str:
@@ -86,10 +101,6 @@ def aliases_of(version: ModelVersion, aliases: Mapping[str, str]) -> str:
 def _test_columns(metric: str) -> list[str]:
     """Return the metric of the test split that stands beside the one that decides."""
     return [] if metric.startswith("test") else [f"test_{split_metric(metric)}"]
-
-
-def _metric_of(metrics: Mapping[str, float], tags: Mapping[str, str], name: str) -> str:
-    return format_cell(name, metrics[name], tags) if name in metrics else "-"
 
 
 def _verdict(version: ModelVersion) -> str:

@@ -12,6 +12,7 @@ from core.safety.json_object import JsonObject
 from utils.identifiers import InvalidValue
 from utils.lakefs_utils import LakePath
 from utils.lineage import CLASSES_TAGS, Lineage
+from utils.run_metrics import OOF_PREFIX
 from versioning.provenance.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -111,7 +112,8 @@ def _tag_place(version: ModelVersion, key: str) -> str:
 def lineage_tags(lineage: Lineage, run: Run) -> dict[str, str]:
     """Return the lineage as tags of a version, so that deleting the run does not cut the version from data and code."""
     git = {key: value for key, value in run.data.tags.items() if key.startswith("git_") and key != LAKECTL_COMMIT}
-    kept = {key: value for key, value in lineage.metrics.items() if key.startswith("best_") or key in TEST_METRICS}
+    decisive = ("best_", OOF_PREFIX)
+    kept = {key: value for key, value in lineage.metrics.items() if key.startswith(decisive) or key in TEST_METRICS}
     return {
         **git,
         **{f"{METRIC}{key}": repr(value) for key, value in kept.items()},
@@ -137,6 +139,6 @@ def describe_origin(lineage: Lineage) -> str:
 
 def describe_figures(metrics: dict[str, float]) -> str:
     """Return the mIoU of a version by split, in Markdown; empty if none was recorded."""
-    recorded = (("val", "best_val_miou"), ("test", "test_miou"))
+    recorded = (("val", "best_val_miou"), ("out-of-fold", "oof_miou"), ("test", "test_miou"))
     figures = ", ".join(f"{split} mIoU {format_figure(metrics[name])}" for split, name in recorded if name in metrics)
     return f"**Result:** {figures}\n\n" if figures else ""

@@ -25,6 +25,7 @@ from utils.network.certificates import MLFLOW
 from utils.network.failures import explain_failure, raise_if_refused
 from utils.network.limits import LimitExceeded, PageLimit, check_artifacts
 from utils.network.policy import NetworkPolicy, PolicyPool, prepare_mlflow
+from utils.run_metrics import find_metric
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -244,12 +245,13 @@ def list_experiments(client: MlflowClient, settings: Settings) -> list[Experimen
 def find_finished_runs(client: MlflowClient, settings: Settings, experiment: str, metric: str) -> list[Run]:
     """Return FINISHED runs of an experiment that committed a model and have a finite `metric`, best first.
 
+    A run with folds is judged by the out-of-fold metric, see `registry_metric`.
     Runs with `--smoke` are excluded: their metrics are those of two batches.
     """
     with convert_errors(settings, tr("searching runs")):
         found = search_runs(client, [experiment], "attributes.status = 'FINISHED'")
         runs = [run for run in found if _is_registrable(run, metric)]
-    return sorted(runs, key=lambda run: (-run.data.metrics[metric], -run.info.start_time))
+    return sorted(runs, key=lambda run: (-(find_metric(metric, run.data.metrics) or 0), -run.info.start_time))
 
 
 def find_best_runs(client: MlflowClient, settings: Settings) -> list[Run]:
@@ -269,7 +271,7 @@ def find_best_runs(client: MlflowClient, settings: Settings) -> list[Run]:
 
 def _is_registrable(run: Run, metric: str) -> bool:
     """Return whether a run committed a model, has a finite metric, and is not a smoke test."""
-    tags, value = run.data.tags, run.data.metrics.get(metric)
+    tags, value = run.data.tags, find_metric(metric, run.data.metrics)
     return "lakefs_model_commit" in tags and tags.get("smoke") != "true" and value is not None and math.isfinite(value)
 
 

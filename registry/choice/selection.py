@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+import itertools
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,14 +17,14 @@ from core.reporting import notify, warn
 from registry.choice.files import file_origin
 from registry.overview import aliases_of, overview
 from registry.records import REGISTERED, version_lineage
+from registry.run_tree import Row, arrange, describe, metric_cell
 from registry.state import RegistryState, read_state
 from registry.versions import Registry
-from segmentation.means import format_cell
 from segmentation.model_file import read_record
 from utils import mlflow_utils
 from utils.ensemble_file import first_changed, working_copy
 from utils.identifiers import NONE
-from utils.lineage import Lineage, Origin
+from utils.lineage import FOLD_TAG, PARENT_TAG, Lineage, Origin
 from utils.servers import Servers
 from versioning.lockfile import Lock, explained_by_lock, is_reachable, read_lock, unreachable_data
 from versioning.naming.files import named_file, plain_file
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 FROM_TABLE = "chosen from a table"
+TableRow = tuple[Lineage | None, list[str]]  # None: it cannot be chosen; the cells without the number
 
 
 def select_model(servers: Servers, name: str | None = None, interactive: bool = False) -> Origin | None:
@@ -201,23 +202,48 @@ def ask(registry: Registry) -> Lineage | None:
     runs = mlflow_utils.find_finished_runs(client, settings, experiments[index].experiment_id, metric)
     if not runs:
         raise AppError(tr("experiment '{name}' has no usable run", name=experiments[index].name))
-    rows = [*_version_rows(registry, runs, metric)]
-    known = {choice.run_id for choice, _ in rows}
-    rows += [
-        (lineage, _cells("-", "", lineage, metric, run.info.start_time))
-        for run, lineage in ((run, mlflow_utils.run_lineage(run)) for run in runs)
-        if lineage.run_id not in known
-    ]
+    arranged = arrange(registry, runs)
+    rows = [*_version_rows(registry, runs, arranged, metric)]
+    known = {choice.run_id for choice, _ in rows if choice is not None}
+    rows += _run_rows(arranged, known, metric)
+    choices = [choice for choice, _ in rows if choice is not None]
+    numbers = itertools.count(1)
     code, data = "Git", tr("data commit")
     headers = ["#", tr("model"), tr("aliases"), metric, tr("date"), tr("run"), code, data]
-    notify(fit_table(headers, [[number, *cells] for number, (_, cells) in enumerate(rows, 1)], (data, code)))
-    index = choose(tr("model"), len(rows))
-    return None if index is None else replace(rows[index][0], selected_by=FROM_TABLE)
+    table = [["" if choice is None else str(next(numbers)), *cells] for choice, cells in rows]
+    notify(fit_table(headers, table, (data, code)))
+    index = choose(tr("model"), len(choices))
+    return None if index is None else replace(choices[index], selected_by=FROM_TABLE)
 
 
-def _version_rows(registry: Registry, runs: list[Run], metric: str) -> Iterator[tuple[Lineage, list[str]]]:
-    """Yield the versions of these runs, newest first, each with its cells of the table; a name is that of its model."""
+def _run_rows(arranged: Sequence[Row], known: Collection[str], metric: str) -> Iterator[TableRow]:
+    """Yield the runs without a version, below each the ones that belong to it; those of `known` are left out."""
+    hidden = False  # whether the row is below one that is left out
+    for row in arranged:
+        hidden = row.run.info.run_id in known or (hidden and not row.chosen and row.depth > 0)
+        if hidden:
+            continue
+        if row.chosen:
+            lineage = mlflow_utils.run_lineage(row.run)
+            yield lineage, _cells(describe(row.run) or "-", "", lineage, metric, row.run.info.start_time)
+        else:
+            yield None, _child_cells(row.run, metric)
+
+
+def _child_cells(run: Run, metric: str) -> list[str]:
+    """Return the cells of a run that cannot be chosen: a fold, a trial without a model, or a sweep."""
+    figure, date = metric_cell(metric, run.data.metrics, run.data.tags), mlflow_utils.format_time(run.info.start_time)
+    name = f"- {describe(run)}" if PARENT_TAG in run.data.tags else describe(run) or str(run.info.run_name)
+    return [name, "", figure, date, run.info.run_id[:SHOWN_ID], "", ""]
+
+
+def _version_rows(registry: Registry, runs: list[Run], arranged: Sequence[Row], metric: str) -> Iterator[TableRow]:
+    """Yield the versions of these runs, newest first, each with its cells and folds; a name is that of its model."""
     ids = {run.info.run_id for run in runs}
+    folds: dict[str, list[Run]] = {}
+    for row in arranged:
+        if FOLD_TAG in row.run.data.tags:
+            folds.setdefault(row.run.data.tags.get(PARENT_TAG, ""), []).append(row.run)
     for name in registry.model_names():
         aliases = registry.aliases(name)
         for version in registry.versions(name):
@@ -225,9 +251,10 @@ def _version_rows(registry: Registry, runs: list[Run], metric: str) -> Iterator[
                 lineage = version_lineage(version)
                 marks = aliases_of(version, aliases)
                 yield lineage, _cells(str(lineage.version), marks, lineage, metric, version.creation_timestamp)
+                yield from ((None, _child_cells(run, metric)) for run in folds.get(lineage.run_id, ()))
 
 
 def _cells(name: str, aliases: str, lineage: Lineage, metric: str, created: int) -> list[str]:
-    figure = format_cell(metric, lineage.metrics.get(metric, math.nan), lineage.classes)
+    figure = metric_cell(metric, lineage.metrics, lineage.classes)
     ids = (lineage.run_id, lineage.git_commit, lineage.data_path.ref)
     return [name, aliases, figure, mlflow_utils.format_time(created), *(text[:SHOWN_ID] for text in ids)]
