@@ -129,7 +129,7 @@ def prepare_training(
     channels = data.reading.channels
     weights, reason = class_weights(settings.class_weights, data.pixel_counts["train"])
     decisions.take(tr("class weights"), "class_weights", (" ".join(f"{weight:.2f}" for weight in weights), reason))
-    start = build_start(settings, data.classes.names, channels, initial)
+    start = build_start(settings, data.classes.names, data.reading, initial)
     network, normalisation = start.network, _normalisation(start.normalisation, train_images)
     decisions.resolved |= start.facts
     # One batch size for all processes and for a resumed run, however much memory each has.

@@ -38,6 +38,7 @@ class InitialModel(Initial):
     normalisation: Normalisation
     input_size: tuple[int, int]
     scale: tuple[float, float]
+    value_ranges: tuple[tuple[float, float], ...] = ()  # as in ReadOptions: the units of the normalisation
 
     @property
     def channels(self) -> int:

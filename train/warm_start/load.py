@@ -100,6 +100,7 @@ def initial_model(reference: str, sha256: str, model: Model, known: dict[str, st
         normalisation=model.normalisation,
         input_size=model.input_size,
         scale=model.scale,
+        value_ranges=model.reading.value_ranges,
     )
 
 

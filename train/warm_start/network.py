@@ -12,11 +12,13 @@ from core.i18n import tr, trn
 from core.reporting import notify, warn
 from core.safety.terminal import escape_line
 from dataset.classes import abbreviate
+from dataset.decoding.options import ReadOptions
 from segmentation.networks.registry import build_network, build_pretrained
 from segmentation.networks.search import Places
 from segmentation.preprocess import Normalisation
 from train.warm_start.initial import Initial, InitialModel, InitialWeights, require_single
 from train.warm_start.transfer import compare_classes, transfer
+from train.warm_start.units import convert_units
 
 SHOWN = 8  # classes in a line
 
@@ -35,17 +37,19 @@ class Start:
     published: bool = False  # whether its encoder has published weights
 
 
-def build_start(settings: Settings, classes: tuple[str, ...], channels: int, initial: Initial | None) -> Start:
-    """Return the network for these classes and channels, from the weights that the settings ask for, and report them.
+def build_start(
+    settings: Settings, classes: tuple[str, ...], reading: ReadOptions, initial: Initial | None = None
+) -> Start:
+    """Return the network for these classes and the channels of `reading`, from the weights that the settings ask for, and report them.
 
     Raises UsageError if the weights do not fit, AppError if published ones cannot be read.
     """
     require_single(initial)
     if isinstance(initial, InitialModel):
-        return _start_from_model(settings, classes, channels, initial)
+        return _start_from_model(settings, classes, reading, initial)
     if settings.pretrained or initial is not None:
-        return _start_from_published(settings, len(classes), channels, initial)
-    return Start(build_network(settings.model, len(classes), channels))
+        return _start_from_published(settings, len(classes), reading.channels, initial)
+    return Start(build_network(settings.model, len(classes), reading.channels))
 
 
 def _start_from_published(settings: Settings, classes: int, channels: int, initial: Initial | None) -> Start:
@@ -68,14 +72,31 @@ def _start_from_published(settings: Settings, classes: int, channels: int, initi
     return Start(network, published.normalisation if channels == 3 else None, facts, published=True)
 
 
-def _start_from_model(settings: Settings, classes: tuple[str, ...], channels: int, initial: InitialModel) -> Start:
+def _start_from_model(
+    settings: Settings, classes: tuple[str, ...], reading: ReadOptions, initial: InitialModel
+) -> Start:
+    channels = reading.channels
     network = transfer(initial, settings.model, classes, channels)
     origin = tr("run {run_id}, SHA-256 {sha256}", run_id=initial.run_id or tr("unknown"), sha256=initial.sha256)
     notify(escape_line(f"{tr('initial model')}: {initial.reference} ({origin})"))
     _report_classes(initial, classes)
     _report_bands(initial.channels, channels)
-    known = initial.normalisation
-    return Start(network, Normalisation(known.mean[:channels], known.std[:channels]))
+    mean, std = initial.normalisation.mean[:channels], initial.normalisation.std[:channels]
+    normalisation = convert_units(Normalisation(mean, std), initial.value_ranges, reading.value_ranges)
+    if normalisation is None:
+        warn(
+            tr(
+                "the values of these images ({found}) are far from those of the initial model ({known}): normalised anew, by "
+                "the data",
+                found=_ranges(reading.value_ranges),
+                known=_ranges(initial.value_ranges),
+            )
+        )
+    return Start(network, normalisation)
+
+
+def _ranges(ranges: tuple[tuple[float, float], ...]) -> str:
+    return abbreviate((f"{low:g}-{high:g}" for low, high in ranges), 3)
 
 
 def _report_classes(initial: InitialModel, classes: tuple[str, ...]) -> None:

@@ -13,6 +13,7 @@ import pytest
 from config import Settings
 from core.errors import AppError, UsageError
 from core.hashing import file_sha256
+from dataset.decoding.options import DEFAULT_READING, ReadOptions
 from dataset.sources.synthetic import generate_sample
 from dataset.validation import check_data
 from segmentation.model_file import save_model
@@ -28,6 +29,7 @@ from train.warm_start.load import initial_model, load_initial
 from train.warm_start.network import build_start
 from train.warm_start.packages import find_package
 from train.warm_start.resolve import resolve_initial
+from train.warm_start.units import convert_units
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, connect
 
@@ -54,7 +56,7 @@ def test_each_fold_starts_from_the_member_of_its_number(tmp_path: Path, lake: La
         start = start_of_fold(initial, fold)
         assert start is not None and start.reference == str(tmp_path / f"fold-{fold}.pth")
         assert start.sha256 == file_sha256(Path(start.reference))
-        assert build_start(settings, CLASSES.names, 3, start).normalisation == NORMALISATIONS[fold - 1]
+        assert build_start(settings, CLASSES.names, DEFAULT_READING, start).normalisation == NORMALISATIONS[fold - 1]
     with pytest.raises(UsageError, match="an ensemble of 3 models cannot start fold 4: use --folds 3"):
         start_of_fold(initial, 4)
     with pytest.raises(UsageError, match=r"train with --folds 3, or start from one of them: .*fold-1"):
@@ -71,7 +73,7 @@ def test_package_with_published_weights_decides_the_network(tmp_path: Path, lake
     version = metadata.version(LITE_PACKAGE)
     assert (settings.model, settings.init) == (LITE_FPN, f"package:{LITE_PACKAGE}=={version}")
     assert isinstance(initial, InitialPackage) and initial.sha256 == settings.init_sha256 == LITE_SHA256
-    start = build_start(settings, ("a", "b"), 3, initial)
+    start = build_start(settings, ("a", "b"), DEFAULT_READING, initial)
     assert start.normalisation == Normalisation((0.5,) * 3, (0.5,) * 3)
     assert load_initial(settings, lake) == initial, "as --resume and --reproduce load it"
     with pytest.raises(UsageError, match=f"expected the installed package {LITE_PACKAGE}==9, found"):
@@ -123,6 +125,28 @@ def test_file_whose_weights_belong_to_no_network_is_refused(tmp_path: Path, lake
         load_initial(settings_in(tmp_path, init=str(tmp_path / "m.pth"), init_sha256=sha256), lake)
 
 
+def test_equal_samples_stay_equal_inputs_where_the_range_of_values_grew(tmp_path: Path) -> None:
+    known, before, now = Normalisation((0.4, 0.2), (0.1, 0.3)), ((0.0, 1000.0),), ((100.0, 2100.0), (-50.0, 950.0))
+    converted = convert_units(known, before, now)
+    assert converted is not None
+    for channel, (low, high) in enumerate(now):
+        for sample in (150.0, 700.0):
+            value = (sample / 1000 - known.mean[channel]) / known.std[channel]
+            again = ((sample - low) / (high - low) - converted.mean[channel]) / converted.std[channel]
+            assert again == pytest.approx(value)
+    assert convert_units(known, before, before) == convert_units(known, (), now) == known
+    assert convert_units(known, before, ((0.0, 1e9),)) is None
+    parent = dataclasses.replace(make_model(), reading=ReadOptions(value_ranges=((0.0, 1000.0),)))
+    initial = initial_model("file", "0" * 64, parent, {})
+    twice = ReadOptions(value_ranges=((0.0, 2000.0),))
+    settings = settings_in(tmp_path, model="compact_unet")
+    assert build_start(settings, CLASSES.names, twice, initial).normalisation == Normalisation(
+        (0.25,) * 3, (0.125,) * 3
+    )
+    other = ReadOptions(value_ranges=((0.0, 1e9),))
+    assert build_start(settings, CLASSES.names, other, initial).normalisation is None, "the data decides it"
+
+
 # --- published weights that are named ---------------------------------------------------------------------------------
 
 
@@ -137,13 +161,15 @@ def test_published_weights_come_from_a_path_in_lakefs(tmp_path: Path, lake: Lake
     named = f"lakefs://{lake.repo}/{lake.branch}/weights/encoder.pth"
     settings, initial = resolve_initial(settings_in(tmp_path, model=LITE_FPN, pretrained=True, weights=named), lake)
     assert settings.weights == f"lakefs://{lake.repo}/{commit}/weights/encoder.pth", "it does not move"
-    start = build_start(settings, ("a", "b"), 3, initial)
+    start = build_start(settings, ("a", "b"), DEFAULT_READING, initial)
     assert start.facts["pretrained_weights"] == settings.weights and initial is not None and initial.record() == {}
     known = dataclasses.replace(settings, pretrained_sha256=start.facts["pretrained_sha256"])
-    build_start(known, ("a", "b"), 3, load_initial(known, lake))  # as --resume and --reproduce start again
+    build_start(
+        known, ("a", "b"), DEFAULT_READING, load_initial(known, lake)
+    )  # as --resume and --reproduce start again
     other = dataclasses.replace(settings, pretrained_sha256="0" * 64)
     with pytest.raises(AppError, match=f"SHA-256 expected {'0' * 64}, found {start.facts['pretrained_sha256']}"):
-        build_start(other, ("a", "b"), 3, initial)
+        build_start(other, ("a", "b"), DEFAULT_READING, initial)
     with pytest.raises(AppError, match="no such file"):
         resolve_initial(dataclasses.replace(settings, weights=named.replace("encoder", "none")), lake)
 
