@@ -191,7 +191,9 @@ def test_resume_after_kills_in_folds_and_between_them_is_bit_identical(
     kill_at_call(project, "train_step", first, *OPTIONS, **EVERY_STEP)
     run_id = newest_parent(project).info.run_id
     remaining = FOLDS - (first - 1) // 4  # folds that are not finished
-    kill_at_call(project, place.choice(["finish", "save"]), place.randint(1, remaining), "--resume", "last")
+    kill_at_call(
+        project, place.choice(["measure_best", "finish", "save"]), place.randint(1, remaining), "--resume", "last"
+    )
     kill_at_call(project, place.choice(["publish_model", "write_ensemble"]), 1, "--resume", run_id)
     done = project.run("train.py", "--resume", "last")
     assert done.returncode == 0 and "=== LakeFS 커밋 완료 ===" in done.stdout, done.stdout + done.stderr

@@ -134,9 +134,11 @@ def _divide(
         return None
     if distributed.world_size() > 1:  # of a resumed run, or set in the environment
         raise UsageError(tr("{option} uses one process: start train.py without torchrun", option="FOLDS"))
-    from train.folds.division import divide
+    from train.folds.division import divide, relevant_warnings
     from train.folds.start import earlier_folds
 
+    if store and len(relevant_warnings(data)) < len(data.warnings):
+        notify(tr("with --folds, the warnings about val do not count: all images of train and val judge the model"))
     return divide(settings, data, store, earlier_folds(settings, initial))
 
 
