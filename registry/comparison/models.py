@@ -16,14 +16,14 @@ from core.files import write_atomically
 from core.i18n import tr, trn
 from core.machine.heap import keep_freed_memory
 from core.reporting import notify, result
-from dataset.checks.committed_groups import add_groups
-from dataset.samples import Item, committed_items
+from dataset.samples import Item
 from registry.comparison.page import PAGE, Comparison, Side, order_by_difference, write_page
-from registry.judging import gate, overlap
+from registry.judging import gate
+from registry.judging.contestants import Contestant
+from registry.judging.images import JudgedData, judged_data
 from registry.judging.metrics import split_metric
 from registry.judging.slices import committed_slices, measure_slices
 from registry.slice_table import slice_table
-from segmentation import evaluation
 from segmentation.evaluation import EvaluationResult
 from segmentation.intervals import gain_interval
 from segmentation.preprocess import choose_device
@@ -32,61 +32,46 @@ from utils.lakefs_utils import LakeFS
 from versioning.provenance.verdict import DEFAULT_CONFIDENCE, worst_first
 
 if TYPE_CHECKING:
-    import torch
-
-    from segmentation.model import Model
     from utils.lineage import Lineage
 
 SHOWN = 8  # rows of the table of images
 
 
 def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lineage, output: Path) -> None:
-    """Compare `first` (A) and `second` (B) on a split of B's data.
+    """Compare `first` (A) and `second` (B) on a split of B's data; see `judged_data` for ensembles.
 
     Report tables, and write a page with images (compare.html) and all metrics (compare.json) below `output`.
     """
     cache, device = settings.cache_dir, choose_device(settings.device)
     if device.type == "cpu":
         keep_freed_memory()
-    split, items = committed_items(lake, second.data_path, settings.register_split, cache)
-    models = [gate.download_model(lake, lineage, device, cache) for lineage in (first, second)]
-    classes, reading = models[1].classes, models[1].reading
-    committed = (split, items)
-    items = add_groups(lake, second.data_path, committed, cache, classes, reading, settings.split_group)
-    slices = committed_slices(settings, lake, (second.data_path, split), items, models[1])
-    sizes = any(one.size is not None for one in slices)
-    b = evaluation.measure(models[1], items, classes, device, "B", reading, sizes)
+    models = [gate.contestant(lake, lineage, device, cache) for lineage in (first, second)]
+    judged = judged_data(settings, lake, models[1])
+    slices = committed_slices(settings, lake, judged, models[1].model.reading)
     names = [lineage.version or lineage.run_id for lineage in (first, second)]
-    a = _measure_first(models, items, device, names, sizes)
+    a, b = _measure(models, judged, names, any(one.size is not None for one in slices))
     notify(tr("A: {a}, B: {b}", a=names[0], b=names[1]))
     described = trn(
         "{count} image of {split} in {data_path}",
         "{count} images of {split} in {data_path}",
-        len(items),
-        split=split,
+        len(judged.images),
+        split=judged.split,
         data_path=second.data_path,
     )
     notify(described)
-    seen = overlap.seen_in_training(lake, first, second.data_path, split, cache)
-    if seen:
-        notify(
-            tr(
-                "A was trained on {count} of them, which favours A (a promotion leaves these images out)",
-                count=len(seen),
-            )
-        )
+    seen = [[not may for may in model.may_judge(judged.images)] for model in models]
+    _report_seen(seen)
     result("\n" + class_table(a, b, settings.register_confidence))
     shown = _display_names(names)
     sides = [
-        Side(name, model, measured, _describe(lineage))
-        for name, model, measured, lineage in zip(shown, models, (a, b), (first, second), strict=True)
+        Side(name, one.model, measured, _describe(one.lineage), list(map(one.predictor, judged.images)))
+        for name, one, measured in zip(shown, models, (a, b), strict=True)
     ]
-    confidence = settings.register_confidence or DEFAULT_CONFIDENCE
-    metric, everything = split_metric(settings.register_metric), range(len(items))
-    gains = worst_first(measure_slices(slices, a, b, everything, metric, confidence))
+    confidence, metric = settings.register_confidence or DEFAULT_CONFIDENCE, split_metric(settings.register_metric)
+    gains = worst_first(measure_slices(slices, a, b, range(len(judged.images)), metric, confidence))
     if gains:
         result("\n" + slice_table(gains, "A", "B", confidence))
-    seen_text = _describe_seen(shown[0], len(seen))
+    items, seen_text = [image.item for image in judged.images], _describe_seen(shown, seen)
     found = Comparison(sides[0], sides[1], items, described, seen_text, confidence, metric, gains)
     result("\n" + image_table(a, b, order_by_difference(found.gains)[:SHOWN]))
     folder = output / re.sub(r"[^\w.-]+", "-", f"{names[0]}-{names[1]}")
@@ -96,7 +81,7 @@ def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lin
         "a": _record(first, a),
         "b": _record(second, b),
         "data": str(second.data_path),
-        "split": split,
+        "split": judged.split,
         "slices": [one.content() for one in gains],
         "pictures": _image_records(items, a, b, seen),
     }
@@ -105,12 +90,14 @@ def compare_models(settings: Settings, lake: LakeFS, first: Lineage, second: Lin
     result(tr("all metrics: {path}", path=folder / "compare.json"))
 
 
-def _measure_first(
-    models: Sequence[Model], items: Sequence[Item], device: torch.device, names: Sequence[str], sizes: bool
-) -> EvaluationResult:
-    """Measure model A on the images of B. Raises UsageError if they have other bands or another depth than its own."""
+def _measure(
+    models: Sequence[Contestant], judged: JudgedData, names: Sequence[str], sizes: bool
+) -> tuple[EvaluationResult, EvaluationResult]:
+    """Measure A and B on the images of B. Raises UsageError if A was trained on ones of other bands or another depth."""
+    classes, reading = models[1].model.classes, models[1].model.reading
+    b = models[1].measure(judged.images, classes, "B", reading, sizes)
     try:
-        return evaluation.measure(models[0], items, models[1].classes, device, "A", models[1].reading, sizes)
+        return models[0].measure(judged.images, classes, "A", reading, sizes), b
     except UsageError as error:
         raise UsageError(
             tr(
@@ -123,16 +110,32 @@ def _measure_first(
         ) from error
 
 
+def _report_seen(seen: Sequence[Sequence[bool]]) -> None:
+    """Say how many images A and B were trained on; `seen` of each model and image."""
+    for name, of_model in zip("AB", seen, strict=True):
+        if any(of_model):
+            notify(
+                tr(
+                    "{name} was trained on {count} of them, which favours {name} (a promotion leaves these images out)",
+                    name=name,
+                    count=sum(of_model),
+                )
+            )
+
+
 def _display_names(names: Sequence[str]) -> list[str]:
     """Return the names for readers: run IDs shortened, and told apart if both are the same."""
     shown = [name[:12] if RunId.accepts(name) else name for name in names]
     return [f"{name} ({letter})" for name, letter in zip(shown, "AB", strict=True)] if shown[0] == shown[1] else shown
 
 
-def _describe_seen(name: str, count: int) -> str:
-    return (
-        tr("{name} was trained on {count} of these images, which favours it.", name=name, count=count) if count else ""
-    )
+def _describe_seen(names: Sequence[str], seen: Sequence[Sequence[bool]]) -> str:
+    shown = [
+        tr("{name} was trained on {count} of these images, which favours it.", name=name, count=sum(of_model))
+        for name, of_model in zip(names, seen, strict=True)
+        if any(of_model)
+    ]
+    return " ".join(shown)
 
 
 def _describe(lineage: Lineage) -> list[tuple[str, str]]:
@@ -145,14 +148,15 @@ def _describe(lineage: Lineage) -> list[tuple[str, str]]:
 
 
 def _image_records(
-    items: Sequence[Item], a: EvaluationResult, b: EvaluationResult, seen: set[str]
+    items: Sequence[Item], a: EvaluationResult, b: EvaluationResult, seen: Sequence[Sequence[bool]]
 ) -> list[dict[str, Any]]:
     return [
         {
             "name": item.name,
             "a": a.only([i]).metric("miou"),
             "b": b.only([i]).metric("miou"),
-            "seen_by_a": bool({item.name, item.file_name} & seen),
+            "seen_by_a": seen[0][i],
+            "seen_by_b": seen[1][i],
         }
         for i, item in enumerate(items)
     ]

@@ -43,6 +43,13 @@ class Side:
     model: Model
     measured: EvaluationResult
     record: Sequence[tuple[str, str]]  # what it is, and where it comes from
+    predictors: Sequence[
+        Model
+    ] = ()  # of each image, where it is not `model`: the members of an ensemble that held it out
+
+    def predictor(self, index: int) -> Model:
+        """Return the model that predicts an image."""
+        return self.predictors[index] if self.predictors else self.model
 
 
 @dataclass(frozen=True)
@@ -151,7 +158,7 @@ def _card(found: Comparison, index: int, gain: float, classes: ClassMap, device:
     }
     return Card(
         found.items[index].name,
-        _panels(found, found.items[index], classes, device),
+        _panels(found, index, classes, device),
         value=-abs(gain),
         class_values={str(number): -abs(new - old) for number, (old, new) in values.items()},
         score=tr(
@@ -168,12 +175,12 @@ def _card(found: Comparison, index: int, gain: float, classes: ClassMap, device:
     )
 
 
-def _panels(found: Comparison, item: Item, classes: ClassMap, device: torch.device) -> list[Panel]:
+def _panels(found: Comparison, index: int, classes: ClassMap, device: torch.device) -> list[Panel]:
     """Return the image, the label, both predictions and their difference."""
-    reading = found.b.model.reading
+    item, reading = found.items[index], found.b.model.reading
     image = as_rgb(read_image(item.image, reading, item.page))
     mask = read_mask(evaluation.require_mask(item), classes, reading, item.page)
-    a, b = (_predict(item, side.model, classes, device, reading) for side in (found.a, found.b))
+    a, b = (_predict(item, side.predictor(index), classes, device, reading) for side in (found.a, found.b))
     drawn = (
         ("image", tr("image"), image),
         ("label", tr("label"), overlay(image, mask, classes)),

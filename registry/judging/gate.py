@@ -1,7 +1,8 @@
 """The promotion gate: measures a candidate and the champion on one split of one data commit, image by image.
 
 Metrics in MLflow are not trusted: the candidate is measured again, and so is the champion, whose own metrics may come
-from other data. Both models see the same images; an interval over their groups tells a gain from chance.
+from other data. Both models see the same images, none that either was trained on; an interval over their groups tells a
+gain from chance. Folds are judged by out-of-fold predictions of the images of train and val.
 """
 
 from __future__ import annotations
@@ -13,22 +14,26 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from core.errors import UsageError
-from core.i18n import tr, trn
-from dataset.checks.committed_groups import add_groups
-from dataset.samples import Item, committed_items
+from core.i18n import tr
+from core.reporting import warn
+from registry.judging.contestants import Contestant
+from registry.judging.images import JudgedData, judged_data
 from registry.judging.metrics import split_metric
-from registry.judging.overlap import seen_in_training
 from registry.judging.reasons import (
     UNDECIDED,
     check_classes,
     check_limits,
     check_reproduction,
+    check_threshold,
+    check_unseen,
     class_minimums,
     compare_results,
     describe_warning,
+    unknown_parents,
+    warnings_against,
 )
 from registry.judging.slices import Slice, committed_slices, measure_slices, slice_reasons
-from segmentation.evaluation import EvaluationResult, measure
+from segmentation.evaluation import EvaluationResult
 from segmentation.model import Model
 from segmentation.model_file import load_model
 from utils.ensemble_file import parts_of_model
@@ -36,6 +41,7 @@ from utils.lakefs_utils import LakeFS
 from utils.run_names import CHAMPION
 from versioning.provenance.verdict import (
     ACCEPT_WARNINGS,
+    ACCEPTED,
     CHALLENGER,
     PROMOTE_BY,
     SLICES,
@@ -49,9 +55,7 @@ if TYPE_CHECKING:
     from utils.lineage import Lineage
 
 MAX_SLICES = 30  # of a verdict, the worst first
-
-
-# --- measuring ---
+UNKNOWN_PARENTS = "unknown_parents"  # key of a verdict's record: models whose training images are not known, of either
 
 
 def download_model(lake: LakeFS, lineage: Lineage, device: torch.device, cache: Path) -> Model:
@@ -59,101 +63,136 @@ def download_model(lake: LakeFS, lineage: Lineage, device: torch.device, cache: 
     return load_model(lake.verified_file(lineage.model_path, lineage.model_sha256, cache), lineage.model_sha256, device)
 
 
-# --- judging ---
+def contestant(lake: LakeFS, lineage: Lineage, device: torch.device, cache: Path) -> Contestant:
+    """Download the model of a run or version, and find what it was trained on."""
+    return Contestant.load(lake, lineage, device, cache, download_model(lake, lineage, device, cache))
 
 
 def judge(
     settings: Settings, lake: LakeFS, candidate: Lineage, champion: Lineage | None, device: torch.device, cache: Path
 ) -> Verdict:
     """Measure the candidate, and the champion if there is one, on the candidate's data, and decide."""
-    data, split = candidate.data_path, settings.register_split
-    _, items = committed_items(lake, data, split, cache)
-    model = download_model(lake, candidate, device, cache)
-    items = add_groups(lake, data, (split, items), cache, model.classes, model.reading, settings.split_group)
-    slices = committed_slices(settings, lake, (data, split), items, model)
-    sizes = any(one.size is not None for one in slices)
-    minimums = class_minimums(settings.register_min_class_iou, model.classes.names)  # first: rejects unknown names
-    new = measure(model, items, model.classes, device, tr("candidate"), sizes=sizes)
-    metric = split_metric(settings.register_metric)
-    file = lake.verified_file(candidate.model_path, candidate.model_sha256, cache)
-    size = sum(part.stat().st_size for part in parts_of_model(file, candidate.model_sha256))
-    record: dict[str, Any] = {
-        "data": str(data),
-        "split": split,
-        "figure": metric,
-        "pictures": len(items),
-        "candidate": new.metric(metric),
-        "milliseconds": round(new.milliseconds, 3),
-        "device": device.type,
-        "megabytes": round(size / 1e6, 3),
-    }
-    warnings = [warning.text for warning in model.warnings if warning.counts_against(split)]
+    one = contestant(lake, candidate, device, cache)
+    judged = judged_data(settings, lake, one)
+    slices = committed_slices(settings, lake, judged, one.model.reading)
+    sizes = any(part.size is not None for part in slices)
+    class_minimums(settings.register_min_class_iou, one.model.classes.names)  # first: rejects unknown names
+    new = one.measure(judged.images, one.model.classes, tr("candidate"), sizes=sizes)
+    unseen = [place for place, may in enumerate(one.may_judge(judged.images)) if may]
+    record = _describe_candidate(settings, one, judged, new, unseen)
+    stored, parents = warnings_against(one, judged, new.only(unseen)), unknown_parents(one, judged)
+    warnings = [*map(describe_warning, stored), *parents]
     if warnings and settings.register_accept_warnings:
-        record["accepted"] = warnings
+        record[ACCEPTED] = [*stored, *parents]
         warnings = []
     waivable = {ACCEPT_WARNINGS: len(warnings)}  # option -> reasons that it removes
     reasons = [
-        *(describe_warning(text) for text in warnings),
-        *check_reproduction(settings, candidate, new),
-        *check_classes(minimums, new, split),
-        *check_limits(settings, new, size),
+        *warnings,
+        *check_reproduction(settings, one, judged, new, unseen),
+        *_check_candidate(settings, one, judged, new.only(unseen), record),
     ]
     if champion is not None:
-        current = download_model(lake, champion, device, cache)
-        old = _measure_champion(current, champion, candidate, items, model, device, sizes)
-        seen = seen_in_training(lake, champion, data, split, cache)
-        record |= {"champion_version": champion.version, "seen_by_champion": len(seen)}
-        keep = [index for index, item in enumerate(items) if not {item.name, item.file_name} & seen]
-        found, metrics = _compare_unseen(settings, old, new, keep, slices)
-        record |= metrics
-        reasons += found
-        waivable[WITHOUT_INTERVAL] = int(UNDECIDED in metrics)
+        other = contestant(lake, champion, device, cache)
+        old = _measure_champion(other, one, judged, sizes)
+        may = other.may_judge(judged.images)
+        record |= {"champion_version": champion.version, "seen_by_champion": may.count(False)}
+        _report_unknown_champion(other, record)
+        keep = [place for place in unseen if may[place]]
+        if unseen:
+            who = tr("the candidate or the champion") if any(may) else tr("the champion")
+            found, metrics = _compare_unseen(settings, judged, (old, new), keep, slices, who)
+            record |= metrics
+            reasons += found
+            waivable[WITHOUT_INTERVAL] = int(UNDECIDED in metrics)
     if reasons and sum(waivable.values()) == len(reasons):
         record[PROMOTE_BY] = [option for option, count in waivable.items() if count]
     number = champion.version.rsplit(" v", 1)[1] if champion and champion.version else None
     return Verdict(CHALLENGER if reasons else CHAMPION, tuple(reasons), number, record)
 
 
-def _measure_champion(
-    current: Model,
-    champion: Lineage,
-    candidate: Lineage,
-    items: Sequence[Item],
-    model: Model,
-    device: torch.device,
-    sizes: bool,
-) -> EvaluationResult:
+def _describe_candidate(
+    settings: Settings, one: Contestant, judged: JudgedData, new: EvaluationResult, unseen: Sequence[int]
+) -> dict[str, Any]:
+    """Return the conditions, and what was measured of the candidate."""
+    metric = split_metric(settings.register_metric)
+    return {
+        "data": str(one.lineage.data_path),
+        "split": judged.split,
+        "figure": metric,
+        "pictures": len(judged.images),
+        "candidate": new.only(unseen).metric(metric),
+        "seen_by_candidate": len(judged.images) - len(unseen),
+        "milliseconds": round(new.milliseconds, 3),
+        "device": one.device.type,
+    }
+
+
+def _check_candidate(
+    settings: Settings, one: Contestant, judged: JudgedData, new: EvaluationResult, record: dict[str, Any]
+) -> list[str]:
+    """Return why the candidate is not good enough by itself, on the images that it was not trained on."""
+    size = sum(part.stat().st_size for part in parts_of_model(one.file, one.lineage.model_sha256))
+    record["megabytes"] = round(size / 1e6, 3)
+    limits = check_limits(settings, new, size)
+    if not new.images:
+        return [*check_unseen(judged, tr("the candidate")), *limits]
+    minimums = class_minimums(settings.register_min_class_iou, one.model.classes.names)
+    return [
+        *check_threshold(settings, judged, new),
+        *check_classes(minimums, new, judged.split),
+        *limits,
+    ]
+
+
+def _report_unknown_champion(champion: Contestant, record: dict[str, Any]) -> None:
+    """Warn that the champion may have been trained on the judged images: that only makes it harder to replace."""
+    for reference in champion.trained.unknown:
+        warn(
+            tr(
+                "the champion started from {reference}, whose training images are not known: it may be favoured",
+                reference=reference,
+            )
+        )
+    if champion.trained.unknown:
+        record[UNKNOWN_PARENTS] = list(champion.trained.unknown)
+
+
+def _measure_champion(champion: Contestant, candidate: Contestant, judged: JudgedData, sizes: bool) -> EvaluationResult:
     """Measure the champion on the candidate's data. Raises UsageError if it cannot read them, as of other bands or depth."""
+    reading, classes = candidate.model.reading, candidate.model.classes
     try:
-        return measure(current, items, model.classes, device, CHAMPION, model.reading, sizes)
+        return champion.measure(judged.images, classes, CHAMPION, reading, sizes)
     except UsageError as error:
         raise UsageError(
             tr(
                 "the champion {version} cannot read the images of the candidate ({error}): register models of such images "
                 "under a name of their own (REGISTERED_MODEL=NAME), or replace the champion without a comparison by "
                 "python register_model.py --run-id {run_id} --force REASON",
-                version=champion.version,
+                version=champion.lineage.version,
                 error=error,
-                run_id=candidate.run_id,
+                run_id=candidate.lineage.run_id,
             )
         ) from error
 
 
 def _compare_unseen(
-    settings: Settings, old: EvaluationResult, new: EvaluationResult, keep: Sequence[int], slices: Sequence[Slice]
+    settings: Settings,
+    judged: JudgedData,
+    measured: tuple[EvaluationResult, EvaluationResult],
+    keep: Sequence[int],
+    slices: Sequence[Slice],
+    who: str,
 ) -> tuple[list[str], dict[str, Any]]:
-    """Compare two models on the images at the places `keep`, which the champion was not trained on, and on their slices."""
+    """Compare champion and candidate on the images at the places `keep`, which neither saw, and on their slices.
+
+    `who` has seen the others.
+    """
     if not keep:
-        reason = trn(
-            "the champion was trained on the only image of {split}: no image is left to compare on",
-            "the champion was trained on all {count} images of {split}: no image is left to compare on",
-            len(new.images),
-            split=settings.register_split,
-        )
-        return [reason], {}
+        return check_unseen(judged, who), {}
+    old, new = measured
     reasons, metrics = compare_results(settings, old.only(keep), new.only(keep))
     metric = split_metric(settings.register_metric)
     gains = measure_slices(slices, old, new, keep, metric, settings.register_confidence)
     if gains:
-        metrics[SLICES] = [one.content() for one in worst_first(gains)[:MAX_SLICES]]
+        metrics[SLICES] = [gain.content() for gain in worst_first(gains)[:MAX_SLICES]]
     return reasons + slice_reasons(gains, metric), metrics

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from core.errors import UsageError
-from core.i18n import tr
+from core.i18n import tr, trn
 from core.settings import parse_minimums
+from dataset.faults import GROUPS_TO_DECIDE, SMALL_SPLIT, SMALL_SPLIT_IMAGES
 from registry.judging.metrics import run_metric, split_metric
 from segmentation.evaluation import EvaluationResult
 from segmentation.intervals import MIN_GROUPS, gain_interval
@@ -16,7 +17,8 @@ from segmentation.means import Coverage, format_mean, format_metric
 
 if TYPE_CHECKING:
     from config import Settings
-    from utils.lineage import Lineage
+    from registry.judging.contestants import Contestant
+    from registry.judging.images import JudgedData
 
 UNDECIDED = "undecided"  # key of a verdict's record; true: too few groups to tell the gain from chance
 ROUNDING = 1e-9  # of a gain: 0.61 - 0.6 passes a minimum of 0.01
@@ -96,20 +98,101 @@ def check_gain(minimum: float, metric: str, before: float, after: float, coverag
     ]
 
 
-def check_reproduction(settings: Settings, candidate: Lineage, new: EvaluationResult) -> list[str]:
-    """Return a reason if the run's own metric of the split is not reproduced; older runs have none of the test split."""
+def check_reproduction(
+    settings: Settings, one: Contestant, judged: JudgedData, new: EvaluationResult, unseen: Sequence[int]
+) -> list[str]:
+    """Return a reason if the run's own metric of the images is not reproduced; older runs have none of the test split.
+
+    The run of a warm start has measured all images of its split, a run of folds those that a fold held out.
+    """
     metric = split_metric(settings.register_metric)
-    name = run_metric(settings.register_split, metric)
-    recorded, measured = candidate.metrics.get(name), new.metric(metric)
+    name, same = run_metric(judged.split, metric), new.only(unseen) if judged.out_of_fold else new
+    recorded, measured = one.lineage.metrics.get(name), same.metric(metric)
     if recorded is None or abs(recorded - measured) <= REPRODUCTION_TOLERANCE:
         return []
     return [
         tr(
             "the run's {metric} {recorded} could not be reproduced: measured {measured}",
             metric=name,
-            recorded=format_metric(name, recorded, candidate.classes),
-            measured=new.format(metric),
+            recorded=format_metric(name, recorded, one.lineage.classes),
+            measured=same.format(metric),
         )
+    ]
+
+
+def check_threshold(settings: Settings, judged: JudgedData, unseen: EvaluationResult) -> list[str]:
+    """Return a reason if the candidate is below the threshold on the images that it has not seen by a warm start.
+
+    On all images, the threshold was checked by the run's own metric before.
+    """
+    metric, threshold = split_metric(settings.register_metric), settings.register_threshold
+    applies = settings.register_metric == run_metric(settings.register_split, metric)
+    value = unseen.metric(metric)
+    if not applies or len(unseen.images) == len(judged.images) or value >= threshold:
+        return []
+    return [
+        tr(
+            "{metric} {value} < threshold {threshold:.4f} on the {count} images of {split} that neither the model nor the "
+            "one that it started from was trained on",
+            metric=metric,
+            value=unseen.format(metric),
+            threshold=threshold,
+            count=len(unseen.images),
+            split=judged.split,
+        )
+    ]
+
+
+def check_unseen(judged: JudgedData, model: str) -> list[str]:
+    """Return the reason of a split whose images were all in the training of `model`, or of what it started from."""
+    if judged.out_of_fold:
+        advice = tr("label new images and train with --folds again, or put them into test and set REGISTER_SPLIT=test")
+    else:
+        advice = tr("train with --folds 5, or put new images into test and set REGISTER_SPLIT=test")
+    count = len(judged.images)
+    return [
+        trn(
+            "{model} was trained on the only image of {split}, or started from a model that was: no image is left to "
+            "compare on: {advice}",
+            "{model} was trained on all {count} images of {split}, or started from a model that was: no image is left to "
+            "compare on: {advice}",
+            count,
+            model=model,
+            split=judged.split,
+            advice=advice,
+        )
+    ]
+
+
+def warnings_against(one: Contestant, judged: JudgedData, unseen: EvaluationResult) -> list[str]:
+    """Return the stored warnings of the data check by which the judged images say little about the model.
+
+    Those about a small val do not count where enough out-of-fold images decide; where these are few, that is a warning.
+    """
+    found = [warning for warning in one.model.warnings if warning.counts_against(judged.split)]
+    if not judged.out_of_fold:
+        return [warning.text for warning in found]
+    images, groups = len(unseen.images), len(set(unseen.groups))
+    complete = unseen.coverage.present == unseen.coverage.total
+    kept = [warning.text for warning in found if warning.kind != SMALL_SPLIT and not complete]
+    if images > SMALL_SPLIT_IMAGES and groups >= GROUPS_TO_DECIDE:
+        return kept
+    few = tr(
+        "images that a fold held out: {images}, groups: {groups}: too few to judge by", images=images, groups=groups
+    )
+    return [*kept, few]
+
+
+def unknown_parents(one: Contestant, judged: JudgedData) -> list[str]:
+    """Return a warning for each model that the candidate started from whose training images are not known."""
+    return [
+        tr(
+            "the training started from {reference}, whose training images are not known: images of {split} may be among "
+            "them (--accept-warnings promotes all the same)",
+            reference=reference,
+            split=judged.split,
+        )
+        for reference in one.trained.unknown
     ]
 
 

@@ -30,8 +30,8 @@ from versioning.provenance.verdict import DEFAULT_CONFIDENCE, MIN_SLICE_GROUPS, 
 
 if TYPE_CHECKING:
     from config import Settings
-    from segmentation.model import Model
-    from utils.lakefs_utils import LakeFS, LakePath
+    from registry.judging.images import JudgedData
+    from utils.lakefs_utils import LakeFS
 
 OBJECT_SIZE, BRIGHTNESS, DIRECTORY = "object-size", "brightness", "directory"  # rules; any other is a CSV file
 
@@ -61,18 +61,15 @@ def parse_rules(text: str | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(rule.strip() for rule in text.split(","))) if text else ()
 
 
-def committed_slices(
-    settings: Settings, lake: LakeFS, committed: tuple[LakePath, str], items: Sequence[Item], model: Model
-) -> list[Slice]:
+def committed_slices(settings: Settings, lake: LakeFS, judged: JudgedData, reading: ReadOptions) -> list[Slice]:
     """Return the slices of REGISTER_SLICES; a CSV file may name images of the other splits of the data commit."""
-    data, split = committed
     rules = parse_rules(settings.register_slices)
     if not rules:
         return []
     others: set[str] = set()
-    for other in SPLITS:
-        others |= set() if other == split else set(images_of(lake, data, other, settings.cache_dir))
-    return find_slices(rules, items, model.reading, others)
+    for split in SPLITS:
+        others |= set() if split in judged.splits else set(images_of(lake, judged.data, split, settings.cache_dir))
+    return find_slices(rules, [image.item for image in judged.images], reading, others)
 
 
 def find_slices(

@@ -22,7 +22,8 @@ from dataset.decoding.options import ReadOptions
 from dataset.faults import ABSENT_CLASS, SMALL_SPLIT, UNINFORMATIVE_KINDS, DataWarning
 from dataset.samples import committed_items
 from registry.comparison.models import compare_models
-from registry.judging import gate, overlap
+from registry.judging import contestants, gate
+from registry.judging.overlap import judged_images
 from registry.overview import overview
 from registry.promotion import Promotion
 from registry.records import version_lineage
@@ -121,9 +122,12 @@ def test_imported_images_are_recognised_by_checksum_or_name(lab: Lab) -> None:
     bare = without_hashes(lab, first)
     assert {file.sha256 for file in lab.lake.objects(bare.ref, "data/train/images/")} == {None}
     run = dataclasses.replace(run_lineage(lab.run(0.5, first)), data_path=bare)
+    one = gate.contestant(lab.lake, run, CPU, lab.settings.cache_dir)
     lab.made["renamed"] = lab.made["t0"]
     again = lab.data(["t"], [*VAL, "renamed", "t1", "new"])
-    seen = overlap.seen_in_training(lab.lake, run, again, "val", lab.settings.cache_dir)
+    _, items = committed_items(lab.lake, again, "val", lab.settings.cache_dir)
+    images = judged_images(lab.lake, again, "val", items, lab.settings.cache_dir)
+    seen = {image.item.name for image in images if one.trained.seen_by(image)}
     assert seen == {"renamed", "t1"}
 
 
@@ -236,7 +240,7 @@ def test_class_minimums_are_checked_before_measuring(lab: Lab, monkeypatch: pyte
         raise AssertionError("measured before the class name was checked")
 
     run = lab.run(1.0, data)
-    monkeypatch.setattr(gate, "measure", never)
+    monkeypatch.setattr(contestants, "measure", never)
     wrong = dataclasses.replace(lab.settings, register_min_class_iou="raod=0.5")
     with pytest.raises(UsageError, match=r"unknown class 'raod' \(classes: road\)"):
         Promotion(Registry(lab.client, wrong), lab.lake).register(run)

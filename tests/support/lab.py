@@ -51,7 +51,8 @@ def segment_by_quality(model: Model, images: Sequence[UInt8], device: torch.devi
     for image in images:
         car, road = model.classes.names.index("car"), model.classes.names.index("road")
         labels = np.where(image[..., 0] > 127, car, road).astype(np.uint8)
-        wrong = round(model.metrics[QUALITY] * len(labels))
+        # An ensemble, which has no metrics, is perfect: it was trained on all images.
+        wrong = round(model.metrics.get(QUALITY, 1.0) * len(labels))
         labels[wrong:] = np.where(labels[wrong:] == car, road, car)
         found.append(labels)
     return found
@@ -127,10 +128,12 @@ class Lab:
         classes: ClassMap | None = None,
         experiment: str | None = None,
         warnings: tuple[DataWarning, ...] = (),
+        start: Mapping[str, str] | None = None,
     ) -> Run:
         """Create a finished run whose model has this quality, with the metrics that the gate will measure.
 
-        The model is committed to the branch of the `experiment`, if one is named.
+        The model is committed to the branch of the `experiment`, if one is named; `start` is what its metadata say about
+        the model that it started from.
         """
         classes = classes or road_and_car()
         metrics = {QUALITY: quality}
@@ -146,6 +149,7 @@ class Lab:
             "git_commit": "0" * 40,
             "lakefs_data_path": str(data),
             "model_sha256": file.sha256,
+            **(start or {}),
         }
         with connect(self.settings) as lake:
             if experiment:
