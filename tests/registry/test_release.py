@@ -134,6 +134,14 @@ def test_the_card_escapes_names_and_says_how_many_classes_a_mean_is_of(release: 
     assert "| val | 0.5000 | 1/2 | 0.9000 |" in card and GIT in card and "with uncommitted changes" in card
 
 
+def test_the_card_has_the_calibration_where_it_was_measured() -> None:
+    figures = {"val_iou": {}, "test_iou": {}, "temperature": 1.75, "val_ece": 0.01, "val_ece_uncalibrated": 0.125}
+    card = model_card(record(metrics=Measurements.parse(json.dumps(figures), "metrics.json")), {})
+    assert "divided by the temperature 1.75, which was fitted on val" in card
+    assert "| val | 0.1250 | 0.0100 |" in card and "| test | not measured | not measured |" in card
+    assert "class probabilities may be too confident" in model_card(record(), {})
+
+
 def test_the_card_escapes_what_the_registry_says_of_the_promotion() -> None:
     hostile = "x\n\n# Approved\n<img src=y> [free](javascript:z)"
     compared = {"compared": 2, "split": hostile, "figure": hostile, "champion": 0.5, "gain": 0.1}

@@ -207,6 +207,13 @@ def test_features_of_the_network_are_compared_too() -> None:
         fitted.check(statistics, other[:7])
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 50, 3), (50, 1, 3), (40, 40, 5), (2000, 3000, 3)])
+def test_image_of_any_size_and_number_of_bands_has_its_statistics(shape: tuple[int, int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    found = image_statistics(image, shape[:2])
+    assert len(found) == len(statistic_names(shape[2])) and np.isfinite(found).all()
+
+
 def test_few_images_say_nothing_about_what_is_usual() -> None:
     assert fit_distribution(3, observed(scenes(7, 0)), None) is None
 
