@@ -17,6 +17,8 @@ TEXTS = {
     "detail": mark("detail or noise"),
     "size": mark("image size"),
     "aspect": mark("aspect ratio"),
+    "layout": mark("arrangement of light and dark"),
+    "combination": mark("combination of colours and brightness"),
     "features": mark("content (features of the network)"),
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from core.i18n import tr
 from segmentation.archive.values import invalid_value, items, mapping, number, text
-from segmentation.reliability.drift import TrainingDistribution
+from segmentation.reliability.drift import TrainingDistribution, combined
 from segmentation.reliability.features import MOST_DIRECTIONS, FeatureDistribution
-from segmentation.reliability.statistics import statistic_names
+from segmentation.reliability.statistics import COMBINATION, statistic_names
 
 MOST_CHANNELS = 8192  # of a feature map
 LARGEST = 1e6  # of a statistic
@@ -30,18 +30,19 @@ def distribution_to_dict(distribution: TrainingDistribution) -> dict[str, Any]:
         "below": list(distribution.below),
         "above": list(distribution.above),
         "threshold": distribution.threshold,
+        "combination": _features_to_dict(distribution.combination, distribution.scales[0]),
     }
-    if (features := distribution.features) is not None:
-        content["features"] = {
-            "module": features.module,
-            "scale": distribution.feature_scale,
-            "rest": features.rest,
-            **{
-                name: torch.from_numpy(np.ascontiguousarray(getattr(features, name)))
-                for name in ("mean", "std", "directions", "variances")
-            },
-        }
+    if distribution.features is not None:
+        content["features"] = _features_to_dict(distribution.features, distribution.scales[1])
     return content
+
+
+def _features_to_dict(features: FeatureDistribution, scale: float) -> dict[str, Any]:
+    arrays = {
+        name: np.ascontiguousarray(getattr(features, name)) for name in ("mean", "std", "directions", "variances")
+    }
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    return {"module": features.module, "scale": scale, "rest": features.rest, **tensors}
 
 
 def parse_distribution(value: object, bands: int, network: nn.Module) -> TrainingDistribution | None:
@@ -56,12 +57,15 @@ def parse_distribution(value: object, bands: int, network: nn.Module) -> Trainin
     threshold = number(content.get("threshold"), "threshold", 1, LARGEST)
     if min(*below, *above) <= 0:
         raise invalid_value("below", min(*below, *above), tr("a number above 0"))
-    distribution = TrainingDistribution(bands, center, below, above, threshold)
-    if "features" not in content:
-        return distribution
-    found = mapping(content["features"], "features")
-    features = _parse_features(found, network)
-    return replace(distribution, features=features, feature_scale=number(found.get("scale"), "scale", 1e-6, LARGEST))
+    combination, scale = _parse_features(mapping(content.get("combination"), "combination"), (COMBINATION,))
+    width = combined(bands, np.zeros((1, len(names)))).shape[1]
+    if len(combination.mean) != width:
+        raise invalid_value("combination", len(combination.mean), tr("{count} numbers", count=width))
+    features, feature_scale = None, 1.0
+    if "features" in content:
+        modules = dict(network.named_modules())
+        features, feature_scale = _parse_features(mapping(content["features"], "features"), modules)
+    return TrainingDistribution(bands, center, below, above, combination, features, (scale, feature_scale), threshold)
 
 
 def _numbers(content: Any, key: str, count: int) -> tuple[float, ...]:
@@ -71,9 +75,10 @@ def _numbers(content: Any, key: str, count: int) -> tuple[float, ...]:
     return tuple(number(value, key, -LARGEST, LARGEST) for value in found)
 
 
-def _parse_features(content: Any, network: nn.Module) -> FeatureDistribution:
+def _parse_features(content: Mapping[str, Any], modules: Container[str]) -> tuple[FeatureDistribution, float]:
+    """Return the distribution of features of one of these modules, and the distance that counts as 1."""
     module = text(content.get("module"), "module", MODULE_CHARACTERS)
-    if module not in dict(network.named_modules()):
+    if module not in modules:
         raise invalid_value("module", module, tr("a module of the network"))
     mean = _array(content, "mean", 1)
     channels = len(mean)
@@ -87,7 +92,8 @@ def _parse_features(content: Any, network: nn.Module) -> FeatureDistribution:
     if min(std.min(initial=1), variances.min(initial=1)) <= 0:
         raise invalid_value("std", 0, tr("a number above 0"))
     rest = number(content.get("rest"), "rest", 1e-9, LARGEST)
-    return FeatureDistribution(module, mean, std, directions, variances, rest)
+    found = FeatureDistribution(module, mean, std, directions, variances, rest)
+    return found, number(content.get("scale"), "scale", 1e-6, LARGEST)
 
 
 def _array(content: Any, key: str, dimensions: int) -> npt.NDArray[np.float32]:
@@ -103,7 +109,7 @@ def join_distributions(found: Sequence[TrainingDistribution | None], prefix: str
     """Return what the images of several trainings on parts of one data set are like; None if one of them does not know.
 
     An image is unlike them if it is unlike the widest of each. `prefix`: what stands before the name of a module of the
-    first network in the joined one, such as "members.0."; features are those of the first.
+    first network in the joined one, such as "members.0."; features, and statistics together, are those of the first.
     """
     known = [one for one in found if one is not None]
     if not known or len(known) < len(found) or len({one.bands for one in known}) > 1:
@@ -117,6 +123,7 @@ def join_distributions(found: Sequence[TrainingDistribution | None], prefix: str
         center=tuple(center.tolist()),
         below=tuple((center - low).tolist()),
         above=tuple((high - center).tolist()),
+        scales=(max(one.scales[0] for one in known), known[0].scales[1]),
         threshold=max(one.threshold for one in known),
         features=None if first is None else replace(first, module=prefix + first.module),
     )

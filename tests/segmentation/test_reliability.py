@@ -182,6 +182,7 @@ def test_images_of_the_same_kind_are_not_flagged() -> None:
         (np.zeros_like, "dark"),
         (lambda image: np.full_like(image, 255), "saturated"),
         (lambda image: np.repeat(image, 3, 1), "aspect"),
+        (lambda image: image[::-1], "layout"),
     ],
 )
 def test_other_images_are_flagged_with_the_reason(change: Any, reason: str) -> None:
@@ -260,7 +261,7 @@ def test_model_file_has_temperature_and_what_the_training_images_are_like(tmp_pa
     save_model(tmp_path / "model.pth", model)
     loaded = load_model(tmp_path / "model.pth", file_sha256(tmp_path / "model.pth"), CPU)
     assert loaded.temperature == 1.75 and loaded.inputs is not None
-    for name in ("center", "below", "above", "threshold", "feature_scale"):
+    for name in ("center", "below", "above", "threshold", "scales"):
         assert getattr(loaded.inputs, name) == getattr(model.inputs, name)
     assert loaded.inputs.features is not None
     for name, value in vars(model.inputs.features).items():
@@ -290,6 +291,10 @@ def test_model_file_of_an_earlier_version_has_neither(tmp_path: Path) -> None:
         ("inputs/center", [0.0]),
         ("inputs/below", [0.0] * len(statistic_names(3))),
         ("inputs/threshold", float("inf")),
+        ("inputs/combination", None),
+        ("inputs/combination/mean", torch.zeros(3)),
+        ("inputs/combination/scale", 0.0),
+        ("inputs/combination/module", "down.3"),
         ("inputs/features/module", "no.such.module"),
         ("inputs/features/mean", torch.zeros(3)),
         ("inputs/features/std", torch.zeros(192)),
