@@ -101,8 +101,8 @@ def _write_epochs(path: Path, training: RecordedFolds) -> None:
     for fold in training.finished:
         for r in fold.history:
             v = r.validation
-            figures_ = [r.number, r.train_loss, v.loss, v.accuracy, v.miou, round(r.seconds, 3)]
-            rows.append([fold.number, fold.run_id, *figures_])
+            figures_of_epoch = [r.number, r.train_loss, v.loss, v.accuracy, v.miou, round(r.seconds, 3)]
+            rows.append([fold.number, fold.run_id, *figures_of_epoch])
     write_atomically(path, csv_bytes(rows))
 
 
