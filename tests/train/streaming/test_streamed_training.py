@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -145,3 +147,14 @@ def test_check_only_streams_and_a_directory_cannot(project: Project, reference: 
     assert not list((project.folder / ".lakefs/cache/commits").rglob("*.png"))
     done = project.run("train.py", "--stream", "always")
     assert done.returncode == 2 and "--stream: only with --data-ref or --resume or --reproduce" in done.stderr
+
+
+def test_processes_of_one_training_share_the_cache(project: Project) -> None:
+    """Under torchrun, each process reads its own part, over a connection of its own."""
+    options = ("--smoke", "--batch-size", "6", "--image-size", "64", "64", "--data-ref", "main")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "train.py", *options]
+    with watched(project) as largest:
+        env = project.environment() | SMALL
+        done = subprocess.run(command, cwd=project.folder, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and done.stdout.count("of images from lakefs://") == 1, done.stdout + done.stderr
+    assert largest[0] <= LIMIT and project.runs()[0].data.params["processes"] == "2"
