@@ -51,6 +51,9 @@ class Loop(ModelTrain):
     def on_epoch_end(self, result: EpochResult) -> None:
         pass
 
+    def measure_best(self) -> None:
+        pass
+
 
 def stream(options: argparse.Namespace) -> None:
     """Publish the data, train in turns, and print the table."""

@@ -150,7 +150,10 @@ class BoundedCache:
             if victim is None:
                 return False
             sha256, freed, timeline = victim
-            self._remove(sha256)
+            try:
+                self._remove(sha256)
+            except PermissionError:  # Windows: another process is reading it
+                return False
             totals[timeline] -= freed
         return True
 
