@@ -44,7 +44,7 @@ class WeightsFile:
             config = path.with_name("config.json")
             return cls(source, path.name, path.read_bytes(), config.read_bytes() if config.is_file() else None)
         except OSError as error:
-            raise UsageError(tr("--pretrained {path}: {error}", path=source, error=describe_error(error))) from error
+            raise UsageError(tr("--pretrained {path}: {error}", path=source, error=error.strerror or error)) from error
 
 
 @dataclass(frozen=True)

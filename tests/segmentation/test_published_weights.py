@@ -99,7 +99,7 @@ def test_named_file_is_the_only_one(classifier: dict[str, Tensor], offline: Path
 
 def test_missing_files_and_directories_are_errors(tmp_path: Path) -> None:
     pytest.importorskip("timm")
-    with pytest.raises(UsageError, match=r"--pretrained .*none\.pth: FileNotFoundError"):
+    with pytest.raises(UsageError, match=r"--pretrained .*none\.pth: No such file or directory"):
         WeightsFile.read(tmp_path / "none.pth", str(tmp_path / "none.pth"))
     with pytest.raises(UsageError, match=r"WEIGHTS_DIR=.*/none: no such directory"):
         build_pretrained(NETWORK, 2, 3, Places(directory=tmp_path / "none"))

@@ -248,7 +248,7 @@ def test_new_data_with_other_classes_keeps_the_rows_of_known_names(
         (("--init", "champion", "--pretrained"), "--pretrained cannot be used with --init"),
         (("--init", "chmpion"), r"'chmpion' is not a model: did you mean champion\?"),
         (("--init", "no.pth"), r"no\.pth: no such file"),
-        (("--model", "lite_fpn", "--pretrained", "no.pth"), r"--pretrained .*no\.pth: FileNotFoundError"),
+        (("--model", "lite_fpn", "--pretrained", "no.pth"), r"--pretrained .*no\.pth: No such file or directory"),
         (("--init", "package:nothing"), r"expected the installed package nothing, found none"),
         (("--init", "champion", "--resume", "last"), r"--init"),
         (("--init", "champion", "--audit-labels"), r"--init"),
