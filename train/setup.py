@@ -130,7 +130,7 @@ def prepare_training(
     weights, reason = class_weights(settings.class_weights, data.pixel_counts["train"])
     decisions.take(tr("class weights"), "class_weights", (" ".join(f"{weight:.2f}" for weight in weights), reason))
     start = build_start(settings, data.classes.names, data.reading, initial)
-    network, normalisation = start.network, _normalisation(start.normalisation, train_images)
+    network, normalisation = start.network, _normalisation(start.normalisation, train_images, settings)
     decisions.resolved |= start.facts
     # One batch size for all processes and for a resumed run, however much memory each has.
     choice = distributed.broadcast_from_main(
@@ -179,12 +179,15 @@ def prepare_training(
     )
 
 
-def _normalisation(of_weights: Normalisation | None, images: loader.SegmentationDataset) -> Normalisation:
+def _normalisation(
+    of_weights: Normalisation | None, images: loader.SegmentationDataset, settings: Settings
+) -> Normalisation:
     """Return the normalisation that belongs to the weights; the data decides the channels that those do not know."""
     channels = images.split.reading.channels
     if of_weights is not None and len(of_weights.mean) == channels:
         return of_weights
-    measured, known = loader.measure_normalisation(images), of_weights or Normalisation((), ())
+    measured = loader.normalisation_of(images, settings.cache_dir / "checks")
+    known = of_weights or Normalisation((), ())
     count = len(known.mean)
     return Normalisation(known.mean + measured.mean[count:], known.std + measured.std[count:])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from core.files import write_atomically
 from core.machine.limits import usable_cores
 from dataset.classes import ClassMap
 from dataset.data import Pair, SegmentationData
@@ -180,6 +182,20 @@ def _load_streamed(
     for batch in batches:
         image, small, native = _collate([_sample(next(decoded)) for _ in batch])
         yield (image.pin_memory(), small.pin_memory(), native) if pinned else (image, small, native)
+
+
+def normalisation_of(images: SegmentationDataset, folder: Path) -> Normalisation:
+    """Return what `measure_normalisation` does; of streamed images it is measured once, and kept in `folder`."""
+    if not images.streamed:
+        return measure_normalisation(images)
+    record = folder / f"normalisation-{images.split.key()}.json"
+    try:
+        mean, std = json.loads(record.read_bytes())
+        return Normalisation(tuple(map(float, mean)), tuple(map(float, std)))
+    except (FileNotFoundError, ValueError, TypeError):
+        measured = measure_normalisation(images)
+        write_atomically(record, json.dumps([measured.mean, measured.std]).encode())
+        return measured
 
 
 def measure_normalisation(images: SegmentationDataset, limit: int = 512) -> Normalisation:

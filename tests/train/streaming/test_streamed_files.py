@@ -19,6 +19,7 @@ from dataset.sources.synthetic import generate_sample
 from dataset.validation import check_data
 from tests.support.faults import Faults, fault_proxy
 from tests.support.servers import Server
+from train.loading.loader import SegmentationDataset, measure_normalisation, normalisation_of
 from train.loading.prefetch import decode_ahead
 from train.loading.split import Split
 from utils.identifiers import Sha256
@@ -170,6 +171,19 @@ def test_files_are_read_ahead_by_several_threads_in_order(sample: Path, monkeypa
     for index, arrays in zip(order, decode_ahead(split, order, threads=2), strict=True):
         assert all(map(lambda a, b: (a == b).all(), arrays, split.decode(index)))
     assert threading.main_thread().name in names and len(names) > 1
+
+
+def test_normalisation_is_measured_once(
+    faulty_lake: tuple[LakeFS, Faults], sample: Path, tmp_path: Path, storage: Faults
+) -> None:
+    lake, _ = faulty_lake
+    data, source = streamed(lake, publish(lake, sample), tmp_path)
+    local = check_data(sample, 0)
+    of_files = SegmentationDataset(local.split("train"), data.classes, (32, 32), False, data.reading)
+    images = SegmentationDataset(data.split("train"), data.classes, (32, 32), False, data.reading, source)
+    assert normalisation_of(images, tmp_path) == measure_normalisation(of_files)
+    storage.requests.clear()
+    assert normalisation_of(images, tmp_path) == measure_normalisation(of_files) and storage.requests == []
 
 
 def test_objects_of_other_clients_are_read(faulty_lake: tuple[LakeFS, Faults], tmp_path: Path) -> None:
