@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from core.figures import format_figure
+
 WIDTH, HEIGHT, LEFT = 440, 270, 48  # units of the SVG: about CSS pixels on a small screen
 TOP, RIGHT, BOTTOM = 8, 8, 40
 MOST_DOTS = 60  # points of a series; lines of more have none
@@ -83,7 +85,10 @@ def reliability_chart(title: str, x_label: str, curves: Sequence[tuple[str, Sequ
         across, up = WIDTH - LEFT - RIGHT - 20, HEIGHT - BOTTOM - TOP
         return round(LEFT + 10 + x * across, 1), round(HEIGHT - BOTTOM - min(max(y, 0), 1) * up, 1)
 
-    lines = [_series(name, [(*place(x, y), f"{x:.3f}: {y:.3f}") for x, y in points]) for name, points in curves]
+    lines = [
+        _series(name, [(*place(x, y), f"{format_figure(x)}: {format_figure(y)}") for x, y in points])
+        for name, points in curves
+    ]
     (left, bottom), (right, top) = place(0, 0), place(1, 1)
     ticks = [(value / 4, f"{value / 4:.2f}") for value in range(5)]
     x_ticks, y_ticks = ([(place(v, v)[axis], text) for v, text in ticks] for axis in (0, 1))

@@ -71,6 +71,10 @@ EXCEPTIONS = {
         "{shown} of {count} masks, the most suspicious first. Each was predicted by a model that was trained without "
         "it; a high place means that a typical mistake explains the difference, not that the mask is wrong.",
     },
+    "of a threshold on many images": {
+        "{metric} {value} < threshold {threshold:.4f} on the {count} images of {split} that neither the model nor the "
+        "one that it started from was trained on",
+    },
     "a verb": {"bands: the initial model knows {known}; {count} more start from the mean of their filters"},
     "a rate": {
         "{epoch}  loss {train_loss:.4f}, val {val_loss:.4f}  accuracy {accuracy:.4f}  mIoU {miou}{mark}  "

@@ -31,7 +31,7 @@ PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 # Words that are the same in every language: metrics, names of the test's classes, models, splits, files and settings.
 SAME = re.compile(
     r"mIoU|IoU|[0-9a-f]{6,}|lakefs://\S+|python train\.py \S+ \S+|setting_\d|a\.png|HTTP|API|PNG|compact_fpn|model|None|"
-    r"unet|train|val|test|"
+    r"unet|train|val|test|brightness|directory|cam|"  # of slices, as they are set and found
     r"sky|road|building|pedestrian|bicyclist|pavement|vegetation|vehicle|/\S+|masks/\S+|MLflow|SHA|Git|data"
 )
 

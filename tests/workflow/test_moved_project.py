@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -269,8 +270,11 @@ def test_database_that_stays_locked_is_explained_in_one_line(tmp_path: Path, mlf
 @pytest.mark.parametrize(
     ("scheme", "package"), [("postgresql+psycopg", "psycopg[binary]"), ("mysql", "mysqlclient"), ("mssql", "pyodbc")]
 )
-def test_missing_driver_is_named_with_the_install_command(scheme: str, package: str) -> None:
+def test_missing_driver_is_named_with_the_install_command(
+    scheme: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("sqlalchemy")
+    monkeypatch.setitem(sys.modules, "psycopg", None)  # as where it is not installed
     settings = Settings(mlflow_tracking_uri=f"{scheme}://me:pw@127.0.0.1:9/mlflow")
     with pytest.raises(AppError, match=f"pip install '{re.escape(package)}'") as caught:
         mlflow_utils.connect(settings)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import shlex
@@ -24,6 +22,7 @@ from core.hashing import file_sha256
 from core.i18n import tr, trn
 from core.reporting import notify
 from core.reporting import result as report_result
+from core.safety.spreadsheet import csv_bytes
 from segmentation.file_names import METRICS_FILE, MLMODEL, MODEL_FILE
 from train.base_train import Validation
 from train.jobs.report import report, suggest_release
@@ -119,26 +118,24 @@ def _record(sweep: Sweep, best: FrozenTrial, lineage: Lineage) -> None:
             tags=[RunTag("best_run_id", lineage.run_id), RunTag("best_model_path", str(lineage.model_path))],
         )
         with tempfile.TemporaryDirectory() as folder:
-            Path(folder, TABLE).write_text(trials_table(sweep), encoding="utf-8")
+            Path(folder, TABLE).write_bytes(trials_table(sweep))
             mlflow_utils.log_artifacts(sweep.client, sweep.settings, run_id, Path(folder))
         sweep.client.set_terminated(run_id, "FINISHED")
 
 
-def trials_table(sweep: Sweep) -> str:
+def trials_table(sweep: Sweep) -> bytes:
     """Return all trials as CSV: number, state, metric, seconds of training, epochs, settings, run."""
     plan = sweep.study.plan
     names = [parameter.setting for parameter in plan.space]
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["trial", "state", plan.metric, "seconds", "epochs", *names, "run_id", "error"])
+    rows: list[list[object]] = [["trial", "state", plan.metric, "seconds", "epochs", *names, "run_id", "error"]]
     for t in sweep.study.finished():
         attributes = t.user_attrs
         value = "" if t.value is None else repr(t.value)
         seconds, epochs = attributes.get(SECONDS, ""), attributes.get(EPOCHS, "")
         settings = [t.params.get(name, "") for name in names]
         row = [t.number + 1, STATES[t.state], value, seconds, epochs, *settings]
-        writer.writerow([*row, attributes.get(RUN_ID, ""), attributes.get(ERROR, "")])
-    return stream.getvalue()
+        rows.append([*row, attributes.get(RUN_ID, ""), attributes.get(ERROR, "")])
+    return csv_bytes(rows)
 
 
 def _report_trials(sweep: Sweep, best: FrozenTrial) -> None:
