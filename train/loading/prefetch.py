@@ -16,6 +16,8 @@ from train.loading.split import Arrays, Split
 MOST_BYTES = 1 << 30  # of decoded images that wait to be used
 MEMORY_SHARE = 8  # parts of the free memory: they take at most one
 LEAST = 4  # images ahead
+LEAST_READERS = 2
+SAMPLED = 64  # pairs whose files are looked at
 
 
 def decode_ahead(
@@ -33,12 +35,20 @@ def decode_ahead(
         with decoding:
             return split.decode(index, contents)
 
-    readers = WORKERS if split.source.streamed else threads or usable_cores()
-    return in_order(decode, indices, readers, images_ahead(split, readers))
-
-
-def images_ahead(split: Split, readers: int) -> int:
-    """Return how many images are kept ready or being read: bounded by memory, enough for all readers."""
-    size = max(1, split.file_size // max(1, len(split.pairs)))
     room = min(MOST_BYTES, available_memory() // MEMORY_SHARE)
+    readers = count_readers(split, room) if split.source.streamed else threads or usable_cores()
+    return in_order(decode, indices, readers, images_ahead(split, readers, room))
+
+
+def count_readers(split: Split, room: int) -> int:
+    """Return how many threads read files, each of which holds the contents of a pair: they take at most `room` bytes."""
+    step = max(1, len(split.pairs) // SAMPLED)
+    files = [(pair.image, pair.mask) for pair in split.pairs[::step]]
+    largest = max((sum(map(split.source.size, pair)) for pair in files), default=1)
+    return max(LEAST_READERS, min(WORKERS, room // max(1, largest)))
+
+
+def images_ahead(split: Split, readers: int, room: int) -> int:
+    """Return how many images are kept ready or being read: they take `room` bytes, and are enough for all readers."""
+    size = max(1, split.file_size // max(1, len(split.pairs)))
     return max(LEAST, min(4 * readers, room // size))

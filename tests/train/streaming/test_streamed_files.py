@@ -13,6 +13,7 @@ import pytest
 import config
 from core.errors import AppError
 from core.hashing import file_sha256
+from core.threads.workers import WORKERS
 from dataset.data import SegmentationData
 from dataset.directory import data_files
 from dataset.sources.synthetic import generate_sample
@@ -20,8 +21,9 @@ from dataset.validation import check_data
 from tests.support.faults import Faults, fault_proxy
 from tests.support.servers import Server
 from train.loading.loader import SegmentationDataset, measure_normalisation, normalisation_of
-from train.loading.prefetch import decode_ahead
+from train.loading.prefetch import count_readers, decode_ahead
 from train.loading.split import Split
+from train.setup import prepare_training
 from utils.identifiers import Sha256
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_client.http import HttpClient
@@ -184,6 +186,29 @@ def test_normalisation_is_measured_once(
     assert normalisation_of(images, tmp_path) == measure_normalisation(of_files)
     storage.requests.clear()
     assert normalisation_of(images, tmp_path) == measure_normalisation(of_files) and storage.requests == []
+
+
+def test_threads_that_read_large_files_are_few(sample: Path) -> None:
+    data = check_data(sample, 0)
+    split = Split(data.pairs, data.classes, (32, 32), False, data.reading)
+    size = max(pair.image.stat().st_size + pair.mask.stat().st_size for pair in data.pairs)
+    assert [count_readers(split, count * size) for count in (0, 5, 1000)] == [2, 5, WORKERS]
+
+
+def test_decoded_images_share_the_limit_with_downloaded_files(
+    lake: LakeFS, sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The commit fits and is downloaded; what it leaves is too little for the decoded images."""
+    commit = publish(lake, sample)
+    files = sum(path.stat().st_size for name, path in data_files(sample).items() if name.endswith(".png"))
+    for more, fits in ((10_000, False), (70_000, True)):
+        own = {"model_path": tmp_path / "m.pth", "device": "cpu", "image_size": (32, 32)}
+        settings = settings_of(lake, tmp_path, files + more, **own)
+        data = checked_data(settings, lake, commit)[1]
+        assert not data.source.streamed
+        setup = prepare_training(settings, data)
+        assert (setup.train_images.decoded is not None) == fits
+        assert ("each epoch reads the files (PICTURE_CACHE_GB: 9.8 KB)" in capsys.readouterr().out) != fits
 
 
 def test_objects_of_other_clients_are_read(faulty_lake: tuple[LakeFS, Faults], tmp_path: Path) -> None:
