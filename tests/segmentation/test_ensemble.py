@@ -51,6 +51,17 @@ def test_the_network_averages_the_probabilities_of_differently_normalised_member
     assert not model.network.training and model.lineage == {"git_commit": "none"} and model.metrics == {}
 
 
+def test_each_member_keeps_its_temperature(tmp_path: Path) -> None:
+    members = [replace(model, temperature=value) for model, value in zip(make_members(2), (0.5, 3.0), strict=True)]
+    path = write_ensemble(tmp_path, members)
+    model = load_model(path, file_sha256(path), CPU)
+    images = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
+    with torch.inference_mode():
+        each = [m.network(to_input(images, m.normalisation, CPU)).div(m.temperature).softmax(1) for m in members]
+    assert (probabilities(model, images) - torch.stack(each).mean(0)).abs().max() < 1e-5
+    assert model.temperature == 1
+
+
 def test_every_tensor_is_on_the_device_of_the_members(tmp_path: Path) -> None:
     path = write_ensemble(tmp_path, make_members())
     network = load_model(path, file_sha256(path), torch.device("meta")).network
