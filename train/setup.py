@@ -123,6 +123,7 @@ def prepare_training(
     if device.type == "cpu":
         keep_freed_memory()
     decisions = _Decisions(device)
+    decisions.resolved["stream"] = "always" if data.source.streamed else "never"
     size = decisions.take(tr("input size"), "image_size", _working_size(settings, data, initial))
     crop = settings.crop_size or size
     train_images, val_images, test_images = _images(settings, data, size)

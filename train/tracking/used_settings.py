@@ -11,7 +11,7 @@ GIVEN_TAG = "settings_given"  # of a run: names of the settings that somebody se
 # Settings that may be open until the training starts: train/setup.py decides them from the data and the machine.
 DECIDED = (
     *("device", "image_size", "class_weights", "batch_size"),
-    *("epochs", "augmentation", "learning_rate", "precision"),
+    *("epochs", "augmentation", "learning_rate", "precision", "stream"),
 )
 NOT_SET = "None"  # text of a setting without a value
 
