@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import secrets
 from dataclasses import replace
@@ -60,6 +61,11 @@ def data(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> LakePath:
 
 @pytest.fixture
 def run(lab: Lab, data: LakePath, members: Path) -> Run:
+    """A run whose members each held out every other image of the data."""
+    images = [hashlib.sha256(image).hexdigest() for image, _ in lab.made.values()]
+    found = read_ensemble(members).members
+    parts = (replace(member, held_out=tuple(images[place::2])) for place, member in enumerate(found))
+    members.write_bytes(Ensemble(tuple(parts)).to_json())
     return publish_ensemble(lab, data, members)
 
 
