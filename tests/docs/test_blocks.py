@@ -20,7 +20,18 @@ DOCUMENTS = [*TOP, *sorted(f"docs/{path.name}" for path in (SOURCE / "docs").glo
 TRANSLATED = [name for name in DOCUMENTS if name.endswith(".ko.md")]
 BLOCKS = [block for document in DOCUMENTS for block in blocks_of(SOURCE, document)]
 # Options of python -m utils.local_lakefs and of other programs that the texts name without the program.
-OTHER_OPTIONS = {"--repair", "--mend", "--drop-run", "--port", "--region", "--sidecar", "--env-manager", "--shm-size"}
+OTHER_OPTIONS = {
+    *("--repair", "--mend", "--drop-run", "--port", "--region", "--sidecar", "--env-manager", "--shm-size"),
+    *(
+        "--rdzv_endpoint",
+        "--rdzv_conf",
+        "--max_restarts",
+        "--requeue",
+        "--restarts",
+        "--workers",
+    ),  # of torchrun, sbatch, Ray
+    "--slices",  # of benchmarks/gate_coverage.py
+}
 CODE_OF_PROJECT = re.compile(rf"--|(?:python )?(?:{'|'.join(map(re.escape, command_options.SCRIPTS))})\b")
 
 
