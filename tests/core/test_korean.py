@@ -48,7 +48,7 @@ RIEUL = re.compile(
 CONSONANT = re.compile(
     "action|adam|batchnorm|bucket|champion|checkout|cleanlab|column|commit|config|dataset|destination|en|format|fpn|git|"
     "github|init|input|json|limit|lock|login|long|main|min|module|name|nan|net|none|norm|onnxruntime|open|origin|orientation|output|"
-    "pin|plan|pub|python|random|region|resume|rollback|run|scan|script|segmentation|setup|shm|shutdown|slurm|signing|split|sweep|token|torchvision|train|training|"
+    "pin|plan|pub|python|random|region|resume|rollback|run|scan|script|segmentation|setup|shm|shutdown|slurm|signing|split|stream|sweep|token|torchvision|train|training|"
     "torchrun|transform|type|up|version|zip|zlib"
 )
 VOWEL = re.compile("s3|ec2")
