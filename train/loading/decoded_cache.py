@@ -23,10 +23,9 @@ from core.reporting import notify, progress
 from dataset.classes import UInt8
 from train.loading.prefetch import decode_ahead
 from train.loading.split import DIGEST, DIGEST_BYTES, Arrays, Split
-from versioning.streaming.disk import BoundedCache, bounded_cache
+from versioning.streaming.disk import SUFFIX, WAITING, BoundedCache, bounded_cache, remove_least_recently_used
 from versioning.streaming.files import StreamedFiles
 
-SUFFIX = ".pictures"
 SPARE_BYTES = 1 << 30  # free disk space that is left to other programs
 
 
@@ -62,8 +61,7 @@ def prepare_files(folder: Path, limit: float, splits: Sequence[Split]) -> list[P
     if needed > limit:
         _report_no_room(splits, needed, limit, "PICTURE_CACHE_GB")
         return None
-    waiting = tr("waiting for another process that decodes images")
-    with file_lock(folder / ".lock", waiting):
+    with file_lock(folder / ".lock", tr(WAITING)):
         files = [folder / (split.key() + SUFFIX) for split in splits]
         missing = [(split, file) for split, file in zip(splits, files, strict=True) if not _is_valid(file, split)]
         to_write = sum(split.file_size for split, _ in missing)
@@ -91,19 +89,6 @@ def _streamed_files(folder: Path, limit: float, splits: Sequence[Split]) -> Iter
         return
     with bounded_cache(folder, limit) as cache:
         yield cache
-
-
-def remove_least_recently_used(folder: Path, limit: float, keep: Sequence[Path]) -> None:
-    """Remove incomplete files of killed processes, then the least recently used files until the rest fits `limit` bytes."""
-    for part in folder.glob(".*.part"):  # no process is writing: the caller has the lock
-        part.unlink()
-    used = {file: file.stat() for file in folder.glob("*" + SUFFIX)}
-    total = sum(status.st_size for status in used.values())
-    for file in sorted(used.keys() - set(keep), key=lambda file: used[file].st_mtime):
-        if total <= limit:
-            return
-        file.unlink()  # a training that has it open keeps its content
-        total -= used[file].st_size
 
 
 def _is_valid(file: Path, split: Split) -> bool:

@@ -16,6 +16,7 @@ from utils.identifiers import Checksum, ObjectPath, Sha256
 from utils.lakefs_client.content import Digests, RemoteFile, verify_digests
 from utils.lakefs_client.download import commit_directory, object_file
 from utils.lakefs_utils import LakeFS, LakePath
+from versioning.streaming.disk import make_room
 from versioning.streaming.files import Place, Stored, StreamedFiles, is_kept
 from versioning.streaming.shards import INDEX, PREFIX, Entry, read_index, source_of
 from versioning.versions import cached_files, compare
@@ -53,7 +54,9 @@ def _links(lake: LakeFS) -> bool:
 
 def _place(settings: Settings, source: LakePath, objects: LakePath) -> Place:
     root = safe_join(commit_directory(source, settings.cache_dir), source.path)
-    return Place(source, objects, root, settings.cache_dir, settings.decoded_dir, settings.picture_cache_gb * 1e9)
+    limit = settings.picture_cache_gb * 1e9
+    make_room(settings.decoded_dir, limit)
+    return Place(source, objects, root, settings.cache_dir, settings.decoded_dir, limit)
 
 
 def _report(settings: Settings, needed: int, source: LakePath) -> None:

@@ -14,15 +14,18 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from core.i18n import tr
+from core.i18n import mark, tr
+from core.locks import file_lock
 from core.reporting import warn
 from core.safety.private_files import create_private_file, is_private, make_directory
 
+SUFFIX = ".pictures"  # of decoded images
+WAITING = mark("waiting for another process that decodes images")
 FOLDER = "files"  # below that of the decoded images
 DATABASE = "files.db"
 UNKNOWN = 1 << 62  # the next use of a file of which none is known: it gives way to all others
@@ -62,6 +65,7 @@ class BoundedCache:
         self._db = self._open()
         with self._transaction():
             self._reconcile()
+            self._make_room(0, -1)  # an earlier limit may have been larger
 
     def close(self) -> None:
         """Let go of this process's files, which stay as long as nobody needs their room."""
@@ -259,10 +263,30 @@ def bounded_cache(folder: Path, limit: float) -> Iterator[BoundedCache | None]:
         cache.close()
 
 
+def remove_least_recently_used(folder: Path, limit: float, keep: Sequence[Path]) -> None:
+    """Remove incomplete files of killed processes, then the least recently used files until the rest fits `limit` bytes."""
+    for part in folder.glob(".*.part"):  # no process is writing: the caller has the lock
+        part.unlink()
+    used = {file: file.stat() for file in folder.glob("*" + SUFFIX)}
+    total = sum(status.st_size for status in used.values())
+    for file in sorted(used.keys() - set(keep), key=lambda file: used[file].st_mtime):
+        if total <= limit:
+            return
+        file.unlink()  # a training that has it open keeps its content
+        total -= used[file].st_size
+
+
+def make_room(folder: Path, limit: float) -> None:
+    """Leave half of the limit to streamed files: remove the least recently used decoded images beyond it."""
+    if folder.exists():
+        with file_lock(folder / ".lock", tr(WAITING)):
+            remove_least_recently_used(folder, limit / 2, keep=())
+
+
 def decoded_bytes(folder: Path) -> int:
     """Return the bytes of the decoded images in a directory, those that are being written included."""
     with os.scandir(folder) as entries:
-        return sum(entry.stat().st_size for entry in entries if entry.name.endswith((".pictures", ".part")))
+        return sum(entry.stat().st_size for entry in entries if entry.name.endswith((SUFFIX, ".part")))
 
 
 def _connect(path: Path) -> sqlite3.Connection:

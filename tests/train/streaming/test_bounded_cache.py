@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 from versioning.streaming import disk
-from versioning.streaming.disk import BoundedCache, bounded_cache, decoded_bytes
+from versioning.streaming.disk import BoundedCache, bounded_cache, decoded_bytes, make_room
 
 SIZE = 1000  # bytes of a file
 
@@ -176,3 +178,20 @@ def test_file_that_is_being_written_is_not_removed(tmp_path: Path, monkeypatch: 
     offer(cache, 0, 99)
     assert bytes_on_disk(tmp_path) == 2 * SIZE and kept(cache, range(4)) == [0, 1]
     cache.close()
+
+
+def test_smaller_limit_holds_at_once(tmp_path: Path) -> None:
+    """Of an earlier run with a larger limit, streamed files and decoded images are left."""
+    cache = BoundedCache(tmp_path, 9 * SIZE, "a")
+    for number in range(4):
+        offer(cache, number, number)
+    cache.close()
+    for name, age in (("old", 100), ("new", 10)):
+        path = tmp_path / f"{name}.pictures"
+        path.write_bytes(bytes(2 * SIZE))
+        os.utime(path, (time.time() - age, time.time() - age))
+    make_room(tmp_path, 4 * SIZE)
+    assert [path.name for path in tmp_path.glob("*.pictures")] == ["new.pictures"]
+    again = BoundedCache(tmp_path, 4 * SIZE, "b")
+    assert bytes_on_disk(tmp_path) == 4 * SIZE and len(kept(again, range(4))) == 2
+    again.close()
