@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from core.dotenv_file import load_dotenv, peek_dotenv
-from core.files import resolve, writable_cache
+from core.files import absolute_paths, writable_cache
 from core.i18n import LANGUAGES, language_of_locale, mark, set_language
 from core.safety.name_rules import BRANCH, BUCKET, METRIC, MODEL, REPOSITORY, SHA256, SLICES
 from core.safety.private_files import keep_private
@@ -35,6 +35,7 @@ from core.settings import (
 
 ROOT = Path(__file__).resolve().parent
 COUNT: dict[str, Any] = {"metavar": "N", "minimum": 0}
+CONFIDENCE: dict[str, Any] = {"option": "--confidence", "metavar": "X", "minimum": 0, "below": 1}
 FRACTION: dict[str, Any] = {"metavar": "X", "minimum": 0, "maximum": 1}
 SIDES: dict[str, Any] = {"metavar": ("H", "W"), "minimum": 16, "maximum": 8192}  # of an image in pixels
 FROM_DATA, UNLIMITED = mark("from the data"), mark("no limit")
@@ -100,15 +101,10 @@ class Settings:
         choices=("val", "test"),
     )
     register_min_gain: float = runtime_setting(
-        0.0, mark("smallest gain over the champion"), option="--min-gain", metavar="X", minimum=0, maximum=1
+        0.0, mark("smallest gain over the champion"), option="--min-gain", **FRACTION
     )
     register_confidence: float = runtime_setting(
-        0.95,
-        mark("confidence of the gain's bootstrap interval, which must lie above 0; 0: not required"),
-        option="--confidence",
-        metavar="X",
-        minimum=0,
-        below=1,
+        0.95, mark("confidence of the gain's interval, which must lie above 0; 0: not required"), **CONFIDENCE
     )
     register_accept_warnings: bool = runtime_setting(
         False, mark("promote even if val is small or lacks classes"), option="--accept-warnings"
@@ -342,13 +338,10 @@ def load_settings(**overrides: Any) -> Settings:
         settings = Settings(**values, explicit=frozenset(values))
     add_secrets(settings.secrets())
     set_language(settings.app_lang or language_of_locale())
-    absolute: dict[str, Any] = {
-        name: resolve(ROOT / getattr(settings, name) if overrides.get(name) is None else Path(overrides[name]))
-        for name, hint in FIELDS.items()
-        if hint is Path and getattr(settings, name) is not None
-    }
+    paths = {name: getattr(settings, name) for name, hint in FIELDS.items() if hint is Path}
+    absolute = absolute_paths({name: path for name, path in paths.items() if path is not None}, overrides, ROOT)
     keep_private(absolute["lakefs_local_dir"])
-    return dataclasses.replace(settings, **absolute)
+    return dataclasses.replace(settings, **absolute)  # type: ignore[arg-type]  # each is a field of type Path
 
 
 # Before any text is shown, that of --help included; load_settings reports an invalid value.

@@ -13,10 +13,10 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from io import FileIO
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from core.errors import AppError, UsageError
 from core.i18n import tr
@@ -80,6 +80,13 @@ def broken_link(path: Path) -> Path | None:
 def resolve(path: Path) -> Path:
     """Return the absolute path without links; with a broken link, the path as it is, so that nothing is made behind it."""
     return path.resolve() if broken_link(path) is None else path.absolute()
+
+
+def absolute_paths(paths: Mapping[str, Path], given: Mapping[str, Any], root: Path) -> dict[str, Path]:
+    """Return the paths by name, resolved: relative ones start at `root`, those that were `given` where the process is."""
+    return {
+        name: resolve(root / path if given.get(name) is None else Path(given[name])) for name, path in paths.items()
+    }
 
 
 def open_regular(path: Path) -> FileIO:

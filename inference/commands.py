@@ -14,7 +14,7 @@ from core.i18n import tr, trn
 from core.reporting import notify
 from core.reporting import result as report_result
 from core.safety.terminal import escape_line
-from inference import ownership
+from inference.earlier import ownership
 from inference.job import Job
 from inference.model_loading import find_model_file, load_predictor, onnx_device
 from utils.lineage import Lineage, Origin

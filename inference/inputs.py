@@ -21,7 +21,7 @@ from dataset.formats.selection import is_selection
 from dataset.layout.resolve import resolve_layout
 from dataset.pages import count_pages_of, page_name
 from dataset.samples import Item
-from inference import ownership
+from inference.earlier import ownership
 from inference.formats import LISTING
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")

@@ -28,9 +28,9 @@ from core.safety.json_object import JsonObject
 from core.safety.spreadsheet import csv_bytes
 from dataset.classes import ClassMap, UInt8
 from dataset.overlay import overlay
-from inference import ownership
 from inference.annotations import polygons
 from inference.annotations.coco import coco_json
+from inference.earlier import ownership
 from inference.earlier.listing import check_record, read_listing
 from inference.formats import JOURNAL, LABELME_SUFFIX, LISTING, UNCERTAINTY_SUFFIX
 from inference.gallery import write_gallery
@@ -283,7 +283,7 @@ def _reject_twice(folder: Path, targets: Sequence[str]) -> None:
 
 
 def origin_comment(origin: Mapping[str, Any]) -> str:
-    """Return the origin of an output as ASCII JSON, for formats that store one comment; see inference/ownership.py."""
+    """Return the origin of an output as ASCII JSON, for formats that store one comment; see inference/earlier/ownership.py."""
     return json.dumps(origin_of(origin))
 
 

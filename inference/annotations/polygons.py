@@ -48,7 +48,9 @@ def labelme_json(indices: UInt8, classes: ClassMap, image_path: str, origin: Map
     ]
     content = {
         "version": LABELME_VERSION,
-        "origin": dict(origin),  # at the beginning, where inference/ownership.py looks; labelme keeps unknown keys
+        "origin": dict(
+            origin
+        ),  # at the beginning, where inference/earlier/ownership.py looks; labelme keeps unknown keys
         "flags": {},
         "shapes": shapes,
         "imagePath": image_path,

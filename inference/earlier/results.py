@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from core.i18n import tr
 from core.reporting import notify
 from core.safety.checksummed_json import parse_json
-from inference import ownership
+from inference.earlier import ownership
 from inference.formats import JOURNAL, LISTING
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from core.reporting import notify, progress, result
 from core.safety.checksummed_json import with_checksum
 from dataset.classes import UInt8
 from dataset.overlay import overlay
-from inference import ownership, pipeline
+from inference import pipeline
+from inference.earlier import ownership
 from inference.inputs import VIDEO_SUFFIXES
 from inference.origin import describe_origin
 from inference.outputs import compute_class_shares, lock_output_dir, origin_comment

@@ -18,7 +18,7 @@ from dataset.classes import ClassMap, UInt8, build_classes
 from dataset.shapes.polygon import as_points, fill
 from inference import batch_job
 from inference.annotations.polygons import coco_polygons_json, labelme_json, outlines
-from inference.ownership import is_prediction
+from inference.earlier.ownership import is_prediction
 from segmentation.predictor import Predictor
 from tests.support.images import draw
 from tests.support.models import CPU, lineage, make_model

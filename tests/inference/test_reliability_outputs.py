@@ -23,8 +23,8 @@ from dataset.samples import Item
 from inference import batch_job, export, inputs
 from inference.batch_job import Outcome
 from inference.commands import check_request
+from inference.earlier.ownership import is_prediction, listed_files
 from inference.geo.windows import require_windows
-from inference.ownership import is_prediction, listed_files
 from inference.server import Service
 from inference.streams import video
 from inference.tally import report_drift

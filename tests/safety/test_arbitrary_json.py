@@ -24,8 +24,8 @@ from dataset.classes import InvalidFileError, build_classes
 from dataset.faults import DataFaults
 from dataset.formats.record import RECORD_FILE, read_record
 from dataset.formats.selection import read_selection
-from inference import ownership
 from inference.annotations.polygons import coco_polygons_json
+from inference.earlier import ownership
 from inference.earlier import results as earlier
 from inference.earlier.listing import is_complete, read_listing
 from inference.formats import JOURNAL, LISTING

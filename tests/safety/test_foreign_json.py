@@ -12,7 +12,7 @@ from core.errors import AppError
 from core.safety.checksummed_json import KEY, verify_checksum, with_checksum
 from dataset.classes import build_classes
 from dataset.formats.selection import read_selection
-from inference import ownership
+from inference.earlier import ownership
 from inference.earlier import results as earlier
 from inference.formats import LISTING
 from inference.outputs import OutputDirectory
