@@ -17,8 +17,9 @@ from core.errors import UsageError
 from dataset.decoding.mask import read_mask
 from dataset.decoding.options import DEFAULT_READING, ReadOptions
 from dataset.samples import Item
-from inference import batch_job, inputs, ownership
+from inference import batch_job, inputs
 from inference.batch_job import Outcome
+from inference.earlier import ownership
 from inference.geo.pixels import RasterPixels
 from segmentation.model import Model
 from segmentation.networks.compact import CompactUNet

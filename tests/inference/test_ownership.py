@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from core.errors import UsageError
-from inference import batch_job, inputs, ownership
+from inference import batch_job, inputs
+from inference.earlier import ownership
 from inference.formats import JOURNAL
 from inference.origin import describe_origin
 from inference.streams import video

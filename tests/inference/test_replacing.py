@@ -9,7 +9,8 @@ from typing import IO, Any
 import pytest
 
 from core.hashing import file_sha256
-from inference import batch_job, inputs, outputs, ownership
+from inference import batch_job, inputs, outputs
+from inference.earlier import ownership
 from inference.earlier.results import ASIDE
 from inference.formats import LISTING
 from segmentation.predictor import Predictor
