@@ -53,7 +53,10 @@ STARTING_MODULES = {"subprocess", "multiprocessing", "benchmarks.training_busy"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that start no other process, for `pytest -m quick`."""
+    """Mark the tests that start no other process, for `pytest -m quick`, and run their files last.
+
+    Each file runs in one process: at the end, a file of long tests would leave the other processes without work.
+    """
     starting: dict[object, bool] = {}
     for item in items:
         if not isinstance(item, pytest.Function):
@@ -64,6 +67,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             starting[item.module] = any(map(_starts_processes, origins))
         if not starting[item.module] and not STARTING_FIXTURES & set(item.fixturenames):
             item.add_marker("quick")
+    long = {item.path for item in items if not item.get_closest_marker("quick")}
+    items.sort(key=lambda item: item.path not in long)
 
 
 def _starts_processes(module: str | None) -> bool:
