@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import os
 import statistics
 import subprocess
@@ -26,8 +25,8 @@ import config
 from core.console import format_table
 from core.hashing import file_sha256
 from dataset.directory import data_files
-from train.base_train import EpochResult, Validation
-from train.model_train import ModelTrain
+from train.audit.predictions import FoldTrain
+from train.base_train import EpochResult
 from train.setup import prepare_training
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import connect
@@ -36,22 +35,10 @@ from versioning.checkout import checked_data
 Figures = dict[str, float]
 
 
-class Loop(ModelTrain):
-    """The training loop alone: no validation and nothing that is written."""
-
-    def validate(self) -> Validation:
-        return Validation(math.nan, math.nan, math.nan, {})
-
-    def save_best(self, result: EpochResult) -> None:
-        pass
-
-    def save_checkpoint(self) -> None:
-        pass
+class Loop(FoldTrain):
+    """The training loop alone: no validation, nothing that is written or shown."""
 
     def on_epoch_end(self, result: EpochResult) -> None:
-        pass
-
-    def measure_best(self) -> None:
         pass
 
 

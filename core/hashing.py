@@ -10,10 +10,12 @@ import time
 from pathlib import Path
 
 from core.files import open_regular
-from core.safety.private_files import create_private_file, is_private, make_directory
+from core.safety.private_database import open_cache_database
+from core.safety.private_files import make_directory
 
 BLOCK = 1 << 18  # bytes read and hashed at a time
 BATCH = 1000  # hashes per transaction: one transaction takes as long as hashing an image
+SCHEMA = "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stat TEXT, sha256 TEXT) WITHOUT ROWID"
 YOUNG_NS = 2_000_000_000  # a file changed this recently may change again within the resolution of the clock
 
 
@@ -63,20 +65,7 @@ class HashCache:
             return self._connect()
 
     def _connect(self) -> sqlite3.Connection:
-        if is_private(self._path):
-            create_private_file(self._path)
-        db = sqlite3.connect(self._path, timeout=30, check_same_thread=False, isolation_level=None)
-        try:
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = OFF")  # lost entries are hashed again
-            db.execute("CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stat TEXT, sha256 TEXT) WITHOUT ROWID")
-            # Reads every page (0.02 s for 100,000 files), so that damage is found here and not in the middle of a push.
-            if (found := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-                raise sqlite3.DatabaseError(found)
-        except BaseException:
-            db.close()
-            raise
-        return db
+        return open_cache_database(self._path, 30, SCHEMA)
 
     def close(self) -> None:
         """Write new entries and close the database."""

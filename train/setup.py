@@ -127,18 +127,12 @@ def prepare_training(
     size = decisions.take(tr("input size"), "image_size", _working_size(settings, data, initial))
     crop = settings.crop_size or size
     train_images, val_images, test_images = _images(settings, data, size)
-    channels = data.reading.channels
     weights, reason = class_weights(settings.class_weights, data.pixel_counts["train"])
     decisions.take(tr("class weights"), "class_weights", (" ".join(f"{weight:.2f}" for weight in weights), reason))
     start = build_start(settings, data.classes.names, data.reading, initial)
     network, normalisation = start.network, _normalisation(start.normalisation, train_images, settings)
     decisions.resolved |= start.facts
-    # One batch size for all processes and for a resumed run, however much memory each has.
-    choice = distributed.broadcast_from_main(
-        lambda: auto_settings.batch_size(
-            settings.batch_size, network, crop, device, len(train_images), channels, distributed.world_size()
-        )
-    )
+    choice = _batch_size(settings, network, crop, device, train_images)
     batch_size = decisions.take(tr("batch size"), "batch_size", choice)
     distributed.validate_batch_size(batch_size)
     epochs, reason = _epochs(settings, len(train_images), batch_size, smoke)
@@ -148,13 +142,9 @@ def prepare_training(
     augmentation = decisions.take(
         tr("augmentation"), "augmentation", auto_settings.augmentation(settings.augmentation, expected)
     )
-    peak_rate = decisions.take(
-        tr("peak learning rate"),
-        "learning_rate",
-        auto_settings.peak_rate(
-            settings.learning_rate, settings.model, start.published, trained=isinstance(initial, InitialModel)
-        ),
-    )
+    trained = isinstance(initial, InitialModel)
+    rate = auto_settings.peak_rate(settings.learning_rate, settings.model, start.published, trained)
+    peak_rate = decisions.take(tr("peak learning rate"), "learning_rate", rate)
     precision = decisions.take(tr("precision"), "precision", auto_settings.precision(settings.precision, device))
     _report_network(settings.model, network, data.classes.num_classes, device)
     return TrainingSetup(
@@ -277,6 +267,20 @@ def _epochs(settings: Settings, images: int, batch_size: int, smoke: bool) -> tu
         return 1, tr("--smoke: {count} batches", count=SMOKE_BATCHES)
     batches = len(loader.epoch_batches(images, batch_size, settings.seed, 0, 2 * distributed.world_size()))
     return auto_settings.epochs(settings.epochs, -(-batches // settings.accumulate), images, batch_size)
+
+
+def _batch_size(
+    settings: Settings,
+    network: nn.Module,
+    crop: tuple[int, int],
+    device: torch.device,
+    images: loader.SegmentationDataset,
+) -> tuple[int, str]:
+    """Return one batch size for all processes and for a resumed run, however much memory each has, and why."""
+    channels, processes = images.split.reading.channels, distributed.world_size()
+    return distributed.broadcast_from_main(
+        lambda: auto_settings.batch_size(settings.batch_size, network, crop, device, len(images), channels, processes)
+    )
 
 
 def _expected_epochs(

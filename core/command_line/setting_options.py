@@ -53,6 +53,14 @@ def settings_without_option(cls: type) -> list[str]:
     return [name for name, info in table_of(cls).items() if info.option is None]
 
 
+def _require_text(option: str | None, words: Sequence[str]) -> str:
+    """Return an option with its words, as they were typed. Raises UsageError if these are empty."""
+    origin = f"{option} {shlex.join(words)}"
+    if not " ".join(words).strip():
+        raise UsageError(tr("{origin}: expected a value, found an empty text", origin=origin))
+    return origin
+
+
 class _StoreSetting(argparse.Action):
     """Store a setting. Raises UsageError that names the option and the value as they were typed."""
 
@@ -70,9 +78,7 @@ class _StoreSetting(argparse.Action):
     ) -> None:
         words = [values] if isinstance(values, str) else [str(value) for value in values or ()]
         text = " ".join(words).strip()
-        origin = f"{option_string} {shlex.join(words)}"
-        if not text:
-            raise UsageError(tr("{origin}: expected a value, found an empty text", origin=origin))
+        origin = _require_text(option_string, words)
         try:
             value = parse_value(self.dest.upper(), text, self.hint)
             validate_value(self.dest.upper(), value, self.info)
@@ -95,9 +101,8 @@ class _StoreSwitch(argparse.Action):
         values: str | Sequence[Any] | None,
         option_string: str | None = None,
     ) -> None:
-        if values is not None and not str(values).strip():
-            origin = f"{option_string} {shlex.join([str(values)])}"
-            raise UsageError(tr("{origin}: expected a value, found an empty text", origin=origin))
+        if values is not None:
+            _require_text(option_string, [str(values)])
         setattr(namespace, self.dest, True)
         setattr(namespace, self.value_of, values)
 

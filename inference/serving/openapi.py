@@ -179,20 +179,8 @@ def _schemas() -> Schema:
         "lakefs_data_path": text,
         "git_commit": text,
     }
-    drift: Schema = {
-        "type": "object",
-        "description": tr(
-            "whether the image is unlike those of the training; only if the model knows what they are like"
-        ),
-        "properties": {
-            "flagged": {"type": "boolean"},
-            "score": {"type": "number", "minimum": 0, "description": tr("flagged above 1")},
-            "reasons": {"type": "array", "items": {"enum": list(REASONS)}},
-        },
-        "required": ["flagged", "score", "reasons"],
-    }
     optional_parts: Schema = {
-        "drift": drift,
+        "drift": _drift(),
         "truncated": {"type": "boolean", "description": tr("the end of the file is missing")},
         ENSEMBLE: {
             "type": "array",
@@ -214,6 +202,21 @@ def _schemas() -> Schema:
         "Health": _object(health),
         "Example": _object({**example, **prediction}, optional_parts),
         "Error": _object({"error": {"type": "string", "description": tr("what was expected and found, in one line")}}),
+    }
+
+
+def _drift() -> Schema:
+    return {
+        "type": "object",
+        "description": tr(
+            "whether the image is unlike those of the training; only if the model knows what they are like"
+        ),
+        "properties": {
+            "flagged": {"type": "boolean"},
+            "score": {"type": "number", "minimum": 0, "description": tr("flagged above 1")},
+            "reasons": {"type": "array", "items": {"enum": list(REASONS)}},
+        },
+        "required": ["flagged", "score", "reasons"],
     }
 
 

@@ -19,8 +19,7 @@ from train.warm_start.packages import PREFIX, find_package
 from utils.ensemble_file import is_ensemble, member_files, read_ensemble
 from utils.identifiers import InvalidValue, RunId
 from utils.lakefs_utils import LakeFS, LakePath
-
-LAKEFS = "lakefs://"
+from versioning.provenance.ancestors import LAKEFS
 
 
 def load_initial(settings: Settings, lake: LakeFS) -> Initial | None:

@@ -41,7 +41,7 @@ def find_package(text: str) -> PackagedWeights | None:
     Raises UsageError for `package:NAME`, with or without version, that is not installed or has no weights file.
     """
     name, _, version = text.removeprefix(PREFIX).partition("==")
-    found = metadata.version(name) if NAME.fullmatch(name) and _is_installed(name) else None
+    found = _installed_version(name)
     if found is None or (version and version != found):
         if not text.startswith(PREFIX):
             return None
@@ -62,12 +62,11 @@ def find_package(text: str) -> PackagedWeights | None:
     return PackagedWeights(name, found, file)
 
 
-def _is_installed(name: str) -> bool:
+def _installed_version(name: str) -> str | None:
     try:
-        metadata.distribution(name)
+        return metadata.version(name) if NAME.fullmatch(name) else None
     except metadata.PackageNotFoundError:
-        return False
-    return True
+        return None
 
 
 def _normalized(name: str) -> str:

@@ -16,7 +16,7 @@ from segmentation.model_file import FileRecord, read_record
 from segmentation.networks.encoder_fpn import encoder_of
 from segmentation.networks.packages import LITE_ENCODER, LITE_FPN
 from train.warm_start.initial import Initial, InitialEnsemble, InitialModel, InitialPackage
-from train.warm_start.load import LAKEFS, load_initial
+from train.warm_start.load import load_initial
 from train.warm_start.packages import PREFIX, find_package
 from utils import mlflow_utils
 from utils.ensemble_file import ENSEMBLE_FILE
@@ -26,6 +26,7 @@ from utils.servers import Servers
 from versioning.lockfile import explained_by_lock, read_lock
 from versioning.naming.files import named_file, plain_file
 from versioning.naming.results import Choice, resolve_model
+from versioning.provenance.ancestors import LAKEFS
 from versioning.versions import MODEL_PREFIX
 
 MODELS = "models:/"  # of MLflow's references: models:/NAME@ALIAS, models:/NAME/2

@@ -22,7 +22,8 @@ from filelock import FileLock, Timeout
 from core.i18n import mark, tr
 from core.locks import file_lock
 from core.reporting import warn
-from core.safety.private_files import create_private_file, is_private, make_directory
+from core.safety.private_database import open_cache_database
+from core.safety.private_files import make_directory
 
 SUFFIX = ".pictures"  # of decoded images
 WAITING = mark("waiting for another process that decodes images")
@@ -290,17 +291,6 @@ def decoded_bytes(folder: Path) -> int:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    if is_private(path):
-        create_private_file(path)
-    db = sqlite3.connect(path, timeout=60, check_same_thread=False, isolation_level=None)
-    try:
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA wal_autocheckpoint = 64")  # pages: the log stays small
-        db.execute("PRAGMA synchronous = OFF")  # after a power failure the files are downloaded again
-        db.executescript(SCHEMA)
-        if (found := db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-            raise sqlite3.DatabaseError(found)
-    except BaseException:
-        db.close()
-        raise
+    db = open_cache_database(path, 60, SCHEMA)
+    db.execute("PRAGMA wal_autocheckpoint = 64")  # pages: the log stays small
     return db
