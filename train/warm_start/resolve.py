@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from train.warm_start.packages import PREFIX, find_package
 from utils import mlflow_utils
 from utils.ensemble_file import ENSEMBLE_FILE
 from utils.identifiers import RunId, Sha256
+from utils.lakefs_client.connection import is_missing
 from utils.lakefs_utils import LakeFS, LakePath
 from utils.servers import Servers
 from versioning.lockfile import explained_by_lock, read_lock
@@ -114,14 +116,9 @@ def _locate_choice(servers: Servers, choice: Choice) -> tuple[LakePath, str]:
 
 def _locate_file(servers: Servers, file: Path) -> tuple[str, str]:
     """Return the model's place in lakeFS if lakefs.lock or a run names it, else that of the file, with a warning."""
-    record, settings = read_record(file), servers.settings
+    record = read_record(file)
     path = _recorded_path(servers, record)
-    if path is not None:
-        try:
-            servers.lake.verified_file(path, record.sha256, settings.cache_dir)
-        except AppError:
-            path = None
-    if path is not None:
+    if path is not None and _has_file(servers, path, record):
         return str(path), record.sha256
     warn(
         tr(
@@ -133,8 +130,22 @@ def _locate_file(servers: Servers, file: Path) -> tuple[str, str]:
     return str(file.resolve()), record.sha256
 
 
+def _has_file(servers: Servers, path: LakePath, record: FileRecord) -> bool:
+    """Return whether lakeFS has the model there. Raises AppError if it does not answer, or has another file."""
+    try:
+        servers.lake.verified_file(path, record.sha256, servers.settings.cache_dir)
+    except AppError as error:
+        if not is_missing(error):
+            raise
+        return False
+    return True
+
+
 def _recorded_path(servers: Servers, record: FileRecord) -> LakePath | None:
-    """Return the path in lakeFS of a model file by lakefs.lock, or by the run that it states; None if neither has it."""
+    """Return the path in lakeFS of a model file by lakefs.lock, or by the run that it states; None if neither has it.
+
+    Raises AppError if MLflow does not answer.
+    """
     lock = read_lock(ROOT)
     if lock is not None and lock.model_sha256 == record.sha256:
         return lock.model
@@ -142,10 +153,13 @@ def _recorded_path(servers: Servers, record: FileRecord) -> LakePath | None:
     if not RunId.accepts(run_id):
         return None
     try:
-        lineage = mlflow_utils.run_lineage(mlflow_utils.get_run(servers.client, servers.settings, run_id))
-    except AppError:
+        run = mlflow_utils.get_run(servers.client, servers.settings, run_id)
+    except UsageError:
         return None
-    return lineage.model_path if lineage.model_sha256 == record.sha256 else None
+    with contextlib.suppress(AppError):  # a run that committed no model
+        lineage = mlflow_utils.run_lineage(run)
+        return lineage.model_path if lineage.model_sha256 == record.sha256 else None
+    return None
 
 
 def _require_encoder(reference: str, model: str) -> None:

@@ -194,6 +194,11 @@ class MissingRepository(UsageError):
     """The server does not have the repository that was asked for."""
 
 
+def is_missing(error: AppError) -> bool:
+    """Return whether the server answered that it does not have what was asked for; no answer is another error."""
+    return getattr(error.__cause__, "status", None) == 404
+
+
 class InvalidResponse(ValueError):
     """Response that does not come from lakeFS."""
 

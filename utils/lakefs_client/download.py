@@ -20,7 +20,7 @@ from core.reporting import progress, warn
 from core.threads.workers import is_unavailable, iterate_successes, parallel
 from utils.ensemble_file import is_ensemble, parse_ensemble
 from utils.identifiers import Checksum, CommitId, ObjectPath, Sha256, parse_size, parse_time
-from utils.lakefs_client.connection import Connection, LakePath, missing_store_fix
+from utils.lakefs_client.connection import Connection, LakePath, is_missing, missing_store_fix
 from utils.lakefs_client.content import Digests, RemoteFile
 from utils.lakefs_client.queries import Queries
 
@@ -115,7 +115,7 @@ class Downloader:
             listed = self.queries.objects(source.ref, source.path, source.repo, links)
             found = [file for file in listed if _at_or_below(file.path, source.path)]
         except AppError as error:
-            if getattr(error.__cause__, "status", None) != 404 or not CommitId.accepts(source.ref):
+            if not is_missing(error) or not CommitId.accepts(source.ref):
                 raise
             fix = missing_store_fix(recorded=True)
             message = tr("{source} is not in {store}: {fix}", source=source, store=self.connection.store, fix=fix)

@@ -15,15 +15,19 @@ import torch
 from config import Settings
 from core.errors import AppError, UsageError
 from core.hashing import file_sha256
+from dataset.validation import check_data
 from segmentation.model import Model
 from segmentation.model_file import load_model
 from tests.support.lifecycle import NAME
 from tests.support.models import CPU
 from tests.support.project import SOURCE, Project, make_project
 from tests.support.tampering import changed_cell, flipped_bit
+from train.folds import start
 from train.warm_start.initial import InitialModel
 from train.warm_start.load import load_initial
 from train.warm_start.resolve import resolve_initial
+from utils import mlflow_utils
+from utils.lakefs_client.download import Downloader
 from utils.lakefs_utils import LakePath, connect
 from utils.lineage import INIT_KEYS
 from versioning.provenance.ancestors import ancestors
@@ -292,3 +296,33 @@ def test_file_that_changed_since_its_record_is_not_loaded(
         gone = dataclasses.replace(settings, init=champion["lakefs_model_path"].replace("model.pth", "no.pth"))
         with pytest.raises(AppError, match="no such file"):
             load_initial(gone, lake)
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise AppError("the server does not answer")
+
+
+@pytest.mark.parametrize(("owner", "method"), [(Downloader, "verified_file"), (mlflow_utils, "get_run")])
+def test_server_that_does_not_answer_is_not_a_missing_record(
+    project: Project, monkeypatch: pytest.MonkeyPatch, owner: object, method: str
+) -> None:
+    monkeypatch.setattr(owner, method, refuse)
+    with pytest.raises(AppError, match="does not answer"):
+        resolved(project, init=str(project.folder / "models/model.pth"))
+
+
+def test_folds_refuse_seen_images_also_where_other_data_is_unknown(
+    project: Project, warm: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings, initial = resolved(project, init=warm, folds=3)
+    data = check_data(settings.data_dir, settings.seed)
+    nowhere = LakePath.parse_recorded(initial.data_path.replace(LakePath.parse(initial.data_path).ref, "f" * 64))
+    foreign = dataclasses.replace(initial, data_path=str(nowhere))
+    with connect(settings) as lake:
+        with pytest.raises(UsageError, match="has images that the folds hold out"):  # those of the champion
+            start.require_unseen(settings, lake, foreign, data)
+        start.require_unseen(settings, lake, dataclasses.replace(foreign, reference="elsewhere.pth"), data)
+        assert "its data is not known here" in capsys.readouterr().err
+        monkeypatch.setattr(lake, "committed_objects", refuse)
+        with pytest.raises(AppError, match="does not answer"):
+            start.require_unseen(settings, lake, foreign, data)
