@@ -35,6 +35,7 @@ from core.settings import (
 
 ROOT = Path(__file__).resolve().parent
 COUNT: dict[str, Any] = {"metavar": "N", "minimum": 0}
+POSITIVE: dict[str, Any] = {"metavar": "N", "minimum": 1}
 CONFIDENCE: dict[str, Any] = {"option": "--confidence", "metavar": "X", "minimum": 0, "below": 1}
 FRACTION: dict[str, Any] = {"metavar": "X", "minimum": 0, "maximum": 1}
 SIDES: dict[str, Any] = {"metavar": ("H", "W"), "minimum": 16, "maximum": 8192}  # of an image in pixels
@@ -165,9 +166,7 @@ class Settings:
         metavar="S",
         above=0,
     )
-    batch_size: int | None = setting(
-        None, mark("batch size"), unset=FROM_DATA, option="--batch-size", metavar="N", minimum=1
-    )
+    batch_size: int | None = setting(None, mark("batch size"), unset=FROM_DATA, option="--batch-size", **POSITIVE)
     learning_rate: float | None = setting(
         None, mark("peak learning rate"), unset=mark("by network"), option="--lr", metavar="X", above=0
     )
@@ -225,7 +224,7 @@ class Settings:
         5.0, mark("gradient clipping norm; 0: off"), option="--clip-norm", metavar="X", minimum=0
     )
     accumulate: int = setting(
-        1, mark("batches per optimizer step (gradient accumulation)"), option="--accumulate", metavar="N", minimum=1
+        1, mark("batches per optimizer step (gradient accumulation)"), option="--accumulate", **POSITIVE
     )
     precision: str = setting(
         "auto",
@@ -253,8 +252,7 @@ class Settings:
         0,
         mark("processes that read images which the cache has no room for; 0: the training process reads"),
         option="--workers",
-        metavar="N",
-        minimum=0,
+        **COUNT,
     )
     picture_cache_gb: float = runtime_setting(
         20.0,
@@ -276,6 +274,9 @@ class Settings:
         metavar="N",
         minimum=2,
         maximum=100,
+    )
+    validate_every: int | None = setting(
+        None, mark("validate every N epochs"), unset=mark("by its cost"), option="--validate-every", **POSITIVE
     )
     patience: int = setting(
         0, mark("stop after N epochs without a better validation mIoU; 0: never"), option="--patience", **COUNT

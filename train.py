@@ -37,7 +37,7 @@ DATASETS = ("oxford-iiit-pet", "voc2012")  # of dataset/sources/public.py, whose
 READING = "--raw-orientation --allow-truncated --seed --split-group --stream"
 TRAINING = (
     f"{READING} --batch-size --lr --image-size --crop-size --model --pretrained --loss --class-weights --clip-norm "
-    "--accumulate --precision --device --workers --patience"
+    "--accumulate --precision --device --workers --validate-every --patience"
 )
 LENGTH = "--epochs --max-seconds --augmentation --ema"
 RELEASE = "--git-commit --git-tag"

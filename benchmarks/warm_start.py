@@ -89,7 +89,7 @@ def train(
     seconds, curve = 0.0, Curve()
     for result in training.history:
         seconds += result.seconds
-        curve.append((seconds, (result.epoch + 1) * len(training.setup.train_images), result.validation.miou))
+        curve.append((seconds, (result.epoch + 1) * len(training.setup.train_images), result.val.miou))
     return training, curve
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 
 import numpy as np
@@ -22,6 +23,8 @@ STEP_PIXELS = 350_000  # pixels per step: many small steps learn more from the s
 BATCHES = (4, 16)  # smallest and largest batch size that is chosen from the input size
 BATCH_SHARE = 4  # parts of the training split: a batch has at most one, so that steps differ and an epoch has several
 MANY_EPOCHS = 30  # from here on a network overfits the images without standard augmentation
+VALIDATION_SHARE, VALIDATIONS = 0.1, 10  # most of the time that validation takes; least number of validations
+STEP_COST, PIXEL_COST = 3.0, 0.5  # per pixel, of a training step and of the metrics at native size; 1: of the network
 MEMORY_SHARE = 0.5  # fraction of the free memory for the activations that a step keeps for its gradients
 
 
@@ -142,6 +145,25 @@ def augmentation(wanted: str, epochs: float) -> tuple[str, str]:
         )
         return "light", reason
     return "standard", tr("{epochs} epochs: less would lead to overfitting", epochs=round(epochs))
+
+
+def validation_interval(wanted: int | None, epochs: float, trained: int, validated: tuple[int, int]) -> tuple[int, str]:
+    """Return the epochs from one validation to the next, and why.
+
+    `trained`: pixels of an epoch's training steps; `validated`: pixels of a validation at the input size and at native
+    size. The pixels decide, not clocks: a resumed training must come to the same result.
+    """
+    if wanted is not None:
+        return wanted, tr("as set")
+    inputs, outputs = validated
+    cost = (inputs + PIXEL_COST * outputs) / (STEP_COST * max(1, trained))
+    wished = math.ceil(cost * (1 - VALIDATION_SHARE) / VALIDATION_SHARE)
+    chosen = max(1, min(wished, int(epochs) // VALIDATIONS))
+    if chosen == wished:
+        return chosen, tr("validation takes at most {share:.0%} of the time", share=VALIDATION_SHARE)
+    return chosen, tr("each of few epochs") if chosen == 1 else trn(
+        "at least {count} validation", "at least {count} validations", VALIDATIONS
+    )
 
 
 def step_seconds(

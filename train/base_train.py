@@ -40,11 +40,14 @@ class Validation:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """One epoch (counted from 0): mean training loss, validation, seconds and images/s of training, learning rate at its end."""
+    """One epoch (counted from 0): mean training loss, validation, seconds and images/s of training, learning rate at its end.
+
+    `validation` is None for an epoch that was not measured on val (VALIDATE_EVERY).
+    """
 
     epoch: int
     train_loss: float
-    validation: Validation
+    validation: Validation | None
     seconds: float
     images_per_second: float
     learning_rate: float
@@ -53,12 +56,25 @@ class EpochResult:
     @staticmethod
     def from_dict(content: dict[str, Any]) -> EpochResult:
         """Restore from `dataclasses.asdict`."""
-        return EpochResult(**{**content, "validation": Validation(**content["validation"])})
+        validation = content["validation"]
+        return EpochResult(**{**content, "validation": None if validation is None else Validation(**validation)})
+
+    @property
+    def val(self) -> Validation:
+        """The validation of an epoch that was measured. Raises ValueError for another one."""
+        if self.validation is None:
+            raise ValueError(f"epoch {self.number} was not measured on val")
+        return self.validation
 
     @property
     def number(self) -> int:
         """The epoch as it is shown and recorded, from 1; `epoch`, which checkpoints store, counts from 0."""
         return self.epoch + 1
+
+
+def best_of(history: Sequence[EpochResult]) -> EpochResult | None:
+    """Return the first epoch with the highest validation mIoU, None if no epoch was measured on val."""
+    return max((r for r in history if r.validation is not None), key=lambda r: r.val.miou, default=None)
 
 
 class TrainingObserver(Protocol):
@@ -81,12 +97,18 @@ class BaseTrain(ABC):
     that a checkpoint taken between two steps resumes exactly: order and augmentation depend on (seed, epoch, step) only.
     """
 
-    def __init__(self, settings: Settings, epochs: int, steps_per_epoch: int, smoke: bool = False) -> None:
-        """Start at epoch 0; `smoke`: the epochs have `SMOKE_BATCHES` batches, to test the whole chain."""
+    def __init__(
+        self, settings: Settings, epochs: int, steps_per_epoch: int, smoke: bool = False, validate_every: int = 1
+    ) -> None:
+        """Start at epoch 0; `smoke`: the epochs have `SMOKE_BATCHES` batches, to test the whole chain.
+
+        Every `validate_every`-th epoch is measured on val, and the last one.
+        """
         self.settings = settings
         self.epochs = epochs
         self.steps_per_epoch = steps_per_epoch
         self.smoke = smoke
+        self.validate_every = validate_every
         self.history: list[EpochResult] = []
         self.epoch = 0  # completed epochs
         self.step = 0  # completed steps of the current epoch
@@ -115,7 +137,7 @@ class BaseTrain(ABC):
         try:
             while not self.done:
                 loss = self.train_epoch()
-                self.end_epoch(loss, self.validate())
+                self.end_epoch(loss, self.validate() if self.is_to_be_validated() else None)
         except KeyboardInterrupt:
             if not self.step_incomplete:
                 self.save_checkpoint()
@@ -126,17 +148,31 @@ class BaseTrain(ABC):
 
     @property
     def best(self) -> EpochResult:
-        """The first epoch with the highest validation mIoU so far."""
-        return max(self.history, key=lambda result: result.validation.miou)
+        """The first epoch with the highest validation mIoU so far. Raises ValueError if none was measured yet."""
+        best = best_of(self.history)
+        if best is None:
+            raise ValueError("no epoch was measured on val yet")
+        return best
+
+    @property
+    def in_last_epoch(self) -> bool:
+        """Whether the training is over when the epoch that has no step left to do has ended."""
+        return self.progress_fraction(0) >= 1 if self.timed else self.epoch + 1 >= self.epochs
+
+    def is_to_be_validated(self) -> bool:
+        """Return whether the epoch that ends now is measured on val."""
+        return (self.epoch + 1) % self.validate_every == 0 or self.in_last_epoch
 
     def is_to_be_saved(self, validation: Validation) -> bool:
         """Return whether the model of the epoch that ends with this validation is to be kept: it is the best so far."""
-        return not self.history or validation.miou > self.best.validation.miou
+        best = best_of(self.history)
+        return best is None or validation.miou > best.val.miou
 
     @property
     def epochs_without_gain(self) -> int:
-        """Epochs since the best one."""
-        return len(self.history) - 1 - self.best.epoch if self.history else 0
+        """Epochs from the best one to the last one that was measured."""
+        measured = [result.epoch for result in self.history if result.validation is not None]
+        return measured[-1] - self.best.epoch if measured else 0
 
     @property
     def timed(self) -> bool:
@@ -196,9 +232,9 @@ class BaseTrain(ABC):
         self.seconds = self.synchronized_elapsed(time.perf_counter() - start)
         return loss
 
-    def end_epoch(self, loss: float, validation: Validation) -> None:
+    def end_epoch(self, loss: float, validation: Validation | None) -> None:
         """Add a finished epoch to the history, keep its model if it is the best, and save a checkpoint."""
-        best = self.is_to_be_saved(validation)
+        best = validation is not None and self.is_to_be_saved(validation)
         speed = self.images / max(self.seconds, 1e-9)
         result = EpochResult(self.epoch, loss, validation, self.seconds, speed, self.current_learning_rate(), best)
         with defer_interrupt():
@@ -209,7 +245,7 @@ class BaseTrain(ABC):
             self.save_checkpoint()
         self.on_epoch_end(result)
         self.ask_observer()
-        if self.stalled:
+        if self.stalled and validation is not None:
             notify(
                 trn(
                     "no improvement for {count} epoch: training ends (PATIENCE={patience})",

@@ -53,6 +53,8 @@ class MlflowTrain(ModelTrain):
     def on_epoch_end(self, result: EpochResult) -> None:
         super().on_epoch_end(result)
         self.tracker.background.call(lambda: self._log_epoch(result))
+        if result.validation is None:
+            return
         images = self.setup.val_images
         indices = figures.sample_indices(images)
         predicted = figures.predictions(self.model({}), images, indices)  # now: the weights will change
@@ -61,7 +63,7 @@ class MlflowTrain(ModelTrain):
             self._save_preview(indices, predicted)
             notify(
                 tr(
-                    "first overlays: {path} (image, label, prediction; updated after each epoch)",
+                    "first overlays: {path} (image, label, prediction; updated after each validation)",
                     path=self.run_folder / PREVIEW_FILE,
                 )
             )
@@ -70,7 +72,7 @@ class MlflowTrain(ModelTrain):
     def on_resume(self) -> None:
         """Record the epochs that a kill kept from the run; none is recorded twice."""
         super().on_resume()
-        recorded = self.tracker.recorded_steps("val_miou")
+        recorded = self.tracker.recorded_steps("train_loss")
         for result in self.history:
             if self.tracker.step_of(result) not in recorded:
                 self._log_epoch(result)
@@ -87,13 +89,11 @@ class MlflowTrain(ModelTrain):
         v = result.validation
         metrics = {
             "train_loss": result.train_loss,
-            "val_loss": v.loss,
-            "val_accuracy": v.accuracy,
-            "val_miou": v.miou,
             "images_per_second": result.images_per_second,
             "learning_rate": result.learning_rate,
-            **class_metrics("val", v),
         }
+        if v is not None:
+            metrics |= {"val_loss": v.loss, "val_accuracy": v.accuracy, "val_miou": v.miou, **class_metrics("val", v)}
         self.tracker.log_metrics(metrics, self.tracker.step_of(result))
 
     def _log_overlays(self, epoch: int, indices: list[int], predicted: list[UInt8]) -> None:

@@ -12,13 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from core.console import wrap_items
 from core.errors import AppError
-from core.figures import format_figure
 from core.i18n import tr
-from core.reporting import notify
-from core.safety.terminal import escape_line
-from segmentation.means import format_mean
 from segmentation.metrics import ConfusionMatrix
 from segmentation.model import Model
 from segmentation.model_file import save_model
@@ -26,7 +21,7 @@ from segmentation.preprocess import to_input
 from segmentation.reliability.calibration import LogitSamples
 from segmentation.tiles.out_of_memory import memory_error
 from train import auto_settings
-from train.base_train import BaseTrain, Diverged, EpochResult, TrainingObserver, Validation
+from train.base_train import BaseTrain, Diverged, EpochResult, TrainingObserver, Validation, best_of
 from train.checkpoint import save_checkpoint
 from train.final_test import load_best, report_splits
 from train.loading import loader
@@ -36,6 +31,7 @@ from train.optim.schedule import batches_of_step, learning_rate
 from train.optim.step import as_float, step_seed
 from train.parallel import distributed
 from train.reliability.calibration import Calibration, calibrate, report_calibration
+from train.reports.epoch_lines import report_epoch
 from train.reports.history import HISTORY_FILE, write_history
 from train.resume import CHECKPOINT_FILE
 from train.setup import TrainingSetup
@@ -54,7 +50,7 @@ class ModelTrain(BaseTrain):
 
     def __init__(self, setup: TrainingSetup, run_folder: Path, lineage: dict[str, str] | None = None) -> None:
         """Build optimizer and averages; `lineage` is stored in the model file, files are written to `run_folder`."""
-        super().__init__(setup.settings, setup.epochs, len(setup.epoch_batches(0)), setup.smoke)
+        super().__init__(setup.settings, setup.epochs, len(setup.epoch_batches(0)), setup.smoke, setup.validate_every)
         self.setup, self.run_folder, self.lineage = setup, run_folder, lineage or {}
         self.device = setup.device
         # channels_last: 6 to 12 % faster on CPUs, and what tensor cores need
@@ -105,7 +101,7 @@ class ModelTrain(BaseTrain):
             self.calibration = self.calibration.with_test(samples)
             self.save_checkpoint()
         if distributed.is_main():
-            report_splits(self.best.number, self.best.validation, self.test)
+            report_splits(self.best.number, self.best.val, self.test)
             report_calibration(self.calibration)
 
     def _smaller(self) -> str:
@@ -253,32 +249,14 @@ class ModelTrain(BaseTrain):
         self.best_confusion, self.best_scores = self.confusion, self.scores
         if not distributed.is_main():
             return
-        save_model(self.best_file, self.model(split_metrics(result.validation, None, self.judge)))
+        save_model(self.best_file, self.model(split_metrics(result.val, None, self.judge)))
 
     def on_epoch_end(self, result: EpochResult) -> None:
-        """Report the epoch: a line of metrics and one of each class's IoU; '*' marks the best so far."""
+        """Report the epoch: a line of metrics and one of each class's IoU, if it was measured; '*' marks the best so far."""
         if not distributed.is_main():
             return
         write_history(self.run_folder / HISTORY_FILE, self.history)
-        v = result.validation
-        notify(
-            tr(
-                "{epoch}  loss {train_loss:.4f}, val {val_loss:.4f}  accuracy {accuracy:.4f}  mIoU {miou}{mark}  "
-                "{speed:.1f} images/s",
-                epoch=self.epoch_label(result.epoch),
-                train_loss=result.train_loss,
-                val_loss=v.loss,
-                accuracy=v.accuracy,
-                miou=format_mean(v.miou, v.coverage),
-                mark="*" if result.best else " ",
-                speed=result.images_per_second,
-            )
-        )
-        absent = tr("absent")
-        classes = [
-            escape_line(f"{name} {absent if iou is None else format_figure(iou)}") for name, iou in v.iou.items()
-        ]
-        notify(wrap_items(classes, "    IoU  "))
+        report_epoch(self.epoch_label(result.epoch), result)
 
     # --- checkpoints ---
 
@@ -344,6 +322,7 @@ class ModelTrain(BaseTrain):
         if not distributed.is_main():
             return
         save_checkpoint(self.checkpoint_file, {"run": self.run_record(), "state": self.state()})
-        for file in self.run_folder.glob("best-*.pth"):
-            if self.history and file != self.best_file:
+        kept = self.best_file if best_of(self.history) else None
+        for file in self.run_folder.glob("best-*.pth") if kept else ():
+            if file != kept:
                 file.unlink()

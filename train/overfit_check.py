@@ -27,7 +27,7 @@ class OverfitTrain(ModelTrain):
 
     @property
     def done(self) -> bool:
-        return super().done or bool(self.history and self.best.validation.miou >= GOAL)
+        return super().done or bool(self.history and self.best.val.miou >= GOAL)
 
     def measure_best(self) -> None:
         pass
@@ -35,12 +35,14 @@ class OverfitTrain(ModelTrain):
 
 def overfit_check(settings: Settings, data: SegmentationData, count: int, initial: Initial | None = None) -> None:
     """Train on `count` images and measure on the same. Raises AppError if the mIoU stays below GOAL."""
-    settings = dataclasses.replace(settings, epochs=EPOCHS, max_seconds=None, augmentation="none", ema=0.0)
+    settings = dataclasses.replace(
+        settings, epochs=EPOCHS, max_seconds=None, augmentation="none", ema=0.0, validate_every=1
+    )
     setup = prepare_training(settings, subset(data, count), initial=initial)
     with tempfile.TemporaryDirectory() as folder:
         best = OverfitTrain(setup, Path(folder)).fit()
-    mean = format_mean(best.validation.miou, best.validation.coverage)
-    if best.validation.miou < GOAL:
+    mean = format_mean(best.val.miou, best.val.coverage)
+    if best.val.miou < GOAL:
         raise AppError(
             trn(
                 "mIoU {miou} on {count} image, expected {goal}: check masks, input size, learning rate and network",

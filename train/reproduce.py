@@ -247,11 +247,12 @@ def _measure(
 
     training = ModelTrain(prepare_training(settings, data, smoke, initial), settings.model_path.parent)
     training.fit()
+    validations = [r.validation for r in training.history if r.validation is not None]
     figures = {
         "train_loss": [r.train_loss for r in training.history],
-        "val_loss": [r.validation.loss for r in training.history],
-        "val_accuracy": [r.validation.accuracy for r in training.history],
-        "val_miou": [r.validation.miou for r in training.history],
+        "val_loss": [v.loss for v in validations],
+        "val_accuracy": [v.accuracy for v in validations],
+        "val_miou": [v.miou for v in validations],
         "learning_rate": [r.learning_rate for r in training.history],
     }
     if training.test is not None:

@@ -52,6 +52,7 @@ class TrainingSetup:
     peak_rate: float
     precision: torch.dtype
     augmentation: str
+    validate_every: int  # epochs from one validation to the next
     initial: Initial | None = None  # what the network started from
     resolved: dict[str, str] = field(default_factory=dict)  # open settings -> decided values, as text
 
@@ -91,6 +92,7 @@ class TrainingSetup:
             "batch_size": self.batch_size,
             "epochs": self.epochs,
             "augmentation": self.augmentation,
+            "validate_every": self.validate_every,
             "pretrained_sha256": self.resolved.get("pretrained_sha256"),
         }
 
@@ -142,6 +144,10 @@ def prepare_training(
     augmentation = decisions.take(
         tr("augmentation"), "augmentation", auto_settings.augmentation(settings.augmentation, expected)
     )
+    interval = auto_settings.validation_interval(
+        settings.validate_every, expected, len(train_images) * crop[0] * crop[1], _validation_pixels(size, data)
+    )
+    validate_every = decisions.take(tr("epochs per validation"), "validate_every", interval)
     trained = isinstance(initial, InitialModel)
     rate = auto_settings.peak_rate(settings.learning_rate, settings.model, start.published, trained)
     peak_rate = decisions.take(tr("peak learning rate"), "learning_rate", rate)
@@ -165,6 +171,7 @@ def prepare_training(
         peak_rate=peak_rate,
         precision=precision,
         augmentation=augmentation,
+        validate_every=validate_every,
         initial=initial,
         resolved=decisions.resolved,
     )
@@ -229,6 +236,12 @@ def _images(
     room = settings.picture_cache_gb * 1e9 - loader.downloaded_bytes(data, settings.cache_dir)
     loader.attach_decoded_cache(settings.decoded_dir, room, train, val)
     return train, val, loader.SegmentationDataset(test, data.classes, size, True, *how) if test else None
+
+
+def _validation_pixels(size: tuple[int, int], data: SegmentationData) -> tuple[int, int]:
+    """Return the pixels of val at the input size, and at native size."""
+    pairs = data.split("val")
+    return len(pairs) * size[0] * size[1], sum(pair.height * pair.width for pair in pairs)
 
 
 def _report_network(name: str, network: nn.Module, classes: int, device: torch.device) -> None:

@@ -93,7 +93,7 @@ def run_summary() -> RunSummary:
     for epoch in range(12):
         measured = Validation(1.5 / (epoch + 1), 0.4 + epoch / 30, 0.2 + epoch / 40, iou)
         history.append(EpochResult(epoch, 2.0 / (epoch + 1), measured, 1.0, 1.0, 0.1, True))
-    best = history[-1].validation
+    best = history[-1].val
     data = LakePath("repo", "a" * 64, "data/")
     return RunSummary(
         result=Result("f" * 32, data, "m", LakePath("repo", "b" * 64, "models/model.pth"), "c" * 64, best, best),

@@ -273,7 +273,7 @@ def test_the_epoch_is_not_chosen_on_the_held_out_images(sample: Path, tmp_path: 
     training.fit()
     for fold in training.finished:
         assert [epoch.best for epoch in fold.history] == [False, False, True]
-        assert fold.metrics(training.division.data.classes.names).miou == fold.history[-1].validation.miou
+        assert fold.metrics(training.division.data.classes.names).miou == fold.history[-1].val.miou
     assert len({fold.sha256 for fold in training.finished}) == 3
 
 

@@ -24,6 +24,7 @@ from train.setup import prepare_training
 
 # Five steps per epoch; the learning rate is so high that the metrics oscillate and PATIENCE takes effect.
 OPTIONS = ("--epochs", "6", "--batch-size", "4", "--image-size", "32", "32", "--lr", "0.05", "--patience", "2")
+SOME_EPOCHS = (*OPTIONS, "--validate-every", "2")
 EVERY_STEP = {"CHECKPOINT_MINUTES": "0.0000001"}
 
 
@@ -71,7 +72,7 @@ def is_identical(a: Any, b: Any) -> bool:
 @pytest.fixture(scope="module")
 def reference(project: Project) -> tuple[str, dict[str, torch.Tensor]]:
     """Id and weights of an uninterrupted run."""
-    done = project.run("train.py", *OPTIONS)
+    done = project.run("train.py", *SOME_EPOCHS)
     assert done.returncode == 0, done.stdout + done.stderr
     return project.runs()[0].info.run_id, weights(project)
 
@@ -81,10 +82,12 @@ def test_resume_after_kills_at_random_steps_is_bit_identical(
     project: Project, reference: tuple[str, dict[str, torch.Tensor]], seed: int
 ) -> None:
     run_id, model = reference
-    epochs = len(recorded_metrics(project, run_id)["val_miou"])
+    metrics = recorded_metrics(project, run_id)
+    epochs = len(metrics["train_loss"])
+    assert [step for step, _ in metrics["val_miou"]] == list(range(2, epochs + 1, 2)), "every second epoch is measured"
     steps = sorted(random.Random(seed).sample(range(2, 5 * epochs), 2))
     before = len(project.runs())
-    kill_at_call(project, "train_step", steps[0], *OPTIONS, **EVERY_STEP)
+    kill_at_call(project, "train_step", steps[0], *SOME_EPOCHS, **EVERY_STEP)
     run = project.runs()[0]
     kill_at_call(project, "train_step", steps[1] - steps[0], "--resume", "last")
     kill_at_call(project, "end_epoch", 1, "--resume", str(project.folder / "models" / run.info.run_id))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
 import itertools
 import shutil
 import time
@@ -16,8 +18,10 @@ import config
 from core.errors import AppError, UsageError
 from dataset.sources.synthetic import generate_sample
 from dataset.validation import check_data
-from train import base_train, model_train, overfit_check
+from train import auto_settings, base_train, model_train, overfit_check
+from train.base_train import EpochResult
 from train.model_train import ModelTrain
+from train.reports.figures import save_curves
 from train.setup import prepare_training
 
 
@@ -45,6 +49,28 @@ def test_training_is_bit_identical_with_any_last_batch(sample: Path, tmp_path: P
         assert np.isfinite(training.history[0].train_loss)
         weights.append(torch.cat([p.detach().ravel() for p in training.network.parameters()]))
     assert torch.equal(*weights) and bool(torch.isfinite(weights[0]).all())
+
+
+def test_epochs_that_are_not_validated_have_no_metrics_and_are_not_chosen(sample: Path, tmp_path: Path) -> None:
+    training = train(sample, tmp_path, epochs=5, validate_every=2, image_size=(32, 32))
+    assert [result.validation is not None for result in training.history] == [False, True, False, True, True]
+    measured = [result for result in training.history if result.validation is not None]
+    assert training.best == max(measured, key=lambda result: result.val.miou)
+    rows = list(csv.DictReader((tmp_path / "history.csv").read_text(encoding="utf-8-sig").splitlines()))
+    assert [bool(row["val_miou"]) for row in rows] == [False, True, False, True, True] and rows[0]["train_loss"]
+    restored = [EpochResult.from_dict(dataclasses.asdict(result)) for result in training.history]
+    assert restored == training.history
+    save_curves(tmp_path / "curves.png", training.history)
+
+
+def test_validation_takes_at_most_a_tenth_of_a_long_training() -> None:
+    camvid = {"trained": 367 * 180 * 240, "validated": (101 * 240 * 320, 101 * 360 * 480)}
+    assert [auto_settings.validation_interval(None, epochs, **camvid)[0] for epochs in (1, 10, 19, 20, 39, 40, 500)] == [
+        1, 1, 1, 2, 3, 4, 4,
+    ]  # fmt: skip
+    assert auto_settings.validation_interval(7, 10, **camvid)[0] == 7
+    sample = {"trained": 400 * 128**2, "validated": (50 * 128**2, 50 * 128**2)}
+    assert auto_settings.validation_interval(None, 500, **sample)[0] == 1
 
 
 def test_decoded_images_are_shared_verified_and_bounded(

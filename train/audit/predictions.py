@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -27,10 +26,11 @@ from core.safety.private_files import make_directory
 from dataset.data import Pair, SegmentationData
 from segmentation.preprocess import EVAL_BATCH, native_logits
 from train.audit.folds import FOLDS
-from train.base_train import EpochResult, Validation
+from train.base_train import EpochResult
 from train.folds.division import count_pixels, split_data
 from train.loading import loader
 from train.model_train import ModelTrain
+from train.reports.epoch_lines import report_epoch
 from train.setup import TrainingSetup, prepare_training
 
 # Weights of the loss multiply the probabilities of rare classes, which then contradict many right masks. This power of
@@ -47,11 +47,12 @@ Probabilities = npt.NDArray[np.float16]
 class FoldTrain(ModelTrain):
     """Trains the model of one fold to its end: nothing is chosen on the images that it will judge, and nothing kept."""
 
-    def validate(self) -> Validation:
-        return Validation(math.nan, math.nan, math.nan, {})
+    @property
+    def best(self) -> EpochResult:
+        return self.history[-1]
 
-    def save_best(self, result: EpochResult) -> None:
-        pass
+    def is_to_be_validated(self) -> bool:
+        return False
 
     def save_checkpoint(self) -> None:
         pass
@@ -60,14 +61,7 @@ class FoldTrain(ModelTrain):
         pass
 
     def on_epoch_end(self, result: EpochResult) -> None:
-        notify(
-            tr(
-                "{epoch}  train loss {train_loss:.4f}  {speed:.1f} images/s",
-                epoch=self.epoch_label(result.epoch),
-                train_loss=result.train_loss,
-                speed=result.images_per_second,
-            )
-        )
+        report_epoch(self.epoch_label(result.epoch), result)
 
 
 @dataclass(frozen=True)

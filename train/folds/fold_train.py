@@ -29,7 +29,7 @@ class LastEpochTrain(ModelTrain):
 
     def is_to_be_saved(self, validation: Validation) -> bool:
         del validation  # it decides nothing
-        return self.progress_fraction(0) >= 1 if self.timed else self.epoch + 1 >= self.epochs
+        return self.in_last_epoch
 
 
 class FoldTrain(LastEpochTrain, MlflowTrain):

@@ -101,8 +101,8 @@ def _write_epochs(path: Path, training: RecordedFolds) -> None:
     for fold in training.finished:
         for r in fold.history:
             v = r.validation
-            figures_of_epoch = [r.number, r.train_loss, v.loss, v.accuracy, v.miou, round(r.seconds, 3)]
-            rows.append([fold.number, fold.run_id, *figures_of_epoch])
+            measured = [v.loss, v.accuracy, v.miou] if v else [None] * 3
+            rows.append([fold.number, fold.run_id, r.number, r.train_loss, *measured, round(r.seconds, 3)])
     write_atomically(path, csv_bytes(rows))
 
 

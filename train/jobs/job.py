@@ -60,7 +60,7 @@ class OpenTraining:
             best_epoch = {"best_epoch": float(step)}
             model = TrainedModel(
                 training.best_file,
-                best.validation,
+                best.val,
                 training.test,
                 step,
                 figures=best_epoch,

@@ -88,18 +88,18 @@ def save_curves(path: Path, history: list[EpochResult]) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     epochs = [result.number for result in history]
     left.plot(epochs, [result.train_loss for result in history], marker="o", markersize=3, label="train loss")
-    left.plot(epochs, [result.validation.loss for result in history], marker="o", markersize=3, label="val loss")
+    measured = [result for result in history if result.validation is not None]
+    at = [result.number for result in measured]
+    left.plot(at, [result.val.loss for result in measured], marker="o", markersize=3, label="val loss")
     left.set(title="Class-weighted loss", xlabel="epoch", ylim=(0, None))
-    right.plot(
-        epochs, [result.validation.accuracy for result in history], marker="o", markersize=3, label="val accuracy"
-    )
-    right.plot(epochs, [result.validation.miou for result in history], marker="o", markersize=3, label="val mIoU")
-    best = max(history, key=lambda result: result.validation.miou)
+    right.plot(at, [result.val.accuracy for result in measured], marker="o", markersize=3, label="val accuracy")
+    right.plot(at, [result.val.miou for result in measured], marker="o", markersize=3, label="val mIoU")
+    best = max(measured, key=lambda result: result.val.miou)
     right.axvline(
         best.number,
         color="grey",
         linestyle=":",
-        label=f"saved: mIoU {english_mean(best.validation.miou, best.validation.coverage)}",
+        label=f"saved: mIoU {english_mean(best.val.miou, best.val.coverage)}",
     )
     right.set(title="Validation split, native size", xlabel="epoch", ylim=(0, 1))
     for axes in (left, right):

@@ -9,23 +9,28 @@ from core.files import write_atomically
 from core.safety.spreadsheet import csv_bytes
 from dataset.classes import ClassMap
 from segmentation.metrics import ConfusionMatrix
-from train.base_train import EpochResult
+from train.base_train import EpochResult, best_of
 
 HISTORY_FILE, CLASSES_TABLE = "history.csv", "per_class.csv"
 
 
 def write_history(path: Path, history: Sequence[EpochResult]) -> None:
-    """Write one row per epoch, counted from 1; floats with full precision.
+    """Write one row per epoch, counted from 1; floats with full precision. The metrics of one without validation are empty.
 
     The whole file is rewritten each time, so that after a resume it has no epoch twice.
     """
-    classes = list(history[0].validation.iou) if history else []
+    best = best_of(history)
+    classes = list(best.val.iou) if best else []
     head = ["epoch", "train_loss", "val_loss", "val_accuracy", "val_miou", "best", "learning_rate", "seconds"]
     rows: list[list[object]] = [[*head, "images_per_second", *(f"iou/{name}" for name in classes)]]
     for r in history:
         v = r.validation
-        figures = [r.number, r.train_loss, v.loss, v.accuracy, v.miou, int(r.best), r.learning_rate]
-        rows.append([*figures, round(r.seconds, 3), round(r.images_per_second, 3), *(v.iou[name] for name in classes)])
+        measured = [v.loss, v.accuracy, v.miou] if v else [None] * 3
+        figures = [r.number, r.train_loss, *measured, int(r.best), r.learning_rate]
+        iou = v.iou if v else {}
+        rows.append(
+            [*figures, round(r.seconds, 3), round(r.images_per_second, 3), *(iou.get(name) for name in classes)]
+        )
     write_atomically(path, csv_bytes(rows))
 
 

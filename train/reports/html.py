@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -71,6 +72,9 @@ def _contents(summary: RunSummary) -> list[tuple[str, str]]:
     ]
 
 
+UNMEASURED = Validation(math.nan, math.nan, math.nan, {})  # charts leave out what is not finite
+
+
 def _charts(summary: RunSummary) -> list[Chart]:
     """Return losses and validation metrics of the epochs, with the saved one marked."""
     if summary.folds:
@@ -78,7 +82,7 @@ def _charts(summary: RunSummary) -> list[Chart]:
     assert summary.best is not None  # of a training without folds
     history = summary.history
     best, saved = summary.best.epoch + 1, tr("saved epoch: {epoch}", epoch=summary.best.epoch + 1)
-    validations = [result.validation for result in history]
+    validations = [result.validation or UNMEASURED for result in history]
     losses = [
         (tr("training loss"), [result.train_loss for result in history]),
         (tr("validation loss"), [found.loss for found in validations]),
@@ -97,7 +101,7 @@ def _fold_charts(folds: Sequence[FoldSummary]) -> list[Chart]:
     """Return the training loss and the mIoU on the held-out images of each fold's epochs."""
     names = [tr("fold {number}", number=fold.number) for fold in folds]
     losses = [[epoch.train_loss for epoch in fold.history] for fold in folds]
-    means = [[epoch.validation.miou for epoch in fold.history] for fold in folds]
+    means = [[(epoch.validation or UNMEASURED).miou for epoch in fold.history] for fold in folds]
     return [
         line_chart(tr("Training loss, weighted by class"), tr("epoch"), list(zip(names, losses, strict=True))),
         line_chart(tr("mIoU on the held-out images"), tr("epoch"), list(zip(names, means, strict=True)), top=1.0),

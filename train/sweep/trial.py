@@ -19,7 +19,7 @@ from core.safety.terminal import escape_line
 from core.settings import InvalidSetting
 from segmentation.tiles.out_of_memory import is_out_of_memory
 from train import resume
-from train.base_train import Diverged, EpochResult
+from train.base_train import Diverged, EpochResult, best_of
 from train.jobs.job import Job, OpenTraining, open_training
 from train.resume import CHECKPOINT_FILE, Interrupted
 from train.setup import check_data, check_request
@@ -70,7 +70,7 @@ class Sweep:
 
 def metric_of(metric: str, best: EpochResult) -> float:
     """Return the value by which trials are compared: of the validation split, at the epoch of the best model."""
-    return best.validation.accuracy if metric == "best_val_accuracy" else best.validation.miou
+    return best.val.accuracy if metric == "best_val_accuracy" else best.val.miou
 
 
 class TrialObserver:
@@ -87,17 +87,14 @@ class TrialObserver:
         if not self._plan.pruner.asks_at(history[-1].number):  # each question is a transaction of the database
             return False
         for count in range(1, len(history) + 1):  # the epochs that a kill kept from the study, too
-            if self._plan.pruner.asks_at(count) and count not in self._reported:
-                self._trial.report(self.value(history[:count]), count)
+            best = best_of(history[:count])
+            if best and self._plan.pruner.asks_at(count) and count not in self._reported:
+                self._trial.report(metric_of(self._plan.metric, best), count)
                 self._reported.add(count)
         pruned = self._trial.should_prune()
         if pruned:
             self._trial.set_user_attr(PRUNED, history[-1].number)
         return pruned
-
-    def value(self, history: Sequence[EpochResult]) -> float:
-        """Return the metric of the best model of these epochs."""
-        return metric_of(self._plan.metric, max(history, key=lambda result: result.validation.miou))
 
     def keeps(self, best: EpochResult) -> bool:
         attributes = self._trial.user_attrs

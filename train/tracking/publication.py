@@ -181,7 +181,7 @@ class Publication:
         """Record the metrics of a model that is not kept, as those of a committed one are recorded."""
         from mlflow.entities import RunTag
 
-        step, v = self.tracker.step_of(best), best.validation
+        step, v = self.tracker.step_of(best), best.val
         self.tracker.log_metrics({**split_metrics(v, None), "best_epoch": float(step)}, step)
         with mlflow_utils.convert_errors(self.tracker.settings, tr("recording the run")):
             classes = [RunTag(classes_tag(VAL), str(v.coverage))]
