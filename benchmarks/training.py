@@ -5,6 +5,7 @@
     python benchmarks/training.py folds path/to/data --seconds 480 --folds 5    # benchmarks/training_folds.py explains it
     python benchmarks/training.py busy --seconds 8      # beside busy processes; benchmarks/training_busy.py explains it
     python benchmarks/training.py stream path/to/data --seconds 30 --rounds 3   # benchmarks/training_stream.py
+    python benchmarks/training.py startup path/to/data --rounds 3               # benchmarks/training_startup.py
 
 The folder holds {train,val}/{images,masks} with class ids as pixel values, and classes.json (CamVid has that shape).
 
@@ -43,6 +44,7 @@ import config
 from benchmarks.training_busy import busy
 from benchmarks.training_folds import folds
 from benchmarks.training_peers import PEER_SIZE, Figures, bare, peer, plain
+from benchmarks.training_startup import startup
 from benchmarks.training_stream import stream
 from core import git as git_utils
 from core.console import format_table
@@ -98,7 +100,7 @@ def published(options: argparse.Namespace) -> Figures:
     parts = {name: clock[name] for name in names}
     return {
         "network": settings.model, "images": images, "seconds": training.trained_seconds, "miou": result.val.miou,
-        "accuracy": result.val.accuracy, "iou": training.best.validation.iou, "parts": parts, "batch": training.setup.batch_size,
+        "accuracy": result.val.accuracy, "iou": training.best.val.iou, "parts": parts, "batch": training.setup.batch_size,
     }  # fmt: skip
 
 
@@ -241,10 +243,11 @@ def bare_of(options: argparse.Namespace, name: str) -> Figures:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", help="accuracy, speed, folds, busy or stream; the others are their child processes",
-                        choices=["accuracy", "speed", "folds", "busy", "stream", "published", "peer", "bare", "plain"])  # fmt: skip
+    parser.add_argument("what", help="accuracy, speed, startup, folds, busy or stream; the others are their child processes",
+                        choices=["accuracy", "speed", "startup", "folds", "busy", "stream",
+                                                    "published", "peer", "bare", "plain"])  # fmt: skip
     parser.add_argument("data", type=Path, nargs="?")
-    parser.add_argument("--rounds", type=int, default=5, help="of busy and stream")
+    parser.add_argument("--rounds", type=int, default=5, help="of busy, startup and stream")
     parser.add_argument("--share", type=float, default=0.25, help="cache of stream, as a part of the files' bytes")
     parser.add_argument("--loads", type=int, nargs="+", default=[0, 1, 2, 4], help="busy processes of busy")
     parser.add_argument("--seconds", type=float, default=480, help="of training, for each row")
@@ -266,8 +269,9 @@ def main() -> None:
         parser.error("DATA is missing")
     if options.what == "folds":
         return folds(options.data, options.folds, options.seconds, options.seeds, options.size, options.settings)
-    if options.what in ("accuracy", "speed", "stream"):
-        return {"accuracy": accuracy, "speed": speed, "stream": stream}[options.what](options)
+    tables = {"accuracy": accuracy, "speed": speed, "startup": startup, "stream": stream}
+    if options.what in tables:
+        return tables[options.what](options)
     measured = {"published": published, "peer": peer, "bare": bare, "plain": plain}[options.what](options)
     print(json.dumps(measured), flush=True)
 

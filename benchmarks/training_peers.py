@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from config import Settings
 from core.machine.heap import keep_freed_memory
 from dataset.classes import IGNORE_INDEX, ClassMap
 from dataset.data import Pair
@@ -28,6 +30,7 @@ from segmentation.losses import SegmentationLoss, class_weights
 from segmentation.metrics import ConfusionMatrix
 from segmentation.networks.registry import build_network
 from segmentation.preprocess import Normalisation, to_input
+from train.optim.ema import AveragedWeights
 
 PEER_SIZE = (240, 320)  # of the peers' crops, as in their figures in README.md
 PEER_BATCH = 8
@@ -126,22 +129,28 @@ def measure(network: nn.Module, pairs: tuple[Pair, ...], classes: ClassMap) -> C
 
 
 def bare(options: argparse.Namespace) -> Figures:
-    """Time the steps alone, on tensors in memory, with the loss of our training; in a child process."""
+    """Time the steps alone, on tensors in memory, with the settings of our training; in a child process."""
     keep_freed_memory()
     torch.manual_seed(0)
     data = check_data(options.data, 0, make_split=False)
     network = build_network(options.network, data.classes.num_classes).to(memory_format=torch.channels_last).train()
     criterion = SegmentationLoss("ce", class_weights("auto", data.pixel_counts["train"])[0])
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3, fused=True)
+    settings = Settings()
+    average = AveragedWeights(network, settings.ema)
     inputs = torch.randn(options.batch, 3, *options.size).to(memory_format=torch.channels_last)
     labels = torch.randint(0, data.classes.num_classes, (options.batch, *options.size), dtype=torch.uint8)
+
+    numbers = itertools.count(1)
 
     def steps() -> Iterator[int]:
         while True:
             loss, _ = criterion(network(inputs), labels)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip_norm)
             optimizer.step()
+            average.update(next(numbers))
             yield len(inputs)
 
     return rate(steps(), options.seconds)
