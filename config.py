@@ -39,6 +39,7 @@ POSITIVE: dict[str, Any] = {"metavar": "N", "minimum": 1}
 CONFIDENCE: dict[str, Any] = {"option": "--confidence", "metavar": "X", "minimum": 0, "below": 1}
 FRACTION: dict[str, Any] = {"metavar": "X", "minimum": 0, "maximum": 1}
 SIDES: dict[str, Any] = {"metavar": ("H", "W"), "minimum": 16, "maximum": 8192}  # of an image in pixels
+LOSSES = ("ce", "dice", "lovasz", "ce+dice", "ce+lovasz", "focal")
 FROM_DATA, UNLIMITED = mark("from the data"), mark("no limit")
 
 
@@ -204,7 +205,7 @@ class Settings:
         metavar="MODEL",
     )
     init_sha256: str | None = setting(None, mark("SHA-256 that the file of INIT must have"), **SHA256)
-    loss: str = setting("ce", mark("loss function"), option="--loss", choices=("ce", "dice", "ce+dice", "focal"))
+    loss: str = setting("ce+lovasz", mark("loss function"), option="--loss", choices=LOSSES)
     class_weights: str = setting(
         "auto",
         mark("class weights: auto, none, or one number per class"),

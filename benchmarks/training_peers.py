@@ -26,7 +26,7 @@ from dataset.decoding.image import read_image
 from dataset.decoding.mask import read_mask
 from dataset.decoding.options import DEFAULT_READING
 from dataset.validation import check_data
-from segmentation.losses import SegmentationLoss, class_weights
+from segmentation.losses import build_loss
 from segmentation.metrics import ConfusionMatrix
 from segmentation.networks.registry import build_network
 from segmentation.preprocess import Normalisation, to_input
@@ -132,11 +132,11 @@ def bare(options: argparse.Namespace) -> Figures:
     """Time the steps alone, on tensors in memory, with the settings of our training; in a child process."""
     keep_freed_memory()
     torch.manual_seed(0)
+    settings = Settings()
     data = check_data(options.data, 0, make_split=False)
     network = build_network(options.network, data.classes.num_classes).to(memory_format=torch.channels_last).train()
-    criterion = SegmentationLoss("ce", class_weights("auto", data.pixel_counts["train"])[0])
+    criterion, _ = build_loss(settings.loss, settings.class_weights, data.pixel_counts["train"])
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3, fused=True)
-    settings = Settings()
     average = AveragedWeights(network, settings.ema)
     inputs = torch.randn(options.batch, 3, *options.size).to(memory_format=torch.channels_last)
     labels = torch.randint(0, data.classes.num_classes, (options.batch, *options.size), dtype=torch.uint8)

@@ -18,14 +18,24 @@ from dataset.classes import IGNORE_INDEX
 
 FOCAL_GAMMA = 2.0  # Lin et al., 2017, arXiv:1708.02002
 AUXILIARY_SHARE = 0.5  # of the auxiliary head's loss, as in torchvision's recipes
+LOVASZ_PIXELS = (
+    24_000  # of a batch that the Lovász loss sorts, evenly spread: all of them would take longer than the network
+)
+TAKEN_BACK = 0.5  # power of the class weights that the prediction does not have; 1: predicted as if there were none
 RARITY = 1.02  # the smaller, the more a rare class weighs: up to 50 times, as in ENet (Paszke et al., 2016, arXiv:1606.02147)
 
 
 class SegmentationLoss(nn.Module):
-    """The loss of that name over logits (N,C,H,W) float32, or (logits, auxiliary logits), and labels (N,H,W) uint8."""
+    """The loss of that name over logits (N,C,H,W) float32, or (logits, auxiliary logits), and labels (N,H,W) uint8.
 
-    def __init__(self, name: str, class_weights: Tensor) -> None:
+    `adjustment`: what is added to the logits of each class before the loss, (C,), see `logit_adjustment`.
+    """
+
+    def __init__(self, name: str, class_weights: Tensor, adjustment: Tensor | None = None) -> None:
         super().__init__()
+        self.adjustment: Tensor
+        none = torch.zeros(len(class_weights))
+        self.register_buffer("adjustment", none if adjustment is None else adjustment, persistent=False)
         self.terms = tuple(name.split("+"))
         # One weight for each of the 256 values of a label; those of no class, IGNORE_INDEX among them, weigh 0.
         table = torch.zeros(256)
@@ -41,12 +51,14 @@ class SegmentationLoss(nn.Module):
 
     def loss_and_weight(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean loss of one set of logits, and the weight of its pixels."""
-        labels = labels.long()
+        labels, logits = labels.long(), logits + self.adjustment[:, None, None]
         weight = self.table[labels].sum()
         loss = logits.new_zeros(())
         for term in self.terms:
             if term == "dice":
                 loss = loss + dice(logits, labels)
+            elif term == "lovasz":
+                loss = loss + lovasz(logits, labels)
             elif term == "focal":
                 loss = loss + focal(logits, labels, self.table[: logits.shape[1]]) / weight.clamp_min(1e-6)
             else:
@@ -65,6 +77,25 @@ def dice(logits: Tensor, labels: Tensor) -> Tensor:
     both, either = (shares * truth).sum((0, 2, 3)), (shares + truth).sum((0, 2, 3))
     present = truth.sum((0, 2, 3)) > 0
     return ((1 - 2 * both / either.clamp_min(1e-6)) * present).sum() / present.sum().clamp_min(1)
+
+
+def lovasz(logits: Tensor, labels: Tensor) -> Tensor:
+    """Lovász-Softmax (Berman et al., 2018, arXiv:1705.08790), over LOVASZ_PIXELS of the batch, mean of the classes in them.
+
+    It is the convex extension of 1 - IoU, so that rare classes count as much as frequent ones, and pixels that are
+    predicted as a rare class by mistake count, too.
+    """
+    classes, labels = logits.shape[1], labels.flatten()
+    pixels = (labels != IGNORE_INDEX).nonzero().squeeze(1)
+    pixels = pixels[:: len(pixels) // LOVASZ_PIXELS | 1]  # an odd step: not the same columns in each row
+    shares = logits.movedim(1, -1).reshape(-1, classes)[pixels].softmax(1).T
+    truth = (labels[pixels] == torch.arange(classes, device=labels.device)[:, None]).to(shares.dtype)
+    errors, order = (truth - shares).abs().sort(dim=1, descending=True, stable=True)
+    hit, present = truth.gather(1, order), truth.any(1)
+    both = hit.sum(1, keepdim=True) - hit.cumsum(1)
+    jaccard = 1 - both / (both + torch.arange(1, hit.shape[1] + 1, device=hit.device))
+    steps = torch.diff(jaccard, dim=1, prepend=jaccard.new_zeros(classes, 1))
+    return ((errors * steps).sum(1) * present).sum() / present.sum().clamp_min(1)
 
 
 def focal(logits: Tensor, labels: Tensor, class_weights: Tensor) -> Tensor:
@@ -92,6 +123,22 @@ def class_weights(wanted: str, pixel_counts: Sequence[int]) -> tuple[Tensor, str
     weights = weights * (counts > 0)
     total = weights.sum()
     return (weights * (int((counts > 0).sum()) / total) if total > 0 else weights).float(), reason
+
+
+def logit_adjustment(wanted: str, weights: Tensor) -> Tensor | None:
+    """Return what the loss adds to the logits of each class for weights that were chosen by 'auto'; None for others.
+
+    Weights help to learn rare classes, but predict them too often: a weight w multiplies the odds of its class by w. The
+    loss adds a power of w to them itself, so that the network learns logits without it (Menon et al., 2021,
+    arXiv:2007.07314). Weights that were given as numbers stay as they are.
+    """
+    return TAKEN_BACK * torch.where(weights > 0, weights, 1).log() if wanted == "auto" else None
+
+
+def build_loss(name: str, wanted: str, pixel_counts: Sequence[int]) -> tuple[SegmentationLoss, str]:
+    """Return the loss of that name with the class weights of `wanted`, and why they are these. Raises UsageError."""
+    weights, reason = class_weights(wanted, pixel_counts)
+    return SegmentationLoss(name, weights, logit_adjustment(wanted, weights)), reason
 
 
 def parse_class_weights(text: str, num_classes: int | None = None) -> list[float]:

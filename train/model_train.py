@@ -27,6 +27,7 @@ from train.final_test import load_best, report_splits
 from train.loading import loader
 from train.loading.augmentation import STRENGTHS, augment
 from train.optim.ema import AveragedWeights
+from train.optim.groups import SHARE, load_optimizer, parameter_groups
 from train.optim.schedule import batches_of_step, learning_rate
 from train.optim.step import as_float, step_seed
 from train.parallel import distributed
@@ -58,7 +59,7 @@ class ModelTrain(BaseTrain):
         self.parallel = self._wrap_parallel()
         self.average = AveragedWeights(self.network, self.settings.ema) if self.settings.ema else None
         self.optimizer = torch.optim.AdamW(
-            self.network.parameters(),
+            parameter_groups(self.network, setup.encoder_share),
             setup.peak_rate,
             weight_decay=WEIGHT_DECAY,
             fused=self.device.type in ("cpu", "cuda"),
@@ -176,7 +177,7 @@ class ModelTrain(BaseTrain):
         """Apply the gradients of the batches so far; `done` is the number of batches since the start."""
         rate = learning_rate(self.progress_fraction(done), self.setup.peak_rate)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group[SHARE]
         if self.settings.clip_norm:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm)
@@ -279,7 +280,7 @@ class ModelTrain(BaseTrain):
         self.network.load_state_dict(state["network"])
         if self.average:
             self.average.network.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimiser"])
+        load_optimizer(self.optimizer, state["optimiser"])
         self.scaler.load_state_dict(state["scaler"])
         for parameter, gradient in zip(self.network.parameters(), state["gradients"], strict=True):
             parameter.grad = None if gradient is None else gradient.to(self.device)

@@ -16,7 +16,7 @@ from core.reporting import notify
 from core.safety.terminal import escape_line
 from core.settings import InvalidSetting
 from dataset.data import SegmentationData
-from segmentation.losses import SegmentationLoss, class_weights, parse_class_weights
+from segmentation.losses import SegmentationLoss, build_loss, parse_class_weights
 from segmentation.networks.registry import check_network
 from segmentation.preprocess import Normalisation, choose_device
 from train import auto_settings
@@ -50,6 +50,7 @@ class TrainingSetup:
     batch_size: int  # of all processes together
     epochs: int  # unless MAX_SECONDS ends the training
     peak_rate: float
+    encoder_share: float  # of the learning rate, for an encoder with published weights
     precision: torch.dtype
     augmentation: str
     validate_every: int  # epochs from one validation to the next
@@ -129,7 +130,8 @@ def prepare_training(
     size = decisions.take(tr("input size"), "image_size", _working_size(settings, data, initial))
     crop = settings.crop_size or size
     train_images, val_images, test_images = _images(settings, data, size)
-    weights, reason = class_weights(settings.class_weights, data.pixel_counts["train"])
+    criterion, reason = build_loss(settings.loss, settings.class_weights, data.pixel_counts["train"])
+    weights = criterion.table[: data.classes.num_classes].tolist()
     decisions.take(tr("class weights"), "class_weights", (" ".join(f"{weight:.2f}" for weight in weights), reason))
     start = build_start(settings, data.classes.names, data.reading, initial)
     network, normalisation = start.network, _normalisation(start.normalisation, train_images, settings)
@@ -151,6 +153,9 @@ def prepare_training(
     trained = isinstance(initial, InitialModel)
     rate = auto_settings.peak_rate(settings.learning_rate, settings.model, start.published, trained)
     peak_rate = decisions.take(tr("peak learning rate"), "learning_rate", rate)
+    encoder_share, reason = auto_settings.encoder_share(settings.model, start.published)
+    if encoder_share < 1:
+        decisions.take(tr("part of it for the encoder"), "encoder_share", (encoder_share, reason))
     precision = decisions.take(tr("precision"), "precision", auto_settings.precision(settings.precision, device))
     _report_network(settings.model, network, data.classes.num_classes, device)
     return TrainingSetup(
@@ -164,11 +169,12 @@ def prepare_training(
         val_images=val_images,
         test_images=test_images,
         normalisation=normalisation,
-        criterion=SegmentationLoss(settings.loss, weights).to(device),
+        criterion=criterion.to(device),
         network=network,
         batch_size=batch_size,
         epochs=epochs,
         peak_rate=peak_rate,
+        encoder_share=encoder_share,
         precision=precision,
         augmentation=augmentation,
         validate_every=validate_every,

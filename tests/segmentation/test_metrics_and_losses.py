@@ -8,9 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from config import LOSSES
 from core.errors import UsageError
 from dataset.classes import IGNORE_INDEX
-from segmentation.losses import SegmentationLoss, class_weights
+from segmentation import losses
+from segmentation.losses import SegmentationLoss, build_loss, class_weights, lovasz
 from segmentation.metrics import ConfusionMatrix
 
 
@@ -42,12 +44,9 @@ def test_absent_class_is_excluded_and_named() -> None:
         matrix.update(torch.tensor([0]), torch.tensor([7], dtype=torch.uint8))
 
 
-LOSSES = ("ce", "dice", "ce+dice", "focal")
-
-
 @pytest.mark.parametrize("name", LOSSES)
 def test_loss_ignores_unlabelled_pixels_and_is_zero_for_the_truth(name: str) -> None:
-    criterion = SegmentationLoss(name, torch.tensor([1.0, 2.0, 0.5]))
+    criterion = SegmentationLoss(name, torch.tensor([1.0, 2.0, 0.5]), torch.tensor([0.0, 1.0, -1.0]))
     labels = torch.randint(0, 3, (2, 4, 4), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     labels[0] = IGNORE_INDEX
     logits = torch.randn(2, 3, 4, 4, requires_grad=True)
@@ -69,6 +68,12 @@ def test_losses_match_their_definitions() -> None:
     loss = {name: float(SegmentationLoss(name, weights)(logits, labels)[0]) for name in LOSSES}
     assert loss["ce"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels, weights)))
     assert loss["ce+dice"] == pytest.approx(loss["ce"] + loss["dice"])
+    assert loss["ce+lovasz"] == pytest.approx(loss["ce"] + loss["lovasz"])
+    adjustment = torch.tensor([0.3, -1.0, 0.7])
+    for name in LOSSES:
+        adjusted = SegmentationLoss(name, weights, adjustment)(logits, labels)[0]
+        shifted = SegmentationLoss(name, weights)(logits + adjustment[:, None, None], labels)[0]
+        assert float(adjusted) == pytest.approx(float(shifted))
     shares = logits.softmax(1).transpose(0, 1).flatten(1)
     truth = torch.stack([(labels == c).flatten() for c in range(3)]).float()
     by_hand = 1 - 2 * (shares * truth).sum(1) / (shares.sum(1) + truth.sum(1))
@@ -80,6 +85,46 @@ def test_losses_match_their_definitions() -> None:
     assert float(criterion((main, auxiliary), labels)[0]) == pytest.approx(
         float(criterion(main, labels)[0] + 0.5 * criterion(auxiliary, labels)[0])
     )
+
+
+def jaccard_of_mistakes(mistakes: set[int], truth: set[int]) -> float:
+    """Return 1 - IoU of a class whose prediction differs from `truth` in these pixels."""
+    return len(mistakes) / len(truth | mistakes) if truth | mistakes else 0.0
+
+
+def test_lovasz_is_the_extension_of_the_jaccard_index() -> None:
+    """By its definition: errors in falling order, each times what its pixel adds to 1 - IoU (Berman et al., eq. 9)."""
+    generator = torch.Generator().manual_seed(1)
+    logits, labels = torch.randn(1, 3, 4, 5, generator=generator), torch.randint(0, 2, (1, 4, 5), generator=generator)
+    shares, expected = logits.softmax(1)[0].flatten(1).tolist(), []
+    for value in range(2):  # the third class does not occur
+        truth = {pixel for pixel, label in enumerate(labels.flatten().tolist()) if label == value}
+        errors = [1 - share if pixel in truth else share for pixel, share in enumerate(shares[value])]
+        order, total = sorted(range(20), key=lambda pixel: -errors[pixel]), 0.0
+        for place, pixel in enumerate(order):
+            more, less = (jaccard_of_mistakes(set(order[:count]), truth) for count in (place + 1, place))
+            total += errors[pixel] * (more - less)
+        expected.append(total)
+    assert float(lovasz(logits, labels)) == pytest.approx(sum(expected) / 2, rel=1e-5)
+
+
+def test_lovasz_of_decided_predictions_is_one_minus_iou(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(2)
+    predicted, labels = (torch.randint(0, 3, (2, 30, 40), generator=generator) for _ in range(2))
+    logits = torch.nn.functional.one_hot(predicted, 3).permute(0, 3, 1, 2) * 60.0
+    matrix = ConfusionMatrix(3)
+    matrix.update(predicted, labels.to(torch.uint8))
+    assert float(lovasz(logits, labels)) == pytest.approx(1 - matrix.miou, abs=1e-5)
+    monkeypatch.setattr(losses, "LOVASZ_PIXELS", 600)  # of 2,400: every fifth
+    assert float(lovasz(logits, labels)) == pytest.approx(1 - matrix.miou, abs=0.1)
+
+
+def test_the_network_learns_logits_without_a_part_of_the_automatic_weights() -> None:
+    criterion, _ = build_loss("ce", "auto", [900, 100, 0])
+    weights = criterion.table[:3]
+    assert criterion.adjustment.tolist() == pytest.approx([*(losses.TAKEN_BACK * weights[:2].log()).tolist(), 0])
+    for wanted in ("none", "1 3 9"):
+        assert not build_loss("ce", wanted, [900, 100, 0])[0].adjustment.any()
 
 
 def test_class_weights_are_higher_for_rare_and_zero_for_absent_classes() -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from core.errors import AppError
 from dataset.classes import IGNORE_INDEX
 from segmentation.networks.registry import build_network
 from segmentation.preprocess import resize_mask
@@ -18,6 +19,7 @@ from train import auto_settings
 from train.loading import loader
 from train.loading.augmentation import STRENGTHS, augment
 from train.optim.ema import AveragedWeights
+from train.optim.groups import SHARE, load_optimizer, parameter_groups
 from train.optim.schedule import batches_of_step, learning_rate
 
 CPU = torch.device("cpu")
@@ -197,3 +199,32 @@ def test_a_crop_larger_than_the_image_keeps_proportions() -> None:
         rows, torch.zeros(1, 40, 80, dtype=torch.uint8), STRENGTHS["none"], (80, 80), np.random.default_rng(0)
     )
     assert crop.shape == (1, 3, 80, 80) and crop[0, 0, -1, 0] - crop[0, 0, 0, 0] > 150
+
+
+class Encoded(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.head = torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 2, 1)
+
+
+def test_an_encoder_is_a_group_that_learns_at_its_share_of_the_rate() -> None:
+    network = Encoded()
+    head, encoder = parameter_groups(network, 0.15)
+    assert [head[SHARE], encoder[SHARE]] == [1, 0.15]
+    assert list(map(id, encoder["params"])) == list(map(id, network.encoder.parameters()))
+    assert list(map(id, head["params"])) == list(map(id, network.head.parameters()))
+    (everything,) = parameter_groups(network, 1.0)
+    assert list(map(id, everything["params"])) == list(map(id, network.parameters()))
+    with pytest.raises(ValueError, match="Conv2d has no encoder"):
+        parameter_groups(network.encoder, 0.15)
+
+
+def test_state_of_an_optimizer_with_other_groups_is_refused() -> None:
+    network = Encoded()
+    earlier = torch.optim.AdamW(network.parameters(), 1e-3)  # without shares, as earlier versions stored it
+    whole = torch.optim.AdamW(parameter_groups(network, 1.0), 1e-3)
+    load_optimizer(whole, earlier.state_dict())
+    assert [group[SHARE] for group in whole.param_groups] == [1]
+    parted = torch.optim.AdamW(parameter_groups(network, 0.15), 1e-3)
+    with pytest.raises(AppError, match="the checkpoint is of a version that trained these layers differently"):
+        load_optimizer(parted, earlier.state_dict())

@@ -74,7 +74,11 @@ def test_plan_has_what_the_file_says(tmp_path: Path) -> None:
         ("    log: true", "    choices: [1]", "line 9: space.learning_rate.low: not with choices"),
         ("step: 4", "step: 5", "line 12: space.batch-size.step: high is not reached from low by steps of 5"),
         ("step: 4", "step: 1.5", "line 12: space.batch-size.step: expected a whole number, at least 1"),
-        ("[ce, ce+dice]", "[ce, hinge]", "line 13: space.loss[2]: 'hinge': expected ce, dice, ce+dice, focal"),
+        (
+            "[ce, ce+dice]",
+            "[ce, hinge]",
+            "line 13: space.loss[2]: 'hinge': expected ce, dice, lovasz, ce+dice, ce+lovasz, focal",
+        ),
         ("[ce, ce+dice]", "[ce, ce]", "line 13: space.loss[2]: 'ce' is given twice"),
         ("[ce, ce+dice]", "{low: 1, high: 2}", "line 13: space.loss: not a number: give a list of values"),
         ("[ce, ce+dice]", "[]", "line 13: space.loss: expected a list of values"),

@@ -15,7 +15,7 @@ from core.files import link_or_copy, write_atomically
 from core.hashing import file_sha256
 from core.i18n import tr
 from core.reporting import notify
-from segmentation.losses import SegmentationLoss, class_weights
+from segmentation.losses import build_loss
 from segmentation.model_file import load_model
 from train.base_train import EpochResult, Validation
 from train.folds.division import Counts, Division
@@ -185,9 +185,8 @@ class FoldsTraining:
         images = SegmentationDataset(
             data.split("test"), data.classes, settings.image_size, True, data.reading, data.source
         )
-        weights, _ = class_weights(settings.class_weights, self.division.all_pixels())
-        criterion = SegmentationLoss(settings.loss, weights).to(device)
-        return evaluate(model, images, device, criterion, self.smoke)[0]
+        criterion, _ = build_loss(settings.loss, settings.class_weights, self.division.all_pixels())
+        return evaluate(model, images, device, criterion.to(device), self.smoke)[0]
 
     @property
     def device(self) -> torch.device:

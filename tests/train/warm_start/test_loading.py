@@ -181,3 +181,4 @@ def test_hash_of_published_weights_is_a_setting_of_the_run(tmp_path: Path) -> No
     settings = settings_in(tmp_path, model=LITE_FPN, pretrained=True, epochs=1, image_size=(32, 32), batch_size=4)
     setup = prepare_training(settings, check_data(tmp_path / "data", 0))
     assert setup.resolved_settings()["pretrained_sha256"] == setup.resolved["pretrained_sha256"]
+    assert (setup.peak_rate, setup.encoder_share, setup.resolved["encoder_share"]) == (0.003, 0.15, "0.15")
