@@ -18,9 +18,7 @@ from dataset.classes import IGNORE_INDEX
 
 FOCAL_GAMMA = 2.0  # Lin et al., 2017, arXiv:1708.02002
 AUXILIARY_SHARE = 0.5  # of the auxiliary head's loss, as in torchvision's recipes
-LOVASZ_PIXELS = (
-    24_000  # of a batch that the Lovász loss sorts, evenly spread: all of them would take longer than the network
-)
+LOVASZ_PIXELS = 3_000  # per image that the Lovász loss sorts, evenly spread: all would take longer than the network
 TAKEN_BACK = 0.5  # power of the class weights that the prediction does not have; 1: predicted as if there were none
 RARITY = 1.02  # the smaller, the more a rare class weighs: up to 50 times, as in ENet (Paszke et al., 2016, arXiv:1606.02147)
 
@@ -80,14 +78,15 @@ def dice(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def lovasz(logits: Tensor, labels: Tensor) -> Tensor:
-    """Lovász-Softmax (Berman et al., 2018, arXiv:1705.08790), over LOVASZ_PIXELS of the batch, mean of the classes in them.
+    """Lovász-Softmax (Berman et al., 2018, arXiv:1705.08790), over LOVASZ_PIXELS per image, mean of the classes in them.
 
     It is the convex extension of 1 - IoU, so that rare classes count as much as frequent ones, and pixels that are
     predicted as a rare class by mistake count, too.
     """
     classes, labels = logits.shape[1], labels.flatten()
     pixels = (labels != IGNORE_INDEX).nonzero().squeeze(1)
-    pixels = pixels[:: len(pixels) // LOVASZ_PIXELS | 1]  # an odd step: not the same columns in each row
+    step = len(pixels) // (LOVASZ_PIXELS * len(logits)) | 1  # odd: not the same columns in each row
+    pixels = pixels[::step]
     shares = logits.movedim(1, -1).reshape(-1, classes)[pixels].softmax(1).T
     truth = (labels[pixels] == torch.arange(classes, device=labels.device)[:, None]).to(shares.dtype)
     errors, order = (truth - shares).abs().sort(dim=1, descending=True, stable=True)
