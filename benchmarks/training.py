@@ -9,9 +9,10 @@
 
 The folder holds {train,val}/{images,masks} with class ids as pixel values, and classes.json (CamVid has that shape).
 
-accuracy: val mIoU and accuracy at native size after a number of seconds of training from scratch. Ours is the real
-train.py, once per seed; the peers are torchvision's LR-ASPP by the recipe of its references (SGD, poly) and, where it is installed,
-a U-Net-ResNet18 of segmentation_models.pytorch (Adam, poly), both with random crops, flips and one worker.
+accuracy: mIoU on val, and on test where there is one, at native size after a number of seconds of training. Ours is the
+real train.py, once per seed and `--variant` of its settings; the peers, from scratch, are torchvision's LR-ASPP by the
+recipe of its references (SGD, poly) and, where it is installed, a U-Net-ResNet18 of segmentation_models.pytorch (Adam,
+poly), both with random crops, flips and one worker.
 
 speed: images/s of bare steps on tensors in memory, of our whole loop (data, tracking, progress), and of a plain
 loop over the folder with the same augmentation and 0, 1 and 2 workers; and how the time of our loop is
@@ -23,177 +24,61 @@ Every measurement is a process of its own, one after another. Stop other program
 from __future__ import annotations
 
 import argparse
-import contextlib
+import itertools
 import json
-import os
-import subprocess
+import statistics
 import sys
-import tempfile
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 
-import config
 from benchmarks.training_busy import busy
 from benchmarks.training_folds import folds
-from benchmarks.training_peers import PEER_SIZE, Figures, bare, peer, plain
+from benchmarks.training_ours import BESIDE, Clock, Figures, call, ours, published
+from benchmarks.training_peers import PEER_SIZE, bare, peer, plain
 from benchmarks.training_startup import startup
 from benchmarks.training_stream import stream
-from core import git as git_utils
 from core.console import format_table
-from core.threads.background import Background
-from dataset.validation import check_data
-from train.jobs.job import Job, train_and_publish
-from train.mlflow_train import MlflowTrain
-from train.tracking.run_tracker import RunFacts
-from utils import mlflow_utils
-from utils.lakefs_utils import connect
-
-# --- ours -----------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def own_servers() -> Iterator[dict[str, str]]:
-    """Return an environment in which the scripts keep everything in a temporary directory."""
-    with tempfile.TemporaryDirectory() as folder:
-        clean = {
-            key: value for key, value in os.environ.items() if not key.startswith(("LAKEFS_", "MINIO_", "MLFLOW_"))
-        }
-        yield clean | {
-            "LAKEFS_LOCAL_DIR": f"{folder}/lakefs",
-            "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
-            "MODEL_PATH": f"{folder}/models/model.pth",
-            "APP_LANG": "en",
-        }
-
-
-def ours(data: Path, seconds: float, seed: int, size: list[int], extra: list[str]) -> Figures:
-    """Run train.py as a user calls it; return the metrics of the published model."""
-    with own_servers() as environment:
-        command = [sys.executable, str(Path(__file__).resolve()), "published", str(data)]
-        command += ["--seconds", str(seconds), "--seeds", str(seed), "--size", *map(str, size)]
-        named = (setting.split("=", 1) for setting in extra)
-        return child(command, environment | {name.upper(): value for name, value in named})
-
-
-def published(options: argparse.Namespace) -> Figures:
-    """Train as train.py does, with clocks at its hooks; runs in a child process."""
-    settings = config.load_settings(
-        data_dir=options.data, max_seconds=options.seconds, seed=options.seeds[0], image_size=tuple(options.size)
-    )
-    clock: Clock = defaultdict(lambda: [0.0, 0.0])
-    with connect(settings, create=True) as lake:
-        client, git = mlflow_utils.connect(settings), git_utils.read_facts(ROOT)
-        data = check_data(settings.data_dir, settings.seed)
-        job = Job(data, None, RunFacts(git, lake.repo, lake.branch, None, smoke=False))
-        with clocked(clock):
-            training, _, result = train_and_publish(settings, lake, client, job)
-    images = round(sum(epoch.images_per_second * epoch.seconds for epoch in training.history))
-    names = ("training", "data", "steps", "validation", "checkpoints", "tracking", BESIDE)
-    parts = {name: clock[name] for name in names}
-    return {
-        "network": settings.model, "images": images, "seconds": training.trained_seconds, "miou": result.val.miou,
-        "accuracy": result.val.accuracy, "iou": training.best.val.iou, "parts": parts, "batch": training.setup.batch_size,
-    }  # fmt: skip
-
-
-BESIDE = "tracking beside the steps (CPU)"
-Clock = dict[str, list[float]]  # what -> [seconds that passed, CPU seconds of all threads]
-
-
-@contextlib.contextmanager
-def clocked(clock: Clock) -> Iterator[None]:
-    """Let the hooks of MlflowTrain add their seconds to `clock` within the block; nothing else is different.
-
-    "tracking" is what the training waits for; BESIDE is the CPU time of the background thread.
-    """
-
-    @contextlib.contextmanager
-    def timed(name: str) -> Iterator[None]:
-        passed, cpu = time.perf_counter(), time.process_time()
-        try:
-            yield
-        finally:
-            clock[name][0] += time.perf_counter() - passed
-            clock[name][1] += time.process_time() - cpu
-
-    def own(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **named: Any) -> Any:
-            with timed(name):
-                return method(*arguments, **named)
-
-        return call
-
-    real = MlflowTrain.batches
-
-    def batches(self: MlflowTrain) -> Iterator[Any]:
-        source = real(self)
-        following = own("data", lambda: next(source, None))
-        while (batch := following()) is not None:
-            yield batch
-
-    enqueue, finish = Background.call, Background.finish
-
-    def call_measured(self: Background, work: Callable[[], Any]) -> None:
-        def measured() -> None:
-            start = time.thread_time()
-            work()
-            clock[BESIDE][0] += time.thread_time() - start
-
-        enqueue(self, measured)
-
-    methods = {"train_epoch": "training", "train_step": "steps", "validate": "validation", "on_epoch_end": "tracking",
-               "save_best": "checkpoints", "save_checkpoint": "checkpoints"}  # fmt: skip
-    with contextlib.ExitStack() as stack:
-        for method, name in methods.items():
-            stack.enter_context(mock.patch.object(MlflowTrain, method, own(name, getattr(MlflowTrain, method))))
-        stack.enter_context(mock.patch.object(MlflowTrain, "batches", batches))
-        stack.enter_context(mock.patch.object(Background, "call", call_measured))
-        stack.enter_context(mock.patch.object(Background, "finish", own("tracking", finish)))
-        yield
-
-
-# --- the tables -----------------------------------------------------------------------------------------------------
-
-
-def child(command: list[str], environment: dict[str, str] | None = None) -> Figures:
-    """Return what a measuring process prints on its last line."""
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    figures: Figures = json.loads(done.stdout.splitlines()[-1])
-    return figures
-
-
-def call(what: str, options: argparse.Namespace, **changes: object) -> Figures:
-    """Measure in a child process."""
-    command = [sys.executable, str(Path(__file__).resolve()), what, str(options.data)]
-    command += ["--seconds", str(options.seconds), "--size", *map(str, options.size)]
-    for name, value in changes.items():
-        command += [f"--{name}", str(value)]
-    return child(command, {**os.environ, "APP_LANG": "en"})
 
 
 def accuracy(options: argparse.Namespace) -> None:
+    """Train each variant of ours and each peer for each time with each seed, in turns; print the means and their ranges."""
+    found: dict[tuple[float, str], list[Figures]] = defaultdict(list)
+    height, width = options.size
+    for seconds in options.times or [options.seconds]:
+        for seed in options.seeds:
+            for variant in options.variant or [""]:
+                settings = [*options.settings, *variant.split()]
+                figures = ours(options.data, seconds, seed, options.size, settings)
+                report(found, seconds, " ".join([f"ours, {height}x{width}", *settings]), seed, figures)
+        for name, seed in itertools.product(options.peers, options.peer_seeds):
+            figures = call("peer", options, network=name, seeds=seed, seconds=seconds)
+            report(found, seconds, f"{name} {PEER_SIZE[0]}x{PEER_SIZE[1]}", seed, figures)
     rows = []
+    for (seconds, label), runs in found.items():
+        speed = statistics.mean(figures["images"] / figures["seconds"] for figures in runs)
+        splits = (spread([figures[split] for figures in runs]) for split in ("val", "test"))
+        rows.append([f"{seconds:.0f}", label, len(runs), f"{speed:.1f}", *splits])
+    print(format_table(["seconds", "what", "seeds", "images/s", "val mIoU", "test mIoU"], rows))
 
-    def add(label: str, figures: Figures) -> None:
-        speed = figures["images"] / figures["seconds"]
-        rows.append([label, f"{figures['seconds']:.0f}", figures["images"], f"{speed:.2f}",
-                     f"{figures['miou']:.4f}", f"{figures['accuracy']:.4f}"])  # fmt: skip
-        print(f"{label}: " + "  ".join(f"{k} {v:.3f}" for k, v in figures["iou"].items() if v is not None), flush=True)
 
-    for seed in options.seeds:
-        figures = ours(options.data, options.seconds, seed, options.size, options.settings)
-        add(f"ours, {figures['network']} {options.size[0]}x{options.size[1]}, seed {seed}", figures)
-    for name in options.peers:
-        add(f"{name} {PEER_SIZE[0]}x{PEER_SIZE[1]}, seed 0", call("peer", options, network=name, seeds=0))
-    print(format_table(["what", "seconds", "images", "images/s", "val mIoU", "val accuracy"], rows))
+def report(
+    found: dict[tuple[float, str], list[Figures]], seconds: float, label: str, seed: int, figures: Figures
+) -> None:
+    """Add the figures of a training, and print them with the IoU of each class on val."""
+    found[seconds, label].append(figures)
+    classes = "  ".join(f"{name} {iou:.3f}" for name, iou in figures["iou"].items() if iou is not None)
+    test = "" if figures["test"] is None else f"  test {figures['test']:.4f}"
+    print(f"{seconds:.0f} s  {label}  seed {seed}: val {figures['val']:.4f}{test}  {classes}", flush=True)
+
+
+def spread(values: list[float | None]) -> str:
+    """Return mean and range of a metric over the seeds; nothing without a test split."""
+    known = [value for value in values if value is not None]
+    return f"{statistics.mean(known):.4f} ({min(known):.4f} to {max(known):.4f})" if known else ""
 
 
 def speed(options: argparse.Namespace) -> None:
@@ -253,6 +138,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=480, help="of training, for each row")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--folds", type=int, default=5, help="of folds")
+    parser.add_argument("--times", type=float, nargs="+", help="of accuracy, instead of --seconds: one table for all")
+    parser.add_argument(
+        "--variant", action="append", metavar="'NAME=VALUE …'", help="settings of one more training of ours"
+    )
+    parser.add_argument("--peer-seeds", type=int, nargs="+", default=[0], help="of accuracy")
     parser.add_argument("--size", type=int, nargs=2, default=[180, 240], metavar=("H", "W"), help="our input size")
     parser.add_argument("--peers", nargs="*", default=["lraspp_mobilenet_v3_large", "smp:unet/resnet18"])
     parser.add_argument("--networks", nargs="+", default=["compact_unet", "compact_fpn", "lraspp_mobilenet_v3_large"])

@@ -99,8 +99,9 @@ def peer(options: argparse.Namespace) -> Figures:
             images += len(inputs)
     seconds = time.perf_counter() - start
     confusion = measure(network.eval(), data.split("val"), data.classes)
+    test = measure(network, data.split("test"), data.classes).miou if data.split("test") else None
     return {
-        "network": options.network, "images": images, "seconds": seconds, "miou": confusion.miou,
+        "network": options.network, "images": images, "seconds": seconds, "val": confusion.miou, "test": test,
         "accuracy": confusion.accuracy, "iou": dict(zip(data.classes.names, confusion.iou(), strict=True)),
     }  # fmt: skip
 
