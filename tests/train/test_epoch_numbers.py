@@ -61,6 +61,6 @@ def test_steps_count_updates_and_smoke_is_one_epoch(
     assert "epochs: 1 (--smoke: 2 batches)" in capsys.readouterr().out
     assert set(smoke.resolved) == {
         *("device", "image_size", "class_weights", "batch_size"),
-        *("epochs", "augmentation", "learning_rate", "precision", "stream"),
+        *("epochs", "augmentation", "validate_every", "learning_rate", "precision", "stream"),
     }
     assert auto_settings.EPOCHS == 10, "large data sets are trained as long as before"

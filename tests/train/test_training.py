@@ -64,13 +64,13 @@ def test_epochs_that_are_not_validated_have_no_metrics_and_are_not_chosen(sample
 
 
 def test_validation_takes_at_most_a_tenth_of_a_long_training() -> None:
-    camvid = {"trained": 367 * 180 * 240, "validated": (101 * 240 * 320, 101 * 360 * 480)}
-    assert [auto_settings.validation_interval(None, epochs, **camvid)[0] for epochs in (1, 10, 19, 20, 39, 40, 500)] == [
+    camvid = (367 * 180 * 240, (101 * 240 * 320, 101 * 360 * 480))
+    assert [auto_settings.validation_interval(None, epochs, *camvid)[0] for epochs in (1, 10, 19, 20, 39, 40, 500)] == [
         1, 1, 1, 2, 3, 4, 4,
     ]  # fmt: skip
-    assert auto_settings.validation_interval(7, 10, **camvid)[0] == 7
-    sample = {"trained": 400 * 128**2, "validated": (50 * 128**2, 50 * 128**2)}
-    assert auto_settings.validation_interval(None, 500, **sample)[0] == 1
+    assert auto_settings.validation_interval(7, 10, *camvid)[0] == 7
+    sample = (400 * 128**2, (50 * 128**2, 50 * 128**2))
+    assert auto_settings.validation_interval(None, 500, *sample)[0] == 1
 
 
 def test_decoded_images_are_shared_verified_and_bounded(

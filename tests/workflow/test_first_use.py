@@ -46,7 +46,7 @@ def test_help_imports_no_heavy_package(script: str) -> None:
         (["--lr", "-1"], {}, "--lr -1: expected a number greater than 0"),
         (["--image-size", "4", "4"], {}, "--image-size 4 4: expected sides of 16 to 8192 pixels"),
         (["--device", "tpu"], {}, "--device tpu: expected one of auto, cpu, cuda, mps"),
-        (["--loss", "dise"], {}, "--loss dise: expected one of ce, dice, ce+dice, focal"),
+        (["--loss", "dise"], {}, "--loss dise: expected one of ce, dice, lovasz, ce+dice, ce+lovasz, focal"),
         ([], {"BATCH_SIZE": "sixteen"}, "BATCH_SIZE='sixteen': expected a whole number"),
         ([], {"IMAGE_SIZE": "128"}, "IMAGE_SIZE='128': expected height and width"),
         ([], {"LAKEFS_ENDPOINT": "http://127.0.0.1:1"}, "LAKEFS_ACCESS_KEY_ID, LAKEFS_SECRET_ACCESS_KEY is not"),

@@ -104,7 +104,7 @@ def test_the_test_split_is_measured_once_and_reported_beside_val(trained: tuple[
     for split, prefix in (("val", "best_val"), ("test", "test")):
         accuracy, miou = metrics[f"{prefix}_accuracy"], metrics[f"{prefix}_miou"]
         assert f"\n  {split}: accuracy {accuracy:.4f}, mIoU {miou:.4f}\n" in output
-        assert f"{split} accuracy {int(accuracy * 100 + 1e-9)}%, {split} mIoU {miou:.3f}" in output, "the tag command"
+        assert f"{split} accuracy {int(accuracy * 100 + 1e-9)}%, {split} mIoU {miou:.4f}" in output, "the tag command"
         page = (project.folder / "models" / run.info.run_id / "report.html").read_text()
         assert f"{split} mIoU<b>{miou:.4f}</b>" in page
         assert run.data.tags[f"{split}_classes"] == "4/4"
