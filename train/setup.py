@@ -17,6 +17,7 @@ from core.safety.terminal import escape_line
 from core.settings import InvalidSetting
 from dataset.data import SegmentationData
 from segmentation.losses import SegmentationLoss, build_loss, parse_class_weights
+from segmentation.networks.encoder_fpn import EncoderFPN
 from segmentation.networks.registry import check_network
 from segmentation.preprocess import Normalisation, choose_device
 from train import auto_settings
@@ -136,6 +137,10 @@ def prepare_training(
     start = build_start(settings, data.classes.names, data.reading, initial)
     network, normalisation = start.network, _normalisation(start.normalisation, train_images, settings)
     decisions.resolved |= start.facts
+    levels, reason = auto_settings.frozen_levels(settings.model, start.published, data.reading.channels)
+    if isinstance(network, EncoderFPN) and levels:
+        decisions.take(tr("frozen levels of the encoder"), "frozen_levels", (levels, reason))
+        network.freeze_first_levels(levels)
     choice = _batch_size(settings, network, crop, device, train_images)
     batch_size = decisions.take(tr("batch size"), "batch_size", choice)
     distributed.validate_batch_size(batch_size)

@@ -58,6 +58,14 @@ class EncoderFPN(nn.Module):
         )
         self.head = nn.Conv2d(decoder[0], num_classes, 1)
 
+    def freeze_first_levels(self, levels: int) -> None:
+        """Let an optimizer keep all layers up to the map of this level, counted from 1: the backward pass ends there."""
+        last = self.encoder.feature_info.module_name()[levels - 1] + "."
+        named = list(self.encoder.named_parameters())
+        count = max(place for place, (name, _) in enumerate(named, 1) if name.startswith(last))
+        for _, parameter in named[:count]:
+            parameter.requires_grad_(False)
+
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
         below, right = (_missing(side, self.smallest) for side in (height, width))

@@ -213,6 +213,9 @@ def test_an_encoder_is_a_group_that_learns_at_its_share_of_the_rate() -> None:
     assert [head[SHARE], encoder[SHARE]] == [1, 0.15]
     assert list(map(id, encoder["params"])) == list(map(id, network.encoder.parameters()))
     assert list(map(id, head["params"])) == list(map(id, network.head.parameters()))
+    network.encoder.bias.requires_grad_(False)  # type: ignore[union-attr]
+    assert [p.shape for p in parameter_groups(network, 0.15)[1]["params"]] == [network.encoder.weight.shape]
+    network.encoder.bias.requires_grad_(True)  # type: ignore[union-attr]
     (everything,) = parameter_groups(network, 1.0)
     assert list(map(id, everything["params"])) == list(map(id, network.parameters()))
     with pytest.raises(ValueError, match="Conv2d has no encoder"):

@@ -14,18 +14,18 @@ SHARE = "share"  # of the learning rate, 0 to 1; a key of the optimizer's groups
 
 
 def parameter_groups(network: nn.Module, encoder_share: float) -> list[dict[str, Any]]:
-    """Return the parameters as groups, each with its SHARE of the learning rate; those of `network.encoder` come last.
+    """Return the parameters that are trained as groups, each with its SHARE of the rate; those of `network.encoder` come last.
 
     One group if the share is 1. Raises ValueError for another one if the network has no encoder.
     """
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if encoder_share == 1:
-        return [{"params": list(network.parameters()), SHARE: 1.0}]
+        return [{"params": trained, SHARE: 1.0}]
     encoder = getattr(network, "encoder", None)
     if not isinstance(encoder, nn.Module):
         raise ValueError(f"{type(network).__name__} has no encoder")
-    slow = list(encoder.parameters())
-    known = set(map(id, slow))
-    new = [parameter for parameter in network.parameters() if id(parameter) not in known]
+    of_encoder = set(map(id, encoder.parameters()))
+    slow, new = ([p for p in trained if (id(p) in of_encoder) == own] for own in (True, False))
     return [{"params": new, SHARE: 1.0}, {"params": slow, SHARE: encoder_share}]
 
 

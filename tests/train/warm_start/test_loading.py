@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from config import Settings
 from core.errors import AppError, UsageError
@@ -23,6 +24,7 @@ from segmentation.preprocess import Normalisation
 from tests.support.ensembles import NORMALISATIONS, make_members, write_ensemble
 from tests.support.models import CLASSES, make_model
 from tests.support.rasters import Pixels, make_raster_data
+from train.model_train import ModelTrain
 from train.setup import prepare_training
 from train.warm_start.initial import InitialEnsemble, InitialPackage, require_single, start_of_fold
 from train.warm_start.load import initial_model, load_initial
@@ -182,3 +184,8 @@ def test_hash_of_published_weights_is_a_setting_of_the_run(tmp_path: Path) -> No
     setup = prepare_training(settings, check_data(tmp_path / "data", 0))
     assert setup.resolved_settings()["pretrained_sha256"] == setup.resolved["pretrained_sha256"]
     assert (setup.peak_rate, setup.encoder_share, setup.resolved["encoder_share"]) == (0.003, 0.15, "0.15")
+    before = {name: tensor.clone() for name, tensor in setup.network.named_parameters()}
+    ModelTrain(setup, tmp_path).fit()
+    kept = {name for name, tensor in setup.network.named_parameters() if torch.equal(tensor, before[name])}
+    first = ("encoder.conv_stem.", "encoder.bn1.", "encoder.blocks.0.", "encoder.blocks.1.")
+    assert kept == {name for name in before if name.startswith(first)} and setup.resolved["frozen_levels"] == "2"
