@@ -31,6 +31,7 @@ OTHER_OPTIONS = {
         "--workers",
     ),  # of torchrun, sbatch, Ray
     "--slices",  # of benchmarks/gate_coverage.py
+    "--times",  # of benchmarks/training.py
 }
 CODE_OF_PROJECT = re.compile(rf"--|(?:python )?(?:{'|'.join(map(re.escape, command_options.SCRIPTS))})\b")
 
