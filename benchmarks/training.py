@@ -73,6 +73,10 @@ def report(
     classes = "  ".join(f"{name} {iou:.3f}" for name, iou in figures["iou"].items() if iou is not None)
     test = "" if figures["test"] is None else f"  test {figures['test']:.4f}"
     print(f"{seconds:.0f} s  {label}  seed {seed}: val {figures['val']:.4f}{test}  {classes}", flush=True)
+    if "parts" in figures:
+        passed = {part: spent for part, (spent, _) in figures["parts"].items()}
+        beside = sum(passed[part] for part in ("validation", "checkpoints", "tracking"))
+        print(f"  validation takes {passed['validation'] / (passed['training'] + beside):.1%} of the time", flush=True)
 
 
 def spread(values: list[float | None]) -> str:

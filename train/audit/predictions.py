@@ -34,9 +34,7 @@ from train.model_train import ModelTrain
 from train.reports.epoch_lines import report_epoch
 from train.setup import TrainingSetup, prepare_training
 
-MEMBERS = (
-    2  # models per fold; their mean has fewer confident errors of its own than one model that trains twice as long
-)
+MEMBERS = 2  # models per fold: their mean has fewer confident errors than one model that trains twice as long
 
 Probabilities = npt.NDArray[np.float16]
 
