@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -120,6 +121,25 @@ def test_corrupted_masks_come_first_and_ignored_pixels_are_no_issue() -> None:
     explained = {found.index: found.explanation for found in ranked}
     assert explained[4] == "sky and road are exchanged" and explained[20] == "a region labelled road looks like car"
     assert explained[11].startswith("the mask is moved by +2 down, +0 right")
+
+
+def test_what_a_model_learnt_from_a_wrong_mask_is_no_evidence_against_the_frames_beside_it() -> None:
+    pytest.importorskip("cleanlab")
+    labels = np.stack([scene(seed) for seed in range(30)])
+    probabilities = np.stack([predicted(mask, seed) for seed, mask in enumerate(labels)])
+    labels[4] = np.where(labels[4] == 0, 1, np.where(labels[4] == 1, 0, labels[4]))
+    for frame in (5, 20):  # the model repeats the mistake of frame 4 in a part of these
+        learnt = labels[frame].copy()
+        learnt[: SIDE // 4, : SIDE // 2][learnt[: SIDE // 4, : SIDE // 2] == 0] = 1
+        probabilities[frame] = predicted(learnt, frame)
+
+    def scores(groups: list[str], order: Sequence[int]) -> dict[int, float]:
+        return {found.index: found.score for found in rank_masks(labels, probabilities, groups, CLASSES, order)}
+
+    film, parted = ["film"] * 30, ["film"] * 5 + ["other"] * 25
+    alone, beside, apart = scores(film, ()), scores(film, range(30)), scores(parted, range(30))
+    assert beside[4] == alone[4] and beside[20] == alone[20], "frame 20 is not beside frame 4"
+    assert beside[5] < alone[5] / 2 and apart[5] == pytest.approx(alone[5], rel=0.5), "another film has learnt nothing"
 
 
 def test_the_command_writes_table_and_page_outside_of_the_data_and_reuses_folds(

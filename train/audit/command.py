@@ -14,7 +14,7 @@ from core.reporting import notify, result
 from dataset.data import SegmentationData
 from segmentation.means import Coverage, format_mean
 from segmentation.metrics import ConfusionMatrix
-from train.audit.folds import FOLDS, assign_folds
+from train.audit.folds import FOLDS, assign_folds, frame_order
 from train.audit.predictions import OutOfFold, predict_out_of_fold
 from train.audit.ranking import rank_masks
 from train.audit.report import PAGE, TABLE, write_page, write_table
@@ -36,11 +36,13 @@ def audit_labels(settings: Settings, data: SegmentationData) -> Path:
         )
     settings = decide_training(settings, data)
     groups = [pair.group for pair in data.pairs]
-    fold_of = assign_folds([pair.name for pair in data.pairs], [group or "" for group in groups])
+    names = [pair.name for pair in data.pairs]
+    fold_of = assign_folds(names, [group or "" for group in groups])
     predicted = predict_out_of_fold(settings, data, fold_of, settings.cache_dir / "audit")
     labels = np.stack([predicted.images.arrays(index)[1] for index in range(len(data.pairs))])
     _report_quality(data, labels, predicted)
-    ranked = rank_masks(labels, predicted.probabilities, groups, data.classes)
+    order = frame_order(names, [group or "" for group in groups])
+    ranked = rank_masks(labels, predicted.probabilities, groups, data.classes, order)
     folder = settings.model_path.parent / "audit"
     write_table(folder / TABLE, data, ranked)
     shown = write_page(folder / PAGE, data, predicted, ranked)
@@ -59,7 +61,7 @@ def audit_labels(settings: Settings, data: SegmentationData) -> Path:
 def decide_training(settings: Settings, data: SegmentationData) -> Settings:
     """Return the settings with the number of epochs and the input size that suit an audit, where they are not set.
 
-    Its models start at random: one that has learnt wrong masks would not suspect them.
+    Its models start at random or from published weights: one that has learnt wrong masks would not suspect them.
     """
     settings = dataclasses.replace(settings, init=None, init_sha256=None)
     if settings.epochs is None and settings.max_seconds is None:

@@ -16,11 +16,15 @@ def assign_folds(names: Sequence[str], groups: Sequence[str], folds: int = FOLDS
     neighbours were drawn one by one, and show best what a wrong one should be. A mistake that all masks of a group
     share is not found.
     """
-    order = sorted(range(len(names)), key=lambda index: (groups[index], _natural_key(names[index])))
     fold_of = [0] * len(names)
-    for position, index in enumerate(order):
+    for position, index in enumerate(frame_order(names, groups)):
         fold_of[index] = position % folds
     return fold_of
+
+
+def frame_order(names: Sequence[str], groups: Sequence[str]) -> list[int]:
+    """Return the indices by group and then by name, with numbers by value: frames of a film follow each other."""
+    return sorted(range(len(names)), key=lambda index: (groups[index], _natural_key(names[index])))
 
 
 def _natural_key(name: str) -> list[tuple[int, int, str]]:

@@ -13,6 +13,7 @@ from core.i18n import tr
 from core.reporting import progress
 from dataset.classes import IGNORE_INDEX, ClassMap, UInt8
 from train.audit.evidence import log_probabilities, region_gain, shift_gain, swap_gain
+from train.audit.folds import FOLDS
 
 BATCH_VALUES = 2_000_000  # numbers that cleanlab processes at once
 # Evidence that is not worth a unit, however quiet the others are: nats per pixel of swap and shift, score of a region.
@@ -43,13 +44,18 @@ def require_cleanlab() -> None:
 
 
 def rank_masks(
-    labels: UInt8, probabilities: npt.NDArray[np.float16], groups: Sequence[str | None], classes: ClassMap
+    labels: UInt8,
+    probabilities: npt.NDArray[np.float16],
+    groups: Sequence[str | None],
+    classes: ClassMap,
+    order: Sequence[int] = (),
 ) -> list[Suspicion]:
     """Return all masks, the most suspicious first.
 
     `labels` (N,H,W) uint8 are class indices, 255 where ignored; `probabilities` (N,num_classes,H,W) are out-of-fold.
     Each kind of evidence is measured in units of its spread over the images of a group, so that a group that the model
-    finds hard does not fill the list.
+    finds hard does not fill the list. `order` lists the indices so that the frames of a film follow each other: a model
+    that was trained on a wrong mask repeats its mistake in the frames beside it.
     """
     issues, confusion = find_issues(labels, probabilities), _confusion(labels, probabilities)
     found = []
@@ -61,6 +67,8 @@ def rank_masks(
         found.append(((swap, shift, region), pair, place, change))
     evidence = [(np.array([row[0][kind] for row in found]), floor) for kind, floor in enumerate(FLOORS)]
     scores = np.stack([_relative(values, groups, floor) for values, floor in evidence])
+    pairs, changes = [row[1] for row in found], [row[3] for row in found]
+    scores[2, _learnt_from_neighbours(scores, pairs, changes, groups, order)] = 0
     known = (labels != IGNORE_INDEX).sum((1, 2))
     quality = 1 - issues.sum((1, 2)) / np.maximum(known, 1)
     ranked = []
@@ -69,6 +77,32 @@ def rank_masks(
         best = int(np.argmax(scores[:, index]))
         ranked.append(Suspicion(index, float(scores[best, index]), texts[best], float(quality[index])))
     return sorted(ranked, key=lambda suspicion: (-suspicion.score, suspicion.quality, suspicion.index))
+
+
+def _learnt_from_neighbours(
+    scores: Figures,
+    pairs: Sequence[tuple[int, int] | None],
+    changes: Sequence[tuple[int, int] | None],
+    groups: Sequence[str | None],
+    order: Sequence[int],
+) -> list[int]:
+    """Return the masks whose region is what a more suspicious mask beside it, with these classes exchanged, teaches."""
+    found = []
+    for place, index in enumerate(order):
+        change = changes[index]
+        beside = [order[near] for near in range(max(0, place - FOLDS), min(len(order), place + FOLDS + 1))]
+        if (
+            change is not None
+            and groups[index] is not None
+            and any(
+                groups[other] == groups[index]
+                and set(change) == set(pairs[other] or ())
+                and scores[0, other] > scores[2, index]
+                for other in beside
+            )
+        ):
+            found.append(index)
+    return found
 
 
 def _confusion(labels: UInt8, probabilities: npt.NDArray[np.float16]) -> Figures:
