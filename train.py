@@ -37,8 +37,9 @@ DATASETS = ("oxford-iiit-pet", "voc2012")  # of dataset/sources/public.py, whose
 READING = "--raw-orientation --allow-truncated --seed --split-group --stream"
 TRAINING = (
     f"{READING} --batch-size --lr --image-size --crop-size --model --pretrained --loss --class-weights --clip-norm "
-    "--accumulate --precision --device --workers --validate-every --patience"
+    "--accumulate --precision --device --workers"
 )
+VALIDATION = "--validate-every --patience"
 LENGTH = "--epochs --max-seconds --augmentation --ema"
 RELEASE = "--git-commit --git-tag"
 ACTIONS = Actions(
@@ -46,12 +47,13 @@ ACTIONS = Actions(
         "--init-env": "",
         "--check-only": f"{READING} --data-dir --data-ref --dataset --json",
         "--audit-labels": f"{TRAINING} {LENGTH} --data-dir --data-ref --dataset --sample",
-        "--overfit": f"{TRAINING} --init --data-dir --data-ref --dataset --sample",
-        "--sweep": f"{TRAINING} --init {LENGTH} --data-dir --data-ref --dataset --sample --replace --experiment-branch",
-        "--reproduce": "--tolerance --trust-patch --device --workers --stream",
-        "--resume": f"{TRAINING} {LENGTH} {RELEASE} --smoke --folds",
-        DEFAULT: f"{TRAINING} --init --folds {LENGTH} {RELEASE} --data-dir --data-ref --dataset --sample --replace --smoke "
+        "--overfit": f"{TRAINING} --patience --init --data-dir --data-ref --dataset --sample",
+        "--sweep": f"{TRAINING} {VALIDATION} --init {LENGTH} --data-dir --data-ref --dataset --sample --replace "
         "--experiment-branch",
+        "--reproduce": "--tolerance --trust-patch --device --workers --stream",
+        "--resume": f"{TRAINING} {VALIDATION} {LENGTH} {RELEASE} --smoke --folds",
+        DEFAULT: f"{TRAINING} {VALIDATION} --init --folds {LENGTH} {RELEASE} --data-dir --data-ref --dataset --sample "
+        "--replace --smoke --experiment-branch",
     },
     exclusive=(
         "--data-ref --data-dir",
