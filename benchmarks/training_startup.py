@@ -17,7 +17,6 @@ import runpy
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
@@ -31,18 +30,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def startup(options: argparse.Namespace) -> None:
     """Measure in turns and print the table."""
+    from benchmarks.training_ours import own_servers  # here: the measured processes must not import what it needs
+
     found: dict[str, list[float]] = defaultdict(list)
     size = tuple(map(str, options.size))
     for _ in range(options.rounds):
-        found["reading"].append(_seconds("read", str(options.data)))
-        with tempfile.TemporaryDirectory() as folder:
-            own = {
-                "LAKEFS_LOCAL_DIR": f"{folder}/lakefs",
-                "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
-                "MODEL_PATH": f"{folder}/models/model.pth",
-            }
+        found["reading"].append(_seconds(dict(os.environ), "read", str(options.data)))
+        with own_servers() as own:
             for kind in ("first", "again"):
-                found[kind].append(_seconds("train", "--data-dir", str(options.data), "--image-size", *size, **own))
+                found[kind].append(_seconds(own, "train", "--data-dir", str(options.data), "--image-size", *size))
     read, rows = found["reading"], []
     for kind, values in found.items():
         ratios = [value / base for value, base in zip(values, read, strict=True)]
@@ -55,14 +51,11 @@ def _spread(values: list[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
-def _seconds(what: str, *arguments: str, **own: str) -> float:
+def _seconds(environment: dict[str, str], what: str, *arguments: str) -> float:
     """Return the seconds from the start of a process to what it does first, or to its end."""
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("LAKEFS_", "MINIO_", "MLFLOW_"))}
     command = [sys.executable, "-m", "benchmarks.training_startup", what, *arguments]
     start = time.time()
-    done = subprocess.run(
-        command, env=clean | own | {"APP_LANG": "en"}, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
-    )
+    done = subprocess.run(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     return float(json.loads(done.stdout.splitlines()[-1])) - start
 
 

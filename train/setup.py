@@ -25,7 +25,7 @@ from train.base_train import SMOKE_BATCHES
 from train.loading import loader
 from train.parallel import distributed
 from train.warm_start.initial import Initial, InitialEnsemble, InitialModel
-from train.warm_start.network import build_start
+from train.warm_start.network import Start, build_start
 from train.warm_start.transfer import transfer
 
 SAME_SCALE = 0.02  # relative difference of two scales of images that have the same size but for rounding
@@ -131,16 +131,9 @@ def prepare_training(
     size = decisions.take(tr("input size"), "image_size", _working_size(settings, data, initial))
     crop = settings.crop_size or size
     train_images, val_images, test_images = _images(settings, data, size)
-    criterion, reason = build_loss(settings.loss, settings.class_weights, data.pixel_counts["train"])
-    weights = criterion.table[: data.classes.num_classes].tolist()
-    decisions.take(tr("class weights"), "class_weights", (" ".join(f"{weight:.2f}" for weight in weights), reason))
-    start = build_start(settings, data.classes.names, data.reading, initial)
+    criterion = _criterion(settings, data, decisions)
+    start = _start(settings, data, initial, decisions)
     network, normalisation = start.network, _normalisation(start.normalisation, train_images, settings)
-    decisions.resolved |= start.facts
-    levels, reason = auto_settings.frozen_levels(settings.model, start.published, data.reading.channels)
-    if isinstance(network, EncoderFPN) and levels:
-        decisions.take(tr("frozen levels of the encoder"), "frozen_levels", (levels, reason))
-        network.freeze_first_levels(levels)
     choice = _batch_size(settings, network, crop, device, train_images)
     batch_size = decisions.take(tr("batch size"), "batch_size", choice)
     distributed.validate_batch_size(batch_size)
@@ -155,12 +148,7 @@ def prepare_training(
         settings.validate_every, expected, len(train_images) * crop[0] * crop[1], _validation_pixels(size, data)
     )
     validate_every = decisions.take(tr("epochs per validation"), "validate_every", interval)
-    trained = isinstance(initial, InitialModel)
-    rate = auto_settings.peak_rate(settings.learning_rate, settings.model, start.published, trained)
-    peak_rate = decisions.take(tr("peak learning rate"), "learning_rate", rate)
-    encoder_share, reason = auto_settings.encoder_share(settings.model, start.published)
-    if encoder_share < 1:
-        decisions.take(tr("part of it for the encoder"), "encoder_share", (encoder_share, reason))
+    peak_rate, encoder_share = _rates(settings, start, initial, decisions)
     precision = decisions.take(tr("precision"), "precision", auto_settings.precision(settings.precision, device))
     _report_network(settings.model, network, data.classes.num_classes, device)
     return TrainingSetup(
@@ -186,6 +174,35 @@ def prepare_training(
         initial=initial,
         resolved=decisions.resolved,
     )
+
+
+def _criterion(settings: Settings, data: SegmentationData, decisions: _Decisions) -> SegmentationLoss:
+    criterion, reason = build_loss(settings.loss, settings.class_weights, data.pixel_counts["train"])
+    weights = criterion.table[: data.classes.num_classes].tolist()
+    decisions.take(tr("class weights"), "class_weights", (" ".join(f"{weight:.2f}" for weight in weights), reason))
+    return criterion
+
+
+def _start(settings: Settings, data: SegmentationData, initial: Initial | None, decisions: _Decisions) -> Start:
+    """Return the network with its first weights, those of them frozen that stay as they are."""
+    start = build_start(settings, data.classes.names, data.reading, initial)
+    decisions.resolved |= start.facts
+    levels, reason = auto_settings.frozen_levels(settings.model, start.published, data.reading.channels)
+    if isinstance(start.network, EncoderFPN) and levels:
+        decisions.take(tr("frozen levels of the encoder"), "frozen_levels", (levels, reason))
+        start.network.freeze_first_levels(levels)
+    return start
+
+
+def _rates(settings: Settings, start: Start, initial: Initial | None, decisions: _Decisions) -> tuple[float, float]:
+    """Return the peak learning rate, and the part of it that an encoder with published weights learns at."""
+    trained = isinstance(initial, InitialModel)
+    rate = auto_settings.peak_rate(settings.learning_rate, settings.model, start.published, trained)
+    peak_rate = decisions.take(tr("peak learning rate"), "learning_rate", rate)
+    encoder_share, reason = auto_settings.encoder_share(settings.model, start.published)
+    if encoder_share < 1:
+        decisions.take(tr("part of it for the encoder"), "encoder_share", (encoder_share, reason))
+    return peak_rate, encoder_share
 
 
 def _normalisation(
