@@ -27,7 +27,8 @@ from train.final_test import load_best, report_splits
 from train.loading import loader
 from train.loading.augmentation import STRENGTHS, augment
 from train.optim.ema import AveragedWeights
-from train.optim.groups import SHARE, load_optimizer, parameter_groups
+from train.optim.groups import SHARE, load_optimizer
+from train.optim.optimizer import build_optimizer
 from train.optim.schedule import batches_of_step, learning_rate
 from train.optim.step import as_float, step_seed
 from train.parallel import distributed
@@ -39,7 +40,6 @@ from train.setup import TrainingSetup
 from train.tracking.result import VAL, split_metrics
 from train.validation import evaluate
 
-WEIGHT_DECAY = 0.01
 FINITE_CHECK_STEPS = 50  # steps between two checks that the loss is finite
 Batch = tuple[Tensor, Tensor, list[Tensor]]
 
@@ -58,12 +58,7 @@ class ModelTrain(BaseTrain):
         self.network: nn.Module = setup.network.to(memory_format=torch.channels_last).to(self.device)
         self.parallel = self._wrap_parallel()
         self.average = AveragedWeights(self.network, self.settings.ema) if self.settings.ema else None
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.network, setup.encoder_share),
-            setup.peak_rate,
-            weight_decay=WEIGHT_DECAY,
-            fused=self.device.type in ("cpu", "cuda"),
-        )
+        self.optimizer = build_optimizer(self.network, setup.peak_rate, setup.encoder_share, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=setup.precision == torch.float16)
         self.order: list[list[int]] = []  # the batches of the current epoch
         self.reset_running_loss()

@@ -19,10 +19,10 @@ TRAINING = ("--epochs", "1", "--batch-size", "4", "--image-size", "32", "32", "-
 def dirty(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, str]:
     """A run from a dirty tree: a changed file, a new one, a secret that must stay where it is."""
     project = make_project(tmp_path_factory.mktemp("reproduce"), images=15)
-    model_train = project.folder / "train/model_train.py"
-    text = model_train.read_text().replace("WEIGHT_DECAY = 0.01", "from train.own import DECAY as WEIGHT_DECAY")
+    optimizer = project.folder / "train/optim/optimizer.py"
+    text = optimizer.read_text().replace("WEIGHT_DECAY = 0.01", "from train.own import DECAY as WEIGHT_DECAY")
     assert "train.own" in text
-    model_train.write_text(text)
+    optimizer.write_text(text)
     (project.folder / "train/own.py").write_text("DECAY = 0.3\n")
     (project.folder / ".env").write_text("BATCH_SIZE=5\n")
     (project.folder / "notes.txt").write_text("mine\n")

@@ -17,9 +17,10 @@ from segmentation.networks.registry import build_network
 from segmentation.preprocess import resize_mask
 from train import auto_settings
 from train.loading import loader
-from train.loading.augmentation import STRENGTHS, augment
+from train.loading.augmentation import STRENGTHS, augment, resize_image
 from train.optim.ema import AveragedWeights
 from train.optim.groups import SHARE, load_optimizer, parameter_groups
+from train.optim.optimizer import WEIGHT_DECAY, build_optimizer
 from train.optim.schedule import batches_of_step, learning_rate
 
 CPU = torch.device("cpu")
@@ -231,3 +232,36 @@ def test_state_of_an_optimizer_with_other_groups_is_refused() -> None:
     parted = torch.optim.AdamW(parameter_groups(network, 0.15), 1e-3)
     with pytest.raises(AppError, match="the checkpoint is of a version that trained these layers differently"):
         load_optimizer(parted, earlier.state_dict())
+
+
+def test_optimizer_takes_the_steps_of_torch() -> None:
+    ours, torchs = Encoded(), Encoded()
+    torchs.load_state_dict(ours.state_dict())
+    optimizers = (
+        build_optimizer(ours, 1e-2, 0.15, CPU),
+        torch.optim.AdamW(parameter_groups(torchs, 0.15), 1e-2, weight_decay=WEIGHT_DECAY, fused=True),
+    )
+    for _ in range(3):
+        for network, optimizer in zip((ours, torchs), optimizers, strict=True):
+            optimizer.zero_grad(set_to_none=True)
+            network.head(network.encoder(torch.ones(1, 3, 5, 5))).square().sum().backward()
+            optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), torchs.parameters(), strict=True))
+    states = [optimizer.state_dict()["state"] for optimizer in optimizers]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][key][name], states[1][key][name]) for key in states[0] for name in states[0][key])
+
+
+@given(
+    st.integers(1, 5), st.booleans(), st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.tuples(st.integers(16, 48), st.integers(16, 48)), st.integers(0, 2**32 - 1),
+)  # fmt: skip
+def test_crop_is_resized_as_by_torchvision(
+    channels: int, last: bool, crop: tuple[int, int], size: tuple[int, int], seed: int
+) -> None:
+    from torchvision.transforms.v2 import functional as F
+
+    pixels = np.random.default_rng(seed).integers(0, 256, (50, 60, channels), np.uint8)
+    image = torch.from_numpy(pixels).permute(2, 0, 1)
+    part = (image if last else image.contiguous())[:, 3 : 3 + crop[0], 7 : 7 + crop[1]]
+    assert torch.equal(resize_image(part, size), F.resize(part, list(size), F.InterpolationMode.BILINEAR))

@@ -39,6 +39,14 @@ def test_help_imports_no_heavy_package(script: str) -> None:
     assert done.stdout.endswith("HEAVY []\n"), done.stdout[-300:] + done.stderr
 
 
+def test_training_imports_neither_torchvision_nor_the_compiler_of_torch(project: Project) -> None:
+    done = project.run("train.py", "--smoke", env={"PYTHONPROFILEIMPORTTIME": "1"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "torch.optim.adamw" in imported
+    assert imported.isdisjoint({"torchvision", "torch._dynamo"}), "two seconds of the start of each training"
+
+
 @pytest.mark.parametrize(
     ("arguments", "env", "text"),
     [
