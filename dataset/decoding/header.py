@@ -10,6 +10,7 @@ from PIL import ExifTags, Image
 
 from dataset.decoding.files import DECODE_ERRORS, FORMATS, unreadable
 from dataset.decoding.options import DEFAULT_READING
+from dataset.decoding.orientation import exif_orientation
 from dataset.decoding.samples import decode_raw
 from dataset.decoding.tiff import is_tiff
 
@@ -32,7 +33,7 @@ def _read_sizes(stream: BinaryIO) -> tuple[Size, Size]:
     try:
         with Image.open(stream, formats=FORMATS) as image:
             stored = image.height, image.width
-            turned = _orientation(image) in _TURNED
+            turned = _orientation(image, stream) in _TURNED
         return (stored[::-1] if turned else stored), stored
     except (Image.DecompressionBombError, *DECODE_ERRORS) as error:
         stream.seek(0)
@@ -43,9 +44,12 @@ def _read_sizes(stream: BinaryIO) -> tuple[Size, Size]:
     return (height, width), (height, width)
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(image: Image.Image, stream: BinaryIO) -> int:
     """Return the EXIF orientation; 1 for a truncated PNG, whose tags may have been at its end."""
     try:
+        if image.format == "PNG":
+            stream.seek(0)
+            return exif_orientation(stream.read())
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except DECODE_ERRORS:
         return 1

@@ -16,6 +16,7 @@ from dataset.decoding.tiff import is_tiff, read_orientation
 
 T = TypeVar("T", bound=np.generic)
 _INVERSE = {6: 8, 8: 6}  # the others undo themselves
+_PNG_KEYS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # of the chunks in which a PNG file has tags
 
 
 def exif_orientation(data: bytes) -> int:
@@ -24,6 +25,8 @@ def exif_orientation(data: bytes) -> int:
         value = read_orientation(data)
     else:
         with Image.open(io.BytesIO(data)) as image:
+            if image.format == "PNG" and not any(key in data for key in _PNG_KEYS):
+                return 1  # without a look behind the pixels, for which Pillow decodes all of them
             value = image.getexif().get(ExifTags.Base.Orientation, 1)
     return value if value in range(1, 9) else 1
 

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from config import Settings
 from core.errors import AppError, UsageError
 from core.git import GitFacts
 from core.hashing import file_sha256
 from dataset.classes import UInt8
+from dataset.decoding.header import image_sizes
 from dataset.decoding.image import read_image
 from dataset.decoding.mask import read_mask
 from dataset.decoding.options import DEFAULT_READING, ReadOptions, options_of
@@ -60,6 +62,38 @@ def test_pixels_are_turned_as_viewers_turn_them_unless_raw(orientation: int) -> 
     assert exif_orientation(data) == orientation
     assert np.array_equal(to_upright(stored, orientation), upright)
     assert np.array_equal(to_stored(upright, orientation), stored)
+
+
+def tag_behind_pixels(data: bytes) -> bytes:
+    """Return a PNG whose eXIf chunk, which Pillow writes before the pixels, comes after them."""
+    start = data.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    return data[:start] + data[end:-12] + data[start:end] + data[-12:]
+
+
+@pytest.mark.parametrize("key", ["Raw profile type exif", "XML:com.adobe.xmp", "eXIf"])
+def test_orientation_of_a_png_is_found_wherever_it_is(key: str) -> None:
+    stored, buffer, texts = noise(3, 4), io.BytesIO(), PngInfo()
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    if key == "eXIf":
+        data = tag_behind_pixels(encoded(stored, 6))
+    else:
+        raw = f"\nexif\n{len(exif.tobytes())}\n{exif.tobytes().hex()}\n"
+        texts.add_text(key, raw if key.startswith("Raw") else '<x tiff:Orientation="6"/>', zip=key.startswith("Raw"))
+        Image.fromarray(stored).save(buffer, "PNG", pnginfo=texts)
+        data = buffer.getvalue()
+    assert exif_orientation(data) == 6
+    assert image_sizes(data) == ((4, 3), (3, 4))
+    assert read_image(data, DEFAULT_READING).shape == (4, 3, 3)
+
+
+def test_orientation_of_a_png_without_tags_is_found_without_its_pixels() -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(noise(300, 400)).save(buffer, "PNG")
+    half = buffer.getvalue()[: len(buffer.getvalue()) // 2]
+    assert exif_orientation(half) == 1, "decoding it would raise an error"
+    assert image_sizes(half) == ((300, 400), (300, 400))
 
 
 def test_setting_decides_how_a_data_directory_is_read(tmp_path: Path) -> None:
