@@ -7,7 +7,7 @@ for copies (benchmarks/near_duplicates.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -28,6 +28,7 @@ COARSE_SIDE, FINE_SIDE = 8, 24  # pixels
 CENTRES = (0.92,)  # parts of the other image that candidates are also compared with
 # Parts of a side, from 90 % on, that the edges leave when they are cut off: (size, start).
 WINDOWS = ((1.0, 0.0), (0.95, 0.0), (0.95, 0.025), (0.95, 0.05), (0.9, 0.0), (0.9, 0.05), (0.9, 0.1))
+LEAST_LENGTH = 1.0  # of a vector of grey values about their mean; a shorter one has no structure
 ROWS, PAIRS = 512, 64  # worked on at a time, so that memory does not grow with the number of images
 
 
@@ -115,7 +116,8 @@ def _coarse(pixels: UInt8, size: float) -> Floats:
     """Return (N,64) of mean 0 and length 1: the central part of this size at 8x8."""
     window = _window(size, (1 - size) / 2, COARSE_SIDE)
     parts = (pixels[start : start + ROWS].astype(np.float32) for start in range(0, len(pixels), ROWS))
-    return np.concatenate([_normalized(np.asarray(window @ part @ window.T, np.float32)) for part in parts])
+    small = (np.asarray(window @ part @ window.T, np.float32) for part in parts)
+    return np.concatenate([_normalized(part.reshape(len(part), -1)) for part in small])
 
 
 def _turn(pixels: UInt8, turn: int) -> UInt8:
@@ -132,26 +134,33 @@ def _compare(first: Floats, second: Floats) -> Floats:
 
 
 def _align(larger: Floats, smaller: Floats) -> Floats:
-    """Return the best correlation of `smaller` with a part of `larger`."""
-    windows = np.stack([_window(size, start, FINE_SIDE) for size, start in WINDOWS])
-    rows = windows[None] @ larger[:, None]  # (N,windows,24,32)
-    parts = rows[:, :, None] @ windows.transpose(0, 2, 1)[None, None]  # (N,windows,windows,24,24)
-    whole = np.asarray(windows[0] @ smaller @ windows[0].T, np.float32)
-    fine = _fine(np.asarray(parts, np.float32)).reshape(len(larger), len(WINDOWS) ** 2, -1)
-    return np.asarray(np.einsum("nwp,np->nw", fine, _fine(whole)).max(axis=1), np.float32)
+    """Return the best correlation of the fine structure of `smaller` with that of a part of `larger`."""
+    parts = _fine_parts(larger, WINDOWS)
+    whole = _normalized(_fine_parts(smaller, WINDOWS[:1])[:, 0])
+    products = (parts @ whole[:, :, None])[:, :, 0]
+    variance = np.einsum("npv,npv->np", parts, parts) - parts.shape[2] * parts.mean(axis=2) ** 2
+    length = np.sqrt(np.maximum(variance, 0))
+    correlation = np.where(length > LEAST_LENGTH, products / np.maximum(length, LEAST_LENGTH), 0)
+    return np.asarray(correlation.max(axis=1), np.float32)
 
 
-def _fine(images: Floats) -> Floats:
-    """Return (...,24,24) images as vectors of their fine structure, of mean 0 and length 1."""
-    blur = _blur()
-    return _normalized(np.asarray(images - blur @ images @ blur.T, np.float32))
+def _fine_parts(images: Floats, windows: Sequence[tuple[float, float]]) -> Floats:
+    """Return parts of images (N,32,32) at 24x24 less their blur, (N,P,576): of every window along each axis."""
+    sharp = np.concatenate([_window(size, start, FINE_SIDE) for size, start in windows])  # (W*24,32)
+    blurred = np.concatenate([_blur() @ _window(size, start, FINE_SIDE) for size, start in windows])
+    # S I S' - B I B' as one product of (S I, B I) and (S, -B)': many small ones are several times slower.
+    rows = np.concatenate([sharp @ images, blurred @ images], axis=2).reshape(-1, 2 * SIDE)
+    fine = rows @ np.concatenate([sharp, -blurred], axis=1).T
+    count = len(windows)
+    fine = fine.reshape(len(images), count, FINE_SIDE, count, FINE_SIDE).transpose(0, 1, 3, 2, 4)
+    return np.asarray(fine.reshape(len(images), count**2, FINE_SIDE**2), np.float32)
 
 
-def _normalized(images: Floats) -> Floats:
-    vectors = images.reshape(*images.shape[:-2], -1)
-    vectors = vectors - vectors.mean(axis=-1, keepdims=True)
-    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return np.asarray(np.where(length > 1, vectors / np.maximum(length, 1), 0), np.float32)
+def _normalized(vectors: Floats) -> Floats:
+    """Return vectors (N,M) of mean 0 and length 1; 0 for images without structure."""
+    vectors = vectors - vectors.mean(axis=1, keepdims=True)
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(np.where(length > LEAST_LENGTH, vectors / np.maximum(length, LEAST_LENGTH), 0), np.float32)
 
 
 @cache
