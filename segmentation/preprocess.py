@@ -73,11 +73,21 @@ def to_input(images: Tensor, normalisation: Normalisation, device: torch.device)
     return (images - mean).div_(std)
 
 
+def as_batch(item: Tensor) -> Tensor:
+    """Return an image, or logits, (C,H,W) as a batch of one (1,C,H,W) of the same memory.
+
+    `item[None]` of a channels_last item, or of a part of one, has a first stride by which torch takes it for another
+    format, and copies it (https://github.com/pytorch/pytorch/issues/68430).
+    """
+    strides = (item.shape[1] * item.stride(1), *item.stride())
+    return item.as_strided((1, *item.shape), strides, item.storage_offset())
+
+
 def resize_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize logits (num_classes,h,w) float32 to `size` (height, width), bilinear; unchanged where they fit already."""
     if logits.shape[-2:] == size:
         return logits
-    return F.interpolate(logits[None], size, mode="bilinear", align_corners=False)[0]
+    return F.interpolate(as_batch(logits), size, mode="bilinear", align_corners=False)[0]
 
 
 def native_logits(

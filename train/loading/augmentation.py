@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dataset.classes import IGNORE_INDEX
-from segmentation.preprocess import SPARSE_SHARE, restore_sparse_labels
+from segmentation.preprocess import SPARSE_SHARE, as_batch, restore_sparse_labels
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,7 @@ def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
 
     What torchvision's `resize` does where the processor has vector instructions, without the two seconds of its import.
     """
-    # With a stride as of an image of a larger batch, torch sees a crop of a channels_last image as channels_last, and does
-    # not copy it to the other format (https://github.com/pytorch/pytorch/issues/68430).
-    strides = (image.shape[1] * image.stride(1), *image.stride())
-    batch = image.as_strided((1, *image.shape), strides, image.storage_offset())
+    batch = as_batch(image)
     if image.device.type == "cpu":
         return F.interpolate(batch, size, mode="bilinear", antialias=True)[0]
     return F.interpolate(batch.float(), size, mode="bilinear", antialias=True)[0].round_().to(torch.uint8)
