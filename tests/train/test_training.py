@@ -66,7 +66,7 @@ def test_epochs_that_are_not_validated_have_no_metrics_and_are_not_chosen(sample
 def test_validation_takes_at_most_a_tenth_of_a_long_training() -> None:
     camvid = (367 * 180 * 240, (101 * 240 * 320, 101 * 360 * 480))
     assert [auto_settings.validation_interval(None, epochs, *camvid)[0] for epochs in (1, 10, 19, 20, 39, 40, 500)] == [
-        1, 1, 1, 2, 3, 4, 4,
+        1, 2, 3, 4, 4, 4, 4,
     ]  # fmt: skip
     assert auto_settings.validation_interval(7, 10, *camvid)[0] == 7
     sample = (400 * 128**2, (50 * 128**2, 50 * 128**2))
