@@ -1,7 +1,7 @@
 # PYTHON_ARGCOMPLETE_OK
 """Predict with a model that MLflow knows: find its lakeFS paths, download it and the data, write masks and overlays.
 
-python infer.py                                    # the champion (else the best run) on its own test or val split
+python infer.py                                    # the champion (without a registered model: the best run) on its own test or val split
 python infer.py --interactive                      # choose experiment and model from tables
 python infer.py --input photo.jpg folder/          # new images of any size
 python infer.py --input clip.mp4                   # a video of overlays (pip install av)

@@ -1,7 +1,7 @@
 """Recognize images unlike those of the training, by statistics of their pixels and by the features of the encoder.
 
 An image is scored in several ways: each statistic by its distance from the median of the training, and all statistics
-together, and the features of the encoder, by their Mahalanobis distance. In each way, 1 is what 99.5 % of the training
+together, and the features of the encoder, by their Mahalanobis distance. In each way, 1 is what 95 % of the training
 images stay below when they are scored by the others (five parts, each by the other four), so that a small split is
 generous. The score of an image is the largest one, divided by a threshold that 99.5 % of the training images stay below.
 """
