@@ -19,6 +19,8 @@ INIT, INIT_SHA256, INIT_RUN_ID, INIT_DATA_PATH = INIT_KEYS = (
     *("init", "init_sha256"),  # a reference that does not move, and the SHA-256 of the file
     *("init_run_id", "init_data_path"),  # of its training; empty if they are not known
 )
+# Only of a file that is in no commit of its training: what that model had started from, which no record leads to.
+INIT_START = "init_start"
 CLASSES_TAGS = ("val_classes", "test_classes", "oof_classes")  # tags of runs and versions; see segmentation/means.py
 
 

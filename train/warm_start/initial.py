@@ -10,7 +10,7 @@ from core.errors import UsageError
 from core.i18n import tr
 from segmentation.networks.search import WeightsFile
 from segmentation.preprocess import Normalisation
-from utils.lineage import INIT_KEYS
+from utils.lineage import INIT_KEYS, INIT_START
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,12 @@ class Initial:
     sha256: str
     run_id: str = ""  # of its training; empty if it is not known, as `data_path`
     data_path: str = ""  # lakeFS path of the data that it was trained on
+    start: str = ""  # what it had started from, if that is known from the file only
 
     def record(self) -> dict[str, str]:
         """Return what run, commit and model file say about it."""
         values = (self.reference, self.sha256, self.run_id, self.data_path)
-        return dict(zip(INIT_KEYS, values, strict=True))
+        return dict(zip(INIT_KEYS, values, strict=True)) | ({INIT_START: self.start} if self.start else {})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,16 +10,21 @@ from config import Settings
 from core.errors import AppError, UsageError, one_line
 from core.files import safe_join
 from core.i18n import tr
+from core.safety.terminal import escape_line
 from segmentation.archive.origin import require_origin
 from segmentation.model import Model
 from segmentation.model_file import load_model
+from segmentation.networks.packages import PUBLISHED
 from segmentation.networks.search import WeightsFile
 from train.warm_start.initial import Initial, InitialEnsemble, InitialModel, InitialPackage, InitialWeights
 from train.warm_start.packages import PREFIX, find_package
 from utils.ensemble_file import is_ensemble, member_files, read_ensemble
 from utils.identifiers import InvalidValue, RunId
 from utils.lakefs_utils import LakeFS, LakePath
+from utils.lineage import INIT
 from versioning.provenance.ancestors import LAKEFS
+
+SHOWN = 300  # characters of a reference that is not checked
 
 
 def load_initial(settings: Settings, lake: LakeFS) -> Initial | None:
@@ -64,7 +69,8 @@ def _load_ensemble(reference: str, sha256: str, file: Path, known: dict[str, str
         for member, place in member_files(file, ensemble)
     ]
     first, held_out = members[0], tuple(member.held_out for member in ensemble.members)
-    return InitialEnsemble(reference, sha256, first.run_id, first.data_path, members=tuple(members), held_out=held_out)
+    known_of_first = first.run_id, first.data_path, first.start
+    return InitialEnsemble(reference, sha256, *known_of_first, members=tuple(members), held_out=held_out)
 
 
 def _named_weights(settings: Settings, lake: LakeFS) -> InitialWeights:
@@ -93,6 +99,7 @@ def initial_model(reference: str, sha256: str, model: Model, known: dict[str, st
         sha256,
         known.get("run_id") or (run_id if RunId.accepts(run_id) else ""),
         known.get("data") or _data_path(data_path),
+        "" if known else _start_of(model),
         architecture=model.architecture,
         weights={name: value.detach().cpu().contiguous().clone() for name, value in model.network.state_dict().items()},
         classes=model.classes.names,
@@ -101,6 +108,12 @@ def initial_model(reference: str, sha256: str, model: Model, known: dict[str, st
         scale=model.scale,
         value_ranges=model.reading.value_ranges,
     )
+
+
+def _start_of(model: Model) -> str:
+    """Return what the file of a model says that it had started from; nothing for random and published weights."""
+    stated = str(model.lineage.get(INIT, ""))
+    return "" if stated.startswith(PUBLISHED) else escape_line(one_line(stated, SHOWN))
 
 
 def _data_path(recorded: str) -> str:

@@ -9,7 +9,7 @@ from core.errors import AppError
 from core.i18n import tr
 from utils.identifiers import RecordedRun, Sha256
 from utils.lakefs_utils import LakeFS, LakePath
-from utils.lineage import INIT, INIT_DATA_PATH, INIT_RUN_ID, INIT_SHA256
+from utils.lineage import INIT, INIT_DATA_PATH, INIT_RUN_ID, INIT_SHA256, INIT_START
 
 LAKEFS = "lakefs://"
 MOST = 1000  # generations; no history has so many
@@ -23,6 +23,7 @@ class Ancestor:
     sha256: Sha256
     run_id: str  # empty if it was not known
     data_path: LakePath | None  # the data that it was trained on; None if it was not known
+    start: str = ""  # what it had started from, if no record leads there; empty: nothing, or its commit says it
 
     @property
     def path(self) -> LakePath | None:
@@ -45,6 +46,7 @@ def parent_of(record: Mapping[str, str]) -> Ancestor | None:
         Sha256(record.get(INIT_SHA256, "")),
         RecordedRun(run_id) if run_id else "",
         LakePath.parse_recorded(data_path) if data_path else None,
+        record.get(INIT_START, ""),
     )
 
 

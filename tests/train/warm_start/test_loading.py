@@ -99,6 +99,18 @@ def test_package_with_a_model_of_this_project_is_one(
     assert initial is not None and initial.sha256 == file_sha256(site / "acme_model/model.pth")
 
 
+def test_what_a_file_had_started_from_is_recorded_as_no_commit_says_it(tmp_path: Path) -> None:
+    del tmp_path
+    grown = dataclasses.replace(make_model(), lineage={"init": "lakefs://repo/1/models/model.pth\n"})
+    assert initial_model("/m.pth", "0" * 64, grown, {}).record()["init_start"] == "lakefs://repo/1/models/model.pth"
+    assert (
+        "init_start" not in initial_model("lakefs://repo/2/m.pth", "0" * 64, grown, {"run_id": "", "data": ""}).record()
+    )
+    for start in ({}, {"init": f"package:{LITE_PACKAGE}==1.0"}):
+        fresh = dataclasses.replace(make_model(), lineage=start)
+        assert "init_start" not in initial_model("/m.pth", "0" * 64, fresh, {}).record()
+
+
 def test_bands_that_the_model_does_not_know_are_normalised_by_the_data(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
 
