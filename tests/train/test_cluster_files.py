@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -69,14 +70,27 @@ def test_slurm_script_is_valid(tmp_path: Path) -> None:
     assert directives["ntasks-per-node"] == "1", "torchrun starts the processes of a node"
 
 
+def slurm_environment(folder: Path, **programs: str) -> dict[str, str]:
+    """Return the environment of a job of two nodes, in which these shell scripts stand for the programs of Slurm."""
+    for name, text in {"scontrol": "echo node7; echo node8", **programs}.items():
+        (folder / name).write_text(f"#!/bin/bash\n{text}\n")
+        (folder / name).chmod(0o755)
+    (folder / "keys.env").write_text("LAKEFS_SECRET_ACCESS_KEY=hush\n")
+    return {
+        "PATH": f"{folder}:/usr/bin:/bin",
+        "HOME": str(folder),
+        "USER": "somebody",
+        "SLURM_JOB_ID": "42",
+        "SLURM_SUBMIT_DIR": str(folder),
+        "SLURM_JOB_NODELIST": "node[7-8]",
+        "SLURM_JOB_NUM_NODES": "2",
+        "CLUSTER_ENV": str(folder / "keys.env"),
+        "DATA_REF": "lakefs://repo/c/data/",
+    }
+
+
 def test_slurm_script_starts_torchrun_with_the_job_and_without_keys_on_the_command_line(tmp_path: Path) -> None:
-    for name, text in (("srun", 'echo srun "$@"'), ("scontrol", "echo node7; echo node8")):
-        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
-        (tmp_path / name).chmod(0o755)
-    (tmp_path / "keys.env").write_text("LAKEFS_SECRET_ACCESS_KEY=hush\n")
-    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path), "USER": "somebody", "SLURM_JOB_ID": "42"}
-    env |= {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_NODELIST": "node[7-8]", "SLURM_JOB_NUM_NODES": "2"}
-    env |= {"CLUSTER_ENV": str(tmp_path / "keys.env"), "DATA_REF": "lakefs://repo/c/data/"}
+    env = slurm_environment(tmp_path, srun='echo srun "$@"')
     command = ["bash", str(FOLDER / "slurm.sbatch"), "--epochs", "100"]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -87,6 +101,31 @@ def test_slurm_script_starts_torchrun_with_the_job_and_without_keys_on_the_comma
     assert "hush" not in done.stdout
     without = subprocess.run(command, env={**env, "DATA_REF": ""}, capture_output=True, text=True)
     assert without.returncode != 0 and "set DATA_REF" in without.stderr
+
+
+def test_slurm_job_saves_on_all_nodes_before_its_time_is_over_and_is_requeued(tmp_path: Path) -> None:
+    """srun kills its tasks when it is sent SIGTERM itself; one node saves at once, the other one takes longer."""
+    task = "trap 'sleep {0}; touch saved{0}; exit 1' TERM; touch started{0}; while :; do sleep 0.05; done"
+    srun = "\n".join(
+        [
+            *(f'bash -c "{task.format(seconds)}" & echo $! >> tasks' for seconds in (0, 1)),
+            "trap 'kill -KILL $(cat tasks)' TERM",
+            "wait; wait",
+        ]
+    )
+    scancel = 'echo "$@" > cancelled; kill -TERM $(cat tasks)'
+    scontrol = 'echo node7; if [ "$1" = requeue ]; then echo "$@" > requeued; fi'
+    env = slurm_environment(tmp_path, srun=srun, scancel=scancel, scontrol=scontrol)
+    job = subprocess.Popen(["bash", str(FOLDER / "slurm.sbatch")], env=env, cwd=tmp_path)
+    deadline = time.monotonic() + 30
+    while not all((tmp_path / f"started{seconds}").exists() for seconds in (0, 1)):
+        assert time.monotonic() < deadline and job.poll() is None
+        time.sleep(0.05)
+    job.terminate()
+    job.wait(timeout=30)
+    assert (tmp_path / "cancelled").read_text() == "--signal=TERM 42\n"
+    assert (tmp_path / "saved0").exists() and (tmp_path / "saved1").exists()
+    assert (tmp_path / "requeued").read_text() == "requeue 42\n"
 
 
 def test_kubernetes_job_has_what_the_operator_and_the_training_need() -> None:
