@@ -3,8 +3,9 @@
     python benchmarks/training.py stream path/to/data --seconds 30 --rounds 3
 
 It publishes the data to the lakeFS of the environment (LAKEFS_ENDPOINT; unset: the embedded store), then trains in
-turns with a full cache and with one of a quarter of the files' bytes (`--share`), each in a process of its own. The
-time of the training loop counts, without validation; CPU seconds are those of all threads of the training process.
+turns with a full cache and with one of a quarter of the files' bytes (`--share`), each in a process of its own and with
+a cache directory of its own: what one has downloaded, the other must not find. The time of the training loop counts,
+without validation; CPU seconds are those of all threads of the training process.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import dataclasses
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -20,6 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import config
 from core.console import format_table
@@ -31,6 +34,7 @@ from train.setup import prepare_training
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import connect
 from versioning.checkout import checked_data
+from versioning.streaming.files import StreamedFiles
 
 Figures = dict[str, float]
 
@@ -45,15 +49,18 @@ class Loop(FoldTrain):
 def stream(options: argparse.Namespace) -> None:
     """Publish the data, train in turns, and print the table."""
     with tempfile.TemporaryDirectory() as folder:
-        environment = os.environ | {"APP_LANG": "en", "LAKEFS_LOCAL_DIR": folder}
+        store = Path(folder, "store")
+        environment = os.environ | {"APP_LANG": "en", "LAKEFS_LOCAL_DIR": str(store)}
         environment |= {"LAKEFS_REPO": f"stream-{int(time.time())}"}
         size = _child("publish", options, environment)
         commit, total = str(size["commit"]), float(size["bytes"])
         kinds = {"full cache": ("never", 1000.0), "streamed": ("always", options.share * total / 1e9)}
         found: dict[str, list[Figures]] = {kind: [] for kind in kinds}
+        for kind in kinds:  # the embedded store is in that directory, too
+            shutil.copytree(store, Path(folder, kind)) if store.exists() else Path(folder, kind).mkdir()
         for number in range(options.rounds + 1):
             for kind, (how, room) in kinds.items():
-                changes = {"STREAM": how, "PICTURE_CACHE_GB": repr(room)}
+                changes = {"STREAM": how, "PICTURE_CACHE_GB": repr(room), "LAKEFS_LOCAL_DIR": str(Path(folder, kind))}
                 figures = _child("loop", options, environment | changes, commit)
                 if number:  # the first of each downloads, checks and decodes
                     found[kind].append(figures)
@@ -66,8 +73,14 @@ def _print(found: dict[str, list[Figures]], total: float, share: float) -> None:
         speeds, cpu = ([figures[name] for figures in rounds] for name in ("images_per_second", "cpu_ms"))
         ratios = [mine / whole["images_per_second"] for mine, whole in zip(speeds, full, strict=True)]
         of_cpu = [whole["cpu_ms"] / mine for mine, whole in zip(cpu, full, strict=True)]
-        rows.append([kind, *map(_spread, (speeds, ratios, cpu, of_cpu))])
-    print(format_table(["loop", "images/s", "of the full cache", "CPU ms/image", "of the full cache"], rows))
+        received = [figures["received_mb"] for figures in rounds]
+        if kind == "streamed" and not all(received):
+            sys.exit(
+                "a streamed round read nothing from lakeFS: the decoded images fit into the cache, take a larger --size"
+            )
+        rows.append([kind, *map(_spread, (speeds, ratios, cpu, of_cpu)), _spread(received)])
+    ratio = "of the full cache"
+    print(format_table(["loop", "images/s", ratio, "CPU ms/image", ratio, "MB from lakeFS"], rows))
     print(
         f"files {total / 1e6:.1f} MB, cache {share:.0%} of them, median (least to most) of {len(full)} rounds in turns"
     )
@@ -98,15 +111,28 @@ def publish(data: Path) -> dict[str, Any]:
 def loop(commit: str, seconds: float, size: tuple[int, int]) -> Figures:
     """Train for some seconds on the commit; return images/s and the CPU time of an image."""
     settings = config.load_settings(max_seconds=seconds, image_size=size, augmentation="light")
-    with connect(settings) as lake, tempfile.TemporaryDirectory() as folder:
+    received, receive = [], StreamedFiles.receive
+
+    def counted(files: StreamedFiles, path: Path) -> tuple[bytes, str]:
+        content, sha256 = receive(files, path)
+        received.append(len(content))
+        return content, sha256
+
+    counting = mock.patch.object(StreamedFiles, "receive", counted)
+    with counting, connect(settings) as lake, tempfile.TemporaryDirectory() as folder:
         data = checked_data(settings, lake, commit)[1]
         setup = dataclasses.replace(prepare_training(settings, data), test_images=None)
         training = Loop(setup, Path(folder))
+        received.clear()
         start = time.process_time()
         training.fit()
         cpu = time.process_time() - start
     images = sum(epoch.images_per_second * epoch.seconds for epoch in training.history)
-    return {"images_per_second": images / training.trained_seconds, "cpu_ms": 1000 * cpu / images}
+    return {
+        "images_per_second": images / training.trained_seconds,
+        "cpu_ms": 1000 * cpu / images,
+        "received_mb": sum(received) / 1e6,
+    }
 
 
 def main(arguments: list[str]) -> None:
