@@ -19,6 +19,7 @@ from dataset.data import SegmentationData
 from segmentation.losses import SegmentationLoss, build_loss, parse_class_weights
 from segmentation.networks.encoder_fpn import EncoderFPN
 from segmentation.networks.registry import check_network
+from segmentation.networks.search import require_weights_dir
 from segmentation.preprocess import Normalisation, choose_device
 from train import auto_settings
 from train.base_train import SMOKE_BATCHES
@@ -232,6 +233,8 @@ def check_request(settings: Settings) -> None:
     if settings.init is not None and settings.pretrained:
         raise UsageError(tr("--init and --pretrained: both say where the weights are from: leave one out"))
     check_network(settings.model, settings.pretrained)
+    if settings.pretrained:
+        require_weights_dir(settings.weights_dir)
     check_device(settings)
     if settings.folds and settings.patience:
         problem = tr("with FOLDS, nothing may be chosen on the images that a fold holds out: set PATIENCE=0")

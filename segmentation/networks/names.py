@@ -8,8 +8,10 @@ from collections.abc import Iterable
 
 from core.errors import UsageError
 from core.i18n import tr
+from dataset.classes import abbreviate
 from segmentation.archive.entries import shown
 
+LISTED = 20  # names in an error
 TIMM_NAME = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)?", re.ASCII)
 
 
@@ -36,11 +38,13 @@ def no_published_weights(name: str) -> UsageError:
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """Return the error for a name that is not among the known ones; it lists them, and the nearest one."""
+    """Return the error for a name that is not among the known ones; it lists some of them, and the nearest one."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
+    near = difflib.get_close_matches(name, names, n=LISTED)
     meant = tr(" (did you mean '{near}'?)", near=near[0]) if near else ""
-    listed = ", ".join(names)
+    if len(names) > LISTED:  # timm has more than a thousand: those that are nearest, then the first ones
+        names = [*near, *(name for name in names if name not in near)]
+    listed = abbreviate(names, LISTED)
     return UsageError(
         tr(
             "unknown {kind} '{name}'{meant}: available: {listed}",

@@ -52,23 +52,27 @@ class Places:
     """What the settings say about published weights."""
 
     named: WeightsFile | None = None  # nothing else is used
-    directory: Path | None = None  # WEIGHTS_DIR
+    directory: Path | None = None  # WEIGHTS_DIR, see `require_weights_dir`
 
     def find(self, names: Sequence[str], cached: Iterable[Path | None] = ()) -> WeightsFile | None:
         """Return the named file, else the first of these names in WEIGHTS_DIR, else the first cached file that exists.
 
-        Raises UsageError for a WEIGHTS_DIR that is not a directory, AppError for a file that its name says is another.
+        Raises AppError for a file that its name says is another.
         """
         if self.named is not None:
             return self.named
         if self.directory is not None:
-            if not self.directory.is_dir():
-                raise UsageError(tr("WEIGHTS_DIR={path}: no such directory", path=self.directory))
             found = next((self.directory / name for name in names if (self.directory / name).is_file()), None)
             if found is not None:
                 return _checked(WeightsFile.read(found, f"WEIGHTS_DIR, {found}"))
         cache = next((path for path in cached if path is not None and path.is_file()), None)
         return None if cache is None else _checked(WeightsFile.read(cache, f"cache, {cache}"))
+
+
+def require_weights_dir(path: Path | None) -> None:
+    """Raise UsageError for a WEIGHTS_DIR that is not a directory, also if the weights are found elsewhere first."""
+    if path is not None and not path.is_dir():
+        raise UsageError(tr("WEIGHTS_DIR={path}: no such directory", path=path))
 
 
 def _checked(found: WeightsFile) -> WeightsFile:

@@ -224,3 +224,12 @@ def test_encoder_without_published_weights_is_refused_before_training() -> None:
     for prefix in ("fpn/", "smp:unet/tu-"):
         with pytest.raises(UsageError, match="no weights are published for"):
             check_network(prefix + name, pretrained=True)
+
+
+def test_an_unknown_encoder_is_answered_by_the_nearest_names_in_one_short_line() -> None:
+    pytest.importorskip("timm")
+    with pytest.raises(UsageError) as caught:
+        check_network("fpn/resnet19", pretrained=False)
+    text = str(caught.value)
+    assert "'resnet19' (did you mean 'resnet18'?)" in text and "resnet10t" in text and " more" in text
+    assert len(text) < 600 and "\n" not in text

@@ -14,13 +14,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from config import Settings
 from core.errors import AppError, UsageError
 from core.hashing import file_sha256
 from segmentation.networks import encoder_fpn, search
+from segmentation.networks.packages import LITE_FPN
 from segmentation.networks.published import hash_tensors
 from segmentation.networks.registry import build_network, build_pretrained
 from segmentation.networks.search import Places, WeightsFile
 from segmentation.preprocess import Normalisation
+from train.setup import check_request
 
 ENCODER = "test_resnet.r160_in1k"  # of timm, for tests: 0.5 M parameters
 NETWORK = f"fpn/{ENCODER}"
@@ -102,7 +105,7 @@ def test_missing_files_and_directories_are_errors(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--pretrained .*none\.pth: No such file or directory"):
         WeightsFile.read(tmp_path / "none.pth", str(tmp_path / "none.pth"))
     with pytest.raises(UsageError, match=r"WEIGHTS_DIR=.*/none: no such directory"):
-        build_pretrained(NETWORK, 2, 3, Places(directory=tmp_path / "none"))
+        check_request(Settings(pretrained=True, model=LITE_FPN, weights_dir=tmp_path / "none"))
 
 
 class Attack:

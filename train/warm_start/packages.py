@@ -38,12 +38,13 @@ class PackagedWeights:
 def find_package(text: str) -> PackagedWeights | None:
     """Return the package that a text names, None if none of that name is installed.
 
-    Raises UsageError for `package:NAME`, with or without version, that is not installed or has no weights file.
+    Raises UsageError for `package:NAME`, with or without version, that is not installed or has no weights file, and for
+    the package of published weights if it is not installed.
     """
     name, _, version = text.removeprefix(PREFIX).partition("==")
     found = _installed_version(name)
     if found is None or (version and version != found):
-        if not text.startswith(PREFIX):
+        if not text.startswith(PREFIX) and _normalized(name) != LITE_PACKAGE:
             return None
         wanted = f"{name}=={version}" if version else name
         raise UsageError(

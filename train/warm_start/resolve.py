@@ -31,6 +31,7 @@ from versioning.naming.results import Choice, resolve_model
 from versioning.provenance.ancestors import LAKEFS
 from versioning.versions import MODEL_PREFIX
 
+MODEL_SUFFIXES = (".pth", ".json")
 MODELS = "models:/"  # of MLflow's references: models:/NAME@ALIAS, models:/NAME/2
 
 
@@ -100,7 +101,15 @@ def _locate_in_lakefs(settings: Settings, lake: LakeFS, path: LakePath) -> tuple
     stated = lake.commit_metadata(path.ref, path.repo)
     if path.path in (f"{MODEL_PREFIX}{MODEL_FILE}", f"{MODEL_PREFIX}{ENSEMBLE_FILE}") and "model_sha256" in stated:
         return str(path), Sha256(stated["model_sha256"])
-    return str(path), file_sha256(safe_join(lake.download(path, settings.cache_dir), path.path))
+    file = safe_join(lake.download(path, settings.cache_dir), path.path)
+    if file.is_dir():
+        found = ", ".join(sorted(entry.name for entry in file.iterdir() if entry.suffix in MODEL_SUFFIXES)) or tr(
+            "none"
+        )
+        raise UsageError(
+            tr("--init {path}: a directory, expected a model file (there: {found})", path=path, found=found)
+        )
+    return str(path), file_sha256(file)
 
 
 def _locate_choice(servers: Servers, choice: Choice) -> tuple[LakePath, str]:

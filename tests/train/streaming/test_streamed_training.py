@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -92,12 +93,14 @@ def watched(project: Project) -> Iterator[list[int]]:
         thread.join()
 
 
+@pytest.mark.parametrize("seed", range(int(os.environ.get("TEST_KILLS", "1"))))
 def test_killed_streamed_training_resumes_to_the_same_weights_within_the_limit(
-    project: Project, reference: dict[str, torch.Tensor]
+    project: Project, reference: dict[str, torch.Tensor], seed: int
 ) -> None:
+    step = str(random.Random(seed).randrange(2, 10))  # of 10
     with watched(project) as largest:
         killed = project.run(
-            "-m", "tests.support.kill_training", "train_step", "7", *OPTIONS, "--data-ref", "main", env=SMALL
+            "-m", "tests.support.kill_training", "train_step", step, *OPTIONS, "--data-ref", "main", env=SMALL
         )
         assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
         assert "of images from lakefs://" in killed.stdout and "through a cache of" in killed.stdout

