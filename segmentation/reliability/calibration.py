@@ -73,6 +73,10 @@ class Reliability:
             np.bincount(bins[right], minlength=BINS),
         )
 
+    def __add__(self, other: Reliability) -> Reliability:
+        """Return the reliability on the pixels of both."""
+        return Reliability(self.pixels + other.pixels, self.confidence + other.confidence, self.correct + other.correct)
+
     @property
     def error(self) -> float:
         """Expected calibration error: the mean distance of confidence and accuracy of the bins, weighted by their pixels."""

@@ -17,6 +17,9 @@ from PIL import Image
 
 import config
 from core.hashing import file_sha256
+from dataset.data import Pair
+from dataset.decoding.image import read_image
+from dataset.decoding.mask import read_mask
 from dataset.samples import Item
 from dataset.sources.synthetic import generate_sample
 from dataset.splitting.fold_file import read_folds
@@ -24,6 +27,8 @@ from dataset.validation import check_data
 from segmentation.evaluation import EvaluationResult, measure
 from segmentation.intervals import metric_interval
 from segmentation.model_file import load_model
+from segmentation.preprocess import native_logits, resize_image
+from segmentation.reliability.calibration import LogitSamples, Reliability
 from tests.support.processes import free_port
 from tests.support.project import SOURCE, Project, make_project
 from tests.train.test_resume import is_identical, kill_at_call, recorded_metrics
@@ -138,6 +143,38 @@ def test_the_test_split_is_measured_once_with_the_mean_of_all_models(project: Pr
     items = [Item(pair.name, pair.image, pair.mask) for pair in data.split("test")]
     assert reference.metrics["test_miou"] == [(3, measure(model, items, data.classes, CPU).metric("miou"))]
     assert not any("test_miou" in metrics for metrics in reference.of_folds)
+
+
+def test_calibration_errors_are_those_of_held_out_images_and_of_the_mean_on_test(
+    project: Project, reference: Reference
+) -> None:
+    data, models = check_data(project.folder / "data", 0), project.folder / "models"
+
+    def reliability(file: Path, pairs: list[Pair]) -> Reliability:
+        model = load_model(file, file_sha256(file), CPU)
+        samples = LogitSamples(len(pairs), data.classes.num_classes)
+        for number, pair in enumerate(pairs):
+            pixels = torch.from_numpy(resize_image(read_image(pair.image, data.reading), model.input_size).copy())
+            mask = torch.from_numpy(read_mask(pair.mask, data.classes, data.reading).copy())
+            with torch.inference_mode():
+                batch = pixels.permute(2, 0, 1)[None]
+                (logits,) = native_logits(
+                    model.network.eval(), batch, [(pair.height, pair.width)], model.normalisation, CPU
+                )
+            samples.add(number, logits, mask)
+        return Reliability.of(*samples.pixels(), model.temperature)
+
+    held_out = [
+        reliability(models / member.file, [pair for pair in data.pairs if pair.image_sha256 in member.held_out])
+        for member in read_ensemble(models / "ensemble.json").members
+    ]
+    bins = [sum(getattr(part, name) for part in held_out) for name in ("pixels", "confidence", "correct")]
+    expected = np.abs(bins[1] - bins[2]).sum() / bins[0].sum()
+    ((step, found),) = reference.metrics["oof_ece"]
+    assert step == 3 and found == pytest.approx(expected, abs=1e-3)
+    of_mean = reliability(models / "ensemble.json", list(data.split("test"))).error
+    ((_, found),) = reference.metrics["test_ece"]
+    assert found == pytest.approx(of_mean, abs=1e-3)
 
 
 def test_trace_and_reproduction_follow_the_run_of_all_folds(project: Project, reference: Reference) -> None:

@@ -64,7 +64,7 @@ def publish(publication: Publication, training: RecordedFolds, data: DataCommit)
         step=training.division.count,
         split=OOF,
         members=tuple(training.member_files),
-        figures=interval_metrics(found),
+        figures={**interval_metrics(found), **training.calibration_errors()},
     )
     with tempfile.TemporaryDirectory() as folder:
         samples = draw_folds(Path(folder), training, found)

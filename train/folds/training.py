@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from core.i18n import tr
 from core.reporting import notify
 from segmentation.losses import build_loss
 from segmentation.model_file import load_model
+from segmentation.reliability.calibration import LogitSamples, Reliability
 from train.base_train import EpochResult, Validation
 from train.folds.division import Counts, Division
 from train.folds.fold_train import FOLD, LastEpochTrain
@@ -34,7 +37,8 @@ from utils.ensemble_file import ENSEMBLE_FILE, Ensemble, Member
 class FinishedFold:
     """A trained fold: its run (empty outside of MLflow), the SHA-256 of its model file, and its epochs.
 
-    `counts` are the confusion matrices of its held-out images, (images, num_classes, num_classes), in their order.
+    `counts` are the confusion matrices of its held-out images, (images, num_classes, num_classes), in their order;
+    `reliability` is that of its calibrated probabilities on them.
     """
 
     number: int
@@ -42,6 +46,7 @@ class FinishedFold:
     sha256: str
     history: tuple[EpochResult, ...]
     counts: Counts
+    reliability: Reliability
 
     @property
     def file_name(self) -> str:
@@ -56,13 +61,16 @@ class FinishedFold:
         """Return plain values and tensors for a checkpoint."""
         history = [dataclasses.asdict(result) for result in self.history]
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {**values, "history": history, "counts": torch.from_numpy(self.counts)}
+        reliability = [torch.from_numpy(part) for part in vars(self.reliability).values()]
+        return {**values, "history": history, "counts": torch.from_numpy(self.counts), "reliability": reliability}
 
     @staticmethod
     def from_dict(content: dict[str, Any]) -> FinishedFold:
         """Restore from `to_dict`."""
         history = tuple(map(EpochResult.from_dict, content["history"]))
-        return FinishedFold(**{**content, "history": history, "counts": content["counts"].numpy()})
+        reliability = Reliability(*(part.numpy() for part in content["reliability"]))
+        read = {"history": history, "counts": content["counts"].numpy(), "reliability": reliability}
+        return FinishedFold(**{**content, **read})
 
 
 class FoldsTraining:
@@ -80,6 +88,7 @@ class FoldsTraining:
         self.initial = initial
         self.finished: list[FinishedFold] = []
         self.test: Validation | None = None  # of the mean of all models
+        self.test_ece: float | None = None  # its expected calibration error on the test split
         self.decided = False
 
     def fit(self) -> None:
@@ -102,7 +111,7 @@ class FoldsTraining:
             self.save()
         self.write_ensemble()
         if self.test is None and self.division.data.split("test"):
-            self.test = self.measure_test()
+            self.test, self.test_ece = self.measure_test()
             self.save()
 
     def settings_of(self, fold: int) -> Settings:
@@ -128,12 +137,13 @@ class FoldsTraining:
     def finish(self, fold: int, training: ModelTrain, run_id: str = "") -> FinishedFold:
         """Keep the model of a fold, and measure it on the held-out images, as it is read from its file."""
         setup, history = training.setup, tuple(training.history)
-        counts = np.zeros((len(setup.val_images), *(setup.data.classes.num_classes,) * 2), np.int64)
-        found = FinishedFold(fold, run_id, file_sha256(training.best_file), history, counts)
-        file = self.folder / found.file_name
-        link_or_copy(training.best_file, file)
-        model = load_model(file, found.sha256, setup.device)
-        evaluate(model, setup.val_images, setup.device, setup.criterion, self.smoke, counts)
+        images, classes, sha256 = setup.val_images, setup.data.classes.num_classes, file_sha256(training.best_file)
+        counts, samples = np.zeros((len(images), classes, classes), np.int64), LogitSamples(len(images), classes)
+        model = load_model(training.best_file, sha256, setup.device)
+        evaluate(model, images, setup.device, setup.criterion, self.smoke, counts, samples)
+        reliability = Reliability.of(*samples.pixels(), model.temperature)
+        found = FinishedFold(fold, run_id, sha256, history, counts, reliability)
+        link_or_copy(training.best_file, self.folder / found.file_name)
         return found
 
     def save(self) -> None:
@@ -154,6 +164,11 @@ class FoldsTraining:
     def out_of_fold(self) -> OutOfFold:
         """Return the predictions of all held-out images."""
         return OutOfFold.of(self.division, [fold.counts for fold in self.finished])
+
+    def calibration_errors(self) -> dict[str, float]:
+        """Return the expected calibration errors: out of fold, and of the mean on the test split, if there is one."""
+        out_of_fold = reduce(operator.add, (fold.reliability for fold in self.finished)).error
+        return {"oof_ece": out_of_fold} | ({} if self.test_ece is None else {"test_ece": self.test_ece})
 
     def fold_figures(self) -> list[dict[str, float]]:
         """Return the metrics of each finished fold: of its model on the held-out images, and its last training loss."""
@@ -176,8 +191,8 @@ class FoldsTraining:
         )
         return tuple(sorted(held_out - trained))  # a file of several pages may be in both
 
-    def measure_test(self) -> Validation:
-        """Return the metrics of the mean of all models on the test split, as inference computes them."""
+    def measure_test(self) -> tuple[Validation, float]:
+        """Return the metrics of the mean of all models on the test split, as inference computes them, and its ECE."""
         settings, data = self.settings, self.division.data
         assert settings.image_size is not None  # decided
         device = self.device
@@ -186,7 +201,9 @@ class FoldsTraining:
             data.split("test"), data.classes, settings.image_size, True, data.reading, data.source
         )
         criterion, _ = build_loss(settings.loss, settings.class_weights, self.division.all_pixels())
-        return evaluate(model, images, device, criterion.to(device), self.smoke)[0]
+        samples = LogitSamples(len(images), data.classes.num_classes)
+        measured, _, _ = evaluate(model, images, device, criterion.to(device), self.smoke, samples=samples)
+        return measured, Reliability.of(*samples.pixels(), model.temperature).error
 
     @property
     def device(self) -> torch.device:
