@@ -99,11 +99,11 @@ def list_directory(root: Path) -> Listing:
     return Listing(dict(sorted(files.items())), tuple(sorted(refused)))
 
 
-def refusal(path: Path, root: Path) -> str | None:
+def refusal(path: Path, root: Path | None) -> str | None:
     """Return why a file must not be opened: it is no regular file, or a link out of `root`; None for a good or missing one.
 
     Opening a named pipe or a terminal would wait forever, a device may never end, and a link may lead to any file of the
-    machine, which a push would publish.
+    machine, which a push would publish. Without a `root`, for files that are not published, a link may lead anywhere.
     """
     try:
         linked, mode = path.is_symlink(), path.stat().st_mode
@@ -111,7 +111,7 @@ def refusal(path: Path, root: Path) -> str | None:
         return tr("a broken link") if path.is_symlink() else None
     except OSError:  # a loop of links, or one through a directory that may not be entered
         return tr("a broken link")
-    if linked and not path.resolve().is_relative_to(root.resolve()):
+    if linked and root is not None and not path.resolve().is_relative_to(root.resolve()):
         return tr("a link to a directory outside of it") if stat.S_ISDIR(mode) else tr("a link to a file outside of it")
     if stat.S_ISREG(mode):
         return None

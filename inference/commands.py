@@ -130,7 +130,7 @@ def predict_files(job: Job) -> int:
     videos = video.select_videos(options.input, job.output)
     if videos and (options.resume or options.extra or options.select):
         raise UsageError(tr("--resume, --extra and --select cannot be used with videos"))
-    items = [] if videos else inputs.collect_items(options.input)
+    items = [] if videos else inputs.collect_items(options.input, job.settings.data_dir)
     predictor = load_predictor(job)
     job.servers.close()
     show(job.origin)

@@ -87,19 +87,19 @@ def require_inputs(inputs: Sequence[Path]) -> None:
             )
 
 
-def collect_items(inputs: Sequence[Path]) -> list[Item]:
+def collect_items(inputs: Sequence[Path], data_dir: Path | None = None) -> list[Item]:
     """Return the images of files and directories, searched recursively; item names include subdirectories.
 
-    Images are recognized by their suffix, or by their content where the suffix is unknown. Special files are not opened,
-    and links are followed to regular files of the same directory only, unless they are named themselves: other ones
-    become faults, as does a subdirectory that cannot be read.
+    Images are recognized by their suffix, or by their content where the suffix is unknown. Links are followed to regular
+    files wherever they are, but out of the data directory `data_dir` only if they are named themselves. Other links and
+    special files are not opened: they become faults, as does a subdirectory that cannot be read.
     Files that infer.py wrote are excluded; videos in a directory and files that are not read are left
     out with a warning. Raises UsageError if there are no images, or an input does not exist.
     """
     search = _Search()
     for path in inputs:
         if path.is_dir():
-            _search_directory(path, search)
+            _search_directory(path, search, data_dir)
         elif path.is_file():
             if ownership.is_prediction(path):
                 raise UsageError(tr("{path}: a prediction that infer.py wrote, not an image to predict", path=path))
@@ -122,10 +122,10 @@ def collect_items(inputs: Sequence[Path]) -> list[Item]:
     ]
 
 
-def _search_directory(folder: Path, search: _Search) -> None:
+def _search_directory(folder: Path, search: _Search, data_dir: Path | None) -> None:
     """Add the files below a directory to the search."""
     below, unreadable = _walk(folder)
-    refused = {path: reason for path in below if (reason := refusal(path, folder))}
+    refused = {path: reason for path in below if (reason := refusal(path, _link_limit(path, data_dir)))}
     own = _find_own_outputs([path for path in below if path not in refused])
     masks = _find_masks(folder, [path for path in below if path not in own and path not in refused])
     if masks:
@@ -157,6 +157,17 @@ def _search_directory(folder: Path, search: _Search) -> None:
             reason = why_unread(path.name) if unread_suffix(path.name) else tr("not an image file")
             search.left_out.setdefault(reason, []).append(printable(path))
     search.found += unreadable
+
+
+def _link_limit(path: Path, data_dir: Path | None) -> Path | None:
+    """Return the directory that a link must not lead out of: the data directory, if the link is in it; None: any target.
+
+    Caches and version control systems keep the files of a directory elsewhere: Hugging Face, DVC, git-annex. The data
+    directory has the one rule of the data check, of push and of prediction, as others may have filled it.
+    """
+    if data_dir is None or not path.is_symlink():
+        return None
+    return data_dir if path.parent.resolve().is_relative_to(data_dir.resolve()) else None
 
 
 def _find_masks(folder: Path, paths: Sequence[Path]) -> set[Path]:
@@ -200,7 +211,7 @@ def _refusal_fault(path: Path, reason: str) -> str:
     if path.is_dir():
         rule = tr("links to directories are not followed: name its target {target} with --input", target=target)
     elif path.is_file():
-        rule = tr("a link out of the directory: name the link or its target {target} with --input", target=target)
+        rule = tr("a link out of the data directory: name the link or its target {target} with --input", target=target)
     elif path.exists():
         rule = tr("a link to the special file {target}: remove the link", target=target)
     else:

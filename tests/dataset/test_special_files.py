@@ -26,6 +26,7 @@ from versioning import sync
 from versioning.base import recorded_base
 
 KINDS = pytest.mark.parametrize("kind", SPECIAL)
+FOLLOWED = ("link out", "relative link out")  # by infer.py, outside of the data directory
 # Where a program reads: an image, a mask, the lists of the data set, and files beside them.
 PLACES = (
     *("images/b.png", "masks/b.png", "classes.json", "groups.csv", "splits/train.txt", "label_source.json"),
@@ -130,15 +131,19 @@ def test_push_and_pull_refuse_a_directory_with_a_pipe(
 
 
 @KINDS
-def test_infer_reports_a_special_file_and_opens_none(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_data_directory", [True, False])
+def test_infer_reports_a_special_file_and_opens_none(kind: str, in_data_directory: bool, tmp_path: Path) -> None:
+    if kind in FOLLOWED and not in_data_directory:
+        pytest.skip("a link to a regular file is followed")
     folder = tmp_path / "project" / "in"
     draw(folder, 1)
     make, _ = SPECIAL[kind]
     for name in ("s.png", "t"):
         (folder / name.replace(".", "_")).mkdir()
         make(folder / name.replace(".", "_") / name)
+    data_dir = folder if in_data_directory else tmp_path / "data"
     with limited_time(), opened_files() as opened:
-        found = {item.name: item.fault for item in inputs.collect_items([folder])}
+        found = {item.name: item.fault for item in inputs.collect_items([folder], data_dir)}
     assert found["000"] is None
     assert found["s_png/s"] is not None and str(folder / "s_png/s.png") in found["s_png/s"]
     assert not [name for name in opened if name.endswith(("/s.png", "/t")) or "outside.txt" in name]
@@ -154,7 +159,25 @@ def test_infer_names_files_of_other_kinds_that_are_special(tmp_path: Path, capsy
         inputs.collect_items([folder])
     errors = capsys.readouterr().err
     assert "2 (a special file)" in errors and str(folder / "clip.mp4") in errors
-    assert f"1 (a link to a file outside of it): {folder / 'notes'}" in errors
+    assert f"1 (not an image file): {folder / 'notes'}" in errors
+
+
+@pytest.mark.parametrize("where", [".", "images", "other/.."])
+def test_infer_follows_links_out_of_a_folder_of_the_data_directory_within_it_only(
+    data: Path, tmp_path: Path, where: str
+) -> None:
+    draw(tmp_path / "elsewhere", 2)
+    (data / "other").mkdir()
+    (data / "originals").mkdir()
+    os.rename(tmp_path / "elsewhere/001.png", data / "originals/full.png")
+    (data / "images/c.png").symlink_to("../originals/full.png")
+    (data / "images/out.png").symlink_to(tmp_path / "elsewhere/000.png")
+    (tmp_path / "alias").symlink_to(data)
+    faults = {Path(item.name).name: item.fault for item in inputs.collect_items([tmp_path / "alias" / where], data)}
+    assert faults["c"] is None
+    assert "a link out of the data directory" in (faults["out"] or "")
+    (item,) = inputs.collect_items([data / "images/out.png"], data)
+    assert item.fault is None, "a link that is named itself"
 
 
 def test_special_file_named_as_input_is_refused(tmp_path: Path) -> None:

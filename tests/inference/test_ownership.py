@@ -135,6 +135,39 @@ def test_links_to_regular_files_of_the_directory_are_predicted(predictor: Predic
     assert (outcome.written, outcome.failed) == (2, [])
 
 
+def link_as(store: str, folder: Path) -> Path:
+    """Turn the images of a folder into links as a cache or a version control system makes them; return what to predict."""
+    top = folder.parent
+    for number, path in enumerate(sorted(folder.iterdir())):
+        target, link = {
+            "beside": (top / f"real{number}.png", folder / path.name),
+            "hugging face": (top / f"hub/blobs/{number:064x}", top / "hub/snapshots/r1/train" / path.name),
+            "git-annex": (
+                top / f"repo/.git/annex/objects/k{number}/SHA256E-{number}.png",
+                top / "repo/photos" / path.name,
+            ),
+            "dvc": (top / f"cache/files/md5/0{number}/{number:030x}", top / "work/images" / path.name),
+        }[store]
+        for place in (target, link):
+            place.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+        target.chmod(0o444)
+        link.symlink_to(target if store == "dvc" else os.path.relpath(target, link.parent))
+    return {"beside": folder, "hugging face": top / "hub/snapshots/r1", "git-annex": top / "repo/photos"}.get(
+        store, top / "work/images"
+    )
+
+
+@pytest.mark.parametrize("store", ["beside", "hugging face", "git-annex", "dvc"])
+def test_links_to_regular_files_elsewhere_are_predicted(predictor: Predictor, tmp_path: Path, store: str) -> None:
+    draw(tmp_path / "in", 2)
+    folder = link_as(store, tmp_path / "in")
+    before = content(tmp_path)
+    outcome = predict(predictor, folder, tmp_path / "out")
+    assert (outcome.written, outcome.failed) == (2, [])
+    assert {name: data for name, data in content(tmp_path).items() if not name.startswith("out/")} == before
+
+
 def test_video_of_the_user_is_never_replaced(predictor: Predictor, tmp_path: Path) -> None:
     pytest.importorskip("av")
     write_video(tmp_path / "clip.mp4", 3)
