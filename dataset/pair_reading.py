@@ -99,7 +99,7 @@ def _read_pair(
         content = replace(content, mask=describe_mask(mask), mask_size=size)
     if preview is None or mask is None:
         return content
-    orientation = compare_orientations(image_data, preview, mask.values, options)
+    orientation = compare_orientations(image_data, preview, mask.values, options, page)
     if content.image_size == content.mask_size or (orientation is not None and orientation.swapped):
         return replace(content, orientation=orientation)
     (height, width), (mask_height, mask_width) = preview.shape[:2], mask.values.shape

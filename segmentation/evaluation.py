@@ -133,7 +133,7 @@ def measure(
         predicted = segment(model, images, device)
         seconds.append((time.perf_counter() - started) / len(batch))
         for item, indices in zip(batch, predicted, strict=True):
-            found = reorient(index_map[indices], item.image.read_bytes(), model.reading, labels)
+            found = reorient(index_map[indices], item.image.read_bytes(), model.reading, labels, item.page)
             mask = read_labels(item, classes, labels, found.shape)
             counts.append(_count(found, mask, classes))
             if sizes:

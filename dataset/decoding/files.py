@@ -17,6 +17,7 @@ from core.i18n import current_language, tr, trn
 from core.safety.terminal import escape_line
 from dataset.classes import InvalidFileError
 from dataset.decoding.options import ReadOptions
+from dataset.decoding.tiff import load_as_stored
 
 DECODE_ERRORS = (
     *(OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError, OverflowError, MemoryError),
@@ -69,8 +70,9 @@ def open_image(
             raise Image.DecompressionBombError
         if raw_mode:
             image.tile = [tile._replace(args=raw_mode) for tile in image.tile]
-        image.load()
-        if not options.raw_orientation:
+        if options.raw_orientation:
+            load_as_stored(image)
+        else:
             ImageOps.exif_transpose(image, in_place=True)
     except Image.DecompressionBombError:
         raise too_large(limit) from None

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from dataset.decoding.files import DECODE_ERRORS, FORMATS, unreadable
 from dataset.decoding.options import DEFAULT_READING
@@ -32,7 +32,7 @@ def image_sizes(source: Path | bytes) -> tuple[Size, Size]:
 def _read_sizes(stream: BinaryIO) -> tuple[Size, Size]:
     try:
         with Image.open(stream, formats=FORMATS) as image:
-            stored = image.height, image.width
+            stored = _stored_size(image)
             turned = _orientation(image, stream) in _TURNED
         return (stored[::-1] if turned else stored), stored
     except (Image.DecompressionBombError, *DECODE_ERRORS) as error:
@@ -41,7 +41,14 @@ def _read_sizes(stream: BinaryIO) -> tuple[Size, Size]:
         if not is_tiff(data):
             raise unreadable(data, error) from None
     height, width = decode_raw(data, DEFAULT_READING).pixels.shape[:2]
-    return (height, width), (height, width)
+    return (height, width), ((width, height) if exif_orientation(data) in _TURNED else (height, width))
+
+
+def _stored_size(image: Image.Image) -> Size:
+    """Return the size of the stored pixels: of a TIFF page, newer versions of Pillow have the upright one as `size`."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return int(image.tag_v2[TiffImagePlugin.IMAGELENGTH]), int(image.tag_v2[TiffImagePlugin.IMAGEWIDTH])
+    return image.height, image.width
 
 
 def _orientation(image: Image.Image, stream: BinaryIO) -> int:

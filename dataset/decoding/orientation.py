@@ -12,17 +12,19 @@ from PIL import ExifTags, Image
 
 from dataset.classes import UInt8
 from dataset.decoding.options import ReadOptions
-from dataset.decoding.tiff import is_tiff, read_orientation
+from dataset.decoding.tiff import UNDONE_BY, is_tiff, read_orientation
 
 T = TypeVar("T", bound=np.generic)
-_INVERSE = {6: 8, 8: 6}  # the others undo themselves
 _PNG_KEYS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # of the chunks in which a PNG file has tags
 
 
-def exif_orientation(data: bytes) -> int:
-    """Return the orientation tag (1 to 8) of a readable image file; 1, upright, where there is no valid one."""
+def exif_orientation(data: bytes, page: int | None = None) -> int:
+    """Return the orientation tag (1 to 8) of a readable image file; 1, upright, where there is no valid one.
+
+    `page` is that of a TIFF file of several.
+    """
     if is_tiff(data):
-        value = read_orientation(data)
+        value = read_orientation(data, page)
     else:
         with Image.open(io.BytesIO(data)) as image:
             if image.format == "PNG" and not any(key in data for key in _PNG_KEYS):
@@ -42,14 +44,14 @@ def to_upright(pixels: npt.NDArray[T], orientation: int) -> npt.NDArray[T]:
 
 def to_stored(pixels: npt.NDArray[T], orientation: int) -> npt.NDArray[T]:
     """Return upright pixels (H,W[,C]) as the file with this orientation tag stores them."""
-    return to_upright(pixels, _INVERSE.get(orientation, orientation))
+    return to_upright(pixels, UNDONE_BY.get(orientation, orientation))
 
 
-def reorient(pixels: UInt8, data: bytes, before: ReadOptions, after: ReadOptions) -> UInt8:
+def reorient(pixels: UInt8, data: bytes, before: ReadOptions, after: ReadOptions, page: int | None = None) -> UInt8:
     """Return pixels (H,W[,C]) that belong to an image file read by `before` as they lie if it is read by `after`."""
     if before.raw_orientation == after.raw_orientation:
         return pixels
-    orientation = exif_orientation(data)
+    orientation = exif_orientation(data, page)
     return to_stored(pixels, orientation) if after.raw_orientation else to_upright(pixels, orientation)
 
 
@@ -64,10 +66,10 @@ class OrientationFacts:
 
 
 def compare_orientations(
-    data: bytes, image: npt.NDArray[Any], mask: UInt8, options: ReadOptions
+    data: bytes, image: npt.NDArray[Any], mask: UInt8, options: ReadOptions, page: int | None = None
 ) -> OrientationFacts | None:
     """Return how a mask (H,W) fits an image (H,W,C) of these file bytes; None for an image that is upright anyway."""
-    tag = exif_orientation(data)
+    tag = exif_orientation(data, page)
     if tag == 1:
         return None
     other = to_upright(image, tag) if options.raw_orientation else to_stored(image, tag)

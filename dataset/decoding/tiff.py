@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageOps
 
 from core.i18n import tr, trn
 from dataset.classes import InvalidFileError
@@ -34,6 +34,7 @@ BAND_SPACES = (WHITE_IS_ZERO, 1, 2)  # grey and RGB: any bands, where samples ar
 ALPHA_KINDS = (1, 2)  # values of ExtraSamples that mark the last sample as alpha, as GDAL does for a fourth band
 REDUCED, TRANSPARENCY_MASK = 1, 4  # bits of NewSubfileType: pages that belong to another page
 ORIENTATION, GDAL_NODATA = 274, 42113  # tags
+UNDONE_BY = {**{value: value for value in range(1, 9)}, 6: 8, 8: 6}  # orientation -> the one that turns its pixels back
 DEFLATE = (8, 32946)
 BOUNDED_WITHOUT_IMAGECODECS = (1, 32773, *DEFLATE)  # none, PackBits and (checked below) deflate
 MAX_EXPANSION = 1032  # of deflate
@@ -111,14 +112,29 @@ def _page_numbers(stream: BinaryIO) -> list[int]:
         return [0]
 
 
-def read_orientation(data: bytes) -> int:
-    """Return the orientation tag of the first page; 1, upright, without one and in a damaged file."""
+def read_orientation(data: bytes, page: int | None = None) -> int:
+    """Return the orientation tag of a page, None: the only one; 1, upright, without a tag and in a damaged file."""
     try:
         with _tifffile().TiffFile(io.BytesIO(data)) as file:
-            tag = file.pages[0].aspage().tags.get(ORIENTATION)
+            pages = _full_pages(file)
+            found = pages[page or 0][1] if pages else file.pages[0]
+            tag = found.aspage().tags.get(ORIENTATION)
             return int(tag.value) if tag else 1
     except Exception:  # decoding it says what is wrong
         return 1
+
+
+def load_as_stored(image: Image.Image) -> None:
+    """Decode an opened image with its pixels as they are stored: Pillow turns a TIFF page upright when it decodes it."""
+    if image.format != "TIFF":
+        image.load()
+        return
+    before = image.getexif().get(ORIENTATION, 1)
+    image.load()
+    exif = image.getexif()
+    if before in UNDONE_BY and exif.get(ORIENTATION, 1) != before:  # removed, as the page is upright now
+        exif[ORIENTATION] = UNDONE_BY[before]
+        ImageOps.exif_transpose(image, in_place=True)
 
 
 def _full_pages(file: TiffFile) -> list[Any]:
@@ -280,14 +296,16 @@ def _decode_by_pillow(data: bytes, number: int, samples: int, dtype: Any) -> Sam
 
 
 def _open_page(data: bytes, number: int, byte: str) -> Image.Image:
-    """Open a page so that Pillow neither divides by alpha nor, for 16 bits, chooses the byte of each sample itself."""
+    """Decode a page as stored: Pillow neither divides by alpha nor, for 16 bits, chooses the byte of a sample itself."""
     image = Image.open(io.BytesIO(data), formats=("TIFF",))
     image.seek(number)
-    if image.mode not in ("RGB", "RGBA", "RGBX"):
-        return image
-    swapped = ";16B" if sys.byteorder == "little" else ";16L"  # Pillow keeps the upper byte: here, of the other order
-    raw_mode = image.mode + {"": "", "high": ";16N", "low": swapped}[byte]
-    image.tile = [tile._replace(args=(raw_mode, *tuple(tile.args or ())[1:])) for tile in image.tile]
+    if image.mode in ("RGB", "RGBA", "RGBX"):
+        swapped = (
+            ";16B" if sys.byteorder == "little" else ";16L"
+        )  # Pillow keeps the upper byte: here, of the other order
+        raw_mode = image.mode + {"": "", "high": ";16N", "low": swapped}[byte]
+        image.tile = [tile._replace(args=(raw_mode, *tuple(tile.args or ())[1:])) for tile in image.tile]
+    load_as_stored(image)
     return image
 
 

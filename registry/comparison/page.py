@@ -204,7 +204,7 @@ def _predict(item: Item, model: Model, classes: ClassMap, device: torch.device, 
     """Return the indices (H,W) uint8 in `classes` that a model predicts, oriented as an image that `reading` reads."""
     (indices,) = predictor.segment(model, [read_image(item.image, model.reading, item.page)], device)
     found = evaluation.map_class_indices(model, classes)[indices]
-    return reorient(found, item.image.read_bytes(), model.reading, reading)
+    return reorient(found, item.image.read_bytes(), model.reading, reading, item.page)
 
 
 def _overlay_known(image: UInt8, indices: UInt8, classes: ClassMap) -> UInt8:

@@ -231,7 +231,9 @@ def test_sparse_labels_are_a_warning(tmp_path: Path) -> None:
 # --- orientation -------------------------------------------------------------------------------------------
 
 
-def put_photos(root: Path, orientation: int, mask_upright: bool, size: tuple[int, int] = (24, 32)) -> Path:
+def put_photos(
+    root: Path, orientation: int, mask_upright: bool, size: tuple[int, int] = (24, 32), suffix: str = ".jpg"
+) -> Path:
     """Write photos with this tag, and masks drawn on them as a viewer shows them, or as they are stored."""
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -239,7 +241,7 @@ def put_photos(root: Path, orientation: int, mask_upright: bool, size: tuple[int
         ids = scene(*size, seed=number)
         image = Image.fromarray((ids * np.uint8(90) + 20)[..., None].repeat(3, 2))
         (root / "images").mkdir(parents=True, exist_ok=True)
-        image.save(root / f"images/p{number}.jpg", exif=exif, quality=95)
+        image.save(root / f"images/p{number}{suffix}", exif=exif, quality=95)
         mask = to_upright(ids, orientation) if mask_upright else ids
         (root / "masks").mkdir(exist_ok=True)
         Image.fromarray(mask).save(root / f"masks/p{number}.png")
@@ -249,10 +251,11 @@ def put_photos(root: Path, orientation: int, mask_upright: bool, size: tuple[int
 @pytest.mark.parametrize(
     ("orientation", "size"), [(2, (24, 32)), (3, (24, 32)), (4, (24, 32)), (6, (24, 32)), (8, (32, 32))]
 )
+@pytest.mark.parametrize("suffix", [".jpg", ".tif"])
 def test_masks_drawn_on_the_stored_image_are_faults_that_name_the_tag_and_the_option(
-    tmp_path: Path, orientation: int, size: tuple[int, int]
+    tmp_path: Path, orientation: int, size: tuple[int, int], suffix: str
 ) -> None:
-    faults = faults_of(put_photos(tmp_path, orientation, mask_upright=False, size=size))
+    faults = faults_of(put_photos(tmp_path, orientation, mask_upright=False, size=size, suffix=suffix))
     assert len(faults) == 4
     assert all(f"EXIF orientation {orientation}" in f.expected and "--raw-orientation" in f.found for f in faults)
     data = check_data(tmp_path, 0, reading=ReadOptions(raw_orientation=True))
@@ -260,12 +263,14 @@ def test_masks_drawn_on_the_stored_image_are_faults_that_name_the_tag_and_the_op
 
 
 @pytest.mark.parametrize("orientation", [2, 3, 6])
-def test_masks_drawn_on_the_turned_image_are_read(tmp_path: Path, orientation: int) -> None:
-    assert len(check_data(put_photos(tmp_path, orientation, mask_upright=True), 0).pairs) == 4
+@pytest.mark.parametrize("suffix", [".jpg", ".tif"])
+def test_masks_drawn_on_the_turned_image_are_read(tmp_path: Path, orientation: int, suffix: str) -> None:
+    assert len(check_data(put_photos(tmp_path, orientation, mask_upright=True, suffix=suffix), 0).pairs) == 4
 
 
-def test_raw_orientation_on_masks_of_the_turned_image_is_a_fault(tmp_path: Path) -> None:
-    put_photos(tmp_path, 6, mask_upright=True)
+@pytest.mark.parametrize("suffix", [".jpg", ".tif"])
+def test_raw_orientation_on_masks_of_the_turned_image_is_a_fault(tmp_path: Path, suffix: str) -> None:
+    put_photos(tmp_path, 6, mask_upright=True, suffix=suffix)
     with pytest.raises(DataFaults, match="leave out --raw-orientation"):
         check_data(tmp_path, 0, reading=ReadOptions(raw_orientation=True))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
@@ -19,9 +20,10 @@ from core.hashing import file_sha256
 from dataset.classes import UInt8
 from dataset.decoding.header import image_sizes
 from dataset.decoding.image import read_image
-from dataset.decoding.mask import read_mask
+from dataset.decoding.mask import decode_mask, read_mask
 from dataset.decoding.options import DEFAULT_READING, ReadOptions, options_of
-from dataset.decoding.orientation import exif_orientation, to_stored, to_upright
+from dataset.decoding.orientation import compare_orientations, exif_orientation, reorient, to_stored, to_upright
+from dataset.decoding.samples import decode_raw
 from dataset.samples import Item
 from dataset.validation import check_data
 from inference import batch_job
@@ -32,6 +34,7 @@ from segmentation.model_file import load_model, save_model
 from segmentation.predictor import Predictor, segment
 from segmentation.pyfunc import Segmenter
 from tests.support.models import CLASSES, CPU, lineage, make_model
+from tests.support.rasters import tiff
 from train.resume import RunRecord, settings_of
 from utils.lakefs_utils import LakePath
 
@@ -62,6 +65,60 @@ def test_pixels_are_turned_as_viewers_turn_them_unless_raw(orientation: int) -> 
     assert exif_orientation(data) == orientation
     assert np.array_equal(to_upright(stored, orientation), upright)
     assert np.array_equal(to_stored(upright, orientation), stored)
+
+
+TIFF_KINDS = [
+    *(("L", compression) for compression in ("raw", "tiff_lzw", "packbits")),
+    *(("RGB", compression) for compression in ("raw", "jpeg")),
+    *(("RGBA", compression) for compression in ("raw", "tiff_lzw")),  # the latter is decoded by Pillow's libtiff
+    *(("I;16", compression) for compression in ("raw", "tiff_lzw")),
+    *(("1", "group4"), ("P", "raw"), ("CMYK", "raw"), ("F", "tiff_lzw")),
+]
+
+
+@pytest.mark.parametrize(("mode", "compression"), TIFF_KINDS)
+def test_pixels_of_a_tiff_are_turned_once_unless_raw(mode: str, compression: str) -> None:
+    smooth = np.arange(0, 240, 5, dtype=np.uint8).reshape(6, 8)
+    stored = smooth[..., None].repeat(3, 2)
+    image = Image.fromarray(smooth.astype(np.uint16)) if mode == "I;16" else Image.fromarray(stored)
+    image = image if image.mode == mode else image.convert(mode)
+
+    def encoded_tiff(orientation: int) -> bytes:
+        buffer = io.BytesIO()
+        image.save(buffer, "TIFF", compression=compression, tiffinfo={ORIENTATION: orientation})
+        return buffer.getvalue()
+
+    expected = decode_raw(encoded_tiff(1), DEFAULT_READING).pixels
+    for orientation in range(1, 9):
+        data = encoded_tiff(orientation)
+        upright = to_upright(expected, orientation)
+        assert np.array_equal(decode_raw(data, RAW).pixels, expected), orientation
+        assert np.array_equal(decode_raw(data, DEFAULT_READING).pixels, upright), orientation
+        assert image_sizes(data) == (upright.shape[:2], (6, 8))
+        if mode in ("L", "P"):
+            mask, whole = (decode_mask(encoded_tiff(tag), None, RAW).values for tag in (orientation, 1))
+            assert np.array_equal(mask, whole)
+
+
+def test_each_page_of_a_tiff_has_its_own_orientation() -> None:
+    stored, buffer = noise(6, 8), io.BytesIO()
+    with tifffile.TiffWriter(buffer) as file:
+        for orientation in (1, 6):
+            file.write(stored, photometric="rgb", extratags=[(ORIENTATION, "H", 1, orientation, True)])
+    data, mask = buffer.getvalue(), np.zeros((6, 8), np.uint8)
+    for page, orientation in enumerate((1, 6)):
+        upright = to_upright(stored, orientation)
+        assert exif_orientation(data, page) == orientation
+        assert np.array_equal(read_image(data, DEFAULT_READING, page), upright)
+        assert np.array_equal(read_image(data, RAW, page), stored)
+        assert np.array_equal(reorient(upright, data, DEFAULT_READING, RAW, page), stored)
+    facts = compare_orientations(data, to_upright(stored, 6), mask, DEFAULT_READING, 1)
+    assert facts is not None and facts.swapped and facts.tag == 6
+
+
+def test_size_of_a_turned_tiff_that_pillow_does_not_read() -> None:
+    bands = np.zeros((6, 8, 5), np.uint16)
+    assert image_sizes(tiff(bands, extratags=[(ORIENTATION, "H", 1, 6, True)])) == ((8, 6), (6, 8))
 
 
 def tag_behind_pixels(data: bytes) -> bytes:

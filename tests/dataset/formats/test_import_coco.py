@@ -75,6 +75,23 @@ def test_object_of_several_polygons_is_their_union(source: Path, target: Path) -
     assert (values == 3).sum() == 100 + 150 - 25
 
 
+def test_annotations_of_a_turned_tiff_have_the_size_that_viewers_show(source: Path, target: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for path in sorted(source.rglob("*.png")):
+        with Image.open(path) as image:
+            image.transpose(Image.Transpose.ROTATE_90).save(path.with_suffix(".tif"), exif=exif)
+        path.unlink()
+
+    def name_tiffs(content: Any) -> None:
+        for image in content["images"]:
+            image["file_name"] = image["file_name"].replace(".png", ".tif")
+
+    edit(source, name_tiffs)
+    run_import(source, target)
+    assert max(differing(target, f"p{i:02d}", reference(road=1, car=3)) for i in range(3)) <= 0.005
+
+
 # --- classes ------------------------------------------------------------------------------------------------
 
 

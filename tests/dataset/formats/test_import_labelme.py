@@ -141,12 +141,13 @@ def test_annotations_of_another_size_are_refused(source: Path, target: Path) -> 
     assert fault.file == "p01.json" and "160x120" in fault.expected and "64x120" in fault.found
 
 
-def test_annotations_of_the_unrotated_image_name_the_exif_orientation(source: Path, target: Path) -> None:
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_annotations_of_the_unrotated_image_name_the_exif_orientation(source: Path, target: Path, kind: str) -> None:
     exports.write_labelme(source)
     exif = Image.Exif()
     exif[0x0112] = 6
     with Image.open(source / "p01.png") as image:
-        image.save(source / "p01.png", exif=exif)
+        image.save(source / "p01.png", kind, exif=exif)
     (fault,) = refused(source, target)
     assert "EXIF orientation" in fault.found and "120x160" in fault.expected
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -179,19 +180,21 @@ def test_damaged_record_is_an_error(target: Path) -> None:
 # --- images ----------------------------------------------------------------------------------------------------------
 
 
-def save_rotated(item: Labelled) -> Labelled:
+def save_rotated(item: Labelled, suffix: str) -> Labelled:
     """Store the image of `item` turned by a quarter, with the EXIF orientation that shows it upright again."""
+    target = item.image.with_suffix(suffix)
     with Image.open(item.image) as image:
         exif = Image.Exif()
         exif[ExifTags.Base.Orientation] = 6
-        image.transpose(Image.Transpose.ROTATE_90).save(item.image, exif=exif)
-    return item
+        image.transpose(Image.Transpose.ROTATE_90).save(target, exif=exif)
+    return replace(item, image=target)
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_masks_of_the_image_as_it_is_shown_or_stored_are_accepted(
-    tmp_path: Path, target: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, target: Path, suffix: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shown, stored = map(save_rotated, draw_labelled(tmp_path / "drawn", [None, None]))
+    shown, stored = (save_rotated(item, suffix) for item in draw_labelled(tmp_path / "drawn", [None, None]))
     stored = Labelled(stored.name, None, stored.image, np.ascontiguousarray(np.rot90(stored.ids)))
     run_import(write_cvat(tmp_path / "export", [shown, stored]), target)
     assert np.array_equal(mask_ids(target, "p01"), stored.ids)
