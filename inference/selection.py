@@ -29,13 +29,15 @@ from core.hashing import file_sha256
 from core.i18n import tr
 from core.reporting import notify
 from core.safety.checksummed_json import parse_json, with_checksum
-from dataset.classes import CLASSES_FILE, ClassMap, UInt8, abbreviate
+from dataset.classes import CLASSES_FILE, ClassMap, InvalidFileError, UInt8, abbreviate
+from dataset.decoding.files import error_with_name
 from dataset.decoding.mask import read_mask
 from dataset.decoding.options import DEFAULT_READING
 from dataset.formats.polygon.numbering import BACKGROUND_NAMES
 from dataset.formats.selection import SELECTION_FILE, changed_files
 from dataset.shapes.rle import encode_brush
 from inference.annotations.polygons import labelme_json
+from inference.annotations.tiff_page import extract_page
 from inference.earlier.listing import is_complete, read_listing
 from inference.formats import LISTING
 from inference.outputs import PNG_TEXT_KEYS
@@ -48,10 +50,11 @@ METHOD = "mean entropy of the class probabilities over all pixels, divided by lo
 
 @dataclass(frozen=True)
 class Selected:
-    """One image: `name` without suffix, its file, and its predicted class indices (H,W) uint8."""
+    """One image: `name` without suffix, its file and its page, and its predicted class indices (H,W) uint8."""
 
     name: str
     image: Path
+    page: int | None  # of a file of several
     indices: UInt8
     uncertainty: float
 
@@ -103,17 +106,21 @@ def write_selection(output: Path, count: int, classes: ClassMap) -> list[Selecte
     ranked = sorted(records, key=lambda record: (-record["uncertainty"], record["mask"]))[:count]
     selected = [_load(output, record, classes) for record in ranked]
     origin = {key: str(listing[key]) for key in PNG_TEXT_KEYS}
-    images = [
-        {"file": item.file, "sha256": record["input_sha256"], "uncertainty": item.uncertainty}
-        for item, record in zip(selected, ranked, strict=True)
-    ]
-    model = {key: listing[key] for key in PNG_TEXT_KEYS}
-    content = {**model, "method": METHOD, "selected_from": len(listing["images"]), "images": images}
     staging, folder = output / STAGING, output / FOLDER
     shutil.rmtree(staging, ignore_errors=True)
     _write_labelme(staging / "labelme", selected, classes, origin)
     _write_cvat(staging / "cvat", selected, classes)
     _write_label_studio(staging / "label-studio", selected, classes, origin)
+    hashes = [
+        record["input_sha256"] if item.page is None else file_sha256(safe_join(staging / "labelme", item.file))
+        for item, record in zip(selected, ranked, strict=True)
+    ]
+    images = [
+        {"file": item.file, "sha256": sha256, "uncertainty": item.uncertainty}
+        for item, sha256 in zip(selected, hashes, strict=True)
+    ]
+    model = {key: listing[key] for key in PNG_TEXT_KEYS}
+    content = {**model, "method": METHOD, "selected_from": len(listing["images"]), "images": images}
     for tool in sorted(path for path in staging.iterdir()):
         _write_json(tool / SELECTION_FILE, with_checksum(content))
     _zip(staging / "cvat", staging / "cvat.zip")
@@ -158,7 +165,8 @@ def _count_selected(folder: Path) -> int | None:
 def _load(output: Path, record: Mapping[str, Any], classes: ClassMap) -> Selected:
     name = str(record["mask"]).removesuffix(".png")
     indices = read_mask(safe_join(output, record["mask"]), classes, DEFAULT_READING)
-    return Selected(name, Path(record["input"]), indices, float(record["uncertainty"]))
+    page = int(record["page"]) - 1 if "page" in record else None
+    return Selected(name, Path(record["input"]), page, indices, float(record["uncertainty"]))
 
 
 def _write_json(path: Path, content: object) -> None:
@@ -175,10 +183,17 @@ def _write_classes(path: Path, classes: ClassMap) -> None:
 
 
 def _copy_images(folder: Path, selected: Sequence[Selected]) -> None:
+    """Write the images; of a file of several pages the selected one, as the pre-annotation belongs to no other."""
     for item in selected:
         target = safe_join(folder, item.file)
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(item.image, target)  # no link: a tool that edits the file in place must not change the input
+        if item.page is None:
+            shutil.copyfile(item.image, target)  # no link: a tool that edits the file must not change the input
+            continue
+        try:
+            write_atomically(target, extract_page(item.image.read_bytes(), item.page))
+        except InvalidFileError as error:
+            raise error_with_name(item.image, error) from None
 
 
 # --- tools ---------------------------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ def has_tag(path: Path, tags: Iterable[int], page: int | None = None) -> bool:
         stream.seek(0)
         try:
             with _tifffile().TiffFile(stream) as file:
-                number = 0 if page is None else _full_pages(file)[page][0]
+                number = 0 if page is None else full_pages(file)[page][0]
                 return any(tag in file.pages[number].aspage().tags for tag in tags)
         except Exception:  # a damaged file: decoding it says what is wrong
             return False
@@ -107,7 +107,7 @@ def directory_number(path: Path, page: int) -> int:
 def _page_numbers(stream: BinaryIO) -> list[int]:
     try:
         with _tifffile().TiffFile(stream) as file:
-            return [number for number, _ in _full_pages(file)]
+            return [number for number, _ in full_pages(file)]
     except Exception:  # a damaged file: decoding it says what is wrong
         return [0]
 
@@ -115,8 +115,8 @@ def _page_numbers(stream: BinaryIO) -> list[int]:
 def read_orientation(data: bytes, page: int | None = None) -> int:
     """Return the orientation tag of a page, None: the only one; 1, upright, without a tag and in a damaged file."""
     try:
-        with _tifffile().TiffFile(io.BytesIO(data)) as file:
-            pages = _full_pages(file)
+        with open_tiff(data) as file:
+            pages = full_pages(file)
             found = pages[page or 0][1] if pages else file.pages[0]
             tag = found.aspage().tags.get(ORIENTATION)
             return int(tag.value) if tag else 1
@@ -137,7 +137,14 @@ def load_as_stored(image: Image.Image) -> None:
         ImageOps.exif_transpose(image, in_place=True)
 
 
-def _full_pages(file: TiffFile) -> list[Any]:
+def open_tiff(data: bytes) -> TiffFile:
+    """Open the bytes of a TIFF file as tifffile does, which raises errors of many kinds for a damaged one."""
+    file: TiffFile = _tifffile().TiffFile(io.BytesIO(data))
+    return file
+
+
+def full_pages(file: TiffFile) -> list[Any]:
+    """Return number among all pages, and page, of those that are neither overviews nor transparency masks."""
     pages = [(number, page) for number, page in enumerate(file.pages)]
     return [entry for entry in pages if not int(getattr(entry[1], "subfiletype", 0)) & (REDUCED | TRANSPARENCY_MASK)]
 
@@ -149,8 +156,8 @@ def read_samples(data: bytes, page: int | None, max_pixels: int) -> TiffSamples 
     package, and for several pages where the only one is asked for.
     """
     try:
-        with _tifffile().TiffFile(io.BytesIO(data)) as file:
-            pages = _full_pages(file)
+        with open_tiff(data) as file:
+            pages = full_pages(file)
             if page is None and len(pages) > 1:
                 expected = tr("one image (infer.py --input takes files of several pages)")
                 raise InvalidFileError((expected, trn("{count} page", "{count} pages", len(pages))))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -17,6 +18,9 @@ import infer
 import lake
 from core.errors import UsageError
 from dataset.classes import ClassMap, UInt8
+from dataset.decoding.image import read_image
+from dataset.decoding.options import DEFAULT_READING
+from dataset.decoding.tiff import count_pages
 from dataset.formats.record import source_metadata
 from dataset.samples import Item
 from dataset.validation import check_data
@@ -125,6 +129,30 @@ def test_pre_annotations_of_labelme_are_the_predictions_and_name_the_model_when_
     assert metadata["selected_by_run"] == "f" * 32 and metadata["selected_by_model_sha256"] == "a" * 64
     assert metadata["label_format"] == "labelme"
     assert f"selected by run {'f' * 32}" in capsys.readouterr().out
+
+
+def test_selected_pages_are_files_of_one_page_that_import_with_their_masks(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 24, 32, 3), np.uint8)
+    pixels[2] //= 8
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in/scan.tif", pixels, photometric="rgb")
+    output = predict(tmp_path, inputs.collect_items([tmp_path / "in"]))
+    pages = {item.name: int(item.name[-4:]) - 1 for item in write_selection(output, 3, classes())}
+    images = {"labelme": "", "cvat": "JPEGImages", "label-studio": "images"}
+    for name, page in pages.items():
+        for tool, folder in images.items():
+            data = (output / FOLDER / tool / folder / f"{name}.tif").read_bytes()
+            assert count_pages(data) == 1 and np.array_equal(read_image(data, DEFAULT_READING), pixels[page])
+    for tool in ("labelme", "cvat"):
+        data_dir = tmp_path / f"data-{tool}"
+        assert lake.main(["import-labels", str(output / FOLDER / tool), "--to", str(data_dir)]) == 0
+        assert source_metadata(data_dir)["selected_by_run"] == "f" * 32
+        for name, page in pages.items():
+            assert np.array_equal(read_image(data_dir / f"images/{name}.tif", DEFAULT_READING), pixels[page])
+            mask = imported(data_dir, name) * np.uint8(
+                7 if tool == "cvat" else 1
+            )  # that format numbers the classes anew
+            assert np.array_equal(mask, predicted(output, name))
 
 
 def test_corrected_selection_updates_the_data_that_it_is_stored_beside(tmp_path: Path, output: Path) -> None:
