@@ -28,6 +28,8 @@ DECODE_ERRORS = (
 # JPEG includes MPO, which has no separate opener in Pillow.
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM")
 
+_ANIMATED = ("GIF", "PNG", "WEBP")  # formats whose further frames a viewer plays; pages of a TIFF are something else
+
 # Between one and two times its limit Pillow only warns: large images are accepted, decompression bombs raise an error.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -79,6 +81,14 @@ def open_image(
     except DECODE_ERRORS as error:
         raise unreadable(data, error) from None
     return image
+
+
+def is_animation(image: Image.Image) -> bool:
+    """Return whether an image is the first of several frames, of which the others may be damaged."""
+    try:
+        return image.format in _ANIMATED and bool(getattr(image, "is_animated", False))
+    except DECODE_ERRORS:  # Pillow looks for the second frame of a GIF
+        return True
 
 
 def too_large(limit: int) -> ImageTooLargeError:

@@ -14,7 +14,7 @@ from PIL import Image
 from core.i18n import tr, trn
 from dataset.classes import ClassMap, InvalidFileError, UInt8
 from dataset.decoding.bit_depth import has_cut_samples, is_inverted, is_lossy, unstretch
-from dataset.decoding.files import error_with_name, open_image, pixel_limit, read_bytes
+from dataset.decoding.files import error_with_name, is_animation, open_image, pixel_limit, read_bytes
 from dataset.decoding.mask_colors import Color, class_colors, values_of_colors
 from dataset.decoding.mask_palette import read_palette
 from dataset.decoding.options import ReadOptions
@@ -22,7 +22,6 @@ from dataset.decoding.orientation import to_upright
 from dataset.decoding.tiff import is_tiff, read_samples
 
 _MAX_BANDS = 4  # red, green, blue, alpha
-_ANIMATED = ("GIF", "PNG", "WEBP")  # formats whose further frames a viewer plays; pages of a TIFF are something else
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def decode_mask(data: bytes, classes: ClassMap | None, options: ReadOptions, pag
     with open_image(data, options, frame=samples) as image:
         if has_cut_samples(data, image):
             raise _not_eight_bit(tr("several channels of {bits} bits", bits=16))
-        if image.format in _ANIMATED and getattr(image, "is_animated", False):
+        if is_animation(image):
             raise InvalidFileError((tr("a mask of one frame"), tr("an animation")))
         lossy = is_lossy(data, image)
         pixels = np.array(image)
@@ -105,6 +104,8 @@ def _values_of_bands(pixels: npt.NDArray[Any], classes: ClassMap | None) -> UInt
 
 
 def _float_error(pixels: npt.NDArray[Any]) -> InvalidFileError:
+    if pixels.dtype.kind == "c":
+        return _not_eight_bit(tr("complex numbers ({type})", type=pixels.dtype), tr("save class ids as integers"))
     finite = pixels[np.isfinite(pixels)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (float("nan"),) * 2
     found = tr("float pixels from {low:g} to {high:g}", low=low, high=high)

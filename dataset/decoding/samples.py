@@ -14,7 +14,14 @@ from PIL import Image
 from core.i18n import tr, trn
 from dataset.classes import InvalidFileError, UInt8
 from dataset.decoding import tiff
-from dataset.decoding.files import DECODE_ERRORS, ImageTooLargeError, open_image, pixel_limit, unreadable
+from dataset.decoding.files import (
+    DECODE_ERRORS,
+    ImageTooLargeError,
+    is_animation,
+    open_image,
+    pixel_limit,
+    unreadable,
+)
 from dataset.decoding.options import ReadOptions
 from dataset.decoding.orientation import to_upright
 
@@ -82,6 +89,7 @@ def _from_truncated_jpeg(data: bytes, options: ReadOptions, max_pixels: int | No
 def _from_pillow(data: bytes, options: ReadOptions, max_pixels: int | None, frame: int) -> RawImage:
     """Return what Pillow reads without loss: 8 bits a channel, or 16-bit grey."""
     with open_image(data, options, max_pixels, frame) as image:
+        _require_still(image)
         if image.mode[0] in "IF":
             return RawImage(_compact(np.asarray(image))[:, :, None], 1)
         bands = 1 if image.mode in ("1", "L", "LA", "La") else 3
@@ -94,6 +102,12 @@ def _from_pillow(data: bytes, options: ReadOptions, max_pixels: int | None, fram
             raise unreadable(data, error) from None
 
 
+def _require_still(image: Image.Image) -> None:
+    """Raise InvalidFileError for an animation, of which only the first frame would be read."""
+    if is_animation(image):
+        raise InvalidFileError((tr("an image of one frame"), tr("an animation (save each frame as an image)")))
+
+
 def _compact(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return the 32-bit integers that Pillow makes of 16-bit grey as uint16 again."""
     if values.dtype == np.int32 and values.size and values.min() >= 0 and values.max() <= 65535:
@@ -103,6 +117,7 @@ def _compact(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def _from_tiff(found: tiff.TiffSamples, options: ReadOptions) -> RawImage:
     pixels = found.pixels
+    require_real(pixels)
     if not options.raw_orientation:
         pixels = to_upright(pixels, found.orientation)
     opaque = False
@@ -112,6 +127,14 @@ def _from_tiff(found: tiff.TiffSamples, options: ReadOptions) -> RawImage:
     if valid is not None and not valid.any():
         raise InvalidFileError((tr("pixels with data"), tr("NaN or the value of no data everywhere")))
     return RawImage(pixels, pixels.shape[2], valid, opaque)
+
+
+def require_real(pixels: npt.NDArray[Any]) -> None:
+    """Raise InvalidFileError for complex samples, whose imaginary part would be lost."""
+    if pixels.dtype.kind == "c":
+        cure = tr("save the magnitude, or real and imaginary part as two bands")
+        found = tr("complex numbers ({type})", type=pixels.dtype)
+        raise InvalidFileError((tr("samples that are integers or floats"), f"{found} ({cure})"))
 
 
 def find_valid(pixels: npt.NDArray[Any], nodata: float | None) -> npt.NDArray[np.bool_] | None:
@@ -140,6 +163,7 @@ def _from_deep_png(data: bytes, options: ReadOptions, max_pixels: int | None) ->
     if kind not in (PNG_RGB, PNG_RGBA):
         return _from_pillow(data, options, max_pixels, 0)
     with open_image(data, options, max_pixels) as image:
+        _require_still(image)
         upper: UInt8 = np.array(image)
     with open_image(data, options, max_pixels, raw_mode=f"{image.mode};16L") as image:
         pixels = upper.astype(np.uint16) << 8 | np.asarray(image)

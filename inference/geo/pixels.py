@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dataset.classes import UInt8
 from dataset.decoding.image import to_channels
-from dataset.decoding.samples import RawImage, find_valid
+from dataset.decoding.samples import RawImage, find_valid, require_real
 from segmentation.predictor import AUTO_TILE, Predictor
 from segmentation.preprocess import to_input
 
@@ -107,6 +107,7 @@ class RasterPixels:
         return np.stack(resized, axis=2), valid
 
     def _to_channels(self, samples: npt.NDArray[Any]) -> tuple[UInt8, Valid | None]:
+        require_real(samples)
         reading, bands = self.model.reading, samples.shape[2]
         valid = find_valid(samples, self.source.nodata)
         if bands == reading.channels + 1 and self.source.colorinterp[-1].name == "alpha":

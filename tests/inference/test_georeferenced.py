@@ -208,6 +208,19 @@ def test_what_windows_cannot_do_is_refused(tmp_path: Path, monkeypatch: pytest.M
     )
 
 
+@pytest.mark.parametrize("large", [True, False])
+@pytest.mark.filterwarnings("error::numpy.exceptions.ComplexWarning")
+def test_complex_raster_is_reported_and_not_predicted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    if large:
+        make_large(monkeypatch)
+    path = put_raster(tmp_path / "in/radar.tif", np.full((60, 60, 4), 1 + 1j, np.complex64))
+    outcome, _ = predict(Predictor(band_model(), CPU, Method(tile=128)), path, tmp_path / "out")
+    assert outcome.written == 0
+    assert "radar.tif: expected samples that are integers or floats, found complex numbers" in outcome.failed[0]
+
+
 def test_the_package_is_named_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = put_raster(tmp_path / "in/site.tif", noise(48, 64))
     monkeypatch.setitem(sys.modules, "rasterio", None)

@@ -168,6 +168,19 @@ def test_links_to_regular_files_elsewhere_are_predicted(predictor: Predictor, tm
     assert {name: data for name, data in content(tmp_path).items() if not name.startswith("out/")} == before
 
 
+@pytest.mark.parametrize("suffix", [".gif", ".png", ".webp"])
+def test_animation_is_reported_and_the_other_images_are_predicted(
+    predictor: Predictor, tmp_path: Path, suffix: str
+) -> None:
+    draw(tmp_path / "in", 1)
+    frames = [Image.new("RGB", (40, 30), (9, 99, level)) for level in (0, 200)]
+    frames[0].save(tmp_path / f"in/film{suffix}", save_all=True, append_images=frames[1:])
+    outcome = predict(predictor, tmp_path / "in", tmp_path / "out")
+    assert outcome.written == 1 and not (tmp_path / "out/film.png").exists()
+    (failed,) = outcome.failed
+    assert f"film{suffix}: expected an image of one frame, found an animation (save each frame as an image)" in failed
+
+
 def test_video_of_the_user_is_never_replaced(predictor: Predictor, tmp_path: Path) -> None:
     pytest.importorskip("av")
     write_video(tmp_path / "clip.mp4", 3)

@@ -234,6 +234,16 @@ def test_rasterio_reads_the_compressions_of_gdal(compress: str, predictor: int) 
     assert np.array_equal(decode_raw(data, DEFAULT_READING).pixels, pixels)
 
 
+@pytest.mark.parametrize("bands", [1, 2])
+@pytest.mark.parametrize("kind", [np.complex64, np.complex128])
+@pytest.mark.filterwarnings("error")
+def test_complex_samples_are_refused(tmp_path: Path, bands: int, kind: type) -> None:
+    root = make_raster_data(tmp_path, lambda n: np.full((20, 30, bands)[: bands + 1], n + 1j, kind))
+    found = {(fault.file, fault.found) for fault in faults_of(root)}
+    cure = "save the magnitude, or real and imaginary part as two bands"
+    assert found == {(f"images/r{n}.tif", f"complex numbers ({np.dtype(kind)}) ({cure})") for n in range(10)}
+
+
 def test_orientation_of_a_tiff_is_applied_unless_raw() -> None:
     pixels = samples(2, 3, 5)
     data = tiff(pixels, extratags=[(274, "H", 1, 6, True)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from typing import Any
 
@@ -14,10 +15,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from core.errors import UsageError
-from dataset.classes import ClassMap, UInt8, build_classes, classes_from_values
+from dataset.classes import ClassMap, InvalidFileError, UInt8, build_classes, classes_from_values
 from dataset.decoding import mask as mask_reading
 from dataset.decoding.mask import decode_mask
 from dataset.decoding.options import DEFAULT_READING
+from dataset.decoding.samples import decode_raw
 from tests.support.mask_files import grey_png, palette_png, saved, scene
 
 COLORS = {0: (0, 0, 0), 1: (230, 75, 60), 2: (60, 180, 75)}
@@ -254,6 +256,26 @@ def test_animations_are_refused() -> None:
     for kind in ("GIF", "PNG", "WEBP"):
         data = saved(frames[0], kind, save_all=True, append_images=frames[1:])
         assert "expected a mask of one frame, found an animation" in refusal(data)
+        with pytest.raises(InvalidFileError, match=r"an animation \(save each frame as an image\)"):
+            decode_raw(data, DEFAULT_READING)
+        assert decode_raw(saved(frames[0], kind, save_all=True), DEFAULT_READING).pixels.shape == (24, 32, 3)
+
+
+def test_truncated_animations_are_refused() -> None:
+    frames = [Image.fromarray(scene(seed=n) * np.uint8(90)) for n in range(3)]
+    data = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    for size in range(1, len(data)):
+        with contextlib.suppress(InvalidFileError):  # any other error ends the data check
+            decode_raw(data[:size], DEFAULT_READING)
+        with contextlib.suppress(InvalidFileError):
+            decode_mask(data[:size], None, DEFAULT_READING)
+
+
+@pytest.mark.filterwarnings("error")
+def test_complex_masks_are_refused() -> None:
+    assert "found complex numbers (complex64) (save class ids as integers)" in refusal(
+        tiff(scene().astype(np.complex64))
+    )
 
 
 def tiff(pixels: npt.NDArray[Any]) -> bytes:
