@@ -18,8 +18,9 @@ ABSENT_CLASS = "absent-class"  # a class that other splits have has no labelled 
 SMALL_SPLIT_IMAGES = 10
 FEW_GROUPS = "few-groups"  # val has fewer than GROUPS_TO_DECIDE: no gain can be told from chance
 GROUPS_TO_DECIDE = 3  # with two, Student's factor is 12.7: no gain of practical size would pass
+INTERPOLATED_MASKS = "interpolated-masks"  # classes that look like mixtures of others; val's labels may have them, too
 # The kinds that count against the promotion of a model that was trained with them; see registry/judging/gate.py.
-UNINFORMATIVE_KINDS = frozenset({SMALL_SPLIT, ABSENT_CLASS})
+UNINFORMATIVE_KINDS = frozenset({SMALL_SPLIT, ABSENT_CLASS, INTERPOLATED_MASKS})
 
 
 @dataclass(frozen=True, order=True)

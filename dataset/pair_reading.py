@@ -96,7 +96,9 @@ def _read_pair(
         content = replace(content, image=facts, image_size=size, thumbnail=make_thumbnail(preview))
     if mask is not None:
         size = mask.values.shape[0], mask.values.shape[1]
-        content = replace(content, mask=describe_mask(mask), mask_size=size)
+        content = replace(
+            content, mask=describe_mask(mask, classes.ignore_ids if classes is not None else ()), mask_size=size
+        )
     if preview is None or mask is None:
         return content
     orientation = compare_orientations(image_data, preview, mask.values, options, page)

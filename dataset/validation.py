@@ -12,6 +12,7 @@ from dataset.checks.groups import split_by_groups
 from dataset.checks.image_values import measure_images
 from dataset.checks.inspection import Inspection
 from dataset.checks.learnable import check_learnable
+from dataset.checks.masks.blends import warn_of_blends
 from dataset.checks.masks.categories import complete_classes
 from dataset.checks.masks.orientation import check_orientation
 from dataset.checks.masks.palettes import check_palettes
@@ -115,3 +116,4 @@ def _check_masks(inspection: Inspection, class_file: str, form: Form) -> None:
     if classes is not None:
         faults = list(check_values(contents, classes, class_file, form))
         inspection.add(faults or check_learnable(inspection.class_counts(), classes, class_file))
+        inspection.add(() if faults else warn_of_blends(contents, classes))

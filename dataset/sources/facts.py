@@ -24,6 +24,7 @@ from dataset.pairing import Candidate
 from dataset.splitting.thumbnails import SIDE
 
 Json = dict[str, Any]
+_COUNTS = ("values", "between", "inside", "steep")  # of MaskFacts
 
 
 def facts_key(manifest: str, classes: ClassMap | None, options: ReadOptions) -> str:
@@ -66,7 +67,7 @@ def decode_facts(text: str, candidates: Sequence[Candidate]) -> list[PairContent
 def _encode(content: PairContent) -> Json:
     assert content.image is not None and content.mask is not None and content.thumbnail is not None
     values, mask, item = content.image.values, asdict(content.mask), content.candidate
-    counts = {name: list(mask[name].items()) for name in ("values", "between", "inside")}
+    counts = {name: list(mask[name].items()) for name in _COUNTS}
     measured = None if values is None else {"quantiles": values.quantiles.tolist(), "count": values.count}
     return {
         "pair": [item.image, item.mask, item.page],
@@ -84,7 +85,7 @@ def _decode(facts: Json, candidate: Candidate) -> PairContent:
     if facts["pair"] != [candidate.image, candidate.mask, candidate.page]:
         raise ValueError(facts["pair"])
     mask, image, orientation = facts["mask"], facts["image"], facts["orientation"]
-    counts = {name: {int(value): int(count) for value, count in mask[name]} for name in ("values", "between", "inside")}
+    counts = {name: {int(value): int(count) for value, count in mask[name]} for name in _COUNTS}
     palette = tuple((int(value), tuple(color)) for value, color in mask["palette"])
     values = image["values"]
     if values is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -144,9 +145,57 @@ def test_interpolation_is_found_where_all_values_between_occur(tmp_path: Path) -
 
 def test_thin_classes_between_others_are_no_interpolation(tmp_path: Path) -> None:
     """Layers of two pixels, each between a lower and a higher id."""
-    rows = np.minimum(np.arange(24) // 2, 6).astype(np.uint8)
-    put_greys(tmp_path, [np.roll(np.tile(rows[:, None], (1, 32)), n, 1) for n in range(4)])
+    put_thin_layers(tmp_path)
     assert check_data(tmp_path, 0).classes.num_classes == 7
+
+
+def interpolated(ids: tuple[int, ...], seed: int, scale: float, filter_: str = "BILINEAR") -> Values:
+    """Return a scene in which `ids` stand for 0, 1 and 2, resized with interpolation."""
+    image = Image.fromarray(np.array(ids, np.uint8)[scene(48, 64, seed)])
+    return np.asarray(image.resize((round(64 * scale), round(48 * scale)), Image.Resampling[filter_]))
+
+
+@pytest.mark.parametrize("ids", [(3, 7, 11), (0, 5, 9)])
+@pytest.mark.parametrize(("filter_", "scale"), [("BILINEAR", 0.7), ("BICUBIC", 0.7), ("BILINEAR", 2.5)])
+@pytest.mark.parametrize("listed", [12, 21])
+def test_interpolation_between_listed_classes_is_a_warning_that_counts(
+    tmp_path: Path, ids: tuple[int, ...], filter_: str, scale: float, listed: int
+) -> None:
+    """A file that lists all ids from 0 has the mixtures of ids, too; without the file they are faults."""
+    put_greys(tmp_path, [interpolated(ids, number, scale, filter_) for number in range(6)])
+    assert all("only along outlines" in fault.found for fault in faults_of(tmp_path))
+    write_classes(tmp_path, [f"c{value}" for value in range(listed)])
+    (warning,) = (warning for warning in check_data(tmp_path, 0).warnings if warning.kind == "interpolated-masks")
+    assert f"values {ids[0] + 1}, " in warning.text and "nearest neighbour" in warning.text
+    assert "in 6 masks (such as masks/p00.png)" in warning.text and warning.counts_against("val")
+
+
+def put_thin_layers(root: Path) -> None:
+    rows = np.minimum(np.arange(24) // 2, 6).astype(np.uint8)
+    put_greys(root, [np.roll(np.tile(rows[:, None], (1, 32)), n, 1) for n in range(4)])
+
+
+def put_sharp(root: Path) -> None:
+    put_greys(root, [np.array([3, 7, 11], np.uint8)[scene(seed=n)] for n in range(4)])
+
+
+def put_small_objects(root: Path) -> None:
+    """Write objects of 3x3 pixels, each with an ignored border."""
+    masks = np.zeros((4, 24, 32), np.uint8)
+    for value, left in ((1, 2), (2, 10), (3, 18)):
+        masks[:, 4:9, left : left + 5] = 255
+        masks[:, 5:8, left + 1 : left + 4] = value
+    put_greys(root, list(masks))
+
+
+@pytest.mark.parametrize("put", [put_thin_layers, put_sharp, put_small_objects])
+def test_listed_classes_that_are_thin_or_small_are_no_interpolation(
+    tmp_path: Path, put: Callable[[Path], None]
+) -> None:
+    put(tmp_path)
+    entries = [{"id": value, "name": f"c{value}"} for value in range(12)]
+    write_classes(tmp_path, [*entries, {"id": 255, "name": "border", "ignore": True}])
+    assert "interpolated-masks" not in kinds(tmp_path)
 
 
 def test_interpolated_values_that_are_not_listed_are_explained(tmp_path: Path) -> None:

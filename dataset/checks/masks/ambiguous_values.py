@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from itertools import pairwise
 
 from core.i18n import tr, trn
+from dataset.checks.masks.blends import check_interpolation
 from dataset.classes import CLASSES_FILE, abbreviate
-from dataset.decoding.mask_facts import MaskFacts
 from dataset.faults import Fault
 from dataset.pair_reading import PairContent
 
@@ -16,14 +16,11 @@ MAX_VALUES = 64  # distinct values that still look like classes
 WIDE_GAP = 32  # between neighbouring values that were drawn to be seen
 NEAR_WHITE = 224  # from here on a value beside 255 is a white that has changed
 EVEN_GAP = 8  # the same for values at equal distances
-MIN_BLENDED = 2  # distinct values that occur only between a lower and a higher one
-MANY_BLENDED, AREA_SHARE = 8, 0.3  # the same for ids in a row, and the fraction of pixels that lie in areas then
-BLENDED_BETWEEN, BLENDED_INSIDE = 0.6, 0.05  # of their pixels: at least between others, at most inside an area
 
 
 def check_ambiguous_values(contents: Collection[PairContent]) -> list[Fault]:
     """Return faults of masks whose values cannot be taken as class ids without a classes.json."""
-    checks = (_check_interpolation, _check_near_white, _check_high_values, _check_spaced_greys)
+    checks = (check_interpolation, _check_near_white, _check_high_values, _check_spaced_greys)
     return next((faults for check in checks if (faults := check(contents))), [])
 
 
@@ -38,55 +35,6 @@ def check_lossy(content: PairContent) -> list[Fault]:
         "{count} values with JPEG artefacts ({values}): store masks as PNG", count=len(mask.values), values=values
     )
     return [Fault(content.candidate.mask, expected, found)]
-
-
-def is_interpolated(mask: MaskFacts) -> bool:
-    """Return whether values of this mask look like mixtures of two classes along their outlines."""
-    return bool(_find_blends(mask.values, mask.between, mask.inside))
-
-
-def _find_blends(values: Mapping[int, int], between: Mapping[int, int], inside: Mapping[int, int]) -> list[int]:
-    """Return the values (all counts are value -> pixels) that come from blending, empty where they may be classes.
-
-    They lie nearly everywhere between a lower and a higher value, and form no area. A few ids in a row may be thin
-    classes that lie between others.
-    """
-    blended = [
-        value
-        for value, pixels in values.items()
-        if between.get(value, 0) >= BLENDED_BETWEEN * pixels and inside.get(value, 0) <= BLENDED_INSIDE * pixels
-    ]
-    if len(blended) < MIN_BLENDED:
-        return []
-    in_a_row = max(values) - min(values) < 2 * len(values)
-    areas = sum(inside.values()) > AREA_SHARE * sum(values.values())
-    return blended if not in_a_row or (areas and len(blended) >= MANY_BLENDED) else []
-
-
-def _check_interpolation(contents: Collection[PairContent]) -> list[Fault]:
-    """Return a fault for each mask that was resized with interpolation."""
-    values, between, inside = Counter[int](), Counter[int](), Counter[int]()
-    for content in contents:
-        if content.mask is not None:
-            values.update(content.mask.values)
-            between.update(content.mask.between)
-            inside.update(content.mask.inside)
-    blended = _find_blends(values, between, inside)
-    if not blended:
-        return []
-    expected = tr("class values without mixtures: export again with nearest neighbour, or apply a threshold")
-    faults = []
-    for content in contents:
-        mixed = sorted(set(blended) & set(content.values or ()))
-        if mixed:
-            found = trn(
-                "{count} value only along outlines ({values}): resized with interpolation, or antialiased",
-                "{count} values only along outlines ({values}): resized with interpolation, or antialiased",
-                len(mixed),
-                values=abbreviate(mixed, 4),
-            )
-            faults.append(Fault(content.candidate.mask, expected, found))
-    return faults
 
 
 def _check_near_white(contents: Collection[PairContent]) -> list[Fault]:

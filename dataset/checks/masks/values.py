@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 
 from core.i18n import tr, trn
-from dataset.checks.masks.ambiguous_values import MAX_VALUES, check_ambiguous_values, check_lossy, is_interpolated
+from dataset.checks.masks.ambiguous_values import MAX_VALUES, check_ambiguous_values, check_lossy
+from dataset.checks.masks.blends import is_interpolated
 from dataset.class_file import Form, entry_to_add
 from dataset.classes import ClassMap, InvalidFileError, abbreviate, classes_from_values
 from dataset.decoding.mask import bilevel_high
