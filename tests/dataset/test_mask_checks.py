@@ -215,6 +215,90 @@ def test_files_that_disagree_about_the_foreground_are_a_fault(tmp_path: Path) ->
     assert found == "0 and 255, as in 3 masks: a class, or ignored?"
 
 
+def drawn(values: tuple[int, ...], seed: int = 0) -> Values:
+    """Return a mask (48,64) with an area of each value above 0, of 12x12 pixels, on the first."""
+    mask = np.full((48, 64), values[0], np.uint8)
+    for number, value in enumerate(values[1:]):
+        mask[8 + seed : 20 + seed, 2 + 15 * number : 14 + 15 * number] = value
+    return mask
+
+
+GREYS_OF_COLOURS = [(0, 29, 76, 255), (0, 29, 76, 150, 255), (0, 20, 255), (0, 10, 20, 255)]
+
+
+@pytest.mark.parametrize("values", GREYS_OF_COLOURS)
+@pytest.mark.parametrize("background", [False, True])
+def test_other_greys_beside_areas_of_255_are_a_fault(tmp_path: Path, values: tuple[int, ...], background: bool) -> None:
+    """Such as red, green and blue on black after `convert("L")`; white may also be the background."""
+    order = values[::-1] if background else values
+    masks = [drawn(order, seed) for seed in range(4)]
+    for mask in masks:
+        mask[30:] = 255
+    file, expected, found = only_fault(put_greys(tmp_path, masks))
+    assert file == "masks/" and f'{{"id": {values[1]}, "name": "..."}}' in expected and "a class, or ignored?" in found
+
+
+@pytest.mark.parametrize("low", [(0, 15), (0, 7, 15), (0, 1, 2), (0, 2, 8, 10), tuple(range(12))])
+def test_ids_of_voc_with_its_thin_borders_are_read(tmp_path: Path, low: tuple[int, ...]) -> None:
+    masks = []
+    for seed in range(4):
+        mask = np.zeros((96, 128), np.uint8)
+        for number, value in enumerate(low[1:]):
+            top, left = 4 + seed + 30 * (number // 4), 4 + 30 * (number % 4)
+            mask[top : top + 26, left : left + 26] = 255
+            mask[top + 4 : top + 22, left + 4 : left + 22] = value
+        masks.append(mask)
+    assert min((mask == 255).mean() for mask in masks) > 0.025
+    data = check_data(put_greys(tmp_path, masks), 0)
+    assert (data.classes.ids, data.classes.ignore_ids) == (low, (255,))
+
+
+@pytest.mark.parametrize("low", [(0, 1, 2), (0, 1, 3), (0, 2, 8, 10), (0, 1)])
+def test_ids_in_a_row_beside_large_areas_of_255_are_read(tmp_path: Path, low: tuple[int, ...]) -> None:
+    masks = [drawn(low, seed) for seed in range(4)]
+    for mask in masks:
+        mask[34:] = 255
+    data = check_data(put_greys(tmp_path, masks), 0)
+    assert (data.classes.ids, data.classes.ignore_ids) == (low, (255,))
+
+
+@pytest.mark.parametrize(
+    ("row", "greys"),
+    [
+        ((0, 1, 2), (0, 128, 255)),
+        ((0, 1, 2, 255), (0, 128, 255)),
+        ((0, 1), (0, 254)),
+        ((0, 1, 2), (0, 127, 254)),
+        ((0, 1, 2, 3), (0, 85, 170, 255)),
+        ((0, 1), (0, 100)),
+    ],
+)
+def test_files_with_ids_beside_files_with_greys_are_a_fault(
+    tmp_path: Path, row: tuple[int, ...], greys: tuple[int, ...]
+) -> None:
+    file, expected, found = only_fault(put_greys(tmp_path, [drawn(greys if n % 3 == 2 else row, n) for n in range(6)]))
+    assert file == "masks/p02.png" and expected.startswith("values as in masks/p00.png (0, 1")
+    assert found == f"{', '.join(map(str, greys))} in 2 masks: other classes, or the same ones in greys?"
+    write_classes(tmp_path, [{"id": value, "name": str(value)} for value in sorted({*row, *greys})])
+    assert check_data(tmp_path, 0).classes.ids == tuple(sorted({*row, *greys}))
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        [(0, 1), (0, 40), (0, 90)],  # ids of COCO, a class an image
+        [(0, 1), (0, 200), (0, 1, 200)],  # one mask has both
+        [(0, 1), (0, 15, 130)],
+        [(0, value) for value in range(1, 103, 5)],  # a class an image of 102
+        [(0, 1, 2), (0, 3, 4)],
+    ],
+)
+def test_ids_with_gaps_in_different_files_are_read(tmp_path: Path, files: list[tuple[int, ...]]) -> None:
+    masks = [drawn(values, seed) for seed in range(2) for values in files]
+    known = {value for values in files for value in values}
+    assert set(check_data(put_greys(tmp_path, masks), 0).classes.ids) == known
+
+
 def test_jpeg_masks_are_faults_even_if_every_value_is_listed(tmp_path: Path) -> None:
     make_flat(tmp_path)
     put_image(tmp_path / "images/j.png", size=(24, 32))
