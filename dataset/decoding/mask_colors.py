@@ -13,6 +13,7 @@ VOC_BORDER = (224, 224, 192)  # what the palette of Pascal VOC shows for 255
 _CHANNELS = "RGB"
 _BLENDED_COLORS, _BLENDED_SHARE = 3, 0.3  # also some in a small fraction of the pixels
 _MANY_COLORS = 32  # as many unknown colours come from interpolation or lossy compression
+_AREA_COLORS, _PHOTO_SHARE = 8, 0.5  # of the pixels have none of the most frequent colours: more than outlines do
 
 
 def class_colors(classes: ClassMap) -> dict[Color, int]:
@@ -43,7 +44,7 @@ def values_of_colors(pixels: UInt8, classes: ClassMap | None) -> UInt8:
     Raises InvalidFileError that describes what else the mask contains.
     """
     if pixels.shape[2] == 4:
-        _check_alpha(pixels)
+        _check_alpha(pixels, classes)
     packed = _pack(pixels)
     unknown, share = np.unique(packed), 1.0
     if classes is not None:
@@ -103,10 +104,10 @@ def _unreadable_colors(
     return InvalidFileError((expected, f"{found} ({cure})"))
 
 
-def _check_alpha(pixels: UInt8) -> None:
-    """Raise InvalidFileError if pixels of one colour are visible in one place and invisible in another.
+def _check_alpha(pixels: UInt8, classes: ClassMap | None) -> None:
+    """Raise InvalidFileError if the alpha channel (H,W,4) shows what the colours do not: often, it is the mask itself.
 
-    Reading the colours alone would then lose what a viewer shows: often the mask itself is the alpha channel.
+    That is, if pixels of one colour are visible in one place and invisible in another, or if a photo was cut out.
     """
     alpha = pixels[..., 3]
     if alpha.min() == alpha.max():
@@ -114,13 +115,31 @@ def _check_alpha(pixels: UInt8) -> None:
     packed = _pack(pixels)
     colors = np.unique(packed)
     mixed = np.intersect1d(packed[alpha == 0], packed[alpha == 255])
-    if len(colors) > 1 and not mixed.size:
+    cure = tr("save that channel: Image.open(file).getchannel('A').save(file)")
+    values = abbreviate(np.unique(alpha), 4)
+    if _shows_photo(packed[alpha > 0], classes):
+        found = trn(
+            "{count} colour as in a photo, and the mask in the alpha channel: {values}",
+            "{count} colours as in a photo, and the mask in the alpha channel: {values}",
+            len(colors),
+            values=values,
+        )
+    elif len(colors) > 1 and not mixed.size:
         return
-    if len(colors) == 1:
-        found = tr("one colour, and the mask in the alpha channel: {values}", values=abbreviate(np.unique(alpha), 4))
-        cure = tr("save that channel: Image.open(file).getchannel('A').save(file)")
+    elif len(colors) == 1:
+        found = tr("one colour, and the mask in the alpha channel: {values}", values=values)
     else:
         color = f"#{int(mixed[0]):06x}"
         found = tr("{color} both visible and transparent", color=color)
         cure = tr("remove the alpha channel, or give transparent pixels a colour of their own")
     raise InvalidFileError((tr("classes in grey values or colours"), f"{found} ({cure})"))
+
+
+def _shows_photo(packed: npt.NDArray[np.int64], classes: ClassMap | None) -> bool:
+    """Return whether most of these pixels (N,) have rare colours that are neither colours nor greys of classes."""
+    unknown = packed
+    if classes is not None:
+        known = [*class_colors(classes), *((value, value, value) for value in classes.known)]
+        unknown = packed[~np.isin(packed, [_pack_color(color) for color in known])]
+    pixels = np.sort(np.unique(unknown, return_counts=True)[1])[::-1]
+    return len(pixels) > _MANY_COLORS and int(pixels[_AREA_COLORS:].sum()) > _PHOTO_SHARE * packed.size

@@ -211,6 +211,44 @@ def test_mask_in_the_alpha_channel_is_named(mode: str) -> None:
     assert "alpha channel: 0, 255 (save that channel" in refusal(image)
 
 
+def photo(channels: int) -> npt.NDArray[np.uint8]:
+    """Return (24,32,channels) that vary from pixel to pixel."""
+    rows, columns = np.mgrid[:24, :32]
+    return np.stack([rows * 9 + columns, columns * 7, rows * 5 + columns * 3], 2)[..., :channels].astype(np.uint8)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+@pytest.mark.parametrize("erased", [False, True])
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("listed", [False, True])
+def test_photo_that_was_cut_out_has_its_mask_in_the_alpha_channel(
+    mode: str, erased: bool, soft: bool, listed: bool
+) -> None:
+    """Transparent pixels keep the colours of the photo, or become black; outlines may be soft."""
+    alpha = (scene() > 0).astype(np.uint8) * np.uint8(255)
+    alpha[6:9][alpha[6:9] > 0] = 90 if soft else 255
+    pixels = photo(len(mode) - 1)
+    pixels[alpha == 0] *= not erased
+    text = refusal(Image.fromarray(np.dstack([pixels, alpha])), classes=LISTED if listed else None)
+    assert "as in a photo, and the mask in the alpha channel: 0, " in text and "getchannel('A')" in text
+
+
+def test_interpolated_color_mask_with_a_transparent_background_is_not_taken_for_a_photo() -> None:
+    pixels = np.array([COLORS[value] for value in scene(48, 64).ravel().tolist()], np.uint8).reshape(48, 64, 3)
+    alpha = (scene(48, 64) > 0).astype(np.uint8) * np.uint8(255)
+    image = Image.fromarray(np.dstack([pixels, alpha])).resize((400, 300), Image.Resampling.BICUBIC)
+    for classes in (None, LISTED):
+        text = refusal(image, classes=classes)
+        assert "photo" not in text and "resized with interpolation" in text
+
+
+def test_many_listed_greys_with_a_transparent_background_are_ids() -> None:
+    ids = np.arange(24 * 32).reshape(24, 32) % 100
+    classes = build_classes([(value, f"c{value}", None, False) for value in range(100)])
+    image = Image.fromarray(np.dstack([ids, (ids > 0) * 255]).astype(np.uint8))
+    assert np.array_equal(read_mask(saved(image), classes), ids)
+
+
 def test_color_that_is_visible_and_transparent_is_named() -> None:
     pixels = np.zeros((4, 4, 4), np.uint8)
     pixels[0, :, 0] = 230
