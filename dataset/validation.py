@@ -15,7 +15,7 @@ from dataset.checks.learnable import check_learnable
 from dataset.checks.masks.blends import warn_of_blends
 from dataset.checks.masks.categories import complete_classes
 from dataset.checks.masks.orientation import check_orientation
-from dataset.checks.masks.palettes import check_palettes
+from dataset.checks.masks.palettes import check_palettes, warn_of_inverted_bits
 from dataset.checks.masks.values import check_values, infer_classes
 from dataset.checks.split_contents import (
     check_absent_classes,
@@ -112,6 +112,7 @@ def _check_masks(inspection: Inspection, class_file: str, form: Form) -> None:
     """Check whether the masks of all pairs mean the same, fit their images, and show something to learn."""
     contents, classes = inspection.contents, inspection.classes
     inspection.add(check_palettes(contents, classes))
+    inspection.add(warn_of_inverted_bits(contents))
     inspection.add(check_orientation(contents, inspection.reading))
     if classes is not None:
         faults = list(check_values(contents, classes, class_file, form))

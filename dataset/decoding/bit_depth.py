@@ -13,6 +13,7 @@ from dataset.classes import UInt8
 _PNG_GREY = 0  # colour type in the header
 _PNG_HEADER = 33  # bytes of the signature and the first chunk
 _TIFF_BITS, _TIFF_COMPRESSION, _TIFF_PHOTOMETRIC = 258, 259, 262
+_TIFF_SOFTWARE = 305
 _WHITE_IS_ZERO = 0
 _LOSSY_TIFF = (6, 7, 34712, 34892, 50001)  # JPEG (old and new), JPEG 2000, lossy JPEG of DNG, WebP
 _PNM_HEADER = re.compile(rb"P[2356](?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+\d+(?:\s+|#[^\n]*\n)+(\d+)\s")
@@ -77,6 +78,12 @@ def has_cut_samples(data: bytes, image: Image.Image) -> bool:
 def is_inverted(image: Image.Image) -> bool:
     """Return whether the file says that its value 0 is white: Pillow then subtracts the values from 255."""
     return image.format == "TIFF" and image.tag_v2.get(_TIFF_PHOTOMETRIC, 1) == _WHITE_IS_ZERO  # type: ignore[attr-defined]
+
+
+def holds_boolean_array(image: Image.Image) -> bool:
+    """Return whether tifffile (scikit-image, imageio) wrote an array of bits, for which it says that 0 is white."""
+    software = image.tag_v2.get(_TIFF_SOFTWARE, "") if is_inverted(image) else ""  # type: ignore[attr-defined]
+    return str(software).startswith("tifffile")
 
 
 def is_lossy(data: bytes, image: Image.Image) -> bool:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from core.i18n import tr, trn
 from dataset.classes import ClassMap, InvalidFileError, UInt8
-from dataset.decoding.bit_depth import has_cut_samples, is_inverted, is_lossy, unstretch
+from dataset.decoding.bit_depth import has_cut_samples, holds_boolean_array, is_inverted, is_lossy, unstretch
 from dataset.decoding.files import error_with_name, is_animation, open_image, pixel_limit, read_bytes
 from dataset.decoding.mask_colors import Color, class_colors, values_of_colors
 from dataset.decoding.mask_palette import read_palette
@@ -35,6 +35,7 @@ class MaskPixels:
     ] = ()  # the used indices of a palette that tells them apart, with their colours
     by_index: bool = True  # of a palette: whether the index is the value
     lossy: bool = False  # compressed in a way that changes values
+    white_is_zero: bool = False  # of bits: they are read as shown, the opposite of what is stored
 
 
 def decode_mask(data: bytes, classes: ClassMap | None, options: ReadOptions, page: int | None = None) -> MaskPixels:
@@ -59,11 +60,30 @@ def decode_mask(data: bytes, classes: ClassMap | None, options: ReadOptions, pag
             found = read_palette(indices, colors, classes, sorted_by_file=image.format == "GIF")
             return MaskPixels(found.values, found.bilevel, found.entries, found.by_index)
         if image.mode == "1":
-            by_color = _values_of_greys(pixels.astype(np.uint8) * np.uint8(255), classes, prefer_values=False)
-            return MaskPixels(pixels.astype(np.uint8), bilevel=True) if by_color is None else MaskPixels(by_color)
+            return _read_bits(image, pixels.astype(np.uint8), classes)
         values = _values(data, image, pixels, classes)
     by_color = _values_of_greys(values, classes, prefer_values=True)
     return MaskPixels(values if by_color is None else by_color, lossy=lossy)
+
+
+def _read_bits(image: Image.Image, bits: UInt8, classes: ClassMap | None) -> MaskPixels:
+    """Return a mask of one bit a pixel, (H,W) with 1 where white is shown, by the colours of classes.json if it has any.
+
+    Raises InvalidFileError where programs that show the file and the one that wrote it say the opposite.
+    """
+    by_color = _values_of_greys(bits * np.uint8(255), classes, prefer_values=False)
+    if by_color is not None:
+        return MaskPixels(by_color)
+    if holds_boolean_array(image):
+        shown = float(bits.mean())
+        found = tr(
+            "a boolean array that tifffile stored with 0 as white: 1 in {stored:.1%} of the pixels as stored, in "
+            "{shown:.1%} as shown (as stored: write it with photometric='minisblack'; as shown: save it as PNG)",
+            stored=1 - shown,
+            shown=shown,
+        )
+        raise InvalidFileError((tr("bits that mean the same as stored and as shown"), found))
+    return MaskPixels(bits, bilevel=True, white_is_zero=is_inverted(image))
 
 
 def _values(data: bytes, image: Image.Image, pixels: npt.NDArray[Any], classes: ClassMap | None) -> UInt8:

@@ -28,6 +28,7 @@ class MaskFacts:
     palette: tuple[tuple[int, Color], ...] = ()
     by_index: bool = True
     lossy: bool = False
+    white_is_zero: bool = False
 
 
 def describe_mask(mask: MaskPixels, ignored: Collection[int] = ()) -> MaskFacts:
@@ -42,7 +43,9 @@ def describe_mask(mask: MaskPixels, ignored: Collection[int] = ()) -> MaskFacts:
         between = _counts(mask.values[mixed])
         inside = _counts(mask.values[low == high])
         steep = _counts(mask.values[mixed & (near_high.astype(np.int16) - near_low >= STEEP)])
-    return MaskFacts(values, between, inside, steep, mask.bilevel, mask.palette, mask.by_index, mask.lossy)
+    return MaskFacts(
+        values, between, inside, steep, mask.bilevel, mask.palette, mask.by_index, mask.lossy, mask.white_is_zero
+    )
 
 
 def _counts(values: npt.NDArray[np.uint8]) -> dict[int, int]:

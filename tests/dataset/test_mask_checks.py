@@ -25,6 +25,7 @@ from tests.support.data_directories import (
     write_classes,
 )
 from tests.support.mask_files import Values, palette_png, put_masks, saved, scene
+from tests.support.rasters import tiff
 
 COLORS = {0: (0, 0, 0), 1: (230, 75, 60), 2: (60, 180, 75)}
 ENTRIES = [{"id": value, "name": f"c{value}", "color": color} for value, color in COLORS.items()]
@@ -84,6 +85,17 @@ def test_palettes_in_other_colours_than_the_listed_ones_are_a_warning(tmp_path: 
     put_masks(tmp_path, {f"p{n}.png": palette_png(scene(seed=n), voc, [0, 1, 2]) for n in range(4)})
     write_classes(tmp_path, ENTRIES)
     assert "4 palette masks are read by index" in kinds(tmp_path)["palette-colors"]
+
+
+@pytest.mark.parametrize("white_is_zero", [True, False])
+def test_bits_that_are_shown_inverted_are_a_warning_with_both_readings(tmp_path: Path, white_is_zero: bool) -> None:
+    """Such as scans; they are read as every viewer shows them."""
+    tags = {"photometric": "miniswhite" if white_is_zero else "minisblack", "software": False, "metadata": None}
+    put_masks(tmp_path, {f"p{n}.tif": tiff(scene(seed=n) > 0, **tags) for n in range(4)})
+    text = kinds(tmp_path).get("inverted-bits", "")
+    assert bool(text) == white_is_zero
+    if white_is_zero:
+        assert "foreground in 83.3% of the pixels; as stored it would be 16.7%" in text and "masks/p0.tif" in text
 
 
 # --- grey values -------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Compare the palettes of masks with each other."""
+"""Compare the palettes of masks with each other, and find bits that are shown as the opposite of what is stored."""
 
 from __future__ import annotations
 
@@ -44,6 +44,27 @@ def check_palettes(contents: Iterable[PairContent], classes: ClassMap | None) ->
             file=unlike[0],
         )
         yield DataWarning("palette-colors", text)
+
+
+def warn_of_inverted_bits(contents: Iterable[PairContent]) -> Iterator[DataWarning]:
+    """Yield a warning of masks with one bit a pixel that are read as shown, because their file says that 0 is white."""
+    masks = [(content.candidate.mask, content.mask) for content in contents if content.mask is not None]
+    found = [(file, mask) for file, mask in masks if mask.white_is_zero]
+    if not found:
+        return
+    ones = sum(mask.values.get(1, 0) for _, mask in found)
+    shown = ones / sum(sum(mask.values.values()) for _, mask in found)
+    text = trn(
+        "{count} TIFF mask of one bit stores 0 as white, and is read as shown: foreground in {shown:.1%} of the pixels; "
+        "as stored it would be {stored:.1%} (then save it as PNG with 1 as white): {file}",
+        "{count} TIFF masks of one bit store 0 as white, and are read as shown: foreground in {shown:.1%} of the "
+        "pixels; as stored it would be {stored:.1%} (then save them as PNG with 1 as white): such as {file}",
+        len(found),
+        shown=shown,
+        stored=1 - shown,
+        file=found[0][0],
+    )
+    yield DataWarning("inverted-bits", text)
 
 
 def _compare(content: PairContent, first: dict[int, tuple[Color, str]]) -> list[Fault]:

@@ -289,6 +289,30 @@ def test_inverted_tiff_of_ids_is_refused_and_of_black_and_white_read_as_shown() 
     assert np.array_equal(decoded(shown), seen)
 
 
+def bits_tiff(bits: npt.NDArray[np.bool_], **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, bits, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("options", [{}, {"metadata": None}, {"compression": "zlib"}])
+def test_boolean_arrays_of_tifffile_are_refused_with_both_readings(options: dict[str, Any]) -> None:
+    """It stores True as 1 and says that 0 is white, so that every viewer shows the opposite."""
+    bits = scene() > 0
+    text = refusal(bits_tiff(bits, **options))
+    assert "1 in 16.7% of the pixels as stored, in 83.3% as shown" in text and "minisblack" in text
+    classes = classes_from_values({0, 1})
+    assert np.array_equal(read_mask(bits_tiff(bits, photometric="minisblack", **options), classes), bits), "the cure"
+    shown = Image.open(io.BytesIO(bits_tiff(bits, **options)))
+    assert np.array_equal(read_mask(saved(shown), classes), ~bits), "the other cure"
+
+
+def test_boolean_arrays_of_tifffile_are_read_by_listed_colours() -> None:
+    bits = scene() > 0
+    classes = build_classes([(0, "background", (255, 255, 255), False), (1, "ink", (0, 0, 0), False)])
+    assert np.array_equal(read_mask(bits_tiff(bits), classes), bits)
+
+
 def test_animations_are_refused() -> None:
     frames = [Image.fromarray(scene(seed=n) * np.uint8(90)) for n in range(2)]
     for kind in ("GIF", "PNG", "WEBP"):
