@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from core.i18n import tr, trn
 from dataset.classes import abbreviate
 from dataset.decoding.options import MAX_CHANNELS, ReadOptions
-from dataset.decoding.value_range import BandValues, pool_ranges
+from dataset.decoding.value_range import BandValues, Squeezed, find_squeezed, pool_ranges
 from dataset.faults import DataWarning, Fault
 from dataset.pair_reading import ImageFacts, PairContent
 
@@ -47,6 +47,7 @@ def measure_images(contents: Iterable[PairContent], reading: ReadOptions) -> Mea
     # Colours keep their relations with one range for all; other bands may be quantities of their own.
     shared = channels == 3 and all(facts.depth == "integers" for facts in deep)
     ranges = pool_ranges(values, shared) if values else ()
+    findings += _warn_of_few_levels(find_squeezed(values, ranges, shared) if values else [])
     measured = dataclasses.replace(reading, channels=channels, value_ranges=ranges)
     grey = all(facts.bands == 1 for _, facts in images)
     return MeasuredImages(measured, 1 if grey else channels, tuple(findings))
@@ -128,9 +129,25 @@ def _warn_of_files(images: list[tuple[PairContent, ImageFacts]]) -> Iterator[Dat
         yield DataWarning("missing-values", text)
 
 
+def _warn_of_few_levels(squeezed: list[Squeezed]) -> Iterator[DataWarning]:
+    """Yield a warning if extreme values leave few of the 256 levels for most pixels."""
+    if squeezed:
+        bands = [band.band + 1 for band in squeezed if band.band is not None]
+        text = tr(
+            "most pixels fall on {levels:.1f} of the 256 levels, because the values reach {value:g}{bands}: if that "
+            "marks missing data, say so in the files (gdal_edit.py -a_nodata {value:g} FILE, or NaN in floats); if it "
+            "is an outlier, clip it",
+            levels=max(squeezed[0].levels, 1),
+            value=squeezed[0].value,
+            bands=tr(" in band {bands}", bands=abbreviate(bands)) if bands else "",
+        )
+        yield DataWarning("few-levels", text)
+
+
 def _without_alpha(facts: ImageFacts, channels: int) -> BandValues:
     """Return the distribution of the bands that are used."""
     assert facts.values is not None  # deep images are measured
     if not facts.opaque_alpha or facts.channels == channels:
         return facts.values
-    return BandValues(facts.values.quantiles[:channels], facts.values.count)
+    values = facts.values
+    return BandValues(values.quantiles[:channels], values.count, values.second[:channels])

@@ -24,15 +24,29 @@ TAIL = 1e-4  # fraction of the pixels beyond the range on each side, where the e
 ACCEPTED_WASTE = 1.25  # the extremes are the range if they span at most this many times what the bulk of pixels does
 # Cumulative fractions at which the distribution of an image's values is kept.
 FRACTIONS = np.array([0, TAIL, 1e-3, 1e-2, 0.1, 0.5, 0.9, 0.99, 0.999, 1 - TAIL, 1])
+FEW_LEVELS = 8  # of 256, on which most pixels must not fall
 MEASURED_PIXELS = 1 << 20  # of a band, evenly taken; the extremes are those of all pixels
 
 
 @dataclass(frozen=True)
 class BandValues:
-    """Distribution of the values of one image: `quantiles` (bands, len(FRACTIONS)) float64 over `count` pixels."""
+    """Distribution of the values of one image: `quantiles` (bands, len(FRACTIONS)) float64 over `count` pixels.
+
+    `second` (bands, 2) float64 are the smallest and the largest value but for the extremes.
+    """
 
     quantiles: npt.NDArray[np.float64]
     count: int
+    second: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Squeezed:
+    """A band, most of whose pixels fall on `levels` of 256 because its values reach `value`; from 0, None for all."""
+
+    band: int | None
+    value: float
+    levels: float
 
 
 def measure_values(pixels: Samples, valid: npt.NDArray[np.bool_] | None) -> BandValues:
@@ -40,8 +54,10 @@ def measure_values(pixels: Samples, valid: npt.NDArray[np.bool_] | None) -> Band
     columns = pixels.reshape(-1, pixels.shape[2]) if valid is None else pixels[valid]
     step = -(-len(columns) // MEASURED_PIXELS)
     quantiles = np.quantile(columns[::step].astype(np.float64), FRACTIONS, axis=0).T
-    quantiles[:, 0], quantiles[:, -1] = columns.min(0), columns.max(0)
-    return BandValues(quantiles, len(columns))
+    low, high = columns.min(0), columns.max(0)
+    quantiles[:, 0], quantiles[:, -1] = low, high
+    second = np.where(columns > low, columns, high).min(0), np.where(columns < high, columns, low).max(0)
+    return BandValues(quantiles, len(columns), np.stack(second, 1).astype(np.float64))
 
 
 def pool_ranges(images: Sequence[BandValues], shared: bool) -> tuple[Range, ...]:
@@ -56,6 +72,46 @@ def pool_ranges(images: Sequence[BandValues], shared: bool) -> tuple[Range, ...]
     if shared:
         ranges = [(min(low for low, _ in ranges), max(high for _, high in ranges))]
     return tuple(ranges)
+
+
+def find_squeezed(images: Sequence[BandValues], ranges: Sequence[Range], shared: bool) -> list[Squeezed]:
+    """Return the bands that `ranges`, those of `pool_ranges`, leave with fewer than `FEW_LEVELS` for most pixels.
+
+    That is for all values but the extreme one, which may mark missing data, or for the central 80 % of the pixels.
+    """
+    quantiles = np.stack([image.quantiles for image in images])
+    second = np.stack([image.second for image in images])
+    weights = np.array([image.count for image in images], np.float64)
+    if shared:
+        bands = quantiles.shape[1]
+        quantiles, second = quantiles.reshape(-1, 1, len(FRACTIONS)), second.reshape(-1, 1, 2)
+        weights = np.repeat(weights, bands)
+    found = []
+    for band, limits in enumerate(ranges):
+        squeezed = _squeeze(quantiles[:, band], second[:, band], weights, limits)
+        found += [Squeezed(None if shared else band, *squeezed)] if squeezed is not None else []
+    return found
+
+
+def _squeeze(
+    quantiles: npt.NDArray[np.float64], second: npt.NDArray[np.float64], weights: npt.NDArray[np.float64], limits: Range
+) -> tuple[float, float] | None:
+    """Return the extreme value and the levels that it leaves for most pixels; None where they are enough."""
+    smallest, largest = quantiles[:, 0], quantiles[:, -1]
+    low, high = float(smallest.min()), float(largest.max())
+    per_value = 255 / (limits[1] - limits[0])
+    above = float(np.where(smallest == low, second[:, 0], smallest).min())
+    below = float(np.where(largest == high, second[:, 1], largest).max())
+    middle = [_pooled_quantile(quantiles, weights, fraction) for fraction in (0.1, 0.5, 0.9)]
+    central = middle[2] - middle[0]
+    farther = low if middle[1] - low > high - middle[1] else high
+    noise = 1e3 * float(np.spacing(high - low))  # of the bisection
+    spans = [(low, high - above, limits[0] == low, 0), (high, below - low, limits[1] == high, 0)]
+    for extreme, span, reached, zero in (*spans, (farther, central, True, noise)):
+        # A span of 0 has nothing to lose: two values, or a uniform background.
+        if reached and zero < span and span * per_value < FEW_LEVELS:
+            return extreme, span * per_value
+    return None
 
 
 def _pool_band(quantiles: npt.NDArray[np.float64], weights: npt.NDArray[np.float64]) -> Range:

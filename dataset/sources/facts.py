@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,9 @@ def _encode(content: PairContent) -> Json:
     assert content.image is not None and content.mask is not None and content.thumbnail is not None
     values, mask, item = content.image.values, asdict(content.mask), content.candidate
     counts = {name: list(mask[name].items()) for name in _COUNTS}
-    measured = None if values is None else {"quantiles": values.quantiles.tolist(), "count": values.count}
+    measured = (
+        None if values is None else {f.name: np.asarray(getattr(values, f.name)).tolist() for f in fields(values)}
+    )
     return {
         "pair": [item.image, item.mask, item.page],
         "sha256": [content.image_sha256, content.mask_sha256],
@@ -89,7 +91,8 @@ def _decode(facts: Json, candidate: Candidate) -> PairContent:
     palette = tuple((int(value), tuple(color)) for value, color in mask["palette"])
     values = image["values"]
     if values is not None:
-        values = BandValues(np.array(values["quantiles"], np.float64), int(values["count"]))
+        quantiles, second = (np.array(values[name], np.float64) for name in ("quantiles", "second"))
+        values = BandValues(quantiles, int(values["count"]), second)
     thumbnail = np.frombuffer(base64.b64decode(facts["thumbnail"]), np.uint8).reshape(SIDE, SIDE)
     (height, width), (mask_height, mask_width) = facts["sizes"]
     return PairContent(

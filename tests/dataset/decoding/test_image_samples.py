@@ -69,6 +69,54 @@ def test_a_few_hot_pixels_do_not_take_the_levels(tmp_path: Path) -> None:
     assert low == pytest.approx(0, abs=2) and high == pytest.approx(4095, abs=2)
 
 
+def few_levels(root: Path) -> str:
+    return "".join(warning.text for warning in check_data(root, 0).warnings if warning.kind == "few-levels")
+
+
+@pytest.mark.parametrize("percent", [1, 10, 30, 60])
+@pytest.mark.parametrize(("mark", "dtype"), [(-9999, np.float32), (3e38, np.float32), (-32768, np.int16)])
+def test_marks_of_missing_data_that_take_the_levels_are_a_warning(
+    tmp_path: Path, percent: int, mark: float, dtype: type[np.generic]
+) -> None:
+    def draw(number: int) -> Pixels:
+        pixels = RANDOM.uniform(0, 100 if dtype == np.int16 else 1, (50, 40)).astype(dtype)
+        pixels.ravel()[: 20 * percent] = mark if number % 2 else pixels.ravel()[: 20 * percent]
+        return pixels
+
+    text = few_levels(make_raster_data(tmp_path, draw))
+    assert f"the values reach {np.float32(mark):g}" in text
+    assert f"-a_nodata {np.float32(mark):g} FILE" in text
+
+
+def test_outliers_of_many_values_that_take_the_levels_are_a_warning(tmp_path: Path) -> None:
+    """Missing data that was resampled has all values between the mark and the data."""
+
+    def draw(number: int) -> Pixels:
+        pixels = RANDOM.uniform(0, 1, (40, 50, 2)).astype(np.float32)
+        pixels[0, :, 1] = np.linspace(-9999, 0, 50)
+        return pixels
+
+    assert "the values reach -9999 in band 2:" in few_levels(make_raster_data(tmp_path, draw))
+
+
+def test_uniform_backgrounds_and_two_values_have_enough_levels(tmp_path: Path) -> None:
+    def spots(number: int) -> Pixels:
+        pixels = np.zeros((40, 50), np.uint16)
+        pixels[:6, :40] = samples(6, 40, high=4096)
+        return pixels
+
+    def two(number: int) -> Pixels:
+        return (samples(40, 50) > 30_000).astype(np.uint16) * np.uint16(65535)
+
+    def zero_beside_data(number: int) -> Pixels:
+        pixels = samples(40, 50, high=5000) + np.uint16(7000)
+        pixels[:10] = 0
+        return pixels
+
+    for draw in (spots, two, zero_beside_data):
+        assert few_levels(make_raster_data(tmp_path / draw.__name__, draw)) == ""
+
+
 def test_images_of_eight_bits_are_unchanged(tmp_path: Path) -> None:
     pixels = RANDOM.integers(90, 120, (24, 32, 3), np.uint8)
     data = check_data(make_raster_data(tmp_path, lambda n: pixels + np.uint8(n), photometric="rgb"), 0)
