@@ -1,4 +1,4 @@
-"""Label Studio: the JSON export, with brush strokes, polygons, rectangles and ellipses.
+"""Label Studio: the JSON export, with brush strokes, bitmasks, polygons, rectangles and ellipses.
 
 Coordinates are percentages of the image. Label Studio numbers no classes: they are numbered from 1 by name, or as a
 classes.json in the export lists them; pixels without a region are `background` 0. The JSON export has no images: put
@@ -7,14 +7,20 @@ them into the directory; the names of uploaded files lose the 8 characters that 
 
 from __future__ import annotations
 
+import base64
+import binascii
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import numpy as np
+
 from core.i18n import tr
 from dataset.classes import InvalidFileError
+from dataset.decoding.files import open_image
+from dataset.decoding.options import DEFAULT_READING
 from dataset.directory import is_image
 from dataset.faults import DataFaults, Fault, LeftOut
 from dataset.formats.export import Export, ImportOptions
@@ -27,9 +33,13 @@ from dataset.formats.source import Source
 from dataset.shapes.polygon import Points, Region, as_points, ellipse, rectangle, rotate
 from dataset.shapes.rle import decode_brush
 
-_SHAPES = ("brush", "polygon", "rectangle", "ellipse")
+_SHAPES = ("brush", "magicwand", "bitmask", "polygon", "rectangle", "ellipse")
+_NOT_ALONE = "labels"  # the kind of entry that gives its labels to the shape with the same id
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-")  # what Label Studio puts in front of the name of an uploaded file
 _WITHOUT_AREA = ("keypoint", "vector", "line", "video", "hypertext", "timeseries")
+_DATA_URL = "data:image/png;base64,"
+_PNG = b"\x89PNG\r\n\x1a\n"
+_MAX_BYTES = 1 << 28  # of a PNG; more is not a bitmask of an image
 
 
 def detect(source: Source) -> bool:
@@ -119,6 +129,7 @@ class _Reader:
             if isinstance(entry, dict) and entry.get("type") == "labels" and isinstance(entry.get("value"), dict):
                 labels.setdefault(show(entry.get("id")), []).extend(_as_list(entry["value"].get("labels")))
         shapes = []
+        _require_shapes(result)
         for number, entry in enumerate(result, 1):
             text = f"{task}, " + tr("region {number}", number=number)
             with self.findings.entry(name, text):
@@ -136,8 +147,8 @@ class _Reader:
             raise InvalidFileError((tr('a region with "type" and "value"'), show(entry)))
         shape = kind.removesuffix("labels")
         if shape not in _SHAPES:
-            if shape.startswith(_WITHOUT_AREA):
-                raise InvalidFileError((tr("a shape with an area ({types})", types=", ".join(_SHAPES)), kind))
+            if shape.startswith(_WITHOUT_AREA) or (kind != _NOT_ALONE and _has_labels(kind, entry.get("value"))):
+                raise _without_area(kind)
             return None
         value = entry.get("value")
         if not isinstance(value, dict):
@@ -149,9 +160,8 @@ class _Reader:
             raise InvalidFileError((tr("an image that is not rotated in Label Studio"), show(entry["image_rotation"])))
         if (declared := (entry.get("original_height"), entry.get("original_width"))) != size:
             self.index.check_size(image, *declared)
-        if shape == "brush":
-            runs = value.get("rle")
-            return Shape(text, own[0], lambda height, width: Region(0, 0, decode_brush(runs, height, width)))
+        if shape in _PIXELS:
+            return Shape(text, own[0], _PIXELS[shape](value))
         ring = _outline(shape, value, size)
         return Shape(text, own[0], self.findings.polygons([ring], size, name, text))
 
@@ -169,6 +179,70 @@ def find_task_image(index: ImageIndex, data: object) -> str:
         if not _UPLOAD.match(file):
             raise
         return index.find(posixpath.join(folder, _UPLOAD.sub("", file)))
+
+
+def _without_area(kind: str) -> InvalidFileError:
+    return InvalidFileError((tr("a shape with an area ({types})", types=", ".join(_SHAPES)), kind))
+
+
+def _has_labels(kind: str, value: object) -> bool:
+    """Return whether an entry that is not read labels something, in a value of its own or beside a separate tag."""
+    return kind.endswith("labels") or (isinstance(value, dict) and bool(value.get("labels")))
+
+
+def _require_shapes(result: list[Any]) -> None:
+    """Raise InvalidFileError for labels whose shape is of a kind that is not read: its pixels would be background."""
+    kinds: dict[str, list[str]] = {}
+    for entry in result:
+        if isinstance(entry, dict) and isinstance(entry.get("type"), str):
+            kinds.setdefault(show(entry.get("id")), []).append(entry["type"])
+    for entry in result:
+        if not isinstance(entry, dict) or entry.get("type") != _NOT_ALONE:
+            continue
+        value = entry.get("value")
+        if isinstance(value, dict) and "start" in value:  # of a passage of a text or a sound, not of an image
+            continue
+        others = [kind for kind in kinds[show(entry.get("id"))] if kind != _NOT_ALONE]
+        if not any(kind.removesuffix("labels").startswith((*_SHAPES, *_WITHOUT_AREA)) for kind in others):
+            raise _without_area(", ".join((_NOT_ALONE, *others)))
+
+
+def _brush(value: Mapping[str, Any]) -> Callable[[int, int], Region]:
+    runs = value.get("rle")
+    return lambda height, width: Region(0, 0, decode_brush(runs, height, width))
+
+
+def _bitmask(value: Mapping[str, Any]) -> Callable[[int, int], Region]:
+    """Return what draws a bitmask: a PNG of the image's size, as a data URL, whose pixels are opaque on the object."""
+    url = value.get("imageDataURL")
+
+    def draw(height: int, width: int) -> Region:
+        with open_image(_decode_data_url(url), DEFAULT_READING) as image:
+            if not image.has_transparency_data:  # all of it is opaque: what was meant cannot be told
+                raise InvalidFileError((tr("a PNG with transparency"), tr("mode '{mode}'", mode=image.mode)))
+            if image.size != (width, height):
+                expected = tr("{width}x{height} (size of the image)", width=width, height=height)
+                raise InvalidFileError((expected, f"{image.width}x{image.height}"))
+            return Region(0, 0, np.asarray(image.convert("RGBA"))[..., 3] > 0)
+
+    return draw
+
+
+_PIXELS = {"brush": _brush, "magicwand": _brush, "bitmask": _bitmask}  # shape -> what draws it
+
+
+def _decode_data_url(url: object) -> bytes:
+    """Return the PNG file in a data URL; other addresses are never opened. Raises InvalidFileError."""
+    try:
+        if not isinstance(url, str) or not url.startswith(_DATA_URL) or len(url) > _MAX_BYTES * 4 // 3:
+            raise ValueError
+        content = base64.b64decode(url.removeprefix(_DATA_URL), validate=True)
+        if not content.startswith(_PNG):
+            raise ValueError
+    except (ValueError, binascii.Error):
+        expected = tr("imageDataURL: a PNG as data:image/png;base64,...")
+        raise InvalidFileError((expected, show(url))) from None
+    return content
 
 
 def _outline(shape: str, value: Mapping[str, Any], size: Size) -> Points:

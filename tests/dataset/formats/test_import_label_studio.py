@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,90 @@ def test_label_studio_labels_beside_the_shape_are_joined_by_id(source: Path, tar
     edit(source / "export.json", split_labels)
     run_import(source, target)
     assert differing(target, "p00", reference(road=2, car=1)) <= 0.005
+
+
+def _bitmask_url(pixels: np.ndarray[Any, Any], mode: str = "RGBA", kind: str = "PNG") -> str:
+    """Return black opaque pixels on transparent ones, as Label Studio's editor stores them; in RGB all are opaque."""
+    stream = io.BytesIO()
+    alpha = Image.fromarray(pixels.astype(np.uint8) * 255)
+    black = Image.new("L", alpha.size)
+    Image.merge("RGBA", (black, black, black, alpha)).convert(mode).save(stream, kind)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+@pytest.mark.parametrize("kind", ["bitmasklabels", "bitmask", "magicwand"])
+def test_label_studio_pixels_of_each_tag_are_read(source: Path, target: Path, kind: str) -> None:
+    exports.write_label_studio(source, 1)
+    url = _bitmask_url(exports.filled(exports.CAR))
+
+    def change(tasks: Any) -> None:
+        result = tasks[0]["annotations"][0]["result"]
+        runs = result[1]["value"]["rle"]
+        value: dict[str, Any] = {"format": "rle", "rle": runs} if kind == "magicwand" else {"imageDataURL": url}
+        if kind == "bitmasklabels":
+            result[1].update(type=kind, value={**value, kind: ["car"]})
+        else:  # with a separate <Labels>, which repeats the value
+            result[1].update(type=kind, value=value)
+            result.append({**result[1], "type": "labels", "value": {**value, "labels": ["car"]}})
+
+    edit(source / "export.json", change)
+    run_import(source, target)
+    assert differing(target, "p00", reference(road=2, car=1)) <= 0.005
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        (None, "region 2: null"),
+        ("https://example.com/mask.png", 'region 2: "https://example.com/mask.png"'),
+        ("data:image/png;base64,%%%", "region 2"),
+        ("data:image/png;base64,iVBORw0KGgo=", "region 2: unreadable"),
+        (_bitmask_url(exports.filled(exports.CAR), kind="TIFF"), "region 2"),
+        (_bitmask_url(exports.filled(exports.CAR), "RGB"), "region 2: mode 'RGB'"),
+        (_bitmask_url(exports.filled(exports.CAR)[:-1]), "region 2: 160x119"),
+    ],
+)
+def test_label_studio_bitmask_that_cannot_be_used_is_named(
+    source: Path, target: Path, url: str | None, found: str
+) -> None:
+    exports.write_label_studio(source)
+    value = {"imageDataURL": url, "bitmasklabels": ["car"]}
+    edit(
+        source / "export.json",
+        lambda tasks: tasks[1]["annotations"][0]["result"][1].update(type="bitmasklabels", value=value),
+    )
+    (fault,) = refused(source, target)
+    assert fault.file == "export.json" and found in fault.found
+
+
+@pytest.mark.parametrize(
+    ("entry", "beside"),
+    [
+        ({"type": "superpixellabels", "value": {"superpixellabels": ["car"]}}, []),
+        ({"type": "superpixel", "value": {"labels": ["car"]}}, []),
+        ({"type": "superpixel", "value": {}}, [{"id": "b", "type": "labels", "value": {"labels": ["car"]}}]),
+    ],
+)
+def test_label_studio_labels_of_an_unknown_shape_are_not_dropped(
+    source: Path, target: Path, entry: dict[str, Any], beside: list[Any]
+) -> None:
+    exports.write_label_studio(source)
+
+    def change(tasks: Any) -> None:
+        result = tasks[1]["annotations"][0]["result"]
+        result[1].update(entry)
+        result += beside
+
+    edit(source / "export.json", change)
+    (fault,) = refused(source, target)
+    assert "superpixel" in fault.found and "bitmask" in fault.expected
+
+
+def test_label_studio_labels_of_a_text_are_not_shapes(source: Path, target: Path) -> None:
+    exports.write_label_studio(source, 1)
+    passage = {"id": "t", "type": "labels", "value": {"start": 0, "end": 3, "text": "car", "labels": ["noun"]}}
+    edit(source / "export.json", lambda tasks: tasks[0]["annotations"][0]["result"].append(passage))
+    assert run_import(source, target) == 0
 
 
 @pytest.mark.parametrize(
