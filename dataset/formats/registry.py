@@ -16,7 +16,7 @@ from dataset.formats.export import Export, ImportOptions
 from dataset.formats.polygon import coco, label_studio, label_studio_png, labelme, roboflow, supervisely, yolo
 from dataset.formats.raster import ade20k, camvid, cityscapes, cvat, nnunet, voc
 from dataset.formats.source import Source, levels
-from dataset.formats.unread import unread_faults
+from dataset.formats.unread import incomplete_faults, unread_faults
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ def require_format(source: Source, name: str | None) -> tuple[Format, Source]:
         if inner := _find_inner(source):
             shown = _describe_inner(inner, source.root)
             raise DataFaults([Fault(f"{source.root.name}/", tr("the directory of one export"), shown)])
-        if unread := unread_faults(source):
-            raise DataFaults(unread)
+        if faults := incomplete_faults(source) or unread_faults(source):
+            raise DataFaults(faults)
         expected = tr("an export in one of the formats {titles}", titles=", ".join(known.title for known in formats))
         raise DataFaults([Fault(f"{source.root.name}/", expected, abbreviate(source.files, 3) or tr("no files"))])
     return found
@@ -113,7 +113,7 @@ def check_export(root: Path, files: Mapping[str, Path], has_pairs: bool) -> list
         command = import_command(inner[0][1].root, inner[0][0].name)
         expected = tr("images and masks: import one export by {command}", command=command)
         return [Fault(f"{root.name}/", expected, _describe_inner(inner, root))]
-    return unread_faults(source)
+    return incomplete_faults(source, import_command) or unread_faults(source)
 
 
 def import_command(root: Path, format_name: str) -> str:

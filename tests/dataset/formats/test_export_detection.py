@@ -11,9 +11,13 @@ from pathlib import Path
 import pytest
 
 import lake
+from dataset.faults import DataFaults
+from dataset.formats.registry import require_format
+from dataset.formats.source import open_source
 from dataset.validation import check_data
 from tests.support.data_directories import make_flat, only_fault, put_image, put_mask, write_classes
 from tests.support.exports.imports import faults_of_import
+from tests.support.exports.polygon import write_supervisely
 from tests.support.exports.raster import (
     Labelled,
     draw_labelled,
@@ -89,6 +93,7 @@ def test_export_is_one_fault_with_its_format_and_command(tmp_path: Path, title: 
         ("via.json", '{"_via_settings": {}}', "VGG Image Annotator (VIA)", "as COCO"),
         ("via.json", '{"a.png123": {"filename": "a.png", "regions": []}}', "VGG Image Annotator (VIA)", "as COCO"),
         ("labels/a.xml", "<annotation><object><bndbox>", "Pascal VOC (boxes)", "annotate outlines"),
+        ("labels/a.txt", "0 0.5 0.5 0.2 0.1\n", "YOLO (boxes)", "annotate outlines"),
     ],
 )
 def test_formats_without_a_reader_are_named_with_the_cure(
@@ -99,6 +104,42 @@ def test_formats_without_a_reader_are_named_with_the_cure(
     (tmp_path / "export" / file).write_text(content)
     for fault in (only_fault(tmp_path / "export"), only_fault_of_import(tmp_path / "export", tmp_path / "data")):
         assert fault[2] == f"{title}, which is not imported" and cure in fault[1]
+
+
+@pytest.mark.parametrize(
+    ("write", "missing", "name", "title"),
+    [
+        (write_yolo, "data.yaml", "yolo", "YOLO segmentation"),
+        (lambda root, items: write_supervisely(root), "meta.json", "supervisely", "Supervisely"),
+        (WRITERS["nnU-Net (2-D images)"], "dataset.json", "nnunet", "nnU-Net"),
+    ],
+)
+@pytest.mark.parametrize("inside", ["", "project"])
+def test_export_without_its_classes_is_named_with_the_file_to_add(
+    tmp_path: Path,
+    write: Callable[[Path, Sequence[Labelled]], object],
+    missing: str,
+    name: str,
+    title: str,
+    inside: str,
+) -> None:
+    root = tmp_path / "export" / inside
+    write(root, draw_labelled(tmp_path / "drawn", ["train", "train", "val"]))
+    (root / missing).unlink()
+    checked, imported = only_fault(tmp_path / "export"), only_fault_of_import(tmp_path / "export", tmp_path / "data")
+    assert checked[0] == imported[0] == f"{root.name}/"
+    assert checked[2] == imported[2] == f"{title} without {missing}"
+    assert imported[1].startswith(missing) and checked[1].startswith(imported[1])
+    assert f"python lake.py import-labels {tmp_path / 'export'} --to data/" in checked[1]
+    with pytest.raises(DataFaults, match=f"{title} without {missing}"):
+        require_format(open_source(tmp_path / "export"), name)
+
+
+def test_texts_in_a_directory_of_labels_are_not_yolo(tmp_path: Path) -> None:
+    put_image(tmp_path / "images/a.png")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/notes.txt").write_text("2024 was a good year for all of us\n")
+    assert "YOLO" not in only_fault(tmp_path)[2]
 
 
 @pytest.mark.parametrize("place", ["data", "my photos", ".", "data/export"])
