@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 
 from core.console import format_size, format_table
 from core.figures import format_share
 from core.i18n import tr
 from dataset.classes import CLASSES_FILE, abbreviate
 from dataset.data import SegmentationData
-from dataset.faults import MAX_ROWS
+from dataset.faults import LeftOut
+from dataset.sources.files import FileSource
 from dataset.splitting.groups import Groups
+
+_NAMES = 4  # of the files that are left out for one reason, unless all are listed
 
 
 def summary(data: SegmentationData, list_all: bool = False) -> str:
@@ -36,7 +41,10 @@ def summary(data: SegmentationData, list_all: bool = False) -> str:
     lines += [tr("warning: {text}", text=warning.text) for warning in data.warnings]
     lines += _describe_promotion(data)
     if data.left_out:
-        lines += ["", *(_list_left_out(data) if list_all else _abbreviate_left_out(data))]
+        lines += [
+            "",
+            *([list_left_out(data.root, data.source, data.left_out)] if list_all else _abbreviate_left_out(data)),
+        ]
     return "\n".join(lines)
 
 
@@ -58,24 +66,33 @@ def _format_groups(groups: Groups) -> str:
 
 
 def _abbreviate_left_out(data: SegmentationData) -> list[str]:
-    """Return a line for each reason why files are left out."""
+    """Return a line for each reason why files are left out, and how to see all of them if some are not named."""
     by_reason: dict[str, list[str]] = {}
     for item in data.left_out:
         by_reason.setdefault(item.reason, []).append(item.file)
-    return [
-        tr("files left out: {count} ({reason}): {names}", count=len(names), reason=reason, names=abbreviate(names, 4))
+    lines = [
+        tr(
+            "files left out: {count} ({reason}): {names}",
+            count=len(names),
+            reason=reason,
+            names=abbreviate(names, _NAMES),
+        )
         for reason, names in by_reason.items()
     ]
+    if any(len(names) > _NAMES for names in by_reason.values()):
+        lines.append(
+            tr("all files left out: python train.py --check-only, with the --data-dir or --data-ref of this command")
+        )
+    return lines
 
 
-def _list_left_out(data: SegmentationData) -> list[str]:
-    """Return the table of the files that are versioned but not part of the data set, with their sizes."""
-    sizes = {item: data.source.size(data.root / item.file) for item in data.left_out}
-    rows = [(item.file, format_size(sizes[item]), item.reason) for item in data.left_out[:MAX_ROWS]]
-    count, size, more = len(sizes), format_size(sum(sizes.values())), len(sizes) - MAX_ROWS
+def list_left_out(root: Path, source: FileSource, left_out: Sequence[LeftOut]) -> str:
+    """Return the table of all files that are versioned but not part of the data set, with their sizes."""
+    sizes = [source.size(root / item.file) for item in left_out]
+    rows = [(item.file, format_size(size), item.reason) for item, size in zip(left_out, sizes, strict=True)]
+    count, size = len(sizes), format_size(sum(sizes))
     head = tr("files versioned but not part of the data set: {count}, {size} in total", count=count, size=size)
-    rest = [tr("… and {more} more", more=more)] if more > 0 else []
-    return [head, "", format_table((tr("file"), tr("size"), tr("reason")), rows), *rest]
+    return f"{head}\n\n{format_table((tr('file'), tr('size'), tr('reason')), rows)}"
 
 
 def _format_sizes(data: SegmentationData) -> str:

@@ -21,7 +21,7 @@ from dataset.checks.report import report
 from dataset.decoding.options import options_of
 from dataset.faults import DataFaults, Fault
 from dataset.sources.files import LOCAL_FILES, FileSource
-from dataset.summary import summary
+from dataset.summary import list_left_out, summary
 from dataset.validation import inspect_data
 
 
@@ -50,6 +50,8 @@ def check(settings: Settings, data_ref: str | None, as_json: bool) -> None:
         if as_json:
             _print_json(inspection)
         if inspection.faults:
+            if inspection.left_out and not as_json:
+                report_result(list_left_out(folder, source, inspection.left_out))
             raise DataFaults(inspection.faults)
         if not as_json:
             data = inspection.data()

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from config import Settings
 from dataset.directory import data_files, is_data_name
-from dataset.faults import Fault
+from dataset.faults import DataFaults, Fault
 from dataset.summary import summary
 from dataset.validation import check_data
 from tests.support.data_directories import faults_of, put_image, put_mask, put_pair, write_classes
+from train import data_check
 
 CLUTTER = (
     "images/a0.png:Zone.Identifier",
@@ -62,6 +64,25 @@ def test_files_in_no_pair_are_listed_with_reason_and_size(flat: Path) -> None:
     listing = summary(data, list_all=True)
     assert "files versioned but not part of the data set: 6, " in listing
     assert ["scan/ct.nii.gz", "2", "B", ".nii.gz"] in [line.split()[:4] for line in listing.splitlines()]
+
+
+def test_training_names_few_files_left_out_and_the_command_that_lists_all(flat: Path) -> None:
+    put(flat, *(f"scan/{number}.dcm" for number in range(4)))
+    assert "--check-only" not in summary(check_data(flat, 0)), "all are named"
+    put(flat, *(f"scan/{number}.dcm" for number in range(4, 250)))
+    data = check_data(flat, 0)
+    short, listing = summary(data), summary(data, list_all=True)
+    assert "scan/3.dcm" not in short and " and 246 more" in short and "python train.py --check-only" in short
+    assert all(f"scan/{number}.dcm " in listing for number in range(250)) and "… and" not in listing
+
+
+def test_check_with_faults_lists_the_files_left_out(flat: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(flat, *(f"scan/{number}.dcm" for number in range(9)))
+    (flat / "masks/a0.png").unlink()
+    with pytest.raises(DataFaults):
+        data_check.check(Settings(data_dir=flat), None, as_json=False)
+    output = capsys.readouterr().out
+    assert all(f"scan/{number}.dcm" in output for number in range(9))
 
 
 def test_masks_that_are_not_read_are_faults(flat: Path) -> None:
