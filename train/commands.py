@@ -43,11 +43,11 @@ def _run_other_process(options: argparse.Namespace) -> int:
 
 
 def _run_main_process(options: argparse.Namespace) -> int:
+    if options.check_only:
+        check(options)
+        return ExitCode.DONE
     given = given_options(options, Settings)
     settings = load_settings(**given)
-    if options.check_only:
-        check(settings, options)
-        return ExitCode.DONE
     check_before_work(settings, options)
     if options.sweep:
         from train.sweep.command import sweep
@@ -109,11 +109,17 @@ def prepare_directory(settings: Settings, options: argparse.Namespace) -> None:
         public.fetch(options.dataset, settings.data_dir, settings.seed)
 
 
-def check(settings: Settings, options: argparse.Namespace) -> None:
+def check(options: argparse.Namespace) -> None:
     """Check the data and report it; writes only check.html, and needs no server unless the data is there."""
     from train import data_check
 
-    with data_check.json_output(settings) if options.json else contextlib.nullcontext():
+    def output(place: str, expected: str) -> contextlib.AbstractContextManager[None]:
+        return data_check.json_output(place, expected) if options.json else contextlib.nullcontext()
+
+    with output("", tr("valid settings")):
+        settings = load_settings(**given_options(options, Settings))
+    place = options.data_ref or str(settings.data_dir)
+    with output(place, tr("a version of the data") if options.data_ref else tr("a directory with data")):
         prepare_directory(settings, options)
         data_check.check(settings, options.data_ref, options.json)
 

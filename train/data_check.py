@@ -10,8 +10,7 @@ from pathlib import Path
 from config import Settings
 from core.console import print_result
 from core.console_reporter import ConsoleReporter
-from core.errors import UsageError
-from core.i18n import tr
+from core.errors import AppError, one_line
 from core.reporting import result as report_result
 from core.reporting import use_reporter
 from dataset.checks.few_images import propose_folds
@@ -26,19 +25,25 @@ from dataset.validation import inspect_data
 
 
 @contextlib.contextmanager
-def json_output(settings: Settings) -> Iterator[None]:
-    """Let messages go to standard error, as a program reads standard output; data that cannot be used is a fault there."""
+def json_output(place: str, expected: str) -> Iterator[None]:
+    """Let messages go to standard error, as a program reads standard output; print an error as a fault there.
+
+    An error keeps its exit code. It is a fault of `place`, where `expected` was wanted, unless it has faults of its own.
+    """
     use_reporter(ConsoleReporter(to_stderr=True))
     try:
         yield
-    except DataFaults:
-        raise  # `check` has printed them
-    except UsageError as error:
-        root = settings.data_dir
-        inspection = Inspection(root, {})
-        inspection.add([Fault(str(root), tr("a directory with data"), str(error))])
+    except _PrintedFaults:
+        raise
+    except (AppError, OSError) as error:
+        inspection = Inspection(Path(place), {})
+        inspection.add(error.faults if isinstance(error, DataFaults) else [Fault(place, expected, one_line(error))])
         _print_json(inspection)
         raise
+
+
+class _PrintedFaults(DataFaults):
+    """Faults that are on standard output already, as JSON."""
 
 
 def check(settings: Settings, data_ref: str | None, as_json: bool) -> None:
@@ -49,8 +54,10 @@ def check(settings: Settings, data_ref: str | None, as_json: bool) -> None:
             write_page(inspection)
         if as_json:
             _print_json(inspection)
+        if inspection.faults and as_json:
+            raise _PrintedFaults(inspection.faults)
         if inspection.faults:
-            if inspection.left_out and not as_json:
+            if inspection.left_out:
                 report_result(list_left_out(folder, source, inspection.left_out))
             raise DataFaults(inspection.faults)
         if not as_json:

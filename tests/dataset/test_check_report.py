@@ -19,6 +19,9 @@ from train import data_check
 
 KEYS = ["layout", "splits", "size", "bands", "range", "classes", "groups", "left_out", "faults", "warnings"]
 
+# Nothing listens on this port: the address is one that only a privileged process could take.
+NO_SERVER = {"LAKEFS_ENDPOINT": "http://127.0.0.1:9", "LAKEFS_ACCESS_KEY_ID": "a", "LAKEFS_SECRET_ACCESS_KEY": "b"}
+
 
 def test_report_has_everything_that_the_check_knows(tmp_path: Path) -> None:
     make_split(tmp_path)
@@ -78,6 +81,28 @@ def test_standard_output_has_only_the_json_and_the_exit_code_is_the_same(tmp_pat
     assert missing.returncode == 2 and fault["file"] == str(tmp_path / "mistyped")
 
 
+@pytest.mark.parametrize(
+    ("options", "code", "file", "found"),
+    [
+        (["--split-group", "("], 2, "", "--split-group"),
+        (["--data-ref", "main"], 1, "main", "the server does not answer"),
+        (["--data-dir", "{linked}"], 2, "images/lost.png", "a broken link"),
+    ],
+)
+def test_json_has_an_error_before_the_check_as_a_fault(
+    tmp_path: Path, options: list[str], code: int, file: str, found: str
+) -> None:
+    make_flat(tmp_path / "linked")
+    (tmp_path / "linked/images/lost.png").symlink_to("nowhere.png")
+    arguments = [option.format(linked=tmp_path / "linked") for option in options]
+    done = Project(SOURCE).run("train.py", "--check-only", "--json", *arguments, env=NO_SERVER)
+    assert done.returncode == code and "Traceback" not in done.stderr
+    content = json.loads(done.stdout)
+    (fault,) = content["faults"]
+    assert list(content) == KEYS and fault["file"] == file and found in fault["found"]
+    assert found in done.stderr
+
+
 @pytest.mark.parametrize(("images", "warned"), [(20, True), (40, False)])
 def test_json_warns_that_the_gate_cannot_decide_as_the_text_does(
     tmp_path: Path,
@@ -90,7 +115,7 @@ def test_json_warns_that_the_gate_cannot_decide_as_the_text_does(
     generate_sample(tmp_path, 0, images)  # a tenth of them is val
     settings = Settings(data_dir=tmp_path)
     capsys.readouterr()
-    with data_check.json_output(settings):
+    with data_check.json_output(str(tmp_path), "data"):
         data_check.check(settings, None, as_json=True)
     found = json.loads(capsys.readouterr().out)
     texts = [warning["text"] for warning in found["warnings"] if warning["kind"] == "few-groups"]
