@@ -138,13 +138,19 @@ def overfit(settings: Settings, options: argparse.Namespace) -> None:
 
 
 def audit(settings: Settings, options: argparse.Namespace) -> None:
-    """Rank the masks that look wrong; records nothing, and needs no server unless the data is there."""
+    """Rank the masks that look wrong; records nothing, and needs no server unless the data is there, or made by --sample."""
     from dataset.decoding.options import options_of
     from dataset.summary import summary
     from dataset.validation import check_data
     from train.audit.command import audit_labels
     from train.data_check import open_files
 
+    if options.sample:
+        from utils.lakefs_utils import connect
+        from versioning.checkout import fill_if_empty
+
+        with connect(settings) as lake:
+            fill_if_empty(settings, lake, sample=True)
     with open_files(settings, options.data_ref) as (folder, source):
         data = check_data(folder, settings.seed, False, options_of(settings), settings.split_group, source)
         notify(summary(data))

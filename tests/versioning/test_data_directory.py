@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import runpy
 from pathlib import Path
@@ -11,9 +12,11 @@ import pytest
 import config
 from core.errors import AppError, UsageError
 from core.hashing import file_sha256
+from dataset.data import SegmentationData
 from dataset.directory import data_files
 from dataset.sources.synthetic import generate_sample, holds_sample
 from tests.support.project import Project, make_project
+from train.commands import audit
 from train.resume import CHECKPOINT_FILE, find
 from utils.identifiers import RunId, Sha256
 from utils.lakefs_client.content import LocalFile
@@ -171,6 +174,23 @@ def test_only_the_empty_default_directory_gets_samples_or_the_branch(
     (scans.data_dir / "a.heic").write_bytes(b"x")
     checkout.fill_if_empty(scans, lake)
     assert list(data_files(scans.data_dir)) == ["a.heic"], "files that cannot be read are not a reason for samples"
+
+
+@pytest.mark.usefixtures("small_sample")
+def test_an_audit_makes_the_sample_set_that_was_asked_for(
+    lake_settings: config.Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audited: list[SegmentationData] = []
+    monkeypatch.setattr("train.audit.command.audit_labels", lambda settings, data: audited.append(data))
+    settings = dataclasses.replace(lake_settings, data_dir=tmp_path / "new")
+    options = argparse.Namespace(sample=True, data_ref=None)
+    for _ in range(2):  # the second call finds the set
+        audit(settings, options)
+    assert holds_sample(settings.data_dir, settings.seed)
+    assert [len(data.pairs) for data in audited] == [12, 12]
+    (settings.data_dir / "images/own.png").write_bytes(b"x")
+    with pytest.raises(UsageError, match="holds data already: --sample needs an empty directory"):
+        audit(settings, options)
 
 
 @pytest.mark.usefixtures("small_sample")
