@@ -135,7 +135,23 @@ def _check_required_splits(layout: Layout) -> list[Fault]:
     for split in ("train", "val"):
         if layout.images(split):
             continue
-        expected = tr("images (move some here from train/, or use images/ + masks/, which is split automatically)")
+        if len(layout.parts) == 1:
+            expected = _explain_only_split(layout, split)
+        else:
+            expected = tr("images (move some here from train/, or use images/ + masks/, which is split automatically)")
         found = tr("none (directories: {directories})", directories=abbreviate(layout.directories()))
         faults.append(Fault(f"{layout.prefix}{split}/images/", expected, found))
     return faults
+
+
+def _explain_only_split(layout: Layout, missing: str) -> str:
+    """Return how to go on where one split is all there is, as in many published data sets."""
+    place = layout.parts[0].place
+    return tr(
+        "images of {split}: rename {masks} to {prefix}masks/, then {images} to {prefix}images/, and train.py makes the "
+        "splits; or add {prefix}{split}/images/ and {prefix}{split}/masks/",
+        split=missing,
+        masks=place.masks,
+        images=place.images,
+        prefix=layout.prefix,
+    )

@@ -108,10 +108,13 @@ def test_both_layouts_at_once_are_a_fault(flat: Path) -> None:
 
 
 def test_train_without_val_is_a_fault(parted: Path) -> None:
-    (parted / "val").rename(parted / "holdout")
+    (parted / "val").rename(parted / "test")
+    file, expected, _ = only_fault(parted)
+    assert file == "val/images/" and "move some here from train/, or use images/ + masks/" in expected
+    (parted / "test").rename(parted / "holdout")
     file, expected, found = only_fault(parted)
     assert (file, found) == ("val/images/", "none (directories: train/images/, train/masks/)")
-    assert "use images/ + masks/" in expected
+    assert "rename train/masks/ to masks/" in expected
 
 
 def test_truncated_image_is_a_fault(flat: Path) -> None:

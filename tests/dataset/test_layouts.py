@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -224,3 +225,29 @@ def test_layout_of_real_size_is_resolved_in_one_pass() -> None:
     layout = resolve_layout(files)
     assert len(layout.images("train")) == len(layout.masks("train")) == 5_000
     assert layout.masks("val")["scene 3/000300"] == ["gt/scene 3/000300_x.png"]
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        ("train/c#.jpg", "train_masks/c#_mask.gif"),  # Carvana as Kaggle publishes it
+        ("train/images/c#.png", "train/masks/c#.png"),
+        ("train/c#.png", "train/masks/c#.png"),
+        ("val/images/c#.png", "val/masks/c#.png"),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "carvana/"])
+def test_split_that_is_alone_is_a_fault_that_says_how_to_go_on(
+    tmp_path: Path, prefix: str, images: str, masks: str
+) -> None:
+    put_files(tmp_path / prefix, images, masks, count=12)
+    put_image(tmp_path / prefix / "test/t.png")  # published without masks
+    other = "train" if images.startswith("val") else "val"
+    file, expected, _ = only_fault(tmp_path)
+    assert file == f"{prefix}{other}/images/"
+    assert f"or add {prefix}{other}/images/ and {prefix}{other}/masks/" in expected
+    steps = re.findall(r"(?:rename|then) (\S+) to ([^\s,]+)", expected)
+    assert [new for _, new in steps] == [f"{prefix}masks/", f"{prefix}images/"]
+    for old, new in steps:
+        (tmp_path / old).rename(tmp_path / new)
+    assert len(check_data(tmp_path, 0).pairs) == 12
