@@ -92,7 +92,8 @@ def list_left_out(root: Path, source: FileSource, left_out: Sequence[LeftOut]) -
     rows = [(item.file, format_size(size), item.reason) for item, size in zip(left_out, sizes, strict=True)]
     count, size = len(sizes), format_size(sum(sizes))
     head = tr("files versioned but not part of the data set: {count}, {size} in total", count=count, size=size)
-    return f"{head}\n\n{format_table((tr('file'), tr('size'), tr('reason')), rows)}"
+    table = format_table((tr("file"), tr("size"), tr("reason")), rows)
+    return f"{head}\n\n{table}"
 
 
 def _format_sizes(data: SegmentationData) -> str:
