@@ -100,7 +100,7 @@ def inspect_data(
     _check_masks(inspection, inspection.layout.class_file, listed.form if listed is not None else "entries")
     inspection.add(check_duplicates(inspection.contents))
     inspection.add(check_near_duplicates(inspection.contents, inspection.groups))
-    inspection.add(check_split_directories(inspection.layout))
+    inspection.add(check_split_directories(inspection.layout, inspection.own_split))
     inspection.add(check_split_sizes(inspection.contents))
     inspection.add(check_decidable(inspection))
     if inspection.classes is not None:

@@ -32,7 +32,7 @@ def split_by_groups(inspection: Inspection, seed: int, pattern: str | None) -> N
         pattern = plan.stored.pattern
     groups = find_groups(inspection, pattern)
     inspection.groups = groups
-    own = plan is not None and plan.own
+    own = inspection.own_split
     if own:
         groups = assign_pairs(inspection, groups, seed, pattern)
     splits = {groups.key(c.candidate.split, c.candidate.name): c.candidate.split for c in inspection.contents}

@@ -40,6 +40,12 @@ class Inspection:
     assignment: Assignment | None = None  # of splits that this project made
     source: FileSource = LOCAL_FILES
 
+    @property
+    def own_split(self) -> bool:
+        """Whether the split is made and stored by this project."""
+        plan = self.pairing.plan if self.pairing is not None else None
+        return plan is not None and plan.own
+
     def add(self, findings: Iterable[Fault | DataWarning | LeftOut]) -> None:
         """Record the findings of a check."""
         for finding in findings:

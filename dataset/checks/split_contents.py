@@ -17,7 +17,8 @@ from dataset.faults import (
     SMALL_SPLIT_IMAGES,
     DataWarning,
 )
-from dataset.layout.layout import Layout
+from dataset.layout.layout import FLAT, Layout
+from dataset.layout.survey import find_split_like
 from dataset.pair_reading import PairContent
 
 
@@ -62,8 +63,11 @@ def describe_few_groups(images: int, groups: int) -> str:
     )
 
 
-def check_split_directories(layout: Layout) -> Iterator[DataWarning]:
-    """Yield a warning for directories of splits that do not decide, because there are split files."""
+def check_split_directories(layout: Layout, own: bool) -> Iterator[DataWarning]:
+    """Yield a warning for directories of splits that do not decide: there are split files, or names are unclear.
+
+    `own` is whether this project makes the split: of unclear names, the user's own split files leave nothing open.
+    """
     if layout.unused_split_directories:
         file, images = f"{layout.splits_root}splits/", layout.directories()[0]
         text = tr(
@@ -72,6 +76,18 @@ def check_split_directories(layout: Layout) -> Iterator[DataWarning]:
             file=file,
         )
         yield DataWarning("unused-split-directories", text)
+    elif own and layout.kind == FLAT and (found := find_split_like([*layout.images(""), *layout.masks("")])):
+        images, masks = layout.directories()
+        text = tr(
+            "{images} has directories that may be splits ({names}), but they are read as parts of names and all images "
+            "are split anew, so that held-out images may be trained on (if they are splits, call them train, val and "
+            "test in {images} and in {masks}, and delete {file} if it exists)",
+            images=images,
+            names=abbreviate(found, 4),
+            masks=masks,
+            file=f"{layout.splits_root}splits/",
+        )
+        yield DataWarning("split-like-directories", text)
 
 
 def check_absent_classes(counts: Mapping[str, Mapping[int, int]], classes: ClassMap) -> Iterator[DataWarning]:

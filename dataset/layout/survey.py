@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+import posixpath
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from dataset.directory import SPLITS
-from dataset.layout.vocabulary import IMAGES, MASKS, read_directory_name
+from dataset.layout.vocabulary import IMAGES, MASKS, mentions_split, read_directory_name
 
 K = TypeVar("K")
 
@@ -26,6 +27,7 @@ class Survey:
     split: dict[tuple[str, str], set[str]] = field(default_factory=dict)  # (split, role) -> 'train/imgs', 'train_imgs'
     bare: dict[str, set[str]] = field(default_factory=dict)  # split -> 'train', where the images are directly inside
     weak: set[str] = field(default_factory=set)  # directories whose names often mean something else
+    doubtful: set[str] = field(default_factory=set)  # 'dev/imgs', 'train2017/imgs': a split only beside another one
     known_directories: set[str] = field(default_factory=set)  # first directories with a name of a role or split
 
     @property
@@ -45,11 +47,18 @@ class Survey:
 
     def without_weak(self) -> Survey:
         """Return the survey without directories whose names often mean something else."""
+        return self._without(self.weak)
 
-        def strong(places: dict[K, set[str]]) -> dict[K, set[str]]:
-            return {key: names - self.weak for key, names in places.items() if names - self.weak}
+    def without_doubtful(self) -> Survey:
+        """Return the survey without directories that are a split only beside another one, where there is none."""
+        splits = {split for split, _ in self.split}
+        return self._without(self.doubtful) if self.doubtful and len(splits) < 2 else self
 
-        return replace(self, flat=strong(self.flat), split=strong(self.split))
+    def _without(self, directories: Collection[str]) -> Survey:
+        def rest(places: dict[K, set[str]]) -> dict[K, set[str]]:
+            return {key: kept for key, names in places.items() if (kept := names.difference(directories))}
+
+        return replace(self, flat=rest(self.flat), split=rest(self.split))
 
     def add(self, path: str) -> None:
         """Record an image file."""
@@ -64,13 +73,15 @@ class Survey:
         elif meaning.role:
             directory = first
             self.flat.setdefault(meaning.role, set()).add(directory)
-            if inner.split and not inner.role:
+            if inner.split and inner.role in ("", meaning.role):
                 self.flat_splits.setdefault((inner.split, meaning.role), set()).add(f"{first}/{others[0]}")
             else:
                 self.beside_splits.append(path)
         elif meaning.split and inner.role and not inner.split:
             directory = f"{first}/{others[0]}"
             self.split.setdefault((meaning.split, inner.role), set()).add(directory)
+            if meaning.weak:
+                self.doubtful.add(directory)
         elif meaning.split:
             directory = first
             self.bare.setdefault(meaning.split, set()).add(directory)
@@ -86,4 +97,19 @@ def survey_directories(paths: Iterable[str], prefix: str) -> Survey:
     for path in paths:
         if path.startswith(prefix):
             survey.add(path)
-    return survey
+    return survey.without_doubtful()
+
+
+def find_split_like(names: Iterable[str]) -> list[str]:
+    """Return the first directories of pair names if they may be splits; none if nothing suggests that they are.
+
+    They may be if one of several places is called like a split, or if each of several directories has such a word in
+    its name: 'trainval' and 'test'.
+    """
+    parents = {name.rpartition("/")[0] + "/" for name in names}
+    common = posixpath.commonprefix([min(parents), max(parents)]) if parents else ""
+    common = common[: common.rfind("/") + 1]
+    places = sorted({parent[len(common) :].partition("/")[0] for parent in parents})  # '' for files beside directories
+    found = [name for name in places if name]
+    called = len(places) > 1 and any(_read_name(name).split and not _read_name(name).role for name in found)
+    return found if called or (len(found) > 1 and all(map(mentions_split, found))) else []

@@ -13,6 +13,8 @@ SPLIT_NAMES = {
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
+# Words for splits that often mean something else: such directories count only where another split is beside them.
+WEAK_SPLIT_NAMES = {"train": ("trn",), "val": ("vld", "dev", "eval", "evaluation"), "test": ("tst",)}
 ROLE_NAMES = {
     IMAGES: ("images", "image", "imgs", "img", "imgdir", "imagedir", "imagesdir", "jpegimages"),
     MASKS: (
@@ -25,7 +27,7 @@ WEAK_ROLE_NAMES = {
     IMAGES: ("photos", "photo", "pictures", "picture", "frames", "inputs", "input"),
     MASKS: ("gt", "gts", "groundtruth", "groundtruths", "targets", "target"),
 }
-# Words that may be beside others in a name, which is a weak one then: 'original_images', 'label_images_semantic'.
+# Words that may be beside others in a name, which is a weak one then: 'original_images', 'train_set'.
 NEUTRAL_WORDS = {
     *("dir", "folder", "files", "data", "dataset", "set", "all", "raw", "original", "prepped", "semantic", "class"),
     *("rgb", "color", "colour", "gray", "grey", "png", "jpg", "jpeg", "tif", "tiff", "binary", "2d"),
@@ -55,22 +57,34 @@ def read_directory_name(name: str) -> DirectoryName:
     plain = re.sub(_SEPARATOR, "", name).casefold()
     if plain in _ROLES:
         return _ROLES[plain]
-    for word, split in _SPLITS.items():
+    for word, (split, weak) in _SPLITS.items():
         for rest in (plain.removeprefix(word), plain.removesuffix(word)):
             if rest != plain and (not rest or rest in _ROLES):
                 role = _ROLES.get(rest, DirectoryName())
-                return DirectoryName(role.role, split, role.weak)
-    return _read_words(name)
+                return DirectoryName(role.role, split, role.weak or weak)
+    found = _SPLIT_AMONG_WORDS.fullmatch(plain)
+    return DirectoryName(split=_SPLITS[found["word"]][0], weak=True) if found else _read_words(name)
 
 
 def _read_words(name: str) -> DirectoryName:
-    """Return the meaning of a name of several words, one of which is a role; 'label_images' are masks."""
+    """Return the meaning of a name of several words, one of which is a role; 'label_images' are masks.
+
+    Numbers belong to the word of a split: 'images_train2017' has one, 'images_2' means nothing.
+    """
     words = [word.casefold() for word in re.split(_SEPARATOR, name) if word.casefold() not in NEUTRAL_WORDS]
-    roles = {_ROLES[word].role for word in words if word in _ROLES}
-    splits = {_SPLITS[word] for word in words if word in _SPLITS}
-    if not roles or len(splits) > 1 or not all(word in _ROLES or word in _SPLITS for word in words):
+    matches = {word: match for word in words if (match := _SPLIT_AMONG_WORDS.fullmatch(word))}
+    splits = {_SPLITS[match["word"]][0] for match in matches.values()}
+    others = [word for word in words if word not in matches and not (splits and re.fullmatch(_BESIDE, word))]
+    roles = {_ROLES[word].role for word in others if word in _ROLES}
+    if not roles or len(splits) > 1 or not all(word in _ROLES for word in others):
         return DirectoryName()
     return DirectoryName(MASKS if MASKS in roles else IMAGES, next(iter(splits), ""), weak=True)
+
+
+def mentions_split(name: str) -> bool:
+    """Return whether one word of a directory's name is that of a split, or of several: 'A-train', 'myTest', 'trainval'."""
+    words = re.split(r"[\W_]+|(?<=[a-z])(?=[A-Z])", name)
+    return any(_SPLIT_WORDS.fullmatch(word.casefold()) for word in words)
 
 
 _ROLES = {
@@ -79,12 +93,22 @@ _ROLES = {
     for role, known in names.items()
     for name in known
 }
+# Word -> split, and whether it often means something else; longer words first.
 _SPLITS = {
-    word: split
-    for word, split in sorted(
-        ((word, split) for split, words in SPLIT_NAMES.items() for word in words), key=lambda item: -len(item[0])
+    word: (split, weak)
+    for word, split, weak in sorted(
+        (
+            (word, split, weak)
+            for names, weak in ((SPLIT_NAMES, False), (WEAK_SPLIT_NAMES, True))
+            for split, words in names.items()
+            for word in words
+        ),
+        key=lambda item: -len(item[0]),
     )
 }
+_BESIDE = f"(?:{'|'.join(sorted(NEUTRAL_WORDS, key=len, reverse=True))}|v?[0-9]+)*"
+_SPLIT_AMONG_WORDS = re.compile(f"{_BESIDE}(?P<word>{'|'.join(_SPLITS)}){_BESIDE}")  # 'train2017', 'testset'
+_SPLIT_WORDS = re.compile(f"{_BESIDE}(?:{'|'.join(_SPLITS)})+{_BESIDE}")
 
 
 def _word_pattern(words: tuple[str, ...]) -> re.Pattern[str]:

@@ -90,10 +90,19 @@ def test_pairs_have_the_names_of_their_images(tmp_path: Path) -> None:
         ("{}/#.jpg", "{}/masks/#.png"),
         ("images_prepped_{}/#.png", "annotations_prepped_{}/#.png"),
         ("unpacked/dataset/images/{}/#.png", "unpacked/dataset/masks/{}/#.png"),
+        ("images/{}_images/#.png", "masks/masks-{}/#.png"),
     ],
 )
 @pytest.mark.parametrize(
-    "words", [("train", "val", "test"), ("Training", "valid", "testing"), ("TRAIN", "validation", "Test")]
+    "words",
+    [
+        ("train", "val", "test"),
+        ("Training", "valid", "testing"),
+        ("TRAIN", "validation", "Test"),
+        ("trn", "vld", "tst"),
+        ("train", "dev", "test"),
+        ("train", "Eval", "test"),
+    ],
 )
 def test_directories_of_splits_are_used_as_the_split(
     tmp_path: Path, images: str, masks: str, words: tuple[str, str, str]
@@ -104,6 +113,92 @@ def test_directories_of_splits_are_used_as_the_split(
     assert names_by_split(data) == {"train": list("0123"), "val": list("012"), "test": list("01")}
     assert not list(tmp_path.rglob("splits")), "nothing is left to assign"
     assert check_data(tmp_path, 5).pairs == data.pairs
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        ("images/{}/#.png", "masks/{}/#.png"),
+        ("{}/images/#.png", "{}/masks/#.png"),
+        ("coco/{}/Imgs/#.png", "coco/{}/labels/#_mask.png"),
+        ("images_{}/#.png", "masks_{}/#.png"),
+    ],
+)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train2017", "val2017", "test2017"),
+        ("train_set", "val_set", "test-set"),
+        ("Train1", "Val1", "Test2"),
+        ("raw_train", "raw_val", "raw_test"),
+        ("train_data_v2", "dev_data_v2", "test_data_v2"),
+    ],
+)
+def test_split_words_with_numbers_and_neutral_words_are_used_as_the_split(
+    tmp_path: Path, images: str, masks: str, words: tuple[str, str, str]
+) -> None:
+    for count, word in zip((4, 3, 2), words, strict=True):
+        put_files(tmp_path, images.format(word), masks.format(word), count)
+    assert names_by_split(check_data(tmp_path, 0)) == {"train": list("0123"), "val": list("012"), "test": list("01")}
+
+
+@pytest.mark.parametrize("name", ["train_data", "dev", "test2", "export_train"])
+def test_directory_that_holds_everything_is_not_a_split_by_a_weak_name(tmp_path: Path, name: str) -> None:
+    put_files(tmp_path, f"{name}/images/#.png", f"{name}/masks/#.png")
+    assert check_data(tmp_path, 0).layout == f"{name}/images/ + {name}/masks/ + splits/"
+
+
+def test_weak_names_of_splits_give_way_to_the_usual_ones(tmp_path: Path) -> None:
+    for word in ("train", "val", "dev", "train_raw"):
+        put_files(tmp_path, f"{word}/images/#.png", f"{word}/masks/#.png", 2)
+    data = check_data(tmp_path, 0)
+    assert data.layout == "{train,val[,test]}/{images,masks}" and len(data.left_out) == 8
+
+
+def test_two_directories_of_one_split_are_a_fault(tmp_path: Path) -> None:
+    for word in ("train2014", "train2017", "val2017"):
+        put_files(tmp_path, f"images/{word}/#.png", f"masks/{word}/#.png", 2)
+    assert [(fault.file, fault.found) for fault in faults_of(tmp_path)] == [
+        (f"images/train{year}/", "2: images/train2014/, images/train2017/") for year in (2014, 2017)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("directories", "warned"),
+    [
+        (("train", "holdout"), True),
+        (("trainval", "test"), True),
+        (("city-train", "city-val"), True),
+        (("A_TestSet", "myTrain"), True),
+        (("train1", "train2"), True),
+        (("train", "bus", "tram"), True),  # possibly a split: only the user knows
+        (("", "val"), True),  # files beside a directory
+        (("bus", "tram"), False),
+        (("interval1", "constraint"), False),
+        (("trainer", "latest", "device"), False),
+        (("train",), False),
+    ],
+)
+@pytest.mark.parametrize("above", ["", "scenes/"])
+def test_directories_that_may_be_splits_are_a_warning(
+    tmp_path: Path, directories: tuple[str, ...], warned: bool, above: str
+) -> None:
+    for name in directories:
+        put_files(tmp_path, f"images/{above}{name}/{name}#.png", f"masks/{above}{name}/{name}#.png")
+    for _ in range(2):  # with the split that the first check stored, too
+        data = check_data(tmp_path, 0)
+        found = [warning.text for warning in data.warnings if warning.kind == "split-like-directories"]
+        assert len(found) == warned and all(name in text for name in directories for text in found)
+    assert "splits/" in data.layout, "they are parts of names"
+
+
+def test_own_split_files_need_no_warning_of_unclear_directories(tmp_path: Path) -> None:
+    for name in ("train", "holdout"):
+        put_files(tmp_path, f"images/{name}/#.png", f"masks/{name}/#.png")
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits/train.txt").write_text("".join(f"train/{number}\n" for number in range(4)))
+    (tmp_path / "splits/val.txt").write_text("holdout/0\nholdout/1\n")
+    assert "split-like-directories" not in {warning.kind for warning in check_data(tmp_path, 0).warnings}
 
 
 def test_stored_split_of_a_flat_directory_wins_over_its_subdirectories(tmp_path: Path) -> None:
