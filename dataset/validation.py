@@ -98,7 +98,7 @@ def inspect_data(
     inspection.reading, inspection.bands = measured.reading, measured.bands
     inspection.add(measured.findings)
     _check_masks(inspection, inspection.layout.class_file, listed.form if listed is not None else "entries")
-    inspection.add(check_duplicates(inspection.contents))
+    inspection.add(check_duplicates(inspection.contents, inspection.own_split, inspection.layout.splits_root))
     inspection.add(check_near_duplicates(inspection.contents, inspection.groups))
     inspection.add(check_split_directories(inspection.layout, inspection.own_split))
     inspection.add(check_split_sizes(inspection.contents))

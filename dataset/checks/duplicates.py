@@ -14,8 +14,17 @@ from dataset.splitting.groups import Groups
 from dataset.splitting.near_duplicates import find_near_duplicates
 
 
-def check_duplicates(contents: Iterable[PairContent]) -> Iterator[Fault]:
-    """Yield a fault for each image that occurs in two splits: it would make every metric too good."""
+def check_duplicates(contents: Iterable[PairContent], own: bool, splits_root: str = "") -> Iterator[Fault]:
+    """Yield a fault for each image that occurs in two splits: it would make every metric too good.
+
+    `own` is whether this project makes the split: a new one never has such images, a stored one may have them.
+    `splits_root` is the directory of splits/, with '/' at the end.
+    """
+    if own:
+        file = f"{splits_root}splits/"
+        expected = tr("an image in one split only (delete one of the two, or {file} to split again)", file=file)
+    else:
+        expected = tr("an image in one split only (delete one of the two, or put both into one split)")
     first: dict[tuple[str, int | None], Candidate] = {}
     for content in contents:
         if content.image_size is None:
@@ -29,7 +38,7 @@ def check_duplicates(contents: Iterable[PairContent]) -> Iterator[Fault]:
                 other_split=other.split,
                 split=candidate.split,
             )
-            yield Fault(candidate.image, tr("an image in one split only"), found)
+            yield Fault(candidate.image, expected, found)
 
 
 def check_near_duplicates(contents: Iterable[PairContent], groups: Groups | None) -> Iterator[DataWarning]:

@@ -12,6 +12,7 @@ from dataset.checks.masks.values import count_values
 from dataset.classes import abbreviate
 from dataset.directory import GROUPS_FILE, SPLITS
 from dataset.faults import DataWarning, Fault, LeftOut
+from dataset.pair_reading import PairContent
 from dataset.pairing import Candidate, order_of
 from dataset.splitting.assignment import assign_splits, leave_out_copies
 from dataset.splitting.films import Positions, find_leaks, gap_of, label_blocks, step_of
@@ -68,7 +69,24 @@ def find_groups(inspection: Inspection, pattern: str | None, directories: bool =
         thumbnails = {c.candidate.name: c.thumbnail for c in part if c.thumbnail is not None}
         found.append((split, detect_groups(names, thumbnails, pattern, listed, directories)))
     groups = found[0][1] if len(found) == 1 else join_groups(found)
-    return groups if groups.rule != "none" else _group_pages(groups, candidates)
+    groups = groups if groups.rule != "none" else _group_pages(groups, candidates)
+    return _with_equal(groups, contents, inspection.own_split)
+
+
+def _with_equal(groups: Groups, contents: Iterable[PairContent], own: bool) -> Groups:
+    """Return groups that know which images have the same content; if the split is made here, the reason says so."""
+    names: dict[str, list[str]] = {}
+    for content in contents:
+        candidate = content.candidate
+        if content.image_size is not None:  # equal unreadable files are not copies
+            key = f"{content.image_sha256}:{candidate.page}"
+            names.setdefault(key, []).append(groups.key(candidate.split, candidate.name))
+    copies = {key: same for key, same in names.items() if len(same) > 1}
+    equal = {name: key for key, same in copies.items() for name in same}
+    if not equal or not own:
+        return replace(groups, equal=equal)
+    note = tr("images with the content of another one, which stay with it: {count}", count=len(equal) - len(copies))
+    return replace(groups, equal=equal, reason=f"{groups.reason}; {note}")
 
 
 def _image_names(inspection: Inspection) -> set[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from core.errors import UsageError
 from core.i18n import trn
 from dataset.splitting.films import find_too_near
-from dataset.splitting.group_splits import Classes, cut_groups, follow_groups, members_of, units_of
+from dataset.splitting.group_splits import Classes, cut_groups, follow_groups, join_equal, members_of, units_of
 from dataset.splitting.groups import Groups
 from dataset.splitting.stratify import TOLERANCE, Unit, in_order
 
@@ -48,9 +48,12 @@ def assign_folds(groups: Groups, classes: Classes, count: int, seed: int, stored
     if groups.divisible and _is_uneven(units, len(groups.of), count, bool(kept)):
         # Two blocks a fold: fewer would see one scene each, and each cut costs the frames beside it.
         units = cut_groups(units, groups, target=max(1, len(groups.of) // (2 * count)))
+    joined = join_equal(units, groups.equal)
+    # Equal frames in most blocks of a film would join them: `near_fold` keeps such frames apart.
+    units = joined if not groups.divisible or kept or len(joined) >= count else units
     folds = kept | _deal_out(units_of(units, classes), units, kept, classes, count, seed)
     if len(set(folds.values())) < count:
-        found = len(set(groups.of.values())) if not groups.divisible else len(units)
+        found = len(units if groups.divisible else join_equal(members_of(groups.of), groups.equal))
         raise UsageError(
             trn(
                 "--folds {folds}: {count} group of images in train and val ({reason}), at least {folds} needed: choose "
@@ -107,8 +110,13 @@ def _deal_out(
 
 
 def near_fold(groups: Groups, folds: Folds, fold: int) -> set[str]:
-    """Return the names of other folds whose frame lies within the gap of a frame of this fold: not to be trained on."""
+    """Return the names of other folds that must not be trained on beside this one.
+
+    Their frame lies within the gap of a frame of this fold, or has the same content.
+    """
     if not groups.divisible:
         return set()
     sides = {name: "val" if number == fold else "train" for name, number in folds.items()}
-    return find_too_near(groups.frames, sides)
+    contents = {groups.equal[name] for name in folds if folds[name] == fold and name in groups.equal}
+    copies = {name for name in folds if folds[name] != fold and groups.equal.get(name) in contents}
+    return find_too_near(groups.frames, sides) | copies

@@ -1,11 +1,16 @@
-"""Split names so that groups stay together; films that are too few or too unequal are cut into blocks."""
+"""Split names so that groups stay together; films that are too few or too unequal are cut into blocks.
+
+Groups, or blocks, that have images of equal content stay together too.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import product
 
+from dataset.directory import SPLITS
 from dataset.splitting.films import (
     BLOCK_GAPS,
     Positions,
@@ -25,17 +30,25 @@ Classes = Mapping[str, frozenset[int]]
 
 
 def split_by_groups(groups: Groups, classes: Classes, seed: int) -> dict[str, str]:
-    """Return name -> split for new data; frames of a film that lie too near to another split have none."""
+    """Return name -> split for new data; frames of a film that show too much of another split have none."""
     whole = members_of(groups.of)
-    splits = _choose(whole, classes, seed)
+    splits = _choose(join_equal(whole, groups.equal), classes, seed)
     if not groups.divisible or not groups.frames or _is_balanced(splits):
         return splits
-    for block_gaps in (BLOCK_GAPS, BLOCK_GAPS // 2):  # short films need short blocks
-        splits = _choose(cut_groups(whole, groups, block_gaps), classes, seed)
+    # Short films need short blocks; equal frames in most of the blocks would join them, and are left out instead.
+    for equal, block_gaps in product((groups.equal, {}), (BLOCK_GAPS, BLOCK_GAPS // 2)):
+        splits = _choose(join_equal(cut_groups(whole, groups, block_gaps), equal), classes, seed)
         if _is_balanced(splits, LARGEST_BLOCKS):
             break
-    near = find_too_near(groups.frames, splits)
-    return {name: split for name, split in splits.items() if name not in near}
+    left_out = find_too_near(groups.frames, splits) | _find_copies(splits, groups.equal)
+    return {name: split for name, split in splits.items() if name not in left_out}
+
+
+def _find_copies(splits: Mapping[str, str], equal: Mapping[str, str]) -> set[str]:
+    """Return the names to leave out, because a name of equal content is in a split that train or val gives way to."""
+    held_out = {split: {equal[name] for name in splits if name in equal and splits[name] == split} for split in SPLITS}
+    stronger = {"train": held_out["val"] | held_out["test"], "val": held_out["test"], "test": set[str]()}
+    return {name for name, split in splits.items() if equal.get(name) in stronger[split]}
 
 
 def extend_by_groups(
@@ -53,6 +66,7 @@ def extend_by_groups(
     units = members_of({name: groups.of[name] for name in free})
     if groups.divisible and (_has_cut_film(present, groups) or _is_too_large(units, len(groups.of))):
         units = cut_groups(units, groups)
+    units = join_equal(units, groups.equal)
     in_val = {value for name, split in present.items() if split == "val" for value in classes.get(name, ())}
     in_train = Counter(value for name, split in present.items() if split == "train" for value in classes.get(name, ()))
     chosen = extend_by_hash(units_of(units, classes), seed, in_val, in_train)
@@ -67,6 +81,31 @@ def members_of(of: Mapping[str, str]) -> dict[str, list[str]]:
     for name in sorted(of):
         members.setdefault(of[name], []).append(name)
     return members
+
+
+def join_equal(members: Mapping[str, Sequence[str]], equal: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return group -> its names, where groups with images of equal content are one, called by the first of them.
+
+    `equal` has a key of the content for each name whose content occurs several times.
+    """
+    parent = {key: key for key in members}
+
+    def first_of(key: str) -> str:
+        while parent[key] != key:
+            parent[key] = parent[parent[key]]
+            key = parent[key]
+        return key
+
+    holders: dict[str, str] = {}
+    for key in sorted(members):
+        for name in members[key]:
+            if name in equal:
+                first, other = sorted((first_of(holders.setdefault(equal[name], key)), first_of(key)))
+                parent[other] = first
+    joined: dict[str, list[str]] = {}
+    for key, names in members.items():
+        joined.setdefault(first_of(key), []).extend(names)
+    return joined
 
 
 def units_of(members: Mapping[str, Collection[str]], classes: Classes) -> list[Unit]:
@@ -114,25 +153,45 @@ def cut_groups(
 
 
 def follow_groups(present: Mapping[str, str], added: Iterable[str], groups: Groups) -> tuple[dict[str, str], list[str]]:
-    """Return name -> split of the added names whose group or neighbours have one, and the other names."""
-    of_group: dict[str, Counter[str]] = {}
-    for name, split in present.items():
-        of_group.setdefault(groups.of[name], Counter())[split] += 1
+    """Return name -> split of the added names whose copies, group or neighbours have one, and the other names."""
+    joined = join_equal(members_of(groups.of), groups.equal)
+    joined_of = {name: key for key, names in joined.items() for name in names}
+    of_content, of_group, of_joined = (
+        _count_splits(present, labels) for labels in (groups.equal, groups.of, joined_of)
+    )
     films = films_of({name: groups.frames[name] for name in present if name in groups.frames})
     followed: dict[str, str] = {}
     free: list[str] = []
     for name in sorted(added):
-        counts, frame = of_group.get(groups.of[name], Counter[str]()), groups.frames.get(name)
+        content, frame = groups.equal.get(name, ""), groups.frames.get(name)
+        copies = of_content.get(content)
+        counts = copies or of_group.get(groups.of[name], Counter[str]())
+        if not counts and not groups.divisible:  # blocks of films are joined once they are cut
+            counts = of_joined.get(joined_of[name], Counter[str]())
         nearest: str | None = None
-        if len(counts) > 1 and groups.divisible and frame is not None:
+        if not copies and len(counts) > 1 and groups.divisible and frame is not None:
             nearest = _split_of_neighbours(films.get(frame.sequence, []), frame, present)
         elif counts:
             nearest = min(counts, key=lambda split: (-counts[split], split))
         if nearest is None:
             free.append(name)
-        else:
-            followed[name] = nearest
+            continue
+        followed[name] = nearest
+        if content and not copies:
+            of_content[content] = Counter([nearest])
+    for name in [name for name in free if groups.equal.get(name) in of_content]:  # a later copy has a split
+        followed[name] = next(iter(of_content[groups.equal[name]]))
+        free.remove(name)
     return followed, free
+
+
+def _count_splits(splits: Mapping[str, str], labels: Mapping[str, str]) -> dict[str, Counter[str]]:
+    """Return label -> split -> names that have both."""
+    counts: dict[str, Counter[str]] = {}
+    for name, split in splits.items():
+        if name in labels:
+            counts.setdefault(labels[name], Counter())[split] += 1
+    return counts
 
 
 def _split_of_neighbours(film: Positions, frame: Frame, splits: Mapping[str, str]) -> str | None:

@@ -30,6 +30,7 @@ class Groups:
     frames: Mapping[str, Frame] = field(default_factory=dict)  # name -> place in its film, for frames of films
     divisible: bool = False  # whether groups that are films may be cut into blocks of consecutive frames
     by_split: bool = False  # whether names are 'split/name', because a name occurs in several splits
+    equal: Mapping[str, str] = field(default_factory=dict)  # name -> content, where other images have it too
 
     @property
     def count(self) -> int:

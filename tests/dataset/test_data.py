@@ -183,7 +183,7 @@ def test_same_image_in_two_splits_is_a_fault(parted: Path) -> None:
     twin.write_bytes((parted / "train/images/train2.png").read_bytes())
     assert only_fault(parted) == (
         "val/images/val1.png",
-        "an image in one split only",
+        "an image in one split only (delete one of the two, or put both into one split)",
         "same content as train/images/train2.png of train (this one: val)",
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,24 @@ def film(count: int) -> Groups:
     """A film as `detect_groups` finds it, of consecutive frames."""
     names = {f"f_{number:04d}": Frame("f_", float(number)) for number in range(count)}
     return Groups("films", "one film", dict.fromkeys(names, "f_"), names, divisible=True)
+
+
+def test_images_of_equal_content_are_in_one_fold() -> None:
+    equal = {f"image{number}": str(number % 8) for number in range(0, 40, 2)}
+    groups = replace(single(40), equal=equal)
+    folds = assign_folds(groups, {}, 5, 0)
+    assert len({(content, folds[name]) for name, content in equal.items()}) == len(set(equal.values()))
+    stored = {name: fold for name, fold in folds.items() if int(name.removeprefix("image")) < 20}
+    assert assign_folds(groups, {}, 5, 1, stored).items() >= {**stored, "image24": folds["image0"]}.items()
+
+
+def test_equal_frames_in_all_blocks_of_a_film_are_not_trained_on_beside_their_fold() -> None:
+    groups = film(200)
+    groups = replace(groups, equal={f"f_{number:04d}": "black" for number in range(0, 200, 10)})
+    folds = assign_folds(groups, {}, 4, 0)
+    for fold in range(1, 5):
+        trained = {name for name in folds if folds[name] != fold} - near_fold(groups, folds, fold)
+        assert not trained & groups.equal.keys() and len(trained) > 60
 
 
 @pytest.mark.parametrize("count", [7, 18, 100])

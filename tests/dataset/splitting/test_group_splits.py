@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from dataset.splitting.group_splits import extend_by_groups, split_by_groups
 from dataset.splitting.groups import Groups, detect_groups
 from dataset.splitting.splits import new_split, read_splits
 from dataset.splitting.stratify import Unit, choose_splits
+from dataset.summary import summary
 from dataset.validation import check_data
 from tests.support.data_directories import faults_of, put_image, put_mask, put_pair, warnings_of
 
@@ -261,6 +263,85 @@ def test_groups_never_span_splits_and_added_names_never_move_others(
     second = extend_by_groups(first, (), joined, all_classes, seed)
     assert {name: second[name] for name in members} == first and set(second) == {*members, *more}
     assert len({(joined.of[name], split) for name, split in second.items()}) == joined.count
+
+
+@given(members=MEMBERS, more=MEMBERS, contents=st.lists(st.integers(0, 25), min_size=1, max_size=40))
+@settings(max_examples=100, deadline=None)
+def test_equal_contents_never_span_splits_and_added_copies_never_move_others(
+    members: dict[str, tuple[int, frozenset[int]]],
+    more: dict[str, tuple[int, frozenset[int]]],
+    contents: list[int],
+) -> None:
+    known = {name: str(contents[sum(map(ord, name)) % len(contents)]) for name in {*members, *more}}
+
+    def with_equal(part: dict[str, tuple[int, frozenset[int]]]) -> tuple[Groups, dict[str, frozenset[int]]]:
+        groups, classes = groups_of(part)
+        return replace(groups, equal={name: known[name] for name in part}), classes
+
+    groups, classes = with_equal(members)
+    first = split_by_groups(groups, classes, 0)
+    for labels in (groups.of, groups.equal):
+        assert len({(labels[name], first[name]) for name in members}) == len(set(labels.values()))
+    joined, all_classes = with_equal(more | members)
+    second = extend_by_groups(first, (), joined, all_classes, 0)
+    assert {name: second[name] for name in members} == first and set(second) == {*members, *more}
+    assert len({(joined.equal[name], second[name]) for name in second}) == len(set(joined.equal.values()))
+
+
+def put_copies(root: Path, names: list[str], original: str) -> None:
+    for name in names:
+        put_pair(root, name)
+        (root / "images" / f"{name}.png").write_bytes((root / "images" / f"{original}.png").read_bytes())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_copies_of_images_stay_in_one_split(flat: Path, seed: int) -> None:
+    put_copies(flat, ["copy1", "copy2", "zcopy"], "a0")
+    put_copies(flat, ["other"], "a1")
+    data = check_data(flat, seed)
+    splits = splits_of(data)
+    assert len({splits[name] for name in ("a0", "copy1", "copy2", "zcopy")}) == 1 and splits["other"] == splits["a1"]
+    assert "images with the content of another one, which stay with it: 4" in summary(data)
+    put_copies(flat, [f"late{number}" for number in range(5)], "a0")
+    after = splits_of(check_data(flat, seed))
+    assert {name: after[name] for name in splits} == splits, "added copies move no image"
+    assert {after[f"late{number}"] for number in range(5)} == {splits["a0"]}
+
+
+def test_copies_in_a_stored_split_are_a_fault_with_a_cure(flat: Path) -> None:
+    splits = splits_of(check_data(flat, 0))
+    train, val = (next(name for name in splits if splits[name] == split) for split in ("train", "val"))
+    put_copies(flat, [val], train)
+    (fault,) = faults_of(flat)
+    assert fault.expected == "an image in one split only (delete one of the two, or splits/ to split again)"
+    shutil.rmtree(flat / "splits")
+    splits = splits_of(check_data(flat, 0))
+    assert splits[train] == splits[val], "the cure works"
+
+
+@pytest.mark.parametrize(
+    "black",
+    [
+        ("a_0000", "a_0149", "b_0000", "b_0075"),
+        tuple(f"{stem}{number:04d}" for stem in ("a_", "b_") for number in range(0, 150, 12)),
+    ],
+)
+def test_equal_frames_of_two_films_are_not_in_two_splits(tmp_path: Path, black: tuple[str, ...]) -> None:
+    for seed, stem in enumerate(("a_", "b_")):
+        put_film(tmp_path, stem, 150, seed)
+    for name in black:
+        Image.new("RGB", (64, 64)).save(tmp_path / "images" / f"{name}.png")
+    data = check_data(tmp_path, 0)
+    assert data.groups is not None and data.groups.rule == "films"
+    assert len({pair.split for pair in data.pairs if pair.name in black}) == 1
+    counts = Counter(pair.split for pair in data.pairs)
+    assert counts["train"] > 180 and min(counts["val"], counts["test"]) >= 15
+
+
+def test_images_of_which_all_are_equal_cannot_be_split(flat: Path) -> None:
+    put_copies(flat, [f"a{number}" for number in range(1, 10)], "a0")
+    (fault,) = faults_of(flat)
+    assert fault.expected == "at least 2 groups (1 train, 1 val)" and "content of another one" in fault.found
 
 
 @given(
