@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from core.i18n import tr
 from dataset.classes import UInt8, abbreviate
-from dataset.splitting.names import Frame, directories_of, numbers_of, subjects_of, times_of
+from dataset.splitting.names import Frame, codes_of, directories_of, numbers_of, recordings_of, subjects_of, times_of
 from dataset.splitting.thumbnails import find_films
 
 BURST_SECONDS = 10.0  # images of one camera that are this close in time belong to one burst
@@ -55,10 +55,10 @@ def detect_groups(
 ) -> Groups:
     """Return the groups of pair names; the result depends on nothing else, least of all on their order.
 
-    Precedence: `pattern` (of SPLIT_GROUP), `listed` (of groups.csv), directories, subjects in the names, times in the
-    names, films. `thumbnails`, name -> (32,32) uint8, tell a film from mere numbering; without them several stems with
-    running numbers are films, and a single one is not. `directories=False` skips that rule. Names that a rule does not
-    cover are groups of their own.
+    Precedence: `pattern` (of SPLIT_GROUP), `listed` (of groups.csv), directories, subjects in the names, films, lettered
+    recordings, times and codes in the names. `thumbnails`, name -> (32,32) uint8, tell a film from mere numbering;
+    without them several stems with running numbers are films, and a single one is not. `directories=False` skips that
+    rule. Names that a rule does not cover are groups of their own.
     """
     frames = _film_frames(names, thumbnails)
     if pattern is not None:
@@ -78,10 +78,21 @@ def detect_groups(
         evidence = tr("stems with running numbers") if thumbnails is None else tr("neighbours look alike")
         reason = tr("films in the file names: {names}; {evidence}", evidence=evidence, names=_shown(found))
         return Groups("films", reason, _with_singles(names, found), frames, divisible=True)
+    return _detect_recordings(names)
+
+
+def _detect_recordings(names: Collection[str]) -> Groups:
+    """Return the groups of names without directories, subjects or films: recordings, bursts, codes, else none."""
+    if found := recordings_of(names):
+        reason = tr("subjects in the file names: {names}", names=_shown(found))
+        return Groups("subjects", reason, _with_singles(names, found))
     found = separate_at_pauses(times_of(names), BURST_SECONDS)
     if 2 <= len(set(found.values())) < len(found):
         reason = tr("times in the file names, at most {seconds:g} s apart", seconds=BURST_SECONDS)
         return Groups("times", reason, _with_singles(names, found))
+    if found := codes_of(names):
+        reason = tr("numbers in the file names that start again after each of: {names}", names=_shown(found))
+        return Groups("subjects", reason, _with_singles(names, found))
     return Groups("none", _reason_for_none(names), {name: name for name in names})
 
 
@@ -149,6 +160,11 @@ def _shown(groups: Mapping[str, str]) -> str:
 
 def _reason_for_none(names: Collection[str]) -> str:
     """Return why no groups were found."""
+    if len({name.partition("/")[0] for name in names if "/" in name}) == 2 and all("/" in name for name in names):
+        return tr(
+            "two directories may be kinds of images: each image is assigned on its own (to keep them together: {option})",
+            option="--split-group '^([^/]+)/'",
+        )
     stems = {frame.sequence for frame in numbers_of(names).values()}
     if stems and not times_of(names):
         return tr("neighbouring numbers look no more alike than others: each image is assigned on its own")

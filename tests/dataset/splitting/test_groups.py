@@ -56,6 +56,104 @@ def test_names_show_the_rule(names: list[str], rule: str, groups: int) -> None:
     assert detect_groups(names[::-1]) == found, "the order of the names says nothing"
 
 
+def unrelated(names: list[str]) -> dict[str, UInt8]:
+    """Return thumbnails of images that have nothing in common."""
+    rng = np.random.default_rng(0)
+    return {name: make_thumbnail(rng.integers(0, 256, (40, 40), np.uint8)) for name in names}
+
+
+@pytest.mark.parametrize("count", [2, 5, 10])
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "patient{A}_{n:02}",
+        "patient_{A}_{n:02}",
+        "patient-{name}_{n:02}",
+        "Patient {Name} ({n})",
+        "patient_id_{i}_{n}",
+        "pt{i:02}_{n}",
+        "P{i:02}_s{n:02}",
+        "P{i:02}_z{n:03}_t1",
+        "mouse{i}_img{n}",
+        "rat_{i}_{n}",
+        "volunteer{i}_{n}",
+        "site{Name}_{n}",
+        "hospital_{name}_{n}",
+        "farm{i}_{n}",
+        "field{i}_{n}",
+        "clip{A}_{n:04}",
+        "scan_{a}_{n}",
+        "{n}_case{A}_x",
+    ],
+)
+def test_sources_in_names_of_30_unrelated_images_are_groups(pattern: str, count: int) -> None:
+    words = ["smith", "jones", "north", "south", "anna", "kim", "lee", "east", "west", "meyer"]
+    made = [
+        pattern.format(
+            i=number % count, n=number, a="abcdefghij"[number % count], A="ABCDEFGHIJ"[number % count],
+            name=words[number % count], Name=words[number % count].title(),
+        )
+        for number in range(30)
+    ]  # fmt: skip
+    found = detect_groups(made, unrelated(made))
+    assert (found.rule, found.count) == ("subjects", count)
+    assert [found.of[name] for name in made[:count]] == [found.of[name] for name in made[count : 2 * count]]
+
+
+def test_two_directories_are_groups_by_their_names_or_by_an_expression() -> None:
+    names = [f"{place}/{number}" for place in ("north", "south") for number in range(15)]
+    found = detect_groups(names, unrelated(names))
+    assert (found.rule, found.reason) == (
+        "none",
+        "two directories may be kinds of images: each image is assigned on its own "
+        "(to keep them together: --split-group '^([^/]+)/')",
+    )
+    assert detect_groups(names, unrelated(names), "^([^/]+)/").count == 2
+    sites = [f"site_{name}" for name in names]
+    assert (detect_groups(sites, unrelated(sites)).rule, detect_groups(sites).count) == ("subjects", 2)
+
+
+@pytest.mark.parametrize("pattern", ["BraTS20_Training_{i:03}_{n}", "0cdf5b5d0ce{i}_{n:02}", "KU{i:03}A_{n}"])
+def test_codes_with_numbers_that_start_again_are_groups(pattern: str) -> None:
+    names = [pattern.format(i=number // 5, n=number % 5 + 1) for number in range(30)]
+    found = detect_groups(names, unrelated(names))
+    assert (found.rule, found.count) == ("subjects", 6) and names[0].rpartition("_")[0] in found.reason
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"img_{number:03}" for number in range(30)],
+        [f"image_{letter}" for letter in "abcdefghijklmnopqrst"],
+        [f"{2007 + number % 3}_{number:06}" for number in range(30)],  # Pascal VOC
+        [f"{2007 + number % 6}_{number // 6:04}" for number in range(30)],
+        [f"{breed}_{number}" for breed in ("Abyssinian", "american_bulldog", "pug") for number in range(10)],
+        [f"{town}_{number:06}_000019_leftImg8bit" for number, town in enumerate(["aachen", "bremen", "ulm"] * 10)],
+        [f"{stem}{number:06}" for stem in ("0001TP_", "Seq05VD_f", "0016E5_") for number in range(0, 300, 30)],
+        [f"{word}_{number}" for word in ("pattern", "patch", "subway", "casement", "personal") for number in range(6)],
+        [f"animal_{word}_{number}" for word in ("cat", "dog", "cow") for number in range(10)],
+        [f"case_{word}_{number}" for word in ("benign", "malignant") for number in range(15)],
+        [f"patient_{word}_{number}" for word in ("left", "right", "train2") for number in range(10)],
+        [f"siteDay_{number}" if number % 2 else f"siteNight_{number}" for number in range(30)],
+        [f"scan_{word}_{number}" for word in ("brain", "liver") for number in range(15)],
+        [f"class{number % 6}_{number // 6}" for number in range(30)],
+        [f"{number % 6:02}_{number // 6:04}" for number in range(30)],
+        [f"BraTS20_{number // 6:03}_{number}" for number in range(30)],  # the number counts all images
+        [f"ADE_train_{number:08}" for number in range(30)],
+        [f"ISIC_{number:07}" for number in range(30)],
+    ],
+)
+def test_ordinary_names_of_unrelated_images_are_no_groups(names: list[str]) -> None:
+    assert detect_groups(names, unrelated(names)).rule == "none"
+
+
+def test_lettered_recordings_that_are_films_can_still_be_cut() -> None:
+    names = [f"clip{letter}_{number:04}" for letter in "AB" for number in range(40)]
+    frames = [frame for seed in (0, 1) for frame in moving_scene(40, seed)]
+    found = detect_groups(names, dict(zip(names, frames, strict=True)))
+    assert (found.rule, found.count, found.divisible) == ("films", 2, True)
+
+
 def test_film_with_one_stem_is_told_from_numbering_by_its_content() -> None:
     names = [f"frame{number:03d}" for number in range(40)]
     film = dict(zip(names, moving_scene(40), strict=True))
