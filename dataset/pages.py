@@ -58,10 +58,7 @@ def expand_pages(pairing: Pairing, files: Mapping[str, Path], count: Callable[[P
     for candidate in pairing.candidates:
         pages, of_mask = counts.get(candidate, (1, 1))
         if pages != of_mask:
-            expected = trn(
-                "{count} page, as {image} has", "{count} pages, as {image} has", pages, image=candidate.image
-            )
-            faults.append(Fault(candidate.mask, expected, trn("{count} page", "{count} pages", of_mask)))
+            faults.append(_page_fault(candidate, pages, of_mask))
         elif pages > 1:
             made = [replace(candidate, name=page_name(candidate.name, page), page=page) for page in range(pages)]
             names[candidate.name] = [page.name for page in made]
@@ -73,6 +70,17 @@ def expand_pages(pairing: Pairing, files: Mapping[str, Path], count: Callable[[P
         candidates = list({(c.split, c.name): c for c in candidates}.values())
     faults += conflicts
     return Pairing(candidates, faults, _expand_plan(pairing.plan, names))
+
+
+def _page_fault(candidate: Candidate, pages: int, of_mask: int) -> Fault:
+    """Return the fault of a mask with another number of pages; with one page, those of its image may be its bands."""
+    expected = trn("{count} page, as {image} has", "{count} pages, as {image} has", pages, image=candidate.image)
+    if of_mask == 1:
+        expected += " " + tr(
+            "(if they are bands of one image, save it as one page: {call})",
+            call="tifffile.imwrite(path, bands, photometric='minisblack', planarconfig='separate')",
+        )
+    return Fault(candidate.mask, expected, trn("{count} page", "{count} pages", of_mask))
 
 
 def _check_names(candidates: list[Candidate]) -> list[Fault]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,25 @@ def test_each_page_is_a_pair(tmp_path: Path) -> None:
         assert read_mask(pair.mask, data.classes, data.reading, pair.page)[0].sum() == page + 1
     again = check_data(tmp_path, 0)
     assert {p.name: p.split for p in again.pairs} == {p.name: p.split for p in data.pairs}
+
+
+def test_bands_that_were_saved_as_pages_are_a_fault_with_the_call_that_saves_one_page(tmp_path: Path) -> None:
+    bands = {name: stack(8) for name in ("a", "b")}
+    (tmp_path / "images").mkdir()
+    for name, pixels in bands.items():
+        tifffile.imwrite(tmp_path / f"images/{name}.tif", pixels)
+        put_mask(tmp_path / f"masks/{name}.png", size=(24, 32))
+    (fault,) = [fault for fault in faults_of(tmp_path) if fault.file == "masks/a.png"]
+    assert fault.found == "1 page" and fault.expected.startswith(
+        "8 pages, as images/a.tif has (if they are bands of one"
+    )
+    (call,) = re.findall(r"tifffile\.imwrite\((.*)\)\)", fault.expected)
+    for name, pixels in bands.items():  # what the fault says
+        options = dict(part.split("=") for part in call.split(", ")[2:])
+        tifffile.imwrite(tmp_path / f"images/{name}.tif", pixels, **{k: v.strip("'") for k, v in options.items()})
+    data = check_data(tmp_path, 0)
+    assert data.bands == 8 and len(data.pairs) == 2
+    assert np.array_equal(read_image(data.pairs[0].image, data.reading), bands[data.pairs[0].name].transpose(1, 2, 0))
 
 
 def test_pages_of_a_stack_stay_in_one_split(tmp_path: Path) -> None:
