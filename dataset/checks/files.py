@@ -43,13 +43,16 @@ def check_unused_files(files: Mapping[str, Path], layout: Layout, pairing: Pairi
     used |= {layout.class_file, layout.group_file, RECORD_FILE, IGNORE_FILE, *(fault.file for fault in pairing.faults)}
     splits = tuple(f"{layout.splits_root}splits/{name}.txt" for name in (*SPLITS, LEFT_OUT))
     masks = {path[: path.rindex(".")] for path in used if layout.is_mask(path)}
+    unlisted = _unlisted_files(layout, pairing)
     directories = layout.directories()
     for name in files:
         if name in used or name in splits or is_fold_file(name):
             continue
         inside, suffix = name.startswith(directories), unread_suffix(name)
         if is_image(name):
-            reason = tr("no split file lists it") if inside else tr("outside of {names}", names=abbreviate(directories))
+            reason = (
+                _why_unused(name in unlisted) if inside else tr("outside of {names}", names=abbreviate(directories))
+            )
         elif suffix and layout.is_in_masks(name) and name[: -len(suffix)] not in masks:
             expected = tr("an image ({suffixes})", suffixes=" ".join(IMAGE_SUFFIXES))
             yield Fault(name, expected, why_unread(name))
@@ -57,6 +60,20 @@ def check_unused_files(files: Mapping[str, Path], layout: Layout, pairing: Pairi
         else:
             reason = why_unread(name)
         yield LeftOut(name, reason)
+
+
+def _why_unused(unlisted: bool) -> str:
+    """Return why an image file in a directory of the layout is in no pair: a split file decides, else there is a fault."""
+    return tr("no split file lists it") if unlisted else tr("in no valid pair (see the faults)")
+
+
+def _unlisted_files(layout: Layout, pairing: Pairing) -> set[str]:
+    """Return the image and mask files that the user's own split files leave out; none if these cannot be read."""
+    plan = pairing.plan
+    if plan is None or plan.own or not plan.splits:
+        return set()
+    sides = (files for part in layout.parts for files in (part.images, part.masks))
+    return {path for files in sides for name, paths in files.items() if name not in plan.splits for path in paths}
 
 
 def explain_ignored(root: Path, faults: list[Fault]) -> list[Fault]:

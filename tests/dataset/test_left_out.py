@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 
 from config import Settings
 from dataset.directory import data_files, is_data_name
 from dataset.faults import DataFaults, Fault
 from dataset.summary import summary
-from dataset.validation import check_data
-from tests.support.data_directories import faults_of, put_image, put_mask, put_pair, write_classes
+from dataset.validation import check_data, inspect_data
+from tests.support.data_directories import (
+    faults_of,
+    make_flat,
+    make_split,
+    put_image,
+    put_mask,
+    put_pair,
+    write_classes,
+)
 from train import data_check
 
 CLUTTER = (
@@ -83,6 +94,36 @@ def test_check_with_faults_lists_the_files_left_out(flat: Path, capsys: pytest.C
         data_check.check(Settings(data_dir=flat), None, as_json=False)
     output = capsys.readouterr().out
     assert all(f"scan/{number}.dcm" in output for number in range(9))
+
+
+def reasons_of(root: Path) -> dict[str, str]:
+    return {item.file: item.reason for item in inspect_data(root, 0).left_out}
+
+
+def test_images_without_a_directory_of_masks_are_not_called_unlisted(flat: Path) -> None:
+    shutil.rmtree(flat / "masks")
+    assert [fault.file for fault in faults_of(flat)] == ["masks/"]
+    assert set(reasons_of(flat).values()) == {"in no valid pair (see the faults)"}
+
+
+def test_files_of_a_pair_with_a_fault_are_not_called_unlisted(tmp_path: Path) -> None:
+    for root, inside in ((make_flat(tmp_path / "flat"), ""), (make_split(tmp_path / "split"), "train/")):
+        put_mask(root / f"{inside}masks/s.png")
+        tifffile.imwrite(root / f"{inside}images/s.tif", np.zeros((3, 6, 8), np.uint8), photometric="minisblack")
+        assert reasons_of(root) == {f"{inside}images/s.tif": "in no valid pair (see the faults)"}
+
+
+def test_only_files_that_split_files_leave_out_are_called_unlisted(flat: Path) -> None:
+    put_mask(flat / "masks/s.png")
+    tifffile.imwrite(flat / "images/s.tif", np.zeros((3, 6, 8), np.uint8), photometric="minisblack")
+    (flat / "splits").mkdir()
+    (flat / "splits/train.txt").write_text("".join(f"a{number}\n" for number in range(8)) + "s\n")
+    (flat / "splits/val.txt").write_text("a8\n")
+    assert reasons_of(flat) == {
+        "images/a9.png": "no split file lists it",
+        "masks/a9.png": "no split file lists it",
+        "images/s.tif": "in no valid pair (see the faults)",
+    }
 
 
 def test_masks_that_are_not_read_are_faults(flat: Path) -> None:
