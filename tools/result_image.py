@@ -27,17 +27,17 @@ from segmentation.predictor import segment  # noqa: E402
 from segmentation.preprocess import choose_device  # noqa: E402
 
 DATA, MODEL, OUTPUT = ROOT / "data", ROOT / "models" / "model.pth", ROOT / "docs" / "images" / "result.jpg"
-SHOWN = 3  # images of the validation split
+SHOWN = 3  # images of the test split
 SCALE = 2  # of the pixels of the sample set
 GAP, GAP_COLOR = 6, 90  # between panels: pixels, and a grey that can be seen on white and on black
 
 
 def draw(data: Path, model_file: Path, output: Path) -> None:
-    """Write a row for each of the validation images with most classes: image, label, prediction, difference."""
+    """Write a row for each of the test images with most classes: image, label, prediction, difference."""
     device = choose_device("cpu")
     model = load_model(model_file, file_sha256(model_file), device)
     rows = []
-    pairs = check_data(data, 0, make_split=False, reading=model.reading).split("val")
+    pairs = check_data(data, 0, make_split=False, reading=model.reading).split("test")
     labels = {pair.name: read_mask(pair.mask, model.classes, model.reading) for pair in pairs}
     for pair in sorted(pairs, key=lambda pair: -np.unique(labels[pair.name]).size)[:SHOWN]:
         image, label = as_rgb(read_image(pair.image, model.reading)), labels[pair.name]
