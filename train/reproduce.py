@@ -276,7 +276,7 @@ def _measure_folds(
     training.fit()
     found = training.fold_figures()
     figures = {name: [of_fold[name] for of_fold in found] for name in found[0]}
-    at_end = split_metrics(training.out_of_fold().metrics, training.test, OOF)
+    at_end = split_metrics(training.out_of_fold().metrics, training.test, OOF) | training.calibration_errors()
     return figures | {name: [value] for name, value in at_end.items()}, training.device
 
 

@@ -106,7 +106,10 @@ _SPLITS = {
         key=lambda item: -len(item[0]),
     )
 }
-_BESIDE = f"(?:{'|'.join(sorted(NEUTRAL_WORDS, key=len, reverse=True))}|v?[0-9]+)*"
+# One digit at a time: names of hashes and UIDs have long numbers, and a repeat within the repeat would try all their parts.
+_BESIDE = (
+    f"(?:{'|'.join(sorted(NEUTRAL_WORDS - {'dataset'}, key=len, reverse=True))}|v?[0-9])*"  # 'dataset': both words
+)
 _SPLIT_AMONG_WORDS = re.compile(f"{_BESIDE}(?P<word>{'|'.join(_SPLITS)}){_BESIDE}")  # 'train2017', 'testset'
 _SPLIT_WORDS = re.compile(f"{_BESIDE}(?:{'|'.join(_SPLITS)})+{_BESIDE}")
 

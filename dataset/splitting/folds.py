@@ -49,11 +49,12 @@ def assign_folds(groups: Groups, classes: Classes, count: int, seed: int, stored
         # Two blocks a fold: fewer would see one scene each, and each cut costs the frames beside it.
         units = cut_groups(units, groups, target=max(1, len(groups.of) // (2 * count)))
     joined = join_equal(units, groups.equal)
-    # Equal frames in most blocks of a film would join them: `near_fold` keeps such frames apart.
-    units = joined if not groups.divisible or kept or len(joined) >= count else units
+    # Equal images in most of the groups, such as empty ones, would join them: `near_fold` keeps such images apart.
+    if kept or groups.rule == "none" or not _is_uneven(joined, len(groups.of), count, extends=False):
+        units = joined
     folds = kept | _deal_out(units_of(units, classes), units, kept, classes, count, seed)
     if len(set(folds.values())) < count:
-        found = len(units if groups.divisible else join_equal(members_of(groups.of), groups.equal))
+        found = len(units if groups.divisible else joined if groups.rule == "none" else members_of(groups.of))
         raise UsageError(
             trn(
                 "--folds {folds}: {count} group of images in train and val ({reason}), at least {folds} needed: choose "
@@ -114,9 +115,7 @@ def near_fold(groups: Groups, folds: Folds, fold: int) -> set[str]:
 
     Their frame lies within the gap of a frame of this fold, or has the same content.
     """
-    if not groups.divisible:
-        return set()
     sides = {name: "val" if number == fold else "train" for name, number in folds.items()}
     contents = {groups.equal[name] for name in folds if folds[name] == fold and name in groups.equal}
     copies = {name for name in folds if folds[name] != fold and groups.equal.get(name) in contents}
-    return find_too_near(groups.frames, sides) | copies
+    return copies | (find_too_near(groups.frames, sides) if groups.divisible else set())

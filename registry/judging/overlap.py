@@ -13,7 +13,7 @@ from core.files import safe_join
 from core.hashing import file_sha256
 from dataset.pages import find_page
 from dataset.samples import Item, committed_layout, split_names
-from segmentation.networks.packages import PUBLISHED
+from segmentation.networks.packages import is_published
 from utils.ensemble_file import ENSEMBLE_FILE, is_ensemble, read_ensemble
 from utils.identifiers import InvalidValue
 from utils.lakefs_client.content import RemoteFile
@@ -97,7 +97,7 @@ def training_images(lake: LakeFS, lineage: Lineage, held_out: HeldOut, cache: Pa
     generations, unknown = [own], []
     try:
         for ancestor in ancestors(lake, lineage.model_path):
-            if ancestor.reference.startswith(PUBLISHED):  # their images are not those of a project
+            if is_published(ancestor.reference):  # their images are not those of a project
                 continue
             found = _generation_of(lake, ancestor, cache)
             if found is None:

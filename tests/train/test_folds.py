@@ -33,7 +33,7 @@ from tests.support.processes import free_port
 from tests.support.project import SOURCE, Project, make_project
 from tests.train.test_resume import is_identical, kill_at_call, recorded_metrics
 from train.folds.division import divide
-from train.folds.training import FoldsTraining
+from train.folds.training import FinishedFold, FoldsTraining
 from train.resume import find
 from utils.ensemble_file import read_ensemble
 
@@ -182,7 +182,8 @@ def test_trace_and_reproduction_follow_the_run_of_all_folds(project: Project, re
     assert traced.returncode == 0 and "0 of" in traced.stdout and "3 folds" in traced.stdout, traced.stdout
     done = project.run("train.py", "--reproduce", reference.run_id)
     assert done.returncode == 0 and "all metrics are bit-identical." in done.stdout, done.stdout + done.stderr
-    assert all(name in done.stdout for name in ("fold_train_loss", "oof_miou", "test_miou"))
+    assert all(name in done.stdout for name in ("fold_train_loss", "oof_miou", "oof_ece", "test_miou", "test_ece"))
+    assert "not compared" not in done.stdout + done.stderr
     child = folds_of(project, reference.run_id)[1].info.run_id
     refused = project.run("train.py", "--reproduce", child)
     assert refused.returncode == 2 and f"it is fold 2 of run {reference.run_id}" in refused.stderr, refused.stderr
@@ -376,3 +377,15 @@ def test_the_data_check_proposes_folds_for_few_images(project: Project, tmp_path
     line = "images in train and val: 13: python train.py --folds 5 judges a model by all of them, not by the 1 of val"
     assert line in done.stdout, done.stdout
     assert "--folds" not in project.run("train.py", "--check-only", env={"FOLDS": "4"}).stdout
+
+
+def test_a_fold_of_an_earlier_version_has_no_calibration() -> None:
+    counts = np.zeros((2, 4, 4), np.int64)
+    fold = FinishedFold(
+        1, "f" * 32, "0" * 64, (), counts, Reliability(np.ones(15, np.int64), np.ones(15), np.ones(15, np.int64))
+    )
+    assert fold.reliability is not None
+    restored = FinishedFold.from_dict(fold.to_dict())
+    assert restored.reliability is not None and restored.reliability.error == fold.reliability.error
+    earlier = {key: value for key, value in fold.to_dict().items() if key != "reliability"}
+    assert FinishedFold.from_dict(earlier).reliability is None

@@ -51,7 +51,7 @@ class RecordedFolds(FoldsTraining):
     def resume(self, state: dict[str, Any]) -> None:
         """Restore from the checkpoint of the run. Raises AppError if the model of a finished fold is missing."""
         self.finished = [FinishedFold.from_dict(fold) for fold in state["folds"]]
-        self.test, self.test_ece = Validation(**state["test"]) if state["test"] else None, state["test_ece"]
+        self.test, self.test_ece = Validation(**state["test"]) if state["test"] else None, state.get("test_ece")
         self.resolved, self.decided = dict(state["resolved"]), True
         for fold, file in zip(self.finished, self.member_files, strict=True):
             if not file.exists() or file_sha256(file) != fold.sha256:

@@ -38,7 +38,7 @@ class FinishedFold:
     """A trained fold: its run (empty outside of MLflow), the SHA-256 of its model file, and its epochs.
 
     `counts` are the confusion matrices of its held-out images, (images, num_classes, num_classes), in their order;
-    `reliability` is that of its calibrated probabilities on them.
+    `reliability` is that of its calibrated probabilities on them; None in checkpoints of earlier versions.
     """
 
     number: int
@@ -46,7 +46,7 @@ class FinishedFold:
     sha256: str
     history: tuple[EpochResult, ...]
     counts: Counts
-    reliability: Reliability
+    reliability: Reliability | None
 
     @property
     def file_name(self) -> str:
@@ -61,14 +61,16 @@ class FinishedFold:
         """Return plain values and tensors for a checkpoint."""
         history = [dataclasses.asdict(result) for result in self.history]
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        reliability = [torch.from_numpy(part) for part in vars(self.reliability).values()]
+        parts = () if self.reliability is None else vars(self.reliability).values()
+        reliability = [torch.from_numpy(part) for part in parts]
         return {**values, "history": history, "counts": torch.from_numpy(self.counts), "reliability": reliability}
 
     @staticmethod
     def from_dict(content: dict[str, Any]) -> FinishedFold:
         """Restore from `to_dict`."""
         history = tuple(map(EpochResult.from_dict, content["history"]))
-        reliability = Reliability(*(part.numpy() for part in content["reliability"]))
+        parts = content.get("reliability", [])
+        reliability = Reliability(*(part.numpy() for part in parts)) if parts else None
         read = {"history": history, "counts": content["counts"].numpy(), "reliability": reliability}
         return FinishedFold(**{**content, **read})
 
@@ -166,9 +168,11 @@ class FoldsTraining:
         return OutOfFold.of(self.division, [fold.counts for fold in self.finished])
 
     def calibration_errors(self) -> dict[str, float]:
-        """Return the expected calibration errors: out of fold, and of the mean on the test split, if there is one."""
-        out_of_fold = reduce(operator.add, (fold.reliability for fold in self.finished)).error
-        return {"oof_ece": out_of_fold} | ({} if self.test_ece is None else {"test_ece": self.test_ece})
+        """Return the expected calibration errors: out of fold, and of the mean on the test split, where they are known."""
+        parts = [fold.reliability for fold in self.finished if fold.reliability is not None]
+        known = reduce(operator.add, parts) if len(parts) == len(self.finished) else None
+        out_of_fold = {} if known is None or not known.pixels.any() else {"oof_ece": known.error}
+        return out_of_fold | ({} if self.test_ece is None else {"test_ece": self.test_ece})
 
     def fold_figures(self) -> list[dict[str, float]]:
         """Return the metrics of each finished fold: of its model on the held-out images, and its last training loss."""
@@ -191,7 +195,7 @@ class FoldsTraining:
         )
         return tuple(sorted(held_out - trained))  # a file of several pages may be in both
 
-    def measure_test(self) -> tuple[Validation, float]:
+    def measure_test(self) -> tuple[Validation, float | None]:
         """Return the metrics of the mean of all models on the test split, as inference computes them, and its ECE."""
         settings, data = self.settings, self.division.data
         assert settings.image_size is not None  # decided
@@ -203,7 +207,8 @@ class FoldsTraining:
         criterion, _ = build_loss(settings.loss, settings.class_weights, self.division.all_pixels())
         samples = LogitSamples(len(images), data.classes.num_classes)
         measured, _, _ = evaluate(model, images, device, criterion.to(device), self.smoke, samples=samples)
-        return measured, Reliability.of(*samples.pixels(), model.temperature).error
+        reliability = Reliability.of(*samples.pixels(), model.temperature)
+        return measured, reliability.error if reliability.pixels.any() else None
 
     @property
     def device(self) -> torch.device:

@@ -30,7 +30,7 @@ COMPARED = ("train_loss", "val_loss", "val_accuracy", "val_miou", "learning_rate
 # Of the saved model; only data with a test split has some of them, and earlier versions had no calibration.
 COMPARED_AT_END = ("test_miou", "test_accuracy", "temperature", "val_ece", "test_ece")
 COMPARED_FOLDS = ("fold_miou", "fold_accuracy", "fold_train_loss")  # instead, of a run with folds: one value for each
-COMPARED_OUT_OF_FOLD = ("oof_miou", "oof_accuracy")
+COMPARED_OUT_OF_FOLD = ("oof_miou", "oof_accuracy", "oof_ece")
 ALL_COMPARED = (*COMPARED, *COMPARED_AT_END, *COMPARED_FOLDS, *COMPARED_OUT_OF_FOLD)
 
 

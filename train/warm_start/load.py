@@ -14,7 +14,7 @@ from core.safety.terminal import escape_line
 from segmentation.archive.origin import require_origin
 from segmentation.model import Model
 from segmentation.model_file import load_model
-from segmentation.networks.packages import PUBLISHED
+from segmentation.networks.packages import is_published
 from segmentation.networks.search import WeightsFile
 from train.warm_start.initial import Initial, InitialEnsemble, InitialModel, InitialPackage, InitialWeights
 from train.warm_start.packages import PREFIX, find_package
@@ -113,7 +113,7 @@ def initial_model(reference: str, sha256: str, model: Model, known: dict[str, st
 def _start_of(model: Model) -> str:
     """Return what the file of a model says that it had started from; nothing for random and published weights."""
     stated = str(model.lineage.get(INIT, ""))
-    return "" if stated.startswith(PUBLISHED) else escape_line(one_line(stated, SHOWN))
+    return "" if is_published(stated) else escape_line(one_line(stated, SHOWN))
 
 
 def _data_path(recorded: str) -> str:

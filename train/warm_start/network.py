@@ -14,7 +14,7 @@ from core.safety.terminal import escape_line
 from dataset.classes import abbreviate
 from dataset.decoding.options import ReadOptions
 from segmentation.networks.registry import build_network, build_pretrained
-from segmentation.networks.search import Places
+from segmentation.networks.search import Places, require_weights_dir
 from segmentation.preprocess import Normalisation
 from train.warm_start.initial import Initial, InitialModel, InitialWeights, require_single
 from train.warm_start.transfer import compare_classes, transfer
@@ -53,6 +53,7 @@ def build_start(
 
 
 def _start_from_published(settings: Settings, classes: int, channels: int, initial: Initial | None) -> Start:
+    require_weights_dir(settings.weights_dir)
     places = Places(initial.file if isinstance(initial, InitialWeights) else None, settings.weights_dir)
     network, published = build_pretrained(settings.model, classes, channels, places)
     if settings.pretrained_sha256 not in (None, published.sha256):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from core.errors import UsageError
 from core.i18n import tr
-from segmentation.networks.packages import LITE_FILE, LITE_PACKAGE
+from segmentation.networks.packages import LITE_FILE, LITE_PACKAGE, normalized
 from versioning.naming.files import SUFFIX
 
 PREFIX = "package:"
@@ -27,12 +27,12 @@ class PackagedWeights:
     @property
     def reference(self) -> str:
         """What a run records."""
-        return f"{PREFIX}{self.name}=={self.version}"
+        return f"{PREFIX}{normalized(self.name)}=={self.version}"
 
     @property
     def is_published(self) -> bool:
         """Whether it has published weights of an encoder, not a model of this project."""
-        return _normalized(self.name) == LITE_PACKAGE
+        return normalized(self.name) == LITE_PACKAGE
 
 
 def find_package(text: str) -> PackagedWeights | None:
@@ -44,7 +44,7 @@ def find_package(text: str) -> PackagedWeights | None:
     name, _, version = text.removeprefix(PREFIX).partition("==")
     found = _installed_version(name)
     if found is None or (version and version != found):
-        if not text.startswith(PREFIX) and _normalized(name) != LITE_PACKAGE:
+        if not text.startswith(PREFIX) and normalized(name) != LITE_PACKAGE:
             return None
         wanted = f"{name}=={version}" if version else name
         raise UsageError(
@@ -70,15 +70,11 @@ def _installed_version(name: str) -> str | None:
         return None
 
 
-def _normalized(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
 def _weights_file(name: str) -> Path | None:
     """Return the only weights file of a package. Raises UsageError if it has several."""
     distribution = metadata.distribution(name)
     listed = [file for file in distribution.files or () if file.suffix == SUFFIX]
-    if _normalized(name) == LITE_PACKAGE:
+    if normalized(name) == LITE_PACKAGE:
         listed = [file for file in listed if file.as_posix().endswith(LITE_FILE)]
     if len(listed) > 1:
         names = ", ".join(str(file) for file in listed[:5])

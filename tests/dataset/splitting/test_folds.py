@@ -46,6 +46,17 @@ def test_equal_frames_in_all_blocks_of_a_film_are_not_trained_on_beside_their_fo
         assert not trained & groups.equal.keys() and len(trained) > 60
 
 
+def test_patients_with_an_empty_image_each_are_divided_and_none_is_trained_on_beside_its_copy() -> None:
+    of = {f"patient{p:02d}_{i}": f"patient{p:02d}" for p in range(20) for i in range(10)}
+    groups = Groups("subjects", "patients", of, equal={f"patient{p:02d}_0": "black" for p in range(20)})
+    folds = assign_folds(groups, {}, 5, 0)
+    assert len({(of[name], fold) for name, fold in folds.items()}) == 20
+    assert set(Counter(folds.values()).values()) == {40}
+    for fold in range(1, 6):
+        trained = {name for name in folds if folds[name] != fold} - near_fold(groups, folds, fold)
+        assert not trained & groups.equal.keys() and len(trained) == 144
+
+
 @pytest.mark.parametrize("count", [7, 18, 100])
 def test_folds_differ_by_one_image_at_most(count: int) -> None:
     sizes = Counter(assign_folds(single(count), {}, 5, 0).values())

@@ -280,12 +280,31 @@ def test_equal_contents_never_span_splits_and_added_copies_never_move_others(
 
     groups, classes = with_equal(members)
     first = split_by_groups(groups, classes, 0)
+    left_out = members.keys() - first.keys()
+    assert len(left_out) <= 0.2 * len(members) and all(groups.equal[name] in known.values() for name in left_out)
     for labels in (groups.of, groups.equal):
-        assert len({(labels[name], first[name]) for name in members}) == len(set(labels.values()))
+        assert len({(labels[name], split) for name, split in first.items()}) == len({labels[name] for name in first})
     joined, all_classes = with_equal(more | members)
-    second = extend_by_groups(first, (), joined, all_classes, 0)
-    assert {name: second[name] for name in members} == first and set(second) == {*members, *more}
+    second = extend_by_groups(first, left_out, joined, all_classes, 0)
+    assert {name: second[name] for name in first} == first and set(second) == {*members, *more} - left_out
     assert len({(joined.equal[name], second[name]) for name in second}) == len(set(joined.equal.values()))
+
+
+def patients(count: int, images: int, blank: int) -> Groups:
+    """Return patients, the first `blank` of whom have one image of the same content."""
+    of = {f"patient{p:02d}_{i}": f"patient{p:02d}" for p in range(count) for i in range(images)}
+    return Groups("subjects", "patients", of, equal={f"patient{p:02d}_0": "black" for p in range(blank)})
+
+
+@pytest.mark.parametrize("blank", [2, 18, 20])
+def test_patients_with_an_empty_image_each_are_split_all_the_same(blank: int) -> None:
+    groups = patients(20, 10, blank)
+    splits = split_by_groups(groups, {}, 0)
+    counts = Counter(splits.values())
+    assert all(0.05 <= counts[split] / 200 <= 0.2 for split in ("val", "test")), counts
+    assert len({(groups.of[name], split) for name, split in splits.items()}) == 20
+    assert len({splits[name] for name in groups.equal if name in splits}) == 1
+    assert set(groups.of) - set(splits) <= set(groups.equal), "only empty images are left out"
 
 
 def put_copies(root: Path, names: list[str], original: str) -> None:
