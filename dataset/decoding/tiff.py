@@ -307,9 +307,8 @@ def _open_page(data: bytes, number: int, byte: str) -> Image.Image:
     image = Image.open(io.BytesIO(data), formats=("TIFF",))
     image.seek(number)
     if image.mode in ("RGB", "RGBA", "RGBX"):
-        swapped = (
-            ";16B" if sys.byteorder == "little" else ";16L"
-        )  # Pillow keeps the upper byte: here, of the other order
+        # Pillow keeps the upper byte: here, of the other order.
+        swapped = ";16B" if sys.byteorder == "little" else ";16L"
         raw_mode = image.mode + {"": "", "high": ";16N", "low": swapped}[byte]
         image.tile = [tile._replace(args=(raw_mode, *tuple(tile.args or ())[1:])) for tile in image.tile]
     load_as_stored(image)

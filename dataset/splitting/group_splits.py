@@ -37,25 +37,21 @@ def split_by_groups(groups: Groups, classes: Classes, seed: int) -> dict[str, st
     if _is_balanced(splits):
         return splits
     if not groups.divisible or not groups.frames:
-        return _choose_apart(whole, groups, classes, seed) if len(joined) < len(whole) else splits
+        if groups.rule == "none" or len(joined) == len(whole):
+            return splits
+        # Equal images, such as empty ones, have joined groups: they stay apart, unless that leaves out many images.
+        apart = _choose(whole, classes, seed)
+        left_out = _find_copies(apart, groups.equal)
+        return splits if len(left_out) > LARGEST * len(apart) else _without(apart, left_out)
     # Short films need short blocks; equal frames in most of the blocks would join them, and are left out instead.
     for equal, block_gaps in product((groups.equal, {}), (BLOCK_GAPS, BLOCK_GAPS // 2)):
         splits = _choose(join_equal(cut_groups(whole, groups, block_gaps), equal), classes, seed)
         if _is_balanced(splits, LARGEST_BLOCKS):
             break
-    left_out = find_too_near(groups.frames, splits) | _find_copies(splits, groups.equal)
-    return {name: split for name, split in splits.items() if name not in left_out}
+    return _without(splits, find_too_near(groups.frames, splits) | _find_copies(splits, groups.equal))
 
 
-def _choose_apart(whole: Mapping[str, Sequence[str]], groups: Groups, classes: Classes, seed: int) -> dict[str, str]:
-    """Return name -> split of whole groups; of equal images in several splits, such as empty ones, some have none.
-
-    Where that would leave out many, the groups with equal images stay together.
-    """
-    splits = _choose(whole, classes, seed)
-    left_out = _find_copies(splits, groups.equal)
-    if groups.rule == "none" or len(left_out) > LARGEST * len(splits):
-        return _choose(join_equal(whole, groups.equal), classes, seed)
+def _without(splits: Mapping[str, str], left_out: Collection[str]) -> dict[str, str]:
     return {name: split for name, split in splits.items() if name not in left_out}
 
 

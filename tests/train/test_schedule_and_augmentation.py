@@ -17,7 +17,7 @@ from segmentation.networks.registry import build_network
 from segmentation.preprocess import resize_mask
 from train import auto_settings
 from train.loading import loader
-from train.loading.augmentation import STRENGTHS, augment, resize_image
+from train.loading.augmentation import STRENGTHS, augment, resize_crop
 from train.optim.ema import AveragedWeights
 from train.optim.groups import SHARE, load_optimizer, parameter_groups
 from train.optim.optimizer import WEIGHT_DECAY, build_optimizer
@@ -264,4 +264,4 @@ def test_crop_is_resized_as_by_torchvision(
     pixels = np.random.default_rng(seed).integers(0, 256, (50, 60, channels), np.uint8)
     image = torch.from_numpy(pixels).permute(2, 0, 1)
     part = (image if last else image.contiguous())[:, 3 : 3 + crop[0], 7 : 7 + crop[1]]
-    assert torch.equal(resize_image(part, size), F.resize(part, list(size), F.InterpolationMode.BILINEAR))
+    assert torch.equal(resize_crop(part, size), F.resize(part, list(size), F.InterpolationMode.BILINEAR))

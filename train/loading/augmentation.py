@@ -78,14 +78,14 @@ def _random_crop(
         top, left = _move_to_label(mask, (top, left), (h, w), random)
     image, mask = image[:, top : top + h, left : left + w], mask[top : top + h, left : left + w]
     if (h, w) != size:
-        image = resize_image(image, size)
+        image = resize_crop(image, size)
         small = F.interpolate(mask[None, None], size, mode="nearest-exact")[0, 0]
         sparse = on_labels and bool((mask != IGNORE_INDEX).float().mean() < SPARSE_SHARE)
         mask = restore_sparse_labels(small, mask) if sparse else small
     return (image.flip(-1), mask.flip(-1)) if mirrored else (image, mask)
 
 
-def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_crop(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Return an image (C,H,W) uint8 at `size`, bilinear with antialiasing, in its memory format.
 
     What torchvision's `resize` does where the processor has vector instructions, without the two seconds of its import.
