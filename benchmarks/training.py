@@ -1,7 +1,7 @@
 """Compare our training with the alternatives that users would choose, on the same machine in one run.
 
     python benchmarks/training.py accuracy path/to/data --seconds 480 --seeds 0 1 2
-    python benchmarks/training.py speed path/to/data --seconds 60
+    python benchmarks/training.py speed path/to/data --seconds 30 --rounds 3
     python benchmarks/training.py folds path/to/data --seconds 480 --folds 5    # benchmarks/training_folds.py explains it
     python benchmarks/training.py busy --seconds 8      # beside busy processes; benchmarks/training_busy.py explains it
     python benchmarks/training.py stream path/to/data --seconds 30 --rounds 3   # benchmarks/training_stream.py
@@ -29,6 +29,7 @@ import json
 import statistics
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,7 +55,7 @@ def accuracy(options: argparse.Namespace) -> None:
                 settings = [*options.settings, *variant.split()]
                 figures = ours(options.data, seconds, seed, options.size, settings)
                 report(found, seconds, " ".join([f"ours, {height}x{width}", *settings]), seed, figures)
-        for name, seed in itertools.product(options.peers, options.peer_seeds):
+        for name, seed in itertools.product(options.peers, options.peer_seeds or options.seeds):
             figures = call("peer", options, network=name, seeds=seed, seconds=seconds)
             report(found, seconds, f"{name} {PEER_SIZE[0]}x{PEER_SIZE[1]}", seed, figures)
     rows = []
@@ -86,37 +87,63 @@ def spread(values: list[float | None]) -> str:
 
 
 def speed(options: argparse.Namespace) -> None:
+    """Time each network in `options.rounds` rounds of bare steps, our loop and the plain loops; print medians and ranges."""
     rows, shares = [], []
     for name in options.networks:
-        before = bare_of(options, name)
-        settings = [f"model={name}", f"batch_size={options.batch}", "augmentation=light"]
-        figures = ours(options.data, options.seconds, 0, options.size, settings)
-        after, parts, images = bare_of(options, name), figures["parts"], figures["images"]
-        base = {key: (before[key] + after[key]) / 2 for key in before}  # the machine's speed may drift
-        passed, cpu = (sum(parts[part][i] for part in ("training", "checkpoints", "tracking")) for i in (0, 1))
-        rows.append([name, *rates(base, base), "bare steps, before and after ours"])
-        whole = {"images_per_second": images / passed, "cpu_per_image": cpu / images}
-        rows.append([name, *rates(whole, base), "ours: data, steps, checkpoints, tracking, progress"])
-        for workers in (0, 1, 2):
-            found = call("plain", options, network=name, batch=options.batch, workers=workers)
-            if workers:  # their CPU seconds are not counted
-                found["cpu_per_image"] = None
-            rows.append([name, *rates(found, base), f"plain loop over the folder, {workers} workers"])
+        rounds, parts = zip(*(speed_round(options, name) for _ in range(options.rounds)), strict=True)
+        for loop in rounds[0]:
+            rows.append([name, loop, *rates([found[loop] for found in rounds], [found[BARE] for found in rounds])])
         shares += shares_of(name, parts)
-    print(format_table(["network", "images/s", "of bare", "CPU ms/image", "of bare", "loop"], rows))
+    head = ["network", "loop", "images/s", "of bare", "CPU ms/image", "of bare"]
+    print(format_table(head, rows))
     print("\n" + format_table(["network", "time of ours goes to", "seconds", "share", "of training"], shares))
+    print(f"median (least to most) of {options.rounds} rounds of {options.seconds:g} s each")
 
 
-def rates(found: Figures, base: Figures) -> list[str]:
-    """Return both figures of a loop, each with its ratio to the bare steps."""
-    speed, cpu = found["images_per_second"], found["cpu_per_image"]
-    shown = [f"{1000 * cpu:.1f}", f"{base['cpu_per_image'] / cpu:.3f}"] if cpu else ["", ""]
-    return [f"{speed:.2f}", f"{speed / base['images_per_second']:.3f}", *shown]
+BARE = "bare steps, before and after ours"
 
 
-def shares_of(name: str, parts: Clock) -> list[list[str]]:
-    """Return the seconds of each activity, their fraction of the whole, and their fraction of the training."""
-    seconds = {part: passed for part, (passed, _) in parts.items()}
+def speed_round(options: argparse.Namespace, name: str) -> tuple[dict[str, Figures], Clock]:
+    """Time each loop once, and return how the time of ours is divided."""
+    before = bare_of(options, name)
+    settings = [f"model={name}", f"batch_size={options.batch}", "augmentation=light"]
+    figures = ours(options.data, options.seconds, 0, options.size, settings)
+    after, parts, images = bare_of(options, name), figures["parts"], figures["images"]
+    passed, cpu = (sum(parts[part][i] for part in ("training", "checkpoints", "tracking")) for i in (0, 1))
+    found: dict[str, Figures] = {
+        BARE: {key: (before[key] + after[key]) / 2 for key in before},  # the machine's speed may drift
+        "ours: data, steps, checkpoints, tracking, progress": {
+            "images_per_second": images / passed,
+            "cpu_per_image": cpu / images,
+        },
+    }
+    for workers in options.plain:
+        plain = call("plain", options, network=name, batch=options.batch, workers=workers)
+        if workers:  # their CPU seconds are not counted
+            plain["cpu_per_image"] = None
+        found[f"plain loop over the folder, {workers} workers"] = plain
+    return found, parts
+
+
+def rates(found: Sequence[Figures], base: Sequence[Figures]) -> list[str]:
+    """Return both figures of a loop over the rounds, each with its ratio to the bare steps of the same round."""
+    speeds = [own["images_per_second"] for own in found]
+    ratios = [speed / bare["images_per_second"] for speed, bare in zip(speeds, base, strict=True)]
+    if found[0]["cpu_per_image"] is None:
+        return [middle(speeds, 2), middle(ratios, 3), "", ""]
+    cpu = [1000 * own["cpu_per_image"] for own in found]
+    of_cpu = [1000 * bare["cpu_per_image"] / own for own, bare in zip(cpu, base, strict=True)]
+    return [middle(speeds, 2), middle(ratios, 3), middle(cpu, 1), middle(of_cpu, 3)]
+
+
+def middle(values: Sequence[float], digits: int) -> str:
+    """Return median, least and most."""
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def shares_of(name: str, rounds: Sequence[Clock]) -> list[list[str]]:
+    """Return the seconds of each activity (medians of the rounds), their fraction of the whole, and of the training."""
+    seconds = {part: statistics.median(clock[part][0] for clock in rounds) for part in rounds[0]}
     training = seconds.pop("training")
     seconds["progress and the rest"] = training - seconds["data"] - seconds["steps"]
     everything = sum(value for part, value in seconds.items() if part != BESIDE)
@@ -136,7 +163,7 @@ def main() -> None:
                         choices=["accuracy", "speed", "startup", "folds", "busy", "stream",
                                                     "published", "peer", "bare", "plain"])  # fmt: skip
     parser.add_argument("data", type=Path, nargs="?")
-    parser.add_argument("--rounds", type=int, default=5, help="of busy, startup and stream")
+    parser.add_argument("--rounds", type=int, default=3, help="of speed, startup, busy and stream")
     parser.add_argument("--share", type=float, default=0.25, help="cache of stream, as a part of the files' bytes")
     parser.add_argument("--loads", type=int, nargs="+", default=[0, 1, 2, 4], help="busy processes of busy")
     parser.add_argument("--seconds", type=float, default=480, help="of training, for each row")
@@ -146,10 +173,13 @@ def main() -> None:
     parser.add_argument(
         "--variant", action="append", metavar="'NAME=VALUE …'", help="settings of one more training of ours"
     )
-    parser.add_argument("--peer-seeds", type=int, nargs="+", default=[0], help="of accuracy")
+    parser.add_argument("--peer-seeds", type=int, nargs="+", help="of accuracy; default: --seeds")
     parser.add_argument("--size", type=int, nargs=2, default=[180, 240], metavar=("H", "W"), help="our input size")
     parser.add_argument("--peers", nargs="*", default=["lraspp_mobilenet_v3_large", "smp:unet/resnet18"])
     parser.add_argument("--networks", nargs="+", default=["compact_unet", "compact_fpn", "lraspp_mobilenet_v3_large"])
+    parser.add_argument(
+        "--plain", type=int, nargs="*", default=[0, 1, 2], metavar="WORKERS", help="plain loops of speed"
+    )
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--network", help=argparse.SUPPRESS)
     parser.add_argument("--workers", type=int, help=argparse.SUPPRESS)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import statistics
 import tempfile
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def folds(path: Path, count: int, seconds: float, seeds: list[int], size: list[i
     """
     named = dict(setting.split("=", 1) for setting in extra)
     os.environ |= {name.upper(): value for name, value in named.items()}
-    rows = []
+    rows, gains = [], []
     for seed in seeds:
         length = None if "epochs" in named else seconds
         settings = load_settings(max_seconds=length, seed=seed, image_size=tuple(size), folds=count)
@@ -44,6 +45,7 @@ def folds(path: Path, count: int, seconds: float, seeds: list[int], size: list[i
         values = [found.metric("miou") for found in single]
         best = max(range(count), key=values.__getitem__)
         gain, interval = mean.metric("miou") - values[best], gain_interval(single[best], mean, "miou", 0.95)
+        gains.append(100 * gain)
         points = f"{100 * gain:+.1f}" + (f" ({100 * interval[0]:+.1f} to {100 * interval[1]:+.1f})" if interval else "")
         shown = " ".join(f"{value:.4f}" for value in values)
         out_of_fold = training.out_of_fold().metrics.miou
@@ -51,6 +53,9 @@ def folds(path: Path, count: int, seconds: float, seeds: list[int], size: list[i
         rows.append([*row, f"{mean.milliseconds / single[best].milliseconds:.1f}"])
     head = ["seed", "mIoU of the folds", "best fold", "mean of all", "gain in points (95 %)", "out-of-fold"]
     print(format_table([*head, "times the time per image"], rows))
+    print(
+        f"gain: median {statistics.median(gains):+.1f} points ({min(gains):+.1f} to {max(gains):+.1f}), seeds {len(gains)}"
+    )
 
 
 def _with_judge(data: SegmentationData) -> SegmentationData:

@@ -220,9 +220,12 @@ def require_writable(folder: Path, option: str) -> None:
         ) from None
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a kill at any moment leaves either the old or the new content."""
-    with atomic_replace(path) as part:
+def write_atomically(path: Path, content: bytes, durable: bool = True) -> None:
+    """Write a file so that a kill at any moment leaves either the old or the new content.
+
+    Without `durable` a power failure may lose it; that is enough for what can be written again.
+    """
+    with atomic_replace(path, durable) as part:
         part.write_bytes(content)
 
 

@@ -41,7 +41,6 @@ from train.tracking.result import VAL, split_metrics
 from train.validation import evaluate
 
 FINITE_CHECK_STEPS = 50  # steps between two checks that the loss is finite
-Batch = tuple[Tensor, Tensor, list[Tensor]]
 
 
 class ModelTrain(BaseTrain):
@@ -143,13 +142,13 @@ class ModelTrain(BaseTrain):
         self.loss_sum, self.loss_weight = torch.zeros(2, device=self.device).unbind()
         self.first_nonfinite_step = torch.tensor(math.inf, device=self.device)
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[loader.Batch]:
         self.order = self.setup.epoch_batches(self.epoch)
         own = [distributed.shard(batch) for batch in self.order[self.step :]]
         pinned = self.device.type == "cuda"
         return loader.load(self.setup.train_images, own, self.settings.num_workers, pinned=pinned)
 
-    def train_step(self, epoch: int, step: int, batch: Batch) -> int:
+    def train_step(self, epoch: int, step: int, batch: loader.Batch) -> int:
         setup, done = self.setup, epoch * self.steps_per_epoch + step + 1
         own_step = step * distributed.world_size() + distributed.rank()  # no two processes draw the same numbers
         torch.manual_seed(step_seed(self.settings.seed, epoch, own_step))  # dropout

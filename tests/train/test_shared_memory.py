@@ -19,8 +19,9 @@ from tests.support.data_directories import put_pair
 from tests.support.project import SOURCE
 from tests.support.special_files import limited_time
 from train.loading import shared_memory
-from train.loading.loader import Sample, SegmentationDataset, load
+from train.loading.loader import SegmentationDataset, load
 from train.loading.shared_memory import usable_workers
+from train.loading.split import Arrays
 
 MB = 1 << 20
 
@@ -71,7 +72,7 @@ class Dying(SegmentationDataset):
 
     signal_number = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has neither of the two
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> Arrays:
         os.kill(os.getpid(), self.signal_number)
         raise AssertionError
 

@@ -27,11 +27,11 @@ from train.parallel import distributed
 from versioning.streaming.files import StreamedFiles
 
 PAGE_BYTES = 4096  # of memory
-Sample = tuple[Tensor, Tensor, Tensor]
+Batch = tuple[Tensor, Tensor, list[Tensor]]
 
 
-class SegmentationDataset(Dataset[Sample]):
-    """One split: item i is (image (C,H,W) uint8, mask (H,W) uint8 at working size, mask (h,w) uint8 at native size).
+class SegmentationDataset(Dataset[Arrays]):
+    """One split: item i is (image (H,W,C), mask (H,W), both at working size, mask (h,w) at native size), uint8.
 
     Training needs no native mask: with `native=False` the third is the second. Images are read from their files, each
     verified against its commit, until `attach_decoded_cache` has put them into the cache.
@@ -68,17 +68,8 @@ class SegmentationDataset(Dataset[Sample]):
         """Return image (H,W,C) and mask (H,W) at working size and mask at native size; read-only."""
         return self.split.decode(index) if self.decoded is None else self.decoded[index]
 
-    def __getitem__(self, index: int) -> Sample:
-        return _sample(self.arrays(index))
-
-
-def _sample(arrays: Arrays) -> Sample:
-    image, small, mask = arrays
-    return (
-        torch.from_numpy(image.copy()).permute(2, 0, 1),
-        torch.from_numpy(small.copy()),
-        torch.from_numpy(mask.copy()),
-    )
+    def __getitem__(self, index: int) -> Arrays:
+        return self.arrays(index)
 
 
 def plan_reads(
@@ -133,14 +124,17 @@ def epoch_batches(count: int, batch_size: int, seed: int, epoch: int, least: int
     return [batch * -(-least // len(batch)) for batch in batches]
 
 
-def _collate(samples: list[Sample]) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Stack tensors of equal size; native masks may differ in size and stay a list.
+def _collate(pairs: list[Arrays]) -> Batch:
+    """Copy arrays of equal size into a batch, images in channels_last; native masks may differ in size and stay a list.
 
     A worker process moves them to shared memory here, where a failure reaches the training. Otherwise its queue does, in
     a thread that drops the batch and leaves the training waiting for it.
     """
-    images, small, native = zip(*samples, strict=True)
-    batch = torch.stack(images), torch.stack(small), list(native)
+    images, small, native = zip(*pairs, strict=True)
+    masks = torch.from_numpy(np.stack(small))
+    same = zip(masks, small, native, strict=True)  # a native mask of working size, or of training, is not copied again
+    full = [mask if array is resized else torch.from_numpy(array.copy()) for mask, resized, array in same]
+    batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), masks, full
     if get_worker_info() is not None:
         for tensor in (*batch[:2], *batch[2]):
             tensor.share_memory_()
@@ -155,33 +149,29 @@ def _batch_bytes(images: SegmentationDataset, batches: list[list[int]]) -> int:
     return max(map(len, batches), default=0) * ((channels + 1) * small + native + 2 * PAGE_BYTES)
 
 
-def load(
-    images: SegmentationDataset, batches: list[list[int]], workers: int, pinned: bool = False
-) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
+def load(images: SegmentationDataset, batches: list[list[int]], workers: int, pinned: bool = False) -> Iterator[Batch]:
     """Yield batches in the given order: images (N,C,H,W) uint8, masks (N,H,W) uint8, native masks [(h,w) uint8].
 
     `pinned`: in page-locked memory, from which a GPU copies asynchronously. Streamed images are decoded by `workers`
     threads (0: one for two cores), others by as many processes (0: this one).
     """
     # Reading decoded images in another process would only add the time to copy them.
-    if images.streamed:
-        yield from _load_streamed(images, batches, workers, pinned)
+    if images.streamed or images.decoded is not None:
+        yield from _load_here(images, batches, workers, pinned)
         return
-    processes = usable_workers(workers, _batch_bytes(images, batches)) if images.decoded is None else 0
+    processes = usable_workers(workers, _batch_bytes(images, batches))
     with explain_worker_errors(processes):
         yield from DataLoader(
             images, batch_sampler=batches, num_workers=processes, collate_fn=_collate, pin_memory=pinned
         )
 
 
-def _load_streamed(
-    images: SegmentationDataset, batches: list[list[int]], threads: int, pinned: bool
-) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
+def _load_here(images: SegmentationDataset, batches: list[list[int]], threads: int, pinned: bool) -> Iterator[Batch]:
     # Half of the cores suffice; more would interrupt the threads of a training step on the CPU, which wait for each other.
-    decoded = images.ahead((index for batch in batches for index in batch), threads or max(1, usable_cores() // 2))
-    for batch in batches:
-        image, small, native = _collate([_sample(next(decoded)) for _ in batch])
-        yield (image.pin_memory(), small.pin_memory(), native) if pinned else (image, small, native)
+    arrays = images.ahead((index for batch in batches for index in batch), threads or max(1, usable_cores() // 2))
+    for indices in batches:
+        image, masks, native = _collate([next(arrays) for _ in indices])
+        yield (image.pin_memory(), masks.pin_memory(), native) if pinned else (image, masks, native)
 
 
 def normalisation_of(images: SegmentationDataset, folder: Path) -> Normalisation:

@@ -31,7 +31,7 @@ def write_history(path: Path, history: Sequence[EpochResult]) -> None:
         rows.append(
             [*figures, round(r.seconds, 3), round(r.images_per_second, 3), *(iou.get(name) for name in classes)]
         )
-    write_atomically(path, csv_bytes(rows))
+    write_atomically(path, csv_bytes(rows), durable=False)  # a checkpoint has the same rows
 
 
 def class_rows(confusion: ConfusionMatrix, classes: ClassMap) -> list[list[object]]:
