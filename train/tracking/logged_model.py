@@ -6,6 +6,7 @@ The weights stay in lakeFS: MLflow gets a file MLmodel with the signature, and a
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from config import Settings
     from utils.lakefs_utils import LakePath
 
+OTHER_CHARACTERS = r"[^\w-]"  # MLflow refuses some of them in the name of a model: the dot of most of timm's encoders
 EXAMPLE_FILE, EXAMPLE_SIZE = "input_example.json", 8  # pixels of its height and width
 
 
@@ -45,7 +47,7 @@ def log_model(client: MlflowClient, settings: Settings, run_id: str, path: LakeP
             if found
             else client.create_logged_model(
                 experiment,
-                name=settings.model.replace("/", "-").replace(":", "-"),
+                name=re.sub(OTHER_CHARACTERS, "-", settings.model),
                 source_run_id=run_id,
                 tags=tags,
                 params={"model": settings.model},

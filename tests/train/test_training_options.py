@@ -1,0 +1,62 @@
+"""Options of train.py that other tests do not give to the script: each has the effect that its help names, and is recorded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.support.project import Project, make_project
+
+TRAINING = ("--epochs", "6", "--batch-size", "4", "--image-size", "32", "32", "--lr", "0.01")
+ENCODER = "test_resnet.r160_in1k"  # of timm, for tests: 0.5 M parameters
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return make_project(tmp_path_factory.mktemp("options"), images=30)
+
+
+def trained(project: Project, *options: str) -> Any:
+    """Train, and return the run."""
+    done = project.run("train.py", *TRAINING, *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return project.runs()[0]
+
+
+@pytest.fixture(scope="module")
+def plain(project: Project) -> Any:
+    return trained(project)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "name"),
+    [
+        ("--clip-norm", "1e-12", "clip_norm"),  # nearly nothing of each gradient is left
+        ("--accumulate", "100", "accumulate"),  # one optimizer step for each epoch: at its end
+    ],
+)
+def test_option_that_slows_the_learning_does(project: Project, plain: Any, option: str, value: str, name: str) -> None:
+    run = trained(project, option, value)
+    assert float(run.data.params[name]) == float(value) != float(plain.data.params[name])
+    assert run.data.metrics["train_loss"] > 1.15 * plain.data.metrics["train_loss"]
+
+
+def test_any_encoder_of_timm_is_trained_registered_and_applied(project: Project) -> None:
+    pytest.importorskip("timm")
+    model = f"fpn/{ENCODER}"
+    run = trained(project, "--model", model)  # a name with a dot, as most of timm's have
+    assert run.data.params["model"] == model
+    registered = project.run("register_model.py", "--run-id", run.info.run_id, "--threshold", "0")
+    assert registered.returncode == 0, registered.stdout + registered.stderr
+    applied = project.run("infer.py", "--model", run.info.run_id)
+    assert applied.returncode == 0, applied.stdout + applied.stderr
+    assert f"{run.data.metrics['test_miou']:.4f}" in applied.stdout, "the same network, with the same weights"
+
+
+def test_gpu_option_is_refused_without_a_gpu(project: Project) -> None:
+    before = len(project.runs())
+    done = project.run("train.py", *TRAINING, "--device", "cpu", env={"SYNC_BATCHNORM": "true"})
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "SYNC_BATCHNORM" in done.stderr and "works on GPUs only" in done.stderr
+    assert len(project.runs()) == before
