@@ -30,7 +30,7 @@ from train.optim.ema import AveragedWeights
 from train.optim.groups import SHARE, load_optimizer
 from train.optim.optimizer import build_optimizer
 from train.optim.schedule import batches_of_step, learning_rate
-from train.optim.step import as_float, step_seed
+from train.optim.step import as_float, seed_dropout, step_seed
 from train.parallel import distributed
 from train.reliability.calibration import Calibration, calibrate, report_calibration
 from train.reports.epoch_lines import report_epoch
@@ -151,7 +151,7 @@ class ModelTrain(BaseTrain):
     def train_step(self, epoch: int, step: int, batch: loader.Batch) -> int:
         setup, done = self.setup, epoch * self.steps_per_epoch + step + 1
         own_step = step * distributed.world_size() + distributed.rank()  # no two processes draw the same numbers
-        torch.manual_seed(step_seed(self.settings.seed, epoch, own_step))  # dropout
+        seed_dropout(step_seed(self.settings.seed, epoch, own_step), self.device)
         random = np.random.default_rng((self.settings.seed, epoch, own_step, 1))
         # Images are augmented on the training device: as bytes they are the fastest to copy there.
         images, masks = (tensor.to(self.device, non_blocking=True) for tensor in batch[:2])

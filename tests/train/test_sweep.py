@@ -170,6 +170,27 @@ def test_two_processes_share_the_trials(project: Project) -> None:
     assert lock["mlflow_run_id"] == best.info.run_id and "lakefs_model_commit" in best.data.tags
 
 
+def test_studies_are_in_the_database_that_is_named(project: Project) -> None:
+    name = write(project, "elsewhere", SWEEP.replace("trials: 3", "trials: 1").replace("epochs: 2", "epochs: 1"))
+    own = project.folder / "models/sweeps.db"
+    before = own.read_bytes() if own.exists() else None
+    chosen = {"OPTUNA_STORAGE": "sqlite:///studies.db"}
+    done = project.run("train.py", "--sweep", name, env=chosen)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (project.folder / "studies.db").exists(), "relative to the project, as all paths of settings"
+    assert (own.read_bytes() if own.exists() else None) == before
+    again = project.run("train.py", "--sweep", name, env=chosen)
+    assert again.returncode == 0 and "best: trial 1" in again.stdout, "the study is found there again"
+
+
+def test_unusable_database_of_studies_is_refused_before_any_work(project: Project) -> None:
+    name, before = write(project, "nowhere"), len(project.runs())
+    done = project.run("train.py", "--sweep", name, env={"OPTUNA_STORAGE": "oracle9://user:hush-hush@host/x"})
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "OPTUNA_STORAGE=oracle9://" in done.stderr and "hush" not in done.stdout + done.stderr
+    assert len(project.runs()) == before
+
+
 def test_trial_whose_settings_do_not_fit_fails_and_the_sweep_goes_on(project: Project) -> None:
     text = """
 trials: 2

@@ -6,6 +6,7 @@ sampling a float grid for the whole batch. Colour changes run on the whole batch
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,10 +69,10 @@ def _random_crop(
     """Return a random crop of a pair, possibly mirrored, at `size`."""
     height, width = mask.shape
     largest = _largest_crop((height, width), size)
-    side = np.sqrt(random.uniform(strength.area, 1.0))
+    side = math.sqrt(random.uniform(strength.area, 1.0))
     stretch = strength.aspect ** (random.uniform(-1, 1) / 2)
-    h = int(np.clip(round(largest[0] * side * stretch), 1, height))
-    w = int(np.clip(round(largest[1] * side / stretch), 1, width))
+    h = min(max(round(largest[0] * side * stretch), 1), height)
+    w = min(max(round(largest[1] * side / stretch), 1), width)
     top, left = int(random.integers(0, height - h + 1)), int(random.integers(0, width - w + 1))
     mirrored = random.random() < strength.flip
     if on_labels:
