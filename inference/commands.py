@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from config import Settings
@@ -142,6 +143,7 @@ def predict_files(job: Job) -> int:
 def predict_split(job: Job) -> int:
     """Predict a split of the data that the model was trained on, and measure it."""
     from dataset.samples import committed_items
+    from inference.inputs import name_fault
 
     _require_extras(job.options)
     source = job.origin.data_path
@@ -149,6 +151,7 @@ def predict_split(job: Job) -> int:
         raise UsageError(tr("{file}: does not record its data: name images with --input", file=job.origin.file))
     predictor = load_predictor(job)
     split, items = committed_items(job.servers.lake, source, job.options.split, job.settings.cache_dir)
+    items = [replace(item, fault=item.fault or name_fault(item.name, item.image)) for item in items]
     job.servers.close()
     show(job.origin)
     return _predict(job, predictor, items, split)

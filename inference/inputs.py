@@ -117,7 +117,7 @@ def collect_items(inputs: Sequence[Path], data_dir: Path | None = None) -> list[
     found = [page for file in found for page in _expand_pages(file)]
     names = _unique_names([file.relative for file in found])
     return [
-        Item(name, file.path, fault=file.fault or _name_fault(name, file.path), page=file.page)
+        Item(name, file.path, fault=file.fault or name_fault(name, file.path), page=file.page)
         for name, file in zip(names, found, strict=True)
     ]
 
@@ -232,7 +232,7 @@ def _find_own_outputs(paths: Sequence[Path]) -> set[Path]:
     }
 
 
-def _name_fault(name: str, path: Path) -> str | None:
+def name_fault(name: str, path: Path) -> str | None:
     """Return the fault of a name from which no output name, or no entry of the listing, can be made."""
     most = MAX_NAME_BYTES - len(LONGEST_SUFFIX)
     try:

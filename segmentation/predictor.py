@@ -144,23 +144,35 @@ class Predictor:
         if self.method.tile is not None:
             return [self._predict_tiled(image) for image in images]
         try:
-            return self._compared(images, self._predict_resized)
+            return self._predict_compared(images)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
         try:
-            return [found for image in images for found in self._compared([image], self._predict_resized)]
+            return [found for image in images for found in self._predict_compared([image])]
         except Exception as error:
             raise memory_error(error, "--tile auto") from error
 
+    def _predict_compared(self, images: Sequence[InputImage]) -> list[Prediction]:
+        """Predict resized images, and compare them with those of the training if that is requested."""
+        with self._recording() as features:
+            found = self._predict_resized(images)
+        return self._compared(images, found, features[:1])  # a second pass has their mirror images
+
+    def _recording(self) -> contextlib.AbstractContextManager[list[Tensor]]:
+        """Return a context that yields a list of the features of each forward pass in it; empty if nothing is compared."""
+        return self._watch.recording() if self._watch else contextlib.nullcontext([])
+
+    def _unwatched(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context for forward passes that are not of an image."""
+        return self._watch.paused() if self._watch else contextlib.nullcontext()
+
     def _compared(
-        self, images: Sequence[InputImage], predict: Callable[[Sequence[InputImage]], list[Prediction]]
+        self, images: Sequence[InputImage], found: list[Prediction], features: Sequence[Tensor]
     ) -> list[Prediction]:
-        """Predict images, and compare them with those of the training if that is requested."""
+        """Return predictions with what a comparison of their images says, if it is requested."""
         if self._watch is None:
-            return predict(images)
-        with self._watch.recording() as features:
-            found = predict(images)
+            return found
         compared = self._watch.compare([image.statistics for image in images], features)
         return [replace(prediction, drift=drift) for prediction, drift in zip(found, compared, strict=True)]
 
@@ -199,7 +211,9 @@ class Predictor:
         while True:
             tile = self._tile
             try:
-                return self._compared([image], lambda _: [self._predict_with_tile(image, tile)])[0]  # noqa: B023
+                with self._recording() as features:
+                    found = self._predict_with_tile(image, tile)
+                return self._compared([image], [found], features)[0]
             except Exception as error:
                 if not is_out_of_memory(error) or tile // 2 < SMALLEST_TILE:
                     raise memory_error(error, tr("smaller images")) from error
@@ -238,7 +252,8 @@ class Predictor:
             return predict_bands(self._plain_forward, image, tile, margin)
         # An exported model always averages over what it sees: the network itself has to compute the tiles then.
         forward = self._plain_forward if self.engine == "torch" else self.model.network
-        means = self._pooling.compute_means(image, tile, margin)
+        with self._unwatched():
+            means = self._pooling.compute_means(image, tile, margin)
         return predict_bands(self._pooling.with_means(means, forward), image, tile, margin)
 
     # --- windows --------------------------------------------------------------------------------------------------
@@ -300,9 +315,9 @@ class Predictor:
         """Return how many pixels at a tile's edges are discarded; warn once if the tile is too small for a sufficient margin."""
         with self._lock:
             if tile not in self._margins:
-                wanted = measure_receptive_field(
-                    self._measured_network, self.device, channels=self.model.reading.channels
-                )
+                channels = self.model.reading.channels
+                with self._unwatched():  # its strips contain NaN
+                    wanted = measure_receptive_field(self._measured_network, self.device, channels=channels)
                 self._margins[tile] = limit_margin(tile, wanted)
                 if self._margins[tile] < wanted:
                     enough = 2 * wanted + 3 * ALIGN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -144,8 +145,7 @@ class _RasterPrediction:
             self.counts[IGNORE_INDEX] += target.size
             return
         valid = self.pixels.valid
-        confidence = image_confidence(window.logits, self.predictor.model.temperature)
-        self.confidences.append((confidence, target.size))
+        self._add_confidence(window)
         beside = _nearest(columns, self.pixels.size[1], self.width) - window.left
         step = max(1, DECIDED_PIXELS // max(1, target.shape[1]))
         for start in range(rows.start, rows.stop, step):
@@ -158,6 +158,18 @@ class _RasterPrediction:
                 shown = _nearest(part, self.pixels.size[0], self.height) - window.top
                 inner[~valid[np.ix_(shown, beside)]] = IGNORE_INDEX
             self.counts += np.bincount(inner.ravel(), minlength=256)
+
+    def _add_confidence(self, window: Window) -> None:
+        """Measure the confidence of the part of a window that counts, where it has data."""
+        assert window.logits is not None
+        rows = slice(window.rows.start - window.top, window.rows.stop - window.top)
+        columns = slice(window.columns.start - window.left, window.columns.stop - window.left)
+        logits, valid = window.logits[:, rows, columns], self.pixels.valid
+        known = None if valid is None else torch.from_numpy(valid[rows, columns]).to(logits.device)
+        confidence = image_confidence(logits, self.predictor.model.temperature, known)
+        if not math.isnan(confidence):  # else no pixel of the grid has data
+            pixels = logits.shape[1] * logits.shape[2] if known is None else int(known.sum())
+            self.confidences.append((confidence, pixels))
 
 
 class _Overview:

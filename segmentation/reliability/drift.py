@@ -25,6 +25,7 @@ FALSE_ALARMS = 0.005  # fraction of training images beyond the threshold
 VAL_ALARMS = 0.02  # fraction of validation images beyond it, at most
 WIDEST = 1.5  # times what the training says, to which the validation images may move it
 PARTS = 5
+MOST = 1e6  # a score, instead of one that is not a number
 APART = ("size", "aspect")  # statistics of the file, which say nothing together with those of the pixels
 
 
@@ -81,6 +82,7 @@ class TrainingDistribution:
             )
         one = None if features is None else features[None]
         scores = self.scores(Observations(statistics[None], one))[0] / self.threshold
+        scores = np.nan_to_num(scores, nan=MOST, posinf=MOST)  # features that are not finite are unlike any
         beyond: dict[str, float] = {}
         for name, score in zip(self._reasons(), scores.tolist(), strict=False):
             if score > 1:

@@ -112,6 +112,16 @@ class FeatureProbe:
         finally:
             self._local.made = None
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Record nothing in this thread within the block."""
+        made = getattr(self._local, "made", None)
+        self._local.made = None
+        try:
+            yield
+        finally:
+            self._local.made = made
+
     def _record(self, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
         made: list[Tensor] | None = getattr(self._local, "made", None)
         if made is not None:

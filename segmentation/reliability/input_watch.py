@@ -29,14 +29,16 @@ class InputWatch:
         """Return a context in which the forward passes of this thread add their features (N,channels) to a list."""
         return self._probe.recording() if self._probe else _nothing()
 
-    def compare(self, statistics: Sequence[Figures | None], recorded: Sequence[Tensor]) -> list[Drift | None]:
-        """Compare images with these statistics; `recorded` are the features of their forward passes.
+    def paused(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which forward passes of this thread add nothing: those that measure the network."""
+        return self._probe.paused() if self._probe else contextlib.nullcontext()
 
-        A pass has all images, and a second one may have their mirror images; or, for one image, each has a tile of it.
-        """
+    def compare(self, statistics: Sequence[Figures | None], recorded: Sequence[Tensor]) -> list[Drift | None]:
+        """Compare images with these statistics; `recorded` are features: of all images, or of the tiles of one image."""
         features = None
         if recorded:
-            features = (recorded[0] if len(statistics) > 1 else torch.cat(list(recorded)).mean(0, True)).cpu().numpy()
+            joined = torch.cat(list(recorded))
+            features = (joined.mean(0, True) if len(statistics) == 1 else joined).cpu().numpy()
         return [
             None if found is None else self._distribution.check(found, None if features is None else features[row])
             for row, found in enumerate(statistics)

@@ -34,16 +34,18 @@ def to_levels(entropy: Tensor) -> UInt16:
     return (entropy * (LEVELS - 1)).round().to(torch.int32).cpu().numpy().astype(np.uint16)
 
 
-def image_confidence(logits: Tensor, temperature: float) -> float:
+def image_confidence(logits: Tensor, temperature: float, known: Tensor | None = None) -> float:
     """Return the mean of the largest class probability over a regular grid of at most GRID_PIXELS pixels.
 
-    A grid, because the probabilities of all pixels would take a fifth of the time of a prediction.
+    A grid, because the probabilities of all pixels would take a fifth of the time of a prediction. `known` (H,W) bool:
+    pixels of the grid that are not are left out; NaN if none is left.
     """
     height, width = logits.shape[-2:]
     step = max(1, math.ceil(math.sqrt(height * width / GRID_PIXELS)))
-    grid = logits[:, min(step // 2, height - 1) :: step, min(step // 2, width - 1) :: step]
-    others = scaled(grid - grid.max(0, keepdim=True).values, temperature).exp().sum(0)
-    return float((1 / others).mean(dtype=torch.float64))
+    rows, columns = slice(min(step // 2, height - 1), None, step), slice(min(step // 2, width - 1), None, step)
+    grid = logits[:, rows, columns]
+    largest = 1 / scaled(grid - grid.max(0, keepdim=True).values, temperature).exp().sum(0)
+    return float((largest if known is None else largest[known[rows, columns]]).mean(dtype=torch.float64))
 
 
 class ErrorRanking:

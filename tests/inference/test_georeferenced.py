@@ -196,6 +196,22 @@ def test_pixels_without_data_are_ignored(tmp_path: Path, monkeypatch: pytest.Mon
     assert (read_mask(tmp_path / "out/site.tif", CLASSES, DEFAULT_READING)[:, :100] == 255).all()
 
 
+def test_confidence_of_a_raster_is_that_of_its_pixels_with_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three quarters have none: the confidence there does not count, whatever is written there."""
+    make_large(monkeypatch)
+    pixels, found = reflectance(300, 400) + np.uint16(1), []
+    for name, part in (("all", pixels.copy()), ("left", pixels[:, :100])):
+        if name == "all":
+            part[:, 100:] = 0
+        path = put_raster(tmp_path / f"in/{name}.tif", part, nodata=0)
+        predict(Predictor(band_model(), CPU, Method(tile=128)), path, tmp_path / name)
+        listing = json.loads((tmp_path / name / "predictions.json").read_text(encoding="utf-8"))
+        found.append(listing["images"][0]["confidence"])
+    assert found[0] == pytest.approx(found[1], abs=0.002)
+
+
 def test_what_windows_cannot_do_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_large(monkeypatch)
     path = put_raster(tmp_path / "in/site.tif", reflectance(60, 60))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from segmentation.predictor import Method, Predictor
 from segmentation.reliability.calibration import Calibrated, LogitSamples, Reliability, fit_temperature
 from segmentation.reliability.drift import Observations, TrainingDistribution, fit_distribution
 from segmentation.reliability.features import find_deepest
+from segmentation.reliability.input_watch import InputWatch
 from segmentation.reliability.statistics import REASONS, image_statistics, statistic_names
 from segmentation.reliability.stored import join_distributions
 from segmentation.reliability.uncertainty import ErrorRanking, entropies, image_confidence
@@ -113,6 +115,10 @@ def test_confidence_of_a_small_image_is_the_mean_of_its_largest_probabilities() 
     )
     large = torch.randn(CLASSES, 1, 40_000) * 3
     assert 0 < image_confidence(large, 1.0) < 1
+    known = torch.zeros(30, 40, dtype=torch.bool)
+    assert math.isnan(image_confidence(logits, 1.7, known))
+    known[:, :10] = True
+    assert image_confidence(logits, 1.7, known) == pytest.approx(image_confidence(logits[..., :10], 1.7), abs=1e-6)
 
 
 @pytest.mark.parametrize("method", [Method(), Method(flip=True), Method(tile=128), Method(tile=0, flip=True)])
@@ -325,6 +331,39 @@ def test_predictor_compares_each_image_in_one_batch_or_alone_alike(method: Metho
         assert one.drift is not None and other.drift is not None
         assert one.drift.score == pytest.approx(other.drift.score, rel=1e-3)
     assert together[2].drift is not None and "detail" in together[2].drift.reasons
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_an_image_that_is_cut_into_tiles_is_compared_by_its_features(flip: bool) -> None:
+    """The first one, too, for which the network is measured with NaN."""
+    predictor = Predictor(described_model(), CPU, Method(tile=128, flip=flip, compare=True))
+    image = predictor.prepare(noise(200, 300), "")
+    first, second = (predictor.predict([image])[0].drift for _ in range(2))
+    assert first is not None and second is not None and np.isfinite(first.score)
+    assert first == second and "features" not in first.reasons
+
+
+def test_features_that_are_no_numbers_are_flagged() -> None:
+    inputs = described_model().inputs
+    broken = np.full(192, np.nan, np.float32)
+    drift = inputs.check(observed(scenes(1, 0)).statistics[0], broken)
+    assert np.isfinite(drift.score) and drift.reasons[0] == "features"
+
+
+def test_the_pass_over_the_image_itself_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the mean with its mirror image, which a batch of several images does not have either."""
+    seen, real = [], InputWatch.compare
+
+    def compare(self: InputWatch, statistics: Any, recorded: Any) -> Any:
+        seen.append([tuple(features.shape) for features in recorded])
+        return real(self, statistics, recorded)
+
+    monkeypatch.setattr(InputWatch, "compare", compare)
+    predictor = Predictor(described_model(), CPU, Method(flip=True, compare=True))
+    images = [predictor.prepare(image, "") for image in scenes(2, 3)]
+    predictor.predict(images[:1])
+    predictor.predict(images)
+    assert seen == [[(1, 192)], [(2, 192)]]
 
 
 def test_members_are_joined_to_the_widest_of_what_they_know() -> None:
