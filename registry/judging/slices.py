@@ -8,7 +8,7 @@ an equal model is refused, and how often a worse one is found.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from dataset.decoding.options import ReadOptions
 from dataset.directory import SPLITS
 from dataset.samples import Item
 from registry.judging.overlap import images_of
-from registry.judging.slice_file import read_slice_file
+from registry.judging.slice_file import Names, read_slice_file
 from segmentation.evaluation import EvaluationResult
 from segmentation.intervals import gain_interval
 from segmentation.object_sizes import SIZES
@@ -66,18 +66,23 @@ def committed_slices(settings: Settings, lake: LakeFS, judged: JudgedData, readi
     rules = parse_rules(settings.register_slices)
     if not rules:
         return []
-    others: set[str] = set()
-    for split in SPLITS:
-        others |= set() if split in judged.splits else set(images_of(lake, judged.data, split, settings.cache_dir))
-    return find_slices(rules, [image.item for image in judged.images], reading, others)
+    others = {
+        split: images_of(lake, judged.data, split, settings.cache_dir) for split in SPLITS if split not in judged.splits
+    }
+    splits = [image.split for image in judged.images]
+    return find_slices(rules, [image.item for image in judged.images], reading, splits, others)
 
 
 def find_slices(
-    rules: Iterable[str], items: Sequence[Item], reading: ReadOptions, others: Collection[str] = ()
+    rules: Iterable[str],
+    items: Sequence[Item],
+    reading: ReadOptions,
+    splits: Sequence[str],
+    others: Names | None = None,
 ) -> list[Slice]:
     """Return the slices of `items`, by rule. Raises UsageError for a CSV file that cannot be used.
 
-    `others` are names of images that are not judged, which a CSV file may list.
+    `splits`: that of each item. `others` are names of images that are not judged, by split, which a CSV file may list.
     """
     found: list[Slice] = []
     for rule in rules:
@@ -88,7 +93,7 @@ def find_slices(
         elif rule == DIRECTORY:
             found += _by_name(rule, [(str(PurePosixPath(item.name).parent), place) for place, item in enumerate(items)])
         else:
-            found += _by_file(rule, items, others)
+            found += _by_file(rule, items, splits, others)
     return found
 
 
@@ -100,16 +105,17 @@ def _by_name(rule: str, members: Iterable[tuple[str, int]]) -> list[Slice]:
     return [Slice(rule, name, frozenset(places[name])) for name in sorted(places)]
 
 
-def _by_file(rule: str, items: Sequence[Item], others: Collection[str]) -> list[Slice]:
+def _by_file(rule: str, items: Sequence[Item], splits: Sequence[str], others: Names | None) -> list[Slice]:
     """Return the slices of a CSV file, a relative path of which starts at the project's directory."""
     path = ROOT / Path(rule).expanduser()
-    places: dict[str, set[int]] = {}
-    for place, item in enumerate(items):
+    places: dict[str, dict[str, set[int]]] = {}  # split -> name -> places in `items`
+    for place, (item, split) in enumerate(zip(items, splits, strict=True)):
         for name in {item.name, item.file_name}:  # a line may name a file for all of its pages
-            places.setdefault(name, set()).add(place)
+            places.setdefault(split, {}).setdefault(name, set()).add(place)
     listed = read_slice_file(path, places, others)
     return _by_name(
-        path.name, [(name, p) for name, images in listed.items() for image in images for p in places[image]]
+        path.name,
+        [(slice_, p) for slice_, images in listed.items() for split, name in images for p in places[split][name]],
     )
 
 

@@ -146,13 +146,13 @@ def items(tmp_path: Path, *levels: int) -> list[Item]:
 
 
 def test_brightness_divides_images_into_thirds_by_their_mean(tmp_path: Path) -> None:
-    found = find_slices(["brightness"], items(tmp_path, 10, 20, 100, 110, 200, 255), DEFAULT_READING)
+    found = find_slices(["brightness"], items(tmp_path, 10, 20, 100, 110, 200, 255), DEFAULT_READING, ["val"] * 6)
     assert [(one.name, sorted(one.places)) for one in found] == [
         ("10-20", [0, 1]),
         ("100-110", [2, 3]),
         ("200-255", [4, 5]),
     ]
-    same = find_slices(["brightness"], items(tmp_path, 7, 7, 7), DEFAULT_READING)
+    same = find_slices(["brightness"], items(tmp_path, 7, 7, 7), DEFAULT_READING, ["val"] * 3)
     assert [(one.name, len(one.places)) for one in same] == [("7-7", 3)], "equal levels stay together"
 
 
@@ -195,7 +195,7 @@ def test_intervals_become_wider_with_the_number_of_judged_slices(tmp_path: Path)
         result([[[90 - n, 10 + n], [10, 90]] for n in random.integers(-5, 5, 40).tolist()], groups) for _ in range(2)
     )
     table = [Item(f"{i % 4}/{i}", tmp_path) for i in range(40)]
-    four = find_slices(["directory"], table, DEFAULT_READING)
+    four = find_slices(["directory"], table, DEFAULT_READING, ["val"] * len(table))
     one = measure_slices([four[0]], old, new, range(40), "miou", 0.95)[0].interval
     of_four = measure_slices(four, old, new, range(40), "miou", 0.95)[0].interval
     without = measure_slices(four, old, new, range(40), "miou", 0.0)[0].interval
@@ -237,15 +237,45 @@ def test_an_unusable_slice_file_is_refused_in_one_line(tmp_path: Path, content: 
     if content is not None:
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UsageError, match=words) as caught:
-        find_slices([str(file)], items(tmp_path, 1, 2), DEFAULT_READING, others={"train"})
+        find_slices([str(file)], items(tmp_path, 1, 2), DEFAULT_READING, ["val"] * 2, {"train": {"train"}})
     assert "\n" not in str(caught.value) and "places.csv" in str(caught.value)
 
 
 def test_an_image_may_be_in_several_slices_of_a_file(tmp_path: Path) -> None:
     file = tmp_path / "places.csv"
     file.write_text("file;slice\nimages/set/0.png;dark\nset/0;rain\nset/1;rain\ntrain;rain\n")
-    found = find_slices([str(file)], items(tmp_path, 1, 2), DEFAULT_READING, others={"train"})
+    found = find_slices([str(file)], items(tmp_path, 1, 2), DEFAULT_READING, ["val"] * 2, {"train": {"train"}})
     assert [(one.label, sorted(one.places)) for one in found] == [("places.csv dark", [0]), ("places.csv rain", [0, 1])]
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("train/images/set/0.png,night\nval/images/set/0.png,day\nset/1,day", {"day": [0, 1]}),
+        ("valid/set/0.png,day\nimages/train/set/0.png,night", {"day": [0]}),
+        ("train/set/1,night\nset/0,day", None),  # in both splits, and nothing says in which
+    ],
+)
+def test_a_line_names_the_image_of_its_split(tmp_path: Path, lines: str, expected: dict[str, list[int]] | None) -> None:
+    """Images of different splits may have the same name: those of train are not judged."""
+    file = tmp_path / "places.csv"
+    file.write_text(f"image,slice\n{lines}\n")
+    others = {"train": {"set/0", "set/2"} if expected else {"set/0", "set/1"}}
+    if expected is None:
+        with pytest.raises(UsageError, match=r"line 3: expected the split in front of .*\(train, val\), found 'set/0'"):
+            find_slices([str(file)], items(tmp_path, 1, 2), DEFAULT_READING, ["val"] * 2, others)
+        return
+    found = find_slices([str(file)], items(tmp_path, 1, 2), DEFAULT_READING, ["val"] * 2, others)
+    assert {one.label.split()[-1]: sorted(one.places) for one in found} == expected
+
+
+def test_a_line_names_the_image_of_one_of_two_judged_splits(tmp_path: Path) -> None:
+    """With folds, images of train and val are judged."""
+    file = tmp_path / "places.csv"
+    file.write_text("image,slice\ntrain/set/0.png,a\nval/set/0.png,b\n")
+    both = [one for one in items(tmp_path, 1) for _ in range(2)]
+    found = find_slices([str(file)], both, DEFAULT_READING, ["train", "val"])
+    assert [(one.label, sorted(one.places)) for one in found] == [("places.csv a", [0]), ("places.csv b", [1])]
 
 
 def test_a_verdict_with_many_slices_fits_a_tag_and_keeps_the_worst(capsys: pytest.CaptureFixture[str]) -> None:
