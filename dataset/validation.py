@@ -30,7 +30,7 @@ from dataset.formats.record import import_warnings
 from dataset.pages import expand_pages
 from dataset.pairing import find_pairs
 from dataset.sources.files import LOCAL_FILES, FileSource
-from dataset.splitting.splits import write_splits
+from dataset.splitting.splits import check_listable, write_splits
 
 
 def check_data(
@@ -94,6 +94,8 @@ def inspect_data(
         inspection.classes, faults = infer_classes(inspection.contents)
         inspection.add(faults)
     split_by_groups(inspection, seed, split_group)
+    if inspection.own_split:
+        inspection.add(check_listable((candidate.image, candidate.name) for candidate in candidates))
     measured = measure_images(inspection.contents, reading)
     inspection.reading, inspection.bands = measured.reading, measured.bands
     inspection.add(measured.findings)

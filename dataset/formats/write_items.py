@@ -23,6 +23,7 @@ from dataset.directory import composed
 from dataset.faults import DataFaults, DataWarning, Fault, faults_from_error
 from dataset.formats.export import Export, ExportItem
 from dataset.formats.source import Source
+from dataset.splitting.splits import check_listable
 
 _WINDOW = 64  # items in flight, so that memory does not grow with their number
 
@@ -54,21 +55,10 @@ def name_uniquely(export: Export) -> Export:
         raise DataFaults(
             Fault(item.mask_file, expected, tr("'{name}' more than once", name=item.name)) for item in repeated
         )
-    if any(item.split for item in items):
-        _check_listable(items)
-    return replace(export, items=tuple(items))
-
-
-def _check_listable(items: Sequence[ExportItem]) -> None:
-    """Raise DataFaults for names that a split file cannot hold."""
-    expected = tr("a name without line breaks, backslashes, outer blanks and a leading '#'")
-    faults = [
-        Fault(item.image, expected, repr(item.name))
-        for item in items
-        if item.name.splitlines() != [item.name.strip()] or "\\" in item.name or item.name.startswith("#")
-    ]
-    if faults:
+    faults = [*check_listable((item.image, item.name) for item in items)]
+    if faults and any(item.split for item in items):
         raise DataFaults(faults)
+    return replace(export, items=tuple(items))
 
 
 def _repeated(items: Sequence[ExportItem]) -> list[ExportItem]:

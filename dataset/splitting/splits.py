@@ -12,6 +12,7 @@ from core.files import read_regular, write_atomically
 from core.i18n import tr
 from dataset.classes import InvalidFileError
 from dataset.directory import SPLITS, composed
+from dataset.faults import Fault
 from dataset.splitting.stratify import Unit, choose_splits
 
 SPLIT_MARK = "# made by train.py from seed "  # first line of split files that we may extend
@@ -32,6 +33,17 @@ class SplitFiles:
     seed: int | None
     left_out: tuple[str, ...] = ()
     pattern: str | None = None
+
+
+def is_listable(name: str) -> bool:
+    """Return whether a split file can hold a name: another one would be read as a comment, or as another name."""
+    return name.splitlines() == [name.strip()] and "\\" not in name and not name.startswith("#")
+
+
+def check_listable(names: Iterable[tuple[str, str]]) -> Iterator[Fault]:
+    """Yield a fault for each (image file, name) that a split file cannot hold."""
+    expected = tr("a name without line breaks, backslashes, outer blanks and a leading '#'")
+    return (Fault(file, expected, repr(name)) for file, name in names if not is_listable(name))
 
 
 def new_split(names: Collection[str], seed: int) -> dict[str, str]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from core.errors import UsageError
 from dataset.directory import SPLITS
-from dataset.faults import Fault
+from dataset.faults import DataFaults, Fault
 from dataset.splitting.group_splits import extend_by_groups
 from dataset.splitting.groups import Groups
 from dataset.splitting.splits import new_split, write_splits
@@ -18,6 +18,8 @@ from dataset.summary import summary
 from dataset.validation import check_data
 from tests.support.data_directories import (
     faults_of,
+    make_flat,
+    make_split,
     only_fault,
     put_image,
     put_pair,
@@ -141,3 +143,21 @@ def test_splits_have_80_10_10_percent(tmp_path: Path) -> None:
     assert new_split(names, 0) != new_split(names, 1)
     write_splits(tmp_path, new_split(names, 0), 0)
     assert sorted(path.name for path in (tmp_path / "splits").iterdir()) == ["test.txt", "train.txt", "val.txt"]
+
+
+@pytest.mark.parametrize("name", ["photo ", "#1", "#set/a", " a/b"])
+def test_names_that_a_split_file_cannot_hold_are_faults(tmp_path: Path, name: str) -> None:
+    """They would be read as another name, or as a comment: the image would have no split when the model is judged."""
+    make_flat(tmp_path)
+    put_pair(tmp_path, name)
+    with pytest.raises(DataFaults) as caught:
+        check_data(tmp_path, 0)
+    faults = [(fault.file, fault.found) for fault in caught.value.faults]
+    assert faults == [(f"images/{name}.png", repr(name))]
+    assert not (tmp_path / "splits").exists()
+
+
+def test_names_in_split_directories_need_no_split_file(tmp_path: Path) -> None:
+    make_split(tmp_path)
+    put_pair(tmp_path / "train", "#1")
+    assert "#1" in {pair.name for pair in check_data(tmp_path, 0).split("train")}
