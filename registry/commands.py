@@ -28,7 +28,7 @@ from utils.run_names import CHAMPION
 from utils.servers import Servers
 from versioning.lockfile import explained_by_lock
 from versioning.naming.results import resolve_model
-from versioning.provenance.signing import make_key
+from versioning.provenance.signing import make_key, require_usable_key
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -44,6 +44,8 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
         notify(tr("private key: {key}; for those who verify: {public}", key=options.make_signing_key, public=public))
         return ExitCode.DONE
     reads_only = options.list or options.compare is not None
+    if settings.signing_key is not None and not reads_only:
+        require_usable_key(settings.signing_key, settings.signing_key_password)
     registry = Registry(mlflow_utils.connect(settings, reads_only), settings)
     if options.list:
         record(listing(registry))

@@ -309,6 +309,47 @@ def test_an_unsigned_release_is_refused_with_the_cure(lab: Lab, key: SigningKey,
     assert (verified_release(lab.lake, path, public, lineage, tmp_path) / SIGNATURE).is_file()
 
 
+@pytest.mark.parametrize("problem", ["missing", "password"])
+def test_an_unusable_key_is_refused_before_anything_is_registered(
+    lab: Lab, key: SigningKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: str
+) -> None:
+    lab.run(0.8, lab.data(["t"], [f"v{i}" for i in range(12)]))
+    for name, value in lab.environment().items():
+        monkeypatch.setenv(name, value)
+    chosen = key.path
+    if problem == "missing":
+        chosen = tmp_path / "typo.pem"
+    else:
+        monkeypatch.setenv("SIGNING_KEY_PASSWORD", "hush-hush")  # the key is not encrypted
+    with pytest.raises(UsageError, match=f"SIGNING_KEY={chosen}: not a usable private key") as caught:
+        register_model.main(["--signing-key", str(chosen)])
+    assert "hush" not in str(caught.value)
+    assert not lab.client.search_registered_models()
+
+
+def test_an_encrypted_key_signs_with_its_password(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.run(0.8, lab.data(["t"], [f"v{i}" for i in range(12)]))
+    for name, value in {**lab.environment(), "SIGNING_KEY_PASSWORD": "hush-hush"}.items():
+        monkeypatch.setenv(name, value)
+    key = tmp_path / "team.key"
+    assert register_model.main(["--make-signing-key", str(key)]) == 0
+    assert b"ENCRYPTED" in key.read_bytes()
+    assert register_model.main(["--signing-key", str(key)]) == 0
+    public = ["--require-signature", f"{key}.pub", "--output", str(tmp_path / "out")]
+    assert infer.main(public) == 0
+
+
+def test_a_name_too_long_for_its_overlay_is_a_fault_of_one_image(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.promotion.register(lab.run(0.8, lab.data(["t"], [*(f"v{i}" for i in range(12)), "n" * 246])))
+    for name, value in lab.environment().items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(AppError, match="a name of at most 243 bytes"):
+        infer.main(["--output", str(tmp_path / "out")])
+    assert len(list((tmp_path / "out").glob("*.png"))) == 12
+
+
 def test_the_command_makes_a_key_pair(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert register_model.main(["--make-signing-key", str(tmp_path / "team.key")]) == 0
     assert "team.key.pub" in capsys.readouterr().out

@@ -96,9 +96,13 @@ def test_invalid_tag_is_refused_before_training(project: Project, lake: LakeFS, 
         ("taken", "in lakeFS"),
         ("a b", "not a valid tag name"),
         ("a/b", "not a valid tag name"),
+        ("v1@prod", "not a valid tag name"),
+        ("v1$", "not a valid tag name"),
+        ("main", "lakeFS has a branch of this name"),
+        ("wider", "lakeFS has a branch of this name"),
     ):
         with pytest.raises(UsageError, match=text):
-            release.require_ready(lake, tag, project.folder)
+            release.require_ready(lake, tag, project.folder, branch="wider")
     (project.folder / "new.py").write_text("# not committed")
     with pytest.raises(UsageError, match="uncommitted changes"):
         release.require_ready(lake, None, project.folder)

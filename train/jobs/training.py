@@ -45,7 +45,7 @@ def train(settings: Settings, given: dict[str, Any], options: argparse.Namespace
     releasing = options.git_commit or options.git_tag
     with connect(settings, create=bool(options.git_tag)) as lake:
         if releasing:
-            publish.require_ready(lake, options.git_tag, ROOT, settings.data_dir)
+            publish.require_ready(lake, options.git_tag, ROOT, settings.data_dir, options.experiment_branch)
         # Before anything is created: an unknown name is an error.
         settings, initial = (settings, load_initial(settings, lake)) if interrupted else resolve_initial(settings, lake)
         client = mlflow_utils.connect(settings)

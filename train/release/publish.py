@@ -19,6 +19,7 @@ from segmentation.means import format_mean
 from train.release import tags
 from train.release.commit_message import commit_message, describe_split, percent
 from train.tracking.result import OOF
+from utils.identifiers import Tag
 from versioning.naming.results import RESULT_TAG
 
 if TYPE_CHECKING:
@@ -31,10 +32,13 @@ PARAMETERS = ("model", "folds", "epochs", "batch_size", "learning_rate", "image_
 FIGURES = re.compile(r"accuracy (\d+)%.*?mIoU (\d\.\d+)", re.DOTALL)  # in the message of an earlier result's tag
 
 
-def require_ready(lake: LakeFS, tag: str | None, folder: Path = ROOT, data: Path | None = None) -> None:
+def require_ready(
+    lake: LakeFS, tag: str | None, folder: Path = ROOT, data: Path | None = None, branch: str | None = None
+) -> None:
     """Raise UsageError if commit or tag could not be created; called before training, not after it.
 
-    New files below `data`, the data directory, are not code.
+    New files below `data`, the data directory, are not code. `branch` is that of --experiment-branch: lakeFS allows no
+    tag of the name of a branch.
     """
     if (problem := git.find_problem(folder)) is not None:
         raise UsageError(problem)
@@ -51,12 +55,15 @@ def require_ready(lake: LakeFS, tag: str | None, folder: Path = ROOT, data: Path
     _git(folder, "var", "GIT_COMMITTER_IDENT")  # fails without a name and an e-mail address, and says how to set them
     if tag is None or tag == AUTO:
         return
-    if "/" in tag or git.run(folder, "check-ref-format", f"refs/tags/{tag}") is None:
+    valid = Tag.pattern.fullmatch(tag) and not set("@$") & set(tag)  # lakeFS reads both as parts of a reference
+    if not valid or git.run(folder, "check-ref-format", f"refs/tags/{tag}") is None:
         raise UsageError(tr("--git-tag '{tag}': not a valid tag name", tag=tag))
     if tag in git.list_tags(folder):
         raise UsageError(tr("--git-tag '{tag}': already exists in {place}", tag=tag, place="Git"))
     if tag in dict(lake.list_refs("tags")):
         raise UsageError(tr("--git-tag '{tag}': already exists in {place}", tag=tag, place="lakeFS"))
+    if tag in {branch, *dict(lake.list_refs("branches"))}:
+        raise UsageError(tr("--git-tag '{tag}': lakeFS has a branch of this name: choose another one", tag=tag))
 
 
 def release(lake: LakeFS, result: Result, tag: str | None, parameters: Mapping[str, str], folder: Path = ROOT) -> None:

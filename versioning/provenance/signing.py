@@ -50,21 +50,33 @@ def make_key(path: Path, password: str | None) -> Path:
     return public_path
 
 
-def sign_directory(directory: Path, key: Path, password: str | None) -> Path:
-    """Sign all files of a directory and return the file of the signature in it. Raises UsageError for an unusable key."""
+def require_usable_key(key: Path, password: str | None) -> None:
+    """Raise UsageError unless the private key can sign; called before any work."""
+    _signer(key, password)
+
+
+def _signer(key: Path, password: str | None) -> Any:
+    """Return what signs with a private key. Raises UsageError for an unusable one."""
     require_model_signing("SIGNING_KEY")
-    from model_signing import hashing, signing
+    from model_signing import signing
 
     # The library hands the password to `cryptography`, which takes bytes, although it declares text.
     secret: Any = None if password is None else password.encode()
-    signature = directory / SIGNATURE
-    hashed = hashing.Config().use_file_serialization().set_ignored_paths(paths=[signature], ignore_git_paths=False)
     try:
-        signer = signing.Config().use_elliptic_key_signer(private_key=key, password=secret)
+        return signing.Config().use_elliptic_key_signer(private_key=key, password=secret)
     except (OSError, ValueError, TypeError) as error:  # TypeError: a password that is missing, or not needed
         raise UsageError(
             tr("SIGNING_KEY={key}: not a usable private key: {error}", key=key, error=describe_error(error))
         ) from error
+
+
+def sign_directory(directory: Path, key: Path, password: str | None) -> Path:
+    """Sign all files of a directory and return the file of the signature in it. Raises UsageError for an unusable key."""
+    signer = _signer(key, password)
+    from model_signing import hashing
+
+    signature = directory / SIGNATURE
+    hashed = hashing.Config().use_file_serialization().set_ignored_paths(paths=[signature], ignore_git_paths=False)
     signer.set_hashing_config(hashed).sign(directory, signature)
     return signature
 
