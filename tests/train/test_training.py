@@ -18,8 +18,9 @@ import config
 from core.errors import AppError, UsageError
 from dataset.sources.synthetic import generate_sample
 from dataset.validation import check_data
-from train import auto_settings, base_train, model_train, overfit_check
+from train import auto_settings, base_train, overfit_check
 from train.base_train import EpochResult
+from train.loading import loader
 from train.model_train import ModelTrain
 from train.reports.figures import save_curves
 from train.setup import prepare_training
@@ -159,7 +160,7 @@ def test_non_finite_loss_stops_the_run_and_names_epoch_and_batch(
 ) -> None:
     step = ModelTrain.train_step
 
-    def broken(self: ModelTrain, epoch: int, number: int, batch: model_train.Batch) -> int:
+    def broken(self: ModelTrain, epoch: int, number: int, batch: loader.Batch) -> int:
         if number == 1:
             with torch.no_grad():
                 next(self.network.parameters()).fill_(torch.nan)
