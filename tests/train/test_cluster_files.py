@@ -7,6 +7,7 @@ import importlib.util
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -130,7 +131,8 @@ def test_slurm_script_is_valid(tmp_path: Path) -> None:
     lines = script.read_text().splitlines()
     assert lines[0] == "#!/bin/bash"
     directives = dict(re.findall(r"^#SBATCH --([a-z-]+)(?:=(.*))?$", "\n".join(lines), re.MULTILINE))
-    assert {"nodes", "ntasks-per-node", "time", "requeue", "signal"} <= directives.keys()
+    assert {"nodes", "ntasks-per-node", "cpus-per-task", "time", "requeue"} <= directives.keys()
+    assert directives["signal"] == "B:USR1@120", "TERM would be that of scancel, too"
     assert directives["ntasks-per-node"] == "1", "torchrun starts the processes of a node"
 
 
@@ -148,6 +150,7 @@ def slurm_environment(folder: Path, **programs: str) -> dict[str, str]:
         "SLURM_SUBMIT_DIR": str(folder),
         "SLURM_JOB_NODELIST": "node[7-8]",
         "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_CPUS_PER_TASK": "32",
         "CLUSTER_ENV": str(folder / "keys.env"),
         "DATA_REF": "lakefs://repo/c/data/",
     }
@@ -158,11 +161,13 @@ def test_slurm_script_starts_torchrun_with_the_job_and_without_keys_on_the_comma
     command = ["bash", str(FOLDER / "slurm.sbatch"), "--epochs", "100"]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert (
-        "--nnodes=2" in done.stdout and "--rdzv_endpoint=node7:29500" in done.stdout and "--rdzv_id=42" in done.stdout
-    )
+    assert done.stdout.startswith("srun --cpus-per-task=32 torchrun "), "srun does not take it over from sbatch"
+    assert "--nnodes=2" in done.stdout and "--rdzv_id=42" in done.stdout
+    assert "--rdzv_endpoint=node7:10042 " in done.stdout
     assert done.stdout.endswith("docs/cluster/train.sh --data-ref lakefs://repo/c/data/ --epochs 100\n")
     assert "hush" not in done.stdout
+    neighbour = subprocess.run(command, env={**env, "SLURM_JOB_ID": "123456789"}, capture_output=True, text=True)
+    assert "--rdzv_endpoint=node7:26789 " in neighbour.stdout, "two jobs on one node need two ports"
     without = subprocess.run(command, env={**env, "DATA_REF": ""}, capture_output=True, text=True)
     assert without.returncode != 0 and "set DATA_REF" in without.stderr
 
@@ -174,7 +179,7 @@ def test_slurm_job_saves_on_all_nodes_before_its_time_is_over_and_is_requeued(tm
         [
             *(f'bash -c "{task.format(seconds)}" & echo $! >> tasks' for seconds in (0, 1)),
             "trap 'kill -KILL $(cat tasks)' TERM",
-            "wait; wait",
+            "wait; wait; exit 1",
         ]
     )
     scancel = 'echo "$@" > cancelled; kill -TERM $(cat tasks)'
@@ -185,11 +190,42 @@ def test_slurm_job_saves_on_all_nodes_before_its_time_is_over_and_is_requeued(tm
     while not all((tmp_path / f"started{seconds}").exists() for seconds in (0, 1)):
         assert time.monotonic() < deadline and job.poll() is None
         time.sleep(0.05)
-    job.terminate()
-    job.wait(timeout=30)
+    job.send_signal(signal.SIGUSR1)
+    assert job.wait(timeout=30) != 0
     assert (tmp_path / "cancelled").read_text() == "--signal=TERM 42\n"
     assert (tmp_path / "saved0").exists() and (tmp_path / "saved1").exists()
     assert (tmp_path / "requeued").read_text() == "requeue 42\n"
+
+
+@pytest.mark.parametrize(
+    ("signals", "code", "requeued"),
+    [
+        (["USR1"], 0, False),  # the training ends successfully after the signal
+        (["USR1"], 3, True),
+        (["TERM"], 3, False),  # scancel, or a preemption
+        (["USR1", "TERM"], 3, False),  # scancel within the last two minutes
+        ([], 0, False),
+        ([], 3, False),
+    ],
+)
+def test_slurm_job_is_requeued_only_if_its_time_is_over_and_its_training_is_not(
+    tmp_path: Path, signals: list[str], code: int, requeued: bool
+) -> None:
+    srun = f"touch started; until [ -e end ]; do sleep 0.05; done; touch ended; exit {code}"
+    scontrol = 'echo node7; if [ "$1" = requeue ]; then touch requeued; fi'
+    env = slurm_environment(tmp_path, srun=srun, scancel="touch cancelled", scontrol=scontrol)
+    job = subprocess.Popen(["bash", str(FOLDER / "slurm.sbatch")], env=env, cwd=tmp_path)
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "started").exists():
+        assert time.monotonic() < deadline and job.poll() is None
+        time.sleep(0.05)
+    for name in signals:
+        job.send_signal(signal.Signals[f"SIG{name}"])
+        time.sleep(0.3)
+    (tmp_path / "end").touch()
+    assert job.wait(timeout=30) == code and (tmp_path / "ended").exists(), "it waits for the training"
+    assert (tmp_path / "cancelled").exists() == ("USR1" in signals)
+    assert (tmp_path / "requeued").exists() == requeued
 
 
 def test_kubernetes_job_has_what_the_operator_and_the_training_need() -> None:
