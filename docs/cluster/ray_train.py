@@ -21,12 +21,16 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).resolve().with_name("train.sh")
 
 
-def environment(rank: int, world_size: int, local_rank: int, address: tuple[str, int]) -> dict[str, str]:
-    """Return the variables by which a process finds its training: those that torchrun sets."""
+def environment(rank: tuple[int, int], world_size: tuple[int, int], address: tuple[str, int]) -> dict[str, str]:
+    """Return the variables by which a process finds its training: those that torchrun sets.
+
+    `rank` and `world_size`: in the whole training, and on this machine.
+    """
     return {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(world_size),
-        "LOCAL_RANK": str(local_rank),
+        "RANK": str(rank[0]),
+        "WORLD_SIZE": str(world_size[0]),
+        "LOCAL_RANK": str(rank[1]),
+        "LOCAL_WORLD_SIZE": str(world_size[1]),
         "MASTER_ADDR": address[0],
         "MASTER_PORT": str(address[1]),
         "PYTHON": sys.executable,
@@ -40,7 +44,8 @@ def train_worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     # Ray's own process group has set MASTER_ADDR and MASTER_PORT; the training's uses the next port.
     address = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]) + 1)
-    own = environment(context.get_world_rank(), context.get_world_size(), context.get_local_rank(), address)
+    rank = context.get_world_rank(), context.get_local_rank()
+    own = environment(rank, (context.get_world_size(), context.get_local_world_size()), address)
     own["MODEL_PATH"] = config["model_path"]
     subprocess.run([str(SCRIPT), *config["arguments"]], cwd=ROOT, env=os.environ | own, check=True)
 

@@ -6,6 +6,7 @@
 #
 # The options are recorded in models/JOB/train-options. A job with other options does not resume the training: exit code 2.
 set -eu
+: "${MLFLOW_TRACKING_URI:?set it to the MLflow server: without it, runs are recorded in mlflow.db of one checkout}"
 folder=$(dirname "${MODEL_PATH:?set MODEL_PATH to models/JOB/model.pth}")
 record=$folder/train-options
 

@@ -43,7 +43,8 @@ def wrapped(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedPr
     echo = folder / "echo"
     echo.write_text('#!/bin/sh\necho "$@"\n')
     echo.chmod(0o755)
-    environment = {key: value for key, value in os.environ.items() if key != "MODEL_PATH"} | {"PYTHON": str(echo)} | env
+    environment = {key: value for key, value in os.environ.items() if key != "MODEL_PATH"}
+    environment |= {"PYTHON": str(echo), "MLFLOW_TRACKING_URI": "http://mlflow:5000"} | env
     command = [str(WRAPPER), *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
@@ -64,6 +65,8 @@ def test_wrapper_starts_a_training_and_resumes_that_of_its_job(tmp_path: Path) -
     assert wrapped(tmp_path, MODEL_PATH="models/8/model.pth").stdout == "train.py\n"
     missing = wrapped(tmp_path, "--epochs", "3")
     assert missing.returncode != 0 and "set MODEL_PATH" in missing.stderr
+    sqlite = wrapped(tmp_path, MODEL_PATH="models/9/model.pth", MLFLOW_TRACKING_URI="")
+    assert sqlite.returncode != 0 and sqlite.stdout == "" and "MLFLOW_TRACKING_URI: set it" in sqlite.stderr
 
 
 @pytest.mark.parametrize("changed", [("--data-ref", "b", "--epochs", "3"), ("--data-ref", "a", "--epochs", "300"), ()])
@@ -141,7 +144,7 @@ def slurm_environment(folder: Path, **programs: str) -> dict[str, str]:
     for name, text in {"scontrol": "echo node7; echo node8", **programs}.items():
         (folder / name).write_text(f"#!/bin/bash\n{text}\n")
         (folder / name).chmod(0o755)
-    (folder / "keys.env").write_text("LAKEFS_SECRET_ACCESS_KEY=hush\n")
+    (folder / "keys.env").write_text("LAKEFS_SECRET_ACCESS_KEY=hush\nMLFLOW_TRACKING_URI=http://mlflow\n")
     return {
         "PATH": f"{folder}:/usr/bin:/bin",
         "HOME": str(folder),
@@ -170,6 +173,9 @@ def test_slurm_script_starts_torchrun_with_the_job_and_without_keys_on_the_comma
     assert "--rdzv_endpoint=node7:26789 " in neighbour.stdout, "two jobs on one node need two ports"
     without = subprocess.run(command, env={**env, "DATA_REF": ""}, capture_output=True, text=True)
     assert without.returncode != 0 and "set DATA_REF" in without.stderr
+    (tmp_path / "keys.env").write_text("LAKEFS_SECRET_ACCESS_KEY=hush\n")
+    sqlite = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert sqlite.returncode != 0 and sqlite.stdout == "" and "MLFLOW_TRACKING_URI: set it" in sqlite.stderr
 
 
 def test_slurm_job_saves_on_all_nodes_before_its_time_is_over_and_is_requeued(tmp_path: Path) -> None:
@@ -244,6 +250,8 @@ def test_kubernetes_job_has_what_the_operator_and_the_training_need() -> None:
     assert {word for word in command[3:] if word.startswith("--")} <= options_of_train()
     variables = {variable["name"]: variable.get("value", variable.get("valueFrom")) for variable in container["env"]}
     assert variables["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] == "1"
+    key = {"name": "segmentation", "key": "MLFLOW_TRACKING_URI"}
+    assert variables["MLFLOW_TRACKING_URI"] == {"secretKeyRef": key}, "a pod without it does not start"
     label = "metadata.labels['training.kubeflow.org/job-name']"
     assert variables["JOB_NAME"] == {"fieldRef": {"fieldPath": label}}
     assert variables["MODEL_PATH"] == "/models/$(JOB_NAME)/model.pth", "each job has a checkpoint of its own"
@@ -254,6 +262,7 @@ def test_kubernetes_job_has_what_the_operator_and_the_training_need() -> None:
 def test_processes_of_ray_find_each_other() -> None:
     """The variables that the script of Ray Train sets are those by which train.py forms a group."""
     environment, address = ray_script().environment, ("127.0.0.1", free_port())
+    assert environment((3, 1), (4, 2), address).items() >= {"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items()
     code = (
         "import torch; from train.parallel import distributed as d\n"
         "with d.process_group(): s = d.all_sum(torch.tensor([d.rank() + 1.0])); import sys; print(int(s), file=sys.stderr)"
@@ -262,7 +271,7 @@ def test_processes_of_ray_find_each_other() -> None:
         subprocess.Popen(
             [sys.executable, "-c", code],
             cwd=SOURCE,
-            env=os.environ | environment(rank, 2, rank, address),
+            env=os.environ | environment((rank, rank), (2, 2), address),
             stderr=subprocess.PIPE,
             text=True,
         )
