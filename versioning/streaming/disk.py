@@ -240,15 +240,26 @@ class BoundedCache:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        """Hold the database exclusively, also against other processes."""
+        """Hold the database exclusively, also against other processes. An error of the block leaves what it has done.
+
+        A file that it removed does not come back: its entry would keep the room, and keep the file from being stored.
+        """
         with self._lock:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
-            except BaseException:
+            finally:
+                self._commit()
+
+    def _commit(self) -> None:
+        """End the transaction, also where that fails; with some errors, SQLite has ended it already."""
+        try:
+            if self._db.in_transaction:
+                self._db.execute("COMMIT")
+        except sqlite3.Error:
+            if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+            raise
 
 
 @contextlib.contextmanager
