@@ -81,6 +81,10 @@ def check_before_work(settings: Settings, options: argparse.Namespace) -> None:
         from train.sweep.storage import require_optuna
 
         require_optuna()
+    if distributed.on_several_machines():
+        from train.parallel.workers import require_servers
+
+        require_servers(settings)
     from train.setup import check_device, check_request
 
     if options.resume or options.reproduce:  # network and sizes are those of the run

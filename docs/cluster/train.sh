@@ -3,11 +3,48 @@
 # command again after a failure. Give each job its own MODEL_PATH, so that the checkpoint is the job's.
 #
 #   MODEL_PATH=models/JOB/model.pth torchrun ... --no-python docs/cluster/train.sh OPTIONS OF train.py
+#
+# The options are recorded in models/JOB/train-options. A job with other options does not resume the training: exit code 2.
 set -eu
+: "${MLFLOW_TRACKING_URI:?set it to the MLflow server: without it, runs are recorded in mlflow.db of one checkout}"
 folder=$(dirname "${MODEL_PATH:?set MODEL_PATH to models/JOB/model.pth}")
+record=$folder/train-options
+
+# Print a line once on each machine, and end.
+refuse() {
+    [ "${LOCAL_RANK:-0}" != 0 ] || echo "train.sh: $1" >&2
+    exit 2
+}
+
+resume=
 for checkpoint in "$folder"/*/checkpoint.pth; do
-    if [ -e "$checkpoint" ]; then
-        exec "${PYTHON:-python}" train.py --resume last
-    fi
+    [ -e "$checkpoint" ] || continue
+    [ -e "$record" ] ||
+        refuse "$checkpoint: not of a training that this script started: set MODEL_PATH to a directory of this job, or resume that one with train.py --resume last"
+    [ "$(cat "$record")" = "$(printf '%s\n' "$@")" ] ||
+        refuse "$checkpoint: started with other options: expected $(paste -sd ' ' "$record"), found $*: give the same ones, or set MODEL_PATH to a directory of this job"
+    resume=yes
 done
-exec "${PYTHON:-python}" train.py "$@"
+
+# The others take over what the first process has decided.
+[ "${RANK:-0}" = 0 ] || exec "${PYTHON:-python}" train.py "$@"
+
+if [ -z "$resume" ]; then
+    mkdir -p "$folder"
+    printf '%s\n' "$@" >"$record.part"
+    mv "$record.part" "$record" # at once: a kill leaves no half of it
+    exec "${PYTHON:-python}" train.py "$@"
+fi
+
+# The checkpoint has what decides the result: pass on only the other options, each with its value.
+passed_on=
+for argument in "$@"; do
+    shift
+    case $argument in
+        --device | --device=* | --workers | --workers=* | --stream | --stream=*) passed_on=yes ;;
+        --git-tag | --git-tag=* | --git-commit | --quiet | --debug) passed_on=yes ;;
+        --*) passed_on= ;;
+    esac
+    [ -z "$passed_on" ] || set -- "$@" "$argument"
+done
+exec "${PYTHON:-python}" train.py --resume last "$@"

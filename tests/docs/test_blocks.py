@@ -28,6 +28,7 @@ OTHER_OPTIONS = {
         "--max_restarts",
         "--requeue",
         "--restarts",
+        "--models",
         "--workers",
     ),  # of torchrun, sbatch, Ray
     "--slices",  # of benchmarks/gate_coverage.py

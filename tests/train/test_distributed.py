@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from tests.support.processes import free_port
 from tests.support.project import Project, make_project
 
 TRAINING = ("--epochs", "3", "--batch-size", "8", "--image-size", "64", "64", "--lr", "0.003")
@@ -61,6 +63,36 @@ def test_failure_of_one_process_ends_all_with_one_message(project: Project) -> N
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert errors == ["error: BATCH_SIZE=3: 2 processes need at least 4; it is the sum over all processes"]
     assert project.runs()[0].info.status == "FAILED" and "BATCH_SIZE=3" in project.runs()[0].data.tags["error"]
+
+
+@pytest.mark.parametrize("missing", ["LAKEFS_ENDPOINT", "MLFLOW_TRACKING_URI"])
+def test_two_machines_without_servers_for_both_are_refused_before_anything_is_created(
+    tmp_path: Path, missing: str
+) -> None:
+    """Two processes that take each other for another machine; the servers do not exist: nothing may ask them."""
+    project = make_project(tmp_path / "project", images=8)
+    servers = {"LAKEFS_ENDPOINT": "http://127.0.0.1:9", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    project.env |= {key: value for key, value in servers.items() if key != missing}
+    project.env |= {"LAKEFS_ACCESS_KEY_ID": "id", "LAKEFS_SECRET_ACCESS_KEY": "key"} if missing[0] == "M" else {}
+    project.env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    project.env |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    before = {path.name for path in project.folder.iterdir()}
+    both = [
+        subprocess.Popen(
+            project.command("train.py", "--smoke"),
+            cwd=project.folder,
+            env=project.environment() | {"RANK": rank},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    outputs = [process.communicate(timeout=120)[1] for process in both]
+    server = {"L": "a lakeFS", "M": "an MLflow"}[missing[0]]
+    (error,) = [line for line in outputs[0].splitlines() if line.startswith("error:")]
+    assert error.startswith(f"error: training on several machines needs {server} server: set {missing} on each of them")
+    assert both[0].returncode == 2 and both[1].returncode != 0
+    assert {path.name for path in project.folder.iterdir()} == before
 
 
 @pytest.mark.parametrize("option", [("--overfit", "4"), ("--reproduce", "0123")])

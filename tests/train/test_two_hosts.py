@@ -36,6 +36,7 @@ class Cluster:
         self.projects = (first, second)
         for project, host in zip(self.projects, hosts, strict=True):
             project.env |= env | {"GLOO_SOCKET_IFNAME": host.interface, "OMP_NUM_THREADS": "1"}
+            project.env["MLFLOW_TRACKING_URI"] = f"sqlite:///{first.folder / 'mlflow.db'}"  # written by the first host
 
     def start(self, number: int, job: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start one host's part of a job with the script of docs/cluster."""

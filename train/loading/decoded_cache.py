@@ -34,10 +34,11 @@ class _NoRoom(Exception):
 
 
 class Decoded:
-    """The memory-mapped file of a split."""
+    """The memory-mapped file of a split; its content stays if another process removes the file."""
 
     def __init__(self, path: Path, split: Split) -> None:
-        self.split, self.offsets = split, split.offsets()
+        """Open the file. Raises FileNotFoundError."""
+        self.path, self.split, self.offsets = path, split, split.offsets()
         self.bytes: UInt8 = np.asarray(np.memmap(path, np.uint8, "r"))
 
     def __getitem__(self, index: int) -> Arrays:
@@ -51,11 +52,11 @@ class Decoded:
         return image.reshape(height, width, channels), mask, native
 
 
-def prepare_files(folder: Path, limit: float, splits: Sequence[Split]) -> list[Path] | None:
+def open_decoded(folder: Path, limit: float, splits: Sequence[Split]) -> list[Decoded] | None:
     """Return the verified files of these splits, and write those that are missing; None if there is no room for them.
 
     `limit` is in bytes, for all files of the directory, streamed ones included: the least recently used are removed
-    first. One process at a time works here, the others wait for it.
+    first. One process at a time works here, the others wait for it; once it has the files open, they may remove them.
     """
     needed = sum(split.file_size for split in splits)
     if needed > limit:
@@ -77,7 +78,7 @@ def prepare_files(folder: Path, limit: float, splits: Sequence[Split]) -> list[P
             except _NoRoom:
                 _report_no_room(splits, to_write, 0, "PICTURE_CACHE_GB")
                 return None
-    return files
+        return [Decoded(file, split) for split, file in zip(splits, files, strict=True)]
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from dataset.data import Pair, SegmentationData
 from dataset.decoding.options import ReadOptions
 from dataset.sources.files import LOCAL_FILES, FileSource
 from segmentation.preprocess import Normalisation
-from train.loading.decoded_cache import Decoded, prepare_files
+from train.loading.decoded_cache import Decoded, open_decoded
 from train.loading.prefetch import decode_ahead
 from train.loading.shared_memory import explain_worker_errors, usable_workers
 from train.loading.split import Arrays, Split
@@ -97,9 +97,27 @@ def attach_decoded_cache(folder: Path, limit: float, *images: SegmentationDatase
 
     The first process of each machine writes and verifies the files; the others wait for it.
     """
-    files = distributed.broadcast_on_node(lambda: prepare_files(folder, limit, [split.split for split in images]))
-    for split, file in zip(images, files or (), strict=files is not None):
-        split.decoded = Decoded(file, split.split)
+    splits = [split.split for split in images]
+    opened: list[Decoded] | None = None
+
+    def open_in_first() -> list[Path] | None:
+        nonlocal opened
+        opened = open_decoded(folder, limit, splits)
+        return None if opened is None else [decoded.path for decoded in opened]
+
+    files = distributed.broadcast_on_node(open_in_first)
+    if files is not None and opened is None:
+        opened = _open_in_others(folder, limit, splits, files)
+    for split, decoded in zip(images, opened or (), strict=opened is not None):
+        split.decoded = decoded
+
+
+def _open_in_others(folder: Path, limit: float, splits: list[Split], files: list[Path]) -> list[Decoded] | None:
+    """Open the files that the first process of this machine has made; None if there is no longer room for them."""
+    try:
+        return [Decoded(file, split) for split, file in zip(splits, files, strict=True)]
+    except FileNotFoundError:  # meanwhile, another training has removed them to make room for its own
+        return open_decoded(folder, limit, splits)
 
 
 def downloaded_bytes(data: SegmentationData, cache: Path) -> int:

@@ -47,6 +47,11 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def on_several_machines() -> bool:
+    """Return whether other machines have processes of this training, too."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world_size())) < world_size()
+
+
 def is_main() -> bool:
     """Return whether this process writes files and communicates with servers."""
     return rank() == 0

@@ -32,6 +32,23 @@ class WorkerJob:
     shards: LakePath | None = None  # that the data is read from
 
 
+def require_servers(settings: Settings) -> None:
+    """In the main process, before anything is created: raise UsageError without servers that other machines reach."""
+    _require_lakefs(settings)
+    if settings.mlflow_tracking_uri is None:
+        raise UsageError(
+            tr(
+                "training on several machines needs an MLflow server: set MLFLOW_TRACKING_URI on each of them, "
+                "or the run is recorded only in mlflow.db of one machine"
+            )
+        )
+
+
+def _require_lakefs(settings: Settings) -> None:
+    if settings.lakefs_endpoint is None:
+        raise UsageError(tr("training on several machines needs a lakeFS server: set LAKEFS_ENDPOINT on each of them"))
+
+
 def broadcast_job(job: WorkerJob, data: SegmentationData) -> None:
     """In the main process, after the data is committed: start the others."""
     distributed.broadcast_from_main(lambda: job)
@@ -56,7 +73,6 @@ def _only_in_main() -> WorkerJob:
 
 def _fetch(settings: Settings, job: WorkerJob, stack: contextlib.ExitStack) -> SegmentationData:
     """Return the data of the run's commit, through this machine's own cache; `stack` keeps the connection open."""
-    if settings.lakefs_endpoint is None:
-        raise UsageError(tr("training on several machines needs a lakeFS server: set LAKEFS_ENDPOINT on each of them"))
+    _require_lakefs(settings)  # its own environment
     lake = stack.enter_context(connect(settings))
     return checked_data(settings, lake, str(job.shards or job.data_path))[1]

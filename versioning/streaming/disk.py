@@ -240,15 +240,26 @@ class BoundedCache:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        """Hold the database exclusively, also against other processes."""
+        """Hold the database exclusively, also against other processes. An error of the block leaves what it has done.
+
+        A file that it removed does not come back: its entry would keep the room, and keep the file from being stored.
+        """
         with self._lock:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
-            except BaseException:
+            finally:
+                self._commit()
+
+    def _commit(self) -> None:
+        """End the transaction, also where that fails; with some errors, SQLite has ended it already."""
+        try:
+            if self._db.in_transaction:
+                self._db.execute("COMMIT")
+        except sqlite3.Error:
+            if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+            raise
 
 
 @contextlib.contextmanager
@@ -267,7 +278,7 @@ def bounded_cache(folder: Path, limit: float) -> Iterator[BoundedCache | None]:
 def remove_least_recently_used(folder: Path, limit: float, keep: Sequence[Path]) -> None:
     """Remove incomplete files of killed processes, then the least recently used files until the rest fits `limit` bytes."""
     for part in folder.glob(".*.part"):  # no process is writing: the caller has the lock
-        part.unlink()
+        part.unlink(missing_ok=True)
     used = {file: file.stat() for file in folder.glob("*" + SUFFIX)}
     total = sum(status.st_size for status in used.values())
     for file in sorted(used.keys() - set(keep), key=lambda file: used[file].st_mtime):
@@ -286,8 +297,13 @@ def make_room(folder: Path, limit: float) -> None:
 
 def decoded_bytes(folder: Path) -> int:
     """Return the bytes of the decoded images in a directory, those that are being written included."""
+    total = 0
     with os.scandir(folder) as entries:
-        return sum(entry.stat().st_size for entry in entries if entry.name.endswith((SUFFIX, ".part")))
+        for entry in entries:
+            if entry.name.endswith((SUFFIX, ".part")):
+                with contextlib.suppress(FileNotFoundError):  # another training has just removed or renamed it
+                    total += entry.stat().st_size
+    return total
 
 
 def _connect(path: Path) -> sqlite3.Connection:

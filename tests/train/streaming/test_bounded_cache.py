@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from train.loading import decoded_cache
 from versioning.streaming import disk
 from versioning.streaming.disk import BoundedCache, bounded_cache, decoded_bytes, make_room
 
@@ -97,6 +99,31 @@ def test_decoded_images_count(cache: BoundedCache, tmp_path: Path) -> None:
     assert bytes_on_disk(tmp_path) <= 4 * SIZE
     offer(cache, 5, None)
     assert bytes_on_disk(tmp_path) <= 4 * SIZE
+
+
+@pytest.mark.parametrize("failure", ["no room", "full disk"])
+def test_files_that_made_room_in_vain_can_be_kept_again(
+    cache: BoundedCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: str
+) -> None:
+    """Their entries are removed with them: they would keep the room and keep out the files themselves."""
+    for number in range(4):
+        offer(cache, number, number)
+    part = tmp_path / ".x.pictures.0.part"
+    if failure == "no room":
+        with pytest.raises(decoded_cache._NoRoom):
+            decoded_cache._reserve(part, 5 * SIZE, cache)
+    else:
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
+            patch.setattr(Path, "open", raise_full)
+            decoded_cache._reserve(part, 4 * SIZE, cache)
+    assert kept(cache, range(4)) == [] and bytes_on_disk(tmp_path) == 0
+    for number in range(4):
+        offer(cache, number, number)
+    assert kept(cache, range(4)) == [0, 1, 2, 3]
+
+
+def raise_full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "full")
 
 
 def test_damaged_file_is_dropped(cache: BoundedCache, capsys: pytest.CaptureFixture[str]) -> None:
