@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -324,6 +325,7 @@ class Settings:
 
 SETTINGS = table_of(Settings)
 FIELDS = types_of(Settings)
+TRAINING_LENGTH = ("epochs", "max_seconds")  # settings that exclude each other
 TRAINING_OPTIONS = [name for name in list(SETTINGS)[list(SETTINGS).index("epochs") :] if SETTINGS[name].option]
 OWN_PREFIXES = ("LAKEFS_", "MINIO_", "REGISTER", "SERVE_")
 
@@ -336,7 +338,7 @@ def load_settings(**overrides: Any) -> Settings:
     """
     dotenv = load_dotenv(ROOT / ".env", FIELDS, OWN_PREFIXES)
     with name_origins(SETTINGS, overrides, ROOT / ".env"):
-        values = read_values(FIELDS, overrides, dotenv)
+        values = _without_replaced(read_values(FIELDS, overrides, dotenv), overrides)
         settings = Settings(**values, explicit=frozenset(values))
     add_secrets(settings.secrets())
     set_language(settings.app_lang or language_of_locale())
@@ -344,6 +346,12 @@ def load_settings(**overrides: Any) -> Settings:
     absolute = absolute_paths({name: path for name, path in paths.items() if path is not None}, overrides, ROOT)
     keep_private(absolute["lakefs_local_dir"])
     return dataclasses.replace(settings, **absolute)  # type: ignore[arg-type]  # each is a field of type Path
+
+
+def _without_replaced(values: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values without the length of a training that an option replaces: --epochs that of MAX_SECONDS, or the reverse."""
+    given = [name for name in TRAINING_LENGTH if overrides.get(name) is not None]
+    return {k: v for k, v in values.items() if len(given) != 1 or k in given or k not in TRAINING_LENGTH}
 
 
 # Before any text is shown, that of --help included; load_settings reports an invalid value.

@@ -13,6 +13,8 @@ from segmentation.preprocess import Normalisation
 from segmentation.reliability.drift import TrainingDistribution
 from utils.ensemble_file import Member
 
+SCALES = 1e-6, 64.0  # least and largest number of input pixels per pixel of an image
+
 
 @dataclass(frozen=True)
 class Model:

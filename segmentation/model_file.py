@@ -23,7 +23,7 @@ from segmentation.archive.reader import read_archive, reason_of
 from segmentation.archive.values import items, mapping, number, pair, text, whole
 from segmentation.ensemble.joining import common_entries, join_models
 from segmentation.loaded_network import build_from_weights
-from segmentation.model import Model
+from segmentation.model import SCALES, Model
 from segmentation.preprocess import Normalisation
 from segmentation.reliability.stored import distribution_to_dict, parse_distribution
 from utils.ensemble_file import is_ensemble, member_files, parse_ensemble
@@ -142,7 +142,7 @@ def _parse_model(content: dict[str, Any], file_size: int) -> Model:
     reading = _parse_reading(content.get("reading", {}))
     architecture = text(content["architecture"], "architecture", MAX_ARCHITECTURE)
     # Older files lack these, `temperature` and `inputs`.
-    scale = [number(value, "scale", 1 / 64, 64) for value in pair(content.get("scale", (1.0, 1.0)), "scale")]
+    scale = [number(value, "scale", *SCALES) for value in pair(content.get("scale", (1.0, 1.0)), "scale")]
     warnings = [mapping(row, "warnings") for row in items(content.get("warnings", []), "warnings", MAX_WARNINGS)]
     height, width = (whole(side, "input_size", 16, 8192) for side in pair(content["input_size"], "input_size"))
     weights = mapping(content["state_dict"], "state_dict")

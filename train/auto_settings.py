@@ -13,7 +13,9 @@ from torch import nn
 from core.console import format_size
 from core.i18n import tr, trn
 from core.machine.limits import available_memory
+from core.settings import InvalidSetting
 from dataset.data import SegmentationData
+from segmentation.model import SCALES
 from segmentation.networks.packages import LITE_FPN
 from segmentation.networks.registry import COMPACT
 
@@ -50,8 +52,11 @@ def epochs(wanted: int | None, steps_per_epoch: int, images: int, batch: int) ->
 
 
 def working_size(data: SegmentationData, wanted: tuple[int, int] | None) -> tuple[tuple[int, int], str]:
-    """Return the input size (height, width) in pixels, and why."""
+    """Return the input size (height, width) in pixels, and why. Raises UsageError for one that no model file allows."""
     if wanted is not None:
+        if max(working_scale(data, wanted)) > SCALES[1]:
+            problem = tr("more than {count:g} times the size of the images", count=SCALES[1])
+            raise InvalidSetting("IMAGE_SIZE", wanted, problem=problem)
         return wanted, tr("as set")
     heights, widths = zip(*((pair.height, pair.width) for pair in data.pairs), strict=True)
     height, width = float(np.median(heights)), float(np.median(widths))

@@ -135,7 +135,7 @@ class BaseTrain(ABC):
                 self.ask_observer()
         self.saved_at = time.monotonic()
         try:
-            while not self.done:
+            while self.step or not self.done:  # an epoch that has begun is validated, also if its time was over
                 loss = self.train_epoch()
                 self.end_epoch(loss, self.validate() if self.is_to_be_validated() else None)
         except KeyboardInterrupt:
@@ -216,6 +216,8 @@ class BaseTrain(ABC):
         """Run the rest of the epoch and return its mean loss."""
         if self.step == 0:
             self.images, self.seconds = 0, 0.0
+        elif self.timed and self.progress_fraction(0) >= 1:  # interrupted in the validation after it
+            return self.mean_train_loss()
         self.start_epoch()
         start = time.perf_counter() - self.seconds
         label = tr("{epoch} train", epoch=self.epoch_label(self.epoch))

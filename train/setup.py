@@ -233,6 +233,12 @@ def check_request(settings: Settings) -> None:
     if settings.init is not None and settings.pretrained:
         raise UsageError(tr("--init and --pretrained: both say where the weights are from: leave one out"))
     check_network(settings.model, settings.pretrained)
+    if settings.epochs is not None and settings.max_seconds is not None:
+        problem = tr("EPOCHS={epochs} says how long to train, too: leave one of them out", epochs=settings.epochs)
+        raise InvalidSetting("MAX_SECONDS", settings.max_seconds, problem=problem)
+    if settings.model_path.is_dir():
+        problem = tr("a directory: name a file, such as models/model.pth")
+        raise InvalidSetting("MODEL_PATH", settings.model_path, problem=problem)
     if settings.pretrained:
         require_weights_dir(settings.weights_dir)
     check_device(settings)

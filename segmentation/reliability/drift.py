@@ -25,7 +25,7 @@ FALSE_ALARMS = 0.005  # fraction of training images beyond the threshold
 VAL_ALARMS = 0.02  # fraction of validation images beyond it, at most
 WIDEST = 1.5  # times what the training says, to which the validation images may move it
 PARTS = 5
-MOST = 1e6  # a score, instead of one that is not a number
+LEAST_SCALE, MOST = 1e-6, 1e6  # of a scale, and of a score, that is not a number otherwise
 APART = ("size", "aspect")  # statistics of the file, which say nothing together with those of the pixels
 
 
@@ -153,10 +153,10 @@ def fit_distribution(bands: int, seen: Observations, module: str | None) -> Trai
         others = _fit(bands, seen.only(part != number), module)
         scores.append(others.scores(seen.only(part == number)))
     held_out = np.concatenate(scores)
-    factors = _quantile(held_out, COLUMN)
+    factors = np.clip(_quantile(held_out, COLUMN), LEAST_SCALE, MOST)  # images that are all equal have none
     own = len(statistic_names(bands))
     factors[:own] = np.maximum(factors[:own], 1)  # of the others, 1 is only the mean of the training
-    threshold = max(1.0, float(_quantile((held_out / factors).max(1), FALSE_ALARMS)))
+    threshold = min(max(1.0, float(_quantile((held_out / factors).max(1), FALSE_ALARMS))), MOST)
     return replace(_fit(bands, seen, module).scaled(factors), threshold=threshold)
 
 

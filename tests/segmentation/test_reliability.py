@@ -274,6 +274,18 @@ def test_model_file_has_temperature_and_what_the_training_images_are_like(tmp_pa
         assert np.array_equal(getattr(loaded.inputs.features, name), value)
 
 
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_training_of_equal_images_has_a_model_that_can_be_loaded(tmp_path: Path, others: int) -> None:
+    same, model = scenes(1, 0)[0], make_model((64, 64))
+    images = [same] * 10 + [noise(60, 80)] * others
+    features = np.ones((len(images), 192), np.float32)
+    inputs = fit_distribution(3, Observations(observed(images).statistics, features), find_deepest(model.network, 3))
+    save_model(tmp_path / "model.pth", replace(model, inputs=inputs, scale=(16 / 6000, 64.0)))
+    loaded = load_model(tmp_path / "model.pth", file_sha256(tmp_path / "model.pth"), CPU)
+    assert loaded.scale == (16 / 6000, 64.0)
+    assert loaded.inputs is not None and inputs is not None and loaded.inputs.scales == inputs.scales
+
+
 def test_model_file_of_an_earlier_version_has_neither(tmp_path: Path) -> None:
     save_model(tmp_path / "model.pth", described_model())
     content = torch.load(tmp_path / "model.pth", weights_only=True)

@@ -154,6 +154,39 @@ def test_changed_sweep_yaml_is_refused_in_one_line(project: Project, reference: 
     assert other.returncode == 2 and "--ema: sweep 'reference' was started with 0.02, now 0.5" in other.stderr
 
 
+@pytest.mark.parametrize(
+    "options", [("--data-ref", "main"), ("--data-dir", "elsewhere"), ("--experiment-branch", "other"), ("--sample",)]
+)
+def test_a_sweep_is_not_continued_on_other_data_or_another_branch(
+    project: Project, reference: tuple[str, Any], options: tuple[str, ...]
+) -> None:
+    before = len(project.runs())
+    done = project.run("train.py", "--sweep", "reference.yaml", *options)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert f"{options[0]}: sweep 'reference' was started with" in done.stderr and "leave the option out" in done.stderr
+    assert len(project.runs()) == before
+
+
+def test_weights_of_all_trials_and_a_choice_of_them_exclude_each_other(project: Project) -> None:
+    text = SWEEP.replace("settings:", "settings:\n  model: lite_fpn").replace(
+        "space:", "space:\n  pretrained: [false, true]"
+    )
+    name, before = write(project, "weights", text), len(project.runs())
+    done = project.run("train.py", "--sweep", name, env={"WEIGHTS": "a.pth"})
+    assert done.returncode == 2 and "space.pretrained varies, but WEIGHTS=" in done.stderr, done.stderr
+    assert len(project.runs()) == before
+
+
+def test_a_time_for_each_trial_excludes_a_choice_of_epochs(project: Project) -> None:
+    text = SWEEP.replace("  epochs: 2", "  max_seconds: 5").replace("space:", "space:\n  epochs: {low: 2, high: 9}")
+    done = project.run("train.py", "--sweep", write(project, "lengths", text))
+    assert done.returncode == 2 and "epochs and max_seconds exclude each other" in done.stderr, done.stderr
+
+
+def test_the_same_data_directory_may_be_named_again(project: Project, reference: tuple[str, Any]) -> None:
+    assert "best: trial 2" in run_sweep(project, "reference", "--data-dir", "data").stdout
+
+
 def test_two_processes_share_the_trials(project: Project) -> None:
     text = SWEEP.replace("epochs: 2", "epochs: 1").replace("trials: 3", "trials: 4").replace("halving", "none")
     write(project, "shared", text)

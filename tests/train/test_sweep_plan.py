@@ -83,6 +83,7 @@ def test_plan_has_what_the_file_says(tmp_path: Path) -> None:
         ("[ce, ce+dice]", "{low: 1, high: 2}", "line 13: space.loss: not a number: give a list of values"),
         ("[ce, ce+dice]", "[]", "line 13: space.loss: expected a list of values"),
         ("loss: [", "seed: [1, 2]\n  loss: [", "line 13: space.seed: must be the same for all trials"),
+        ("loss: [", "weights: [a, b]\n  loss: [", "line 13: space.weights: must be the same for all trials"),
         ("[ce, ce+dice]", "*anchor", "line 13: YAML aliases"),
         ("[ce, ce+dice]", "[ce", "not YAML"),
         ("pretrained: [false]", "pretrained: [maybe]", "line 15: space.pretrained[1]: 'maybe': expected true or false"),

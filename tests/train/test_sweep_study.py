@@ -92,6 +92,19 @@ def test_trial_of_a_machine_that_is_gone_is_repeated_with_its_values(settings: c
     assert study.take() is None and study.is_over and len(study.finished()) == 1
 
 
+def test_of_equal_trials_the_one_whose_model_was_kept_is_the_best(settings: config.Settings) -> None:
+    """Another process ended its trial, of the same settings, while an earlier one was still in progress."""
+    study = opened(settings)
+    slow, fast = study.take(), study.take()
+    assert slow is not None and fast is not None
+    fast.trial.set_user_attr("kept", True)
+    study.tell(fast, TrialState.COMPLETE, 0.5)
+    slow.trial.set_user_attr("kept", False)
+    study.tell(slow, TrialState.COMPLETE, 0.5)
+    best = study.best()
+    assert best is not None and best.number == fast.trial.number
+
+
 def test_halving_decides_the_same_when_asked_again() -> None:
     study = optuna.create_study(direction="maximize", pruner=HalvingPruner(Pruner("halving", min_epochs=1, factor=2)))
     decisions = []

@@ -16,14 +16,18 @@ import torch
 
 import config
 from core.errors import AppError, UsageError
+from dataset.classes import ClassMap
 from dataset.sources.synthetic import generate_sample
 from dataset.validation import check_data
+from segmentation.metrics import ConfusionMatrix
 from train import auto_settings, base_train, overfit_check
-from train.base_train import EpochResult
+from train.base_train import EpochResult, Validation
+from train.checkpoint import load_checkpoint
 from train.loading import loader
 from train.model_train import ModelTrain
-from train.reports.figures import save_curves
-from train.setup import prepare_training
+from train.reports.figures import save_confusion, save_curves
+from train.setup import check_request, prepare_training
+from train.tracking.result import class_metrics
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +54,81 @@ def test_training_is_bit_identical_with_any_last_batch(sample: Path, tmp_path: P
         assert np.isfinite(training.history[0].train_loss)
         weights.append(torch.cat([p.detach().ravel() for p in training.network.parameters()]))
     assert torch.equal(*weights) and bool(torch.isfinite(weights[0]).all())
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("epochs_before", [0, 1])
+def test_timed_training_interrupted_in_its_last_validation_is_ended_by_a_resume(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs_before: int
+) -> None:
+    """Its time is over, but its last epoch has no metrics and no model yet."""
+    own = {"model_path": tmp_path / "m.pth", "lakefs_local_dir": tmp_path / "lakefs", "device": "cpu"}
+    chosen = config.load_settings(**own, max_seconds=100, image_size=(32, 32), batch_size=4, app_lang="en")
+    clock = iter([1.0] * 3 * epochs_before + [1000.0] * 9)  # a step and the end of each epoch
+    monkeypatch.setattr(ModelTrain, "synchronized_elapsed", lambda *_: next(clock))
+
+    def training() -> ModelTrain:
+        return ModelTrain(prepare_training(chosen, check_data(sample, 0)), tmp_path)
+
+    class Killed(ModelTrain):
+        def validate(self) -> Validation:
+            if self.progress_fraction(0) >= 1:
+                raise KeyboardInterrupt
+            return super().validate()
+
+    first = Killed(training().setup, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        first.fit()
+    weights = {name: value.clone() for name, value in first.network.state_dict().items()}
+    second = training()
+    best = second.fit(load_checkpoint(tmp_path / "checkpoint.pth")["state"])
+    assert len(second.history) == len(first.history) + 1 and second.history[-1].validation is not None
+    assert second.best_file.exists() and best in second.history
+    assert all(torch.equal(value, weights[name]) for name, value in second.network.state_dict().items())
+
+
+def test_an_input_size_that_no_model_file_allows_is_refused(sample: Path) -> None:
+    data = check_data(sample, 0)
+    small = dataclasses.replace(data, pairs=tuple(dataclasses.replace(pair, height=2, width=2) for pair in data.pairs))
+    with pytest.raises(UsageError, match=r"IMAGE_SIZE.*more than 64 times the size of the images"):
+        auto_settings.working_size(small, (256, 256))
+
+
+def test_an_option_replaces_the_other_length_of_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that the environment or .env has; both of them there are refused."""
+    monkeypatch.setenv("MAX_SECONDS", "600")
+    chosen = config.load_settings(epochs=3)
+    assert (chosen.epochs, chosen.max_seconds) == (3, None) and "max_seconds" not in chosen.explicit
+    check_request(chosen)
+    monkeypatch.setenv("EPOCHS", "5")
+    assert (config.load_settings(max_seconds=9.0).epochs, config.load_settings(max_seconds=9.0).max_seconds) == (
+        None,
+        9.0,
+    )
+    with pytest.raises(UsageError, match=r"MAX_SECONDS=600.*EPOCHS=5 says how long to train, too"):
+        check_request(config.load_settings())
+
+
+def test_a_directory_is_no_model_path(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"MODEL_PATH.*a directory: name a file"):
+        check_request(config.load_settings(model_path=tmp_path))
+
+
+def test_class_names_may_be_mathematics(tmp_path: Path) -> None:
+    classes = ClassMap(ids=(0, 1, 2), names=("$$", "$5 (10%) $", "a"), colors=((0, 0, 0), (1, 1, 1), (2, 2, 2)))
+    save_confusion(tmp_path / "confusion.png", ConfusionMatrix(3), classes)
+    assert (tmp_path / "confusion.png").stat().st_size
+
+
+def test_each_class_has_a_metric_of_its_own() -> None:
+    names = ["<5 mm", ">5 mm", "a/b", "A:B", "..", "road"]
+    iou = {name: place / 10 for place, name in enumerate(names)}
+    found = class_metrics("val", Validation(0.0, 0.0, 0.0, dict(iou)))
+    expected = ["_5 mm (0)", "_5 mm (1)", "a_b (2)", "A_B (3)", "__", "road"]
+    assert found == {f"val_iou/{name}": place / 10 for place, name in enumerate(expected)}
 
 
 def test_epochs_that_are_not_validated_have_no_metrics_and_are_not_chosen(sample: Path, tmp_path: Path) -> None:

@@ -126,6 +126,8 @@ def save_confusion(
         axes.text(column, row, f"{fraction[row, column] * 100:.0f}", ha="center", va="center", color=shade, fontsize=8)
     axes.set_xticks(range(len(counts)), classes.names, rotation=60, ha="right")
     axes.set_yticks(range(len(counts)), classes.names)
+    for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+        label.set_parse_math(False)  # a name may contain $
     axes.set(
         xlabel="predicted",
         ylabel="label",

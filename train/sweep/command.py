@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from config import SETTINGS, Settings
+from config import SETTINGS, TRAINING_LENGTH, Settings
 from core.errors import AppError, UsageError
 from core.i18n import tr, trn
 from core.reporting import notify
@@ -110,6 +110,11 @@ def _fixed_settings(settings: Settings, given: Mapping[str, Any], plan: SweepPla
     if fixed.folds is not None:
         raise UsageError(tr("FOLDS={folds}: a sweep trains one model in each trial: leave it out", folds=fixed.folds))
     check_request(fixed)
+    lengths = [name for name in TRAINING_LENGTH if name in varied or getattr(fixed, name) is not None]
+    if len(lengths) > 1:
+        raise UsageError(
+            tr("sweep '{name}': epochs and max_seconds exclude each other: leave one of them out", name=plan.name)
+        )
     return fixed
 
 

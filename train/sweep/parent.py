@@ -43,6 +43,8 @@ FILE = "sweep.yaml"  # artifact of the parent run
 # User attributes of the study.
 SETTINGS, EXPLICIT, GIVEN, PARENT, PREPARING = "settings", "explicit", "given", "parent_run_id", "preparing"
 BRANCH, TARGET, DATA_PATH, MANIFEST, FINISHED = "branch", "target_branch", "data_path", "data_manifest", "finished"
+PLACES = "data_options"  # where the data came from, and where the result goes
+PLACE_OPTIONS = ("data_dir", "data_ref", "dataset", "sample", "experiment_branch")
 POLL_S = 2.0
 
 
@@ -73,6 +75,7 @@ def open_sweep(start: Start, lake: LakeFS, client: MlflowClient) -> Sweep:
         if start.study.attribute(DATA_PATH) is None:
             settings, job = _prepare(start, lake, client)
         else:
+            require_same_places(start)
             settings = recorded_settings(start.settings, start.given, start.study)
     recorded = start.study.attribute
     data_path = LakePath.parse_recorded(recorded(DATA_PATH))
@@ -107,6 +110,14 @@ def _prepare(start: Start, lake: LakeFS, client: MlflowClient) -> tuple[Settings
     from train.jobs.training import new_job
 
     study = start.study
+    if start.settings.weights is not None and any(one.setting == "pretrained" for one in start.plan.space):
+        raise UsageError(
+            tr(
+                "sweep '{name}': space.pretrained varies, but WEIGHTS={weights} is for all trials: leave one of them out",
+                name=start.plan.name,
+                weights=start.settings.weights,
+            )
+        )
     study.set_attributes({PREPARING: f"{ProcessIdentity.of_this_process()}|{time.time():.0f}"})
     start.prepare_directory()
     settings, initial = resolve_initial(start.settings, lake)
@@ -126,6 +137,7 @@ def _prepare(start: Start, lake: LakeFS, client: MlflowClient) -> tuple[Settings
             SETTINGS: _plain(settings.reproducible_settings()),
             EXPLICIT: sorted(settings.explicit),
             GIVEN: _plain(start.given),
+            PLACES: _places(start),
             BRANCH: job.facts.branch,
             TARGET: job.facts.target_branch,
             PARENT: tracker.run_id,
@@ -134,6 +146,37 @@ def _prepare(start: Start, lake: LakeFS, client: MlflowClient) -> tuple[Settings
         }
     )
     return settings, job
+
+
+def _places(start: Start) -> dict[str, Any]:
+    """Return the options of this call that say which data is used and where the result goes."""
+    given = {name: getattr(start.options, name) for name in PLACE_OPTIONS}
+    chosen = {name: value for name, value in given.items() if value}
+    return _plain(chosen | {"data_dir": start.settings.data_dir} if "data_ref" not in chosen else chosen)
+
+
+def require_same_places(start: Start) -> None:
+    """Raise UsageError for an option by which other data, or another branch, is asked for than the sweep has."""
+    recorded = start.study.attribute(PLACES)
+    if recorded is None:  # a sweep of an earlier version
+        return
+    now = _places(start)
+    for name in PLACE_OPTIONS:
+        if getattr(start.options, name) and now[name] != recorded.get(name):
+            raise _differs(start.study, f"--{name.replace('_', '-')}", recorded.get(name, "-"), now[name])
+
+
+def _differs(study: SharedStudy, option: str, recorded: object, given: object) -> UsageError:
+    return UsageError(
+        tr(
+            "{option}: sweep '{name}' was started with {recorded}, now {given}: leave the option out, or give the new "
+            "search another name",
+            option=option,
+            name=study.plan.name,
+            recorded=recorded,
+            given=given,
+        )
+    )
 
 
 def recorded_settings(settings: Settings, given: Mapping[str, Any], study: SharedStudy) -> Settings:
@@ -145,16 +188,7 @@ def recorded_settings(settings: Settings, given: Mapping[str, Any], study: Share
             first.get(name, recorded[name])
         )  # as it was typed: INIT became a reference that does not move
         if given[name] != started:
-            raise UsageError(
-                tr(
-                    "{option}: sweep '{name}' was started with {recorded}, now {given}: leave the option out, or give the new "
-                    "search another name",
-                    option=SETTINGS_TABLE[name].option or name.upper(),
-                    name=study.plan.name,
-                    recorded=started,
-                    given=given[name],
-                )
-            )
+            raise _differs(study, SETTINGS_TABLE[name].option or name.upper(), started, given[name])
     data = LakePath.parse_recorded(study.attribute(DATA_PATH))
     require_repository(settings.lakefs_repo, study.attribute(PARENT), data.repo)
     branch = study.attribute(TARGET) or study.attribute(BRANCH)

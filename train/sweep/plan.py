@@ -22,7 +22,10 @@ METRICS = ("best_val_miou", "best_val_accuracy")
 SAMPLERS = ("tpe", "random")
 PRUNERS = ("none", "median", "halving")
 # How the data is read and split, and the model to start from, is decided once for all trials.
-COMMON = ("raw_orientation", "allow_truncated", "seed", "split_group", "init", "init_sha256", "folds")
+COMMON = (
+    *("raw_orientation", "allow_truncated", "seed", "split_group", "init", "init_sha256", "folds"),
+    *("pretrained_sha256", "weights"),
+)
 TRAINING = tuple(name for name, info in SETTINGS.items() if not info.runtime_only)
 KEYS = (*("name", "trials", "time_limit", "metric", "sampler", "pruner", "seed", "settings"), "space")
 RANGE_KEYS, CHOICE_KEYS = ("low", "high", "step", "log"), ("choices",)

@@ -29,6 +29,7 @@ from train.sweep.sampling import draw, make_pruner, make_sampler, resumed_trial
 
 # User attributes of a trial.
 OWNER, RUN_ID = "owner", "run_id"
+KEPT = "kept"  # whether the model of a trial was kept: decided once, for a resumed training
 ABANDONED, RETRY_OF, SECONDS, EPOCHS, ERROR = "abandoned", "retry_of", "seconds", "epochs", "error"
 RECORD = "sweep"  # user attribute of the study: what defines it
 HEARTBEAT_S = 30.0
@@ -144,9 +145,12 @@ class SharedStudy:
         return [trial for trial in self.trials() if trial.state.is_finished()]
 
     def best(self) -> FrozenTrial | None:
-        """Return the first trial with the highest value; None without a complete one."""
+        """Return the first trial with the highest value; None without a complete one.
+
+        Of equal values, the one whose model was kept: another process may have ended an earlier trial later.
+        """
         complete = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
-        return max(complete, key=lambda trial: trial.value or 0.0, default=None)
+        return max(complete, key=lambda t: (t.value or 0.0, bool(t.user_attrs.get(KEPT))), default=None)
 
     def running_elsewhere(self) -> int:
         """Return how many trials other processes work on."""

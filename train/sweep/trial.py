@@ -23,7 +23,7 @@ from train.base_train import Diverged, EpochResult, best_of
 from train.jobs.job import Job, OpenTraining, open_training
 from train.resume import CHECKPOINT_FILE, Interrupted
 from train.setup import check_data, check_request
-from train.sweep.study import EPOCHS, ERROR, RUN_ID, SECONDS, Claimed, SharedStudy, beating
+from train.sweep.study import EPOCHS, ERROR, KEPT, RUN_ID, SECONDS, Claimed, SharedStudy, beating
 from train.tracking.run_tracker import RunFacts
 from utils.lakefs_utils import LakePath
 from utils.lineage import PARENT_TAG
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from utils.lineage import Lineage
 
 SWEEP_TAG, TRIAL_TAG, STATE_TAG = "sweep", "trial", "trial_state"  # of runs
-KEPT, PRUNED = "kept", "pruned"  # user attributes of a trial: what was decided, for a resumed training
+PRUNED = "pruned"  # user attribute of a trial: what was decided, for a resumed training
 STATES = {TrialState.COMPLETE: mark("complete"), TrialState.PRUNED: mark("pruned"), TrialState.FAIL: mark("failed")}
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,9 +116,21 @@ def split_metrics(judged: Validation, test: Validation | None, split: str = VAL)
 
 def class_metrics(split: str, measured: Validation) -> dict[str, float]:
     """Return the IoU of each class that occurs, as metrics of a run."""
-    return {f"{split}_iou/{_metric_name(name)}": iou for name, iou in measured.iou.items() if iou is not None}
+    names = _metric_names(list(measured.iou))
+    return {f"{split}_iou/{names[name]}": iou for name, iou in measured.iou.items() if iou is not None}
 
 
-def _metric_name(name: str) -> str:
-    """Return a class name with only the characters that MLflow allows in a metric's name."""
-    return re.sub(r"[^\w.\- ]", "_", name)
+def _metric_names(classes: Sequence[str]) -> dict[str, str]:
+    """Return class -> name with only the characters that MLflow allows in a metric's name.
+
+    Where two classes would have one name, the position of each is added.
+    """
+    plain = {name: re.sub(r"[^\w.\- ]", "_", name) for name in classes}
+    plain = {
+        name: "_" * len(shown) if not shown.strip(".") else shown for name, shown in plain.items()
+    }  # a path: . or ..
+    counts = Counter(shown.casefold() for shown in plain.values())
+    return {
+        name: shown if counts[shown.casefold()] == 1 else f"{shown} ({place})"
+        for place, (name, shown) in enumerate(plain.items())
+    }

@@ -111,7 +111,12 @@ def initial_model(reference: str, sha256: str, model: Model, known: dict[str, st
 
 
 def _start_of(model: Model) -> str:
-    """Return what the file of a model says that it had started from; nothing for random and published weights."""
+    """Return what the file of a model says that it had started from; nothing for random and published weights.
+
+    Of the model of a fold, that too: what it was trained on is recorded with its run only.
+    """
+    if fold := model.lineage.get("fold"):
+        return escape_line(one_line(f"fold {fold} of run {model.lineage.get('run_id', '')[:8]}", SHOWN))
     stated = str(model.lineage.get(INIT, ""))
     return "" if is_published(stated) else escape_line(one_line(stated, SHOWN))
 

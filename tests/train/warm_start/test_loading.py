@@ -124,6 +124,8 @@ def test_what_a_file_had_started_from_is_recorded_as_no_commit_says_it(tmp_path:
     assert (
         "init_start" not in initial_model("lakefs://repo/2/m.pth", "0" * 64, grown, {"run_id": "", "data": ""}).record()
     )
+    of_fold = dataclasses.replace(make_model(), lineage={"fold": "2", "run_id": "ab" * 16})
+    assert initial_model("/m.pth", "0" * 64, of_fold, {}).record()["init_start"] == "fold 2 of run abababab"
     spelled = f"package:{LITE_PACKAGE.replace('-', '_').upper()}==1.0"
     for start in ({}, {"init": f"package:{LITE_PACKAGE}==1.0"}, {"init": spelled}):
         fresh = dataclasses.replace(make_model(), lineage=start)
