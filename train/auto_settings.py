@@ -55,7 +55,7 @@ def working_size(data: SegmentationData, wanted: tuple[int, int] | None) -> tupl
     """Return the input size (height, width) in pixels, and why. Raises UsageError for one that no model file allows."""
     if wanted is not None:
         if max(working_scale(data, wanted)) > SCALES[1]:
-            problem = tr("more than {count:g} times the size of the images", count=SCALES[1])
+            problem = tr("larger than the images by a factor of more than {factor:g}", factor=SCALES[1])
             raise InvalidSetting("IMAGE_SIZE", wanted, problem=problem)
         return wanted, tr("as set")
     heights, widths = zip(*((pair.height, pair.width) for pair in data.pairs), strict=True)

@@ -324,7 +324,7 @@ def test_an_unusable_key_is_refused_before_anything_is_registered(
     with pytest.raises(UsageError, match=f"SIGNING_KEY={chosen}: not a usable private key") as caught:
         register_model.main(["--signing-key", str(chosen)])
     assert "hush" not in str(caught.value)
-    assert not lab.client.search_registered_models()
+    assert not lab.client.search_model_versions(f"name='{lab.name}'")
 
 
 def test_an_encrypted_key_signs_with_its_password(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,7 +93,7 @@ def test_timed_training_interrupted_in_its_last_validation_is_ended_by_a_resume(
 def test_an_input_size_that_no_model_file_allows_is_refused(sample: Path) -> None:
     data = check_data(sample, 0)
     small = dataclasses.replace(data, pairs=tuple(dataclasses.replace(pair, height=2, width=2) for pair in data.pairs))
-    with pytest.raises(UsageError, match=r"IMAGE_SIZE.*more than 64 times the size of the images"):
+    with pytest.raises(UsageError, match=r"IMAGE_SIZE.*larger than the images by a factor of more than 64"):
         auto_settings.working_size(small, (256, 256))
 
 
