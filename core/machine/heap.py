@@ -11,7 +11,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 def keep_freed_memory() -> None:
     """Let this process keep freed memory for the next tensors instead of returning it to the operating system.
 
-    On a CPU this saves 2 to 6 % of a training step and 15 % of a batch prediction; on the large tiles of a raster,
+    On a CPU this saves 2 to 6 % of a training step and a tenth of a batch prediction; on the large tiles of a raster,
     half of the time. Peak memory stays the same, except for large images of many sizes (12 megapixels: up to 10 % more).
     It works with glibc on Linux only.
     """
