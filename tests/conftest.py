@@ -1,6 +1,8 @@
 """Fixtures shared by all tests."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from utils.lakefs_utils import LakeFS
 
 
+SESSION_FOLDERS = "session"  # below the temporary directory of pytest: what several test files use
 ROOT = Path(__file__).resolve().parent.parent
 # What starts scripts, servers or other processes; a test that uses none of them is marked `quick`.
 STARTING_FIXTURES = {"lakefs_server", "s3", "lifecycle", "once_trained", "mlflow_database"}
@@ -88,6 +91,27 @@ def _lock_path_elsewhere(folder: Path) -> Path:
     return (ROOT / "tests/no directory" if folder == ROOT else folder) / code_files.LOCK_NAME
 
 
+@pytest.fixture(scope="module", autouse=True)
+def disk_space(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Delete what the fixtures of a test file wrote when it ends, unless a test failed: all files write over 10 GB.
+
+    pytest deletes by itself only the `tmp_path` of each test (`tmp_path_retention_policy` in pyproject.toml).
+    """
+    root, failed = tmp_path_factory.getbasetemp(), request.session.testsfailed
+    before = set(root.iterdir())
+    yield
+    if request.session.testsfailed == failed:
+        for folder in set(root.iterdir()) - before - {root / SESSION_FOLDERS}:
+            shutil.rmtree(folder, ignore_errors=True)  # a test may have left directories that cannot be read
+
+
+def session_folder(factory: pytest.TempPathFactory, name: str) -> Path:
+    """Return a new directory that lives until the end of the session."""
+    parent = factory.getbasetemp() / SESSION_FOLDERS
+    parent.mkdir(exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=name, dir=parent))
+
+
 @pytest.fixture(autouse=True)
 def english() -> Iterator[None]:
     """Return to English after a test that sets another language."""
@@ -95,15 +119,24 @@ def english() -> Iterator[None]:
     set_language("en")
 
 
-@pytest.fixture(scope="session", params=["embedded", "real"] if servers.real_available() else ["embedded"])
-def lakefs_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A lakeFS server; its tests run on every kind that this machine can start."""
-    start = servers.embedded if request.param == "embedded" else servers.real
-    with start(tmp_path_factory.mktemp(request.param)) as server:
+@pytest.fixture(scope="session")
+def real_lakefs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One real server for all test files: its start takes seconds."""
+    with servers.real(session_folder(tmp_path_factory, "real")) as server:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module", params=["embedded", "real"] if servers.real_available() else ["embedded"])
+def lakefs_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A lakeFS server; its tests run on every kind that this machine can start."""
+    if request.param == "real":
+        yield request.getfixturevalue("real_lakefs_server")
+        return
+    with servers.embedded(tmp_path_factory.mktemp("embedded")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
 def lakefs_server_kind(lakefs_server: Server) -> str:
     """'embedded' or 'real'."""
     return lakefs_server.kind
@@ -112,7 +145,7 @@ def lakefs_server_kind(lakefs_server: Server) -> str:
 @pytest.fixture(scope="session", params=stores.choices())
 def s3(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
     """An S3 server; its tests run on the one of MINIO_ENDPOINT, otherwise on each installed store, otherwise on moto."""
-    with stores.s3(request.param, tmp_path_factory.mktemp("s3")) as storage:
+    with stores.s3(request.param, session_folder(tmp_path_factory, "s3")) as storage:
         yield storage
 
 
@@ -121,7 +154,7 @@ def lifecycle(tmp_path_factory: pytest.TempPathFactory) -> "Lifecycle":
     """A project with registered, refused, promoted and rolled back models; tests must not change it."""
     from tests.support.lifecycle import run_lifecycle
 
-    return run_lifecycle(tmp_path_factory.mktemp("life"))
+    return run_lifecycle(session_folder(tmp_path_factory, "life"))
 
 
 @pytest.fixture(scope="session")
@@ -129,7 +162,7 @@ def once_trained(tmp_path_factory: pytest.TempPathFactory) -> "Project":
     """A project with one run of one epoch; tests must not change data, model and registry."""
     from tests.support.project import make_project
 
-    project = make_project(tmp_path_factory.mktemp("once_trained"))
+    project = make_project(session_folder(tmp_path_factory, "once_trained"))
     done = project.run("train.py", "--epochs", "1", "--batch-size", "5", "--image-size", "64", "64")
     assert done.returncode == 0, done.stdout + done.stderr
     return project
@@ -141,7 +174,7 @@ def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from config import Settings
     from utils import mlflow_utils
 
-    database = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    database = session_folder(tmp_path_factory, "mlflow") / "mlflow.db"
     mlflow_utils.connect(Settings(mlflow_tracking_uri=f"sqlite:///{database}"))
     return database
 
