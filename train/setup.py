@@ -18,8 +18,8 @@ from core.settings import InvalidSetting
 from dataset.data import SegmentationData
 from segmentation.losses import SegmentationLoss, build_loss, parse_class_weights
 from segmentation.networks.encoder_fpn import EncoderFPN
-from segmentation.networks.registry import check_network
 from segmentation.networks.search import require_weights_dir
+from segmentation.networks.trial import check_new_network
 from segmentation.preprocess import Normalisation, choose_device
 from train import auto_settings
 from train.base_train import SMOKE_BATCHES
@@ -232,7 +232,7 @@ def check_request(settings: Settings) -> None:
     """Raise UsageError for settings that no data can be trained with on this machine: before any work."""
     if settings.init is not None and settings.pretrained:
         raise UsageError(tr("--init and --pretrained: both say where the weights are from: leave one out"))
-    check_network(settings.model, settings.pretrained)
+    check_new_network(settings.model, settings.pretrained)
     if settings.epochs is not None and settings.max_seconds is not None:
         problem = tr("EPOCHS={epochs} says how long to train, too: leave one of them out", epochs=settings.epochs)
         raise InvalidSetting("MAX_SECONDS", settings.max_seconds, problem=problem)

@@ -16,6 +16,7 @@ from segmentation.networks import encoder_fpn
 from segmentation.networks.published import hash_tensors, parse_normalisation
 from segmentation.networks.registry import COMPACT, build_network, build_pretrained, check_network
 from segmentation.networks.torchvision_models import TORCHVISION
+from segmentation.networks.trial import check_new_network
 from segmentation.preprocess import Normalisation
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -216,6 +217,32 @@ def test_unsuitable_encoder_is_refused_in_one_line(name: str, message: str) -> N
     with pytest.raises(UsageError, match=message) as refusal:
         build_network(name, 2)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("smp:unet/tu-swin_tiny_patch4_window7_224", "AssertionError: Input height "),
+        ("smp:unet/tu-vit_tiny_patch16_224", "ValueError: Unsupported model downsampling pattern"),
+        ("smp:unet/tu-halonet26t", "AssertionError"),  # timm does not mark it as of a fixed size
+        ("smp:linknet/mit_b0", "ValueError: Encoder `mit_b0` is not supported for Linknet"),
+        ("fpn/halonet26t", "AssertionError"),
+    ],
+)
+def test_network_that_does_not_take_images_of_any_size_is_refused_before_training(name: str, found: str) -> None:
+    pytest.importorskip("segmentation_models_pytorch")
+    with pytest.raises(UsageError) as refusal:
+        check_new_network(name, pretrained=False)
+    text = str(refusal.value)
+    assert text.startswith(f"model '{name}': expected a network that takes images of any size, found '{found}")
+    assert text.endswith(": choose another encoder, such as resnet34, or another architecture") and "\n" not in text
+
+
+# One that computes while it is built, one that timm marks as of a fixed size although its pyramid is not, and an odd one.
+@pytest.mark.parametrize("name", ["smp:unet/mit_b0", "smp:unet/tu-resnet50_clip", "smp:unet/tu-vgg11", "fpn/resnet18"])
+def test_network_for_images_of_any_size_is_tried_without_an_effect(name: str) -> None:
+    pytest.importorskip("segmentation_models_pytorch")
+    check_new_network(name, pretrained=False)
 
 
 def test_encoder_without_published_weights_is_refused_before_training() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,6 +53,17 @@ def test_any_encoder_of_timm_is_trained_registered_and_applied(project: Project)
     applied = project.run("infer.py", "--model", run.info.run_id)
     assert applied.returncode == 0, applied.stdout + applied.stderr
     assert f"{run.data.metrics['test_miou']:.4f}" in applied.stdout, "the same network, with the same weights"
+
+
+@pytest.mark.parametrize("model", ["smp:unet/tu-swin_tiny_patch4_window7_224", "smp:unet/tu-vit_tiny_patch16_224"])
+def test_encoder_for_images_of_one_size_is_refused_before_anything_is_created(tmp_path: Path, model: str) -> None:
+    pytest.importorskip("segmentation_models_pytorch")
+    project = make_project(tmp_path / "project", images=8)
+    before = {path.name for path in project.folder.iterdir()}
+    done = project.run("train.py", "--smoke", "--model", model)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stdout + done.stderr
+    assert f"model '{model}': expected a network that takes images of any size, found '" in done.stderr
+    assert {path.name for path in project.folder.iterdir()} == before
 
 
 def test_gpu_option_is_refused_without_a_gpu(project: Project) -> None:

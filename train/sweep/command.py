@@ -13,7 +13,7 @@ from config import SETTINGS, TRAINING_LENGTH, Settings
 from core.errors import AppError, UsageError
 from core.i18n import tr, trn
 from core.reporting import notify
-from segmentation.networks.registry import check_network
+from segmentation.networks.trial import check_new_network
 from train.setup import check_request
 from train.sweep import parent
 from train.sweep.outcome import finish
@@ -129,7 +129,7 @@ def _check_networks(settings: Settings, plan: SweepPlan) -> None:
         problems = []
         for start in sorted(starts):
             try:
-                check_network(name, start)
+                check_new_network(name, start)
             except UsageError as error:
                 problems.append(error)
         if len(problems) == len(starts):
