@@ -20,6 +20,7 @@ OVERLAY_SHARE = 0.55  # of the class colour in an overlay
 KOREAN_FONTS = ("Malgun Gothic", "AppleGothic", "NanumGothic", "Noto Sans CJK KR", "Noto Sans KR", "Noto Sans CJK JP")
 
 JPEG_QUALITY = 85  # of images in pages
+JPEG_SIDE = 65_500  # pixels; libjpeg writes no larger images
 SMALL_SIDE = 256  # pixels; smaller images are enlarged without interpolation
 WRONG = (230, 0, 150)  # RGB of pixels whose prediction differs from the label
 
@@ -58,9 +59,23 @@ def difference(image: UInt8, label: UInt8, prediction: UInt8) -> UInt8:
     return drawn
 
 
+def reduced(pixels: UInt8, scale: float) -> UInt8:
+    """Return pixels (H,W,3) uint8 at a scale below 1, each as the mean of those that it stands for; at another, unchanged."""
+    if scale >= 1:
+        return pixels
+    size = max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
+
+
+def within_jpeg(pixels: UInt8) -> UInt8:
+    """Return pixels (H,W,3) uint8, reduced if a side is longer than that of any JPEG."""
+    return reduced(pixels, JPEG_SIDE / max(pixels.shape[:2]))
+
+
 def panel(kind: str, caption: str, pixels: UInt8, image_format: str = "JPEG") -> Panel:
     """Return pixels (H,W,3) uint8 as a panel of a page, embedded as JPEG or PNG."""
     buffer = io.BytesIO()
+    pixels = within_jpeg(pixels) if image_format == "JPEG" else pixels
     height, width = pixels.shape[:2]
     small = max(width, height) < SMALL_SIDE
     # Enlarged, the colours of a small image would show the blocks of the compression.

@@ -23,11 +23,12 @@ from core.hashing import file_sha256
 from core.i18n import tr
 from core.locks import lock_or_fail
 from core.pages.cards import Panel
+from core.reporting import warn
 from core.safety.checksummed_json import with_checksum
 from core.safety.json_object import JsonObject
 from core.safety.spreadsheet import csv_bytes
 from dataset.classes import ClassMap, UInt8
-from dataset.overlay import overlay
+from dataset.overlay import JPEG_SIDE, overlay, within_jpeg
 from inference.annotations import polygons
 from inference.annotations.coco import coco_json
 from inference.earlier import ownership
@@ -126,10 +127,9 @@ class OutputDirectory:
         .npz file, the entropy of each pixel as grey values of 16 bits, and the outlines as a labelme file.
         """
         names, indices = self.file_names(name), prediction.indices
-        blended = Image.fromarray(overlay(image, indices, self.classes))
         content = {
             "mask": self._encode_mask(name, source, page, indices),
-            "overlay": _encode(blended, "JPEG", quality=90, comment=origin_comment(self.origin)),
+            "overlay": self._encode_overlay(names["overlay"], overlay(image, indices, self.classes)),
         }
         if prediction.probabilities is not None and "probabilities" in names:
             buffer = io.BytesIO()
@@ -149,6 +149,22 @@ class OutputDirectory:
         if name not in self.georeferenced:
             return encode_mask(indices, self.classes, self.origin)
         return encode_geotiff(indices, self.classes, origin_of(self.origin), read_georeference(source, page))
+
+    def _encode_overlay(self, file: str, drawn: UInt8) -> bytes:
+        """Return an overlay as JPEG; warn if it is reduced because its image is longer than any JPEG."""
+        shown = within_jpeg(drawn)
+        if shown is not drawn:
+            height, width = shown.shape[:2]
+            warn(
+                tr(
+                    "{path}: reduced to {width}x{height}: no side of a JPEG is longer than {side:,}; the mask has all pixels",
+                    path=self.folder / file,
+                    width=width,
+                    height=height,
+                    side=JPEG_SIDE,
+                )
+            )
+        return _encode(Image.fromarray(shown), "JPEG", quality=90, comment=origin_comment(self.origin))
 
     def _encode_levels(self, name: str, source: Path, page: int | None, levels: UInt16) -> bytes:
         if name not in self.georeferenced:

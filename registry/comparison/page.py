@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from core.figures import format_confidence, format_figure, format_gain
 from core.i18n import tr
@@ -19,7 +18,7 @@ from dataset.decoding.image import read_image
 from dataset.decoding.mask import read_mask
 from dataset.decoding.options import ReadOptions
 from dataset.decoding.orientation import reorient
-from dataset.overlay import as_rgb, class_legend, css_color, grey, overlay, panel
+from dataset.overlay import as_rgb, class_legend, css_color, grey, overlay, panel, reduced
 from dataset.samples import Item
 from registry.slice_table import slice_head, slice_rows
 from segmentation import evaluation, predictor
@@ -188,16 +187,7 @@ def _panels(found: Comparison, index: int, classes: ClassMap, device: torch.devi
         ("b", found.b.name, _overlay_known(image, b, classes)),
         ("difference", tr("difference"), _draw_difference(image, mask, a, b)),
     )
-    return [panel(kind, caption, _scaled(pixels)) for kind, caption, pixels in drawn]
-
-
-def _scaled(pixels: UInt8) -> UInt8:
-    """Return pixels (H,W,3) uint8 with a width of at most SIDE."""
-    scale = SIDE / pixels.shape[1]
-    if scale >= 1:
-        return pixels
-    size = SIDE, max(1, round(pixels.shape[0] * scale))
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
+    return [panel(kind, caption, reduced(pixels, SIDE / pixels.shape[1])) for kind, caption, pixels in drawn]
 
 
 def _predict(item: Item, model: Model, classes: ClassMap, device: torch.device, reading: ReadOptions) -> UInt8:

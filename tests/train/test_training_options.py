@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.support.project import Project, make_project
 
@@ -64,6 +65,35 @@ def test_encoder_for_images_of_one_size_is_refused_before_anything_is_created(tm
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stdout + done.stderr
     assert f"model '{model}': expected a network that takes images of any size, found '" in done.stderr
     assert {path.name for path in project.folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("sides", "size"),
+    [((2048, 32), (3 * 32, 6 * 2048)), ((32, 2048), (3 * 2048, 6 * 32)), ((8192, 16), (16, 16_384))],
+)
+def test_training_on_long_images_is_completed_with_a_sheet_that_viewers_open(
+    tmp_path: Path, sides: tuple[int, int], size: tuple[int, int]
+) -> None:
+    """Six rows of three: neither enlarged beyond the longest JPEG nor, for the longest images, larger than viewers take."""
+    project = make_project(tmp_path / "project", images=60)
+    done = project.run("train.py", "--smoke", "--batch-size", "2", "--image-size", *map(str, sides))
+    assert done.returncode == 0, done.stdout + done.stderr
+    with Image.open(project.folder / "models" / project.runs()[0].info.run_id / "preview.jpg") as sheet:
+        assert sheet.size == pytest.approx(size, abs=3)
+
+
+def test_prediction_of_an_image_that_is_longer_than_any_jpeg_has_a_reduced_overlay(project: Project) -> None:
+    trained(project)
+    Image.new("RGB", (66_000, 20)).save(project.folder / "strip.png")
+    done = project.run("infer.py", "--input", "strip.png", "--output", "strip")
+    assert done.returncode == 0, done.stdout + done.stderr
+    with (
+        Image.open(project.folder / "strip/strip.png") as mask,
+        Image.open(project.folder / "strip/strip_overlay.jpg") as drawn,
+    ):
+        assert mask.size == (66_000, 20) and drawn.size == (65_500, 20)
+    named = str(Path("strip/strip_overlay.jpg"))
+    assert f"{named}: reduced to 65500x20: no side of a JPEG is longer than 65,500" in done.stdout + done.stderr
 
 
 def test_gpu_option_is_refused_without_a_gpu(project: Project) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from core.pages.cards import Gallery
 from dataset.classes import ClassMap, UInt8
-from dataset.overlay import KOREAN_FONTS, as_rgb, overlay
+from dataset.overlay import KOREAN_FONTS, as_rgb, overlay, reduced
 from segmentation.means import Coverage, english_mean
 from segmentation.metrics import ConfusionMatrix
 from segmentation.preprocess import class_indices, native_logits
@@ -21,6 +21,7 @@ from train.reports.history import CLASSES_TABLE, HISTORY_FILE, write_classes, wr
 from train.reports.samples import sample_gallery
 
 SAMPLES = 6  # validation images that the report shows, of each kind
+SHEET_WIDTH, SHEET_SIDE = 900, 16_384  # pixels: narrower sheets are enlarged, longer ones reduced
 
 if TYPE_CHECKING:
     from segmentation.model import Model
@@ -164,14 +165,18 @@ def save_samples(
 def save_rows(
     path: Path, samples: Sequence[tuple[SegmentationDataset, int, UInt8]], image_format: str | None = None
 ) -> None:
-    """Save a sheet as `save_samples` does, of images of several data sets: (images, index, prediction (H,W))."""
+    """Save a sheet as `save_samples` does, of images of several data sets: (images, index, prediction (H,W)).
+
+    A sheet that would be longer than SHEET_SIDE is reduced: JPEG ends at 65,500 pixels, and viewers before.
+    """
+    sides = [prediction.shape for _, _, prediction in samples]
+    scale = SHEET_SIDE / max(sum(height for height, _ in sides), 3 * max(width for _, width in sides))
     rows = []
     for images, index, prediction in samples:
         image, label, _ = images.arrays(index)
         classes = images.split.classes
-        rows.append(
-            np.concatenate([as_rgb(image), overlay(image, label, classes), overlay(image, prediction, classes)], axis=1)
-        )
+        panels = [as_rgb(image), overlay(image, label, classes), overlay(image, prediction, classes)]
+        rows.append(reduced(np.concatenate(panels, axis=1), scale))
     sheet = Image.fromarray(np.concatenate(rows))
-    scale = max(1, round(900 / sheet.width))  # small images are enlarged without interpolation
-    sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST).save(path, image_format)
+    times = max(1, min(round(SHEET_WIDTH / sheet.width), int(scale)))  # small images are enlarged without interpolation
+    sheet.resize((sheet.width * times, sheet.height * times), Image.Resampling.NEAREST).save(path, image_format)
