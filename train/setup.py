@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from config import Settings
-from core.errors import UsageError
 from core.i18n import tr, trn
 from core.machine.heap import keep_freed_memory
 from core.reporting import notify
@@ -18,7 +17,6 @@ from core.settings import InvalidSetting
 from dataset.data import SegmentationData
 from segmentation.losses import SegmentationLoss, build_loss, parse_class_weights
 from segmentation.networks.encoder_fpn import EncoderFPN
-from segmentation.networks.search import require_weights_dir
 from segmentation.networks.trial import check_new_network
 from segmentation.preprocess import Normalisation, choose_device
 from train import auto_settings
@@ -26,7 +24,7 @@ from train.base_train import SMOKE_BATCHES
 from train.loading import loader
 from train.parallel import distributed
 from train.warm_start.initial import Initial, InitialEnsemble, InitialModel
-from train.warm_start.network import Start, build_start
+from train.warm_start.network import Start, build_start, check_start
 from train.warm_start.transfer import transfer
 
 SAME_SCALE = 0.02  # relative difference of two scales of images that have the same size but for rounding
@@ -230,8 +228,7 @@ def _working_size(settings: Settings, data: SegmentationData, initial: Initial |
 
 def check_request(settings: Settings) -> None:
     """Raise UsageError for settings that no data can be trained with on this machine: before any work."""
-    if settings.init is not None and settings.pretrained:
-        raise UsageError(tr("--init and --pretrained: both say where the weights are from: leave one out"))
+    check_start(settings)
     check_new_network(settings.model, settings.pretrained)
     if settings.epochs is not None and settings.max_seconds is not None:
         problem = tr("EPOCHS={epochs} says how long to train, too: leave one of them out", epochs=settings.epochs)
@@ -239,8 +236,6 @@ def check_request(settings: Settings) -> None:
     if settings.model_path.is_dir():
         problem = tr("a directory: name a file, such as models/model.pth")
         raise InvalidSetting("MODEL_PATH", settings.model_path, problem=problem)
-    if settings.pretrained:
-        require_weights_dir(settings.weights_dir)
     check_device(settings)
     if settings.folds and settings.patience:
         problem = tr("with FOLDS, nothing may be chosen on the images that a fold holds out: set PATIENCE=0")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from train.folds.division import Division
     from train.mlflow_train import MlflowTrain
     from train.resume import Interrupted
+    from train.setup import TrainingSetup
     from train.tracking.publication import Publication
     from train.tracking.result import DataCommit, Result
     from train.tracking.run_tracker import RunFacts
@@ -72,8 +73,13 @@ class OpenTraining:
 
 
 @contextlib.contextmanager
-def open_training(settings: Settings, lake: LakeFS, client: MlflowClient, job: Job) -> Iterator[OpenTraining]:
-    """Open the run of a job, commit its data and build its network; the run ends with the block. Raises AppError."""
+def open_training(
+    settings: Settings, lake: LakeFS, client: MlflowClient, job: Job, setup: TrainingSetup | None = None
+) -> Iterator[OpenTraining]:
+    """Open the run of a job, commit its data and build its network; the run ends with the block. Raises AppError.
+
+    `setup` has the network if it is built already: settings that cannot be trained with should leave no run.
+    """
     from train.mlflow_train import MlflowTrain
     from train.parallel.workers import WorkerJob, broadcast_job
     from train.setup import prepare_training
@@ -98,7 +104,7 @@ def open_training(settings: Settings, lake: LakeFS, client: MlflowClient, job: J
                 tracker.log_params({"data_shards": shards})
         common = WorkerJob(settings.reproducible_settings(), job.facts.smoke, data.path, state, job.initial, shards)
         broadcast_job(common, job.data)
-        setup = prepare_training(settings, job.data, job.facts.smoke, job.initial)
+        setup = setup or prepare_training(settings, job.data, job.facts.smoke, job.initial)
         training = MlflowTrain(setup, tracker, data)
         if job.interrupted is None:
             training.record_setup()

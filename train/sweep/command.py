@@ -22,6 +22,7 @@ from train.sweep.plan import SweepPlan, read_plan
 from train.sweep.storage import open_storage
 from train.sweep.study import ERROR, RUN_ID, SharedStudy
 from train.sweep.trial import Sweep, train_trial
+from train.warm_start.network import check_start
 from utils import mlflow_utils
 from utils.lakefs_utils import connect
 
@@ -119,11 +120,14 @@ def _fixed_settings(settings: Settings, given: Mapping[str, Any], plan: SweepPla
 
 
 def _check_networks(settings: Settings, plan: SweepPlan) -> None:
-    """Raise UsageError for a network among the choices that cannot be built, whatever the other choices are."""
+    """Raise UsageError for a network or a start among the choices that fails, whatever the other choices are."""
     varied = {parameter.setting: parameter for parameter in plan.space}
+    pretrained = varied.get("pretrained")
+    if pretrained is not None:
+        for text in pretrained.choices:
+            check_start(dataclasses.replace(settings, pretrained=pretrained.value(text)))
     if "model" not in varied:
         return
-    pretrained = varied.get("pretrained")
     starts = {False, True} if pretrained else {settings.pretrained}
     for name in varied["model"].choices:
         problems = []

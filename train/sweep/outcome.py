@@ -20,9 +20,10 @@ from core.figures import format_figure
 from core.files import link_or_copy, safe_join
 from core.hashing import file_sha256
 from core.i18n import tr, trn
-from core.reporting import notify
+from core.reporting import notify, warn
 from core.reporting import result as report_result
 from core.safety.spreadsheet import csv_bytes
+from dataset.classes import abbreviate
 from segmentation.file_names import METRICS_FILE, MLMODEL, MODEL_FILE
 from train.base_train import Validation
 from train.jobs.report import report, suggest_release
@@ -37,7 +38,7 @@ from utils.lineage import Lineage
 from versioning.versions import MODEL_PREFIX
 
 TABLE = "trials.csv"  # artifact of the parent run
-SHOWN = 5  # trials in the table on the console
+SHOWN, SHOWN_REASONS = 5, 3  # trials in the table on the console; reasons of failures below it
 
 
 def finish(sweep: Sweep) -> None:
@@ -155,6 +156,7 @@ def _report_trials(sweep: Sweep, best: FrozenTrial) -> None:
     count = len(finished)
     notify(trn("sweep '{name}': {count} trial", "sweep '{name}': {count} trials", count, name=plan.name))
     notify(format_table([tr("trial"), plan.metric, tr("state"), *names, tr("run")], rows))
+    _report_failures([trial.user_attrs[ERROR] for trial in finished if ERROR in trial.user_attrs])
     report_result(
         tr(
             "best: trial {number}, {metric} {value}, run {run_id}",
@@ -167,6 +169,12 @@ def _report_trials(sweep: Sweep, best: FrozenTrial) -> None:
     report_result(
         tr("to train with these settings: {command}", command=best_command(sweep.settings, plan, best, sweep))
     )
+
+
+def _report_failures(reasons: list[str]) -> None:
+    if reasons:
+        shown = abbreviate(dict.fromkeys(reasons), SHOWN_REASONS)
+        warn(trn("{count} trial failed: {reasons}", "{count} trials failed: {reasons}", len(reasons), reasons=shown))
 
 
 def best_command(settings: Settings, plan: SweepPlan, best: FrozenTrial, sweep: Sweep) -> str:

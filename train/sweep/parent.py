@@ -21,6 +21,7 @@ from core.i18n import tr
 from core.machine.identity import ProcessIdentity
 from core.process import defer_interrupt
 from core.reporting import notify, warn
+from segmentation.networks.search import read_tensors
 from train.jobs.job import Job
 from train.sweep.plan import SweepPlan
 from train.sweep.study import SILENT_S, SharedStudy
@@ -28,7 +29,9 @@ from train.sweep.trial import SWEEP_TAG, Sweep
 from train.tracking import liveness
 from train.tracking.publication import Publication
 from train.tracking.run_tracker import ERROR_LIMIT, RunFacts, RunTracker
+from train.warm_start.initial import InitialWeights
 from train.warm_start.load import load_initial
+from train.warm_start.network import build_start
 from train.warm_start.resolve import resolve_initial
 from utils import mlflow_utils
 from utils.lakefs_utils import LakePath
@@ -122,6 +125,7 @@ def _prepare(start: Start, lake: LakeFS, client: MlflowClient) -> tuple[Settings
     start.prepare_directory()
     settings, initial = resolve_initial(start.settings, lake)
     job = new_job(settings, lake, start.options, initial)
+    _require_network(settings, start.plan, job)
     tags = {SWEEP_TAG: start.plan.name, "mlflow.runName": start.plan.name}
     facts = dataclasses.replace(job.facts, more_tags=tags, resume_command=start.command)
     tracker = RunTracker.start(client, settings, facts)
@@ -146,6 +150,14 @@ def _prepare(start: Start, lake: LakeFS, client: MlflowClient) -> tuple[Settings
         }
     )
     return settings, job
+
+
+def _require_network(settings: Settings, plan: SweepPlan, job: Job) -> None:
+    """Raise AppError for a network or weights that no trial could be trained with."""
+    if isinstance(job.initial, InitialWeights):
+        read_tensors(job.initial.file)
+    if not any(parameter.setting in ("model", "pretrained") for parameter in plan.space):
+        build_start(settings, job.data.classes.names, job.data.reading, job.initial)
 
 
 def _places(start: Start) -> dict[str, Any]:

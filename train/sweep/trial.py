@@ -22,7 +22,7 @@ from train import resume
 from train.base_train import Diverged, EpochResult, best_of
 from train.jobs.job import Job, OpenTraining, open_training
 from train.resume import CHECKPOINT_FILE, Interrupted
-from train.setup import check_data, check_request
+from train.setup import TrainingSetup, check_data, check_request, prepare_training
 from train.sweep.study import EPOCHS, ERROR, KEPT, RUN_ID, SECONDS, Claimed, SharedStudy, beating
 from train.tracking.run_tracker import RunFacts
 from utils.lakefs_utils import LakePath
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 SWEEP_TAG, TRIAL_TAG, STATE_TAG = "sweep", "trial", "trial_state"  # of runs
 PRUNED = "pruned"  # user attribute of a trial: what was decided, for a resumed training
 STATES = {TrialState.COMPLETE: mark("complete"), TrialState.PRUNED: mark("pruned"), TrialState.FAIL: mark("failed")}
+
+# How torch and the libraries of networks refuse a network, an input size or weights.
+UNFIT = (RuntimeError, ValueError, KeyError, TypeError, AssertionError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -173,9 +176,24 @@ def _interrupted(settings: Settings, run_id: str | None) -> Interrupted | None:
     return resume.find(models, run_id)
 
 
+def _prepare(settings: Settings, job: Job) -> TrainingSetup:
+    """Return the network and all else that a trial trains with. Raises _Unfit if these settings cannot be built.
+
+    A failed download or a full disk is not the trial's own: it is raised as it is.
+    """
+    try:
+        return prepare_training(settings, job.data, initial=job.initial)
+    except AppError as error:
+        if not isinstance(error, UsageError) and not isinstance(error.__cause__, UNFIT):
+            raise
+        raise _Unfit(error) from error
+    except UNFIT as error:  # of a library that does not know this combination, or too little memory for a trial step
+        raise _Unfit(AppError(describe_error(error))) from error
+
+
 def _train(sweep: Sweep, claimed: Claimed, settings: Settings, job: Job) -> None:
-    observer = TrialObserver(sweep, claimed)
-    with open_training(settings, sweep.lake, sweep.client, job) as opened:
+    setup, observer = _prepare(settings, job), TrialObserver(sweep, claimed)
+    with open_training(settings, sweep.lake, sweep.client, job, setup) as opened:
         training, tracker = opened.training, opened.training.tracker
         claimed.trial.set_user_attr(RUN_ID, tracker.run_id)
         best = training.fit(opened.state, observer)

@@ -7,16 +7,19 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from config import Settings
-from core.errors import AppError
+from core.errors import AppError, UsageError
 from core.i18n import tr, trn
 from core.reporting import notify, warn
 from core.safety.terminal import escape_line
 from dataset.classes import abbreviate
 from dataset.decoding.options import ReadOptions
+from segmentation.networks.encoder_fpn import encoder_of
+from segmentation.networks.packages import LITE_ENCODER, LITE_FPN
 from segmentation.networks.registry import build_network, build_pretrained
 from segmentation.networks.search import Places, require_weights_dir
 from segmentation.preprocess import Normalisation
-from train.warm_start.initial import Initial, InitialModel, InitialWeights, require_single
+from train.warm_start.initial import Initial, InitialModel, InitialPackage, InitialWeights, require_single
+from train.warm_start.packages import PREFIX
 from train.warm_start.transfer import compare_classes, transfer
 from train.warm_start.units import convert_units
 
@@ -37,6 +40,14 @@ class Start:
     published: bool = False  # whether its encoder has published weights
 
 
+def check_start(settings: Settings) -> None:
+    """Raise UsageError for weights that are to come from two places, or from a directory that does not exist."""
+    if settings.init is not None and settings.pretrained:
+        raise UsageError(tr("--init and --pretrained: both say where the weights are from: leave one out"))
+    if settings.pretrained:
+        require_weights_dir(settings.weights_dir)
+
+
 def build_start(
     settings: Settings, classes: tuple[str, ...], reading: ReadOptions, initial: Initial | None = None
 ) -> Start:
@@ -47,9 +58,26 @@ def build_start(
     require_single(initial)
     if isinstance(initial, InitialModel):
         return _start_from_model(settings, classes, reading, initial)
+    if isinstance(initial, InitialPackage):
+        require_encoder(initial.reference, settings.model)
     if settings.pretrained or initial is not None:
         return _start_from_published(settings, len(classes), reading.channels, initial)
     return Start(build_network(settings.model, len(classes), reading.channels))
+
+
+def require_encoder(reference: str, model: str) -> None:
+    """Raise UsageError unless the network has the encoder of the package's published weights."""
+    encoder = encoder_of(model)
+    if encoder is None or encoder.partition(".")[0] != LITE_ENCODER:
+        raise UsageError(
+            tr(
+                "--init {package}: has weights of the encoder {encoder}, not of {model}: leave out --model, or choose {fitting}",
+                package=reference.removeprefix(PREFIX),
+                encoder=LITE_ENCODER,
+                model=model,
+                fitting=LITE_FPN,
+            )
+        )
 
 
 def _start_from_published(settings: Settings, classes: int, channels: int, initial: Initial | None) -> Start:

@@ -14,11 +14,11 @@ from core.i18n import tr
 from core.reporting import warn
 from segmentation.file_names import MODEL_FILE
 from segmentation.model_file import FileRecord, read_record
-from segmentation.networks.encoder_fpn import encoder_of
-from segmentation.networks.packages import LITE_ENCODER, LITE_FPN
+from segmentation.networks.packages import LITE_FPN
 from train.warm_start.initial import Initial, InitialEnsemble, InitialModel, InitialPackage
 from train.warm_start.load import load_initial
-from train.warm_start.packages import PREFIX, find_package
+from train.warm_start.network import require_encoder
+from train.warm_start.packages import find_package
 from utils import mlflow_utils
 from utils.ensemble_file import ENSEMBLE_FILE
 from utils.identifiers import RunId, Sha256
@@ -61,7 +61,7 @@ def resolve_initial(settings: Settings, lake: LakeFS) -> tuple[Settings, Initial
     if "model" not in settings.explicit:
         settings = dataclasses.replace(settings, model=model)
     if isinstance(initial, InitialPackage):
-        _require_encoder(initial.reference, settings.model)
+        require_encoder(initial.reference, settings.model)
     return settings, initial
 
 
@@ -169,18 +169,3 @@ def _recorded_path(servers: Servers, record: FileRecord) -> LakePath | None:
         lineage = mlflow_utils.run_lineage(run)
         return lineage.model_path if lineage.model_sha256 == record.sha256 else None
     return None
-
-
-def _require_encoder(reference: str, model: str) -> None:
-    """Raise UsageError unless the network has the encoder of the package's published weights."""
-    encoder = encoder_of(model)
-    if encoder is None or encoder.partition(".")[0] != LITE_ENCODER:
-        raise UsageError(
-            tr(
-                "--init {package}: has weights of the encoder {encoder}, not of {model}: leave out --model, or choose {fitting}",
-                package=reference.removeprefix(PREFIX),
-                encoder=LITE_ENCODER,
-                model=model,
-                fitting=LITE_FPN,
-            )
-        )
