@@ -87,7 +87,7 @@ def check_before_work(settings: Settings, options: argparse.Namespace) -> None:
         require_servers(settings)
     from train.setup import check_device, check_request
 
-    if options.resume or options.reproduce:  # network and sizes are those of the run
+    if options.resume or options.reproduce or options.sweep:  # network and sizes are those of the run, or of sweep.yaml
         check_device(settings)
     else:
         check_request(settings)

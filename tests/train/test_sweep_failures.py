@@ -80,3 +80,15 @@ def test_a_mistake_of_every_trial_is_refused_before_the_first(
     done = project.run("train.py", "--sweep", write(project, name, text), env=env)
     assert done.returncode in (1, 2) and message in done.stderr, done.stdout + done.stderr
     assert "trial 1" not in done.stdout and done.stderr.count("error: ") == 1
+
+
+@pytest.mark.parametrize(("settings", "space"), [("model: lite_fpn", "ema: [0]"), ("ema: 0", "model: [lite_fpn]")])
+def test_options_are_judged_with_the_network_of_sweep_yaml(project: Project, settings: str, space: str) -> None:
+    """Of the default network, no weights are published."""
+    pytest.importorskip("timm")
+    name = "option-" + re.sub(r"\W+", "-", settings)
+    text = f"trials: 1\nsettings: {{{settings}, epochs: 1}}\nspace: {{{space}}}\n"
+    done = project.run("train.py", "--sweep", write(project, name, text), "--pretrained", "train.py")
+    assert done.returncode == 1 and "train.py: not a file of weights" in done.stderr, done.stdout + done.stderr
+    refused = project.run("train.py", "--sweep", write(project, name, text), "--class-weights", "1 x")
+    assert refused.returncode == 2 and "CLASS_WEIGHTS" in refused.stderr.replace("--class-weights", "CLASS_WEIGHTS")

@@ -13,7 +13,6 @@ from config import SETTINGS, TRAINING_LENGTH, Settings
 from core.errors import AppError, UsageError
 from core.i18n import tr, trn
 from core.reporting import notify
-from segmentation.networks.trial import check_new_network
 from train.setup import check_request
 from train.sweep import parent
 from train.sweep.outcome import finish
@@ -39,7 +38,6 @@ def sweep(
     path = Path(options.sweep)
     plan = read_plan(path)
     settings = _fixed_settings(settings, given, plan)
-    _check_networks(settings, plan)
     study = SharedStudy.open(open_storage(settings), plan, settings.model_path.parent)
     if study.attribute(parent.DATA_PATH) is not None:
         settings = recorded_settings(settings, given, study)
@@ -110,7 +108,7 @@ def _fixed_settings(settings: Settings, given: Mapping[str, Any], plan: SweepPla
     fixed = dataclasses.replace(settings, **plan.settings, explicit=frozenset(explicit))
     if fixed.folds is not None:
         raise UsageError(tr("FOLDS={folds}: a sweep trains one model in each trial: leave it out", folds=fixed.folds))
-    check_request(fixed)
+    _check_request(fixed, plan)
     lengths = [name for name in TRAINING_LENGTH if name in varied or getattr(fixed, name) is not None]
     if len(lengths) > 1:
         raise UsageError(
@@ -119,21 +117,20 @@ def _fixed_settings(settings: Settings, given: Mapping[str, Any], plan: SweepPla
     return fixed
 
 
-def _check_networks(settings: Settings, plan: SweepPlan) -> None:
-    """Raise UsageError for a network or a start among the choices that fails, whatever the other choices are."""
+def _check_request(settings: Settings, plan: SweepPlan) -> None:
+    """Raise UsageError for settings that no trial can have, and for a network or a start that fails in all of its trials."""
     varied = {parameter.setting: parameter for parameter in plan.space}
-    pretrained = varied.get("pretrained")
-    if pretrained is not None:
-        for text in pretrained.choices:
-            check_start(dataclasses.replace(settings, pretrained=pretrained.value(text)))
-    if "model" not in varied:
-        return
-    starts = {False, True} if pretrained else {settings.pretrained}
-    for name in varied["model"].choices:
+    starts, models = (
+        [varied[name].value(text) for text in varied[name].choices] if name in varied else [getattr(settings, name)]
+        for name in ("pretrained", "model")
+    )
+    for start in starts:
+        check_start(dataclasses.replace(settings, pretrained=start))
+    for model in models:
         problems = []
-        for start in sorted(starts):
+        for start in starts:
             try:
-                check_new_network(name, start)
+                check_request(dataclasses.replace(settings, model=model, pretrained=start))
             except UsageError as error:
                 problems.append(error)
         if len(problems) == len(starts):
