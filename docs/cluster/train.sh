@@ -4,7 +4,8 @@
 #
 #   MODEL_PATH=models/JOB/model.pth torchrun ... --no-python docs/cluster/train.sh OPTIONS OF train.py
 #
-# The options are recorded in models/JOB/train-options. A job with other options does not resume the training: exit code 2.
+# The options are recorded in models/JOB/train-options. A job with other options does not resume the training, and one that
+# has published its model is not trained again: exit code 2.
 set -eu
 : "${MLFLOW_TRACKING_URI:?set it to the MLflow server: without it, runs are recorded in mlflow.db of one checkout}"
 folder=$(dirname "${MODEL_PATH:?set MODEL_PATH to models/JOB/model.pth}")
@@ -25,6 +26,12 @@ for checkpoint in "$folder"/*/checkpoint.pth; do
         refuse "$checkpoint: started with other options: expected $(paste -sd ' ' "$record"), found $*: give the same ones, or set MODEL_PATH to a directory of this job"
     resume=yes
 done
+
+# A restart after the model was published (a refused --git-tag, a node that died last) would train it a second time.
+if [ -z "$resume" ] && [ -e "$record" ] && [ -e "$MODEL_PATH" ] && [ ! "$MODEL_PATH" -ot "$record" ] &&
+    [ "$(cat "$record")" = "$(printf '%s\n' "$@")" ]; then
+    refuse "$MODEL_PATH: the training of this job is complete: to train again, set MODEL_PATH to another directory"
+fi
 
 # The others take over what the first process has decided.
 [ "${RANK:-0}" = 0 ] || exec "${PYTHON:-python}" train.py "$@"

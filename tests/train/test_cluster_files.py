@@ -84,6 +84,20 @@ def test_wrapper_refuses_other_options_than_those_of_the_checkpoint(tmp_path: Pa
     assert wrapped(tmp_path, *started, MODEL_PATH="models/7/model.pth").stdout == "train.py --resume last\n"
 
 
+def test_wrapper_does_not_train_a_published_model_again(tmp_path: Path) -> None:
+    """The engine starts a job again also if it failed after the model was published: the checkpoint is gone then."""
+    model = tmp_path / "models/7/model.pth"
+    assert wrapped(tmp_path, "--epochs", "3", MODEL_PATH=str(model)).returncode == 0
+    model.touch()
+    again = wrapped(tmp_path, "--epochs", "3", MODEL_PATH=str(model))
+    assert (again.returncode, again.stdout) == (2, "")
+    assert again.stderr.count("\n") == 1 and f"{model}: the training of this job is complete: " in again.stderr
+    other = wrapped(tmp_path, "--epochs", "4", MODEL_PATH=str(model))
+    assert (other.returncode, other.stdout) == (0, "train.py --epochs 4\n"), "other options are another training"
+    os.utime(model, (1, 1))
+    assert wrapped(tmp_path, "--epochs", "4", MODEL_PATH=str(model)).returncode == 0, "the model is of an earlier one"
+
+
 def test_wrapper_refuses_a_checkpoint_that_it_did_not_start(tmp_path: Path) -> None:
     (tmp_path / "models/run").mkdir(parents=True)
     (tmp_path / "models/run/checkpoint.pth").touch()

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import servers
+from tests.support.faults import fault_proxy
 from tests.support.processes import free_port
-from tests.support.project import Project, make_project
+from tests.support.project import SOURCE, Project, make_project
 
 TRAINING = ("--epochs", "3", "--batch-size", "8", "--image-size", "64", "64", "--lr", "0.003")
 
@@ -100,3 +102,37 @@ def test_checks_of_one_process_refuse_torchrun(project: Project, option: tuple[s
     done = torchrun(project, "train.py", *option)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert errors == [f"error: {option[0]} uses one process: start train.py without torchrun"]
+
+
+def start_node(project: Project, number: int, port: int, *arguments: str) -> subprocess.Popen[str]:
+    """Start torchrun as one of two nodes, both on this machine, with the script of docs/cluster."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", "--max_restarts=2"]
+    command += ["--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{port}", "--rdzv_id=job", "--local_addr=127.0.0.1"]
+    command += [f"--rdzv_conf=is_host={1 - number}", "--monitor_interval=0.3"]
+    command += ["--no-python", str(SOURCE / "docs/cluster/train.sh"), *arguments]
+    env = project.environment() | {"MODEL_PATH": "models/job/model.pth", "PYTHON": sys.executable}
+    env |= {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, cwd=project.folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def test_failed_publication_restarts_all_nodes_and_is_done_from_the_checkpoint(tmp_path: Path) -> None:
+    project, port = make_project(tmp_path / "project", images=12), free_port()
+    with servers.embedded(tmp_path / "lake") as server, fault_proxy(server.endpoint) as faults:
+        project.env |= {key.upper(): str(value) for key, value in server.settings().items()}
+        project.env |= {
+            "LAKEFS_ENDPOINT": faults.endpoint,
+            "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}",
+        }
+        faults.match, faults.statuses = "objects?path=models%2F", [403]  # not a fault that is tried again
+        training = ("--epochs", "2", "--batch-size", "4", "--image-size", "32", "32")
+        nodes = [start_node(project, number, port, *training) for number in (0, 1)]
+        outputs = [node.communicate(timeout=300)[0] for node in nodes]
+        assert faults.statuses == []
+    assert [node.returncode for node in nodes] == [0, 0], "\n".join(outputs)
+    printed = "".join(outputs)
+    assert printed.count("resuming at epoch") == 1 and printed.count("=== LakeFS 커밋 완료 ===") == 1
+    (run,) = project.runs()
+    assert run.info.status == "FINISHED" and "error" not in run.data.tags
+    assert (project.folder / "models/job/model.pth").exists()

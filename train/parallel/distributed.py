@@ -59,7 +59,11 @@ def is_main() -> bool:
 
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
-    """Join the processes that torchrun started. The first that fails tells the others why, and only it reports the error."""
+    """Join the processes that torchrun started. The first that fails tells the others why, and only it reports the error.
+
+    The others end with the main process, which publishes after the training: they fail if that fails, or the engine of
+    another machine would take its part of the job for done and not restart it.
+    """
     if world_size() == 1:
         yield
         return
@@ -73,12 +77,25 @@ def process_group() -> Iterator[None]:
             if not is_main():  # only the main process prints; errors go to stderr
                 stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
             yield
+            _await_main()
     except BaseException as error:
         first = cause(error)
         if first is error:
             raise
         raise first from error
     distributed.destroy_process_group()
+
+
+def _await_main() -> None:
+    """Let the others wait until the main process is done; its death ends their wait with an error.
+
+    This goes over the CPU's connections: no watchdog of NCCL ends it during a long upload.
+    """
+    if not is_main():
+        broadcast_from_main(lambda: None)
+        return
+    with contextlib.suppress(RuntimeError):  # another process has died since: what was published stays published
+        broadcast_from_main(lambda: None)
 
 
 def cause(error: BaseException) -> BaseException:
