@@ -118,24 +118,31 @@ def test_wrapper_passes_on_the_options_that_a_checkpoint_does_not_have(tmp_path:
 
 
 def test_job_that_is_started_again_with_other_options_does_not_finish_the_old_training(tmp_path: Path) -> None:
-    """With the real train.py: the same command resumes the run, another one is refused."""
+    """With the real train.py: the same command resumes the run, one with other options or settings is refused."""
     project, options = make_project(tmp_path / "project", images=12), ("--epochs", "40", "--image-size", "32", "32")
     script = ["sh", str(WRAPPER)]
     env = project.environment() | {"MODEL_PATH": "models/job/model.pth", "PYTHON": sys.executable}
-    env |= {"MLFLOW_TRACKING_URI": f"sqlite:///{project.folder / 'mlflow.db'}"}
+    env |= {"MLFLOW_TRACKING_URI": f"sqlite:///{project.folder / 'mlflow.db'}", "BATCH_SIZE": "4", "LOSS": "ce"}
     job = subprocess.Popen(
         [*script, *options], cwd=project.folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     wait_for_line(job, lambda line: line.startswith("epoch 1/40 "))
     assert finish(job, SIGKILL)[0] == -SIGKILL
 
-    def start(*given: str) -> subprocess.CompletedProcess[str]:
-        command = [*script, *given]
-        return subprocess.run(command, cwd=project.folder, env=env, capture_output=True, text=True, timeout=300)
+    def start(*given: str, **changes: str) -> subprocess.CompletedProcess[str]:
+        command, changed = [*script, *given], env | changes
+        return subprocess.run(command, cwd=project.folder, env=changed, capture_output=True, text=True, timeout=300)
 
     refused = start("--epochs", "2", "--image-size", "32", "32")
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "other options" in refused.stderr
-    done = start(*options)
+    (project.folder / ".env").write_text("SEED=7\n")
+    refused = start(*options, BATCH_SIZE="2", LOSS="")
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1, refused.stderr
+    assert "expected BATCH_SIZE=4 LOSS=ce, found BATCH_SIZE=2 SEED=7: set the same ones" in refused.stderr
+    invalid = start(*options, BATCH_SIZE="none")
+    assert invalid.returncode == 2 and "BATCH_SIZE='none': expected a whole number" in invalid.stderr
+    (project.folder / ".env").unlink()
+    done = start(*options, EPOCHS="2")  # that an option replaces
     assert done.returncode == 0, done.stdout + done.stderr
     assert "resuming at epoch" in done.stdout and [run.info.status for run in project.runs()] == ["FINISHED"]
 
