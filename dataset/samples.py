@@ -43,6 +43,11 @@ class Item:
         """The name of the file, without that of the page."""
         return self.name if self.page is None else self.name.rpartition("_")[0]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names by which lists may have it: that of its page, and that of its file for all pages."""
+        return (self.name,) if self.page is None else (self.name, self.file_name)
+
 
 def committed_items(lake: LakeFS, source: LakePath, split: str | None, cache: Path) -> tuple[str, list[Item]]:
     """Return the name of one split of a data commit, and its items; without `split`: test if it exists, else val.

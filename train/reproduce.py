@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -227,7 +228,7 @@ def main(arguments: list[str]) -> int:
     with connect(settings) as lake:
         _, data = checked_data(settings, lake, data_path)
         initial = load_initial(settings, lake)
-        smoke, measure = extent == "smoke", _measure_folds if settings.folds else _measure
+        smoke, measure = extent == "smoke", partial(_measure_folds, lake) if settings.folds else _measure
         figures, device = measure(settings, data, smoke, initial)
     content = {
         "figures": figures,
@@ -263,15 +264,14 @@ def _measure(
 
 
 def _measure_folds(
-    settings: Settings, data: SegmentationData, smoke: bool, initial: Initial | None
+    lake: LakeFS, settings: Settings, data: SegmentationData, smoke: bool, initial: Initial | None
 ) -> tuple[dict[str, list[float]], torch.device]:
     """Train the models of all folds; return their metrics by name, one value for each fold, and the device."""
-    from train.folds.division import divide
-    from train.folds.start import earlier_folds
+    from train.folds.start import divide_unseen
     from train.folds.training import FoldsTraining
     from train.tracking.result import OOF, split_metrics
 
-    division = divide(settings, data, store=False, earlier=earlier_folds(settings, initial))
+    division = divide_unseen(settings, lake, data, initial, store=False)
     training = FoldsTraining(settings, division, settings.model_path.parent, smoke, initial)
     training.fit()
     found = training.fold_figures()

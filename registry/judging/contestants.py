@@ -15,7 +15,7 @@ import torch
 
 from dataset.classes import ClassMap
 from dataset.decoding.options import ReadOptions
-from registry.judging.overlap import JudgedImage, TrainingImages, training_images
+from registry.judging.overlap import JudgedImage
 from segmentation.ensemble.joining import join_models
 from segmentation.evaluation import EvaluationResult, measure
 from segmentation.model import Model
@@ -24,6 +24,7 @@ from segmentation.preprocess import EVAL_BATCH
 from utils.ensemble_file import Ensemble, member_files
 from utils.lakefs_utils import LakeFS
 from utils.lineage import Lineage
+from versioning.provenance.training_images import TrainingImages, training_images
 
 
 @dataclass(frozen=True)

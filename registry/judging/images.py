@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from dataset.checks.committed_groups import add_groups
 from dataset.samples import committed_items
 from registry.judging.metrics import OUT_OF_FOLD
-from registry.judging.overlap import FOLDS, JudgedImage, images_of, judged_images
+from registry.judging.overlap import JudgedImage, judged_images
 from utils.lakefs_utils import LakePath
+from versioning.provenance.training_images import FOLDS, images_of
 
 if TYPE_CHECKING:
     from config import Settings

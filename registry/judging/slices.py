@@ -21,11 +21,11 @@ from dataset.decoding.image import read_image
 from dataset.decoding.options import ReadOptions
 from dataset.directory import SPLITS
 from dataset.samples import Item
-from registry.judging.overlap import images_of
 from registry.judging.slice_file import Names, read_slice_file
 from segmentation.evaluation import EvaluationResult
 from segmentation.intervals import gain_interval
 from segmentation.object_sizes import SIZES
+from versioning.provenance.training_images import images_of
 from versioning.provenance.verdict import DEFAULT_CONFIDENCE, MIN_SLICE_GROUPS, SliceGain
 
 if TYPE_CHECKING:

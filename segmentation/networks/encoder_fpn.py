@@ -15,7 +15,7 @@ from core.i18n import tr
 from segmentation.archive.origin import require_origin
 from segmentation.networks.compact import CompactFPN, Merge, channel_gate, decode_pyramid, resized
 from segmentation.networks.names import is_timm_name, unknown_name
-from segmentation.networks.packages import LITE_ENCODER, LITE_FILE, LITE_FPN, LITE_PACKAGE, LITE_SHA256
+from segmentation.networks.packages import LITE_ENCODER, LITE_FILE, LITE_FPN, LITE_SHA256
 from segmentation.networks.published import PublishedWeights, hash_tensors, parse_normalisation
 from segmentation.networks.search import (
     SAFE,
@@ -26,6 +26,7 @@ from segmentation.networks.search import (
     no_fit,
     read_tensors,
 )
+from utils.published_weights import LITE_PACKAGE
 
 FPN_PREFIX = "fpn/"
 NOWHERE = Places()

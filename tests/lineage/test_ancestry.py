@@ -12,11 +12,12 @@ from config import Settings
 from core.hashing import file_sha256
 from lineage.ancestry import ancestor_links
 from lineage.lakefs_links import LakeFSLinks
-from segmentation.networks.packages import LITE_PACKAGE, LITE_SHA256
+from segmentation.networks.packages import LITE_SHA256
 from tests.support.ensembles import make_members, write_ensemble
 from utils.ensemble_file import ENSEMBLE_FILE, Ensemble, Member
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, LakePath, connect
+from utils.published_weights import LITE_PACKAGE
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from registry.promotion import Promotion
 from registry.versions import Registry
 from tests.support.lab import CPU, Lab
 from tests.support.lab_folds import run_folds, start_from
+from utils.lakefs_client.content import LocalFile
 from utils.lineage import INIT_KEYS
 from utils.mlflow_utils import run_lineage
 
@@ -116,6 +117,19 @@ def test_a_parent_whose_data_cannot_be_read_counts_as_unknown(lab: Lab) -> None:
     assert f"the training started from {parent.model_path}, whose training images are not known" in lab.reasons("1")
 
 
+def test_a_parent_whose_data_has_no_recorded_splits_has_seen_all_of_it(lab: Lab) -> None:
+    """train.py --data-ref of such a commit divides it by the seed, and records nothing of that."""
+    files: dict[str, LocalFile] = {}
+    for name in VAL[:5]:
+        image, mask = lab._image(name)
+        files |= {f"images/{name}.png": lab._file(image), f"masks/{name}.png": lab._file(mask)}
+    commit = lab.lake.publish(files, "data/", "data", {}, mirror=True).commit_id
+    parent = run_lineage(lab.run(0.4, lab.data(["t0"], ["t1"])))
+    flat = {**start_from(parent), "init_data_path": f"lakefs://{lab.lake.repo}/{commit}/data/"}
+    lab.promotion.register(lab.run(0.9, lab.data(TRAIN, VAL), start=flat))
+    assert record(lab, "1")["seen_by_candidate"] == 5
+
+
 # --- folds ---
 
 
@@ -185,6 +199,20 @@ def test_folds_that_start_from_a_single_model_leave_its_images_out(lab: Lab) -> 
     lab.promotion.register(run_folds(lab, [0.9] * 5, data, start_from(parent)))
     found = record(lab, "1")
     assert (found["pictures"], found["seen_by_candidate"]) == (20, 8) and lab.aliases() == {"champion": "1"}
+
+
+def test_a_start_from_one_of_several_models_is_followed_as_that_model(lab: Lab) -> None:
+    """Fold 2 of the second ensemble started from fold 2 of the first one: its start has seen what fold 1 held out."""
+    first = run_lineage(run_folds(lab, [0.5] * 2, lab.data(TRAIN, VAL)))
+    second = run_lineage(run_folds(lab, [0.5] * 2, lab.data(["n30"], ["n31"]), start_from(first)))
+    member = str(second.model_path).replace("ensemble.json", "fold-2.pth")
+    data = lab.data(["t0"], VAL)
+    run = lab.run(0.9, data, start={**start_from(second), "init": member})
+    one, cache = gate.contestant(lab.lake, run_lineage(run), CPU, lab.settings.cache_dir), lab.settings.cache_dir
+    _, items = committed_items(lab.lake, data, "val", cache)
+    images = judged_images(lab.lake, data, "val", items, cache)
+    seen = {image.item.name for image, unseen in zip(images, one.may_judge(images), strict=True) if not unseen}
+    assert seen == {name for name in VAL if int(name[1:]) % 2 == 0}, "what fold 1 held out"
 
 
 def test_images_held_out_now_but_not_by_the_folds_before_are_new(lab: Lab) -> None:

@@ -8,11 +8,11 @@ import pytest
 
 import config
 from dataset.samples import committed_items
-from registry.judging.overlap import images_of
 from tests.support.data_directories import put_image, put_mask
 from tests.support.publish_helpers import write_local_files
 from utils.lakefs_utils import LakeFS, LakePath
 from versioning import commands
+from versioning.provenance.training_images import images_of
 
 
 def commit(lake: LakeFS, folder: Path) -> LakePath:

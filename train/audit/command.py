@@ -14,12 +14,13 @@ from core.reporting import notify, result
 from dataset.data import SegmentationData
 from segmentation.means import Coverage, format_mean
 from segmentation.metrics import ConfusionMatrix
-from segmentation.networks.packages import LITE_FPN, LITE_PACKAGE, has_lite_weights
+from segmentation.networks.packages import LITE_FPN, has_lite_weights
 from train.audit.folds import FOLDS, assign_folds, frame_order
 from train.audit.predictions import OutOfFold, predict_out_of_fold
 from train.audit.ranking import rank_masks
 from train.audit.report import PAGE, TABLE, write_page, write_table
 from train.auto_settings import working_size
+from utils.published_weights import LITE_PACKAGE
 
 # An audit is only as good as its models. Training images per fold with repetitions, from random weights and from
 # published ones: of CamVid's 312 images per fold, 60 and 25 epochs, which take about as long.

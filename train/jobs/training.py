@@ -98,11 +98,7 @@ def new_job(settings: Settings, lake: LakeFS, options: argparse.Namespace, initi
         lake.check()
     pinned, data = checked_data(settings, lake, options.data_ref, options.sample)
     check_data(settings, data, initial)
-    folds = _divide(settings, data, initial, store=pinned is None)
-    if folds is not None:
-        from train.folds.start import require_unseen
-
-        require_unseen(settings, lake, initial, data)
+    folds = _divide(settings, lake, data, initial, store=pinned is None)
     lake.ensure_repository(settings)  # not before: faulty data creates nothing
     if pinned is None:
         record_directory(settings)
@@ -119,11 +115,11 @@ def new_job(settings: Settings, lake: LakeFS, options: argparse.Namespace, initi
 
 
 def _divide(
-    settings: Settings, data: SegmentationData, initial: Initial | None, store: bool = False
+    settings: Settings, lake: LakeFS, data: SegmentationData, initial: Initial | None, store: bool = False
 ) -> Division | None:
     """Return train and val in folds; None without --folds. `store` the folds beside the splits.
 
-    Raises UsageError where the folds and what the training starts from do not fit.
+    Raises UsageError where the folds and what the training starts from do not fit, also in a run of an earlier version.
     """
     from train.warm_start.initial import require_single
 
@@ -134,12 +130,12 @@ def _divide(
         return None
     if distributed.world_size() > 1:  # of a resumed run, or set in the environment
         raise UsageError(tr("{option} uses one process: start train.py without torchrun", option="FOLDS"))
-    from train.folds.division import divide, relevant_warnings
-    from train.folds.start import earlier_folds
+    from train.folds.division import relevant_warnings
+    from train.folds.start import divide_unseen
 
     if store and len(relevant_warnings(data)) < len(data.warnings):
         notify(tr("with --folds, the warnings about val do not count: all images of train and val judge the model"))
-    return divide(settings, data, store, earlier_folds(settings, initial))
+    return divide_unseen(settings, lake, data, initial, store)
 
 
 def interrupted_run(
@@ -197,4 +193,4 @@ def resumed_job(settings: Settings, lake: LakeFS, interrupted: Interrupted, init
     if record.target_branch:
         lake.start_experiment(record.branch)
     facts = RunFacts(record.git, lake.repo, lake.branch, record.target_branch, record.smoke)
-    return Job(data, pinned, facts, interrupted, folds=_divide(settings, data, initial), initial=initial)
+    return Job(data, pinned, facts, interrupted, folds=_divide(settings, lake, data, initial), initial=initial)

@@ -14,7 +14,6 @@ from core.safety.terminal import escape_line
 from segmentation.archive.origin import require_origin
 from segmentation.model import Model
 from segmentation.model_file import load_model
-from segmentation.networks.packages import is_published
 from segmentation.networks.search import WeightsFile
 from train.warm_start.initial import Initial, InitialEnsemble, InitialModel, InitialPackage, InitialWeights
 from train.warm_start.packages import PREFIX, find_package
@@ -22,6 +21,7 @@ from utils.ensemble_file import is_ensemble, member_files, read_ensemble
 from utils.identifiers import InvalidValue, RunId
 from utils.lakefs_utils import LakeFS, LakePath
 from utils.lineage import INIT
+from utils.published_weights import is_published
 from versioning.provenance.ancestors import LAKEFS
 
 SHOWN = 300  # characters of a reference that is not checked

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from core.errors import UsageError
 from core.i18n import tr
-from segmentation.networks.packages import LITE_FILE, LITE_PACKAGE, normalized
+from segmentation.networks.packages import LITE_FILE
+from utils.published_weights import LITE_PACKAGE, normalized
 from versioning.naming.files import SUFFIX
 
 PREFIX = "package:"

@@ -325,9 +325,9 @@ def test_folds_refuse_seen_images_also_where_other_data_is_unknown(
     foreign = dataclasses.replace(initial, data_path=str(nowhere))
     with connect(settings) as lake:
         with pytest.raises(UsageError, match="has images that the folds hold out"):  # those of the champion
-            start.require_unseen(settings, lake, foreign, data)
-        start.require_unseen(settings, lake, dataclasses.replace(foreign, reference="elsewhere.pth"), data)
-        assert "its data is not known here" in capsys.readouterr().err
-        monkeypatch.setattr(lake, "committed_objects", refuse)
+            start.divide_unseen(settings, lake, data, foreign, store=False)
+        start.divide_unseen(settings, lake, data, dataclasses.replace(foreign, reference="elsewhere.pth"), store=False)
+        assert "the training images of elsewhere.pth are not known here" in capsys.readouterr().err
+        monkeypatch.setattr(lake, "objects", refuse)
         with pytest.raises(AppError, match="does not answer"):
-            start.require_unseen(settings, lake, foreign, data)
+            start.divide_unseen(settings, lake, data, foreign, store=False)

@@ -18,7 +18,7 @@ from dataset.decoding.options import DEFAULT_READING, ReadOptions
 from dataset.sources.synthetic import generate_sample
 from dataset.validation import check_data
 from segmentation.model_file import save_model
-from segmentation.networks.packages import LITE_FPN, LITE_PACKAGE, LITE_SHA256
+from segmentation.networks.packages import LITE_FPN, LITE_SHA256
 from segmentation.networks.registry import build_network
 from segmentation.preprocess import Normalisation
 from tests.support.ensembles import NORMALISATIONS, make_members, write_ensemble
@@ -35,6 +35,7 @@ from train.warm_start.resolve import resolve_initial
 from train.warm_start.units import convert_units
 from utils.lakefs_client.content import LocalFile
 from utils.lakefs_utils import LakeFS, connect
+from utils.published_weights import LITE_PACKAGE
 
 
 def settings_in(folder: Path, **changes: object) -> Settings:
