@@ -154,9 +154,7 @@ def test_changed_sweep_yaml_is_refused_in_one_line(project: Project, reference: 
     assert other.returncode == 2 and "--ema: sweep 'reference' was started with 0.02, now 0.5" in other.stderr
 
 
-@pytest.mark.parametrize(
-    "options", [("--data-ref", "main"), ("--data-dir", "elsewhere"), ("--experiment-branch", "other"), ("--sample",)]
-)
+@pytest.mark.parametrize("options", [("--data-dir", "elsewhere"), ("--experiment-branch", "other"), ("--sample",)])
 def test_a_sweep_is_not_continued_on_other_data_or_another_branch(
     project: Project, reference: tuple[str, Any], options: tuple[str, ...]
 ) -> None:

@@ -36,6 +36,8 @@ from train.warm_start.resolve import resolve_initial
 from utils import mlflow_utils
 from utils.lakefs_utils import LakePath
 from utils.lineage import require_repository
+from versioning.streaming.shards import source_of
+from versioning.versions import committed_files, data_manifest, find_data, hashes_of, local_files
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -78,7 +80,7 @@ def open_sweep(start: Start, lake: LakeFS, client: MlflowClient) -> Sweep:
         if start.study.attribute(DATA_PATH) is None:
             settings, job = _prepare(start, lake, client)
         else:
-            require_same_places(start)
+            require_same_places(start, lake)
             settings = recorded_settings(start.settings, start.given, start.study)
     recorded = start.study.attribute
     data_path = LakePath.parse_recorded(recorded(DATA_PATH))
@@ -167,15 +169,37 @@ def _places(start: Start) -> dict[str, Any]:
     return _plain(chosen | {"data_dir": start.settings.data_dir} if "data_ref" not in chosen else chosen)
 
 
-def require_same_places(start: Start) -> None:
-    """Raise UsageError for an option by which other data, or another branch, is asked for than the sweep has."""
+def require_same_places(start: Start, lake: LakeFS) -> None:
+    """Raise UsageError for an option by which other data, or another branch, is asked for than the sweep has.
+
+    Data is compared by its content: a commit and a directory have many names, and what a branch names moves on with the
+    models of the sweep.
+    """
     recorded = start.study.attribute(PLACES)
     if recorded is None:  # a sweep of an earlier version
         return
-    now = _places(start)
+    now, path = _places(start), LakePath.parse_recorded(start.study.attribute(DATA_PATH))
     for name in PLACE_OPTIONS:
-        if getattr(start.options, name) and now[name] != recorded.get(name):
+        if not getattr(start.options, name):
+            continue
+        if name in ("data_ref", "data_dir"):
+            found, manifest = _named_data(start, lake, path)
+            if manifest != start.study.attribute(MANIFEST):
+                raise _differs(start.study, f"--{name.replace('_', '-')}", path, found)
+        elif now[name] != recorded.get(name):
             raise _differs(start.study, f"--{name.replace('_', '-')}", recorded.get(name, "-"), now[name])
+
+
+def _named_data(start: Start, lake: LakeFS, path: LakePath) -> tuple[LakePath | Path, str]:
+    """Return what --data-ref or --data-dir names now, and the hash of its data; `path` is the commit of the sweep."""
+    ref, cache = start.options.data_ref, start.settings.cache_dir
+    if not ref:
+        return start.settings.data_dir, data_manifest(hashes_of(local_files(start.settings)), path.path)
+    found = find_data(lake, ref, cache)
+    found = source_of(lake, found) or found
+    if found == path:
+        return found, start.study.attribute(MANIFEST)
+    return found, data_manifest(committed_files(lake, found, cache), path.path)
 
 
 def _differs(study: SharedStudy, option: str, recorded: object, given: object) -> UsageError:
