@@ -23,7 +23,7 @@ from core.process import defer_interrupt
 from core.reporting import notify, warn
 from segmentation.networks.search import read_tensors
 from train.jobs.job import Job
-from train.sweep.plan import SweepPlan
+from train.sweep.plan import EPOCH, SweepPlan
 from train.sweep.study import SILENT_S, SharedStudy
 from train.sweep.trial import SWEEP_TAG, Sweep
 from train.tracking import liveness
@@ -48,6 +48,7 @@ FILE = "sweep.yaml"  # artifact of the parent run
 # User attributes of the study.
 SETTINGS, EXPLICIT, GIVEN, PARENT, PREPARING = "settings", "explicit", "given", "parent_run_id", "preparing"
 BRANCH, TARGET, DATA_PATH, MANIFEST, FINISHED = "branch", "target_branch", "data_path", "data_manifest", "finished"
+UNIT = "compared_by"  # of the steps that trials report; earlier versions always counted epochs
 PLACES = "data_options"  # where the data came from, and where the result goes
 PLACE_OPTIONS = ("data_dir", "data_ref", "dataset", "sample", "experiment_branch")
 POLL_S = 2.0
@@ -83,6 +84,7 @@ def open_sweep(start: Start, lake: LakeFS, client: MlflowClient) -> Sweep:
             require_same_places(start, lake)
             settings = recorded_settings(start.settings, start.given, start.study)
     recorded = start.study.attribute
+    _compare_trials(start.study, settings)
     data_path = LakePath.parse_recorded(recorded(DATA_PATH))
     if job is None:
         if recorded(TARGET):
@@ -94,6 +96,20 @@ def open_sweep(start: Start, lake: LakeFS, client: MlflowClient) -> Sweep:
     code = git.read_facts(ROOT, settings.data_dir)
     facts = RunFacts(code, lake.repo, recorded(BRANCH), recorded(TARGET), False, resume_command=start.command)
     return Sweep(settings, lake, client, start.study, facts, recorded(PARENT), data, data_path, initial)
+
+
+def _compare_trials(study: SharedStudy, settings: Settings) -> None:
+    """Let the trials of a study be compared as they were from its beginning: two units of steps cannot be mixed."""
+    recorded = study.attribute(UNIT)
+    study.compare_by(recorded or EPOCH)
+    if recorded is None and study.plan.pruner.type != "none" and study.plan.compared_by(settings.epochs) != EPOCH:
+        warn(
+            tr(
+                "sweep '{name}' was started by an earlier version: trials of different lengths are compared at the same "
+                "epoch, which favours short ones: give the search another name to compare them at the same progress",
+                name=study.plan.name,
+            )
+        )
 
 
 def _wait_for_preparation(study: SharedStudy) -> None:
@@ -147,6 +163,7 @@ def _prepare(start: Start, lake: LakeFS, client: MlflowClient) -> tuple[Settings
             BRANCH: job.facts.branch,
             TARGET: job.facts.target_branch,
             PARENT: tracker.run_id,
+            UNIT: start.plan.compared_by(settings.epochs),
             MANIFEST: data.manifest_sha256,
             DATA_PATH: str(data.path),  # last: now the sweep is prepared
         }

@@ -14,10 +14,10 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.study import Study, StudyDirection
-from optuna.trial import FrozenTrial
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
 
-from train.sweep.plan import Parameter, Pruner, SweepPlan
+from train.sweep.plan import EPOCH, PERCENT, Parameter, Pruner, SweepPlan
 
 
 class NumberedSampler(BaseSampler):
@@ -50,7 +50,7 @@ class NumberedSampler(BaseSampler):
 
 
 class HalvingPruner(BasePruner):
-    """Asynchronous successive halving over the values that the trials reported.
+    """Asynchronous successive halving over the values that the trials reported, of which higher ones are better.
 
     Optuna's own marks a trial while it decides: asked again about the same epoch, after a kill, it would decide
     differently.
@@ -65,14 +65,46 @@ class HalvingPruner(BasePruner):
             return False
         others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
         reached = [t.intermediate_values[step] for t in others if step in t.intermediate_values]
-        own = trial.intermediate_values[step]
-        sign = 1 if study.direction == StudyDirection.MAXIMIZE else -1
-        better = sum(sign * value > sign * own for value in reached)
-        return better >= max(1, (len(reached) + 1) // self._pruner.factor)
+        return _is_halved(trial.intermediate_values[step], reached, self._pruner.factor)
 
 
-def make_pruner(pruner: Pruner) -> BasePruner:
-    """Return the pruner of a plan."""
+class ProgressPruner(BasePruner):
+    """`median` and `halving` for trials of different lengths, whose steps are percentages of their own.
+
+    Each trial has reported other percentages: of the others counts what they had reached up to that of this one.
+    """
+
+    def __init__(self, pruner: Pruner) -> None:
+        self._pruner = pruner
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        step = trial.last_step
+        if step is None:
+            return False
+        own, others = trial.intermediate_values[step], study.get_trials(deepcopy=False)
+        if self._pruner.type == "median":
+            complete = [t for t in others if t.state == TrialState.COMPLETE]
+            values = _values_at(complete, step)
+            return len(complete) >= self._pruner.startup_trials and len(values) > 0 and own < float(np.median(values))
+        rung = self._pruner.rung(step)
+        reached = [t for t in others if t.number != trial.number and (t.last_step or 0) >= rung]
+        return _is_halved(own, _values_at(reached, step), self._pruner.factor)
+
+
+def _values_at(trials: list[FrozenTrial], step: int) -> list[float]:
+    """Return the last values of the trials that were reported up to a step."""
+    steps = [(trial, max((s for s in trial.intermediate_values if s <= step), default=None)) for trial in trials]
+    return [trial.intermediate_values[last] for trial, last in steps if last is not None]
+
+
+def _is_halved(own: float, others: list[float], factor: int) -> bool:
+    return sum(value > own for value in others) >= max(1, (len(others) + 1) // factor)
+
+
+def make_pruner(pruner: Pruner, unit: str = EPOCH) -> BasePruner:
+    """Return the pruner of a plan; `unit` is what the steps of the trials count."""
+    if pruner.type != "none" and unit == PERCENT:
+        return ProgressPruner(pruner)
     if pruner.type == "median":
         return MedianPruner(n_startup_trials=pruner.startup_trials, n_warmup_steps=pruner.warmup_epochs)
     if pruner.type == "halving":

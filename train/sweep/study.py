@@ -24,7 +24,7 @@ from core.errors import UsageError
 from core.i18n import tr
 from core.locks import file_lock, lock_or_fail
 from core.machine.identity import ProcessIdentity
-from train.sweep.plan import SweepPlan
+from train.sweep.plan import EPOCH, SweepPlan
 from train.sweep.sampling import draw, make_pruner, make_sampler, resumed_trial
 
 # User attributes of a trial.
@@ -91,6 +91,7 @@ class SharedStudy:
     def __init__(self, study: optuna.Study, plan: SweepPlan, folder: Path, is_local: bool) -> None:
         self.study, self.plan, self.folder = study, plan, folder
         self.is_local = is_local  # whether the database is a file of this machine
+        self.unit = EPOCH  # of the steps at which trials are compared
 
     # --- opening ---
 
@@ -117,6 +118,10 @@ class SharedStudy:
                 )
             )
         return shared
+
+    def compare_by(self, unit: str) -> None:
+        """Let the pruner compare trials at steps that count epochs, or percent of their own length."""
+        self.unit, self.study.pruner = unit, make_pruner(self.plan.pruner, unit)
 
     def attribute(self, name: str) -> Any:
         """Return a user attribute of the study; None if it is not set."""

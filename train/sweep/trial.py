@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,11 @@ from core.safety.terminal import escape_line
 from core.settings import InvalidSetting
 from segmentation.tiles.out_of_memory import is_out_of_memory
 from train import resume
-from train.base_train import Diverged, EpochResult, best_of
+from train.base_train import BaseTrain, Diverged, EpochResult, best_of
 from train.jobs.job import Job, OpenTraining, open_training
 from train.resume import CHECKPOINT_FILE, Interrupted
 from train.setup import TrainingSetup, check_data, check_request, prepare_training
+from train.sweep.plan import EPOCH
 from train.sweep.study import EPOCHS, ERROR, KEPT, RUN_ID, SECONDS, Claimed, SharedStudy, beating
 from train.tracking.run_tracker import RunFacts
 from utils.lakefs_utils import LakePath
@@ -76,28 +78,46 @@ def metric_of(metric: str, best: EpochResult) -> float:
     return best.val.accuracy if metric == "best_val_accuracy" else best.val.miou
 
 
+def percents(training: BaseTrain, history: Sequence[EpochResult]) -> list[int]:
+    """Return which percentage of its own length a training had behind it after each epoch."""
+    limit = training.settings.max_seconds
+    if limit is None:
+        return [100 * result.number // training.epochs for result in history]
+    return [min(100, int(100 * seconds / limit)) for seconds in itertools.accumulate(r.seconds for r in history)]
+
+
 class TrialObserver:
     """Reports the epochs of a trial to the study, ends it where the pruner says so, and keeps only the best so far."""
 
-    def __init__(self, sweep: Sweep, claimed: Claimed) -> None:
-        self._sweep, self._claimed = sweep, claimed
+    def __init__(self, sweep: Sweep, claimed: Claimed, training: BaseTrain) -> None:
+        self._sweep, self._claimed, self._training = sweep, claimed, training
         self._plan, self._trial = sweep.study.plan, claimed.trial
         self._reported = set(sweep_trial(sweep, claimed).intermediate_values)
 
     def ends_after(self, history: Sequence[EpochResult]) -> bool:
         if self._trial.user_attrs.get(PRUNED) is not None:
             return True
-        if not self._plan.pruner.asks_at(history[-1].number):  # each question is a transaction of the database
-            return False
-        for count in range(1, len(history) + 1):  # the epochs that a kill kept from the study, too
-            best = best_of(history[:count])
-            if best and self._plan.pruner.asks_at(count) and count not in self._reported:
-                self._trial.report(metric_of(self._plan.metric, best), count)
-                self._reported.add(count)
-        pruned = self._trial.should_prune()
+        pruner, last = self._plan.pruner, history[-1].number
+        if self._sweep.study.unit == EPOCH:
+            steps = {epoch: epoch for epoch in range(1, last + 1) if pruner.asks_at(epoch)}
+            asked = pruner.asks_at(last)  # each question is a transaction of the database
+        else:
+            reached = percents(self._training, history)
+            steps = dict(enumerate(reached, 1)) if pruner.type != "none" else {}
+            asked = pruner.asks_after(last, [0, *reached][-2], reached[-1])
+        self._report(history, steps)
+        pruned = asked and self._trial.should_prune()
         if pruned:
-            self._trial.set_user_attr(PRUNED, history[-1].number)
+            self._trial.set_user_attr(PRUNED, last)
         return pruned
+
+    def _report(self, history: Sequence[EpochResult], steps: Mapping[int, int]) -> None:
+        """Report the best value so far at the step of each epoch, also of those that a kill kept from the study."""
+        for epoch, step in steps.items():
+            best = None if step in self._reported else best_of(history[:epoch])
+            if best:
+                self._trial.report(metric_of(self._plan.metric, best), step)
+                self._reported.add(step)
 
     def keeps(self, best: EpochResult) -> bool:
         attributes = self._trial.user_attrs
@@ -192,11 +212,11 @@ def _prepare(settings: Settings, job: Job) -> TrainingSetup:
 
 
 def _train(sweep: Sweep, claimed: Claimed, settings: Settings, job: Job) -> None:
-    setup, observer = _prepare(settings, job), TrialObserver(sweep, claimed)
+    setup = _prepare(settings, job)
     with open_training(settings, sweep.lake, sweep.client, job, setup) as opened:
         training, tracker = opened.training, opened.training.tracker
         claimed.trial.set_user_attr(RUN_ID, tracker.run_id)
-        best = training.fit(opened.state, observer)
+        best = training.fit(opened.state, TrialObserver(sweep, claimed, training))
         tracker.background.finish()
         pruned = training.ended_by_observer
         if training.kept:
