@@ -16,7 +16,7 @@ from core.reporting import notify
 from train.setup import check_request
 from train.sweep import parent
 from train.sweep.outcome import finish
-from train.sweep.parent import Start, open_sweep, recorded_settings, working
+from train.sweep.parent import Start, open_sweep, recorded_settings, show_as_running, working
 from train.sweep.plan import SweepPlan, read_plan
 from train.sweep.storage import open_storage
 from train.sweep.study import ERROR, RUN_ID, SharedStudy
@@ -61,6 +61,7 @@ def _train_all(opened: Sweep) -> None:
     """Train trials until none is left for this process."""
     _remove_leftovers(opened)
     while (claimed := opened.study.take()) is not None:
+        show_as_running(opened)
         train_trial(opened, claimed)
         _require_progress(opened)
 

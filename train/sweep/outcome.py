@@ -122,6 +122,8 @@ def _record(sweep: Sweep, best: FrozenTrial, lineage: Lineage) -> None:
             Path(folder, TABLE).write_bytes(trials_table(sweep))
             mlflow_utils.log_artifacts(sweep.client, sweep.settings, run_id, Path(folder))
         sweep.client.set_terminated(run_id, "FINISHED")
+        if "error" in sweep.client.get_run(run_id).data.tags:  # of a process that was interrupted meanwhile
+            sweep.client.delete_tag(run_id, "error")
 
 
 def trials_table(sweep: Sweep) -> bytes:

@@ -268,9 +268,8 @@ def _record_plan(tracker: RunTracker, plan: SweepPlan) -> None:
         tracker.log_artifacts(Path(folder))
 
 
-@contextlib.contextmanager
-def working(sweep: Sweep) -> Iterator[None]:
-    """Keep the parent run RUNNING while this process works; close it if this process ends as the last one, interrupted."""
+def show_as_running(sweep: Sweep) -> None:
+    """Show the parent run as RUNNING, by this process: another one that ended may have taken itself for the last."""
     client, run_id = sweep.client, sweep.parent_id
     with mlflow_utils.convert_errors(sweep.settings, tr("opening the run")):
         run = mlflow_utils.get_run(client, sweep.settings, run_id)
@@ -279,7 +278,13 @@ def working(sweep: Sweep) -> Iterator[None]:
         if "error" in run.data.tags:
             client.delete_tag(run_id, "error")
         client.update_run(run_id, status="RUNNING")
-    heartbeat = liveness.Heartbeat(client, run_id)
+
+
+@contextlib.contextmanager
+def working(sweep: Sweep) -> Iterator[None]:
+    """Keep the parent run RUNNING while this process works; close it if this process ends as the last one, interrupted."""
+    show_as_running(sweep)
+    heartbeat = liveness.Heartbeat(sweep.client, sweep.parent_id)
     try:
         yield
     except BaseException as error:
@@ -294,7 +299,8 @@ def _close_after(sweep: Sweep, error: BaseException) -> None:
     status = "FAILED" if isinstance(error, Exception) else "KILLED"
     try:
         with defer_interrupt():
-            if not sweep.study.running_elsewhere():
+            sweep.study.release()  # first: of two processes that end at once, one has to see that it is the last
+            if not sweep.study.running_elsewhere() and not sweep.study.attribute(FINISHED):
                 sweep.client.set_tag(sweep.parent_id, "error", describe_error(error)[:ERROR_LIMIT])
                 sweep.client.set_terminated(sweep.parent_id, status)
     except Exception as second:  # the first error is the one to show

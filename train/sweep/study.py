@@ -29,6 +29,7 @@ from train.sweep.sampling import draw, make_pruner, make_sampler, resumed_trial
 
 # User attributes of a trial.
 OWNER, RUN_ID = "owner", "run_id"
+RELEASED = "released"  # the process that was interrupted in a trial, and has ended
 KEPT = "kept"  # whether the model of a trial was kept: decided once, for a resumed training
 ABANDONED, RETRY_OF, SECONDS, EPOCHS, ERROR = "abandoned", "retry_of", "seconds", "epochs", "error"
 RECORD = "sweep"  # user attribute of the study: what defines it
@@ -161,7 +162,15 @@ class SharedStudy:
         """Return how many trials other processes work on."""
         own = Owner.this_process().process
         running = [trial for trial in self.trials() if trial.state == TrialState.RUNNING]
-        return sum(Owner.of(trial).process != own and Owner.of(trial).is_at_work() for trial in running)
+        owners = [Owner.of(t) for t in running if t.user_attrs.get(RELEASED) != str(Owner.of(t).process)]
+        return sum(owner.process != own and owner.is_at_work() for owner in owners)
+
+    def release(self) -> None:
+        """Record that this process, which ends, no longer works on its trial; its machine resumes it."""
+        own = Owner.this_process().process
+        for trial in self.trials():
+            if trial.state == TrialState.RUNNING and Owner.of(trial).process == own:
+                self.study._storage.set_trial_user_attr(trial._trial_id, RELEASED, str(own))
 
     @property
     def is_over(self) -> bool:

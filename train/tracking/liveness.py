@@ -60,14 +60,20 @@ class Heartbeat:
 
 
 def close_dead_runs(client: MlflowClient, settings: Settings, experiment_id: str, own_run: str) -> None:
-    """Close runs whose process is gone (kill -9, power cut): MLflow would show them as RUNNING forever."""
+    """Close runs whose process is gone (kill -9, power cut): MLflow would show them as RUNNING forever.
+
+    The parent of a run in progress is in progress, too: several processes may share it, and the last one to mark it may
+    have ended.
+    """
+    models = settings.model_path.parent
     with mlflow_utils.convert_errors(settings, tr("opening the run")):
         # A list first: closing runs changes what the next page would hold.
-        for run in list(mlflow_utils.search_runs(client, [experiment_id], "attributes.status = 'RUNNING'")):
-            run_id = str(run.info.run_id)
-            if run_id != own_run and _is_dead(run, settings.model_path.parent / run_id):
-                checkpoint = settings.model_path.parent / run_id / CHECKPOINT_FILE
-                _close(client, run_id, checkpoint, PARENT_TAG in run.data.tags)
+        running = list(mlflow_utils.search_runs(client, [experiment_id], "attributes.status = 'RUNNING'"))
+        dead = {str(run.info.run_id): run for run in running if _is_dead(run, models / str(run.info.run_id))}
+        at_work = {own_run} | {run.data.tags.get(PARENT_TAG) for run in running if run.info.run_id not in dead}
+        for run_id, run in dead.items():
+            if run_id not in at_work:
+                _close(client, run_id, models / run_id / CHECKPOINT_FILE, PARENT_TAG in run.data.tags)
 
 
 def remove_false_error(client: MlflowClient, run_id: str) -> None:
