@@ -186,13 +186,12 @@ def best_command(settings: Settings, plan: SweepPlan, best: FrozenTrial, sweep: 
     variables, options = [], []
     for name in names:
         value, option = chosen.get(name, getattr(settings, name)), SETTINGS[name].option
-        if value is None:
-            continue
         words = [str(part) for part in value] if isinstance(value, tuple) else [str(value)]
-        if option is None or value is False:
-            variables.append(
-                f"{name.upper()}={shlex.quote(' '.join(words).lower() if value in (True, False) else ' '.join(words))}"
-            )
+        if value is None:  # an empty variable cancels one of .env
+            variables.append(f"{name.upper()}=")
+        elif option is None or value is False:
+            text = " ".join(words)
+            variables.append(f"{name.upper()}={shlex.quote(text.lower() if isinstance(value, bool) else text)}")
         else:
             options += [option] if value is True else [option, *map(shlex.quote, words)]
     return " ".join([*variables, "python train.py", *options, "--data-ref", str(sweep.data_path)])
