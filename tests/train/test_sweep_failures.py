@@ -9,7 +9,7 @@ import pytest
 from tests.support.project import Project, make_project
 from tests.train.test_sweep import runs_of, write
 
-pytest.importorskip("optuna")
+optuna = pytest.importorskip("optuna")
 
 MODELS = """
 trials: 2
@@ -92,3 +92,18 @@ def test_options_are_judged_with_the_network_of_sweep_yaml(project: Project, set
     assert done.returncode == 1 and "train.py: not a file of weights" in done.stderr, done.stdout + done.stderr
     refused = project.run("train.py", "--sweep", write(project, name, text), "--class-weights", "1 x")
     assert refused.returncode == 2 and "CLASS_WEIGHTS" in refused.stderr.replace("--class-weights", "CLASS_WEIGHTS")
+
+
+def test_time_of_a_failed_trial_counts(project: Project) -> None:
+    text = (
+        "time_limit: 0.001\n"
+        "settings: {epochs: 2, image_size: 32 32, batch_size: 4, clip_norm: 0}\n"
+        "space: {learning_rate: [1e38]}\n"
+    )
+    done = project.run("train.py", "--sweep", write(project, "diverging", text))
+    assert done.returncode == 1 and "the loss is not finite" in done.stderr, done.stdout + done.stderr
+    _, trials = runs_of(project, "diverging")
+    assert [run.data.tags["trial_state"] for run in trials] == ["failed"], "the first one has used up the time"
+    storage = f"sqlite:///{project.folder / 'models/sweeps.db'}"
+    attributes = optuna.load_study(study_name="diverging", storage=storage).trials[0].user_attrs
+    assert attributes["seconds"] > 0.001 and attributes["epochs"] == 0

@@ -196,10 +196,14 @@ class SharedStudy:
                 return None
             return claimed
 
-    def tell(self, claimed: Claimed, state: TrialState, value: float | None, **attributes: Any) -> None:
-        """Record the end of a trial."""
+    def record(self, claimed: Claimed, **attributes: Any) -> None:
+        """Record user attributes of a trial."""
         for name, attribute in attributes.items():
             claimed.trial.set_user_attr(name, attribute)
+
+    def tell(self, claimed: Claimed, state: TrialState, value: float | None, **attributes: Any) -> None:
+        """Record the end of a trial."""
+        self.record(claimed, **attributes)
         self.study.tell(claimed.trial, value, state)
 
     def _claimed(self, trial: optuna.Trial, run_id: str | None) -> Claimed:

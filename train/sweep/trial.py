@@ -216,7 +216,11 @@ def _train(sweep: Sweep, claimed: Claimed, settings: Settings, job: Job) -> None
     with open_training(settings, sweep.lake, sweep.client, job, setup) as opened:
         training, tracker = opened.training, opened.training.tracker
         claimed.trial.set_user_attr(RUN_ID, tracker.run_id)
-        best = training.fit(opened.state, TrialObserver(sweep, claimed, training))
+        try:
+            best = training.fit(opened.state, TrialObserver(sweep, claimed, training))
+        except AppError:  # the time counts, whether the trial fails or is resumed
+            sweep.study.record(claimed, **_extent(training))
+            raise
         tracker.background.finish()
         pruned = training.ended_by_observer
         if training.kept:
@@ -256,12 +260,14 @@ def _report(sweep: Sweep, claimed: Claimed, opened: OpenTraining, value: float) 
 def _fail(sweep: Sweep, claimed: Claimed, error: AppError) -> None:
     """Record a trial whose settings cannot be trained with; the sweep goes on."""
     reason = describe_error(error)
-    run_id = sweep_trial(sweep, claimed).user_attrs.get(RUN_ID)
+    known = sweep_trial(sweep, claimed).user_attrs
+    run_id = known.get(RUN_ID)
     if run_id is not None:
         _record_state(sweep, run_id, TrialState.FAIL)
         for file in (sweep.settings.model_path.parent / run_id).glob("*.pth"):  # nothing is left to be resumed
             file.unlink()
-    sweep.study.tell(claimed, TrialState.FAIL, None, **{ERROR: reason[:500]})
+    trained = {SECONDS: known.get(SECONDS, 0.0), EPOCHS: known.get(EPOCHS, 0)}
+    sweep.study.tell(claimed, TrialState.FAIL, None, **trained, **{ERROR: reason[:500]})
     warn(tr("{trial} failed: {reason}", trial=sweep.label(claimed), reason=reason))
 
 
