@@ -19,6 +19,7 @@ optuna = pytest.importorskip("optuna")
 from optuna.exceptions import UpdateFinishedTrialError  # noqa: E402
 from optuna.trial import TrialState  # noqa: E402
 
+from train.sweep.command import _require_progress  # noqa: E402
 from train.sweep.sampling import HalvingPruner, draw, make_pruner  # noqa: E402
 from train.sweep.storage import FILE, open_storage, require_optuna, storage_url  # noqa: E402
 from train.sweep.study import SILENT_S, Owner, SharedStudy  # noqa: E402
@@ -130,6 +131,20 @@ def test_median_prunes_below_the_median_of_finished_trials() -> None:
     assert not trial.should_prune(), "warm-up"
     trial.report(0.1, 2)
     assert trial.should_prune()
+
+
+@pytest.mark.parametrize("failed", [3, 4])
+def test_first_trials_that_all_failed_end_the_sweep_also_if_another_process_ended_some(
+    settings: config.Settings, failed: int
+) -> None:
+    """Another process may end its trial between the end of this one's and the question."""
+    study = opened(settings)
+    for number in range(failed):
+        claimed = study.take()
+        assert claimed is not None
+        study.tell(claimed, TrialState.FAIL, None, error=f"reason {number}")
+    with pytest.raises(AppError, match=f"the first {failed} trials failed: reason {failed - 1}"):
+        _require_progress(study)
 
 
 def test_time_limit_starts_no_further_trial(settings: config.Settings) -> None:

@@ -63,15 +63,15 @@ def _train_all(opened: Sweep) -> None:
     while (claimed := opened.study.take()) is not None:
         show_as_running(opened)
         train_trial(opened, claimed)
-        _require_progress(opened)
+        _require_progress(opened.study)
 
 
-def _require_progress(opened: Sweep) -> None:
+def _require_progress(study: SharedStudy) -> None:
     """Raise AppError if the first trials all failed: something else than their settings is wrong."""
-    finished = opened.study.finished()
+    finished = study.finished()
     errors = [trial.user_attrs[ERROR] for trial in finished if ERROR in trial.user_attrs]
-    if len(errors) == len(finished) == FAILURES:
-        raise AppError(tr("the first {count} trials failed: {reason}", count=FAILURES, reason=errors[-1]))
+    if len(errors) == len(finished) >= FAILURES:  # more: several processes ended trials at once
+        raise AppError(tr("the first {count} trials failed: {reason}", count=len(errors), reason=errors[-1]))
 
 
 def _report_others(study: SharedStudy) -> None:
