@@ -80,6 +80,8 @@ def test_plan_has_what_the_file_says(tmp_path: Path) -> None:
             "line 13: space.loss[2]: 'hinge': expected ce, dice, lovasz, ce+dice, ce+lovasz, focal",
         ),
         ("[ce, ce+dice]", "[ce, ce]", "line 13: space.loss[2]: 'ce' is given twice"),
+        ("loss: [ce, ce+dice]", "ema: [0.01, 1e-2]", "line 13: space.ema[2]: '1e-2' is given twice"),
+        ("180 240, null]", "180x240, 180 240]", "line 14: space.image_size[3]: '180 240' is given twice"),
         ("[ce, ce+dice]", "{low: 1, high: 2}", "line 13: space.loss: not a number: give a list of values"),
         ("[ce, ce+dice]", "[]", "line 13: space.loss: expected a list of values"),
         ("loss: [", "seed: [1, 2]\n  loss: [", "line 13: space.seed: must be the same for all trials"),

@@ -320,12 +320,14 @@ def _parameter(name: str, entry: Entry) -> Parameter:
 
 def _choices(name: str, entry: Entry) -> Parameter:
     texts: list[str] = []
+    values: list[Any] = []
     for item in entry.items(tr("a list of values")):
         value = _setting_value(name, item)
         text = "" if value is None else _setting_text(item)
-        if text in texts:
+        if value in values:  # 0.01 and 1e-2 are one choice, which would be drawn twice as often
             raise item.problem(tr("{value} is given twice", value=repr(text)))
         texts.append(text)
+        values.append(value)
     return Parameter(name, choices=tuple(texts))
 
 
