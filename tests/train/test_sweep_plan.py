@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from config import SETTINGS
 from core.errors import UsageError
-from train.sweep.plan import METRICS, Pruner, SweepPlan, read_plan
+from train.sweep.plan import METRICS, SweepPlan, read_plan
+from train.sweep.pruning import Pruner
 
 GOOD = """\
 name: lr-search

@@ -14,7 +14,8 @@ from tests.support.project import SOURCE, Project, make_project
 from tests.train.test_resume import kill_at_call
 from tests.train.test_sweep import run_sweep, runs_of, write
 from train.base_train import EpochResult
-from train.sweep.plan import EPOCH, PERCENT, Parameter, Pruner, SweepPlan
+from train.sweep.plan import Parameter, SweepPlan
+from train.sweep.pruning import EPOCH, PERCENT, Pruner
 
 optuna = pytest.importorskip("optuna")
 from train.sweep.sampling import make_pruner  # noqa: E402

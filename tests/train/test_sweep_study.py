@@ -13,7 +13,8 @@ import config
 from core.errors import AppError, UsageError
 from core.machine.identity import ProcessIdentity
 from tests.support.postgres import postgres
-from train.sweep.plan import Parameter, Pruner, SweepPlan
+from train.sweep.plan import Parameter, SweepPlan
+from train.sweep.pruning import Pruner
 
 optuna = pytest.importorskip("optuna")
 from optuna.exceptions import UpdateFinishedTrialError  # noqa: E402

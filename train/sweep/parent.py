@@ -23,7 +23,8 @@ from core.process import defer_interrupt
 from core.reporting import notify, warn
 from segmentation.networks.search import read_tensors
 from train.jobs.job import Job
-from train.sweep.plan import EPOCH, SweepPlan
+from train.sweep.plan import SweepPlan
+from train.sweep.pruning import EPOCH
 from train.sweep.study import SILENT_S, SharedStudy
 from train.sweep.trial import SWEEP_TAG, Sweep
 from train.tracking import liveness

@@ -17,7 +17,8 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from train.sweep.plan import EPOCH, PERCENT, Parameter, Pruner, SweepPlan
+from train.sweep.plan import Parameter, SweepPlan
+from train.sweep.pruning import EPOCH, PERCENT, Pruner
 
 
 class NumberedSampler(BaseSampler):

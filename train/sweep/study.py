@@ -24,7 +24,8 @@ from core.errors import UsageError
 from core.i18n import tr
 from core.locks import file_lock, lock_or_fail
 from core.machine.identity import ProcessIdentity
-from train.sweep.plan import EPOCH, SweepPlan
+from train.sweep.plan import SweepPlan
+from train.sweep.pruning import EPOCH
 from train.sweep.sampling import draw, make_pruner, make_sampler, resumed_trial
 
 # User attributes of a trial.

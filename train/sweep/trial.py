@@ -24,7 +24,7 @@ from train.base_train import BaseTrain, Diverged, EpochResult, best_of
 from train.jobs.job import Job, OpenTraining, open_training
 from train.resume import CHECKPOINT_FILE, Interrupted
 from train.setup import TrainingSetup, check_data, check_request, prepare_training
-from train.sweep.plan import EPOCH
+from train.sweep.pruning import EPOCH
 from train.sweep.study import EPOCHS, ERROR, KEPT, RUN_ID, SECONDS, Claimed, SharedStudy, beating
 from train.tracking.run_tracker import RunFacts
 from utils.lakefs_utils import LakePath
