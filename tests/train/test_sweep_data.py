@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -63,3 +64,19 @@ def test_other_data_is_refused_under_the_name_of_the_start(project: Project, nam
         assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stdout + done.stderr
         assert f"{options[0]}: sweep '{name}' was started with lakefs://" in done.stderr and first in done.stderr
     assert "best: trial 1" in run_sweep(project, name).stdout, "without the option, it goes on with its data"
+
+
+def test_a_sweep_knows_the_model_that_it_starts_from_by_every_name(project: Project) -> None:
+    model, other = project.folder / "first.pth", project.folder / "other.pth"
+    shutil.copy(project.folder / "models/model.pth", model)
+    name = write(project, "start", SWEEP).removesuffix(".yaml")
+    run_sweep(project, name, "--init", "first.pth", "--data-ref", commit_of(project, "of-branch"))
+    run_id = json.loads((project.folder / "lakefs.lock").read_text())["mlflow_run_id"]
+    shutil.copy(project.folder / "models/model.pth", other)
+    assert "best: trial 1" in run_sweep(project, name, "--init", str(model)).stdout
+    refused = [project.run("train.py", "--sweep", f"{name}.yaml", "--init", text) for text in ("other.pth", run_id)]
+    shutil.copy(other, model)
+    refused.append(project.run("train.py", "--sweep", f"{name}.yaml", "--init", "first.pth"))
+    for done in refused:
+        assert done.returncode == 2 and "--init: sweep 'start' was started with" in done.stderr, done.stderr
+    assert "best: trial 1" in run_sweep(project, name).stdout

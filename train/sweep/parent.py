@@ -52,6 +52,7 @@ BRANCH, TARGET, DATA_PATH, MANIFEST, FINISHED = "branch", "target_branch", "data
 UNIT = "compared_by"  # of the steps that trials report; earlier versions always counted epochs
 PLACES = "data_options"  # where the data came from, and where the result goes
 PLACE_OPTIONS = ("data_dir", "data_ref", "dataset", "sample", "experiment_branch")
+START_OPTIONS = {"init", "weights"}  # settings that name a model or a file, each by many names
 POLL_S = 2.0
 
 
@@ -83,6 +84,7 @@ def open_sweep(start: Start, lake: LakeFS, client: MlflowClient) -> Sweep:
             settings, job = _prepare(start, lake, client)
         else:
             require_same_places(start, lake)
+            require_same_start(start, lake)
             settings = recorded_settings(start.settings, start.given, start.study)
     recorded = start.study.attribute
     _compare_trials(start.study, settings)
@@ -220,6 +222,17 @@ def _named_data(start: Start, lake: LakeFS, path: LakePath) -> tuple[LakePath | 
     return found, data_manifest(committed_files(lake, found, cache), path.path)
 
 
+def require_same_start(start: Start, lake: LakeFS) -> None:
+    """Raise UsageError for a --init or --pretrained that names other weights now than those the sweep starts from."""
+    recorded = start.study.attribute(SETTINGS)
+    for name in sorted(START_OPTIONS & start.given.keys()):
+        text, key = start.given[name], "init_sha256" if name == "init" else name
+        if recorded[name] is not None:
+            named, _ = resolve_initial(dataclasses.replace(start.settings, **{key: None} | {name: text}), lake)
+        if recorded[name] is None or getattr(named, key) != recorded[key]:
+            raise _differs(start.study, SETTINGS_TABLE[name].option or "--pretrained", recorded[name] or "-", text)
+
+
 def _differs(study: SharedStudy, option: str, recorded: object, given: object) -> UsageError:
     return UsageError(
         tr(
@@ -237,10 +250,8 @@ def recorded_settings(settings: Settings, given: Mapping[str, Any], study: Share
     """Return the settings with which the sweep was started. Raises UsageError for an option that differs."""
     known, first = settings.reproducible_settings(), study.attribute(GIVEN)
     recorded = {name: _from_json(value) for name, value in study.attribute(SETTINGS).items() if name in known}
-    for name in given.keys() & recorded.keys():
-        started = _from_json(
-            first.get(name, recorded[name])
-        )  # as it was typed: INIT became a reference that does not move
+    for name in (given.keys() & recorded.keys()) - START_OPTIONS:
+        started = _from_json(first.get(name, recorded[name]))
         if given[name] != started:
             raise _differs(study, SETTINGS_TABLE[name].option or name.upper(), started, given[name])
     data = LakePath.parse_recorded(study.attribute(DATA_PATH))
