@@ -85,12 +85,15 @@ def check_before_work(settings: Settings, options: argparse.Namespace) -> None:
         from train.parallel.workers import require_servers
 
         require_servers(settings)
-    from train.setup import check_device, check_request
+    from train.jobs.request import check_partners, check_request
+    from train.setup import check_device
 
     if options.resume or options.reproduce or options.sweep:  # network and sizes are those of the run, or of sweep.yaml
         check_device(settings)
     else:
         check_request(settings)
+        if not (options.sweep or options.audit_labels):  # these decide about settings themselves
+            check_partners(settings)
 
 
 def prepare_directory(settings: Settings, options: argparse.Namespace) -> None:

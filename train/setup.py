@@ -17,14 +17,13 @@ from core.settings import InvalidSetting
 from dataset.data import SegmentationData
 from segmentation.losses import SegmentationLoss, build_loss, parse_class_weights
 from segmentation.networks.encoder_fpn import EncoderFPN
-from segmentation.networks.trial import check_new_network
 from segmentation.preprocess import Normalisation, choose_device
 from train import auto_settings
 from train.base_train import SMOKE_BATCHES
 from train.loading import loader
 from train.parallel import distributed
 from train.warm_start.initial import Initial, InitialEnsemble, InitialModel
-from train.warm_start.network import Start, build_start, check_start
+from train.warm_start.network import Start, build_start
 from train.warm_start.transfer import transfer
 
 SAME_SCALE = 0.02  # relative difference of two scales of images that have the same size but for rounding
@@ -224,28 +223,6 @@ def _working_size(settings: Settings, data: SegmentationData, initial: Initial |
         if all(abs(now / before - 1) < SAME_SCALE for now, before in zip(scale, initial.scale, strict=True)):
             return initial.input_size, tr("that of the initial model")
     return auto_settings.working_size(data, settings.image_size)
-
-
-def check_request(settings: Settings) -> None:
-    """Raise UsageError for settings that no data can be trained with on this machine: before any work."""
-    check_start(settings)
-    check_new_network(settings.model, settings.pretrained)
-    if settings.epochs is not None and settings.max_seconds is not None:
-        problem = tr("EPOCHS={epochs} says how long to train, too: leave one of them out", epochs=settings.epochs)
-        raise InvalidSetting("MAX_SECONDS", settings.max_seconds, problem=problem)
-    if settings.model_path.is_dir():
-        problem = tr("a directory: name a file, such as models/model.pth")
-        raise InvalidSetting("MODEL_PATH", settings.model_path, problem=problem)
-    check_device(settings)
-    if settings.folds and settings.patience:
-        problem = tr("with FOLDS, nothing may be chosen on the images that a fold holds out: set PATIENCE=0")
-        raise InvalidSetting("PATIENCE", settings.patience, problem=problem)
-    if settings.class_weights not in ("auto", "none"):
-        parse_class_weights(settings.class_weights)
-    if settings.crop_size and settings.image_size and any(map(int.__gt__, settings.crop_size, settings.image_size)):
-        height, width = settings.image_size
-        problem = tr("larger than the input size {height} {width}", height=height, width=width)
-        raise InvalidSetting("CROP_SIZE", settings.crop_size, problem=problem)
 
 
 def check_data(settings: Settings, data: SegmentationData, initial: Initial | None = None) -> None:

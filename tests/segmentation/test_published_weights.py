@@ -23,7 +23,7 @@ from segmentation.networks.published import hash_tensors
 from segmentation.networks.registry import build_network, build_pretrained
 from segmentation.networks.search import Places, WeightsFile
 from segmentation.preprocess import Normalisation
-from train.setup import check_request
+from train.jobs.request import check_request
 
 ENCODER = "test_resnet.r160_in1k"  # of timm, for tests: 0.5 M parameters
 NETWORK = f"fpn/{ENCODER}"

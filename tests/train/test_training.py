@@ -23,10 +23,11 @@ from segmentation.metrics import ConfusionMatrix
 from train import auto_settings, base_train, overfit_check
 from train.base_train import EpochResult, Validation
 from train.checkpoint import load_checkpoint
+from train.jobs.request import check_request
 from train.loading import loader
 from train.model_train import ModelTrain
 from train.reports.figures import save_confusion, save_curves
-from train.setup import check_request, prepare_training
+from train.setup import prepare_training
 from train.tracking.result import class_metrics
 
 

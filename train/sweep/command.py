@@ -13,7 +13,7 @@ from config import SETTINGS, TRAINING_LENGTH, Settings
 from core.errors import AppError, UsageError
 from core.i18n import tr, trn
 from core.reporting import notify
-from train.setup import check_request
+from train.jobs.request import check_partners, check_request
 from train.sweep import parent
 from train.sweep.outcome import finish
 from train.sweep.parent import Start, open_sweep, recorded_settings, show_as_running, working
@@ -110,6 +110,7 @@ def _fixed_settings(settings: Settings, given: Mapping[str, Any], plan: SweepPla
     if fixed.folds is not None:
         raise UsageError(tr("FOLDS={folds}: a sweep trains one model in each trial: leave it out", folds=fixed.folds))
     _check_request(fixed, plan)
+    check_partners(fixed, varied)
     lengths = [name for name in TRAINING_LENGTH if name in varied or getattr(fixed, name) is not None]
     if len(lengths) > 1:
         raise UsageError(

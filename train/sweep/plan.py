@@ -31,6 +31,7 @@ TRAINING = tuple(name for name, info in SETTINGS.items() if not info.runtime_onl
 KEYS = (*("name", "trials", "time_limit", "metric", "sampler", "pruner", "seed", "settings"), "space")
 RANGE_KEYS, CHOICE_KEYS = ("low", "high", "step", "log"), ("choices",)
 PRUNER_KEYS = ("type", "startup_trials", "warmup_epochs", "min_epochs", "factor")
+KEYS_OF_PRUNER = {"median": ("startup_trials", "warmup_epochs"), "halving": ("min_epochs", "factor")}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -186,7 +187,12 @@ def _pruner(entry: Entry | None) -> Pruner:
     entries = entry.keys(tr("keys such as type"), PRUNER_KEYS)
     numbers = {name: 2 if name == "factor" else 1 for name in PRUNER_KEYS[1:]} | {"warmup_epochs": 0}
     values = {name: _int(entries[name], None, least) for name, least in numbers.items() if name in entries}
-    return Pruner(_one_of(entries.get("type"), PRUNERS), **typing.cast("dict[str, int]", values))
+    chosen = _one_of(entries.get("type"), PRUNERS)
+    switched_off = chosen == "none" and "type" in entries  # may keep what it had
+    for name in () if switched_off else values:
+        if name not in KEYS_OF_PRUNER.get(chosen, ()):
+            raise entries[name].problem(tr("has no effect on the pruner {type}: leave it out", type=chosen))
+    return Pruner(chosen, **typing.cast("dict[str, int]", values))
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------

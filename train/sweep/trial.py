@@ -22,8 +22,9 @@ from segmentation.tiles.out_of_memory import is_out_of_memory
 from train import resume
 from train.base_train import BaseTrain, Diverged, EpochResult, best_of
 from train.jobs.job import Job, OpenTraining, open_training
+from train.jobs.request import check_request
 from train.resume import CHECKPOINT_FILE, Interrupted
-from train.setup import TrainingSetup, check_data, check_request, prepare_training
+from train.setup import TrainingSetup, check_data, prepare_training
 from train.sweep.pruning import EPOCH
 from train.sweep.study import EPOCHS, ERROR, KEPT, RUN_ID, SECONDS, Claimed, SharedStudy, beating
 from train.tracking.run_tracker import RunFacts

@@ -12,6 +12,7 @@ from core.files import safe_join
 from core.hashing import file_sha256
 from core.i18n import tr
 from core.reporting import warn
+from core.settings import InvalidSetting
 from segmentation.file_names import MODEL_FILE
 from segmentation.model_file import FileRecord, read_record
 from segmentation.networks.packages import LITE_FPN
@@ -62,6 +63,9 @@ def resolve_initial(settings: Settings, lake: LakeFS) -> tuple[Settings, Initial
         settings = dataclasses.replace(settings, model=model)
     if isinstance(initial, InitialPackage):
         require_encoder(initial.reference, settings.model)
+    elif settings.pretrained_sha256 is not None:
+        problem = tr("has no effect on --init {reference}, a model: leave it out", reference=reference)
+        raise InvalidSetting("PRETRAINED_SHA256", settings.pretrained_sha256, problem=problem)
     return settings, initial
 
 
