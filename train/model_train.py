@@ -35,7 +35,7 @@ from train.parallel import distributed
 from train.reliability.calibration import Calibration, calibrate, report_calibration
 from train.reports.epoch_lines import report_epoch
 from train.reports.history import HISTORY_FILE, write_history
-from train.resume import CHECKPOINT_FILE
+from train.resume import CHECKPOINT_FILE, require_scaler
 from train.setup import TrainingSetup
 from train.tracking.result import VAL, split_metrics
 from train.validation import evaluate
@@ -275,6 +275,7 @@ class ModelTrain(BaseTrain):
         if self.average:
             self.average.network.load_state_dict(state["average"])
         load_optimizer(self.optimizer, state["optimiser"])
+        require_scaler(state["scaler"], self.scaler.is_enabled(), self.setup.resolved["precision"])
         self.scaler.load_state_dict(state["scaler"])
         for parameter, gradient in zip(self.network.parameters(), state["gradients"], strict=True):
             parameter.grad = None if gradient is None else gradient.to(self.device)
@@ -310,7 +311,9 @@ class ModelTrain(BaseTrain):
 
     def run_record(self) -> dict[str, Any]:
         """Return what a checkpoint says of its run."""
-        return {"settings": self.setup.resolved_settings(), "classes": self.setup.data.classes.to_dict()}
+        # Another device would decide on another precision, in the middle of a training.
+        settings = {**self.setup.resolved_settings(), "precision": self.setup.resolved["precision"]}
+        return {"settings": settings, "classes": self.setup.data.classes.to_dict(), "device": self.device.type}
 
     def save_checkpoint(self) -> None:
         """Replace the checkpoint; remove the best models that it no longer names."""

@@ -20,6 +20,7 @@ from utils.lineage import require_repository
 
 CHECKPOINT_FILE = "checkpoint.pth"  # in models/<run id>/
 LAST = "last"
+RESUMED_DEVICE = "resumed_device"  # tag of a run: 'cuda -> cpu' if it was last resumed on a device of another type
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class RunRecord:
         default_factory=dict
     )  # of the recorded files; empty in older checkpoints
     resume_command: str = ""  # of a run that is part of a larger job; empty: --resume
+    device: str = ""  # type of the device that wrote the checkpoint; empty in older checkpoints
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint."""
@@ -75,6 +77,9 @@ class Interrupted:
     folder: Path
     record: RunRecord
     state: dict[str, Any]
+    tags: dict[str, str] = dataclasses.field(
+        default_factory=dict
+    )  # of the run: how its machine differs from the first one
 
 
 def find(models: Path, which: str) -> Interrupted:
@@ -182,5 +187,36 @@ def warn_of_other_code(record: RunRecord, now: GitFacts, processes: int) -> None
                 "the run was started with {count} processes, now there are {after}: the result may differ slightly",
                 record.processes,
                 after=processes,
+            )
+        )
+
+
+def on_device(interrupted: Interrupted, now: str) -> Interrupted:
+    """Return the run with a tag for its record, and warn, if it is resumed on a device of another type than before.
+
+    The number format of its steps stays the same: it is one of the settings of the checkpoint.
+    """
+    before = interrupted.record.device
+    if before in ("", now):
+        return interrupted
+    warn(
+        tr(
+            "the run was trained on the device {before}, now it is {now}: the result may differ slightly",
+            before=before,
+            now=now,
+        )
+    )
+    return dataclasses.replace(interrupted, tags={RESUMED_DEVICE: f"{before} -> {now}"})
+
+
+def require_scaler(state: dict[str, Any], scaled: bool, precision: str) -> None:
+    """Raise UsageError unless the state of a checkpoint's gradient scaler fits the precision: only float16 has one."""
+    if bool(state) != scaled:
+        raise UsageError(
+            tr(
+                "the checkpoint is of a training in {found}, expected {precision}: resume on a device of the type that it "
+                "was started on, or train again",
+                found="float16" if state else tr("another precision than float16"),
+                precision=precision,
             )
         )

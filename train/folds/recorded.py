@@ -42,6 +42,7 @@ class RecordedFolds(FoldsTraining):
         super().__init__(settings, division, tracker.folder, tracker.facts.smoke, initial)
         self.tracker, self.data = tracker, data
         self.resolved: dict[str, str] = {}  # open settings -> decided values, as text
+        self.precision = settings.precision
 
     @property
     def checkpoint_file(self) -> Any:
@@ -64,6 +65,7 @@ class RecordedFolds(FoldsTraining):
     def decide(self, setup: TrainingSetup) -> None:
         super().decide(setup)
         self.resolved = setup.resolved
+        self.precision = setup.resolved["precision"]
         log_setup(self.tracker, setup, self.initial.record() if self.initial else {})
         recorded = self.settings.reproducible_settings()
         self.tracker.log_code(recorded, setup.device)
@@ -77,8 +79,9 @@ class RecordedFolds(FoldsTraining):
             "resolved": self.resolved,
         }
         training = {
-            "settings": self.settings.reproducible_settings(),
+            "settings": {**self.settings.reproducible_settings(), "precision": self.precision},
             "classes": self.division.data.classes.to_dict(),
+            "device": self.device.type,
         }
         run = record_of_run(self.tracker, self.data.path, self.division.data.source, training)
         with defer_interrupt():

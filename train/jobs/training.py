@@ -143,6 +143,7 @@ def interrupted_run(
 ) -> tuple[Settings, Interrupted]:
     """Return the run that --resume names, and its settings. Raises UsageError for options that would change the run."""
     from train import resume
+    from train.setup import check_device
 
     interrupted = resume.find(settings.model_path.parent, options.resume)
     record = interrupted.record
@@ -170,7 +171,8 @@ def interrupted_run(
             )
         )
     resume.warn_of_other_code(record, git.read_facts(ROOT, settings.data_dir), distributed.world_size())
-    return resume.settings_of(record, settings, given), interrupted
+    settings = resume.settings_of(record, settings, given)
+    return settings, resume.on_device(interrupted, check_device(settings).type)
 
 
 def resumed_job(settings: Settings, lake: LakeFS, interrupted: Interrupted, initial: Initial | None = None) -> Job:

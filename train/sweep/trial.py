@@ -24,7 +24,7 @@ from train.base_train import BaseTrain, Diverged, EpochResult, best_of
 from train.jobs.job import Job, OpenTraining, open_training
 from train.jobs.request import check_request
 from train.resume import CHECKPOINT_FILE, Interrupted
-from train.setup import TrainingSetup, check_data, prepare_training
+from train.setup import TrainingSetup, check_data, check_device, prepare_training
 from train.sweep.pruning import EPOCH
 from train.sweep.study import EPOCHS, ERROR, KEPT, RUN_ID, SECONDS, Claimed, SharedStudy, beating
 from train.tracking.run_tracker import RunFacts
@@ -185,6 +185,7 @@ def _job(sweep: Sweep, claimed: Claimed) -> tuple[Settings, Job]:
         record = interrupted.record
         resume.warn_of_other_code(record, facts.git, 1)
         settings = resume.settings_of(record, settings, {})
+        interrupted = resume.on_device(interrupted, check_device(settings).type)
         facts = dataclasses.replace(facts, git=record.git)
     return settings, Job(sweep.data, sweep.data_path, facts, interrupted, initial=sweep.initial)
 

@@ -136,7 +136,7 @@ class RunTracker:
         with mlflow_utils.convert_errors(settings, tr("opening the run")):
             lock = liveness.lock_run_folder(interrupted.folder)
             run = mlflow_utils.get_run(client, settings, interrupted.record.run_id)
-            for key, value in {**liveness.process_tags(), "pid": str(os.getpid())}.items():
+            for key, value in {**liveness.process_tags(), "pid": str(os.getpid()), **interrupted.tags}.items():
                 client.set_tag(run.info.run_id, key, value)
             if "error" in run.data.tags:
                 client.delete_tag(run.info.run_id, "error")
