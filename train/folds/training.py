@@ -29,7 +29,7 @@ from train.model_train import ModelTrain
 from train.setup import TrainingSetup, prepare_training
 from train.tracking.result import split_metrics
 from train.validation import evaluate
-from train.warm_start.initial import Initial, start_of_fold
+from train.warm_start.initial import Initial, InitialModel, start_of_fold
 from utils.ensemble_file import ENSEMBLE_FILE, Ensemble, Member
 
 
@@ -119,7 +119,7 @@ class FoldsTraining:
     def settings_of(self, fold: int) -> Settings:
         """Return the settings that a fold is trained with."""
         settings, start = self.settings, start_of_fold(self.initial, fold)
-        if start is not None:
+        if isinstance(start, InitialModel):  # published weights are no INIT
             settings = dataclasses.replace(settings, init=start.reference, init_sha256=start.sha256)
         return dataclasses.replace(settings, seed=settings.seed + fold - 1)
 
