@@ -60,7 +60,10 @@ def export(
     try:
         with _suppress_output():
             exported = _write_and_load(model, kind, file)
-    except Exception as error:  # the exporters raise many types for a network that they do not support
+        difference = largest_difference(model, exported)
+    except AppError:
+        raise
+    except Exception as error:  # exporters, and the files they write, raise many types for unsupported networks
         raise AppError(
             tr(
                 "{architecture} cannot be exported to {kind} ({error})",
@@ -69,7 +72,6 @@ def export(
                 error=describe_error(error)[:300],
             )
         ) from error
-    difference = largest_difference(model, exported)
     if not difference <= MAX_DIFFERENCE:
         raise AppError(
             tr(

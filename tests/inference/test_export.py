@@ -17,11 +17,13 @@ from config import Settings
 from core.errors import AppError, UsageError
 from core.hashing import file_sha256
 from inference import export
+from segmentation.ensemble.joining import join_models
 from segmentation.model_file import load_model, save_model
 from tests.support.images import draw
 from tests.support.models import lineage, make_model
 from tests.support.project import Project
 from utils import mlflow_utils
+from utils.ensemble_file import Ensemble, Member
 
 pytest.importorskip("onnxruntime")
 
@@ -102,6 +104,25 @@ def test_an_export_with_other_logits_is_not_committed(tmp_path: Path, monkeypatc
     monkeypatch.setattr(export, "_to_torchscript", fail)
     with pytest.raises(AppError, match=r"compact_unet cannot be exported to torchscript .*an operation that nobody"):
         attempt()
+
+
+def test_an_export_that_cannot_predict_is_an_error_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exporters may fix a size of the input, which the first prediction at another size tells."""
+    model = join_models(tmp_path / "ensemble.json", Ensemble((Member("a.pth", "0" * 64),)), [make_model()])
+
+    def at_one_size(images: torch.Tensor) -> torch.Tensor:
+        if tuple(images.shape[2:]) != model.input_size:
+            raise ValueError("[ONNXRuntimeError] : 2 :\nGot invalid dimensions for input")
+        return torch.as_tensor(model.network(images))
+
+    monkeypatch.setattr(export, "_write_and_load", lambda *_: at_one_size)
+    settings = Settings(model_path=tmp_path / "model.pth")
+    with pytest.raises(AppError, match=r"cannot be exported to onnx \(ValueError: .*Got invalid dimensions") as error:
+        export.export(model, "onnx", lineage(), None, None, settings)  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
+    monkeypatch.setattr(export, "_write_and_load", lambda *_: lambda images: model.network(images)[..., 1:])
+    with pytest.raises(AppError, match="the exported network's output has shape"):
+        export.export(model, "onnx", lineage(), None, None, settings)  # type: ignore[arg-type]
 
 
 def test_engines_and_tiling_have_the_same_miou(once_trained: Project, tmp_path: Path) -> None:
