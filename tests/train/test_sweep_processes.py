@@ -12,7 +12,7 @@ from tests.train.test_sweep import runs_of, write
 pytest.importorskip("optuna")
 
 SWEEP = """
-trials: 20
+trials: 200
 settings: {max_seconds: 4, image_size: 32 32, batch_size: 4}
 space:
   ema: [0, 0.5]
