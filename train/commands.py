@@ -92,7 +92,7 @@ def check_before_work(settings: Settings, options: argparse.Namespace) -> None:
         check_device(settings)
     else:
         check_request(settings)
-        if not (options.sweep or options.audit_labels):  # these decide about settings themselves
+        if not options.audit_labels:  # it decides about settings itself
             check_partners(settings)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import nn
 
@@ -22,8 +24,13 @@ def check_new_network(name: str, pretrained: bool) -> None:
     fixed size that are not, and does not mark others. A network that was trained already needs only `check_network`.
     """
     check_network(name, pretrained)
-    if not name.startswith((FPN_PREFIX, SMP_PREFIX)):
-        return
+    if name.startswith((FPN_PREFIX, SMP_PREFIX)):
+        _run_without_memory(name)
+
+
+@functools.cache  # a sweep asks again for each of its trials
+def _run_without_memory(name: str) -> None:
+    """Run the network once on torch's device without data. Raises UsageError if it fails."""
     try:
         network = _build_without_memory(name).eval()
         with torch.inference_mode():
